@@ -1,0 +1,54 @@
+#include "isa.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace fastbg {
+namespace {
+
+bool runs_here(Isa isa) {
+#ifdef FASTBG_X86_VARIANTS
+  switch (isa) {
+    case Isa::avx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("fma");
+    case Isa::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    case Isa::baseline:
+      return true;
+  }
+#endif
+  return isa == Isa::baseline;
+}
+
+Isa choose() {
+  const char* wanted = std::getenv("FASTBG_CPU_ISA");
+  for (const Isa isa : {Isa::avx512, Isa::avx2, Isa::baseline}) {
+    if (wanted ? std::string(wanted) == isa_name(isa) : runs_here(isa)) {
+      if (runs_here(isa)) return isa;
+      throw std::runtime_error(std::string("FASTBG_CPU_ISA: this machine or build has no ") + wanted);
+    }
+  }
+  throw std::runtime_error(std::string("FASTBG_CPU_ISA: got ") + wanted +
+                           "; expected baseline, avx2 or avx512");
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::avx512: return "avx512";
+    case Isa::avx2: return "avx2";
+    case Isa::baseline: break;
+  }
+  return "baseline";
+}
+
+Isa current_isa() {
+  static const Isa isa = choose();
+  return isa;
+}
+
+}  // namespace fastbg

@@ -1,0 +1,11 @@
+// One registration function per operator family, each in its NAME_bindings.cpp.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fastbg {
+
+void register_isa(pybind11::module_& m);
+void register_composite(pybind11::module_& m);
+
+}  // namespace fastbg

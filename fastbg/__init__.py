@@ -1,0 +1,6 @@
+"""fastbg: which pixels did a super-resolution network use, and did they help?"""
+
+from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
+
+__all__ = ["Transform", "composite", "composite_lr", "mosaic"]
+__version__ = "0.1.0"

@@ -1,0 +1,97 @@
+"""Contracts of the composite family."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbg.backends.torch_reference.composite import taken_from_b
+from fastbg.dispatch import implementation
+
+
+def _float_dtype(source: Tensor) -> torch.dtype:
+    return torch.float32 if source.dtype == torch.uint8 else source.dtype
+
+
+@torch.library.custom_op("fastbg::composite", mutates_args=())
+def composite(
+    a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor, backend: str
+) -> Tensor:
+    """(N,C,H,W): b inside outer and outside inner, a elsewhere."""
+    result: Tensor = implementation("composite", backend)(a, b, pairs, inner, outer)
+    return result
+
+
+@composite.register_fake
+def _(a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor, backend: str) -> Tensor:
+    return a.new_empty((pairs.shape[0], *a.shape[1:]), dtype=_float_dtype(a))
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    a, b, pairs, inner, outer, _ = inputs
+    ctx.save_for_backward(pairs, inner, outer)
+    ctx.sources = a.shape[0], b.shape[0]
+
+
+def _composite_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Each source receives the gradients of the pixels that were taken from it."""
+    pairs, inner, outer = ctx.saved_tensors
+    mask = taken_from_b(inner, outer, *grad.shape[-2:])
+    grads: list[Tensor | None] = []
+    for side, taken in ((0, ~mask), (1, mask)):
+        grads.append(None)
+        if ctx.needs_input_grad[side]:
+            empty = grad.new_zeros((ctx.sources[side], *grad.shape[1:]))
+            grads[side] = empty.index_add(0, pairs[:, side].long(), grad * taken)
+    return (*grads, None, None, None, None)
+
+
+composite.register_autograd(_composite_backward, setup_context=_keep_for_backward)
+
+
+@torch.library.custom_op("fastbg::composite_lr", mutates_args=())
+def composite_lr(
+    a: Tensor,
+    b: Tensor,
+    pairs: Tensor,
+    inner: Tensor,
+    outer: Tensor,
+    scale: int,
+    kernel: str,
+    quantize: bool,
+    backend: str,
+) -> Tensor:
+    """(N,C,H/s,W/s): `composite`, bicubically down-sampled."""
+    run = implementation("composite_lr", backend)
+    result: Tensor = run(a, b, pairs, inner, outer, scale, kernel, quantize)
+    return result
+
+
+@composite_lr.register_fake
+def _(
+    a: Tensor,
+    b: Tensor,
+    pairs: Tensor,
+    inner: Tensor,
+    outer: Tensor,
+    scale: int,
+    kernel: str,
+    quantize: bool,
+    backend: str,
+) -> Tensor:
+    n, (_, channels, height, width) = pairs.shape[0], a.shape
+    return a.new_empty((n, channels, height // scale, width // scale), dtype=_float_dtype(a))
+
+
+@torch.library.custom_op("fastbg::mosaic", mutates_args=())
+def mosaic(tiles: Tensor, cells: Tensor, backend: str) -> Tensor:
+    """(N,C,g*h,g*w): a grid of transformed copies of each tile."""
+    result: Tensor = implementation("mosaic", backend)(tiles, cells)
+    return result
+
+
+@mosaic.register_fake
+def _(tiles: Tensor, cells: Tensor, backend: str) -> Tensor:
+    n, channels, height, width = tiles.shape
+    g = cells.shape[-1]
+    return tiles.new_empty((n, channels, g * height, g * width))

@@ -1,0 +1,80 @@
+"""Which backend runs an operator, and why.
+
+Order of choice: the `backend` argument, the environment variable ``FASTBG_BACKEND``, then
+``auto``. Only ``auto`` chooses; a backend that was named runs, or raises BackendUnavailable.
+"""
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+
+from fastbg.errors import BackendUnavailable, InvalidArgument
+
+# Operator -> its family: the name of its file in ops/, contracts/, backends/*/, csrc/, kernels/.
+FAMILIES = {
+    "composite": "composite",
+    "composite_lr": "composite",
+    "mosaic": "composite",
+}
+
+# Backend -> the package that implements it.
+BACKENDS = {
+    "torch": "fastbg.backends.torch_reference",
+    "cpu": "fastbg.backends.cpu",
+    "triton": "fastbg.backends.triton",
+    "cuda": "fastbg.backends.cuda",
+}
+
+# Fastest first. On GPUs our CUDA kernels come before Triton's: no compilation at first use.
+PREFERENCE = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}
+
+
+class Place(NamedTuple):
+    """What decides whether a backend can run: where the tensors are and what they hold."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def unavailable(op: str, backend: str, place: Place) -> str | None:
+    """Why `backend` cannot run `op` there, or None if it can."""
+    reason: str | None = import_module(BACKENDS[backend]).unavailable(place.device)
+    if reason is not None:
+        return reason
+    if place.dtype == torch.float64 and backend != "torch":
+        return "float64 is computed by the torch backend only"
+    try:
+        implementation(op, backend)
+    except (ImportError, AttributeError):
+        return f"{op} is not written for it"
+    return None
+
+
+def select(op: str, place: Place, requested: str = "auto") -> str:
+    """Name of the backend that shall run `op`.
+
+    Raises InvalidArgument for a name that is none, BackendUnavailable with the reason when the
+    named backend cannot run.
+    """
+    name, source = requested, "backend"
+    if name == "auto":
+        name, source = os.environ.get("FASTBG_BACKEND", "auto"), "FASTBG_BACKEND"
+    if name == "auto":
+        candidates = PREFERENCE.get(place.device.type, ("torch",))
+        return next(b for b in candidates if unavailable(op, b, place) is None)
+    if name not in BACKENDS:
+        raise InvalidArgument(source, repr(name), f"one of {('auto', *BACKENDS)}")
+    reason = unavailable(op, name, place)
+    if reason is not None:
+        raise BackendUnavailable(f"backend {name!r} cannot run {op}: {reason}")
+    return name
+
+
+def implementation(op: str, backend: str) -> Callable[..., Any]:
+    """The function of `backend` that computes `op`; imported on first use."""
+    module = import_module(f"{BACKENDS[backend]}.{FAMILIES[op]}")
+    function: Callable[..., Any] = getattr(module, op)
+    return function

@@ -1,0 +1,86 @@
+"""EDSR (Lim et al., CVPRW 2017): a plain residual CNN, the paper's network without attention."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastbg.models.upsampler import Upsampler
+from fastbg.models.window import Patch, Stage, check_window, required_boxes, whole_map
+
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+
+
+class ResidualBlock(nn.Module):
+    """x + res_scale * conv 3x3 (ReLU (conv 3x3 (x)))."""
+
+    def __init__(self, features: int, res_scale: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+        self.res_scale = res_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(torch.relu(self.conv1(x)))
+        return x + (y if self.res_scale == 1.0 else y * self.res_scale)
+
+
+class EDSR(nn.Module):
+    """EDSR under BasicSR's key names; input and output RGB in [0,1], output not clamped.
+
+    Baseline: 64 features, 16 blocks, `res_scale` 1. Large: 256 features, 32 blocks, 0.1.
+    """
+
+    mean: Tensor
+
+    def __init__(
+        self,
+        features: int = 64,
+        blocks: int = 16,
+        scale: int = 4,
+        res_scale: float = 1.0,
+        img_range: float = 255.0,
+        mean: Sequence[float] = DIV2K_MEAN,
+    ) -> None:
+        super().__init__()
+        self.scale, self.img_range = scale, img_range
+        self.conv_first = nn.Conv2d(3, features, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualBlock(features, res_scale) for _ in range(blocks)))
+        self.conv_after_body = nn.Conv2d(features, features, 3, padding=1)
+        self.upsample = Upsampler(features, scale)
+        self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+
+    def shallow(self, x: Tensor) -> Tensor:
+        """First features of an image in [0,1]."""
+        return self.conv_first((x - self.mean) * self.img_range)
+
+    def to_image(self, features: Tensor) -> Tensor:
+        """SR image in [0,1] of the upsampled features."""
+        return self.conv_last(features) / self.img_range + self.mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
+        x = self.shallow(x)
+        x = x + self.conv_after_body(self.body(x))
+        return self.to_image(self.upsample(x))
+
+    def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
+        """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels, computing little more.
+
+        Every layer is a convolution of radius 1, so all of them are trimmed: each block runs on
+        the window's LR footprint grown by the radius still ahead. Exact, gradients too.
+        """
+        height, width = x.shape[-2:]
+        box = check_window(window, height * self.scale, width * self.scale)
+        stages = [Stage(1), *(Stage(2) for _ in self.body), Stage(1), *self.upsample.stages, Stage(1)]
+        need = iter(required_boxes(box, stages, height, width))
+
+        first = deep = whole_map(x).cut(next(need)).run(self.shallow)
+        for block in self.body:
+            deep = deep.cut(next(need)).run(block)
+        deep = deep.cut(next(need)).run(self.conv_after_body)
+        ahead = list(need)
+        first, deep = first.cut(ahead[0]), deep.cut(ahead[0])
+        up = self.upsample.run_window(Patch(first.data + deep.data, ahead[0]), ahead[:-1])
+        return up.cut(ahead[-1]).run(self.to_image).cut(box).data

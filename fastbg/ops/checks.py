@@ -1,0 +1,99 @@
+"""Argument checks that every operator shares; each error names argument, value, expectation.
+
+Values are looked at only where that costs no synchronisation: on the CPU, and not while a graph
+is traced. On GPUs the kernels answer an out-of-range index with a NaN image instead.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from fastbg.errors import InvalidArgument
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+BoxLike = Tensor | Sequence[int] | Sequence[Sequence[int]]
+
+
+def check_images(name: str, value: Tensor, dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
+    """A (B,C,H,W) tensor of one of `dtypes`."""
+    if not isinstance(value, Tensor):
+        raise InvalidArgument(name, type(value).__name__, "a torch.Tensor")
+    if value.dim() != 4:
+        raise InvalidArgument(name, f"shape {tuple(value.shape)}", "shape (B, C, H, W)")
+    if value.dtype not in dtypes:
+        raise InvalidArgument(name, value.dtype, f"one of {', '.join(map(str, dtypes))}")
+
+
+def check_same(name: str, value: Tensor, like: str, other: Tensor) -> None:
+    """`value` has the device, dtype and (C,H,W) of `other`."""
+    if value.device != other.device:
+        raise InvalidArgument(name, f"device {value.device}", f"{like}'s device {other.device}")
+    if value.dtype != other.dtype:
+        raise InvalidArgument(name, value.dtype, f"{like}'s dtype {other.dtype}")
+    if value.shape[1:] != other.shape[1:]:
+        raise InvalidArgument(
+            name, f"shape {tuple(value.shape)}", f"{like}'s (C, H, W) = {tuple(other.shape[1:])}"
+        )
+
+
+def values_are_known(value: Tensor) -> bool:
+    """Whether `value` can be read without a synchronisation and outside of a traced graph."""
+    if torch.compiler.is_compiling() or isinstance(value, FakeTensor):
+        return False
+    return value.device.type == "cpu"
+
+
+def integers(name: str, value: Tensor | Sequence[object], device: torch.device) -> Tensor:
+    """`value` as an integer tensor, on the device it came on or else on the CPU."""
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(value)
+        if value.numel() == 0:
+            value = value.to(torch.int32)
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise InvalidArgument(name, value.dtype, "integers")
+    if value.device not in (torch.device("cpu"), device):
+        raise InvalidArgument(name, f"device {value.device}", f"cpu or {device}")
+    return value
+
+
+def index_pairs(pairs: Tensor | Sequence[Sequence[int]], first: int, second: int, device: torch.device) -> Tensor:
+    """`pairs` as int32 (N,2) on `device`: an index below `first` and one below `second`."""
+    value = integers("pairs", pairs, device)
+    if value.dim() == 1 and value.numel() == 0:
+        value = value.reshape(0, 2)
+    if value.dim() != 2 or value.shape[1] != 2:
+        raise InvalidArgument("pairs", f"shape {tuple(value.shape)}", "shape (N, 2)")
+    if values_are_known(value) and value.numel():
+        for column, (source, size) in enumerate((("a", first), ("b", second))):
+            low, high = (int(v) for v in torch.aminmax(value[:, column]))
+            if low < 0 or high >= size:
+                wrong = low if low < 0 else high
+                raise InvalidArgument(
+                    f"pairs[:, {column}]", wrong, f"0 <= index < {size}, the images in {source}"
+                )
+    return _canonical(value, device)
+
+
+def boxes(name: str, value: BoxLike, count: int, height: int, width: int, device: torch.device) -> Tensor:
+    """`value` as int32 (4) or (count,4) on `device`, inside a height x width image."""
+    box = integers(name, value, device)
+    if box.shape not in ((4,), (count, 4)):
+        raise InvalidArgument(
+            name, f"shape {tuple(box.shape)}", f"(4,) or ({count}, 4): y0, x0, y1, x1 per pair"
+        )
+    if values_are_known(box):
+        y0, x0, y1, x1 = box.reshape(-1, 4).unbind(1)
+        good = (0 <= y0) & (y0 <= y1) & (y1 <= height) & (0 <= x0) & (x0 <= x1) & (x1 <= width)
+        if not bool(good.all()):
+            wrong = box.reshape(-1, 4)[~good][0].tolist()
+            raise InvalidArgument(
+                name, wrong, f"0 <= y0 <= y1 <= {height} and 0 <= x0 <= x1 <= {width}"
+            )
+    return _canonical(box, device)
+
+
+def _canonical(value: Tensor, device: torch.device) -> Tensor:
+    return value.to(device=device, dtype=torch.int32, non_blocking=True).contiguous()
