@@ -1,0 +1,64 @@
+"""Image quality in the field's conventions: 8-bit images, RGB or Y, on a window or shaved."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastbg.errors import InvalidArgument
+
+CHANNELS = ("rgb", "y")
+Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601, "studio" range; + 16
+
+
+def grey_levels(image: Tensor, channel: str = "rgb") -> Tensor:
+    """`image` (B,3,H,W) in [0,1] as 8-bit grey levels 0..255 in float64: (B,3,H,W), or (B,1,H,W) Y.
+
+    Clipped and rounded first; Y itself is not rounded (BasicSR's convention).
+    """
+    if channel not in CHANNELS:
+        raise InvalidArgument("channel", repr(channel), f"one of {CHANNELS}")
+    levels = (image.double().clamp(0, 1) * 255).round()
+    if channel == "rgb":
+        return levels
+    weights = levels.new_tensor(Y_WEIGHTS).reshape(1, 3, 1, 1) / 255
+    return (levels * weights).sum(1, keepdim=True) + 16
+
+
+def cut_window(image: Tensor, window: Sequence[int] | None, shave: int) -> Tensor:
+    """The box `window` (y0, x0, y1, x1) of `image`, or all of it, without a border of `shave`."""
+    height, width = image.shape[-2:]
+    y0, x0, y1, x1 = (0, 0, height, width) if window is None else window
+    y0, x0, y1, x1 = y0 + shave, x0 + shave, y1 - shave, x1 - shave
+    if shave < 0 or not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
+        raise InvalidArgument(
+            "window", f"{window} shaved by {shave}", f"a box that leaves pixels of {height}x{width}"
+        )
+    return image[..., y0:y1, x0:x1]
+
+
+def psnr(
+    sr: Tensor,
+    hr: Tensor,
+    window: Sequence[int] | None = None,
+    shave: int = 0,
+    channel: str = "rgb",
+) -> Tensor:
+    """Peak signal-to-noise ratio in dB, float64 (B); infinite where the images are equal.
+
+    Args:
+        sr, hr: (B,3,H,W) in [0,1]; clipped and rounded to 8 bit before they are compared.
+        window: box y0, x0, y1, x1 in SR pixels that is measured; None: the whole image.
+        shave: border, in SR pixels, that is left out of it.
+        channel: "rgb", or "y" (luma of BT.601).
+
+    Raises:
+        InvalidArgument: shapes differ, or the window leaves the image.
+    """
+    if sr.dim() != 4 or sr.shape != hr.shape:
+        raise InvalidArgument(
+            "sr", f"shape {tuple(sr.shape)}", f"hr's shape (B, 3, H, W) = {tuple(hr.shape)}"
+        )
+    ours, truth = (grey_levels(cut_window(x, window, shave), channel) for x in (sr, hr))
+    error = (ours - truth).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(255**2 / error)
