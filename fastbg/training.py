@@ -117,7 +117,8 @@ def train(
     `resume` the run goes on from it. Raises CheckpointError if the checkpoint belongs to another
     configuration, or exists without `resume`.
     """
-    model = model.to(device=device, memory_format=torch.channels_last).train()
+    model = model.to(device).train()
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = list(model.parameters())
     average = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.99))
@@ -204,4 +205,3 @@ def _restore(
         mine.copy_(stored)
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
-
