@@ -41,7 +41,9 @@ def test_patches_are_aligned_and_depend_on_the_step_only() -> None:
         np.testing.assert_array_equal(got, expected)
 
 
-def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = train(tiny(), images, CONFIG, tmp_path / "whole.ckpt")
 
     class Killed(Exception):
@@ -53,9 +55,10 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
                 raise Killed
             return super().batch(step)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("fastbg.training.PatchSampler", DiesAtStepFour)
+    monkeypatch.setattr("fastbg.training.PatchSampler", DiesAtStepFour)
+    with pytest.raises(Killed):
         train(tiny(), images, CONFIG, tmp_path / "cut.ckpt", save_every=0)
+    monkeypatch.undo()
     resumed = train(tiny(), images, CONFIG, tmp_path / "cut.ckpt", resume=True)
     assert whole.keys() == resumed.keys()
     for name in whole:
