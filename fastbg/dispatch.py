@@ -7,9 +7,11 @@ Order of choice: the `backend` argument, the environment variable ``FASTBG_BACKE
 import os
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from fastbg.errors import BackendUnavailable, InvalidArgument
 
@@ -46,9 +48,7 @@ def unavailable(op: str, backend: str, place: Place) -> str | None:
         return reason
     if place.dtype == torch.float64 and backend != "torch":
         return "float64 is computed by the torch backend only"
-    try:
-        implementation(op, backend)
-    except (ImportError, AttributeError):
+    if find_spec(f"{BACKENDS[backend]}.{FAMILIES[op]}") is None:
         return f"{op} is not written for it"
     return None
 
@@ -73,8 +73,13 @@ def select(op: str, place: Place, requested: str = "auto") -> str:
     return name
 
 
-def implementation(op: str, backend: str) -> Callable[..., Any]:
-    """The function of `backend` that computes `op`; imported on first use."""
+def implementation(op: str, requested: str, like: Tensor) -> Callable[..., Any]:
+    """The function that computes `op` on tensors such as `like`; see `select` for errors.
+
+    Called while an operator runs, not while it is traced, so that graphs stay whole and tensors
+    without data need no backend.
+    """
+    backend = select(op, Place(like.device, like.dtype), requested)
     module = import_module(f"{BACKENDS[backend]}.{FAMILIES[op]}")
     function: Callable[..., Any] = getattr(module, op)
     return function

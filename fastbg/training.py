@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 from torch import Tensor, nn
 
 from fastbg.data.degradation import crop_to_multiple, downsample
@@ -117,7 +126,8 @@ def train(
     `resume` the run goes on from it. Raises CheckpointError if the checkpoint belongs to another
     configuration, or exists without `resume`.
     """
-    model = model.to(device=device, memory_format=torch.channels_last).train()
+    model = model.to(device).train()
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = list(model.parameters())
     average = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.99))
@@ -152,13 +162,21 @@ def train(
     return {name: value.float().cpu() for name, value in zip(names, average, strict=True)}
 
 
+class StepRate(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.2f} steps/s")
+
+
 def progress_bar() -> Progress:
-    """Steps, rate, loss in grey levels, remaining time."""
+    """Steps, loss in grey levels, rate, remaining time."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.2f}/255  {task.speed} steps/s"),
+        TextColumn("loss {task.fields[loss]:.2f}/255"),
+        StepRate(),
         TimeRemainingColumn(),
     )
 
@@ -204,4 +222,3 @@ def _restore(
         mine.copy_(stored)
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
-

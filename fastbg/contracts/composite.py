@@ -18,7 +18,7 @@ def composite(
     a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor, backend: str
 ) -> Tensor:
     """(N,C,H,W): b inside outer and outside inner, a elsewhere."""
-    result: Tensor = implementation("composite", backend)(a, b, pairs, inner, outer)
+    result: Tensor = implementation("composite", backend, a)(a, b, pairs, inner, outer)
     return result
 
 
@@ -62,7 +62,7 @@ def composite_lr(
     backend: str,
 ) -> Tensor:
     """(N,C,H/s,W/s): `composite`, bicubically down-sampled."""
-    run = implementation("composite_lr", backend)
+    run = implementation("composite_lr", backend, a)
     result: Tensor = run(a, b, pairs, inner, outer, scale, kernel, quantize)
     return result
 
@@ -86,7 +86,7 @@ def _(
 @torch.library.custom_op("fastbg::mosaic", mutates_args=())
 def mosaic(tiles: Tensor, cells: Tensor, backend: str) -> Tensor:
     """(N,C,g*h,g*w): a grid of transformed copies of each tile."""
-    result: Tensor = implementation("mosaic", backend)(tiles, cells)
+    result: Tensor = implementation("mosaic", backend, tiles)(tiles, cells)
     return result
 
 

@@ -7,7 +7,7 @@ from fastbg.ops.resampling import bicubic_matrix
 
 
 def downsample(image: NDArray[np.uint8], scale: int, kernel: str = "matlab") -> NDArray[np.uint8]:
-    """Bicubic LR image (h/s,w/s,C), 8 bit, of an 8-bit image (h,w,C) whose sides `scale` divides."""
+    """Bicubic LR image (h/s,w/s,C) of `image` (h,w,C), both 8 bit; `scale` divides h and w."""
     rows = bicubic_matrix(image.shape[0], scale, kernel)
     columns = bicubic_matrix(image.shape[1], scale, kernel)
     small = np.einsum("ih,hwc,jw->ijc", rows, image.astype(np.float64), columns, optimize=True)

@@ -73,7 +73,13 @@ class EDSR(nn.Module):
         """
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
-        stages = [Stage(1), *(Stage(2) for _ in self.body), Stage(1), *self.upsample.stages, Stage(1)]
+        stages = [
+            Stage(1),
+            *(Stage(2) for _ in self.body),
+            Stage(1),
+            *self.upsample.stages,
+            Stage(1),
+        ]
         need = iter(required_boxes(box, stages, height, width))
 
         first = deep = whole_map(x).cut(next(need)).run(self.shallow)

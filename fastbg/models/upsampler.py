@@ -26,6 +26,7 @@ class Upsampler(nn.Sequential):
     def run_window(self, x: Patch, boxes: Sequence[Box]) -> Patch:
         """The upsampler on patches; `boxes` as `required_boxes` gives them for `stages`."""
         for i, (stage, box) in enumerate(zip(self.stages, boxes, strict=True)):
+
             def step(t: Tensor, i: int = i) -> Tensor:
                 return self[2 * i + 1](self[2 * i](t))
 

@@ -33,7 +33,9 @@ class Box(NamedTuple):
 
     def coarsen(self, factor: int) -> "Box":
         """Smallest box that covers this one on a map `factor` times coarser."""
-        return Box(self.y0 // factor, self.x0 // factor, -(-self.y1 // factor), -(-self.x1 // factor))
+        return Box(
+            self.y0 // factor, self.x0 // factor, -(-self.y1 // factor), -(-self.x1 // factor)
+        )
 
     def refine(self, factor: int) -> "Box":
         """The same region on a map `factor` times finer."""

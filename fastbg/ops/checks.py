@@ -59,7 +59,9 @@ def integers(name: str, value: Tensor | Sequence[object], device: torch.device) 
     return value
 
 
-def index_pairs(pairs: Tensor | Sequence[Sequence[int]], first: int, second: int, device: torch.device) -> Tensor:
+def index_pairs(
+    pairs: Tensor | Sequence[Sequence[int]], first: int, second: int, device: torch.device
+) -> Tensor:
     """`pairs` as int32 (N,2) on `device`: an index below `first` and one below `second`."""
     value = integers("pairs", pairs, device)
     if value.dim() == 1 and value.numel() == 0:
@@ -77,7 +79,9 @@ def index_pairs(pairs: Tensor | Sequence[Sequence[int]], first: int, second: int
     return _canonical(value, device)
 
 
-def boxes(name: str, value: BoxLike, count: int, height: int, width: int, device: torch.device) -> Tensor:
+def boxes(
+    name: str, value: BoxLike, count: int, height: int, width: int, device: torch.device
+) -> Tensor:
     """`value` as int32 (4) or (count,4) on `device`, inside a height x width image."""
     box = integers(name, value, device)
     if box.shape not in ((4,), (count, 4)):
@@ -86,7 +90,7 @@ def boxes(name: str, value: BoxLike, count: int, height: int, width: int, device
         )
     if values_are_known(box):
         y0, x0, y1, x1 = box.reshape(-1, 4).unbind(1)
-        good = (0 <= y0) & (y0 <= y1) & (y1 <= height) & (0 <= x0) & (x0 <= x1) & (x1 <= width)
+        good = (y0 >= 0) & (y0 <= y1) & (y1 <= height) & (x0 >= 0) & (x0 <= x1) & (x1 <= width)
         if not bool(good.all()):
             wrong = box.reshape(-1, 4)[~good][0].tolist()
             raise InvalidArgument(

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from fastbg.contracts import composite as contract
-from fastbg.dispatch import Place, select
 from fastbg.errors import InvalidArgument
 from fastbg.ops.checks import (
     FLOATS,
@@ -66,8 +65,8 @@ def composite(
         InvalidArgument: shape, dtype, device, index or box out of range.
         BackendUnavailable: the named backend cannot run here.
     """
-    place, pairs, inner, outer = _check_sources(a, b, pairs, inner, outer)
-    return contract.composite(a, b, pairs, inner, outer, select("composite", place, backend))
+    pairs, inner, outer = _check_sources(a, b, pairs, inner, outer)
+    return contract.composite(a, b, pairs, inner, outer, backend)
 
 
 def composite_lr(
@@ -97,14 +96,13 @@ def composite_lr(
     Raises:
         InvalidArgument, BackendUnavailable: as for `composite`.
     """
-    place, pairs, inner, outer = _check_sources(a, b, pairs, inner, outer)
+    pairs, inner, outer = _check_sources(a, b, pairs, inner, outer)
     if kernel not in KERNELS:
         raise InvalidArgument("kernel", repr(kernel), f"one of {KERNELS}")
     if scale < 1 or a.shape[2] % scale or a.shape[3] % scale:
         size = f"{a.shape[2]}x{a.shape[3]}"
         raise InvalidArgument("scale", scale, f"an integer >= 1 that divides the image size {size}")
-    chosen = select("composite_lr", place, backend)
-    return contract.composite_lr(a, b, pairs, inner, outer, scale, kernel, quantize, chosen)
+    return contract.composite_lr(a, b, pairs, inner, outer, scale, kernel, quantize, backend)
 
 
 def mosaic(
@@ -137,13 +135,12 @@ def mosaic(
         if height != width and bool(quarter_turn.any()):
             raise InvalidArgument("cells", "a quarter turn", f"none, as tiles are {height}x{width}")
     codes = codes.to(device=tiles.device, dtype=torch.int32).contiguous()
-    chosen = select("mosaic", Place(tiles.device, tiles.dtype), backend)
-    return contract.mosaic(tiles, codes, chosen)
+    return contract.mosaic(tiles, codes, backend)
 
 
 def _check_sources(
     a: Tensor, b: Tensor, pairs: Pairs, inner: BoxLike, outer: BoxLike | None
-) -> tuple[Place, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Check what both composites take; the integers come back as int32 on a's device."""
     check_images("a", a, SOURCES)
     check_images("b", b, SOURCES)
@@ -152,7 +149,6 @@ def _check_sources(
     index = index_pairs(pairs, a.shape[0], b.shape[0], a.device)
     whole = (0, 0, height, width) if outer is None else outer
     return (
-        Place(a.device, a.dtype),
         index,
         boxes("inner", inner, len(index), height, width, a.device),
         boxes("outer", whole, len(index), height, width, a.device),

@@ -4,8 +4,8 @@ Keys' cubic with a = -0.5, stretched by the scale. `matlab` mirrors the image at
 MATLAB's ``imresize`` does; `pil` cuts the kernel there and renormalises it, as Pillow does.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from fastbg.errors import InvalidArgument
 KERNELS = ("matlab", "pil")
 
 
-class Taps(NamedTuple):
+@dataclass(frozen=True)
+class Taps:
     """Output i of an axis is ``sum_t weight[i, t] * input[index[i, t]]``."""
 
     index: NDArray[np.int32]  # [n_out, T], every entry inside the input
@@ -51,7 +52,8 @@ def bicubic_taps(size: int, scale: int, kernel: str = "matlab") -> Taps:
         weight = np.where((index >= 0) & (index < size), weight, 0.0)
         index = index.clip(0, max(size - 1, 0))
     weight /= weight.sum(axis=1, keepdims=True)
-    return Taps(index.astype(np.int32), weight)
+    used = (weight != 0).any(axis=0)  # a tap that weighs nothing must not spread a NaN
+    return Taps(index[:, used].astype(np.int32), weight[:, used])
 
 
 @lru_cache(maxsize=64)

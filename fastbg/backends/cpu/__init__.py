@@ -20,5 +20,5 @@ def unavailable(device: torch.device) -> str | None:
     try:
         native()
     except ImportError as error:
-        return f"the compiled module fastbg._cpu is missing ({error}); reinstall fastbg with a C++ compiler"
+        return f"its compiled module is missing ({error}); reinstall fastbg with a C++ compiler"
     return None

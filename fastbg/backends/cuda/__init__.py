@@ -28,9 +28,10 @@ def unavailable(device: torch.device) -> str | None:
     """Why this backend cannot run on `device`, or None."""
     wanted = "cpu" if emulated() else "cuda"
     if device.type != wanted:
-        return f"it computes on {'the CPU, emulated' if emulated() else 'NVIDIA GPUs'}, the tensors are on {device}"
+        where = "the CPU, as it is emulated" if emulated() else "NVIDIA GPUs"
+        return f"it computes on {where}, the tensors are on {device}"
     try:
         native()
     except ImportError as error:
-        return f"the compiled module is missing ({error}); reinstall with FASTBG_CUDA=ON and nvcc"
+        return f"its compiled module is missing ({error}); reinstall with FASTBG_CUDA=ON and nvcc"
     return None

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastbg.ops.resampling import bicubic_matrix
+from fastbg.ops.resampling import Taps, bicubic_taps
 
 ACCUMULATE = {torch.float64: torch.float64}  # everything else accumulates in float32
 
@@ -46,15 +46,26 @@ def composite_lr(
 ) -> Tensor:
     """Bicubic down-sampling of `composite`: (N,C,H/s,W/s)."""
     image = composite(a, b, pairs, inner, outer)
-    dtype = ACCUMULATE.get(image.dtype, torch.float32)
-    rows, columns = (
-        torch.tensor(bicubic_matrix(size, scale, kernel), dtype=dtype, device=a.device)
-        for size in image.shape[-2:]
-    )
-    small = rows @ image.to(dtype) @ columns.T  # [N,C,H/s,W/s]
+    height, width = image.shape[-2:]
+    small = image.to(ACCUMULATE.get(image.dtype, torch.float32))
+    small = _apply_taps(small, bicubic_taps(height, scale, kernel), axis=2)  # [N,C,H/s,W]
+    small = _apply_taps(small, bicubic_taps(width, scale, kernel), axis=3)  # [N,C,H/s,W/s]
     if quantize:
         small = (small.clamp(0, 1) * 255 + 0.5).floor() / 255
     return small.to(image.dtype)
+
+
+def _apply_taps(image: Tensor, taps: Taps, axis: int) -> Tensor:
+    """Weighted sum of the taps of one axis, in the dtype of `image`."""
+    index = torch.as_tensor(taps.index, device=image.device)
+    weight = torch.as_tensor(taps.weight, dtype=image.dtype, device=image.device)
+    along = [1] * image.dim()
+    along[axis] = -1
+    terms = (
+        image.index_select(axis, index[:, t]) * weight[:, t].reshape(along)
+        for t in range(index.shape[1])
+    )
+    return sum(terms, start=image.new_zeros(()))
 
 
 def mosaic(tiles: Tensor, cells: Tensor) -> Tensor:

@@ -16,5 +16,5 @@ def unavailable(device: torch.device) -> str | None:
     if find_spec("triton") is None:
         return "the package triton is not installed"
     if device.type != "cuda" and not interpreted():
-        return f"it computes on NVIDIA GPUs (or anywhere with TRITON_INTERPRET=1), the tensors are on {device}"
+        return f"it computes on NVIDIA GPUs (or in its interpreter), the tensors are on {device}"
     return None
