@@ -26,13 +26,6 @@ class Upsampler(nn.Sequential):
     def run_window(self, x: Patch, boxes: Sequence[Box]) -> Patch:
         """The upsampler on patches; `boxes` as `required_boxes` gives them for `stages`."""
         for i, (stage, box) in enumerate(zip(self.stages, boxes, strict=True)):
-<<<<<<< HEAD
-
-            def step(t: Tensor, i: int = i) -> Tensor:
-                return self[2 * i + 1](self[2 * i](t))
-
-=======
             step = self[2 * i : 2 * i + 2]
->>>>>>> models
             x = x.cut(box).run(step, stage.factor)
         return x
