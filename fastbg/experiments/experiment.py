@@ -25,6 +25,7 @@ class Options:
 
     kernel: Literal["matlab", "pil"] = "matlab"  # bicubic down-sampling that makes the LR input
     channel: Literal["rgb", "y"] = "rgb"  # on which PSNR is taken
+    lr: Literal["made", "paired"] = "made"  # the input: made from HR, or the data set's own file
 
     @classmethod
     def parse(cls, texts: Mapping[str, str], owner: str) -> "Options":
@@ -64,7 +65,7 @@ class Measured:
     net: NetLabel
     items: Sequence[Item]
     columns: Mapping[str, NDArray[np.float64]]  # (n) or (n, K)
-    pictures: Mapping[str, Picture]  # what `exhibit` made
+    pictures: Mapping[tuple[str, str], Picture] = dataclasses.field(default_factory=dict)
 
     @property
     def sources(self) -> list[str]:
@@ -99,6 +100,8 @@ class Experiment(ABC):
     method: ClassVar[str]  # what is done, in a few sentences
     options_type: ClassVar[type[Options]] = Options
     chunk: ClassVar[int] = 10  # items measured together and stored at once
+    curves: ClassVar[tuple[str, ...]] = ()  # columns with K values per item
+    shown: ClassVar[tuple[str, ...]] = ()  # pictures of a case
 
     def __init__(self, options: Options | None = None, seed: int = 0) -> None:
         self.options: Any = options or self.options_type()
@@ -110,10 +113,14 @@ class Experiment(ABC):
 
     @abstractmethod
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """Columns of numbers, one row per item: (n) or (n, K), on the network's device."""
+        """Columns of numbers, one row per item, on the device: (n), or (n, K) for `curves`."""
 
-    def exhibit(self, net: Network, measured: Measured, study: Study) -> dict[str, Picture]:
-        """Pictures worth keeping for the report, chosen by what was measured."""
+    def cases(self, measured: Measured) -> list[int]:
+        """The items that the report shows as pictures."""
+        return []
+
+    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
+        """The pictures of one of the `cases`, by the names in `shown`."""
         return {}
 
     @abstractmethod

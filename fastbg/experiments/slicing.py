@@ -29,7 +29,8 @@ from fastbg.results.content import (
 from fastbg.statistics import Outcome, bootstrap_mean, never_seen, share_limit
 
 TOLERATED = 0.10  # an event that is rarer than this, at 95 %, counts as one that never happens
-SHOWN = 2
+SHOWN = 2  # cases in the gallery
+STRONG = 64  # grey levels of change that are drawn white
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Slicing(Experiment):
     )
     options_type: ClassVar[type[Options]] = SlicingOptions
     chunk: ClassVar[int] = 1  # images differ in size
+    curves = ("mse_whole", "mse_sliced", "difference")
+    shown = ("hr", "whole", "sliced", "change")
 
     def plan(self, study: Study) -> list[Item]:
         """Whole images, cropped to full slices."""
@@ -67,25 +70,28 @@ class Slicing(Experiment):
         if o.tile < 2 * scale or o.tile % (2 * scale):
             raise InvalidArgument("slicing.tile", o.tile, f"a positive multiple of {2 * scale}")
         items = []
-        for name, height, width in study.sizes()[: o.count]:
+        for image in study.images.items[: o.count]:
+            height, width = image.size()
             rows, columns = height // o.tile, width // o.tile
             if rows * columns < 2:
                 raise DataError(
-                    f"{name} ({height}x{width}) is smaller than two slices of {o.tile}x{o.tile}; "
+                    f"{image.path} ({height}x{width}) is smaller than two slices of {o.tile}x{o.tile}; "
                     "choose a smaller slicing.tile"
                 )
-            items.append(Item(name, name, (0, 0, rows * o.tile, columns * o.tile)))
+            items.append(Item(image.key, image.key, (0, 0, rows * o.tile, columns * o.tile)))
         return items
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
         """PSNR whole and sliced (dB); by distance to the seam: errors and difference."""
         hr = study.ground_truth(items)
-        return self.compare(hr, *self.restored(net, hr, study))
+        return self.compare(hr, *self.restored(net, items, hr, study))
 
-    def restored(self, net: Network, hr: Tensor, study: Study) -> tuple[Tensor, Tensor]:
+    def restored(
+        self, net: Network, items: Sequence[Item], hr: Tensor, study: Study
+    ) -> tuple[Tensor, Tensor]:
         """SR of `hr` (B,3,H,W) uint8, whole and sliced."""
         o, tile = self.options, self.options.tile // study.scale
-        lr = study.degrade(hr, o.kernel)
+        lr = study.inputs(items, hr, o.lr, o.kernel)
         whole = restore(net, lr)
         if o.domain == "hr":
             tiles = study.degrade(cut(hr, o.tile), o.kernel)
@@ -112,25 +118,17 @@ class Slicing(Experiment):
             "difference": by_distance((levels[2] - levels[1]).abs()),
         }
 
-    def exhibit(self, net: Network, measured: Measured, study: Study) -> dict[str, Picture]:
-        """Round the crossing of seams with the largest change, in the images that differ most."""
-        pictures: dict[str, Picture] = {}
-        for i in self.clearest(measured):
-            item = measured.items[i]
-            hr = study.ground_truth([item])
-            whole, sliced = self.restored(net, hr, study)
-            box = self.busiest(whole, sliced)
-            y0, x0, y1, x1 = box
-            change = (grey_levels(sliced) - grey_levels(whole)).abs().amax(1, keepdim=True)
-            shown = {
-                "hr": hr,
-                "whole": whole,
-                "sliced": sliced,
-                "change": (change / 64).clamp(0, 1).expand_as(hr),
-            }
-            for what, image in shown.items():
-                pictures[f"{item.key}/{what}"] = as_image(image[0, :, y0:y1, x0:x1])
-        return pictures
+    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
+        """The slices that changed most: ground truth, both results, the change."""
+        hr = study.ground_truth([item])
+        whole, sliced = self.restored(net, [item], hr, study)
+        change = (grey_levels(sliced) - grey_levels(whole)).abs().amax(1, keepdim=True) / STRONG
+        y0, x0, y1, x1 = self.busiest(whole, sliced)
+        images = (hr, whole, sliced, change.expand_as(hr))
+        return {
+            name: as_image(image[0, :, y0:y1, x0:x1])
+            for name, image in zip(self.shown, images, strict=True)
+        }
 
     def busiest(self, whole: Tensor, sliced: Tensor) -> tuple[int, int, int, int]:
         """The box of 2 x 2 slices (fewer at the border) whose results differ most."""
@@ -141,7 +139,7 @@ class Slicing(Experiment):
         row, column = divmod(int(pooled.argmax()), pooled.shape[1])
         return row * tile, column * tile, row * tile + height, column * tile + width
 
-    def clearest(self, measured: Measured) -> list[int]:
+    def cases(self, measured: Measured) -> list[int]:
         """The images whose PSNR differs most."""
         return [int(i) for i in np.argsort(-np.abs(gain(measured)), kind="stable")[:SHOWN]]
 
@@ -315,8 +313,8 @@ class Slicing(Experiment):
         for number, result in enumerate(results):
             strips = [
                 self.strip(result, i)
-                for i in self.clearest(result)
-                if f"{result.items[i].key}/hr" in result.pictures
+                for i in self.cases(result)
+                if (result.items[i].key, "hr") in result.pictures
             ]
             if strips:
                 galleries.append(
@@ -324,8 +322,8 @@ class Slicing(Experiment):
                         f"slicing_cases_{number + 1}",
                         f"Seams of {result.net.label}",
                         "The four slices that changed most, in the images whose score changed "
-                        "most. Lines: seams. Last: change between the two results, 64 grey levels "
-                        "and more are white.",
+                        f"most. Lines: seams. Last: change between the two results, {STRONG} grey "
+                        "levels and more are white.",
                         strips,
                     )
                 )
@@ -334,10 +332,7 @@ class Slicing(Experiment):
     def strip(self, result: Measured, i: int) -> Strip:
         """One image's seams: ground truth, both results, the change between them."""
         item, tile = result.items[i], self.options.tile
-        picture = {
-            what: result.pictures[f"{item.key}/{what}"]
-            for what in ("hr", "whole", "sliced", "change")
-        }
+        picture = {name: result.pictures[item.key, name] for name in self.shown}
         height, width = picture["hr"].shape[:2]
         seams = [
             Mark.pixels((y, x, y + tile, x + tile), (height, width), "seam")

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastbg.data.images import ImageSet
+from fastbg.data.images import ImageItem, ImageSet
+from fastbg.data.manifests import sub_images
+from fastbg.errors import DataError
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite_lr
 
@@ -33,20 +36,41 @@ class Study:
     images: ImageSet
     scale: int = 4
     seed: int = 0
-    limit: int | None = None  # at most so many items
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
     backend: str = "auto"  # of fastbg's operators
 
+    def sub_images(self, count: int, size: int) -> list[Item]:
+        """`count` squares of `size` HR pixels on the LR grid, drawn by the seed."""
+        drawn = sub_images(self.images, count, size, self.seed, multiple=self.scale)
+        return [Item(s.key, s.item, (s.y, s.x, s.y + s.size, s.x + s.size)) for s in drawn]
+
     def ground_truth(self, items: Sequence[Item]) -> Tensor:
         """The HR regions of `items`, which are of one size: (B,3,h,w) uint8 on the device."""
-        regions = [self._region(item) for item in items]
+        regions = [_cut(_decoded(self.images[item.source]), item.box) for item in items]
+        return self._stack(regions)
+
+    def inputs(self, items: Sequence[Item], hr: Tensor, lr: str, kernel: str) -> Tensor:
+        """LR images (B,3,h/s,w/s) in [0,1] of `items`: "made" from `hr`, or the data set's own.
+
+        Raises DataError if `lr` is "paired" and the data set has no LR images of this scale.
+        """
+        if lr == "made":
+            return self.degrade(hr, kernel)
+        return self._stack([self._paired(item) for item in items]).to(self.dtype) / 255
+
+    def _paired(self, item: Item) -> NDArray[np.uint8]:
+        image = self.images[item.source].load_lr(self.scale)
+        if image is None:
+            raise DataError(
+                f"image set {self.images.name}: has no LR image of {item.source} at scale "
+                f"{self.scale}; expected one, as the option lr is 'paired'"
+            )
+        return _cut(image, tuple(v // self.scale for v in item.box))
+
+    def _stack(self, regions: Sequence[NDArray[np.uint8]]) -> Tensor:
         stacked = torch.from_numpy(np.stack(regions).transpose(0, 3, 1, 2))
         return stacked.to(self.device, non_blocking=True)
-
-    def _region(self, item: Item) -> NDArray[np.uint8]:
-        y0, x0, y1, x1 = item.box
-        return self.images.load(item.source)[y0:y1, x0:x1]
 
     def degrade(self, hr: Tensor, kernel: str) -> Tensor:
         """LR images (B,3,h/s,w/s) in [0,1] on grey levels, of `hr` (B,3,h,w) uint8."""
@@ -62,6 +86,16 @@ class Study:
             quantize=True,
             backend=self.backend,
         ).to(self.dtype)
+
+
+@lru_cache(maxsize=8)
+def _decoded(image: ImageItem) -> NDArray[np.uint8]:
+    return image.load()
+
+
+def _cut(image: NDArray[np.uint8], box: Sequence[int]) -> NDArray[np.uint8]:
+    y0, x0, y1, x1 = box
+    return image[y0:y1, x0:x1]
 
 
 @torch.inference_mode()

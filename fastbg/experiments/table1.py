@@ -63,6 +63,7 @@ class Table1(Experiment):
         "truth on the same central window, where the region's cut border does no harm."
     )
     options_type: ClassVar[type[Options]] = Table1Options
+    shown = ("hr", "lr", "full", "partial")
 
     def plan(self, study: Study) -> list[Item]:
         """Sub-images drawn by the seed."""
@@ -75,18 +76,19 @@ class Table1(Experiment):
             raise InvalidArgument("table1.region", o.region, expected)
         if not 0 <= 2 * o.shave < o.region:
             raise InvalidArgument("table1.shave", o.shave, f"0 to less than {o.region // 2}")
+        if o.lr == "paired" and o.domain == "hr":
+            raise InvalidArgument("table1.domain", "'hr'", "'lr', as paired LR images are used")
         return study.sub_images(o.count, o.size)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
         """PSNR (dB) of the window from the full and from the partial input."""
         hr = study.ground_truth(items)
-        full, partial = self.inputs(hr, study)
-        return self.compare(net, hr, full, partial)
+        return self.compare(net, hr, *self.inputs(items, hr, study))
 
-    def inputs(self, hr: Tensor, study: Study) -> tuple[Tensor, Tensor]:
+    def inputs(self, items: Sequence[Item], hr: Tensor, study: Study) -> tuple[Tensor, Tensor]:
         """LR of the whole images `hr` (B,3,H,W) uint8, and of their central regions alone."""
         o, scale = self.options, study.scale
-        full = study.degrade(hr, o.kernel)
+        full = study.inputs(items, hr, o.lr, o.kernel)
         if o.domain == "hr":
             y0, x0, y1, x1 = centre(o.region, *hr.shape[-2:])
             return full, study.degrade(hr[..., y0:y1, x0:x1], o.kernel)
@@ -105,25 +107,15 @@ class Table1(Experiment):
             "psnr_partial": psnr(restore(net, partial, own), truth, channel=o.channel),
         }
 
-    def exhibit(self, net: Network, measured: Measured, study: Study) -> dict[str, Picture]:
-        """Ground truth, input and both results of the clearest cases."""
-        pictures: dict[str, Picture] = {}
+    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
+        """Ground truth, input, and both results of the region."""
         region = centre(self.options.region, self.options.size, self.options.size)
-        for i in self.clearest(measured):
-            item = measured.items[i]
-            hr = study.ground_truth([item])
-            full, partial = self.inputs(hr, study)
-            shown = {
-                "hr": hr,
-                "lr": full,
-                "full": restore(net, full, region),
-                "partial": restore(net, partial),
-            }
-            for what, image in shown.items():
-                pictures[f"{item.key}/{what}"] = as_image(image[0])
-        return pictures
+        hr = study.ground_truth([item])
+        full, partial = self.inputs([item], hr, study)
+        images = (hr, full, restore(net, full, region), restore(net, partial))
+        return {name: as_image(image[0]) for name, image in zip(self.shown, images, strict=True)}
 
-    def clearest(self, measured: Measured) -> list[int]:
+    def cases(self, measured: Measured) -> list[int]:
         """Where the region alone gains most, then where the background gains most."""
         order = np.argsort(gain(measured))
         worst, best = order[:SHOWN], order[::-1][:SHOWN]
@@ -295,8 +287,8 @@ class Table1(Experiment):
         for number, result in enumerate(results):
             strips = [
                 self.strip(result, i)
-                for i in self.clearest(result)
-                if f"{result.items[i].key}/hr" in result.pictures
+                for i in self.cases(result)
+                if (result.items[i].key, "hr") in result.pictures
             ]
             if strips:
                 galleries.append(
@@ -314,9 +306,7 @@ class Table1(Experiment):
     def strip(self, result: Measured, i: int) -> Strip:
         """One case: ground truth, input, the region's ground truth and both results."""
         o, item = self.options, result.items[i]
-        picture = {
-            what: result.pictures[f"{item.key}/{what}"] for what in ("hr", "lr", "full", "partial")
-        }
+        picture = {name: result.pictures[item.key, name] for name in self.shown}
         full, partial = (float(result.columns[f"psnr_{w}"][i]) for w in ("full", "partial"))
         y0, x0, y1, x1 = region = centre(o.region, o.size, o.size)
         window = centre(o.region - 2 * o.shave, o.size, o.size)

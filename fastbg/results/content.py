@@ -1,7 +1,7 @@
 """What an experiment hands to the report: tables, verdicts, charts and galleries of pictures."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -110,8 +110,10 @@ class Section:
     paper: str
     question: str
     method: str
-    headlines: Sequence[str]  # one line per network
+    headlines: Mapping[str, str]  # network -> one line
     tables: Sequence[Table]
     verdicts: Sequence[Verdict]
     figures: Sequence[Chart | Gallery]
-    options: dict[str, object] = field(default_factory=dict)
+    options: Mapping[str, object]
+    measured: int  # items that every network has
+    planned: int
