@@ -47,19 +47,19 @@ struct Pixels {
 
 // A thread's buffers.
 struct Scratch {
-  float* rows;      // (taps, row_floats): the input rows under the taps
-  float* sum;       // (row_floats): their weighted sum
-  float* phases;    // (scale, phase_stride): the sum, column x at phase x mod scale
-  float* line;      // (padded outputs)
-  float* block;     // (kBlock)
-  float* image;     // (C,H/s,W/s), patch only
+  float* rows;    // (slots, row_floats): the input rows under the taps
+  float* sum;     // (row_floats): their weighted sum
+  float* chains;  // (chains, chain_stride): the sum, in the order in which it is read
+  float* line;    // (padded outputs)
+  float* block;   // (kBlock)
+  float* image;   // (C,H/s,W/s), patch only
 
   Scratch(const CompositeLrJob& job, int thread) {
     rows = job.scratch + thread * job.scratch_floats;
-    sum = rows + job.taps * job.row_floats;
-    phases = sum + job.row_floats;
-    line = phases + job.scale * job.phase_stride;
-    block = line + job.phase_stride;
+    sum = rows + job.slots * job.row_floats;
+    chains = sum + job.row_floats;
+    line = chains + job.chains * job.chain_stride;
+    block = line + job.chain_stride;
     image = block + kBlock;
   }
 };
@@ -71,7 +71,7 @@ void add_rows(const CompositeLrJob& job, const float* weight, const std::int32_t
   std::int64_t x = x0 / kLanes * kLanes;
   for (; x + kWide * kLanes <= padded(x1); x += kWide * kLanes) {
     Vec total[kWide] = {};
-    for (std::int64_t t = 0; t < job.taps; ++t) {
+    for (std::int64_t t = 0; t < job.rows.taps; ++t) {
       const float* row = rows + slot[t] * job.row_floats + x;
       const Vec w = broadcast(weight[t]);
       for (std::int64_t v = 0; v < kWide; ++v) {
@@ -82,7 +82,7 @@ void add_rows(const CompositeLrJob& job, const float* weight, const std::int32_t
   }
   for (; x < x1; x += kLanes) {
     Vec total = {};
-    for (std::int64_t t = 0; t < job.taps; ++t) {
+    for (std::int64_t t = 0; t < job.rows.taps; ++t) {
       const float* row = rows + slot[t] * job.row_floats + x;
       total = multiply_add(broadcast(weight[t]), load(row), total);
     }
@@ -90,24 +90,20 @@ void add_rows(const CompositeLrJob& job, const float* weight, const std::int32_t
   }
 }
 
-// line[j] = sum_u weight[u][j] * sum[index[j][u]], for j in [j0, j1). Tap u = d * scale + k of
-// output j is entry j + d of phase k, so that neighbouring outputs read neighbouring entries.
+// line[j] = sum_u weight[u][j] * sum[index[j][u]], for j in [j0, j1)
 void add_columns(const CompositeLrJob& job, std::int64_t j0, std::int64_t j1, const Scratch& s) {
-  const std::int64_t steps = job.taps / job.scale;
-  for (std::int64_t k = 0; k < job.scale; ++k) {
-    const std::int32_t* __restrict order = job.column_order + k * job.phase_stride;
+  for (std::int64_t k = 0; k < job.chains; ++k) {
+    const std::int32_t* __restrict column = job.chain_column + k * job.chain_stride;
     const float* __restrict sum = s.sum;
-    float* __restrict phase = s.phases + k * job.phase_stride;
-    for (std::int64_t m = j0; m < j1 + steps - 1; ++m) phase[m] = sum[order[m]];
+    float* __restrict chain = s.chains + k * job.chain_stride;
+    for (std::int64_t e = j0; e < j1 + job.chain_steps - 1; ++e) chain[e] = sum[column[e]];
   }
   const std::int64_t weight_stride = padded(job.columns.outputs);
   for (std::int64_t j = j0 / kLanes * kLanes; j < j1; j += kLanes) {
     Vec total = {};
-    for (std::int64_t d = 0; d < steps; ++d) {
-      for (std::int64_t k = 0; k < job.scale; ++k) {
-        const float* weight = job.column_weight + (d * job.scale + k) * weight_stride;
-        total = multiply_add(load(weight + j), load(s.phases + k * job.phase_stride + j + d), total);
-      }
+    for (std::int64_t u = 0; u < job.columns.taps; ++u) {
+      const Vec weight = load(job.column_weight + u * weight_stride + j);
+      total = multiply_add(weight, load(s.chains + job.column_entry[u] + j), total);
     }
     store(s.line + j, total);
   }
@@ -127,9 +123,10 @@ void down_sample(const CompositeLrJob& job, const Pixels& pixels, const Box& tar
   for (std::int64_t i = target.y0; i < target.y1; ++i) {
     read_until = larger(read_until, job.rows.low[i]);
     for (; read_until <= job.rows.high[i]; ++read_until) {
-      pixels.read(read_until, x0, x1, s.rows + read_until % job.taps * job.row_floats);
+      pixels.read(read_until, x0, x1, s.rows + read_until % job.slots * job.row_floats);
     }
-    add_rows(job, row_weight + i * job.taps, job.row_slot + i * job.taps, s.rows, x0, x1, s.sum);
+    const std::int64_t tap = i * job.rows.taps;
+    add_rows(job, row_weight + tap, job.row_slot + tap, s.rows, x0, x1, s.sum);
     add_columns(job, target.x0, target.x1, s);
     std::memcpy(image + i * job.columns.outputs + target.x0, s.line + target.x0,
                 static_cast<std::size_t>(target.x1 - target.x0) * sizeof(float));
