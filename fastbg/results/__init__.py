@@ -1,4 +1,4 @@
-"""What a run found: the store, and later its figures and report."""
+"""What a run found, kept in its folder."""
 
 from fastbg.results.store import Record, RunStore
 

@@ -115,7 +115,8 @@ class RunStore:
         if not file.is_file():
             raise RunStoreError(f"{path}: holds no run (no run.sqlite)")
         # Even a reader of a WAL database wants to write its index, unless no writer can exist.
-        settled = not os.access(path, os.W_OK) and not (path / "run.sqlite-wal").exists()
+        writable = os.access(path, os.W_OK, effective_ids=True)
+        settled = not writable and not (path / "run.sqlite-wal").exists()
         options = "mode=ro&immutable=1" if settled else "mode=ro"
         with _reported(path):
             uri = f"{file.resolve().as_uri()}?{options}"
