@@ -40,7 +40,7 @@ class Interval(NamedTuple):
         return Interval(*(100 * v for v in self))
 
     def text(self, digits: int = 1, signed: bool = False) -> str:
-        """"41.3 (33.3 to 49.3)"."""
+        """ "41.3 (33.3 to 49.3)"."""
         form = f"{'+' if signed else ''}.{digits}f"
         if not np.isfinite([self.low, self.high]).all():
             return f"{self.value:{form}} (no interval from one photograph)"

@@ -35,5 +35,3 @@ def parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.register(commands)
     return whole
-
-

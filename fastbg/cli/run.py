@@ -31,13 +31,19 @@ from fastbg.experiments.experiment import Experiment, NetLabel
 from fastbg.experiments.records import report, section, settle, settle_network
 from fastbg.experiments.study import Study
 from fastbg.models.checkpoints import BUILT_IN, built_in_path, load_model
+from fastbg.metrics import CHANNELS
 from fastbg.models.network import Network
 from fastbg.ops.resampling import KERNELS
 from fastbg.results.store import RunStore
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Options that several experiments have; each is set in all that have it.
-SHARED_OPTIONS = {"kernel": KERNELS, "channel": ("rgb", "y"), "lr": ("made", "paired"), "domain": ("hr", "lr")}
+SHARED_OPTIONS = {
+    "kernel": KERNELS,
+    "channel": CHANNELS,
+    "lr": ("made", "paired"),
+    "domain": ("hr", "lr"),
+}
 
 
 def register(commands: Any) -> None:
@@ -104,7 +110,6 @@ def run(arguments: argparse.Namespace) -> None:
             settle_network(store, label, weights)
         measure_all(chosen, nets, study, store, arguments.limit, console)
         path = report(store)
-    console.print("report:", style="dim", end="\n")
     print(path)
 
 
@@ -143,7 +148,9 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         cause = str(error).splitlines()[0]
-        raise InvalidArgument("--device", repr(name), f"a device of this machine ({cause})") from error
+        raise InvalidArgument(
+            "--device", repr(name), f"a device of this machine ({cause})"
+        ) from error
     return device
 
 

@@ -45,7 +45,9 @@ def settle_network(store: RunStore, net: NetLabel, weights: str) -> None:
         )
 
 
-def collect(store: RunStore, experiment: Experiment, net: NetLabel, items: Sequence[Item]) -> Measured:
+def collect(
+    store: RunStore, experiment: Experiment, net: NetLabel, items: Sequence[Item]
+) -> Measured:
     """The records, curves and pictures of `items`, all of which must have been measured."""
     records = {r.item: r.values for r in store.records(experiment.name, net.label)}
     rows = [records[item.key] for item in items]
@@ -76,9 +78,7 @@ def results(store: RunStore, experiment: Experiment) -> list[Measured]:
     common = [item for item in plan if all(item.key in keys for keys in done.values())]
     if not common:
         return []
-    nets = [
-        NetLabel(label, _stored(store, f"network {label}")["architecture"]) for label in labels
-    ]
+    nets = [NetLabel(label, _stored(store, f"network {label}")["architecture"]) for label in labels]
     nets.sort(key=lambda net: (_ORDER.get(net.architecture, len(_ORDER)), net.label))
     return [collect(store, experiment, net, common) for net in nets]
 

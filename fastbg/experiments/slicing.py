@@ -39,7 +39,8 @@ class SlicingOptions(Options):
 
     tile: int = 64  # side of a slice; images are cropped to a multiple of it
     count: int = 100  # images at most
-    # What is cut: the network's input ("lr"), or the HR image, each slice down-sampled alone ("hr").
+    # What is cut: the network's input ("lr"), or the HR image, whose slices are then down-sampled
+    # one by one ("hr").
     domain: Literal["lr", "hr"] = "lr"
     gap: float = 1.0  # dB; C2 says that single images differ by more
 
@@ -75,8 +76,8 @@ class Slicing(Experiment):
             rows, columns = height // o.tile, width // o.tile
             if rows * columns < 2:
                 raise DataError(
-                    f"{image.path} ({height}x{width}) is smaller than two slices of {o.tile}x{o.tile}; "
-                    "choose a smaller slicing.tile"
+                    f"{image.path} ({height}x{width}) is smaller than two slices of "
+                    f"{o.tile}x{o.tile}; choose a smaller slicing.tile"
                 )
             items.append(Item(image.key, image.key, (0, 0, rows * o.tile, columns * o.tile)))
         return items
@@ -93,10 +94,8 @@ class Slicing(Experiment):
         o, tile = self.options, self.options.tile // study.scale
         lr = study.inputs(items, hr, o.lr, o.kernel)
         whole = restore(net, lr)
-        if o.domain == "hr":
-            tiles = study.degrade(cut(hr, o.tile), o.kernel)
-        else:
-            tiles = cut(lr, tile)
+        hr_domain = o.domain == "hr"
+        tiles = study.degrade(cut(hr, o.tile), o.kernel) if hr_domain else cut(lr, tile)
         rows, columns = lr.shape[-2] // tile, lr.shape[-1] // tile
         return whole, join(restore(net, tiles), rows, columns)
 
@@ -301,8 +300,8 @@ class Slicing(Experiment):
         return Chart(
             "slicing_distance",
             "Where do the two results differ?",
-            "Mean over all images. Solid: root mean squared error against the ground truth. Dashed: "
-            "mean absolute difference between the two results. Left is the seam, right the middle "
+            "Mean over all images. Solid: root mean squared error against the ground truth. "
+            "Dashed: mean absolute difference between the two results. Left is the seam, right the middle "
             "of a slice.",
             figure,
         )
@@ -345,7 +344,9 @@ class Slicing(Experiment):
             [
                 Panel(picture["hr"], "ground truth", "", seams),
                 Panel(picture["whole"], "restored whole", f"{whole:.2f} dB", (), whole > sliced),
-                Panel(picture["sliced"], "restored in slices", f"{sliced:.2f} dB", (), sliced > whole),
+                Panel(
+                    picture["sliced"], "restored in slices", f"{sliced:.2f} dB", (), sliced > whole
+                ),
                 Panel(picture["change"], "change", ""),
             ],
             f"slicing changes the image's PSNR by {sliced - whole:+.2f} dB",
@@ -388,7 +389,7 @@ def seam_distance(height: int, width: int, tile: int, device: torch.device) -> T
 
 
 def mean_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Mean of `values` (B,H,W) over each of the groups 0 .. groups-1 of `group` (H,W): (B,groups)."""
+    """Mean of `values` (B,H,W) over each group 0 .. groups-1 in `group` (H,W): (B,groups)."""
     index = group.clamp(max=groups).reshape(-1)  # the last takes what belongs to none
     flat = values.reshape(len(values), -1)
     total = flat.new_zeros(len(flat), groups + 1).index_add_(1, index, flat)

@@ -20,6 +20,9 @@ from fastbg.ops.composite import composite_lr
 PIXELS_PER_CALL = {"cpu": 8_192, "cuda": 262_144}
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Item:
     """One thing to measure: a region of an image, named by a key that no other item has."""
@@ -36,7 +39,7 @@ class Study:
     images: ImageSet
     scale: int = 4
     seed: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     dtype: torch.dtype = torch.float32
     backend: str = "auto"  # of fastbg's operators
 

@@ -308,20 +308,23 @@ class Table1(Experiment):
         o, item = self.options, result.items[i]
         picture = {name: result.pictures[item.key, name] for name in self.shown}
         full, partial = (float(result.columns[f"psnr_{w}"][i]) for w in ("full", "partial"))
+        measured = o.region - 2 * o.shave
         y0, x0, y1, x1 = region = centre(o.region, o.size, o.size)
-        window = centre(o.region - 2 * o.shave, o.size, o.size)
-        whole = [Mark.pixels(b, (o.size, o.size), r) for b, r in ((region, "input"), (window, "window"))]
-        own = Mark.pixels(
-            centre(o.region - 2 * o.shave, o.region, o.region), (o.region, o.region), "window"
-        )
+        given = Mark.pixels(region, (o.size, o.size), "input")
+        window = Mark.pixels(centre(measured, o.size, o.size), (o.size, o.size), "window")
+        own = [Mark.pixels(centre(measured, o.region, o.region), (o.region, o.region), "window")]
+
+        def result_panel(name: str, title: str, ours: float, other: float) -> Panel:
+            return Panel(picture[name], title, f"{ours:.2f} dB", own, best=ours > other)
+
         return Strip(
             f"{item.source}, at {item.box[0]}, {item.box[1]}",
             [
-                Panel(picture["hr"], "ground truth", f"{o.size} x {o.size}", whole),
-                Panel(picture["lr"], "input", "x".join(map(str, picture["lr"].shape[:2])), whole[:1]),
-                Panel(picture["hr"][y0:y1, x0:x1], "ground truth, region", "", [own]),
-                Panel(picture["full"], "from the whole image", f"{full:.2f} dB", [own], full > partial),
-                Panel(picture["partial"], "from the region alone", f"{partial:.2f} dB", [own], partial > full),
+                Panel(picture["hr"], "ground truth", "", [given, window]),
+                Panel(picture["lr"], "input", "", [given]),
+                Panel(picture["hr"][y0:y1, x0:x1], "ground truth, region", "", own),
+                result_panel("full", "from the whole image", full, partial),
+                result_panel("partial", "from the region alone", partial, full),
             ],
             f"background {'helps' if full > partial else 'hurts'}: {full - partial:+.2f} dB",
         )

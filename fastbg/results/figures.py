@@ -5,6 +5,7 @@ variable, so that one drawing serves light and dark.
 """
 
 import contextlib
+import html
 import io
 import re
 from collections.abc import Iterator
@@ -74,24 +75,20 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> str:
-    """`figure` as an <svg> element that takes its colours from the page; `label` is its alt text."""
+    """`figure` as an <svg> element with the page's colours; `label` is its alternative text."""
     buffer = io.StringIO()
     with style(), mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     # Sizes come from the page, names of groups would be repeated from figure to figure.
-    svg = re.sub(r'<metadata>.*?</metadata>', "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     head, body = svg.split(">", 1)
     head = re.sub(r' (width|height)="[^"]*"', "", head)
     for colour, variable in THEMED.items():
         body = body.replace(colour, f"var({variable})")
-    return f'{head} role="img" aria-label="{_attribute(label)}">{body}'
-
-
-def _attribute(text: str) -> str:
-    return text.translate({ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;"})
+    return f'{head} role="img" aria-label="{html.escape(label)}">{body}'
 
 
 def save(item: Chart | Gallery, folder: Path) -> None:
@@ -128,7 +125,9 @@ def draw_panel(axis: Axes, panel: Panel) -> None:
     axis.set_yticks([])
     axis.spines[:].set_visible(False)
     axis.set_title(panel.title, fontsize=7.5, fontweight="normal", color=MUTED, loc="center")
-    axis.set_xlabel(panel.detail, fontsize=8, color=INK, fontweight="bold" if panel.best else "normal")
+    axis.set_xlabel(
+        panel.detail, fontsize=8, color=INK, fontweight="bold" if panel.best else "normal"
+    )
     for mark in panel.marks:
         _outline(axis, mark, panel.picture.shape[:2])
 

@@ -76,7 +76,7 @@ def html(sections: Sequence[Section], about: Mapping[str, Any]) -> str:
 def cell_text(cell: Cell, column: Column) -> str:
     """A table's cell as it is read."""
     if cell is None:
-        return "–"
+        return "-"
     if isinstance(cell, str | int):
         return str(cell)
     form = f"{'+' if column.signed else ''}.{column.digits}f"
