@@ -22,10 +22,11 @@ struct LrPart {
 };
 constexpr std::int32_t kAllPixels = -1;
 
-// Taps of one axis, prepared: output i reads `taps` inputs, all in [low[i], high[i]].
+// Taps of one axis: output i is the weighted sum of `taps` inputs, all in [low[i], high[i]].
 struct Axis {
   std::int64_t size;     // of the input
   std::int64_t outputs;  // size / scale
+  std::int64_t taps;
   const std::int32_t* low;
   const std::int32_t* high;
 };
@@ -37,14 +38,19 @@ struct Axis {
 struct CompositeLrJob {
   CompositeLrParams params;
   bool patch;
-  std::int64_t scale, taps;
   Axis rows, columns;
 
-  const std::int32_t* row_slot;      // (outputs,taps): place of each tap's row among `taps` rows
+  const std::int32_t* row_slot;  // (outputs,taps): where each tap's row is among `slots` rows
+  std::int64_t slots;
+
+  // Columns: tap u of output j reads entry j + column_entry[u] of `chains` lists of columns, so
+  // that neighbouring outputs read neighbouring entries.
   const float* column_weight;        // (taps, padded outputs)
-  const std::int32_t* column_order;  // (scale, phase_stride): column of each phase's entries
+  const std::int64_t* column_entry;  // (taps)
+  const std::int32_t* chain_column;  // (chains, chain_stride)
+  std::int64_t chains, chain_stride;
+  std::int64_t chain_steps;          // most taps in one chain
   const std::int32_t* column_after;  // (width + 1): first output whose `low` is at least x
-  std::int64_t phase_stride;         // entries of a phase: outputs + taps / scale, padded
 
   const LrPart* parts;
   std::int64_t part_count;
@@ -59,6 +65,7 @@ struct CompositeLrJob {
 // Pads a count of floats to whole cache lines, the widest vector of any variant.
 constexpr std::int64_t padded(std::int64_t floats) { return (floats + 15) / 16 * 16; }
 
+constexpr std::int64_t kBatch = 4;     // output rows that are computed together
 constexpr std::int64_t kBlock = 1024;  // pixels that are finished and written at a time
 
 FASTBG_DECLARE_VARIANTS(composite, CompositeJob)

@@ -104,11 +104,6 @@ CompositeLrPlan::CompositeLrPlan(const CompositeLrParams& params, int threads) :
   check_pairs(params.composite);
   job.params = params;
   const TensorView& source = params.composite.a;
-  job.taps = params.row_index.sizes[1];
-  job.scale = source.sizes[3] / params.column_index.sizes[0];
-  if (params.column_index.sizes[1] != job.taps || job.taps % job.scale != 0) {
-    throw std::invalid_argument("taps: expected the same number on both axes, a multiple of the scale");
-  }
   prepare_axis(job.rows, params.row_index, source.sizes[2], row_bounds_);
   prepare_axis(job.columns, params.column_index, source.sizes[3], column_bounds_);
   prepare_rows();
@@ -119,58 +114,84 @@ CompositeLrPlan::CompositeLrPlan(const CompositeLrParams& params, int threads) :
 
 void CompositeLrPlan::prepare_axis(Axis& axis, const TensorView& index, std::int64_t size,
                                    std::vector<std::int32_t>& bounds) {
-  const std::int64_t outputs = index.sizes[0];
+  const std::int64_t outputs = index.sizes[0], taps = index.sizes[1];
   bounds.resize(static_cast<std::size_t>(2 * outputs));
+  std::int32_t* low = bounds.data();
+  std::int32_t* high = low + outputs;
   for (std::int64_t i = 0; i < outputs; ++i) {
-    const std::int32_t* taps = integers(index) + i * job.taps;
-    const auto [low, high] = std::minmax_element(taps, taps + job.taps);
-    if (*low < 0 || *high >= size || *high - *low >= job.taps ||
-        (i > 0 && *low < bounds[static_cast<std::size_t>(i - 1)])) {
+    const std::int32_t* window = integers(index) + i * taps;
+    low[i] = *std::min_element(window, window + taps);
+    high[i] = *std::max_element(window, window + taps);
+    if (low[i] < 0 || high[i] >= size || (i > 0 && low[i] < low[i - 1])) {
       throw std::invalid_argument("taps: expected windows inside the image, in ascending order");
     }
-    bounds[static_cast<std::size_t>(i)] = *low;
-    bounds[static_cast<std::size_t>(outputs + i)] = *high;
   }
-  axis = {size, outputs, bounds.data(), bounds.data() + outputs};
+  axis = {size, outputs, taps, low, high};
 }
 
-// A window has at most `taps` consecutive rows: row y is kept in slot y mod taps.
+// The window of an output has at most `slots` consecutive rows: row y is kept in y mod slots.
 void CompositeLrPlan::prepare_rows() {
-  const TensorView& index = job.params.row_index;
-  const std::int64_t entries = job.rows.outputs * job.taps;
-  row_slot_.resize(static_cast<std::size_t>(entries));
-  for (std::int64_t k = 0; k < entries; ++k) {
-    row_slot_[static_cast<std::size_t>(k)] = static_cast<std::int32_t>(integers(index)[k] % job.taps);
+  for (std::int64_t i = 0; i < job.rows.outputs; ++i) {
+    job.slots = std::max<std::int64_t>(job.slots, job.rows.high[i] - job.rows.low[i] + 1);
   }
+  const std::int32_t* index = integers(job.params.row_index);
+  row_slot_.assign(index, index + job.rows.outputs * job.rows.taps);
+  for (std::int32_t& slot : row_slot_) slot = static_cast<std::int32_t>(slot % job.slots);
   job.row_slot = row_slot_.data();
 }
 
+// Tap u continues the chain of tap v if output j reads with u what output j + 1 reads with v: of
+// a window that moves by the scale, every scale-th tap is in one chain.
 void CompositeLrPlan::prepare_columns() {
-  const std::int64_t outputs = job.columns.outputs, scale = job.scale, steps = job.taps / scale;
-  const std::int64_t weight_stride = padded(outputs);
+  const std::int64_t outputs = job.columns.outputs, taps = job.columns.taps;
   const std::int32_t* index = integers(job.params.column_index);
-  const auto* weight = static_cast<const float*>(job.params.column_weight.data);
-  job.phase_stride = padded(weight_stride + steps);
-  column_weight_.assign(static_cast<std::size_t>(job.taps * weight_stride), 0.0f);
-  column_order_.assign(static_cast<std::size_t>(scale * job.phase_stride), -1);
-  for (std::int64_t j = 0; j < outputs; ++j) {
-    for (std::int64_t u = 0; u < job.taps; ++u) {
-      column_weight_[static_cast<std::size_t>(u * weight_stride + j)] = weight[j * job.taps + u];
-      const std::int64_t at = u % scale * job.phase_stride + j + u / scale;
-      std::int32_t& column = column_order_[static_cast<std::size_t>(at)];
-      if (column >= 0 && column != index[j * job.taps + u]) {
-        throw std::invalid_argument("taps: expected windows that move by the scale per output");
+  const auto continues = [&](std::int64_t u, std::int64_t v) {
+    for (std::int64_t j = 0; j + 1 < outputs; ++j) {
+      if (index[j * taps + u] != index[(j + 1) * taps + v]) return false;
+    }
+    return true;
+  };
+  std::vector<std::vector<std::int64_t>> chains;
+  for (std::int64_t u = 0; u < taps; ++u) {
+    const auto continued = [&](const auto& chain) { return continues(u, chain.back()); };
+    auto chain = std::find_if(chains.begin(), chains.end(), continued);
+    if (chain == chains.end()) chain = chains.emplace(chains.end());
+    chain->push_back(u);
+    job.chain_steps = std::max<std::int64_t>(job.chain_steps, static_cast<std::int64_t>(chain->size()));
+  }
+
+  const std::int64_t weight_stride = padded(outputs);
+  job.chains = static_cast<std::int64_t>(chains.size());
+  job.chain_stride = padded(weight_stride + job.chain_steps);
+  chain_column_.assign(static_cast<std::size_t>(job.chains * job.chain_stride), 0);
+  column_entry_.resize(static_cast<std::size_t>(taps));
+  for (std::int64_t k = 0; k < job.chains; ++k) {
+    std::int64_t entry = k * job.chain_stride;
+    for (const std::int64_t u : chains[static_cast<std::size_t>(k)]) {
+      column_entry_[static_cast<std::size_t>(u)] = entry;
+      for (std::int64_t j = 0; j < outputs; ++j) {
+        chain_column_[static_cast<std::size_t>(entry + j)] = index[j * taps + u];
       }
-      column = index[j * job.taps + u];
+      ++entry;
     }
   }
+
+  const auto* weight = static_cast<const float*>(job.params.column_weight.data);
+  column_weight_.assign(static_cast<std::size_t>(taps * weight_stride), 0.0f);
+  for (std::int64_t j = 0; j < outputs; ++j) {
+    for (std::int64_t u = 0; u < taps; ++u) {
+      column_weight_[static_cast<std::size_t>(u * weight_stride + j)] = weight[j * taps + u];
+    }
+  }
+
   column_after_.resize(static_cast<std::size_t>(job.columns.size + 1));
   for (std::int64_t x = 0, j = 0; x <= job.columns.size; ++x) {
     while (j < outputs && job.columns.low[j] < x) ++j;
     column_after_[static_cast<std::size_t>(x)] = static_cast<std::int32_t>(j);
   }
   job.column_weight = column_weight_.data();
-  job.column_order = column_order_.data();
+  job.column_entry = column_entry_.data();
+  job.chain_column = chain_column_.data();
   job.column_after = column_after_.data();
 }
 
@@ -202,8 +223,8 @@ void CompositeLrPlan::allocate(int threads) {
   part_images_.reset(new float[static_cast<std::size_t>(job.part_count * image)]);
   job.part_images = part_images_.get();
   job.row_floats = padded(job.columns.size) + 16;
-  job.scratch_floats = (job.taps + 1) * job.row_floats + (job.scale + 1) * job.phase_stride +
-                       kBlock + (job.patch ? padded(image) : 0);
+  job.scratch_floats = (job.slots + kBatch) * job.row_floats +
+                       kBatch * (job.chains + 1) * job.chain_stride + kBlock + (job.patch ? padded(image) : 0);
   scratch_.assign(static_cast<std::size_t>(job.scratch_floats * threads), 0.0f);
   job.scratch = scratch_.data();
 }

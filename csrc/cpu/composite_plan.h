@@ -41,7 +41,8 @@ class CompositeLrPlan {
   void allocate(int threads);
 
   std::vector<std::int32_t> row_bounds_, column_bounds_;
-  std::vector<std::int32_t> row_slot_, column_order_, column_after_, pair_parts_;
+  std::vector<std::int32_t> row_slot_, chain_column_, column_after_, pair_parts_;
+  std::vector<std::int64_t> column_entry_;
   std::vector<float> column_weight_;
   std::vector<LrPart> parts_;
   std::unique_ptr<float[]> part_images_;
