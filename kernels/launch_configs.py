@@ -1,0 +1,93 @@
+"""Launch configurations: frozen data, each number with its reason.
+
+Chosen by shape in plain Python: `triton.autotune` needs a driver, which the interpreter lacks.
+"""
+
+from dataclasses import dataclass
+
+from triton import next_power_of_2
+
+WIDTHS = (256, 128, 64, 32)  # of tiles; 32 float32 are one whole 128-byte line
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A program's part of an image: `block_y` x `block_x` pixels."""
+
+    block_y: int
+    block_x: int
+
+    def count(self, height: int, width: int) -> tuple[int, int]:
+        """How many tiles cover an image (down, across)."""
+        return -(-height // self.block_y), -(-width // self.block_x)
+
+
+@dataclass(frozen=True)
+class TiledConfig:
+    """A kernel whose programs each compute one tile of an image."""
+
+    pixels: int  # of a tile, at most
+    widest: int  # tile, in columns
+    num_warps: int
+
+    def tile(self, height: int, width: int) -> Tile:
+        """The tile that wastes the fewest columns of an image, the widest of those."""
+        if width <= WIDTHS[-1]:
+            block_x = next_power_of_2(max(width, 1))
+        else:
+            allowed = (block for block in WIDTHS if block <= self.widest)
+            block_x = min(allowed, key=lambda block: -(-width // block) * block)
+        return Tile(min(self.pixels // block_x, next_power_of_2(max(height, 1))), block_x)
+
+
+@dataclass(frozen=True)
+class CompositeConfig(TiledConfig):
+    """composite_fwd_kernel moves bytes and computes nothing."""
+
+    pixels: int = 1024  # 8 per thread: two 128-bit accesses to each source in flight
+    widest: int = 128  # a float32 row of the tile is 512 bytes: one 128-bit access of a warp
+    num_warps: int = 4  # small programs, so that a multiprocessor has many of them in flight
+
+
+@dataclass(frozen=True)
+class RowsConfig(TiledConfig):
+    """composite_lr_rows_kernel sums whole HR rows, coalesced along x."""
+
+    pixels: int = 1024  # 8 output rows x 128 columns: they share HR rows through L1
+    widest: int = 128
+    num_warps: int = 4
+
+
+@dataclass(frozen=True)
+class ColumnsConfig(TiledConfig):
+    """composite_lr_columns_kernel gathers each tap with a stride of `scale` floats."""
+
+    pixels: int = 512  # 4 sums per thread, whose gathers are independent of each other
+    widest: int = 64  # LR rows are short
+    num_warps: int = 4
+
+
+@dataclass(frozen=True)
+class SumConfig:
+    """composite_lr_sum_kernel is a stream: two reads from L2 and one write per output."""
+
+    block: int = 1024  # 8 outputs per thread: two 128-bit stores
+    num_warps: int = 4
+
+
+@dataclass(frozen=True)
+class MixedConfig(TiledConfig):
+    """composite_lr_mixed_kernel copies most tiles; few of them sum (4 scale)^2 taps per pixel."""
+
+    pixels: int = 256  # small, so that few copied pixels wait for a mixed one in their tile
+    widest: int = 32
+    num_warps: int = 4  # 2 sums per thread leave registers for the addresses
+
+
+@dataclass(frozen=True)
+class MosaicConfig(TiledConfig):
+    """mosaic_fwd_kernel reads a tile once per cell, out of L1 or L2; writes are its cost."""
+
+    pixels: int = 1024  # 8 per thread: two 128-bit stores
+    widest: int = 128
+    num_warps: int = 4
