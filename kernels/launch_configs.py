@@ -3,11 +3,11 @@
 Chosen by shape in plain Python: `triton.autotune` needs a driver, which the interpreter lacks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from triton import next_power_of_2
 
-WIDTHS = (256, 128, 64, 32)  # of tiles; 32 float32 are one whole 128-byte line
+WIDTHS = (128, 64, 32, 16)  # of tiles; 16 float32 are two whole 32-byte sectors
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,18 @@ class SumConfig:
 
 @dataclass(frozen=True)
 class MixedConfig(TiledConfig):
-    """composite_lr_mixed_kernel copies most tiles; few of them sum (4 scale)^2 taps per pixel."""
+    """composite_lr_mixed_kernel copies most tiles; few of them sum T^2 taps per pixel.
 
-    pixels: int = 256  # small, so that few copied pixels wait for a mixed one in their tile
-    widest: int = 32
-    num_warps: int = 4  # 2 sums per thread leave registers for the addresses
+    Small tiles, so that few copied pixels wait for a mixed one beside them.
+    """
+
+    pixels: int = 2048  # pixels x taps of one row: 16 sums per thread, more would spill
+    widest: int = 16
+    num_warps: int = 4
+
+    def for_taps(self, taps: int) -> "MixedConfig":
+        """The configuration for pixels that each hold `taps` taps of a row, a power of 2."""
+        return replace(self, pixels=max(self.pixels // taps, self.widest))
 
 
 @dataclass(frozen=True)
