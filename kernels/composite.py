@@ -6,12 +6,14 @@ groups at a time, and the output is written past the L2 cache, which the sources
 A pair index out of range gives an image of NaN, and nothing is read for it.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch
 from .launch_configs import CompositeConfig, MosaicConfig
+from .workloads import Workload, dtype_name, paper_sources, workload
 
 
 @triton.jit
@@ -51,10 +53,19 @@ def ring(outer_y, outer_x, inner_y, inner_x):
 
 
 @triton.jit
+def unit_of_level(level):
+    """level / 255 for 0, 1, .. 255 in float32, rounded as a division but without one.
+
+    1/255 = 2^-8 + 2^-16 + 2^-24 + ..: both products are exact, so that the sum is rounded once.
+    """
+    return (level * 65793.0 + level * (257 / 65536)) * (1 / 16777216)
+
+
+@triton.jit
 def as_float(value):
-    """8-bit grey levels as [0,1], rounded as in PyTorch; floats unchanged."""
+    """8-bit grey levels as [0,1]; floats unchanged."""
     if value.dtype == tl.uint8:
-        value = tl.div_rn(value.to(tl.float32), 255.0)
+        value = unit_of_level(value.to(tl.float32))
     return value
 
 
@@ -234,7 +245,7 @@ def plan_composite(
     }
     constants = {"GROUP": group_of(a), "BLOCK_Y": block.block_y, "BLOCK_X": block.block_x}
     programs = n * tiles_y * tiles_x if channels else 0
-    return Launch(composite_fwd_kernel, programs, arguments, constants, config.num_warps)
+    return Launch(composite_fwd_kernel, programs, arguments, constants, block.num_warps)
 
 
 def launch_composite(
@@ -265,9 +276,26 @@ def plan_mosaic(tiles: Tensor, cells: Tensor, out: Tensor) -> Launch:
     }
     constants = {"BLOCK_Y": block.block_y, "BLOCK_X": block.block_x}
     programs = n * side * side * tiles_y * tiles_x if channels else 0
-    return Launch(mosaic_fwd_kernel, programs, arguments, constants, config.num_warps)
+    return Launch(mosaic_fwd_kernel, programs, arguments, constants, block.num_warps)
 
 
 def launch_mosaic(tiles: Tensor, cells: Tensor, out: Tensor) -> None:
     """Fill `out`; arguments as for `plan_mosaic`."""
     plan_mosaic(tiles, cells, out).run()
+
+
+def workloads() -> list[Workload]:
+    """The paper's composites, and mosaics of 200 LR regions of 16x16 (sections 3.2 and 6.2)."""
+    found = []
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.uint8):
+        a, b, pairs, box = paper_sources(dtype)
+        kept = torch.float32 if dtype == torch.uint8 else dtype
+        out = a.new_empty((len(pairs), *a.shape[1:]), dtype=kept)
+        launch = plan_composite(a, b, pairs, box, box, out)
+        found.append(workload(launch, dtype_name(a), [a, b, pairs, out]))
+    tiles = torch.empty((200, 3, 16, 16), device="meta")
+    cells = torch.empty((200, 5, 5), dtype=torch.int32, device="meta")
+    out = tiles.new_empty((200, 3, 80, 80))
+    launch = plan_mosaic(tiles, cells, out)
+    found.append(workload(launch, dtype_name(tiles), [tiles, cells, out]))
+    return found

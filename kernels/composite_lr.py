@@ -28,16 +28,18 @@ from .composite import (
     or_nan,
     ring,
     strides,
+    unit_of_level,
 )
 from .launch import Launch
 from .launch_configs import ColumnsConfig, MixedConfig, RowsConfig, SumConfig
+from .workloads import Workload, dtype_name, paper_sources, workload
 
 
 @triton.jit
 def to_grey_levels(value):
     """Clipped to [0,1] and rounded to a multiple of 1/255; NaN stays NaN."""
     clipped = tl.where(value < 0, 0.0, tl.where(value > 1, 1.0, value))
-    return tl.div_rn(tl.floor(clipped * 255 + 0.5), 255.0)
+    return unit_of_level(tl.floor(clipped * 255 + 0.5))
 
 
 @triton.jit
@@ -264,8 +266,8 @@ def composite_lr_mixed_kernel(
         outer_x = contains(outer_x0, outer_x1, column, column)
         plane_a = first * a_stride_n + channel * a_stride_c
         plane_b = second * b_stride_n + channel * b_stride_c
-        a_ptr += plane_a[:, :, None] + column.to(tl.int64) * a_stride_x
-        b_ptr += plane_b[:, :, None] + column.to(tl.int64) * b_stride_x
+        a_columns = a_ptr + (plane_a[:, :, None] + column.to(tl.int64) * a_stride_x)
+        b_columns = b_ptr + (plane_b[:, :, None] + column.to(tl.int64) * b_stride_x)
         needed = mixed[:, :, None] & in_table
         computed = tl.zeros([BLOCK_Y, BLOCK_X], tl.float32)
         for t in range(row_taps):
@@ -275,8 +277,8 @@ def composite_lr_mixed_kernel(
             outer_y = contains(outer_y0, outer_y1, row, row)
             of_b = ring(outer_y, outer_x, inner_y, inner_x)
             down = row.to(tl.int64)
-            pixel_a = tl.load(a_ptr + down * a_stride_y, mask=needed & ~of_b, other=0)
-            pixel_b = tl.load(b_ptr + down * b_stride_y, mask=needed & of_b, other=0)
+            pixel_a = tl.load(a_columns + down * a_stride_y, mask=needed & ~of_b, other=0)
+            pixel_b = tl.load(b_columns + down * b_stride_y, mask=needed & of_b, other=0)
             pixel = as_float(tl.where(of_b, pixel_b, pixel_a)).to(tl.float32)
             computed += row_weight * tl.sum(weight * pixel, axis=2)
         total = tl.where(mixed, computed, total)
@@ -303,10 +305,8 @@ def _plan_small(
     height, width = len(rows.index), len(columns.index)
     half = images.new_empty((count, channels, height, hr_width), dtype=torch.float32)
     small = images.new_empty((count, channels, height, width), dtype=torch.float32)
-
-    row_config, column_config = RowsConfig(), ColumnsConfig()
     lines = count * channels * height
-    block = row_config.tile(lines, hr_width)
+    block = RowsConfig().tile(lines, hr_width)
     tiles_y, tiles_x = block.count(lines, hr_width)
     vertical = Launch(
         composite_lr_rows_kernel,
@@ -332,9 +332,9 @@ def _plan_small(
             "BLOCK_Y": block.block_y,
             "BLOCK_X": block.block_x,
         },
-        row_config.num_warps,
+        block.num_warps,
     )
-    block = column_config.tile(lines, width)
+    block = ColumnsConfig().tile(lines, width)
     tiles_y, tiles_x = block.count(lines, width)
     horizontal = Launch(
         composite_lr_columns_kernel,
@@ -351,7 +351,7 @@ def _plan_small(
             "tiles_x": tiles_x,
         },
         {"BLOCK_Y": block.block_y, "BLOCK_X": block.block_x},
-        column_config.num_warps,
+        block.num_warps,
     )
     return small, [vertical, horizontal]
 
@@ -388,9 +388,8 @@ def _plan_mixed(
     out: Tensor,
 ) -> Launch:
     n, channels, height, width = out.shape
-    config = MixedConfig()
     block_taps = triton.next_power_of_2(columns.index.shape[1])
-    block = config.for_taps(block_taps).tile(channels * height, width)
+    block = MixedConfig().for_taps(block_taps).tile(channels * height, width)
     tiles_y, tiles_x = block.count(channels * height, width)
     arguments: dict[str, Tensor | int] = {
         "a_ptr": a,
@@ -430,7 +429,7 @@ def _plan_mixed(
     else:
         arguments |= {"small_a_ptr": small[0], "small_b_ptr": small[1]}
     programs = n * tiles_y * tiles_x
-    return Launch(composite_lr_mixed_kernel, programs, arguments, constants, config.num_warps)
+    return Launch(composite_lr_mixed_kernel, programs, arguments, constants, block.num_warps)
 
 
 def plan_composite_lr(
@@ -480,3 +479,35 @@ def launch_composite_lr(
     """Fill `out`; arguments as for `plan_composite_lr`."""
     for launch in plan_composite_lr(a, b, pairs, inner, outer, rows, columns, quantize, out):
         launch.run()
+
+
+def workloads() -> list[Workload]:
+    """The paper's composites (section 3.2) down-sampled by 4, with one box and with a box each."""
+    found = []
+    for dtype in (torch.float32, torch.uint8):
+        a, b, pairs, box = paper_sources(dtype)
+        n, (_, channels, hr, _), lr = len(pairs), a.shape, a.shape[2] // 4
+        taps = AxisTaps(
+            pairs.new_empty((lr, 16)),
+            pairs.new_empty((lr, 16), dtype=torch.float32),
+            pairs.new_empty((lr, 2)),
+        )
+        out = a.new_empty((n, channels, lr, lr), dtype=torch.float32)
+        name = dtype_name(a)
+        for quantize, variant in ((False, name), (True, f"{name} quantized")):
+            shared = plan_composite_lr(a, b, pairs, box, box, taps, taps, quantize, out)
+            each = plan_composite_lr(
+                a, b, pairs, pairs.new_empty((n, 4)), box, taps, taps, quantize, out
+            )
+            vertical, horizontal, of_b, _, total = shared
+            half, small = horizontal.arguments["rows_ptr"], horizontal.arguments["out_ptr"]
+            mixed = 12 * 12 - 4 * 4  # LR pixels with taps on both sides of a 32 x 32 box
+            lanes = n * channels * mixed
+            found.append(workload(total, variant, [small, small, pairs, out], out.numel()))
+            found.append(workload(each[-1], variant, [a, b, small, small, out], lanes * 2 * 16**2))
+        found.append(workload(vertical, f"{name} of a", [a, half], 2 * 16 * half.numel()))
+        found.append(workload(of_b, f"{name} of b", [b, half], 2 * 16 * half.numel()))
+        found.append(workload(each[0], f"{name} of all", [a, half], 2 * 16 * half.numel()))
+        if dtype == torch.float32:
+            found.append(workload(horizontal, "fp32", [half, small], 2 * 16 * small.numel()))
+    return found

@@ -1,10 +1,9 @@
 """A kernel launch as data: it can be run, or compiled for a GPU that is not here."""
 
-import importlib
-import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from torch import Tensor
@@ -34,9 +33,10 @@ class Launch:
     def run(self) -> None:
         """Start the kernel on the current device and stream; an empty grid starts nothing."""
         if self.programs:
-            self.kernel[(self.programs,)](
-                **self.arguments, **self.constants, num_warps=self.num_warps
-            )
+            with np.errstate(all="ignore"):  # the interpreter is numpy; GPUs do not warn of NaN
+                self.kernel[(self.programs,)](
+                    **self.arguments, **self.constants, num_warps=self.num_warps
+                )
 
     def source(self) -> ASTSource:
         """What Triton would compile for this launch.
@@ -70,25 +70,3 @@ class Launch:
         """Compile for NVIDIA GPUs of `capability` (80, 90, 100); impossible in the interpreter."""
         target = GPUTarget("cuda", capability, 32)
         return triton.compile(self.source(), target=target, options={"num_warps": self.num_warps})
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A launch at the paper's shapes, with the work that it cannot avoid."""
-
-    name: str
-    launch: Launch
-    bytes: int  # read once + written once
-    operations: int  # floating-point, 2 per multiply-add
-
-
-def workloads() -> dict[str, list[Workload]]:
-    """Workloads of every operator family: each module of this package that defines `workloads`."""
-    package = importlib.import_module(__package__)
-    found: dict[str, list[Workload]] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        if module.name != "launch":
-            family = importlib.import_module(f"{__package__}.{module.name}")
-            if hasattr(family, "workloads"):
-                found[module.name] = family.workloads()
-    return found

@@ -12,10 +12,11 @@ WIDTHS = (128, 64, 32, 16)  # of tiles; 16 float32 are two whole 32-byte sectors
 
 @dataclass(frozen=True)
 class Tile:
-    """A program's part of an image: `block_y` x `block_x` pixels."""
+    """A program's part of an image, `block_y` x `block_x` pixels, and the warps that compute it."""
 
     block_y: int
     block_x: int
+    num_warps: int
 
     def count(self, height: int, width: int) -> tuple[int, int]:
         """How many tiles cover an image (down, across)."""
@@ -28,7 +29,7 @@ class TiledConfig:
 
     pixels: int  # of a tile, at most
     widest: int  # tile, in columns
-    num_warps: int
+    warp_pixels: int  # of a warp
 
     def tile(self, height: int, width: int) -> Tile:
         """The tile that wastes the fewest columns of an image, the widest of those."""
@@ -37,16 +38,17 @@ class TiledConfig:
         else:
             allowed = (block for block in WIDTHS if block <= self.widest)
             block_x = min(allowed, key=lambda block: -(-width // block) * block)
-        return Tile(min(self.pixels // block_x, next_power_of_2(max(height, 1))), block_x)
+        block_y = min(self.pixels // block_x, next_power_of_2(max(height, 1)))
+        return Tile(block_y, block_x, max(block_y * block_x // self.warp_pixels, 1))
 
 
 @dataclass(frozen=True)
 class CompositeConfig(TiledConfig):
     """composite_fwd_kernel moves bytes and computes nothing."""
 
-    pixels: int = 1024  # 8 per thread: two 128-bit accesses to each source in flight
+    pixels: int = 1024  # 4 warps: small programs, so that many of them are in flight
     widest: int = 128  # a float32 row of the tile is 512 bytes: one 128-bit access of a warp
-    num_warps: int = 4  # small programs, so that a multiprocessor has many of them in flight
+    warp_pixels: int = 256  # 8 per thread: two 128-bit accesses to each source in flight
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,16 @@ class RowsConfig(TiledConfig):
 
     pixels: int = 1024  # 8 output rows x 128 columns: they share HR rows through L1
     widest: int = 128
-    num_warps: int = 4
+    warp_pixels: int = 256
 
 
 @dataclass(frozen=True)
 class ColumnsConfig(TiledConfig):
     """composite_lr_columns_kernel gathers each tap with a stride of `scale` floats."""
 
-    pixels: int = 512  # 4 sums per thread, whose gathers are independent of each other
+    pixels: int = 512
     widest: int = 64  # LR rows are short
-    num_warps: int = 4
+    warp_pixels: int = 128  # 4 sums per thread, whose gathers are independent of each other
 
 
 @dataclass(frozen=True)
@@ -82,19 +84,23 @@ class MixedConfig(TiledConfig):
     Small tiles, so that few copied pixels wait for a mixed one beside them.
     """
 
-    pixels: int = 2048  # pixels x taps of one row: 16 sums per thread, more would spill
+    pixels: int = 1024  # pixels x taps of one row
     widest: int = 16
-    num_warps: int = 4
+    warp_pixels: int = 256  # 8 taps per thread and row; 16 took 166 registers
 
     def for_taps(self, taps: int) -> "MixedConfig":
         """The configuration for pixels that each hold `taps` taps of a row, a power of 2."""
-        return replace(self, pixels=max(self.pixels // taps, self.widest))
+        return replace(
+            self,
+            pixels=max(self.pixels // taps, self.widest),
+            warp_pixels=max(self.warp_pixels // taps, 1),
+        )
 
 
 @dataclass(frozen=True)
 class MosaicConfig(TiledConfig):
     """mosaic_fwd_kernel reads a tile once per cell, out of L1 or L2; writes are its cost."""
 
-    pixels: int = 1024  # 8 per thread: two 128-bit stores
+    pixels: int = 1024
     widest: int = 128
-    num_warps: int = 4
+    warp_pixels: int = 128  # 4 per thread: one 128-bit store
