@@ -1,6 +1,7 @@
 """RCAN (Zhang et al., ECCV 2018): residual groups whose blocks weigh their channels."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -106,9 +107,9 @@ class RCAN(Network):
 
         first = self.conv_first(self.normalise(x))
         entry = self.body[:-1](first)
-        group = self.body[-1]
+        group = cast(Group, self.body[-1])
         before = group.blocks[:-1](entry)
-        block = group.blocks[-1]
+        block = cast(ChannelBlock, group.blocks[-1])
         y = block.residue(before)
         weight = block.attention(y)
 

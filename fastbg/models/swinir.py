@@ -7,14 +7,14 @@ and forward_window are one way through the network: `forward` asks for the whole
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbg.errors import InvalidArgument
-from fastbg.models.network import DIV2K_MEAN, Network
+from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Box, Patch, Stage, check_window, required_boxes, whole_map
 
@@ -189,9 +189,7 @@ class Block(nn.Module):
 class Layer(nn.Module):
     """x + conv 3x3 (blocks(x)); every second block is shifted by half a window."""
 
-    def __init__(
-        self, width: int, depth: int, heads: int, window: int, mlp_ratio: float
-    ) -> None:
+    def __init__(self, width: int, depth: int, heads: int, window: int, mlp_ratio: float) -> None:
         super().__init__()
         shifts = [0 if i % 2 == 0 else window // 2 for i in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, window, s, mlp_ratio) for s in shifts)
@@ -286,10 +284,10 @@ class SwinIR(Network):
         box = check_window(window, x.shape[-2] * self.scale, x.shape[-1] * self.scale)
         x = pad_to_multiple(x, self.window)
         height, width = x.shape[-2:]
-        tail = self.tail()
+        layers, tail = cast(list[Layer], [*self.layers]), self.tail()
         stages = [
             Stage(1),
-            *(stage for layer in self.layers for stage in layer.stages),
+            *(stage for layer in layers for stage in layer.stages),
             Stage(1),
             *(stage for stage, _ in tail),
         ]
@@ -300,9 +298,9 @@ class SwinIR(Network):
         here, ahead = next(hops)
         first = whole_map(x).cut(here).run(self.shallow)
         deep = first.cut(ahead).run(partial(on_pixels, layer=self.norm_first))
-        for layer in self.layers:
+        for layer in layers:
             entry = deep
-            for block in layer.blocks:
+            for block in cast(list[Block], [*layer.blocks]):
                 here, ahead = next(hops)
                 deep = block.run(deep.cut(here), ahead, height, width, masks)
             deep, ahead = deep.run(layer.conv), next(hops)[1]
@@ -313,18 +311,3 @@ class SwinIR(Network):
         for (stage, step), here in zip(tail, boxes[-len(tail) :], strict=True):
             deep = deep.cut(here).run(step, stage.factor)
         return self.denormalise(deep.cut(box).data)
-
-
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """`x` (B,C,h,w) reflected at its lower and right border, only if `multiple` demands it.
-
-    Reflected as often as it takes, so that images smaller than the padding work too.
-    """
-    for dim in (-2, -1):
-        size = x.shape[dim]
-        if size % multiple:
-            index = torch.arange(-(-size // multiple) * multiple, device=x.device)
-            period = max(2 * size - 2, 1)
-            index = index % period
-            x = x.index_select(dim, torch.minimum(index, (period - index) % period))
-    return x
