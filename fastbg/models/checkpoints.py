@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.models.edsr import EDSR
-from fastbg.models.formats import Recipe, LayoutError, UnknownNetworkError, recognise, unwrap
+from fastbg.models.formats import LayoutError, Recipe, UnknownNetworkError, recognise, unwrap
 from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
 from fastbg.models.swinir import SwinIR

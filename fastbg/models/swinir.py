@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import gelu, leaky_relu, pad
 
 from fastbg.errors import InvalidArgument
 from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
@@ -62,7 +62,7 @@ class Layout(NamedTuple):
         """`x` (B,h,w,C) filled up and rolled to whole windows."""
         rows, columns = self
         if rows.before or rows.after or columns.before or columns.after:
-            x = F.pad(x, (0, 0, columns.before, columns.after, rows.before, rows.after))
+            x = pad(x, (0, 0, columns.before, columns.after, rows.before, rows.after))
         if rows.roll or columns.roll:
             x = x.roll((-rows.roll, -columns.roll), (1, 2))
         return x
@@ -170,7 +170,7 @@ class Block(nn.Module):
 
     def mix(self, x: Tensor) -> Tensor:
         """x + MLP, for `x` (B,h,w,C)."""
-        y: Tensor = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        y: Tensor = self.fc2(gelu(self.fc1(self.norm2(x))))
         return x + y
 
     def run(self, x: Patch, ahead: Box, height: int, width: int, masks: Masks) -> Patch:
@@ -262,7 +262,7 @@ class SwinIR(Network):
             return [(Stage(1, self.scale), self.upsample)]
         steps = [partial(self.upsample.step, i) for i in range(len(self.upsample.stages))]
         return [
-            (Stage(1), lambda x: F.leaky_relu(self.conv_before_upsample(x))),
+            (Stage(1), lambda x: leaky_relu(self.conv_before_upsample(x))),
             *zip(self.upsample.stages, steps, strict=True),
             (Stage(1), self.conv_last),
         ]
