@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.functional import interpolate, leaky_relu
 
 import fastbg
 from fastbg.errors import InvalidArgument
@@ -85,7 +85,7 @@ def test_classical_swinir_ends_like_edsr() -> None:
     seen: list[Tensor] = []
     net.conv_before_upsample.register_forward_hook(lambda _, __, out: seen.append(out))
     sr = net(x)
-    expected = net.conv_last(net.upsample(F.leaky_relu(seen[0], 0.01))) + net.mean
+    expected = net.conv_last(net.upsample(leaky_relu(seen[0], 0.01))) + net.mean
     torch.testing.assert_close(sr, expected, rtol=0, atol=1e-6)
 
 
@@ -170,7 +170,7 @@ class Doubler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x *= self.gain
-        return F.interpolate(x, scale_factor=2, mode="nearest")
+        return interpolate(x, scale_factor=2, mode="nearest")
 
 
 def test_wrapped_modules_get_their_range_and_mean() -> None:
@@ -182,7 +182,7 @@ def test_wrapped_modules_get_their_range_and_mean() -> None:
     kept = x.clone()
     sr = net(x)
     assert torch.equal(x, kept)
-    torch.testing.assert_close(sr, F.interpolate(x, scale_factor=2, mode="nearest"))
+    torch.testing.assert_close(sr, interpolate(x, scale_factor=2, mode="nearest"))
     torch.testing.assert_close(seen[0], (x - net.mean) * 255)
     assert net.name == "Doubler"
     assert (net.scale, net.training) == (2, False)
