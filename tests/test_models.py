@@ -161,6 +161,19 @@ def test_config_rebuilds_the_network() -> None:
             assert torch.equal(again(x), net(x))
 
 
+def test_swinir_trains_with_the_arithmetic_it_is_used_with() -> None:
+    """Training writes attention out, for the gradient to its bias; inference calls a fused kernel."""
+    net = small("swinir_light")
+    x = torch.rand(2, 3, 16, 16)
+    frozen = net(x)
+    net.requires_grad_(True)
+    trained = net(x)
+    torch.testing.assert_close(trained, frozen, rtol=0, atol=1e-6)
+    trained.sum().backward()
+    missing = [name for name, p in net.named_parameters() if p.grad is None]
+    assert missing == []
+
+
 class Doubler(nn.Module):
     """Changes its input in place, as spandrel's RCAN does."""
 

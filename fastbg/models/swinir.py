@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, leaky_relu, pad
+from torch.nn.functional import gelu, leaky_relu, pad, scaled_dot_product_attention
 
 from fastbg.errors import InvalidArgument
 from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
@@ -139,11 +139,16 @@ class WindowAttention(nn.Module):
         count, n, c = x.shape
         qkv = self.qkv(x).view(count, n, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, n, C / heads)
-        bias = self.bias_table[self.position].view(n, n, -1).permute(2, 0, 1)
-        logits = (q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1) + bias
+        bias = self.bias_table[self.position].view(n, n, -1).permute(2, 0, 1)[None]
         if mask is not None:
-            logits = (logits.view(-1, len(mask), self.heads, n, n) + mask).view_as(logits)
-        y = logits.softmax(dim=-1) @ v
+            windows = len(mask)
+            bias = (bias + mask).expand(count // windows, windows, self.heads, n, n)
+            bias = bias.reshape(count, self.heads, n, n)
+        if bias.requires_grad:  # the fused kernel has no gradient to the bias
+            logits = (q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1) + bias
+            y = logits.softmax(dim=-1) @ v
+        else:
+            y = scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out: Tensor = self.proj(y.transpose(1, 2).reshape(count, n, c))
         return out
 
