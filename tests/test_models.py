@@ -162,7 +162,7 @@ def test_config_rebuilds_the_network() -> None:
 
 
 def test_swinir_trains_with_the_arithmetic_it_is_used_with() -> None:
-    """Training writes attention out, for the gradient to its bias; inference calls a fused kernel."""
+    """Training writes attention out (its bias needs a gradient), inference calls a fused kernel."""
     net = small("swinir_light")
     x = torch.rand(2, 3, 16, 16)
     frozen = net(x)
