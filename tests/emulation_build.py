@@ -77,25 +77,28 @@ def load(name: str, folder: Path) -> ModuleType:
     return sys.modules[full]
 
 
-def run_sanitized(sanitizer: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run tests/emulation_campaign.py on the build with `sanitizer`, in a process of its own."""
+def run_sanitized(
+    sanitizer: str, script: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run tests/`script` on the build with `sanitizer`, in a process of its own."""
     folder = build(sanitizer)
     environment = dict(
         os.environ,
         ASAN_OPTIONS="detect_leaks=0:abort_on_error=0",  # Python keeps what it has until the end
         UBSAN_OPTIONS="print_stacktrace=1",
         TSAN_OPTIONS="halt_on_error=1:ignore_noninstrumented_modules=1:report_signal_unsafe=0",
+        PYTHONMALLOC="malloc",  # so that AddressSanitizer sees the bounds of each piece
         OMP_NUM_THREADS="1",
         FASTBG_EMULATE="1",
     )
     if sanitizer in RUNTIMES:
-        runtime = subprocess.run(
-            ["g++", f"-print-file-name={RUNTIMES[sanitizer]}"],
-            capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
-        environment["LD_PRELOAD"] = runtime
-    script = Path(__file__).with_name("emulation_campaign.py")
+        # libstdc++ too: the runtime looks up the function that throws when it starts.
+        paths = [
+            subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip()
+            for name in (RUNTIMES[sanitizer], "libstdc++.so")
+        ]
+        environment["LD_PRELOAD"] = " ".join(paths)
     return subprocess.run(
-        [sys.executable, str(script), str(folder), *arguments],
+        [sys.executable, str(Path(__file__).with_name(script)), str(folder), *arguments],
         env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

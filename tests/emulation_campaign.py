@@ -1,7 +1,7 @@
 """Every CUDA kernel, emulated, over odd sizes, dtypes and strides, against the reference.
 
-Run by test_emulation.py in processes with sanitizers: ``emulation_campaign.py FOLDER [KERNEL]``
-runs the modules in FOLDER; with KERNEL, that one kernel of csrc/emulation/selftest.cu instead.
+Run by test_emulation.py in processes with sanitizers: ``emulation_campaign.py FOLDER`` takes the
+module from FOLDER.
 """
 
 import itertools
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from emulation_build import load
 from torch import Tensor
 
 from fastbg.backends.torch_reference import composite as reference
@@ -57,10 +58,6 @@ def pairs(count: int, first: int, second: int, generator: torch.Generator) -> Te
     return torch.stack(columns, 1).int()
 
 
-def poison(tensor: Tensor) -> Tensor:
-    return tensor.fill_(float("nan") if tensor.is_floating_point() else 123)
-
-
 def run_cases() -> Iterator[str]:
     """Run the cases one by one; yields what each was."""
     from fastbg.backends.cuda import composite as emulated
@@ -100,19 +97,8 @@ def run_cases() -> Iterator[str]:
 
 
 def main() -> None:
-    from emulation_build import load
-
-    folder = Path(sys.argv[1])
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    load("_cuda_emulated", Path(sys.argv[1]))
     torch.use_deterministic_algorithms(True)  # torch.empty is filled with NaN
-    if len(sys.argv) > 2:
-        data = torch.ones(64)
-        out = torch.zeros(64)
-        selftest = load("_emulation_selftest", folder)
-        selftest.run(sys.argv[2], 1, 64, 64 * 4, data.data_ptr(), out.data_ptr())
-        print("finished")
-        return
-    load("_cuda_emulated", folder)
     print(f"{sum(1 for _ in run_cases())} cases agree with the reference")
 
 

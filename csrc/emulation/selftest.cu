@@ -1,12 +1,9 @@
 // Kernels that try the emulation itself, some broken on purpose; tests/test_emulation.py.
-#include <pybind11/pybind11.h>
-
-#include <stdexcept>
+#include <exception>
 #include <string>
 
 #include "cuda/element.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/register.h"
 
 namespace fastbg {
 namespace {
@@ -188,25 +185,27 @@ constexpr Named kKernels[] = {
     {"race_after_barrier", race_after_barrier},
 };
 
-// Dynamic shared memory: `shared` bytes.
-void run(const std::string& name, unsigned blocks, unsigned threads, std::size_t shared,
-         std::uintptr_t in, std::uintptr_t out) {
-  for (const Named& named : kKernels) {
-    if (name != named.name) continue;
-    const float* const from = reinterpret_cast<const float*>(in);
-    float* const to = reinterpret_cast<float*>(out);
-    FASTBG_LAUNCH(named.kernel, dim3(blocks), dim3(threads), shared, nullptr, from, to);
-    check_launch(named.name, cudaGetLastError());
-    return;
-  }
-  throw std::invalid_argument("no kernel is called " + name);
-}
-
 }  // namespace
 }  // namespace fastbg
 
-PYBIND11_MODULE(_emulation_selftest, m) {
-  m.doc() = "Kernels that try the emulation itself; see csrc/emulation/selftest.cu";
-  m.def("run", fastbg::run);
-  m.def("set_backward", fastbg::emulation::set_backward);
+#define FASTBG_EXPORT extern "C" __attribute__((visibility("default")))
+
+// What went wrong, or null. The words live until the next call.
+FASTBG_EXPORT const char* run_kernel(const char* name, unsigned blocks, unsigned threads,
+                                     std::size_t shared_bytes, const float* in, float* out) {
+  static std::string message;
+  for (const fastbg::Named& named : fastbg::kKernels) {
+    if (std::string(name) != named.name) continue;
+    try {
+      FASTBG_LAUNCH(named.kernel, dim3(blocks), dim3(threads), shared_bytes, nullptr, in, out);
+    } catch (const std::exception& error) {
+      message = error.what();
+      return message.c_str();
+    }
+    const cudaError_t error = cudaGetLastError();
+    return error == cudaSuccess ? nullptr : cudaGetErrorName(error);
+  }
+  return "no kernel has that name";
 }
+
+FASTBG_EXPORT void set_backward(bool backward) { fastbg::emulation::set_backward(backward); }
