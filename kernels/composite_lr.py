@@ -486,28 +486,26 @@ def workloads() -> list[Workload]:
     found = []
     for dtype in (torch.float32, torch.uint8):
         a, b, pairs, box = paper_sources(dtype)
-        n, (_, channels, hr, _), lr = len(pairs), a.shape, a.shape[2] // 4
-        taps = AxisTaps(
-            pairs.new_empty((lr, 16)),
-            pairs.new_empty((lr, 16), dtype=torch.float32),
-            pairs.new_empty((lr, 2)),
-        )
-        out = a.new_empty((n, channels, lr, lr), dtype=torch.float32)
-        name = dtype_name(a)
-        for quantize, variant in ((False, name), (True, f"{name} quantized")):
-            shared = plan_composite_lr(a, b, pairs, box, box, taps, taps, quantize, out)
-            each = plan_composite_lr(
-                a, b, pairs, pairs.new_empty((n, 4)), box, taps, taps, quantize, out
-            )
-            vertical, horizontal, of_b, _, total = shared
-            half, small = horizontal.arguments["rows_ptr"], horizontal.arguments["out_ptr"]
-            mixed = 12 * 12 - 4 * 4  # LR pixels with taps on both sides of a 32 x 32 box
-            lanes = n * channels * mixed
-            found.append(workload(total, variant, [small, small, pairs, out], out.numel()))
-            found.append(workload(each[-1], variant, [a, b, small, small, out], lanes * 2 * 16**2))
-        found.append(workload(vertical, f"{name} of a", [a, half], 2 * 16 * half.numel()))
-        found.append(workload(of_b, f"{name} of b", [b, half], 2 * 16 * half.numel()))
-        found.append(workload(each[0], f"{name} of all", [a, half], 2 * 16 * half.numel()))
-        if dtype == torch.float32:
-            found.append(workload(horizontal, "fp32", [half, small], 2 * 16 * small.numel()))
+        boxes = pairs.new_empty((len(pairs), 4))
+        size = a.shape[2] // 4
+        tables = pairs.new_empty((size, 16)), a.new_empty((size, 16), dtype=torch.float32)
+        taps = AxisTaps(*tables, pairs.new_empty((size, 2)))
+        out = a.new_empty((len(pairs), a.shape[1], size, size), dtype=torch.float32)
+        shared = plan_composite_lr(a, b, pairs, box, box, taps, taps, True, out)
+        each = plan_composite_lr(a, b, pairs, boxes, box, taps, taps, True, out)
+        of_a, columns, of_b, _, total = shared
+        half, small = (columns.arguments[name] for name in ("rows_ptr", "out_ptr"))
+        assert isinstance(half, Tensor) and isinstance(small, Tensor)
+
+        name, operations = dtype_name(a), 2 * 16 * half.numel()
+        found.append(workload(of_a, f"{name} of a", [a, half], operations))
+        found.append(workload(of_b, f"{name} of b", [b, half], operations))
+        found.append(workload(each[0], f"{name} of all", [a, half], operations))
+        # 12 x 12 - 4 x 4 of the 32 x 32 LR pixels have taps on both sides of a 32 x 32 box.
+        operations = 2 * 16**2 * out.numel() // 8
+        found.append(workload(each[-1], name, [a, b, small, small, pairs, boxes, out], operations))
+        if dtype == torch.float32:  # behind the rows, all is float32
+            operations = 2 * 16 * small.numel()
+            found.append(workload(columns, name, [half, small], operations))
+            found.append(workload(total, name, [small, small, pairs, out], out.numel()))
     return found
