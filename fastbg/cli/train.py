@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastbg.cli.run import pick_device
 from fastbg.data.images import open_folder
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.models.checkpoints import ARCHITECTURES, save_model
+from fastbg.models.network import Network
 from fastbg.training import TrainConfig, train
 
 
@@ -54,7 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
         steps=arguments.steps, batch=arguments.batch, patch=arguments.patch, seed=arguments.seed
     )
     torch.manual_seed(config.seed)
-    net = ARCHITECTURES[name]()
+    build: Callable[[], Network] = ARCHITECTURES[name]  # with its own default sizes
+    net = build()
     state = train(
         net,
         lambda: [item.load() for item in images.items],

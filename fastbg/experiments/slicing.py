@@ -104,7 +104,7 @@ class Slicing(Experiment):
         o = self.options
         truth = hr.float() / 255
         levels = [grey_levels(x, o.channel) for x in (truth, whole, sliced)]
-        ring = seam_distance(*hr.shape[-2:], o.tile, hr.device)
+        ring = seam_distance(hr.shape[-2], hr.shape[-1], o.tile, hr.device)
 
         def by_distance(error: Tensor) -> Tensor:
             return mean_by(error.mean(1), ring, o.tile // 2)
@@ -301,8 +301,8 @@ class Slicing(Experiment):
             "slicing_distance",
             "Where do the two results differ?",
             "Mean over all images. Solid: root mean squared error against the ground truth. "
-            "Dashed: mean absolute difference between the two results. Left is the seam, right the middle "
-            "of a slice.",
+            "Dashed: mean absolute difference between the two results. Left is the seam, right "
+            "the middle of a slice.",
             figure,
         )
 

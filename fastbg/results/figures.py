@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ THEMED = {
 MARKS = {"window": "#ffffff", "input": "#ffd23f", "seam": "#ff5a36"}
 WIDTH = 6.0  # inches; narrow enough that the text stays readable on a phone
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
     "axes.labelcolor": MUTED,
