@@ -28,10 +28,10 @@ def composite(a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor)
 @lru_cache(maxsize=64)
 def _taps(size: int, scale: int, kernel: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Index (n_out,T) int32 and weight (n_out,T) float32 of one axis, on `device`."""
-    index, weight = bicubic_taps(size, scale, kernel)
+    taps = bicubic_taps(size, scale, kernel)
     return (
-        torch.tensor(index, device=device),
-        torch.tensor(weight, dtype=torch.float32, device=device),
+        torch.tensor(taps.index, device=device),
+        torch.tensor(taps.weight, dtype=torch.float32, device=device),
     )
 
 
