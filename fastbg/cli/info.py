@@ -14,7 +14,8 @@ import fastbg
 from fastbg.dispatch import BACKENDS, FAMILIES, PREFERENCE, Place, select, unavailable
 from fastbg.errors import CheckpointError
 from fastbg.experiments import EXPERIMENTS
-from fastbg.models.checkpoints import BUILT_IN, built_in_path
+from fastbg.models.checkpoints import built_in_path
+from fastbg.models.sizes import BUILT_IN
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "scikit-image", "matplotlib")
 

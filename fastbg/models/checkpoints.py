@@ -21,11 +21,11 @@ from fastbg.models.edsr import EDSR
 from fastbg.models.formats import LayoutError, Recipe, UnknownNetworkError, recognise, unwrap
 from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
+from fastbg.models.sizes import BUILT_IN
 from fastbg.models.swinir import SwinIR
 from fastbg.models.zoo import load_zoo
 
 ARCHITECTURES: dict[str, type[Network]] = {net.architecture: net for net in (EDSR, RCAN, SwinIR)}
-BUILT_IN = ("edsr", "rcan", "swinir")
 WEIGHTS = Path(__file__).parents[1] / "assets" / "weights"
 
 
@@ -110,7 +110,7 @@ def built_in_path(name: str | os.PathLike[str]) -> Path | None:
 
 def _read(path: Path, given: dict[str, Any]) -> Network:
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; the built-in networks are {BUILT_IN}")
+        raise CheckpointError(f"{path}: no such file; the built-in networks are {[*BUILT_IN]}")
     if path.suffix == ".safetensors":
         tensors, about = _read_safetensors(path)
         if about:

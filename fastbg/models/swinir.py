@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import gelu, leaky_relu, pad, scaled_dot_product_attention
 
 from fastbg.errors import InvalidArgument
 from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
@@ -62,7 +62,7 @@ class Layout(NamedTuple):
         """`x` (B,h,w,C) filled up and rolled to whole windows."""
         rows, columns = self
         if rows.before or rows.after or columns.before or columns.after:
-            x = F.pad(x, (0, 0, columns.before, columns.after, rows.before, rows.after))
+            x = pad(x, (0, 0, columns.before, columns.after, rows.before, rows.after))
         if rows.roll or columns.roll:
             x = x.roll((-rows.roll, -columns.roll), (1, 2))
         return x
@@ -139,11 +139,16 @@ class WindowAttention(nn.Module):
         count, n, c = x.shape
         qkv = self.qkv(x).view(count, n, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, n, C / heads)
-        bias = self.bias_table[self.position].view(n, n, -1).permute(2, 0, 1)
-        logits = (q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1) + bias
+        bias = self.bias_table[self.position].view(n, n, -1).permute(2, 0, 1)[None]
         if mask is not None:
-            logits = (logits.view(-1, len(mask), self.heads, n, n) + mask).view_as(logits)
-        y = logits.softmax(dim=-1) @ v
+            windows = len(mask)
+            bias = (bias + mask).expand(count // windows, windows, self.heads, n, n)
+            bias = bias.reshape(count, self.heads, n, n)
+        if bias.requires_grad:  # the fused kernel has no gradient to the bias
+            logits = (q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1) + bias
+            y = logits.softmax(dim=-1) @ v
+        else:
+            y = scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out: Tensor = self.proj(y.transpose(1, 2).reshape(count, n, c))
         return out
 
@@ -170,7 +175,7 @@ class Block(nn.Module):
 
     def mix(self, x: Tensor) -> Tensor:
         """x + MLP, for `x` (B,h,w,C)."""
-        y: Tensor = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        y: Tensor = self.fc2(gelu(self.fc1(self.norm2(x))))
         return x + y
 
     def run(self, x: Patch, ahead: Box, height: int, width: int, masks: Masks) -> Patch:
@@ -262,7 +267,7 @@ class SwinIR(Network):
             return [(Stage(1, self.scale), self.upsample)]
         steps = [partial(self.upsample.step, i) for i in range(len(self.upsample.stages))]
         return [
-            (Stage(1), lambda x: F.leaky_relu(self.conv_before_upsample(x))),
+            (Stage(1), lambda x: leaky_relu(self.conv_before_upsample(x))),
             *zip(self.upsample.stages, steps, strict=True),
             (Stage(1), self.conv_last),
         ]
