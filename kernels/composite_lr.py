@@ -10,7 +10,8 @@ Pixels that are not taken are left out by selection: NaN times 0 would be NaN.
 A pair index out of range gives an image of NaN, and nothing is read for it.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -289,7 +290,8 @@ def composite_lr_mixed_kernel(
     tl.store(out_ptr + n * size + place, total, mask=in_y & in_x, cache_modifier=".cs")
 
 
-class AxisTaps(NamedTuple):
+@dataclass(frozen=True)
+class AxisTaps:
     """One axis of the down-sampling: output i is sum_t weight[i,t] * input[index[i,t]]."""
 
     index: Tensor  # (n,T) int32, inside the image
