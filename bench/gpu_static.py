@@ -6,7 +6,8 @@
 
 Triton kernels: those of `fastbg.kernels.workloads`, the launches of the paper's workload. CUDA
 kernels: every instance in csrc/cuda/*.cu, where nvcc is found. A new operator family needs nothing
-here. Never times anything: `limit` is the time below which no GPU of that kind could stay.
+here. Nothing is timed: `limit` is the time below which no GPU of that kind could stay. What CUDA
+launchers add as dynamic shared memory is not known here, so that their `warps` leave it out.
 """
 
 import argparse
