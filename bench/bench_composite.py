@@ -3,9 +3,9 @@
     python bench/bench_composite.py [--record FILE]     ratios over both baselines and copying
     python -m pytest bench --benchmark-only             the same ways under pytest-benchmark
 
-A chunk is what one call computes: about 30 MB of output, 150 composites in HR or 2,250 in LR. The
-published way, one pair at a time, is timed on part of a chunk and compared per pair. On a machine
-that others use, `--threads 1 --clock cpu` keeps most of their work out of the numbers.
+A chunk is what one call computes: 2,250 composites, a tenth of all. The published way, one pair
+at a time, is timed on part of a chunk and compared per pair. On a machine that others use,
+`--threads 1 --clock cpu` keeps most of their work out of the numbers.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Case:
 
 CASES = {
     "composite": Case(
-        150,
+        2250,
         {
             "fastbg": fastbg.composite,
             "good_torch": baseline.good_composite,
@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--record", type=Path, help="JSON file for all runs and the machine")
     parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--chunk", type=int, help="pairs per call, instead of 150 and 2,250")
+    parser.add_argument("--chunk", type=int, help="pairs per call, instead of 2,250")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     arguments = parser.parse_args()
