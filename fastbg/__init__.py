@@ -1,6 +1,35 @@
 """fastbg: which pixels did a super-resolution network use, and did they help?"""
 
+from fastbg.attribution import (
+    AttributionResult,
+    CustomObjective,
+    CustomPath,
+    GaussianBlurPath,
+    GaussianLinearPath,
+    GradientDetector,
+    LinearPath,
+    LocalAttribution,
+    PixelSum,
+)
 from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
+from fastbg.ops.path import blur_path, gradient_detector, path_integral
 
-__all__ = ["Transform", "composite", "composite_lr", "mosaic"]
+__all__ = [
+    "AttributionResult",
+    "CustomObjective",
+    "CustomPath",
+    "GaussianBlurPath",
+    "GaussianLinearPath",
+    "GradientDetector",
+    "LinearPath",
+    "LocalAttribution",
+    "PixelSum",
+    "Transform",
+    "blur_path",
+    "composite",
+    "composite_lr",
+    "gradient_detector",
+    "mosaic",
+    "path_integral",
+]
 __version__ = "0.1.0"

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve
 
 from fastbg.errors import InvalidArgument
 
@@ -31,11 +30,12 @@ def kde_density(weights: NDArray[np.floating]) -> Array:
     flat = w.ravel()
     precision = np.linalg.inv(_kernel_covariance(x, y, flat))
 
-    dy = np.arange(1 - height, height, dtype=np.float64)[:, None]
-    dx = np.arange(1 - width, width, dtype=np.float64)
+    size = (2 * height, 2 * width)  # so large that the circular convolution wraps nothing around
+    dy, dx = (np.fft.fftfreq(n, 1 / n) for n in size)
+    dy = dy[:, None]
     distance = precision[0, 0] * dx**2 + 2 * precision[0, 1] * dx * dy + precision[1, 1] * dy**2
-    density = fftconvolve(w, np.exp(-0.5 * distance), mode="full")
-    density = density[height - 1 : 2 * height - 1, width - 1 : 2 * width - 1].clip(0)
+    spectrum = np.fft.rfft2(w, size) * np.fft.rfft2(np.exp(-0.5 * distance))
+    density = np.fft.irfft2(spectrum, size)[:height, :width].clip(0)
     result: Array = density / density.max()
     return result
 

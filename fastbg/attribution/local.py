@@ -6,6 +6,7 @@ frozen, gradients to the input alone, just the pixels that the window needs
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from fastbg.attribution.paths import GaussianBlurPath, Path
 from fastbg.attribution.quadrature import Cells, quadrature
 from fastbg.attribution.result import AttributionResult
 from fastbg.errors import InvalidArgument
-from fastbg.ops.checks import check_images
 from fastbg.models.window import Box
+from fastbg.ops.checks import check_images
 
 Windows = Tensor | Sequence[int] | Sequence[Sequence[int]]
 
@@ -58,7 +59,9 @@ class LocalAttribution:
         self.path = GaussianBlurPath() if path is None else path
         if objective is None:
             objective = GradientDetector()
-        self.objective = objective if isinstance(objective, Objective) else CustomObjective(objective)
+        elif not isinstance(objective, Objective):
+            objective = CustomObjective(objective)
+        self.objective: Objective = objective
         if not 0 <= skip_tolerance < 1:
             raise InvalidArgument("skip_tolerance", skip_tolerance, "0 <= skip_tolerance < 1")
         if memory_budget is not None and memory_budget < 1:
@@ -123,9 +126,10 @@ class LocalAttribution:
                     ends[:, i] = run.values_at_ends(image, boxes)
         delta = total.double().sum((2, 3, 4)) - (ends[1] - ends[0])
         shape = _leading_shape(windows, b)
+        size = images.shape[1:]
         return AttributionResult(
-            attribution=total.reshape(*shape, *images.shape[1:]),
-            images=images[:, None].expand(b, n, *images.shape[1:]).reshape(*shape, *images.shape[1:]),
+            attribution=total.reshape(*shape, *size),
+            images=images[:, None].expand(b, n, *size).reshape(*shape, *size),
             windows=corners.reshape(*shape, 3),
             scale=run.scale,
             passes=len(cells),
@@ -141,10 +145,11 @@ class _Run:
         self.objective, self.autocast = settings.objective, settings.autocast
         self.budget, self.batch, self.scale = settings.memory_budget, batch, 0
         self.recompute = False
-        declared = getattr(self.model, "scale", None)
-        self.trims = callable(getattr(self.model, "forward_window", None)) and declared is not None
-        if self.trims:
-            self.scale = int(declared)
+        scale: Any = getattr(self.model, "scale", None)
+        forward_window: Any = getattr(self.model, "forward_window", None)
+        self.forward_window: Callable[[Tensor, Box], Tensor] | None = None
+        if callable(forward_window) and isinstance(scale, int):
+            self.forward_window, self.scale = forward_window, scale
 
     def integrals(
         self, image: Tensor, boxes: Sequence[Box], cells: Cells
@@ -177,8 +182,8 @@ class _Run:
         sr = None
         for box in boxes:
             with memory.autocast(nodes.device, self.autocast):
-                if self.trims:
-                    patch = self.model.forward_window(nodes, self._readable(box, nodes))
+                if self.forward_window is not None:
+                    patch = self.forward_window(nodes, self._readable(box, nodes))
                 else:
                     sr = self._super_resolved(nodes) if sr is None else sr
                     y0, x0, y1, x1 = self._readable(box, nodes)
@@ -207,9 +212,9 @@ class _Run:
     def _gradients(self, nodes: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
         """Gradient (K,C,h,w) of each window's objective at `nodes`."""
         nodes = nodes.requires_grad_()
-        with memory.recomputed(self.model) if self.recompute else memory.autocast(nodes.device, None):
+        with memory.recomputed(self.model, self.recompute):
             for j, value in enumerate(self._values(nodes, boxes)):
-                shared = not self.trims and j + 1 < len(boxes)
+                shared = self.forward_window is None and j + 1 < len(boxes)
                 (gradient,) = torch.autograd.grad(value.sum(), nodes, retain_graph=shared)
                 yield gradient
 
@@ -220,8 +225,9 @@ class _Run:
         budget = self.budget or memory.default_budget(image.device)
         limit = budget / memory.PEAK_OVER_SAVED
         node = self._nodes(image, cells[:1]).requires_grad_()
+        saved = memory.SavedBytes(self.model, limit)
         try:
-            with memory.SavedBytes(self.model, limit) as saved:
+            with saved:
                 for _ in self._values(node, boxes[:1]):
                     pass
         except memory.OverBudget:
@@ -247,7 +253,9 @@ def _windows(windows: Windows, count: int) -> Tensor:
     if value.dim() == 3 and value.shape[0] == count and value.shape[2] == 3:
         return value
     raise InvalidArgument(
-        "windows", f"shape {tuple(value.shape)}", f"(3,), ({count}, 3) or ({count}, N, 3): y, x, size"
+        "windows",
+        f"shape {tuple(value.shape)}",
+        f"(3,), ({count}, 3) or ({count}, N, 3): y, x, size",
     )
 
 

@@ -16,8 +16,8 @@ from fastbg.errors import InvalidArgument
 PEAK_OVER_SAVED = 2.0
 
 
-class OverBudget(Exception):  # noqa: N818 - control flow, never seen by callers
-    """Raised inside a forward pass as soon as it has saved more than its budget."""
+class OverBudget(Exception):
+    """Raised inside a forward pass that saves more than its budget; callers never see it."""
 
 
 class SavedBytes(saved_tensors_hooks):
@@ -56,11 +56,15 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def recomputed(model: nn.Module) -> Iterator[None]:
+def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
     """The blocks of the network's largest stack keep their inputs only and run again in backward.
 
-    Raises InvalidArgument for a model without a stack (nn.Sequential or nn.ModuleList) of blocks.
+    Does nothing unless `wanted`. Raises InvalidArgument for a model that has no stack (nn.Sequential
+    or nn.ModuleList) of blocks.
     """
+    if not wanted:
+        yield
+        return
     stacks = [
         stack
         for stack in model.modules()

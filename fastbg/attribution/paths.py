@@ -162,7 +162,9 @@ class CustomPath(Path):
         result = function(images, torch.from_numpy(positions).to(images))
         wanted = (images.shape[0], len(positions), *images.shape[1:])
         if result.shape != wanted:
-            raise InvalidArgument(name, f"shape {tuple(result.shape)}", f"{wanted}: (B, K, C, h, w)")
+            raise InvalidArgument(
+                name, f"shape {tuple(result.shape)}", f"(B, K, C, h, w) = {wanted}"
+            )
         return result
 
     def nodes(self, images: Tensor, positions: Array) -> Tensor:

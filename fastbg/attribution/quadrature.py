@@ -37,8 +37,10 @@ class Cells:
         return len(self.node)
 
     def __getitem__(self, index: slice | NDArray[np.bool_]) -> "Cells":
-        arrays = (self.node, self.start, self.end, self.weight)
-        return Cells(*(a[index] for a in arrays), pointwise=self.pointwise)
+        node, start, end, weight = (
+            array[index] for array in (self.node, self.start, self.end, self.weight)
+        )
+        return Cells(node, start, end, weight, self.pointwise)
 
 
 def riemann_right(n: int, at_length: Callable[[Array], Array]) -> Cells:

@@ -12,7 +12,7 @@ from fastbg.dispatch import implementation
 @torch.library.custom_op("fastbg::blur_path", mutates_args=())
 def blur_path(image: Tensor, taps: Tensor, backend: str) -> Tensor:
     """(B,K,C,H,W): image (B,C,H,W) filtered with taps (K,k) along both axes, reflect-101."""
-    result: Tensor = implementation("blur_path", backend)(image, taps)
+    result: Tensor = implementation("blur_path", backend, image)(image, taps)
     return result
 
 
@@ -41,7 +41,7 @@ def path_integral(
 
     Step k is `image` under the kernel change[k] x level[k] + level[k] x change[k].
     """
-    run = implementation("path_integral", backend)
+    run = implementation("path_integral", backend, image)
     result: Tensor = run(gradients, image, change, level)
     return result
 
@@ -74,7 +74,7 @@ path_integral.register_autograd(_path_integral_backward, setup_context=_keep_for
 @torch.library.custom_op("fastbg::gradient_detector", mutates_args=())
 def gradient_detector(sr: Tensor, windows: Tensor, backend: str) -> Tensor:
     """(B), at least float32: sum of the gradient lengths of sr (B,C,H,W) in windows (4), (B,4)."""
-    result: Tensor = implementation("gradient_detector", backend)(sr, windows)
+    result: Tensor = implementation("gradient_detector", backend, sr)(sr, windows)
     return result
 
 
@@ -87,7 +87,7 @@ def _(sr: Tensor, windows: Tensor, backend: str) -> Tensor:
 @torch.library.custom_op("fastbg::gradient_detector_backward", mutates_args=())
 def gradient_detector_backward(grad: Tensor, sr: Tensor, windows: Tensor, backend: str) -> Tensor:
     """(B,C,H,W): gradient to `sr` of the dot product of grad (B) and `gradient_detector`."""
-    run = implementation("gradient_detector_backward", backend)
+    run = implementation("gradient_detector_backward", backend, sr)
     result: Tensor = run(grad, sr, windows)
     return result
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from fastbg.contracts import path as contract
-from fastbg.dispatch import Place, select
 from fastbg.errors import InvalidArgument
 from fastbg.ops.checks import BoxLike, boxes, check_images, values_are_known
 from fastbg.ops.gaussian import difference_taps, gaussian_taps
@@ -36,9 +35,8 @@ def blur_path(
     widths = _widths(sigmas)
     if widths.dim() != 1:
         raise InvalidArgument("sigmas", f"shape {tuple(widths.shape)}", "shape (K,)")
-    chosen = select("blur_path", Place(image.device, image.dtype), backend)
     taps = _like(gaussian_taps(widths, kernel_size), image)
-    return contract.blur_path(image, taps, chosen)
+    return contract.blur_path(image, taps, backend)
 
 
 def path_integral(
@@ -72,25 +70,23 @@ def path_integral(
         InvalidArgument, BackendUnavailable: as for `blur_path`.
     """
     _check_image(image, kernel_size)
-    if gradients.dim() != 5 or gradients.shape[0] != image.shape[0] or (
-        gradients.shape[2:] != image.shape[1:]
-    ):
+    shape = gradients.shape
+    if len(shape) != 5 or (shape[0], *shape[2:]) != tuple(image.shape):
         wanted = f"(B, K, C, H, W) with the image's (B, C, H, W) = {tuple(image.shape)}"
-        raise InvalidArgument("gradients", f"shape {tuple(gradients.shape)}", wanted)
+        raise InvalidArgument("gradients", f"shape {tuple(shape)}", wanted)
     if gradients.dtype != image.dtype or gradients.device != image.device:
         raise InvalidArgument(
             "gradients",
             f"{gradients.dtype} on {gradients.device}",
             f"the image's {image.dtype} on {image.device}",
         )
-    count = gradients.shape[1]
+    count = shape[1]
     cells = _widths(sigmas)
     if cells.shape == (count + 1,):
         cells = torch.stack((cells[:-1], cells[1:]), -1)
     if cells.shape != (count, 2):
         wanted = f"({count + 1},) or ({count}, 2) for {count} gradients"
         raise InvalidArgument("sigmas", f"shape {tuple(cells.shape)}", wanted)
-    chosen = select("path_integral", Place(image.device, image.dtype), backend)
     change, level = difference_taps(cells, kernel_size)
     if weights is not None:
         factor = torch.as_tensor(weights, dtype=torch.float64, device=change.device)
@@ -98,7 +94,7 @@ def path_integral(
             raise InvalidArgument("weights", f"shape {tuple(factor.shape)}", f"({count},)")
         change = change * factor[:, None]
     return contract.path_integral(
-        gradients, image, _like(change, image), _like(level, image), chosen
+        gradients, image, _like(change, image), _like(level, image), backend
     )
 
 
@@ -124,8 +120,7 @@ def gradient_detector(sr: Tensor, windows: BoxLike, *, backend: str = "auto") ->
     check_images("sr", sr)
     count, _, height, width = sr.shape
     box = boxes("windows", windows, count, height, width, sr.device)
-    chosen = select("gradient_detector", Place(sr.device, sr.dtype), backend)
-    return contract.gradient_detector(sr, box, chosen)
+    return contract.gradient_detector(sr, box, backend)
 
 
 def _check_image(image: Tensor, kernel_size: int) -> None:

@@ -1,8 +1,11 @@
 """Reference of the path family. B images, K nodes, kernels of k = 2r + 1 taps."""
 
+from collections.abc import Iterable, Sequence
+from functools import reduce
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import pad
 
 ACCUMULATE = {torch.float64: torch.float64}  # everything else accumulates in float32
 
@@ -14,31 +17,39 @@ def mirrored(size: int, radius: int, device: torch.device) -> Tensor:
 
 
 def separable_filter(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(B,C,H,W) filtered down its columns with `rows` (K,k), along with `columns` (K,k).
+    """(B,C,H,W) filtered down its columns with `rows` (K,k), along them with `columns` (K,k).
 
     Result (B,K,C,H,W), in the dtype in which it was computed.
     """
-    b, c, h, w = image.shape
-    count, size = rows.shape
-    dtype = ACCUMULATE.get(image.dtype, torch.float32)
-    x = image.to(dtype)[:, :, mirrored(h, size // 2, image.device)]
-    x = x[..., mirrored(w, size // 2, image.device)].reshape(b * c, 1, h + size - 1, w + size - 1)
-    x = F.conv2d(x, columns.to(dtype).reshape(count, 1, 1, size))  # [BC,K,H+2r,W]
-    x = F.conv2d(x, rows.to(dtype).reshape(count, 1, size, 1), groups=count)
-    return x.reshape(b, c, count, h, w).transpose(1, 2)
+    h, w = image.shape[-2:]
+    radius = rows.shape[1] // 2
+    x = image.to(ACCUMULATE.get(image.dtype, torch.float32))[:, None]
+    x = x.index_select(3, mirrored(h, radius, x.device))
+    x = x.index_select(4, mirrored(w, radius, x.device))  # [B,1,C,H+2r,W+2r]
+    x = _sum(tap * x[..., t : t + w] for t, tap in enumerate(_taps(columns, x)))
+    return _sum(tap * x[..., t : t + h, :] for t, tap in enumerate(_taps(rows, x)))
 
 
 def separable_filter_adjoint(grad: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Adjoint of `separable_filter`: (B,K,C,H,W) -> (B,C,H,W)."""
-    b, count, c, h, w = grad.shape
-    size = rows.shape[1]
-    dtype = ACCUMULATE.get(grad.dtype, torch.float32)
-    x = grad.to(dtype).transpose(1, 2).reshape(b * c, count, h, w)
-    x = F.conv_transpose2d(x, rows.to(dtype).reshape(count, 1, size, 1), groups=count)
-    x = F.conv_transpose2d(x, columns.to(dtype).reshape(count, 1, 1, size))[:, 0]
-    x = x.new_zeros(b * c, h, x.shape[2]).index_add(1, mirrored(h, size // 2, x.device), x)
-    x = x.new_zeros(b * c, h, w).index_add(2, mirrored(w, size // 2, x.device), x)
-    return x.reshape(b, c, h, w)
+    b, _, c, h, w = grad.shape
+    radius = rows.shape[1] // 2
+    x = grad.to(ACCUMULATE.get(grad.dtype, torch.float32))
+    last = 2 * radius
+    x = _sum(pad(tap * x, (0, 0, t, last - t)) for t, tap in enumerate(_taps(rows, x)))
+    x = _sum(pad(tap * x, (t, last - t)) for t, tap in enumerate(_taps(columns, x)))
+    x = x.sum(1)  # [B,C,H+2r,W+2r]
+    x = x.new_zeros(b, c, h, w + last).index_add(2, mirrored(h, radius, x.device), x)
+    return x.new_zeros(b, c, h, w).index_add(3, mirrored(w, radius, x.device), x)
+
+
+def _taps(table: Tensor, like: Tensor) -> Sequence[Tensor]:
+    """The columns of a table (K,k), each as (K,1,1,1)."""
+    return table.to(like.dtype).T.reshape(table.shape[1], -1, 1, 1, 1).unbind()
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return reduce(Tensor.add, terms)
 
 
 def blur_path(image: Tensor, taps: Tensor) -> Tensor:
@@ -66,7 +77,7 @@ def _differences(sr: Tensor, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     column = torch.arange(down.shape[-1], device=sr.device)
     y0, x0, y1, x1 = windows.reshape(-1, 4, 1, 1, 1).unbind(1)  # [B or 1, 1, 1, 1]
     inside = (y0 <= row) & (row < y1) & (x0 <= column) & (column < x1)
-    down, right = down * inside, right * inside
+    down, right = (torch.where(inside, x, 0) for x in (down, right))  # lets no NaN leak in
     return down, right, torch.hypot(down, right)
 
 
