@@ -1,0 +1,69 @@
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+
+#include "bindings.h"
+#include "composite_plan.h"
+#include "register.h"
+
+namespace fastbg {
+namespace {
+
+namespace py = pybind11;
+
+void run_composite(const CompositeParams& params, int threads) {
+  const CompositePlan plan(params, threads);
+  FASTBG_CALL_VARIANT(composite, plan.job, threads);
+}
+
+void run_composite_lr(const CompositeLrParams& params, int threads) {
+  const CompositeLrPlan plan(params, threads);
+  FASTBG_CALL_VARIANT(composite_lr, plan.job, threads);
+}
+
+void run_mosaic(const MosaicParams& params, int threads) {
+  check_cells(params);
+  FASTBG_CALL_VARIANT(mosaic, params, threads);
+}
+
+bool empty(const TensorView& view) {
+  return std::find(view.sizes, view.sizes + view.rank, 0) != view.sizes + view.rank;
+}
+
+}  // namespace
+
+// Inputs first, then `out` (contiguous but for its first stride), then the number of threads.
+void register_composite(py::module_& m) {
+  m.def("composite", [](const py::tuple& a, const py::tuple& b, const py::tuple& pairs,
+                        const py::tuple& inner, const py::tuple& outer, const py::tuple& out,
+                        int threads) {
+    const CompositeParams params{view_from(a),     view_from(b),     view_from(pairs),
+                                 view_from(inner), view_from(outer), view_from(out)};
+    const py::gil_scoped_release released;
+    if (!empty(params.out)) run_composite(params, threads);
+  });
+  m.def("composite_lr",
+        [](const py::tuple& a, const py::tuple& b, const py::tuple& pairs, const py::tuple& inner,
+           const py::tuple& outer, const py::tuple& row_index, const py::tuple& row_weight,
+           const py::tuple& column_index, const py::tuple& column_weight, bool quantize,
+           const py::tuple& out, int threads) {
+          const CompositeLrParams params{
+              {view_from(a), view_from(b), view_from(pairs), view_from(inner), view_from(outer),
+               view_from(out)},
+              view_from(row_index),
+              view_from(row_weight),
+              view_from(column_index),
+              view_from(column_weight),
+              quantize};
+          const py::gil_scoped_release released;
+          if (!empty(params.composite.out)) run_composite_lr(params, threads);
+        });
+  m.def("mosaic", [](const py::tuple& tiles, const py::tuple& cells, const py::tuple& out,
+                     int threads) {
+    const MosaicParams params{view_from(tiles), view_from(cells), view_from(out)};
+    const py::gil_scoped_release released;
+    if (!empty(params.out)) run_mosaic(params, threads);
+  });
+}
+
+}  // namespace fastbg
