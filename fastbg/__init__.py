@@ -11,6 +11,7 @@ from fastbg.attribution import (
     LocalAttribution,
     PixelSum,
 )
+from fastbg.models.checkpoints import load_model, save_model
 from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
 from fastbg.ops.path import blur_path, gradient_detector, path_integral
 
@@ -29,7 +30,9 @@ __all__ = [
     "composite",
     "composite_lr",
     "gradient_detector",
+    "load_model",
     "mosaic",
     "path_integral",
+    "save_model",
 ]
 __version__ = "0.1.0"

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Patch, Stage, check_window, required_boxes, whole_map
-
-DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 class ResidualBlock(nn.Module):
@@ -21,17 +20,17 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(torch.relu(self.conv1(x)))
+        y: Tensor = self.conv2(torch.relu(self.conv1(x)))
         return x + (y if self.res_scale == 1.0 else y * self.res_scale)
 
 
-class EDSR(nn.Module):
+class EDSR(Network):
     """EDSR under BasicSR's key names; input and output RGB in [0,1], output not clamped.
 
     Baseline: 64 features, 16 blocks, `res_scale` 1. Large: 256 features, 32 blocks, 0.1.
     """
 
-    mean: Tensor
+    architecture = "edsr"
 
     def __init__(
         self,
@@ -42,22 +41,23 @@ class EDSR(nn.Module):
         img_range: float = 255.0,
         mean: Sequence[float] = DIV2K_MEAN,
     ) -> None:
-        super().__init__()
-        self.scale, self.img_range = scale, img_range
+        super().__init__(
+            scale, img_range, mean, features=features, blocks=blocks, res_scale=res_scale
+        )
         self.conv_first = nn.Conv2d(3, features, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(features, res_scale) for _ in range(blocks)))
         self.conv_after_body = nn.Conv2d(features, features, 3, padding=1)
         self.upsample = Upsampler(features, scale)
         self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
 
     def shallow(self, x: Tensor) -> Tensor:
         """First features of an image in [0,1]."""
-        return self.conv_first((x - self.mean) * self.img_range)
+        features: Tensor = self.conv_first(self.normalise(x))
+        return features
 
     def to_image(self, features: Tensor) -> Tensor:
         """SR image in [0,1] of the upsampled features."""
-        return self.conv_last(features) / self.img_range + self.mean
+        return self.denormalise(self.conv_last(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""

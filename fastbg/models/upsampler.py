@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from fastbg.errors import InvalidArgument
 from fastbg.models.window import Box, Patch, Stage
@@ -26,9 +26,6 @@ class Upsampler(nn.Sequential):
     def run_window(self, x: Patch, boxes: Sequence[Box]) -> Patch:
         """The upsampler on patches; `boxes` as `required_boxes` gives them for `stages`."""
         for i, (stage, box) in enumerate(zip(self.stages, boxes, strict=True)):
-
-            def step(t: Tensor, i: int = i) -> Tensor:
-                return self[2 * i + 1](self[2 * i](t))
-
+            step = self[2 * i : 2 * i + 2]
             x = x.cut(box).run(step, stage.factor)
         return x

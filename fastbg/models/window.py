@@ -33,9 +33,8 @@ class Box(NamedTuple):
 
     def coarsen(self, factor: int) -> "Box":
         """Smallest box that covers this one on a map `factor` times coarser."""
-        return Box(
-            self.y0 // factor, self.x0 // factor, -(-self.y1 // factor), -(-self.x1 // factor)
-        )
+        f = factor
+        return Box(self.y0 // f, self.x0 // f, -(-self.y1 // f), -(-self.x1 // f))
 
     def refine(self, factor: int) -> "Box":
         """The same region on a map `factor` times finer."""

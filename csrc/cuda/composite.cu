@@ -1,0 +1,643 @@
+// Composites of two image sources, their down-sampling, and mosaics.
+//
+// All three are bound by memory: one or two reads and one write per element. Variants considered:
+//
+// composite, mosaic
+//   flat index, one element per thread: three 64-bit divisions per element, 2-byte stores for half.
+//   one block per image:                too few blocks for small batches, no better for large ones.
+//   rows (chosen): threadIdx.y walks rows, threadIdx.x 128-bit packs of a row, blockIdx.y planes.
+//     One division per plane and thread; a pack that lies in one source reads that source only.
+//     At 40 registers an SM holds 1,536 threads with 16 B each, 24 KiB in flight; H100 needs 15
+//     (3.35 TB/s x 600 ns / 132 SMs), so neither several packs per thread nor asynchronous copies.
+//
+// composite_lr (s the scale; T = 4s taps per axis)
+//   composite in HR, then down-sample: writes and reads s*s times the output; refused by design.
+//   every LR pixel from its T x T taps: no shared memory, but 16 s^2 select-and-add per pixel.
+//   separable tiles per pair: 9 s multiply-adds per pixel, yet reads all HR pixels of every pair.
+//   once per source (chosen): R is linear. With one box for all pairs R((1-M)a) and R(Mb) depend
+//     on one source each, so A+B tiled down-samplings serve N pairs, and a pair costs two LR reads
+//     (from L2, mostly) and one LR write. Each part is made by selection, not by multiplying with
+//     M, so a NaN of an unselected pixel stays out. With a box per pair, an LR pixel whose support
+//     lies in one source is that source's LR pixel, and only tiles that straddle an edge are
+//     down-sampled. Tiles are 8x8: at 16x16 every tile of a 32x32 image straddles the edge of a
+//     centred box, at 8x8 4 of 16 do, and halos cost 1.9x the pixels instead of 1.4x.
+#include <cmath>
+
+#include "composite.h"
+#include "element.cuh"
+#include "launch.cuh"
+
+namespace fastbg {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kTileThreads = 128;
+constexpr int kMaxSide = 1 << 27;  // of an image, so that 32-bit coordinates never overflow
+
+// ---------------------------------------------------------------------------------------------
+// Boxes and pairs
+
+struct Range {
+  int lo, hi;
+};
+
+__device__ inline Range overlap(Range first, Range second) {
+  return {max(first.lo, second.lo), min(first.hi, second.hi)};
+}
+__device__ inline bool is_empty(Range range) { return range.lo >= range.hi; }
+__device__ inline bool contains(Range range, Range part) {
+  return range.lo <= part.lo && part.hi <= range.hi;
+}
+__device__ inline bool contains(Range range, int at) { return range.lo <= at && at < range.hi; }
+
+struct Box {
+  Range y, x;
+};
+
+__device__ inline Box box_of(const TensorView& boxes, std::int64_t n) {
+  const int last = boxes.rank - 1;
+  const int* box = static_cast<const int*>(boxes.data) + (last ? n * boxes.strides[0] : 0);
+  const std::int64_t step = boxes.strides[last];
+  return {{box[0], box[2 * step]}, {box[step], box[3 * step]}};
+}
+
+// The part of one row that comes from b: inside `outer`, outside `inner`.
+struct RowOfB {
+  Range outer, inner;
+
+  __device__ RowOfB(const Box& inner_box, const Box& outer_box, int y)
+      : outer(contains(outer_box.y, y) ? outer_box.x : Range{0, 0}),
+        inner(contains(inner_box.y, y) ? inner_box.x : Range{0, 0}) {}
+
+  __device__ bool holds(int x) const { return contains(outer, x) && !contains(inner, x); }
+  __device__ bool holds_all(Range part) const {
+    return contains(outer, part) && is_empty(overlap(inner, part));
+  }
+  __device__ bool holds_none(Range part) const {
+    const Range inside = overlap(outer, part);
+    return is_empty(inside) || contains(inner, inside);
+  }
+};
+
+enum class Origin { a, b, both };
+
+// Which source the pixels of rows `y` and columns `x` come from.
+__device__ inline Origin origin(const Box& inner, const Box& outer, Range y, Range x) {
+  const Box inside = {overlap(outer.y, y), overlap(outer.x, x)};
+  if (is_empty(inside.y) || is_empty(inside.x)) return Origin::a;
+  if (contains(inner.y, inside.y) && contains(inner.x, inside.x)) return Origin::a;
+  const bool none_of_a = contains(outer.y, y) && contains(outer.x, x) &&
+                         (is_empty(overlap(inner.y, y)) || is_empty(overlap(inner.x, x)));
+  return none_of_a ? Origin::b : Origin::both;
+}
+
+struct Pair {
+  std::int64_t a, b;
+  bool valid;  // both indices exist; otherwise the image is NaN
+};
+
+__device__ inline Pair pair_of(const CompositeParams& p, std::int64_t n) {
+  const int* pair = static_cast<const int*>(p.pairs.data) + n * p.pairs.strides[0];
+  const std::int64_t a = pair[0], b = pair[p.pairs.strides[1]];
+  return {a, b, a >= 0 && a < p.a.sizes[0] && b >= 0 && b < p.b.sizes[0]};
+}
+
+template <typename T>
+__device__ inline const T* plane_of(const TensorView& images, std::int64_t n, std::int64_t c) {
+  return static_cast<const T*>(images.data) + n * images.strides[0] + c * images.strides[1];
+}
+
+template <typename T>
+__device__ inline const T* pixel_of(const TensorView& images, std::int64_t n, std::int64_t c,
+                                    std::int64_t y, std::int64_t x) {
+  return plane_of<T>(images, n, c) + y * images.strides[2] + x * images.strides[3];
+}
+
+template <typename T, int V>
+__device__ inline Pack<T, V> nan_pack() {
+  Pack<T, V> pack;
+  for (int v = 0; v < V; ++v) pack.at[v] = from_float<T>(NAN);
+  return pack;
+}
+
+// ---------------------------------------------------------------------------------------------
+// composite
+
+template <typename Out, int V, typename In>
+__device__ inline Pack<Out, V> load_converted(const In* address) {
+  const Pack<In, V> source = load<In, V>(address);
+  Pack<Out, V> pack;
+#pragma unroll
+  for (int v = 0; v < V; ++v) pack.at[v] = converted<Out>(source.at[v]);
+  return pack;
+}
+
+template <typename In, typename Out, int V>
+__global__ void __launch_bounds__(kThreads) composite_fwd_kernel(const CompositeParams p) {
+  const std::int64_t channels = p.out.sizes[1];
+  const std::int64_t planes = p.out.sizes[0] * channels;
+  const int height = static_cast<int>(p.out.sizes[2]);
+  const int width = static_cast<int>(p.out.sizes[3]);
+
+  for (std::int64_t plane = blockIdx.y; plane < planes; plane += gridDim.y) {
+    const std::int64_t n = plane / channels, c = plane - n * channels;
+    const Pair pair = pair_of(p, n);
+    const Box inner = box_of(p.inner, n), outer = box_of(p.outer, n);
+    Out* out = static_cast<Out*>(p.out.data) + plane * height * width;
+
+    for (int y = blockIdx.x * blockDim.y + threadIdx.y; y < height; y += gridDim.x * blockDim.y) {
+      const RowOfB of_b(inner, outer, y);
+      Out* row = out + static_cast<std::int64_t>(y) * width;
+      for (int x = threadIdx.x * V; x < width; x += blockDim.x * V) {
+        const Range here = {x, x + V};
+        Pack<Out, V> result;
+        if (!pair.valid) {
+          result = nan_pack<Out, V>();
+        } else if (of_b.holds_none(here)) {
+          result = load_converted<Out, V>(pixel_of<In>(p.a, pair.a, c, y, x));
+        } else {
+          result = load_converted<Out, V>(pixel_of<In>(p.b, pair.b, c, y, x));
+          if (V > 1 && !of_b.holds_all(here)) {
+            const auto other = load_converted<Out, V>(pixel_of<In>(p.a, pair.a, c, y, x));
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+              if (!of_b.holds(x + v)) result.at[v] = other.at[v];
+            }
+          }
+        }
+        store(row + x, result);
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+// composite_lr: one tile, down-sampled in shared memory
+
+// Chosen on the host so that a tile fits in kSharedLimit for any scale.
+struct TileShape {
+  int scale;
+  int log_side;    // LR pixels: the tile is (1 << log_side) squared
+  int slab;        // HR rows held at a time
+  int hr_pitch;    // floats per held HR row: 1 mod 4, so that lanes with stride 4 miss each other
+  int mid_pitch;   // floats per row of horizontal results
+
+  __host__ __device__ int side() const { return 1 << log_side; }
+  __host__ __device__ int reach() const { return (side() + 3) * scale; }  // HR pixels per axis
+  __host__ __device__ int taps() const { return 4 * scale; }
+  __host__ std::size_t shared_bytes() const {
+    const std::size_t floats = static_cast<std::size_t>(slab) * hr_pitch +
+                               static_cast<std::size_t>(reach()) * mid_pitch +
+                               2 * static_cast<std::size_t>(taps()) * side();
+    return floats * sizeof(float);
+  }
+};
+
+// HR pixels that LR pixels first .. first+count-1 are made of (fastbg.ops.resampling.bicubic_taps;
+// mirrored taps fall into the same range).
+__device__ inline Range support(int first, int count, int scale, int size) {
+  const int start = first * scale - 3 * scale / 2;
+  return {max(0, start), min(size, start + (count + 3) * scale)};
+}
+
+// One channel of a composite. A source that is null stands for zeros.
+template <typename In>
+struct HrPlane {
+  const In* a;
+  const In* b;
+  std::int64_t row_a, step_a, row_b, step_b;
+  Box inner, outer;
+
+  __device__ float at(const RowOfB& of_b, int y, int x) const {
+    if (of_b.holds(x)) return b ? to_float(b[y * row_b + x * step_b]) : 0.0f;
+    return a ? to_float(a[y * row_a + x * step_a]) : 0.0f;
+  }
+};
+
+// Calls write(i, j, value) for the LR pixels of the tile at (top, left). All threads of the block
+// take part. A next call may follow at once: the barriers of its slabs come before its first write
+// to `mid`, the only memory that is still being read when this one returns.
+template <typename In, typename Write>
+__device__ void downsample_tile(const HrPlane<In>& image, const CompositeLrParams& p,
+                                const TileShape& shape, int top, int left, Write write) {
+  FASTBG_DYNAMIC_SHARED(float, shared);
+  const int side = shape.side(), taps = shape.taps();
+  float* const hr = shared;                                  // [slab][hr_pitch]
+  float* const mid = hr + shape.slab * shape.hr_pitch;       // [reach][mid_pitch]
+  float* const weight = mid + shape.reach() * shape.mid_pitch;  // [taps][side]
+  int* const column = reinterpret_cast<int*>(weight + taps * side);  // [taps][side]
+
+  const int lr_height = static_cast<int>(p.composite.out.sizes[2]);
+  const int lr_width = static_cast<int>(p.composite.out.sizes[3]);
+  const int rows_out = min(side, lr_height - top), columns_out = min(side, lr_width - left);
+  const Range rows = support(top, rows_out, shape.scale, lr_height * shape.scale);
+  const Range columns = support(left, columns_out, shape.scale, lr_width * shape.scale);
+  const int thread = threadIdx.x, threads = blockDim.x;
+  const int lane = thread % warpSize, warp = thread / warpSize, warps = threads / warpSize;
+
+  // The column taps, tap by tap: neighbouring lanes make neighbouring columns.
+  const int* column_index = static_cast<const int*>(p.column_index.data);
+  const float* column_weight = static_cast<const float*>(p.column_weight.data);
+  for (int k = thread; k < taps * side; k += threads) {
+    const int j = k & (side - 1), t = k >> shape.log_side;
+    const std::int64_t entry = static_cast<std::int64_t>(left + j) * taps + t;
+    weight[k] = j < columns_out ? column_weight[entry] : 0.0f;
+    column[k] = j < columns_out ? column_index[entry] - columns.lo : 0;
+  }
+
+  for (int slab_top = rows.lo; slab_top < rows.hi; slab_top += shape.slab) {
+    const int slab_rows = min(shape.slab, rows.hi - slab_top);
+    for (int r = warp; r < slab_rows; r += warps) {
+      const RowOfB of_b(image.inner, image.outer, slab_top + r);
+      for (int x = lane; x < columns.hi - columns.lo; x += warpSize) {
+        hr[r * shape.hr_pitch + x] = image.at(of_b, slab_top + r, columns.lo + x);
+      }
+    }
+    __syncthreads();
+    for (int k = thread; k < slab_rows << shape.log_side; k += threads) {
+      const int j = k & (side - 1), r = k >> shape.log_side;
+      const float* row = hr + r * shape.hr_pitch;
+      float sum = 0.0f;
+      for (int t = 0; t < taps; ++t) {
+        const int tap = (t << shape.log_side) + j;
+        sum = fmaf(weight[tap], row[column[tap]], sum);
+      }
+      mid[(slab_top - rows.lo + r) * shape.mid_pitch + j] = sum;
+    }
+    __syncthreads();
+  }
+
+  const int* row_index = static_cast<const int*>(p.row_index.data);
+  const float* row_weight = static_cast<const float*>(p.row_weight.data);
+  for (int k = thread; k < side << shape.log_side; k += threads) {
+    const int j = k & (side - 1), i = k >> shape.log_side;
+    if (i >= rows_out || j >= columns_out) continue;
+    const std::int64_t entry = static_cast<std::int64_t>(top + i) * taps;
+    float sum = 0.0f;
+    for (int t = 0; t < taps; ++t) {
+      const int row = row_index[entry + t] - rows.lo;
+      sum = fmaf(row_weight[entry + t], mid[row * shape.mid_pitch + j], sum);
+    }
+    write(top + i, left + j, sum);
+  }
+}
+
+// As the reference rounds; a NaN stays one.
+template <typename Out>
+__device__ inline Out finished(float value, bool quantize) {
+  if (quantize) {
+    value = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
+    value = grey_level(floorf(__fadd_rn(__fmul_rn(value, 255.0f), 0.5f)));
+  }
+  return from_float<Out>(value);
+}
+
+template <typename Out, int V>
+__device__ inline Pack<Out, V> finished(const Pack<float, V>& values, bool quantize) {
+  Pack<Out, V> pack;
+#pragma unroll
+  for (int v = 0; v < V; ++v) pack.at[v] = finished<Out>(values.at[v], quantize);
+  return pack;
+}
+
+// ---------------------------------------------------------------------------------------------
+// composite_lr: the kernels
+
+// scratch[k] = R(what every pair takes from source k) if `parts`, R(source k) otherwise; a's
+// images come first.
+template <typename In>
+__global__ void __launch_bounds__(kTileThreads)
+    composite_lr_sources_kernel(const CompositeLrParams p, const TensorView scratch,
+                                const TileShape shape, const bool parts) {
+  const CompositeParams& q = p.composite;
+  const int lr_height = static_cast<int>(q.out.sizes[2]);
+  const int lr_width = static_cast<int>(q.out.sizes[3]);
+  const int tile_rows = ceil_div(lr_height, shape.side());
+  const std::int64_t channels = q.out.sizes[1];
+  const std::int64_t work = (q.a.sizes[0] + q.b.sizes[0]) * channels * tile_rows;
+  const Box none = {{0, 0}, {0, 0}}, all = {{0, kMaxSide}, {0, kMaxSide}};
+
+  for (std::int64_t item = blockIdx.x; item < work; item += gridDim.x) {
+    const std::int64_t plane = item / tile_rows, source = plane / channels;
+    const std::int64_t c = plane - source * channels;
+    const bool from_a = source < q.a.sizes[0];
+    const HrPlane<In> image = {
+        from_a ? plane_of<In>(q.a, source, c) : nullptr,
+        from_a ? nullptr : plane_of<In>(q.b, source - q.a.sizes[0], c),
+        q.a.strides[2], q.a.strides[3], q.b.strides[2], q.b.strides[3],
+        parts ? box_of(q.inner, 0) : none,
+        parts ? box_of(q.outer, 0) : from_a ? none : all};
+    const int top = static_cast<int>(item - plane * tile_rows) << shape.log_side;
+    float* lr = static_cast<float*>(scratch.data) + plane * lr_height * lr_width;
+    for (int left = 0; left < lr_width; left += shape.side()) {
+      downsample_tile(image, p, shape, top, left, [=](int i, int j, float value) {
+        lr[static_cast<std::int64_t>(i) * lr_width + j] = value;
+      });
+    }
+  }
+}
+
+// One box for all pairs: image n is the sum of its two parts.
+template <typename Out, int V>
+__global__ void __launch_bounds__(kThreads)
+    composite_lr_sum_kernel(const CompositeLrParams p, const TensorView scratch) {
+  const CompositeParams& q = p.composite;
+  const std::int64_t count = q.out.sizes[0];
+  const std::int64_t size = q.out.sizes[1] * q.out.sizes[2] * q.out.sizes[3];
+  const float* parts = static_cast<const float*>(scratch.data);
+
+  for (std::int64_t n = blockIdx.y; n < count; n += gridDim.y) {
+    const Pair pair = pair_of(q, n);
+    const float* a = parts + (pair.valid ? pair.a : 0) * size;
+    const float* b = parts + (pair.valid ? q.a.sizes[0] + pair.b : 0) * size;
+    Out* out = static_cast<Out*>(q.out.data) + n * size;
+    const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x * V;
+    for (std::int64_t k = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * V;
+         k < size; k += stride) {
+      if (!pair.valid) {
+        store(out + k, nan_pack<Out, V>());
+        continue;
+      }
+      Pack<float, V> sum = load<float, V>(a + k);
+      const Pack<float, V> other = load<float, V>(b + k);
+#pragma unroll
+      for (int v = 0; v < V; ++v) sum.at[v] += other.at[v];
+      store(out + k, finished<Out>(sum, p.quantize));
+    }
+  }
+}
+
+// A box per pair, or too few pairs for work per source (scratch.data null). One block makes a band
+// of rows: first what can be copied, then the tiles that straddle an edge of a box.
+template <typename In, typename Out, int V>
+__global__ void __launch_bounds__(kTileThreads)
+    composite_lr_fwd_kernel(const CompositeLrParams p, const TensorView scratch,
+                            const TileShape shape) {
+  const CompositeParams& q = p.composite;
+  const int lr_height = static_cast<int>(q.out.sizes[2]);
+  const int lr_width = static_cast<int>(q.out.sizes[3]);
+  const int height = lr_height * shape.scale, width = lr_width * shape.scale;
+  const int bands = ceil_div(lr_height, shape.side());
+  const std::int64_t channels = q.out.sizes[1], size = static_cast<std::int64_t>(lr_height) * lr_width;
+  const std::int64_t work = q.out.sizes[0] * channels * bands;
+  const float* lr = static_cast<const float*>(scratch.data);
+  const bool quantize = p.quantize;
+
+  for (std::int64_t item = blockIdx.x; item < work; item += gridDim.x) {
+    const std::int64_t plane = item / bands, n = plane / channels, c = plane - n * channels;
+    const int top = static_cast<int>(item - plane * bands) << shape.log_side;
+    const int rows_out = min(shape.side(), lr_height - top);
+    const Pair pair = pair_of(q, n);
+    const Box inner = box_of(q.inner, n), outer = box_of(q.outer, n);
+    Out* out = static_cast<Out*>(q.out.data) + plane * size;
+    const int packs = lr_width / V;
+
+    if (!pair.valid) {
+      for (int k = threadIdx.x; k < rows_out * packs; k += blockDim.x) {
+        store(out + static_cast<std::int64_t>(top) * lr_width + k * V, nan_pack<Out, V>());
+      }
+      continue;
+    }
+
+    if (lr) {
+      const float* lr_a = lr + (pair.a * channels + c) * size;
+      const float* lr_b = lr + ((q.a.sizes[0] + pair.b) * channels + c) * size;
+      for (int k = threadIdx.x; k < rows_out * packs; k += blockDim.x) {
+        const int row = k / packs, i = top + row, j = (k - row * packs) * V;
+        const std::int64_t at = static_cast<std::int64_t>(i) * lr_width + j;
+        const Range y = support(i, 1, shape.scale, height);
+        const Origin whole = origin(inner, outer, y, support(j, V, shape.scale, width));
+        if (whole != Origin::both) {
+          const float* from = whole == Origin::a ? lr_a : lr_b;
+          store(out + at, finished<Out>(load<float, V>(from + at), quantize));
+        } else if constexpr (V > 1) {
+          for (int v = 0; v < V; ++v) {
+            const Origin single = origin(inner, outer, y, support(j + v, 1, shape.scale, width));
+            if (single == Origin::both) continue;
+            out[at + v] = finished<Out>((single == Origin::a ? lr_a : lr_b)[at + v], quantize);
+          }
+        }
+      }
+    }
+
+    const HrPlane<In> image = {plane_of<In>(q.a, pair.a, c), plane_of<In>(q.b, pair.b, c),
+                               q.a.strides[2], q.a.strides[3], q.b.strides[2], q.b.strides[3],
+                               inner, outer};
+    const Range y = support(top, rows_out, shape.scale, height);
+    for (int left = 0; left < lr_width; left += shape.side()) {
+      const int columns_out = min(shape.side(), lr_width - left);
+      const Range x = support(left, columns_out, shape.scale, width);
+      if (lr && origin(inner, outer, y, x) != Origin::both) continue;
+      downsample_tile(image, p, shape, top, left, [=](int i, int j, float value) {
+        const bool copied = lr && origin(inner, outer, support(i, 1, shape.scale, height),
+                                         support(j, 1, shape.scale, width)) != Origin::both;
+        if (!copied) out[static_cast<std::int64_t>(i) * lr_width + j] = finished<Out>(value, quantize);
+      });
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+// mosaic
+
+// fastbg.Transform
+enum Transform : int {
+  kIdentity, kFlipHorizontal, kFlipVertical, kRotate90, kRotate180, kRotate270, kZoom2, kZoom4,
+  kTransforms
+};
+
+struct Pixel {
+  int y, x;
+};
+
+// The pixel of a height x width tile that stands at (y, x) under `code`.
+__device__ inline Pixel transformed(int code, int y, int x, int height, int width) {
+  const int up = height - 1 - y, left = width - 1 - x;  // counted from the far end
+  switch (code) {
+    case kFlipHorizontal: return {y, left};
+    case kFlipVertical: return {up, x};
+    // A quarter turn of a tile that is not square would leave it; fastbg.ops refuses those.
+    case kRotate90: return {min(x, height - 1), min(up, width - 1)};
+    case kRotate180: return {up, left};
+    case kRotate270: return {min(left, height - 1), min(y, width - 1)};
+    case kZoom2: return {(y + height / 2) / 2, (x + width / 2) / 2};
+    case kZoom4: return {(y + height * 3 / 2) / 4, (x + width * 3 / 2) / 4};
+    default: return {y, x};
+  }
+}
+
+// `packed_tiles`: rows of the tiles can be read in packs of V.
+template <typename T, int V>
+__global__ void __launch_bounds__(kThreads)
+    mosaic_fwd_kernel(const MosaicParams p, const bool packed_tiles) {
+  const std::int64_t channels = p.out.sizes[1];
+  const std::int64_t planes = p.out.sizes[0] * channels;
+  const int height = static_cast<int>(p.out.sizes[2]), width = static_cast<int>(p.out.sizes[3]);
+  const int tile_height = static_cast<int>(p.tiles.sizes[2]);
+  const int tile_width = static_cast<int>(p.tiles.sizes[3]);
+
+  for (std::int64_t plane = blockIdx.y; plane < planes; plane += gridDim.y) {
+    const std::int64_t n = plane / channels, c = plane - n * channels;
+    const T* tile = plane_of<T>(p.tiles, n, c);
+    const int* cells = static_cast<const int*>(p.cells.data) + n * p.cells.strides[0];
+    T* out = static_cast<T*>(p.out.data) + plane * height * width;
+
+    for (int y = blockIdx.x * blockDim.y + threadIdx.y; y < height; y += gridDim.x * blockDim.y) {
+      const int cell_y = y / tile_height, tile_y = y - cell_y * tile_height;
+      for (int x = threadIdx.x * V; x < width; x += blockDim.x * V) {
+        const int cell_x = x / tile_width, tile_x = x - cell_x * tile_width;
+        const int code = cells[cell_y * p.cells.strides[1] + cell_x * p.cells.strides[2]];
+        const bool backwards = code == kFlipHorizontal || code == kRotate180;
+        Pack<T, V> pack;
+        if (code < 0 || code >= kTransforms) {
+          pack = nan_pack<T, V>();
+        } else if (packed_tiles && (backwards || code == kIdentity || code == kFlipVertical)) {
+          const int first = backwards ? tile_x + V - 1 : tile_x;
+          const Pixel from = transformed(code, tile_y, first, tile_height, tile_width);
+          const Pack<T, V> row = load<T, V>(tile + from.y * p.tiles.strides[2] + from.x);
+#pragma unroll
+          for (int v = 0; v < V; ++v) pack.at[v] = backwards ? row.at[V - 1 - v] : row.at[v];
+        } else {
+#pragma unroll
+          for (int v = 0; v < V; ++v) {
+            const Pixel from = transformed(code, tile_y, tile_x + v, tile_height, tile_width);
+            pack.at[v] = tile[from.y * p.tiles.strides[2] + from.x * p.tiles.strides[3]];
+          }
+        }
+        store(out + static_cast<std::int64_t>(y) * width + x, pack);
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Launch shapes
+
+bool sides_fit(const TensorView& images) {
+  return images.sizes[2] <= kMaxSide && images.sizes[3] <= kMaxSide;
+}
+
+struct Launch {
+  dim3 grid, block;
+};
+
+// threadIdx.x over the packs of a row (at most a warp), threadIdx.y over rows, blockIdx.y planes.
+Launch over_rows(const TensorView& out, int pack) {
+  const std::int64_t packs = ceil_div<std::int64_t>(out.sizes[3], pack);
+  unsigned columns = 1;
+  while (columns < 32 && columns < packs) columns *= 2;
+  const unsigned rows = kThreads / columns;
+  return {dim3(grid_size(ceil_div<std::int64_t>(out.sizes[2], rows)),
+               grid_size(out.sizes[0] * out.sizes[1])),
+          dim3(columns, rows)};
+}
+
+// The largest tile, up to 8x8, that fits; then as many HR rows at a time as fit.
+bool tile_shape_for(std::int64_t scale, TileShape& shape) {
+  for (int log_side = 3; log_side >= 0; --log_side) {
+    shape = {static_cast<int>(scale), log_side, 1, 0, 0};
+    shape.hr_pitch = shape.reach() + (5 - shape.reach() % 4) % 4;
+    shape.mid_pitch = shape.side() + 2;
+    const std::size_t least = shape.shared_bytes();
+    if (least > kSharedLimit) continue;
+    const std::size_t row = sizeof(float) * shape.hr_pitch;
+    const int rows = 1 + static_cast<int>((kSharedLimit - least) / row);
+    if (rows < 8 && log_side > 0) continue;  // a smaller tile keeps more warps busy
+    shape.slab = std::min(rows, shape.reach());
+    return true;
+  }
+  return false;
+}
+
+template <typename In, typename Out, int V>
+cudaError_t run_composite_lr(const CompositeLrParams& p, const TensorView& scratch,
+                             const TileShape& shape, cudaStream_t stream) {
+  const CompositeParams& q = p.composite;
+  const std::size_t shared = shape.shared_bytes();
+  const bool one_box = q.inner.rank == 1 && q.outer.rank == 1;
+  const std::int64_t bands = ceil_div<std::int64_t>(q.out.sizes[2], shape.side());
+  if (scratch.data) {
+    const std::int64_t sources = q.a.sizes[0] + q.b.sizes[0];
+    const dim3 grid(grid_size(sources * q.out.sizes[1] * bands));
+    const auto kernel = composite_lr_sources_kernel<In>;
+    FASTBG_LAUNCH(kernel, grid, dim3(kTileThreads), shared, stream, p, scratch, shape, one_box);
+  }
+  if (scratch.data && one_box) {
+    const std::int64_t size = element_count(q.out) / q.out.sizes[0];
+    const dim3 grid(grid_size(ceil_div<std::int64_t>(size, kThreads * V)), grid_size(q.out.sizes[0]));
+    const auto kernel = composite_lr_sum_kernel<Out, V>;
+    FASTBG_LAUNCH(kernel, grid, dim3(kThreads), 0, stream, p, scratch);
+  } else {
+    const dim3 grid(grid_size(element_count(q.out) / (q.out.sizes[2] * q.out.sizes[3]) * bands));
+    const auto kernel = composite_lr_fwd_kernel<In, Out, V>;
+    FASTBG_LAUNCH(kernel, grid, dim3(kTileThreads), shared, stream, p, scratch, shape);
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t launch_composite(const CompositeParams& p, cudaStream_t stream) {
+  if (!contiguous(p.out) || !sides_fit(p.out)) return cudaErrorInvalidValue;
+  if (element_count(p.out) == 0) return cudaSuccess;
+  return with_types(p.a.dtype, [&](auto in, auto out) {
+    using In = typename decltype(in)::type;
+    using Out = typename decltype(out)::type;
+    constexpr int pack = kPackOf<Out>;
+    if (packable(p.a, pack, sizeof(In)) && packable(p.b, pack, sizeof(In)) &&
+        packable(p.out, pack, sizeof(Out))) {
+      const Launch launch = over_rows(p.out, pack);
+      const auto kernel = composite_fwd_kernel<In, Out, pack>;
+      FASTBG_LAUNCH(kernel, launch.grid, launch.block, 0, stream, p);
+    } else {
+      const Launch launch = over_rows(p.out, 1);
+      const auto kernel = composite_fwd_kernel<In, Out, 1>;
+      FASTBG_LAUNCH(kernel, launch.grid, launch.block, 0, stream, p);
+    }
+    return cudaGetLastError();
+  });
+}
+
+cudaError_t launch_composite_lr(const CompositeLrParams& p, const TensorView& scratch,
+                                cudaStream_t stream) {
+  const CompositeParams& q = p.composite;
+  if (!contiguous(q.out) || !contiguous(scratch) || !sides_fit(q.a)) return cudaErrorInvalidValue;
+  if (element_count(q.out) == 0) return cudaSuccess;
+  const std::int64_t scale = q.a.sizes[2] / q.out.sizes[2];
+  TileShape shape;
+  if (p.row_index.sizes[1] != 4 * scale || p.column_index.sizes[1] != 4 * scale ||
+      !tile_shape_for(scale, shape)) {
+    return cudaErrorInvalidValue;
+  }
+  return with_types(q.a.dtype, [&](auto in, auto out) {
+    using In = typename decltype(in)::type;
+    using Out = typename decltype(out)::type;
+    constexpr int pack = kPackOf<Out>;
+    return packable(q.out, pack, sizeof(Out))
+               ? run_composite_lr<In, Out, pack>(p, scratch, shape, stream)
+               : run_composite_lr<In, Out, 1>(p, scratch, shape, stream);
+  });
+}
+
+cudaError_t launch_mosaic(const MosaicParams& p, cudaStream_t stream) {
+  if (!contiguous(p.out) || !sides_fit(p.out)) return cudaErrorInvalidValue;
+  if (element_count(p.out) == 0) return cudaSuccess;
+  if (p.tiles.dtype == DType::uint8) return cudaErrorInvalidValue;
+  return with_types(p.tiles.dtype, [&](auto, auto out) {
+    using T = typename decltype(out)::type;
+    constexpr int pack = kPackOf<T>;
+    if (p.tiles.sizes[3] % pack == 0 && packable(p.out, pack, sizeof(T))) {
+      const Launch launch = over_rows(p.out, pack);
+      const auto kernel = mosaic_fwd_kernel<T, pack>;
+      const bool packed_tiles = packable(p.tiles, pack, sizeof(T));
+      FASTBG_LAUNCH(kernel, launch.grid, launch.block, 0, stream, p, packed_tiles);
+    } else {
+      const Launch launch = over_rows(p.out, 1);
+      const auto kernel = mosaic_fwd_kernel<T, 1>;
+      FASTBG_LAUNCH(kernel, launch.grid, launch.block, 0, stream, p, false);
+    }
+    return cudaGetLastError();
+  });
+}
+
+}  // namespace fastbg

@@ -1,0 +1,9 @@
+// fastbg._cuda (or _cuda_emulated): the registration list of the CUDA operators.
+#include <pybind11/pybind11.h>
+
+#include "cuda/register.h"
+
+PYBIND11_MODULE(FASTBG_CUDA_MODULE, m) {
+  m.doc() = "CUDA operators of fastbg; see fastbg.backends.cuda";
+  fastbg::register_composite(m);
+}

@@ -1,0 +1,215 @@
+"""Which sub-images and groups of composites an experiment uses: drawn by seed, stored as JSON.
+
+A manifest is stored with the run that drew it, because numpy may change the streams of its
+generators between versions.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbg.data.images import ImageItem, ImageSet
+from fastbg.errors import DataError, InvalidArgument
+
+MIN_STD = 4.0
+"""Grey levels. The mean alone restores a crop flatter than this to 36 dB: it tells nothing."""
+
+
+@dataclass(frozen=True)
+class SubImage:
+    """A square of `size` HR pixels of one image of a set, by its top-left corner."""
+
+    item: str
+    y: int
+    x: int
+    size: int
+
+    @property
+    def key(self) -> str:
+        """Name for records and captions, unique within a manifest."""
+        return f"{self.item}@{self.y},{self.x}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """One foreground and the foreign backgrounds it is put into, as indices into two lists.
+
+    The foreground's own background belongs to the group too: it is the untouched sub-image.
+    """
+
+    foreground: int
+    backgrounds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was drawn from which images; `to_json` and `from_json` are each other's inverse."""
+
+    images: str  # name of the image set
+    fingerprint: str  # of the image set
+    seed: int
+    sub_images: tuple[SubImage, ...]
+    groups: tuple[Group, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and integers."""
+        plain = asdict(self)
+        plain["sub_images"] = list(plain["sub_images"])
+        plain["groups"] = [[g.foreground, *g.backgrounds] for g in self.groups]
+        return plain
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Manifest":
+        """Raises DataError if `value` was not made by `to_json`."""
+        try:
+            return cls(
+                images=str(value["images"]),
+                fingerprint=str(value["fingerprint"]),
+                seed=int(value["seed"]),
+                sub_images=tuple(SubImage(**sub) for sub in value["sub_images"]),
+                groups=tuple(Group(first, tuple(rest)) for first, *rest in value["groups"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"manifest: not one that fastbg wrote ({error!r})") from error
+
+
+def sub_images(
+    images: ImageSet,
+    count: int,
+    size: int,
+    seed: int,
+    multiple: int = 4,
+    min_std: float = MIN_STD,
+) -> list[SubImage]:
+    """`count` different squares of `size` HR pixels, spread evenly over the images.
+
+    One is taken of every image before a second of any, so any first part of the list is spread
+    as well. Corners lie at multiples of `multiple`. Images smaller than `size` are passed over,
+    and squares whose grey levels (mean of R, G, B) have a standard deviation below `min_std`;
+    `min_std` 0 takes all and need not decode the images. (The paper draws 150 of 256 pixels for
+    Table 1 and 300 of 128 pixels for composites.)
+
+    Raises InvalidArgument, and DataError if the images do not hold so many.
+    """
+    for name, value in {"count": count, "size": size, "multiple": multiple}.items():
+        if value < 1:
+            raise InvalidArgument(name, value, "at least 1")
+    _check_seed(seed)
+    rng = np.random.default_rng(seed)
+    shuffled = [images.items[i] for i in rng.permutation(len(images.items))]
+    sources = [_squares(item, count, size, seed, multiple, min_std) for item in shuffled]
+    drawn: list[SubImage] = []
+    while sources and len(drawn) < count:
+        left = []
+        for source in sources:
+            if (square := next(source, None)) is None:
+                continue
+            drawn.append(square)
+            left.append(source)
+            if len(drawn) == count:
+                break
+        sources = left
+    if len(drawn) < count:
+        raise DataError(
+            f"image set {images.name}: its {len(images)} images hold {len(drawn)} different "
+            f"squares of {size} pixels (corners at multiples of {multiple}, standard deviation "
+            f"at least {min_std} grey levels); expected {count}"
+        )
+    return drawn
+
+
+def _squares(
+    item: ImageItem, count: int, size: int, seed: int, multiple: int, min_std: float
+) -> Iterator[SubImage]:
+    """The squares of one image in a random order that depends on its key and the seed only."""
+    height, width = item.size()
+    if min(height, width) < size:
+        return
+    rows, columns = (height - size) // multiple + 1, (width - size) // multiple + 1
+    if min_std > 0:
+        flat = _standard_deviations(item.load(), size)[::multiple, ::multiple] < min_std
+        corners = np.flatnonzero(~flat)
+    else:
+        corners = np.arange(rows * columns)
+    rng = np.random.default_rng((seed, zlib.crc32(item.key.encode())))
+    chosen = rng.permutation(corners)[:count].tolist()  # the list, not the image, stays in memory
+    for corner in chosen:
+        y, x = divmod(corner, columns)
+        yield SubImage(item.key, y * multiple, x * multiple, size)
+
+
+def _standard_deviations(image: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
+    """Of the mean of R, G, B over the square at every corner, from summed-area tables."""
+    grey = image.sum(axis=2, dtype=np.int64)
+
+    def square_sums(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        table = np.pad(values, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+        rows = table[size:] - table[:-size]
+        return rows[:, size:] - rows[:, :-size]
+
+    mean = square_sums(grey) / size**2
+    variance = square_sums(grey**2) / size**2 - mean**2
+    return np.sqrt(variance.clip(min=0)) / 3
+
+
+def composite_groups(
+    n_foregrounds: int = 150,
+    n_backgrounds: int = 150,
+    groups: int = 100,
+    per_group: int = 100,
+    seed: int = 0,
+) -> tuple[Group, ...]:
+    """The paper's groups: `groups` foregrounds, each in its own and `per_group` - 1 foreign ones.
+
+    The paper filtered all 22,500 pairs by hand; this draws, by `seed`, which foregrounds are kept
+    (in ascending order) and which backgrounds each meets (ascending, no two the same).
+    """
+    if not 1 <= groups <= n_foregrounds:
+        raise InvalidArgument("groups", groups, f"1 to n_foregrounds ({n_foregrounds})")
+    if not 1 <= per_group <= n_backgrounds + 1:
+        raise InvalidArgument("per_group", per_group, f"1 to n_backgrounds + 1 ({n_backgrounds})")
+    _check_seed(seed)
+    rng = np.random.default_rng(seed)
+    kept = np.sort(rng.choice(n_foregrounds, groups, replace=False)).tolist()
+
+    def foreign() -> tuple[int, ...]:
+        return tuple(np.sort(rng.choice(n_backgrounds, per_group - 1, replace=False)).tolist())
+
+    return tuple(Group(foreground, foreign()) for foreground in kept)
+
+
+def load_sub_image(images: ImageSet, sub: SubImage) -> NDArray[np.uint8]:
+    """Pixels (size,size,3) of one sub-image; the last few images stay decoded."""
+    return _cut(_decoded(images[sub.item]), sub)
+
+
+def load_sub_images(images: ImageSet, subs: Sequence[SubImage]) -> NDArray[np.uint8]:
+    """Pixels (n,size,size,3) of sub-images of one size; each image is decoded once."""
+    if len({sub.size for sub in subs}) != 1:
+        raise InvalidArgument("subs", sorted({sub.size for sub in subs}), "sub-images of one size")
+    pixels = np.empty((len(subs), subs[0].size, subs[0].size, 3), np.uint8)
+    for i in sorted(range(len(subs)), key=lambda i: subs[i].item):
+        pixels[i] = load_sub_image(images, subs[i])
+    return pixels
+
+
+@lru_cache(maxsize=4)
+def _decoded(item: ImageItem) -> NDArray[np.uint8]:
+    return item.load()
+
+
+def _cut(image: NDArray[np.uint8], sub: SubImage) -> NDArray[np.uint8]:
+    bottom, right = sub.y + sub.size, sub.x + sub.size
+    if min(sub.y, sub.x) < 0 or bottom > image.shape[0] or right > image.shape[1]:
+        raise DataError(f"{sub}: outside its image of {image.shape[0]}x{image.shape[1]} pixels")
+    return image[sub.y : bottom, sub.x : right].copy()
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise InvalidArgument("seed", seed, "0 or more")

@@ -1,0 +1,169 @@
+"""Weights files: load_model() reads the built-in ones and the field's, save_model() writes ours.
+
+Ours is one safetensors file: float16 tensors under the network's own names, and in the metadata,
+under the key ``fastbg``, JSON with the architecture, its constructor's keywords and a card (where
+the weights come from).
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fastbg.errors import CheckpointError
+from fastbg.models.edsr import EDSR
+from fastbg.models.network import Network
+
+ARCHITECTURES: dict[str, type[Network]] = {net.architecture: net for net in (EDSR,)}
+BUILT_IN = ("edsr", "rcan", "swinir")
+WEIGHTS = Path(__file__).parents[1] / "assets" / "weights"
+
+
+class Recipe(NamedTuple):
+    """A network as a file describes it."""
+
+    architecture: str
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    scale: int | None = None,
+    res_scale: float | None = None,
+    img_range: float | None = None,
+    mean: Sequence[float] | None = None,
+) -> Network:
+    """A network ready to be analysed: frozen, eval mode, channels_last weights.
+
+    `name_or_path` is "edsr", "rcan" or "swinir" (trained here, x4), or a weights file.
+    Architecture and sizes are found in the file. `scale` is only compared with the file's. The
+    other keywords say, or overrule, what a file does not tell.
+
+    The network maps RGB (B,3,h,w) in [0,1] to (B,3,s*h,s*w), not clamped, and has `.scale` and
+    `.name`. Raises CheckpointError, which names the file and what is wrong with it.
+    """
+    path = built_in_path(name_or_path) or Path(name_or_path)
+    recipe = _read(path)
+    given = {"res_scale": res_scale, "img_range": img_range, "mean": mean}
+    for key, value in given.items():
+        if value is None:
+            continue
+        if key not in recipe.config:
+            raise CheckpointError(f"{path}: {recipe.architecture} has no {key}, got {value}")
+        recipe.config[key] = value
+    if scale is not None and scale != recipe.config["scale"]:
+        raise CheckpointError(f"{path} magnifies x{recipe.config['scale']}, not x{scale}")
+
+    model = _build(path, recipe)
+    model.name = str(name_or_path) if str(name_or_path) in BUILT_IN else path.stem
+    model.requires_grad_(False).eval()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(device, dtype)
+
+
+def save_model(
+    model: Network,
+    path: str | os.PathLike[str],
+    card: Mapping[str, Any] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write `model` (or its weights `state`, as training averages them) to `path` in float16.
+
+    `card` is anything that JSON can hold: data, steps, scores, licence. Raises CheckpointError
+    if a weight is not finite in float16, or if the file cannot be written.
+    """
+    path = Path(path)
+    state = model.state_dict() if state is None else state
+    half = {
+        key: value.detach().to("cpu", torch.float16).contiguous() for key, value in state.items()
+    }
+    _check_finite(path, half)
+    about = {"architecture": model.architecture, "config": model.config, "card": dict(card or {})}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(half, partial, {"fastbg": json.dumps(about)})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
+
+
+def read_card(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The card that save_model() stored; raises CheckpointError."""
+    path = built_in_path(name_or_path) or Path(name_or_path)
+    card: dict[str, Any] = _read_safetensors(path)[1].get("card", {})
+    return card
+
+
+def built_in_path(name: str | os.PathLike[str]) -> Path | None:
+    """The file of a built-in network, None if `name` is none; CheckpointError if it is missing."""
+    if str(name) not in BUILT_IN:
+        return None
+    path = WEIGHTS / f"{name}_x4.safetensors"
+    if not path.is_file():
+        raise CheckpointError(
+            f"the weights of {name!r} are not in this installation ({path}); pass a weights file"
+        )
+    return path
+
+
+def _read(path: Path) -> Recipe:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; the built-in networks are {BUILT_IN}")
+    state, about = _read_safetensors(path)
+    return Recipe(about["architecture"], dict(about["config"]), state)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and our metadata (empty if the file is somebody else's)."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("fastbg", "{}"))
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, about
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def _build(path: Path, recipe: Recipe) -> Network:
+    if recipe.architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{path}: unknown architecture {recipe.architecture!r}, expected {[*ARCHITECTURES]}"
+        )
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
+        model = ARCHITECTURES[recipe.architecture](**recipe.config)
+    wanted = model.state_dict()
+    what = f"{path} as {recipe.architecture}"
+    _complain(f"{what} lacks", wanted.keys() - recipe.state.keys())
+    _complain(f"{what} has unknown", recipe.state.keys() - wanted.keys())
+    wrong = [key for key in wanted if recipe.state[key].shape != wanted[key].shape]
+    shapes = (f"{k} {tuple(recipe.state[k].shape)} for {tuple(wanted[k].shape)}" for k in wrong)
+    _complain(f"{what} has wrong shapes:", shapes)
+    _check_finite(path, recipe.state)
+    model.load_state_dict(recipe.state)
+    return model
+
+
+def _complain(what: str, keys: Iterable[str]) -> None:
+    """CheckpointError with the first few of `keys`, if there are any."""
+    names = sorted(keys)
+    if names:
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        raise CheckpointError(f"{what} {', '.join(names[:4])}{more}")
+
+
+def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    _complain(
+        f"{path}: NaN or infinity in",
+        (key for key, value in state.items() if not value.isfinite().all()),
+    )

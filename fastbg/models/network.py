@@ -1,0 +1,46 @@
+"""What every network in this package is: an image in [0,1] in, a larger one out."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastbg.errors import InvalidArgument
+from fastbg.models.window import check_window
+
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+
+
+class Network(nn.Module):
+    """RGB (B,3,h,w) in [0,1] to RGB (B,3,s*h,s*w), not clamped.
+
+    Inside, an image is ``(x - mean) * img_range``. `config` holds the constructor's keywords, so
+    that ``type(net)(**net.config)`` builds the network again; `name` stands in tables.
+    """
+
+    architecture: ClassVar[str]
+    mean: Tensor
+
+    def __init__(self, scale: int, img_range: float, mean: Sequence[float], **sizes: Any) -> None:
+        super().__init__()
+        if len(mean) != 3:
+            raise InvalidArgument("mean", tuple(mean), "one number for each of R, G, B")
+        self.scale, self.img_range, self.name = scale, img_range, self.architecture
+        self.config = {**sizes, "scale": scale, "img_range": img_range, "mean": tuple(mean)}
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """What the first layer sees of an image in [0,1]."""
+        return (image - self.mean) * self.img_range
+
+    def denormalise(self, y: Tensor) -> Tensor:
+        """Image in [0,1] of what the last layer gives."""
+        return y / self.img_range + self.mean
+
+    def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
+        """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels; here nothing is saved."""
+        height, width = x.shape[-2:]
+        box = check_window(window, height * self.scale, width * self.scale)
+        sr: Tensor = self(x)
+        return sr[..., box.y0 : box.y1, box.x0 : box.x1]

@@ -1,0 +1,488 @@
+"""The run folder: every record of a run in one SQLite file, written so that a kill loses nothing.
+
+A record is committed, and flushed to disk, before `put` returns; what a killed run has not
+committed was never there. The same command then opens the store again, asks `done` and goes on.
+"""
+
+import csv
+import errno
+import fcntl
+import io
+import json
+import os
+import platform
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import fastbg
+from fastbg.errors import InvalidArgument, RunStoreError
+
+Value: TypeAlias = float | int | str | None
+Json: TypeAlias = Any  # dicts with string keys, lists, strings, numbers, booleans, None
+
+SCHEMA = 1
+_APPLICATION_ID = 0x46_42_47_31  # "FBG1" in the file's header: `file run.sqlite` shows it
+_TABLES = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    # `vals` is a JSON object: Python writes every float with as many digits as it takes to read
+    # the same bits back, and NaN, which SQLite would turn into NULL in a REAL column.
+    """CREATE TABLE records (
+        experiment TEXT NOT NULL, model TEXT NOT NULL, item TEXT NOT NULL, vals TEXT NOT NULL,
+        PRIMARY KEY (experiment, model, item)) WITHOUT ROWID""",
+    """CREATE TABLE arrays (
+        experiment TEXT NOT NULL, model TEXT NOT NULL, item TEXT NOT NULL, name TEXT NOT NULL,
+        dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL,
+        PRIMARY KEY (experiment, model, item, name))""",
+)
+_EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it becomes the name of a CSV file
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one model measured on one item of one experiment."""
+
+    experiment: str
+    model: str
+    item: str
+    values: Mapping[str, Value]
+
+
+class RunStore:
+    """`run.sqlite` in a run folder. Made by `open` (to write) or `read` (to look only)."""
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, lock: int | None) -> None:
+        self.folder = folder
+        self._connection = connection
+        self._lock = lock
+        self._in_transaction = False
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        config: Mapping[str, Json],
+        *,
+        seeds: Mapping[str, int] | None = None,
+        manifest: Json = None,
+    ) -> "RunStore":
+        """Create the run of this `config` in `folder`, or resume it.
+
+        `config` holds all that decides the records, as JSON values; so do `seeds` and `manifest`.
+        What belongs to one experiment only is better stored with `remember`. The versions of
+        fastbg, torch, numpy, Python and the platform are stored too; resuming under others is
+        allowed and adds to `versions`.
+
+        Raises RunStoreError if the folder holds a run of another configuration (naming each key
+        that differs), another process has it open, or it cannot be written.
+        """
+        path = Path(folder)
+        with _reported(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = _lock(path)
+            try:
+                connection = sqlite3.connect(path / "run.sqlite", timeout=5, isolation_level=None)
+            except BaseException:
+                os.close(lock)
+                raise
+        store = cls(path, connection, lock)
+        try:
+            store._prepare()
+            store._settle({"config": config, "seeds": dict(seeds or {}), "manifest": manifest})
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> "RunStore":
+        """The run in `folder`, to look at: takes no lock, needs no configuration, writes nothing.
+
+        Raises RunStoreError if there is none.
+        """
+        path = Path(folder)
+        file = path / "run.sqlite"
+        if not file.is_file():
+            raise RunStoreError(f"{path}: holds no run (no run.sqlite)")
+        # Even a reader of a WAL database wants to write its index, unless no writer can exist.
+        writable = os.access(path, os.W_OK, effective_ids=True)
+        settled = not writable and not (path / "run.sqlite-wal").exists()
+        options = "mode=ro&immutable=1" if settled else "mode=ro"
+        with _reported(path):
+            uri = f"{file.resolve().as_uri()}?{options}"
+            store = cls(path, sqlite3.connect(uri, uri=True, isolation_level=None), None)
+        try:
+            store._check_schema()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def __enter__(self) -> "RunStore":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file and of the lock; a second call does nothing."""
+        try:
+            with _reported(self.folder):
+                self._connection.close()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    # What the run is.
+
+    @property
+    def config(self) -> Json:
+        """The configuration that the run was created with."""
+        return self._meta("config")
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """The seeds that the run was created with."""
+        seeds: dict[str, int] = self._meta("seeds")
+        return seeds
+
+    @property
+    def manifest(self) -> Json:
+        """The manifest that the run was created with, None if there was none."""
+        return self._meta("manifest")
+
+    @property
+    def versions(self) -> list[dict[str, str]]:
+        """Versions of what wrote to the run, oldest first; more than one if it was resumed so."""
+        versions: list[dict[str, str]] = self._meta("versions")
+        return versions
+
+    def remember(self, name: str, make: Callable[[], Json]) -> Json:
+        """The JSON value stored as `name`; made and stored first if there is none yet.
+
+        For what is drawn once and must stay the same when the run resumes, such as the manifest
+        of one experiment.
+        """
+        key = f"remember {name}"
+        found = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        if not found:
+            text = _dumps(name, make())
+            self._write("INSERT INTO meta VALUES (?, ?)", key, text)
+            found = [(text,)]
+        return json.loads(found[0][0])
+
+    # Records.
+
+    def put(self, experiment: str, model: str, item: str, values: Mapping[str, Value]) -> None:
+        """Store one record; on return it is on disk.
+
+        Storing the same record again does nothing. Raises RunStoreError if the key is taken by
+        other values or the folder cannot be written.
+        """
+        self.put_many([Record(experiment, model, item, values)])
+
+    def put_many(self, records: Iterable[Record]) -> None:
+        """Store all of these records or, on an error or a kill, none of them."""
+        with self.transaction():
+            for record in records:
+                self._put(record)
+
+    def put_array(
+        self, experiment: str, model: str, item: str, name: str, array: NDArray[Any]
+    ) -> None:
+        """Store a small array beside a record: an attribution map, a crop, the bytes of a PNG.
+
+        Write it in one `transaction` with the record, so that neither exists without the other.
+        Taken names are handled as in `put`.
+        """
+        if array.dtype.hasobject or array.dtype.names:
+            raise InvalidArgument("array", f"dtype {array.dtype}", "numbers or booleans")
+        _check_key(experiment, model, item)
+        key = (experiment, model, item, name)
+        new = (array.dtype.str, json.dumps(array.shape), array.tobytes())
+        old = self._rows(
+            "SELECT dtype, shape, data FROM arrays "
+            "WHERE experiment = ? AND model = ? AND item = ? AND name = ?",
+            *key,
+        )
+        if not old:
+            self._write("INSERT INTO arrays VALUES (?, ?, ?, ?, ?, ?, ?)", *key, *new)
+        elif old[0] != new:
+            raise RunStoreError(f"{self.folder}: array {key} is already stored with other contents")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is stored inside the block is committed at its end, or not at all."""
+        if self._in_transaction:
+            yield
+            return
+        self._execute("BEGIN IMMEDIATE")
+        self._in_transaction = True
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            # A full disk may have ended the transaction already.
+            if self._connection.in_transaction:
+                self._execute("ROLLBACK")
+            raise
+        finally:
+            self._in_transaction = False
+
+    def done(self, experiment: str, model: str) -> set[str]:
+        """The items that have a record."""
+        rows = self._rows(
+            "SELECT item FROM records WHERE experiment = ? AND model = ?", experiment, model
+        )
+        return {row[0] for row in rows}
+
+    def records(self, experiment: str | None = None, model: str | None = None) -> list[Record]:
+        """Records, of one experiment or model or of all, sorted by experiment, model and item."""
+        rows = self._rows(
+            "SELECT experiment, model, item, vals FROM records "
+            "WHERE experiment = ifnull(?, experiment) AND model = ifnull(?, model) "
+            "ORDER BY experiment, model, item",
+            experiment,
+            model,
+        )
+        return [Record(e, m, item, json.loads(values)) for e, m, item, values in rows]
+
+    def array(self, experiment: str, model: str, item: str, name: str) -> NDArray[Any]:
+        """What `put_array` stored; RunStoreError if it stored nothing there."""
+        rows = self._rows(
+            "SELECT dtype, shape, data FROM arrays "
+            "WHERE experiment = ? AND model = ? AND item = ? AND name = ?",
+            experiment,
+            model,
+            item,
+            name,
+        )
+        if not rows:
+            key = (experiment, model, item, name)
+            raise RunStoreError(f"{self.folder}: no array is stored as {key}")
+        dtype, shape, data = rows[0]
+        return np.frombuffer(data, dtype).reshape(json.loads(shape)).copy()
+
+    def export_csv(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write `<experiment>.csv` for each experiment: model, item, then a column per value.
+
+        Columns come in the order in which the sorted records first name them. Floats are written
+        so that they read back bit for bit (`nan` and `inf` included); None, and a value that a
+        record lacks, are empty.
+        """
+        target = Path(folder)
+        tables: dict[str, list[Record]] = {}
+        for record in self.records():
+            tables.setdefault(record.experiment, []).append(record)
+        written = []
+        for experiment, records in tables.items():
+            names = list(dict.fromkeys(name for record in records for name in record.values))
+            text = io.StringIO()
+            table = csv.writer(text, lineterminator="\n")
+            table.writerow(["model", "item", *names])
+            for record in records:
+                table.writerow([record.model, record.item, *map(record.values.get, names)])
+            path = target / f"{experiment}.csv"
+            with _reported(target):
+                target.mkdir(parents=True, exist_ok=True)
+                partial = path.with_name(path.name + ".partial")
+                partial.write_text(text.getvalue(), encoding="utf-8")
+                os.replace(partial, path)
+            written.append(path)
+        return written
+
+    # Inside.
+
+    def _put(self, record: Record) -> None:
+        _check_key(record.experiment, record.model, record.item)
+        for name, value in record.values.items():
+            if name in ("model", "item"):
+                raise InvalidArgument("values", f"a value named {name!r}", "another name")
+            if not (value is None or isinstance(value, (int, float, str))):
+                raise InvalidArgument(
+                    f"values[{name!r}]", type(value).__name__, "float, int, str or None"
+                )
+        key = (record.experiment, record.model, record.item)
+        old = self._rows(
+            "SELECT vals FROM records WHERE experiment = ? AND model = ? AND item = ?", *key
+        )
+        if not old:
+            text = _dumps("values", dict(record.values))
+            self._write("INSERT INTO records VALUES (?, ?, ?, ?)", *key, text)
+            return
+        differing = _differences(json.loads(old[0][0]), dict(record.values))
+        if differing:
+            raise RunStoreError(
+                f"{self.folder}: record {key} is already stored with other values: "
+                + _listed(differing)
+            )
+
+    def _prepare(self) -> None:
+        """Check the tables of an old file, or make those of a new one."""
+        empty = not self._rows("SELECT name FROM sqlite_master")
+        if not empty:
+            self._check_schema()
+        self._execute("PRAGMA journal_mode = WAL")
+        self._execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits in WAL mode
+        if empty:
+            with self.transaction():
+                for table in _TABLES:
+                    self._execute(table)
+                self._execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                self._execute(f"PRAGMA user_version = {SCHEMA}")
+
+    def _check_schema(self) -> None:
+        file = self.folder / "run.sqlite"
+        if self._rows("PRAGMA application_id")[0][0] != _APPLICATION_ID:
+            raise RunStoreError(f"{file}: is not a run of fastbg; choose another folder")
+        schema = self._rows("PRAGMA user_version")[0][0]
+        if schema != SCHEMA:
+            age = "a newer" if schema > SCHEMA else "an older"
+            raise RunStoreError(
+                f"{file}: has schema {schema}, written by {age} fastbg; fastbg "
+                f"{fastbg.__version__} expects schema {SCHEMA}: choose another folder"
+            )
+
+    def _settle(self, identity: Mapping[str, Json]) -> None:
+        """Store what the run is, or compare it with what is stored."""
+        texts = {key: _dumps(key, value) for key, value in identity.items()}
+        versions = {
+            "fastbg": fastbg.__version__,
+            "torch": torch.__version__,
+            "numpy": version("numpy"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        }
+        with self.transaction():
+            stored = dict(self._rows("SELECT key, value FROM meta"))
+            if not stored:
+                texts["versions"] = json.dumps([versions])
+                for key, text in texts.items():
+                    self._write("INSERT INTO meta VALUES (?, ?)", key, text)
+                return
+            old = {key: json.loads(stored[key]) for key in texts}
+            differing = _differences(old, {key: json.loads(text) for key, text in texts.items()})
+            if differing:
+                raise RunStoreError(
+                    f"{self.folder}: holds a run of another configuration: "
+                    + _listed(differing)
+                    + ". Repeat that configuration to resume it, or choose another folder"
+                )
+            known = json.loads(stored["versions"])
+            if versions not in known:
+                text = json.dumps([*known, versions])
+                self._write("UPDATE meta SET value = ? WHERE key = 'versions'", text)
+
+    def _meta(self, key: str) -> Json:
+        return json.loads(self._rows("SELECT value FROM meta WHERE key = ?", key)[0][0])
+
+    def _rows(self, query: str, *values: Value) -> list[Any]:
+        with _reported(self.folder):
+            return self._connection.execute(query, values).fetchall()
+
+    def _write(self, statement: str, *values: Value | bytes) -> None:
+        with _reported(self.folder):
+            self._connection.execute(statement, values)
+
+    def _execute(self, statement: str) -> None:
+        self._write(statement)
+
+
+def _check_key(experiment: str, model: str, item: str) -> None:
+    if not _EXPERIMENT_NAME.fullmatch(experiment):
+        raise InvalidArgument("experiment", repr(experiment), "letters, digits, '_', '.', '-'")
+    for name, value in {"model": model, "item": item}.items():
+        if not value:
+            raise InvalidArgument(name, repr(value), "a name")
+
+
+def _dumps(argument: str, value: Json) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(argument, str(error), "values that JSON can hold") from error
+
+
+def _differences(old: Json, new: Json, key: str = "") -> list[str]:
+    """One text per leaf that differs, by dotted key; floats count as equal only bit for bit."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            text
+            for name in [*old, *(name for name in new if name not in old)]
+            for text in _differences(
+                old.get(name, _ABSENT), new.get(name, _ABSENT), f"{key}.{name}" if key else name
+            )
+        ]
+    was, now = ("nothing" if v is _ABSENT else json.dumps(v, sort_keys=True) for v in (old, new))
+    return [] if was == now else [f"{key}: stored {_shortened(was)}, now {_shortened(now)}"]
+
+
+_ABSENT = object()
+
+
+def _listed(texts: list[str], shown: int = 8) -> str:
+    more = f"; and {len(texts) - shown} more" if len(texts) > shown else ""
+    return "; ".join(texts[:shown]) + more
+
+
+def _shortened(text: str, length: int = 120) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _lock(folder: Path) -> int:
+    """Take the folder's lock or raise; the system lets go of it when this process ends."""
+    descriptor = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+    except OSError as error:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise RunStoreError(
+                f"{folder}: is in use by {holder}; wait for it to end, or choose another folder"
+            ) from error
+        raise
+    return descriptor
+
+
+@contextmanager
+def _reported(folder: Path) -> Iterator[None]:
+    """Turn what SQLite and the file system raise into RunStoreError with the remedy."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise RunStoreError(f"{folder}: {error}; {_remedy(error)}") from error
+
+
+def _remedy(error: sqlite3.Error | OSError) -> str:
+    text = str(error)
+    if "is full" in text or "disk I/O" in text or getattr(error, "errno", None) in _NO_SPACE:
+        return "free space there (or check the disk), then repeat the command: it resumes"
+    if "not a database" in text or "malformed" in text:
+        return "run.sqlite is damaged or no SQLite file: move it away, or choose another folder"
+    if "locked" in text:
+        return "another program has run.sqlite open: close it, then repeat the command"
+    return "expected a folder that can be written: change its rights, or choose another folder"
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

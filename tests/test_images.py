@@ -1,0 +1,340 @@
+"""Image files, good and bad, and the folder layouts of the field's datasets."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastbg.data.builtin import builtin_images
+from fastbg.data.images import ImageSet, image_size, open_folder, read_image
+from fastbg.errors import DataError
+
+Pixels = NDArray[np.uint8]
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> Pixels:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(pixels: Pixels, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def save(path: Path, height: int = 8, width: int = 12, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise(height, width, seed=seed)).save(path)
+    return path
+
+
+def deep_png(height: int, width: int, color_type: int, channels: int) -> bytes:
+    """A valid PNG of 16 bits per channel; Pillow writes only grey ones."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    rows = (b"\0" + bytes(2 * channels * width)) * height
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+class TestReadImage:
+    def test_rgb_is_read_as_stored(self, tmp_path: Path) -> None:
+        pixels = noise(5, 7)
+        (tmp_path / "a.png").write_bytes(encoded(pixels, "PNG"))
+        read = read_image(tmp_path / "a.png")
+        assert read.dtype == np.uint8
+        assert read.flags.c_contiguous
+        np.testing.assert_array_equal(read, pixels)
+
+    def test_grey_is_repeated(self, tmp_path: Path) -> None:
+        pixels = noise(5, 7, 1)
+        (tmp_path / "a.png").write_bytes(encoded(pixels, "PNG"))
+        np.testing.assert_array_equal(
+            read_image(tmp_path / "a.png"), pixels[..., None].repeat(3, 2)
+        )
+
+    def test_alpha_is_dropped_and_not_blended(self, tmp_path: Path) -> None:
+        pixels = noise(5, 7, 4)
+        (tmp_path / "a.png").write_bytes(encoded(pixels, "PNG"))
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels[..., :3])
+
+    def test_palette_with_transparency_is_looked_up(self, tmp_path: Path) -> None:
+        image = Image.fromarray(noise(5, 7) // 128 * 255).quantize(8)
+        image.save(tmp_path / "a.png", transparency=bytes([0, 128, 255]))
+        np.testing.assert_array_equal(
+            read_image(tmp_path / "a.png"), np.array(image.convert("RGB"))
+        )
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_exif_orientation_of_jpeg_is_applied(self, tmp_path: Path, orientation: int) -> None:
+        upright = np.zeros((16, 32, 3), np.uint8)
+        upright[:8, :16] = 255  # white in the top left quarter
+        stored = {
+            1: upright,
+            2: upright[:, ::-1],
+            3: upright[::-1, ::-1],
+            4: upright[::-1],
+            5: upright.transpose(1, 0, 2),
+            6: np.rot90(upright),
+            7: np.rot90(upright, 2).transpose(1, 0, 2),
+            8: np.rot90(upright, -1),
+        }[orientation]
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = tmp_path / "a.jpg"
+        file.write_bytes(encoded(np.ascontiguousarray(stored), "JPEG", exif=exif, quality=95))
+        assert image_size(file) == (16, 32)
+        assert np.abs(read_image(file).astype(int) - upright).max() < 10
+
+    def test_png_is_taken_as_stored_whatever_its_exif_says(self, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        pixels = noise(5, 7)
+        (tmp_path / "a.png").write_bytes(encoded(pixels, "PNG", exif=exif))
+        assert image_size(tmp_path / "a.png") == (5, 7)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
+
+    @pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+    def test_sixteen_bit_png_is_refused(
+        self, tmp_path: Path, color_type: int, channels: int
+    ) -> None:
+        file = tmp_path / "deep.png"
+        file.write_bytes(deep_png(4, 5, color_type, channels))
+        with pytest.raises(DataError, match=r"deep\.png: has more than 8 bits per channel"):
+            read_image(file)
+
+    @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+    def test_deep_tiff_is_refused(self, tmp_path: Path, dtype: type) -> None:
+        Image.fromarray(np.zeros((4, 5), dtype)).save(tmp_path / "deep.tif")
+        with pytest.raises(DataError, match=r"deep\.tif: has more than 8 bits"):
+            read_image(tmp_path / "deep.tif")
+
+    @pytest.mark.parametrize("kept", [0, 5, 20, 33, 60, 500, 0.5, 0.9, 0.99])
+    def test_truncated_png_names_file_and_cause(self, tmp_path: Path, kept: float) -> None:
+        whole = encoded(noise(40, 50), "PNG")
+        file = tmp_path / "cut.png"
+        file.write_bytes(whole[: kept if kept >= 1 else int(kept * len(whole))])
+        with pytest.raises(DataError, match=r"cut\.png: cannot be read as an image: .{5}"):
+            read_image(file)
+
+    # Pillow warns of a cut TIFF directory before it fails.
+    @pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
+    def test_no_cut_gives_wrong_pixels(self, tmp_path: Path, kind: str) -> None:
+        """Cut anywhere, a file is refused, unless only its trailer, behind all pixels, is gone."""
+        whole = encoded(noise(12, 16), kind)
+        file = tmp_path / f"cut.{kind.lower()}"
+        file.write_bytes(whole)
+        pixels = read_image(file)
+        messages = []
+        for length in range(len(whole)):
+            file.write_bytes(whole[:length])
+            try:
+                read = read_image(file)
+            except DataError as error:
+                messages.append(str(error))
+            else:
+                np.testing.assert_array_equal(read, pixels)
+        assert len(messages) > 0.8 * len(whole)
+        assert all(str(file) in message for message in messages)
+
+    def test_damaged_png_is_refused(self, tmp_path: Path) -> None:
+        whole = bytearray(encoded(noise(40, 50), "PNG"))
+        whole[3000] ^= 0xFF
+        (tmp_path / "bad.png").write_bytes(whole)
+        with pytest.raises(DataError, match=r"bad\.png: cannot be read as an image"):
+            read_image(tmp_path / "bad.png")
+
+    @pytest.mark.parametrize(
+        ("make", "cause"),
+        [
+            (lambda path: None, "No such file"),
+            (lambda path: path.mkdir(), "Is a directory"),
+            (lambda path: path.write_text("<html>not found</html>"), "not an image"),
+        ],
+    )
+    def test_what_is_no_image_is_refused(
+        self, tmp_path: Path, make: Callable[[Path], object], cause: str
+    ) -> None:
+        make(tmp_path / "a.png")
+        with pytest.raises(DataError, match=rf"a\.png: cannot be read as an image: {cause}"):
+            read_image(tmp_path / "a.png")
+
+
+def div2k(root: Path) -> Path:
+    save(root / "DIV2K_valid_HR/0801.png", seed=1)
+    save(root / "DIV2K_valid_HR/0802.png", seed=2)
+    save(root / "DIV2K_valid_LR_bicubic/X4/0801x4.png", 2, 3, seed=3)
+    save(root / "DIV2K_valid_LR_bicubic/X4/0802x4.png", 2, 3, seed=4)
+    save(root / "DIV2K_valid_LR_bicubic/X2/0801x2.png", 4, 6, seed=5)
+    return root
+
+
+def urban100(root: Path) -> Path:
+    save(root / "HR/img_001.png", seed=1)
+    save(root / "LR_bicubic/X4/img_001x4.png", 2, 3, seed=3)
+    return root
+
+
+def urban100_srf(root: Path) -> Path:
+    for scale in (2, 4):
+        folder = root / f"image_SRF_{scale}"
+        save(folder / f"img_001_SRF_{scale}_HR.png", seed=1)
+        save(folder / f"img_001_SRF_{scale}_LR.png", 8 // scale, 12 // scale, seed=3)
+        save(folder / f"img_001_SRF_{scale}_SRCNN.png", seed=9)
+    return root
+
+
+def ost(root: Path) -> Path:
+    for name in ("sky", "water"):
+        save(root / name / f"OST_{name}_1.png")
+    return root
+
+
+def keys(images: ImageSet) -> list[str]:
+    return [item.key for item in images.items]
+
+
+class TestOpenFolder:
+    @pytest.mark.parametrize("pointed_at", ["", "DIV2K", "DIV2K/DIV2K_valid_HR"])
+    def test_div2k(self, tmp_path: Path, pointed_at: str) -> None:
+        div2k(tmp_path / "DIV2K")
+        images = open_folder(tmp_path / pointed_at)
+        assert images.name == "DIV2K_valid"
+        assert keys(images) == ["0801.png", "0802.png"]
+        first = images["0801.png"]
+        np.testing.assert_array_equal(first.load(), noise(8, 12, seed=1))
+        lr = first.load_lr(4)
+        assert lr is not None
+        np.testing.assert_array_equal(lr, noise(2, 3, seed=3))
+        assert first.load_lr(3) is None
+
+    def test_a_gap_in_the_paired_images_is_an_error(self, tmp_path: Path) -> None:
+        images = open_folder(div2k(tmp_path))
+        with pytest.raises(DataError, match=r"X2/0802x2\.png: .*No such file"):
+            images["0802.png"].load_lr(2)
+
+    def test_a_paired_image_of_another_size_is_an_error(self, tmp_path: Path) -> None:
+        save(div2k(tmp_path) / "DIV2K_valid_LR_bicubic/X4/0801x4.png", 2, 4)
+        with pytest.raises(DataError, match=r"0801x4\.png: is 2x4; expected 1/4 of 8x12"):
+            open_folder(tmp_path)["0801.png"].load_lr(4)
+
+    def test_two_splits_have_to_be_told_apart(self, tmp_path: Path) -> None:
+        save(div2k(tmp_path) / "DIV2K_train_HR/0001.png")
+        with pytest.raises(DataError, match=r"more than one dataset \(DIV2K_train, DIV2K_valid\)"):
+            open_folder(tmp_path)
+        assert keys(open_folder(tmp_path / "DIV2K_train_HR")) == ["0001.png"]
+        assert open_folder(tmp_path / "DIV2K_train_HR").items[0].load_lr(4) is None
+
+    @pytest.mark.parametrize("pointed_at", ["", "Urban100", "Urban100/HR"])
+    def test_urban100(self, tmp_path: Path, pointed_at: str) -> None:
+        urban100(tmp_path / "Urban100")
+        images = open_folder(tmp_path / pointed_at)
+        assert images.name == "Urban100"
+        assert keys(images) == ["img_001.png"]
+        lr = images.items[0].load_lr(4)
+        assert lr is not None
+        np.testing.assert_array_equal(lr, noise(2, 3, seed=3))
+
+    @pytest.mark.parametrize(
+        ("pointed_at", "scale"),
+        [("", 4), ("Urban100", 4), ("Urban100/image_SRF_4", 4), ("Urban100/image_SRF_2", 2)],
+    )
+    def test_urban100_srf(self, tmp_path: Path, pointed_at: str, scale: int) -> None:
+        urban100_srf(tmp_path / "Urban100")
+        images = open_folder(tmp_path / pointed_at)
+        assert images.name == "Urban100"
+        assert keys(images) == [f"img_001_SRF_{scale}_HR.png"]
+        lr = images.items[0].load_lr(scale)
+        assert lr is not None
+        np.testing.assert_array_equal(lr, noise(8 // scale, 12 // scale, seed=3))
+
+    @pytest.mark.parametrize("pointed_at", ["", "OutdoorSceneTrain_v2"])
+    def test_ost(self, tmp_path: Path, pointed_at: str) -> None:
+        ost(tmp_path / "OutdoorSceneTrain_v2")
+        images = open_folder(tmp_path / pointed_at)
+        assert images.name == "OutdoorSceneTrain_v2"
+        assert dict(images.classes) == {
+            "sky/OST_sky_1.png": "sky",
+            "water/OST_water_1.png": "water",
+        }
+        assert keys(images) == sorted(images.classes)
+
+    def test_plain_folder_is_searched_to_the_bottom(self, tmp_path: Path) -> None:
+        save(tmp_path / "b/c/2.jpg")
+        save(tmp_path / "a/1.PNG")
+        save(tmp_path / "0.bmp")
+        save(tmp_path / ".thumbnails/0.png")
+        save(tmp_path / "a/._1.png")
+        (tmp_path / "a/readme.txt").write_text("no image")
+        images = open_folder(tmp_path)
+        assert keys(images) == ["0.bmp", "a/1.PNG", "b/c/2.jpg"]
+        assert images.name == tmp_path.name
+        assert not images.classes
+        assert images.items[0].load_lr(4) is None
+
+    def test_linked_folders_are_followed_once(self, tmp_path: Path) -> None:
+        save(tmp_path / "real/1.png")
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set/link").symlink_to(tmp_path / "real")
+        (tmp_path / "real/loop").symlink_to(tmp_path / "set")
+        assert keys(open_folder(tmp_path / "set")) == ["link/1.png"]
+
+    def test_a_dataset_beside_other_images_has_to_be_named(self, tmp_path: Path) -> None:
+        urban100(tmp_path / "Urban100")
+        save(tmp_path / "Set5/baby.png")
+        with pytest.raises(DataError, match="holds Urban100 beside other images"):
+            open_folder(tmp_path)
+
+    def test_opening_a_folder_opens_no_image(self, tmp_path: Path) -> None:
+        (tmp_path / "broken.png").write_bytes(b"not an image")
+        images = open_folder(tmp_path)
+        with pytest.raises(DataError, match=r"broken\.png"):
+            images.items[0].load()
+
+    def test_no_images(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("")
+        with pytest.raises(DataError, match=r"holds no images; looked for .*DIV2K.*\*\.png"):
+            open_folder(tmp_path)
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="nowhere: no such folder"):
+            open_folder(tmp_path / "nowhere")
+        with pytest.raises(DataError, match=r"1\.png: is a file; expected a folder"):
+            open_folder(save(tmp_path / "1.png"))
+
+    def test_unknown_key(self, tmp_path: Path) -> None:
+        save(tmp_path / "1.png")
+        with pytest.raises(DataError, match=r"has no image '2\.png'"):
+            open_folder(tmp_path)["2.png"]
+
+    def test_fingerprint_tells_sets_apart(self, tmp_path: Path) -> None:
+        save(tmp_path / "1.png")
+        one = open_folder(tmp_path).fingerprint()
+        assert open_folder(tmp_path).fingerprint() == one
+        save(tmp_path / "2.png")
+        assert open_folder(tmp_path).fingerprint() != one
+
+
+def test_builtin_images_need_no_download() -> None:
+    images = builtin_images()
+    names = ["astronaut", "brick", "chelsea", "coffee", "grass", "gravel", "rocket"]
+    assert keys(images) == names
+    for item in images.items:
+        pixels = item.load()
+        assert pixels.dtype == np.uint8
+        assert pixels.shape == (*item.size(), 3)
+        assert min(pixels.shape[:2]) >= 256
+        assert pixels.std() > 10

@@ -1,0 +1,197 @@
+"""Manifests: the same for a seed in every process, spread evenly, inside their images."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastbg.data import manifests
+from fastbg.data.builtin import builtin_images
+from fastbg.data.images import ImageItem, ImageSet, open_folder
+from fastbg.data.manifests import (
+    Manifest,
+    SubImage,
+    composite_groups,
+    load_sub_image,
+    load_sub_images,
+    sub_images,
+)
+from fastbg.errors import DataError, InvalidArgument
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    """Five images of noise of different sizes, one of them too small for 32 pixels."""
+    sizes = {"a": (40, 64), "b": (32, 32), "c": (100, 36), "d": (31, 90), "e": (51, 47)}
+    for seed, (name, size) in enumerate(sizes.items()):
+        pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    return open_folder(tmp_path)
+
+
+def test_squares_lie_inside_at_multiples_and_differ(images: ImageSet) -> None:
+    subs = sub_images(images, 40, 32, seed=3, multiple=4)
+    assert len(set(subs)) == len({sub.key for sub in subs}) == 40
+    for sub in subs:
+        height, width = images[sub.item].size()
+        assert sub.y % 4 == sub.x % 4 == 0
+        assert sub.y + 32 <= height
+        assert sub.x + 32 <= width
+
+
+def test_squares_are_spread_evenly(images: ImageSet) -> None:
+    subs = sub_images(images, 10, 32, seed=3)
+    # d.png is too low, b.png holds just one; the rest share the other nine.
+    assert Counter(sub.item for sub in subs) == {"a.png": 3, "b.png": 1, "c.png": 3, "e.png": 3}
+    assert {sub.item for sub in subs[:4]} == {"a.png", "b.png", "c.png", "e.png"}
+
+
+def test_every_possible_square_can_be_had_and_not_one_more(images: ImageSet) -> None:
+    a, b, c, e = 3 * 9, 1, 18 * 2, 5 * 4
+    subs = sub_images(images, a + b + c + e, 32, seed=0)
+    assert len(set(subs)) == a + b + c + e
+    with pytest.raises(DataError, match=r"its 5 images hold 84 different squares .*expected 85"):
+        sub_images(images, a + b + c + e + 1, 32, seed=0)
+
+
+def test_seed_decides(images: ImageSet) -> None:
+    assert sub_images(images, 20, 32, seed=1) == sub_images(images, 20, 32, seed=1)
+    assert sub_images(images, 20, 32, seed=1) != sub_images(images, 20, 32, seed=2)
+
+
+def test_the_same_in_another_process() -> None:
+    code = (
+        "import json; from dataclasses import astuple\n"
+        "from fastbg.data.builtin import builtin_images\n"
+        "from fastbg.data.manifests import sub_images, composite_groups\n"
+        "subs = sub_images(builtin_images(), 20, 128, seed=7)\n"
+        "groups = composite_groups(30, 30, 5, 10, seed=7)\n"
+        "print(json.dumps([[astuple(s) for s in subs], [astuple(g) for g in groups]]))"
+    )
+    hash_seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    output = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONHASHSEED": hash_seed},
+    ).stdout
+    subs, groups = json.loads(output)
+    assert [SubImage(*sub) for sub in subs] == sub_images(builtin_images(), 20, 128, seed=7)
+    here = composite_groups(30, 30, 5, 10, seed=7)
+    assert groups == [[g.foreground, list(g.backgrounds)] for g in here]
+
+
+def test_flat_squares_are_passed_over(tmp_path: Path) -> None:
+    pixels = np.full((64, 64, 3), 200, np.uint8)
+    pixels[:32, :32] = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    images = open_folder(tmp_path)
+    everywhere = sub_images(images, 16, 16, seed=0, multiple=16, min_std=0)
+    textured = sub_images(images, 4, 16, seed=0, multiple=16)
+    assert {(sub.y, sub.x) for sub in textured} == {(0, 0), (0, 16), (16, 0), (16, 16)}
+    assert set(textured) < set(everywhere)
+    with pytest.raises(DataError, match=r"hold 4 different squares .*at least 4\.0 grey levels"):
+        sub_images(images, 5, 16, seed=0, multiple=16)
+
+
+def test_flatness_is_the_standard_deviation_of_the_square() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
+    image[:8, :8] = 255
+    fast = manifests._standard_deviations(image, 5)
+    grey = image.astype(np.float64).mean(axis=2)
+    windows = np.lib.stride_tricks.sliding_window_view(grey, (5, 5))
+    assert fast.shape == (9, 13)
+    np.testing.assert_allclose(fast, windows.std(axis=(2, 3)), rtol=1e-9, atol=1e-5)
+
+
+def test_sizes_alone_need_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+
+    def refuse(_: ImageItem) -> None:
+        raise AssertionError("decoded an image")
+
+    monkeypatch.setattr(ImageItem, "load", refuse)
+    assert len(sub_images(open_folder(tmp_path), 3, 32, seed=0, min_std=0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("count", 0), ("size", -1), ("multiple", 0), ("seed", -1)]
+)
+def test_bad_arguments_are_named(images: ImageSet, argument: str, value: int) -> None:
+    arguments = {"count": 1, "size": 16, "seed": 0, "multiple": 4} | {argument: value}
+    with pytest.raises(InvalidArgument, match=f"^{argument}: got {value}"):
+        sub_images(images, **arguments)
+
+
+def test_the_papers_groups() -> None:
+    groups = composite_groups(seed=5)
+    assert len({group.foreground for group in groups}) == 100
+    for group in groups:
+        assert 0 <= group.foreground < 150
+        assert len(set(group.backgrounds)) == 99
+        assert 0 <= min(group.backgrounds) <= max(group.backgrounds) < 150
+    assert groups == composite_groups(seed=5)
+    assert groups != composite_groups(seed=6)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("groups", 151), ("groups", 0), ("per_group", 152), ("seed", -1)]
+)
+def test_impossible_groups_are_refused(argument: str, value: int) -> None:
+    arguments = {"seed": 0} | {argument: value}
+    with pytest.raises(InvalidArgument, match=f"^{argument}: got {value}"):
+        composite_groups(**arguments)
+
+
+def test_manifest_survives_json(images: ImageSet) -> None:
+    manifest = Manifest(
+        images=images.name,
+        fingerprint=images.fingerprint(),
+        seed=3,
+        sub_images=tuple(sub_images(images, 5, 32, seed=3)),
+        groups=composite_groups(5, 5, 2, 3, seed=3),
+    )
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+
+
+@pytest.mark.parametrize("damage", [{"seed": "x"}, {"sub_images": [{"item": "a"}]}, {"groups": 3}])
+def test_a_foreign_manifest_is_refused(damage: dict[str, object]) -> None:
+    whole = Manifest("a", "b", 0, (SubImage("a", 0, 0, 8),)).to_json()
+    with pytest.raises(DataError, match="manifest: not one that fastbg wrote"):
+        Manifest.from_json(whole | damage)
+    with pytest.raises(DataError, match=r"manifest: .*'images'"):
+        Manifest.from_json({})
+
+
+def test_loading_cuts_the_square(images: ImageSet) -> None:
+    sub = SubImage("c.png", 8, 4, 32)
+    pixels = load_sub_image(images, sub)
+    np.testing.assert_array_equal(pixels, images["c.png"].load()[8:40, 4:36])
+    pixels[:] = 0  # the caller's own copy: the cached image must not change
+    assert load_sub_image(images, sub).any()
+
+
+def test_loading_many_keeps_their_order_and_decodes_each_image_once(
+    images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subs = sub_images(images, 30, 32, seed=0)
+    one_by_one = np.stack([load_sub_image(images, sub) for sub in subs])
+    manifests._decoded.cache_clear()
+    monkeypatch.setattr(manifests, "_decoded", manifests.lru_cache(1)(ImageItem.load))
+    np.testing.assert_array_equal(load_sub_images(images, subs), one_by_one)
+    assert manifests._decoded.cache_info().misses == len({sub.item for sub in subs})
+
+
+def test_squares_that_cannot_be_loaded(images: ImageSet) -> None:
+    with pytest.raises(DataError, match="outside its image of 32x32 pixels"):
+        load_sub_image(images, SubImage("b.png", 4, 0, 32))
+    with pytest.raises(DataError, match=r"has no image 'z\.png'"):
+        load_sub_image(images, SubImage("z.png", 0, 0, 32))
+    with pytest.raises(InvalidArgument, match="sub-images of one size"):
+        load_sub_images(images, [SubImage("a.png", 0, 0, 32), SubImage("a.png", 0, 0, 16)])

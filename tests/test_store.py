@@ -1,0 +1,442 @@
+"""The run store: exact values, one writer, resuming after kill -9, and errors that help."""
+
+import csv
+import json
+import math
+import os
+import resource
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import kill_run
+import numpy as np
+import pytest
+
+from fastbg.errors import InvalidArgument, RunStoreError
+from fastbg.results import Record, RunStore
+
+CONFIG = {"models": ["edsr"], "scale": 4, "lam": {"steps": 50}}
+ODD_FLOATS = [math.pi, 1 / 3, -0.0, 5e-324, 1.7976931348623157e308, 1e23, math.inf, -math.inf]
+
+
+def bits(value: object) -> bytes:
+    assert isinstance(value, float)
+    return struct.pack("<d", value)
+
+
+class TestRecords:
+    def test_records_come_back_sorted_whatever_the_order_they_were_put_in(
+        self, tmp_path: Path
+    ) -> None:
+        keys = [(e, m, i) for e in ("lam", "table1") for m in ("edsr", "rcan") for i in "abc"]
+        shuffled = [keys[i] for i in np.random.default_rng(0).permutation(len(keys))]
+        with RunStore.open(tmp_path, CONFIG) as store:
+            for key in shuffled:
+                store.put(*key, {"psnr": 1.5})
+            everything = store.records()
+            assert [(r.experiment, r.model, r.item) for r in everything] == keys
+            assert store.records("lam") == everything[:6]
+            assert store.records(model="rcan") == everything[3:6] + everything[9:]
+            assert store.done("lam", "edsr") == {"a", "b", "c"}
+            assert store.done("lam", "swinir") == set()
+
+    def test_floats_survive_bit_for_bit(self, tmp_path: Path) -> None:
+        patterns = np.random.default_rng(0).integers(0, 2**64, 2000, dtype=np.uint64)
+        floats = [f for f in patterns.view(np.float64).tolist() if not math.isnan(f)] + ODD_FLOATS
+        with RunStore.open(tmp_path, CONFIG) as store:
+            store.put_many(Record("e", "m", f"{i:04}", {"v": v}) for i, v in enumerate(floats))
+        with RunStore.read(tmp_path) as store:
+            stored = [record.values["v"] for record in store.records()]
+        assert [bits(value) for value in stored] == [bits(value) for value in floats]
+
+    def test_other_values_keep_their_type(self, tmp_path: Path) -> None:
+        values = {"n": 2**60, "name": "Größe\n,\"'", "none": None, "nan": math.nan, "one": 1.0}
+        with RunStore.open(tmp_path, CONFIG) as store:
+            store.put("e", "m", "i", values)
+            stored = dict(store.records()[0].values)
+        assert math.isnan(stored.pop("nan"))
+        assert stored == {name: value for name, value in values.items() if name != "nan"}
+        assert isinstance(stored["one"], float)
+        assert isinstance(stored["n"], int)
+
+    def test_the_same_record_twice_is_stored_once(self, tmp_path: Path) -> None:
+        with RunStore.open(tmp_path, CONFIG) as store:
+            store.put("e", "m", "i", {"a": 1.5, "b": math.nan})
+            store.put("e", "m", "i", {"b": math.nan, "a": 1.5})
+            assert len(store.records()) == 1
+
+    def test_another_value_for_a_taken_key_is_an_error(self, tmp_path: Path) -> None:
+        with RunStore.open(tmp_path, CONFIG) as store:
+            store.put("e", "m", "i", {"a": 1.5, "b": 2.0})
+            with pytest.raises(
+                RunStoreError, match=r"'i'.*other values: a: stored 1\.5, now 1\.6$"
+            ):
+                store.put("e", "m", "i", {"a": 1.6, "b": 2.0})
+            assert store.records()[0].values == {"a": 1.5, "b": 2.0}
+
+    def test_a_batch_is_stored_whole_or_not_at_all(self, tmp_path: Path) -> None:
+        with RunStore.open(tmp_path, CONFIG) as store:
+            store.put("e", "m", "2", {"a": 0.0})
+            batch = [Record("e", "m", str(i), {"a": 1.0}) for i in range(4)]
+            with pytest.raises(RunStoreError, match="already stored"):
+                store.put_many(batch)
+            assert store.done("e", "m") == {"2"}
+            store.put_many([*batch[:2], *batch[3:]])  # the store goes on after the failure
+            assert store.done("e", "m") == {"0", "1", "2", "3"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("", "m", "i", {}), "experiment: got ''"),
+            (("../up", "m", "i", {}), r"experiment: got '\.\./up'"),
+            (("e", "", "i", {}), "model: got ''"),
+            (("e", "m", "", {}), "item: got ''"),
+            (("e", "m", "i", {"model": 1.0}), "values: got a value named 'model'"),
+            (("e", "m", "i", {"psnr": np.float32(1)}), r"values\['psnr'\]: got float32; expected"),
+        ],
+    )
+    def test_bad_records_are_refused(
+        self, tmp_path: Path, arguments: tuple[str, str, str, dict[str, float]], message: str
+    ) -> None:
+        with RunStore.open(tmp_path, CONFIG) as store:
+            with pytest.raises(InvalidArgument, match=message):
+                store.put(*arguments)
+            assert store.records() == []
+
+
+class TestArrays:
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.int64, np.bool_])
+    @pytest.mark.parametrize("shape", [(), (0, 3), (4, 5, 3)])
+    def test_arrays_survive(self, tmp_path: Path, dtype: type, shape: tuple[int, ...]) -> None:
+        array = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+        with RunStore.open(tmp_path, CONFIG) as store:
+            store.put_array("lam", "edsr", "i", "map", array)
+            store.put_array("lam", "edsr", "i", "map", array)
+            stored = store.array("lam", "edsr", "i", "map")
+        assert stored.dtype == array.dtype
+        np.testing.assert_array_equal(stored, array)
+        assert stored.flags.writeable
+
+    def test_strided_arrays_are_stored_as_they_look(self, tmp_path: Path) -> None:
+        array = np.arange(24.0).reshape(4, 6)[::2, ::-1].T
+        with RunStore.open(tmp_path, CONFIG) as store:
+            store.put_array("lam", "edsr", "i", "map", array)
+            np.testing.assert_array_equal(store.array("lam", "edsr", "i", "map"), array)
+
+    def test_what_cannot_be_stored_or_found(self, tmp_path: Path) -> None:
+        with RunStore.open(tmp_path, CONFIG) as store:
+            with pytest.raises(InvalidArgument, match="array: got dtype object"):
+                store.put_array("lam", "edsr", "i", "map", np.array([{}]))
+            with pytest.raises(RunStoreError, match=r"no array is stored as .*'map'"):
+                store.array("lam", "edsr", "i", "map")
+            store.put_array("lam", "edsr", "i", "map", np.zeros(3))
+            with pytest.raises(RunStoreError, match="already stored with other contents"):
+                store.put_array("lam", "edsr", "i", "map", np.ones(3))
+
+
+class TestWhatTheRunIs:
+    def test_identity_is_stored_and_a_resumed_run_keeps_it(self, tmp_path: Path) -> None:
+        manifest = {"sub_images": [{"item": "a", "y": 0}]}
+        for _ in range(2):
+            with RunStore.open(tmp_path, CONFIG, seeds={"draw": 3}, manifest=manifest) as store:
+                assert store.config == CONFIG
+                assert store.seeds == {"draw": 3}
+                assert store.manifest == manifest
+                assert len(store.versions) == 1
+                names = {"fastbg", "torch", "numpy", "python", "platform"}
+                assert set(store.versions[0]) == names
+
+    def test_another_configuration_is_refused_by_key(self, tmp_path: Path) -> None:
+        RunStore.open(tmp_path, CONFIG, seeds={"draw": 3}).close()
+        other = {"models": ["rcan"], "lam": {"steps": 100}, "limit": 5}
+        with pytest.raises(RunStoreError) as caught:
+            RunStore.open(tmp_path, other, seeds={"draw": 4})
+        message = str(caught.value)
+        assert message.startswith(f"{tmp_path}: holds a run of another configuration: ")
+        for part in (
+            'config.models.0: stored "edsr", now "rcan"',
+            "config.scale: stored 4, now nothing",
+            "config.lam.steps: stored 50, now 100",
+            "config.limit: stored nothing, now 5",
+            "seeds.draw: stored 3, now 4",
+            "choose another folder",
+        ):
+            assert part in message
+        RunStore.open(tmp_path, CONFIG, seeds={"draw": 3}).close()  # unharmed, and not locked
+
+    def test_other_versions_are_added(self, tmp_path: Path) -> None:
+        RunStore.open(tmp_path, CONFIG).close()
+        old = json.dumps([{"torch": "1.0"}])
+        with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'versions'", (old,))
+        for _ in range(2):
+            with RunStore.open(tmp_path, CONFIG) as store:
+                assert store.versions[0] == {"torch": "1.0"}
+                assert len(store.versions) == 2
+
+    def test_remember_draws_once(self, tmp_path: Path) -> None:
+        draws = iter([[1, 2], [3, 4]])
+        for _ in range(2):
+            with RunStore.open(tmp_path, CONFIG) as store:
+                assert store.remember("table1", lambda: next(draws)) == [1, 2]
+        assert next(draws) == [3, 4]
+
+    def test_a_configuration_that_json_cannot_hold(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidArgument, match=r"config: got .*PosixPath"):
+            RunStore.open(tmp_path, {"data": tmp_path})
+
+
+class TestCsv:
+    def test_round_trip(self, tmp_path: Path) -> None:
+        names = [f"v{i}" for i in range(len(ODD_FLOATS))]
+        with RunStore.open(tmp_path, CONFIG) as store:
+            floats = dict(zip(names, ODD_FLOATS, strict=True))
+            store.put("table1", "edsr", 'a "b", c', {**floats, "note": "two\nlines", "none": None})
+            store.put("table1", "rcan", "ü", {"v0": math.nan, "extra": 7})
+            store.put("lam", "edsr", "a", {"di": 9.5})
+            written = store.export_csv(tmp_path / "tables")
+        assert written == [tmp_path / "tables/lam.csv", tmp_path / "tables/table1.csv"]
+        assert written[0].read_text() == "model,item,di\nedsr,a,9.5\n"
+        with written[1].open(newline="", encoding="utf-8") as file:
+            header, first, second = csv.reader(file)
+        assert header == ["model", "item", *names, "note", "none", "extra"]
+        assert first[:2] == ["edsr", 'a "b", c']
+        assert [bits(float(text)) for text in first[2 : 2 + len(names)]] == list(
+            map(bits, ODD_FLOATS)
+        )
+        assert first[2 + len(names) :] == ["two\nlines", "", ""]
+        assert second[:3] == ["rcan", "ü", "nan"]
+        assert second[3:] == [""] * (len(names) + 1) + ["7"]
+        assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == [
+            "lam.csv",
+            "table1.csv",
+        ]
+
+    def test_a_target_that_is_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "tables").write_text("")
+        with RunStore.open(tmp_path, CONFIG) as store:
+            store.put("e", "m", "i", {"a": 1})
+            with pytest.raises(RunStoreError, match=r"tables: .*can be written"):
+                store.export_csv(tmp_path / "tables")
+
+
+def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    log.touch()
+    return subprocess.Popen([sys.executable, kill_run.__file__, str(folder), str(log)])
+
+
+def wait_for_lines(process: subprocess.Popen[bytes], log: Path, count: int) -> None:
+    limit = time.monotonic() + 120
+    while log.read_bytes().count(b"\n") < count and process.poll() is None:
+        assert time.monotonic() < limit, f"{log} has not got {count} lines"
+        time.sleep(0.0005)
+
+
+def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    log, killed = tmp_path / "log", 0
+    # The first kill falls into the creation of the store, the others into its commits.
+    for lines in (0, 15, 40, 60):
+        before = log.read_bytes().count(b"\n") if log.exists() else 0
+        process = start(tmp_path / "broken", log)
+        wait_for_lines(process, log, before + 1 + lines)
+        time.sleep(rng.random() * 0.01)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed == 4
+    assert start(tmp_path / "broken", log).wait() == 0
+
+    kill_run.run(tmp_path / "whole", tmp_path / "whole.log")
+    with RunStore.read(tmp_path / "broken") as broken, RunStore.read(tmp_path / "whole") as whole:
+        records = broken.records()
+        assert records == whole.records()
+        assert len(records) == kill_run.ITEMS * len(kill_run.EXPERIMENTS)
+        for record in records:
+            key = (record.experiment, record.model, record.item, "lam")
+            np.testing.assert_array_equal(broken.array(*key), whole.array(*key))
+        for store in (broken, whole):
+            store.export_csv(store.folder / "tables")
+    for name in kill_run.EXPERIMENTS:
+        texts = {
+            (tmp_path / run / f"tables/{name}.csv").read_bytes() for run in ("broken", "whole")
+        }
+        assert len(texts) == 1
+
+    stored: set[tuple[str, str]] = set()
+    for line in log.read_text().splitlines():
+        word, experiment, *items = line.split()
+        keys = {(experiment, item) for item in items}
+        if word == "trying":
+            assert not keys & stored, "a stored record was measured again"
+        if word == "stored":
+            stored |= keys
+
+
+def test_one_writer_and_its_lock_dies_with_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = start(tmp_path / "run", log)
+    wait_for_lines(process, log, 5)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(RunStoreError, match=f"run: is in use by process {process.pid} on "):
+            RunStore.open(tmp_path / "run", {"items": kill_run.ITEMS}, seeds={"run": 1})
+        with RunStore.read(tmp_path / "run") as reader:  # looking is allowed meanwhile
+            assert reader.config == {"items": kill_run.ITEMS}
+    finally:
+        process.kill()
+        process.wait()
+    with RunStore.open(tmp_path / "run", {"items": kill_run.ITEMS}, seeds={"run": 1}) as store:
+        assert store.done("batched", "edsr")
+
+
+def test_one_writer_within_a_process(tmp_path: Path) -> None:
+    with (
+        RunStore.open(tmp_path, CONFIG),
+        pytest.raises(RunStoreError, match=f"in use by process {os.getpid()}"),
+    ):
+        RunStore.open(tmp_path, CONFIG)
+    store = RunStore.open(tmp_path, CONFIG)
+    store.close()
+    store.close()
+
+
+class TestReading:
+    def test_no_run(self, tmp_path: Path) -> None:
+        with pytest.raises(RunStoreError, match="holds no run"):
+            RunStore.read(tmp_path)
+
+    def test_a_reader_cannot_write(self, tmp_path: Path) -> None:
+        RunStore.open(tmp_path, CONFIG).close()
+        with RunStore.read(tmp_path) as store:
+            with pytest.raises(RunStoreError, match="readonly"):
+                store.put("e", "m", "i", {"a": 1.0})
+            assert store.records() == []
+
+
+@contextmanager
+def without_write_rights(folder: Path) -> Iterator[None]:
+    """`folder` and its files can be read only, also by root, who becomes nobody for a while."""
+    root = os.geteuid() == 0
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555)
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+class TestBadFolders:
+    def test_a_file_in_the_way(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        for folder in (tmp_path / "file", tmp_path / "file/run"):
+            with pytest.raises(RunStoreError, match=r"file.*choose another folder"):
+                RunStore.open(folder, CONFIG)
+
+    def test_a_read_only_folder(self) -> None:
+        # Not in tmp_path, whose parents only its owner may enter.
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            with (
+                without_write_rights(folder),
+                pytest.raises(RunStoreError, match=rf"{name}: .*Permission denied.*can be written"),
+            ):
+                RunStore.open(folder, CONFIG)
+            with RunStore.open(folder, CONFIG) as store:
+                store.put("e", "m", "i", {"a": 1.0})
+            with without_write_rights(folder):
+                with pytest.raises(RunStoreError, match=f"{name}: .*choose another folder"):
+                    RunStore.open(folder, CONFIG)
+                with RunStore.read(folder) as store:
+                    assert store.done("e", "m") == {"i"}
+
+    @pytest.mark.parametrize("schema", [0, 2])
+    def test_a_store_of_another_schema(self, tmp_path: Path, schema: int) -> None:
+        RunStore.open(tmp_path, CONFIG).close()
+        with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection:
+            connection.execute(f"PRAGMA user_version = {schema}")
+        age = "a newer" if schema == 2 else "an older"
+        with pytest.raises(RunStoreError, match=f"has schema {schema}, written by {age} fastbg"):
+            RunStore.open(tmp_path, CONFIG)
+        with pytest.raises(RunStoreError, match="expects schema 1"):
+            RunStore.read(tmp_path)
+
+    def test_a_database_of_another_program_is_left_alone(self, tmp_path: Path) -> None:
+        file = tmp_path / "run.sqlite"
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("CREATE TABLE theirs (x)")
+        before = file.read_bytes()
+        with pytest.raises(RunStoreError, match="is not a run of fastbg"):
+            RunStore.open(tmp_path, CONFIG)
+        assert file.read_bytes() == before
+
+    def test_a_damaged_file(self, tmp_path: Path) -> None:
+        (tmp_path / "run.sqlite").write_bytes(b"no database" * 1000)
+        with pytest.raises(RunStoreError, match=r"not a database; run\.sqlite is damaged"):
+            RunStore.open(tmp_path, CONFIG)
+
+
+def fill(folder: Path) -> int:
+    """Put records until the disk is full; the number that were stored before the error."""
+    with RunStore.open(folder, CONFIG) as store:
+        for i in range(2000):
+            try:
+                store.put("e", "m", f"{i:04}", {"text": "x" * 2000})
+            except RunStoreError as error:
+                message = str(error)
+                break
+        else:
+            pytest.fail("the disk has not become full")
+    assert message.startswith(f"{folder}: ")
+    assert "free space there" in message
+    return i
+
+
+def check_resumes(folder: Path, stored: int) -> None:
+    with RunStore.open(folder, CONFIG) as store:
+        assert store.done("e", "m") == {f"{i:04}" for i in range(stored)}
+        store.put("e", "m", "next", {"text": "x" * 2000})
+
+
+def test_a_limit_on_file_sizes_is_reported_and_survived(tmp_path: Path) -> None:
+    RunStore.open(tmp_path, CONFIG).close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        stored = fill(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert stored > 10
+    check_resumes(tmp_path, stored)
+
+
+def test_a_full_disk_is_reported_and_survived(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = ["-o", "size=600k"]
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", *size, "none", str(disk)], check=False, capture_output=True
+    )
+    if mount.returncode:
+        pytest.skip(f"cannot mount a small disk: {mount.stderr.decode().strip()}")
+    try:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(100_000))
+        stored = fill(disk / "run")
+        assert stored > 10
+        ballast.unlink()
+        check_resumes(disk / "run", stored)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
