@@ -12,6 +12,7 @@ from fastbg.attribution import (
     PixelSum,
 )
 from fastbg.models.checkpoints import load_model, save_model
+from fastbg.models.wrapped import wrap
 from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
 from fastbg.ops.path import blur_path, gradient_detector, path_integral
 
@@ -34,5 +35,6 @@ __all__ = [
     "mosaic",
     "path_integral",
     "save_model",
+    "wrap",
 ]
 __version__ = "0.1.0"

@@ -59,8 +59,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
     """The blocks of the network's largest stack keep their inputs only and run again in backward.
 
-    Does nothing unless `wanted`. Raises InvalidArgument for a model that has no stack (nn.Sequential
-    or nn.ModuleList) of blocks.
+    Does nothing unless `wanted`. Raises InvalidArgument for a model that has no nn.Sequential or
+    nn.ModuleList of blocks.
     """
     if not wanted:
         yield

@@ -9,28 +9,24 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastbg.errors import CheckpointError
+from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.models.edsr import EDSR
+from fastbg.models.formats import LayoutError, Recipe, UnknownNetworkError, recognise, unwrap
 from fastbg.models.network import Network
+from fastbg.models.rcan import RCAN
+from fastbg.models.sizes import BUILT_IN
+from fastbg.models.swinir import SwinIR
+from fastbg.models.zoo import load_zoo
 
-ARCHITECTURES: dict[str, type[Network]] = {net.architecture: net for net in (EDSR,)}
-BUILT_IN = ("edsr", "rcan", "swinir")
+ARCHITECTURES: dict[str, type[Network]] = {net.architecture: net for net in (EDSR, RCAN, SwinIR)}
 WEIGHTS = Path(__file__).parents[1] / "assets" / "weights"
-
-
-class Recipe(NamedTuple):
-    """A network as a file describes it."""
-
-    architecture: str
-    config: dict[str, Any]
-    state: dict[str, Tensor]
 
 
 def load_model(
@@ -53,18 +49,10 @@ def load_model(
     `.name`. Raises CheckpointError, which names the file and what is wrong with it.
     """
     path = built_in_path(name_or_path) or Path(name_or_path)
-    recipe = _read(path)
     given = {"res_scale": res_scale, "img_range": img_range, "mean": mean}
-    for key, value in given.items():
-        if value is None:
-            continue
-        if key not in recipe.config:
-            raise CheckpointError(f"{path}: {recipe.architecture} has no {key}, got {value}")
-        recipe.config[key] = value
-    if scale is not None and scale != recipe.config["scale"]:
-        raise CheckpointError(f"{path} magnifies x{recipe.config['scale']}, not x{scale}")
-
-    model = _build(path, recipe)
+    model = _read(path, {key: value for key, value in given.items() if value is not None})
+    if scale is not None and scale != model.scale:
+        raise CheckpointError(f"{path} magnifies x{model.scale}, not x{scale}")
     model.name = str(name_or_path) if str(name_or_path) in BUILT_IN else path.stem
     model.requires_grad_(False).eval()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -80,8 +68,11 @@ def save_model(
     """Write `model` (or its weights `state`, as training averages them) to `path` in float16.
 
     `card` is anything that JSON can hold: data, steps, scores, licence. Raises CheckpointError
-    if a weight is not finite in float16, or if the file cannot be written.
+    if a weight is not finite in float16, or if the file cannot be written, and InvalidArgument
+    for a wrapped network.
     """
+    if model.architecture not in ARCHITECTURES:
+        raise InvalidArgument("model", model.architecture, f"one of {[*ARCHITECTURES]}")
     path = Path(path)
     state = model.state_dict() if state is None else state
     half = {
@@ -117,11 +108,39 @@ def built_in_path(name: str | os.PathLike[str]) -> Path | None:
     return path
 
 
-def _read(path: Path) -> Recipe:
+def _read(path: Path, given: dict[str, Any]) -> Network:
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; the built-in networks are {BUILT_IN}")
-    state, about = _read_safetensors(path)
-    return Recipe(about["architecture"], dict(about["config"]), state)
+        raise CheckpointError(f"{path}: no such file; the built-in networks are {[*BUILT_IN]}")
+    if path.suffix == ".safetensors":
+        tensors, about = _read_safetensors(path)
+        if about:
+            return _build(path, Recipe(about["architecture"], about["config"], tensors), given)
+        content: object = tensors
+    else:
+        content = _read_pickle(path)
+    try:
+        state = unwrap(content)
+    except LayoutError as error:
+        raise CheckpointError(f"{path} {error}") from error
+    try:
+        return _build(path, recognise(state), given)
+    except UnknownNetworkError as error:
+        if given:
+            raise CheckpointError(f"{path} {error}, so {', '.join(given)} cannot be set") from error
+        return load_zoo(path, state)
+    except LayoutError as error:
+        raise CheckpointError(f"{path} {error}") from error
+
+
+def _read_pickle(path: Path) -> object:
+    """Tensors and plain containers; code in a pickle is never run."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than tensors, which is never run: {reason}"
+        ) from error
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -130,27 +149,41 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("fastbg", "{}"))
             names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, about
+            tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+    if about and not (isinstance(about, dict) and about.keys() >= {"architecture", "config"}):
+        raise CheckpointError(f"{path}: its 'fastbg' metadata lacks the architecture or its config")
+    return tensors, about
 
 
-def _build(path: Path, recipe: Recipe) -> Network:
-    if recipe.architecture not in ARCHITECTURES:
+def _build(path: Path, recipe: Recipe, given: dict[str, Any]) -> Network:
+    """The network of `recipe`, with the keywords `given` by the caller in place of its own."""
+    architecture, config, state = recipe
+    if architecture not in ARCHITECTURES:
         raise CheckpointError(
-            f"{path}: unknown architecture {recipe.architecture!r}, expected {[*ARCHITECTURES]}"
+            f"{path}: unknown architecture {architecture!r}, expected {[*ARCHITECTURES]}"
         )
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
-        model = ARCHITECTURES[recipe.architecture](**recipe.config)
+    for key, value in given.items():
+        if key not in config:
+            raise CheckpointError(f"{path}: {architecture} has no {key}, got {value}")
+    config = {**config, **given}
+    untold = [key for key, value in config.items() if value is None]
+    _complain(f"{path} as {architecture} does not tell what you must pass to load_model:", untold)
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
+            model = ARCHITECTURES[architecture](**config)
+    except (InvalidArgument, TypeError) as error:
+        raise CheckpointError(f"{path} as {architecture}: {error}") from error
     wanted = model.state_dict()
-    what = f"{path} as {recipe.architecture}"
-    _complain(f"{what} lacks", wanted.keys() - recipe.state.keys())
-    _complain(f"{what} has unknown", recipe.state.keys() - wanted.keys())
-    wrong = [key for key in wanted if recipe.state[key].shape != wanted[key].shape]
-    shapes = (f"{k} {tuple(recipe.state[k].shape)} for {tuple(wanted[k].shape)}" for k in wrong)
+    what = f"{path} as {architecture}"
+    _complain(f"{what} lacks", wanted.keys() - state.keys())
+    _complain(f"{what} has unknown", state.keys() - wanted.keys())
+    wrong = [key for key in wanted if state[key].shape != wanted[key].shape]
+    shapes = (f"{k} {tuple(state[k].shape)} for {tuple(wanted[k].shape)}" for k in wrong)
     _complain(f"{what} has wrong shapes:", shapes)
-    _check_finite(path, recipe.state)
-    model.load_state_dict(recipe.state)
+    _check_finite(path, state)
+    model.load_state_dict(state)
     return model
 
 

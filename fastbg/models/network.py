@@ -44,3 +44,18 @@ class Network(nn.Module):
         box = check_window(window, height * self.scale, width * self.scale)
         sr: Tensor = self(x)
         return sr[..., box.y0 : box.y1, box.x0 : box.x1]
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """`x` (B,C,h,w) reflected at its lower and right border, only if `multiple` demands it.
+
+    Reflected as often as it takes, so that images smaller than the padding work too.
+    """
+    for dim in (-2, -1):
+        size = x.shape[dim]
+        if size % multiple:
+            index = torch.arange(-(-size // multiple) * multiple, device=x.device)
+            period = max(2 * size - 2, 1)
+            index = index % period
+            x = x.index_select(dim, torch.minimum(index, (period - index) % period))
+    return x

@@ -1,8 +1,9 @@
 """The pixel-shuffle upsampler that EDSR, RCAN and classical SwinIR share."""
 
 from collections.abc import Sequence
+from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastbg.errors import InvalidArgument
 from fastbg.models.window import Box, Patch, Stage
@@ -23,9 +24,13 @@ class Upsampler(nn.Sequential):
         super().__init__(*steps)
         self.stages = [Stage(1, factor) for factor in FACTORS[scale]]
 
+    def step(self, i: int, x: Tensor) -> Tensor:
+        """The convolution and pixel shuffle of factor number `i`."""
+        y: Tensor = self[2 * i + 1](self[2 * i](x))
+        return y
+
     def run_window(self, x: Patch, boxes: Sequence[Box]) -> Patch:
         """The upsampler on patches; `boxes` as `required_boxes` gives them for `stages`."""
         for i, (stage, box) in enumerate(zip(self.stages, boxes, strict=True)):
-            step = self[2 * i : 2 * i + 2]
-            x = x.cut(box).run(step, stage.factor)
+            x = x.cut(box).run(partial(self.step, i), stage.factor)
         return x

@@ -31,6 +31,20 @@ class Box(NamedTuple):
             min(self.x1 + radius, width),
         )
 
+    def align(self, window: int, shift: int, height: int, width: int) -> "Box":
+        """Smallest box made of whole windows, which start at `shift` + multiples of `window`.
+
+        Windows that leave the (height, width) map are cut there.
+        """
+
+        def down(v: int) -> int:
+            return max((v - shift) // window * window + shift, 0)
+
+        def up(v: int, size: int) -> int:
+            return min(-((shift - v) // window) * window + shift, size)
+
+        return Box(down(self.y0), down(self.x0), up(self.y1, height), up(self.x1, width))
+
     def coarsen(self, factor: int) -> "Box":
         """Smallest box that covers this one on a map `factor` times coarser."""
         f = factor
@@ -59,10 +73,20 @@ class Patch(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """How far a stage of a network looks (in its input's pixels), and how much it magnifies."""
+    """What a stage of a network looks at, in its input's pixels, and how much it magnifies.
+
+    A convolution looks `radius` far, attention at the whole windows that its output lies in.
+    """
 
     radius: int
     factor: int = 1
+    window: int = 1
+    shift: int = 0
+
+    def needs(self, box: Box, height: int, width: int) -> Box:
+        """Input box for the output `box`, both on the stage's input map (height, width)."""
+        grown = box.grow(self.radius, height, width)
+        return grown.align(self.window, self.shift, height, width)
 
 
 def required_boxes(window: Box, stages: Sequence[Stage], height: int, width: int) -> list[Box]:
@@ -74,7 +98,7 @@ def required_boxes(window: Box, stages: Sequence[Stage], height: int, width: int
     for stage in reversed(stages):
         scale //= stage.factor
         box = boxes[-1].coarsen(stage.factor)
-        boxes.append(box.grow(stage.radius, height * scale, width * scale))
+        boxes.append(stage.needs(box, height * scale, width * scale))
     return boxes[:0:-1]
 
 

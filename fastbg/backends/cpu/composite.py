@@ -60,4 +60,6 @@ def _images(source: Tensor, n: int, height: int, width: int) -> Tensor:
 @lru_cache(maxsize=64)
 def _taps(size: int, scale: int, kernel: str) -> tuple[Tensor, Tensor]:
     taps = bicubic_taps(size, scale, kernel)
-    return torch.from_numpy(taps.index).contiguous(), torch.from_numpy(taps.weight).float().contiguous()
+    return torch.from_numpy(taps.index).contiguous(), torch.from_numpy(
+        taps.weight
+    ).float().contiguous()

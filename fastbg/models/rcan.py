@@ -1,0 +1,126 @@
+"""RCAN (Zhang et al., ECCV 2018): residual groups whose blocks weigh their channels."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from fastbg.models.network import DIV2K_MEAN, Network
+from fastbg.models.upsampler import Upsampler
+from fastbg.models.window import Patch, Stage, check_window, required_boxes, whole_map
+
+
+class ChannelBlock(nn.Module):
+    """x + res_scale * y * attention(y), with y = conv 3x3 (ReLU (conv 3x3 (x)))."""
+
+    def __init__(self, features: int, squeezed: int, res_scale: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+        self.squeeze = nn.Conv2d(features, squeezed, 1)
+        self.excite = nn.Conv2d(squeezed, features, 1)
+        self.res_scale = res_scale
+
+    def residue(self, x: Tensor) -> Tensor:
+        """y of the formula above."""
+        y: Tensor = self.conv2(torch.relu(self.conv1(x)))
+        return y
+
+    def attention(self, y: Tensor) -> Tensor:
+        """Weight of each channel (B,C,1,1), from its mean over the whole map."""
+        pooled = y.mean(dim=(2, 3), keepdim=True)
+        weight = torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
+        return weight if self.res_scale == 1.0 else weight * self.res_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.residue(x)
+        return x + y * self.attention(y)
+
+
+class Group(nn.Module):
+    """x + conv 3x3 (blocks(x))."""
+
+    def __init__(self, features: int, blocks: int, squeezed: int, res_scale: float) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(ChannelBlock(features, squeezed, res_scale) for _ in range(blocks))
+        )
+        self.conv = nn.Conv2d(features, features, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(self.blocks(x))
+        return x + y
+
+
+class RCAN(Network):
+    """RCAN; input and output RGB in [0,1], output not clamped.
+
+    The published net has 10 groups of 20 blocks with 64 features, squeezed to 4.
+    """
+
+    architecture = "rcan"
+
+    def __init__(
+        self,
+        features: int = 64,
+        groups: int = 10,
+        blocks: int = 20,
+        squeezed: int = 4,
+        scale: int = 4,
+        res_scale: float = 1.0,
+        img_range: float = 255.0,
+        mean: Sequence[float] = DIV2K_MEAN,
+    ) -> None:
+        sizes = {"features": features, "groups": groups, "blocks": blocks, "squeezed": squeezed}
+        super().__init__(scale, img_range, mean, **sizes, res_scale=res_scale)
+        self.conv_first = nn.Conv2d(3, features, 3, padding=1)
+        self.body = nn.Sequential(
+            *(Group(features, blocks, squeezed, res_scale) for _ in range(groups))
+        )
+        self.conv_after_body = nn.Conv2d(features, features, 3, padding=1)
+        self.upsample = Upsampler(features, scale)
+        self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
+
+    def to_image(self, features: Tensor) -> Tensor:
+        """SR image in [0,1] of the upsampled features."""
+        return self.denormalise(self.conv_last(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
+        x = self.conv_first(self.normalise(x))
+        x = x + self.conv_after_body(self.body(x))
+        return self.to_image(self.upsample(x))
+
+    def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
+        """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels, computing less. Exact.
+
+        The channel weights of every block are means over the whole map, so nothing in front of
+        the last one can be trimmed. What comes behind it can: the last block's product, the last
+        group's convolution, `conv_after_body` and the upsampler, which in small nets is a
+        third of the work.
+        """
+        height, width = x.shape[-2:]
+        box = check_window(window, height * self.scale, width * self.scale)
+        stages = [Stage(1), Stage(1), *self.upsample.stages, Stage(1)]
+        in_group, in_body, *ahead = required_boxes(box, stages, height, width)
+
+        first = self.conv_first(self.normalise(x))
+        entry = self.body[:-1](first)
+        group = cast(Group, self.body[-1])
+        before = group.blocks[:-1](entry)
+        block = cast(ChannelBlock, group.blocks[-1])
+        y = block.residue(before)
+        weight = block.attention(y)
+
+        def cut(whole: Tensor, like: Patch) -> Tensor:
+            return whole_map(whole).cut(like.box).data
+
+        deep = whole_map(y).cut(in_group)
+        deep = Patch(cut(before, deep) + deep.data * weight, in_group).run(group.conv)
+        deep = deep.cut(in_body)
+        deep = Patch(cut(entry, deep) + deep.data, in_body).run(self.conv_after_body)
+        deep = deep.cut(ahead[0])
+        deep = Patch(cut(first, deep) + deep.data, ahead[0])
+        up = self.upsample.run_window(deep, ahead[:-1])
+        return up.cut(ahead[-1]).run(self.to_image).cut(box).data

@@ -1,0 +1,318 @@
+"""SwinIR (Liang et al., ICCVW 2021): self-attention in windows, shifted in every second block.
+
+Feature maps are (B,C,h,w) for convolutions and, as a view, (B,h,w,C) for the transformer. Forward
+and forward_window are one way through the network: `forward` asks for the whole image.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, leaky_relu, pad, scaled_dot_product_attention
+
+from fastbg.errors import InvalidArgument
+from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
+from fastbg.models.upsampler import Upsampler
+from fastbg.models.window import Box, Patch, Stage, check_window, required_boxes, whole_map
+
+UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect")
+
+
+class Axis(NamedTuple):
+    """How rows (or columns) of a patch are brought to whole attention windows.
+
+    A window that the shift pushes over the border of the map holds pixels of two regions, which
+    are masked from each other. Where the patch is the whole axis, `roll` puts both borders into
+    one window, as in the original. Where it has one border only, that window is filled up with
+    pixels `before` or `after`, which are masked like the far border would be.
+    """
+
+    length: int
+    roll: int = 0
+    before: int = 0
+    after: int = 0
+
+    @classmethod
+    def of(cls, start: int, stop: int, size: int, window: int, shift: int) -> "Axis":
+        """For rows start..stop, made of whole windows, of a map with `size` rows."""
+        if shift == 0:
+            return cls(stop - start)
+        if start == 0 and stop == size:
+            return cls(size, roll=shift)
+        before = window - shift if start == 0 else 0
+        after = shift if stop == size else 0
+        return cls(stop - start + before + after, before=before, after=after)
+
+    def region(self, device: torch.device) -> Tensor:
+        """0 or 1 for each row: rows of one window see each other where these agree."""
+        row = torch.arange(self.length, device=device)
+        return (row < self.before) | (row >= self.length - self.after - self.roll)
+
+
+class Layout(NamedTuple):
+    """Both axes of a patch."""
+
+    rows: Axis
+    columns: Axis
+
+    def apply(self, x: Tensor) -> Tensor:
+        """`x` (B,h,w,C) filled up and rolled to whole windows."""
+        rows, columns = self
+        if rows.before or rows.after or columns.before or columns.after:
+            x = pad(x, (0, 0, columns.before, columns.after, rows.before, rows.after))
+        if rows.roll or columns.roll:
+            x = x.roll((-rows.roll, -columns.roll), (1, 2))
+        return x
+
+    def undo(self, x: Tensor) -> Tensor:
+        """The inverse of `apply`."""
+        rows, columns = self
+        if rows.roll or columns.roll:
+            x = x.roll((rows.roll, columns.roll), (1, 2))
+        return x[
+            :,
+            rows.before : rows.length - rows.after,
+            columns.before : columns.length - columns.after,
+        ]
+
+    def mask(self, window: int, like: Tensor) -> Tensor | None:
+        """What to add to the logits (number of windows, 1, window^2, window^2); None: nothing.
+
+        The original adds -100, with which denormal numbers pass; here nothing does.
+        """
+        if not any(axis.roll or axis.before or axis.after for axis in self):
+            return None
+        rows, columns = (axis.region(like.device).long() for axis in self)
+        region = (2 * rows[:, None] + columns).view(1, len(rows), len(columns), 1)
+        region = to_windows(region, window).squeeze(-1)
+        apart = region[:, None, :, None] != region[:, None, None, :]
+        return torch.zeros(apart.shape, dtype=like.dtype, device=like.device).masked_fill(
+            apart, float("-inf")
+        )
+
+
+Masks = dict[Layout, Tensor | None]
+
+
+def on_pixels(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    """A layer of (B,h,w,C) on `x` (B,C,h,w)."""
+    return layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def to_windows(x: Tensor, window: int) -> Tensor:
+    """(B,h,w,C) to (B * number of windows, window^2, C)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // window, window, w // window, window, c)
+    return x.transpose(2, 3).reshape(-1, window**2, c)
+
+
+def from_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
+    """The inverse of `to_windows`."""
+    x = x.view(-1, height // window, width // window, window, window, x.shape[-1])
+    return x.transpose(2, 3).reshape(-1, height, width, x.shape[-1])
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside each window, with a learned bias per relative position."""
+
+    position: Tensor
+
+    def __init__(self, width: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.bias_table, std=0.02)
+
+        place = torch.arange(window)
+        offset = place[:, None] - place + window - 1  # row (or column) i relative to j
+        rows, columns = offset[:, None, :, None], offset[None, :, None, :]
+        position = (rows * (2 * window - 1) + columns).reshape(-1)
+        self.register_buffer("position", position, persistent=False)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Windows (N,n,C), n = window^2, to the same; `mask` as Layout.mask() gives it."""
+        count, n, c = x.shape
+        qkv = self.qkv(x).view(count, n, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, n, C / heads)
+        bias = self.bias_table[self.position].view(n, n, -1).permute(2, 0, 1)[None]
+        if mask is not None:
+            windows = len(mask)
+            bias = (bias + mask).expand(count // windows, windows, self.heads, n, n)
+            bias = bias.reshape(count, self.heads, n, n)
+        if bias.requires_grad:  # the fused kernel has no gradient to the bias
+            logits = (q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1) + bias
+            y = logits.softmax(dim=-1) @ v
+        else:
+            y = scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out: Tensor = self.proj(y.transpose(1, 2).reshape(count, n, c))
+        return out
+
+
+class Block(nn.Module):
+    """Window attention, then an MLP on each pixel; both with LayerNorm before, x added after."""
+
+    def __init__(self, width: int, heads: int, window: int, shift: int, mlp_ratio: float) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = WindowAttention(width, heads, window)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.window, self.shift = window, shift
+
+    def attend(self, x: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
+        """x + attention, for `x` (B,h,w,C)."""
+        y = layout.apply(self.norm1(x))
+        y = self.attn(to_windows(y, self.window), mask)
+        y = from_windows(y, self.window, layout.rows.length, layout.columns.length)
+        return x + layout.undo(y)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """x + MLP, for `x` (B,h,w,C)."""
+        y: Tensor = self.fc2(gelu(self.fc1(self.norm2(x))))
+        return x + y
+
+    def run(self, x: Patch, ahead: Box, height: int, width: int, masks: Masks) -> Patch:
+        """The block on whole windows `x` of a (height, width) map, cut to the box `ahead`."""
+        layout = Layout(
+            Axis.of(x.box.y0, x.box.y1, height, self.window, self.shift),
+            Axis.of(x.box.x0, x.box.x1, width, self.window, self.shift),
+        )
+        if layout not in masks:
+            masks[layout] = layout.mask(self.window, x.data)
+        y = on_pixels(x.data, lambda t: self.attend(t, layout, masks[layout]))
+        y = Patch(y, x.box).cut(ahead).data
+        return Patch(on_pixels(y, self.mix), ahead)
+
+
+class Layer(nn.Module):
+    """x + conv 3x3 (blocks(x)); every second block is shifted by half a window."""
+
+    def __init__(self, width: int, depth: int, heads: int, window: int, mlp_ratio: float) -> None:
+        super().__init__()
+        shifts = [0 if i % 2 == 0 else window // 2 for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads, window, s, mlp_ratio) for s in shifts)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.stages = [*(Stage(0, window=window, shift=s) for s in shifts), Stage(1)]
+
+
+class SwinIR(Network):
+    """SwinIR; input and output RGB in [0,1], output not clamped, any image size.
+
+    Classical: width 180, depths and heads 6 x 6, `pixelshuffle`. Lightweight: width 60, 4 x 6,
+    `pixelshuffledirect`. Without DropPath, which only training has.
+    """
+
+    architecture = "swinir"
+
+    def __init__(
+        self,
+        width: int = 60,
+        depths: Sequence[int] = (6, 6, 6, 6),
+        heads: Sequence[int] = (6, 6, 6, 6),
+        window: int = 8,
+        mlp_ratio: float = 2.0,
+        upsampler: str = "pixelshuffledirect",
+        features: int = 64,
+        scale: int = 4,
+        img_range: float = 1.0,
+        mean: Sequence[float] = DIV2K_MEAN,
+    ) -> None:
+        super().__init__(
+            scale,
+            img_range,
+            mean,
+            width=width,
+            depths=tuple(depths),
+            heads=tuple(heads),
+            window=window,
+            mlp_ratio=mlp_ratio,
+            upsampler=upsampler,
+            features=features,
+        )
+        if upsampler not in UPSAMPLERS:
+            raise InvalidArgument("upsampler", repr(upsampler), f"one of {UPSAMPLERS}")
+        self.window = window
+        self.conv_first = nn.Conv2d(3, width, 3, padding=1)
+        self.norm_first = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(
+            Layer(width, depth, n, window, mlp_ratio)
+            for depth, n in zip(depths, heads, strict=True)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.conv_after_body = nn.Conv2d(width, width, 3, padding=1)
+        if upsampler == "pixelshuffle":
+            self.conv_before_upsample = nn.Conv2d(width, features, 3, padding=1)
+            self.upsample: nn.Module = Upsampler(features, scale)
+            self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
+        else:
+            self.upsample = nn.Sequential(
+                nn.Conv2d(width, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale)
+            )
+
+    def shallow(self, x: Tensor) -> Tensor:
+        """First features of an image in [0,1]."""
+        features: Tensor = self.conv_first(self.normalise(x))
+        return features
+
+    def tail(self) -> list[tuple[Stage, Callable[[Tensor], Tensor]]]:
+        """The stages behind the last addition, which make the SR image."""
+        if not isinstance(self.upsample, Upsampler):
+            return [(Stage(1, self.scale), self.upsample)]
+        steps = [partial(self.upsample.step, i) for i in range(len(self.upsample.stages))]
+        return [
+            (Stage(1), lambda x: leaky_relu(self.conv_before_upsample(x))),
+            *zip(self.upsample.stages, steps, strict=True),
+            (Stage(1), self.conv_last),
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
+        height, width = x.shape[-2:]
+        return self.forward_window(x, (0, 0, height * self.scale, width * self.scale))
+
+    def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
+        """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels, computing less.
+
+        A block needs the whole attention windows that its output lies in, a convolution one pixel
+        more. Going backwards the region thus grows by 4 pixels per block on average, so that
+        the last blocks are trimmed most and the first ones run on all of a small image. Each
+        MLP runs only on what the next block needs. Exact, gradients too: attention windows
+        that the shift pushes over the border are masked as in the whole image.
+        """
+        box = check_window(window, x.shape[-2] * self.scale, x.shape[-1] * self.scale)
+        x = pad_to_multiple(x, self.window)
+        height, width = x.shape[-2:]
+        layers, tail = cast(list[Layer], [*self.layers]), self.tail()
+        stages = [
+            Stage(1),
+            *(stage for layer in layers for stage in layer.stages),
+            Stage(1),
+            *(stage for stage, _ in tail),
+        ]
+        boxes = required_boxes(box, stages, height, width)
+        hops = pairwise(boxes)  # what a stage needs, what the next one needs
+        masks: Masks = {}
+
+        here, ahead = next(hops)
+        first = whole_map(x).cut(here).run(self.shallow)
+        deep = first.cut(ahead).run(partial(on_pixels, layer=self.norm_first))
+        for layer in layers:
+            entry = deep
+            for block in cast(list[Block], [*layer.blocks]):
+                here, ahead = next(hops)
+                deep = block.run(deep.cut(here), ahead, height, width, masks)
+            deep, ahead = deep.run(layer.conv), next(hops)[1]
+            deep = Patch(entry.cut(ahead).data + deep.cut(ahead).data, ahead)
+        deep = deep.run(partial(on_pixels, layer=self.norm)).run(self.conv_after_body)
+        deep, ahead = deep.cut(next(hops)[1]), boxes[-len(tail)]
+        deep = Patch(first.cut(ahead).data + deep.data, ahead)
+        for (stage, step), here in zip(tail, boxes[-len(tail) :], strict=True):
+            deep = deep.cut(here).run(step, stage.factor)
+        return self.denormalise(deep.cut(box).data)
