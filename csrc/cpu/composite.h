@@ -65,6 +65,7 @@ struct CompositeLrJob {
 // Pads a count of floats to whole cache lines, the widest vector of any variant.
 constexpr std::int64_t padded(std::int64_t floats) { return (floats + 15) / 16 * 16; }
 
+constexpr std::int64_t kBatch = 4;     // output rows that are computed together
 constexpr std::int64_t kBlock = 1024;  // pixels that are finished and written at a time
 
 FASTBG_DECLARE_VARIANTS(composite, CompositeJob)

@@ -4,6 +4,7 @@
 
 #include "bindings.h"
 #include "composite_plan.h"
+#include "fresh_memory.h"
 #include "register.h"
 
 namespace fastbg {
@@ -13,16 +14,19 @@ namespace py = pybind11;
 
 void run_composite(const CompositeParams& params, int threads) {
   const CompositePlan plan(params, threads);
+  expect_whole_pages(params.out);
   FASTBG_CALL_VARIANT(composite, plan.job, threads);
 }
 
 void run_composite_lr(const CompositeLrParams& params, int threads) {
   const CompositeLrPlan plan(params, threads);
+  expect_whole_pages(params.composite.out);
   FASTBG_CALL_VARIANT(composite_lr, plan.job, threads);
 }
 
 void run_mosaic(const MosaicParams& params, int threads) {
   check_cells(params);
+  expect_whole_pages(params.out);
   FASTBG_CALL_VARIANT(mosaic, params, threads);
 }
 

@@ -45,21 +45,21 @@ struct Pixels {
   }
 };
 
-// A thread's buffers.
+// A thread's buffers; kBatch output rows are computed together.
 struct Scratch {
   float* rows;    // (slots, row_floats): the input rows under the taps
-  float* sum;     // (row_floats): their weighted sum
-  float* chains;  // (chains, chain_stride): the sum, in the order in which it is read
-  float* line;    // (padded outputs)
+  float* sums;    // (kBatch, row_floats): their weighted sums
+  float* chains;  // (kBatch, chains, chain_stride): the sums, in the order in which they are read
+  float* lines;   // (kBatch, chain_stride)
   float* block;   // (kBlock)
   float* image;   // (C,H/s,W/s), patch only
 
   Scratch(const CompositeLrJob& job, int thread) {
     rows = job.scratch + thread * job.scratch_floats;
-    sum = rows + job.slots * job.row_floats;
-    chains = sum + job.row_floats;
-    line = chains + job.chains * job.chain_stride;
-    block = line + job.chain_stride;
+    sums = rows + job.slots * job.row_floats;
+    chains = sums + kBatch * job.row_floats;
+    lines = chains + kBatch * job.chains * job.chain_stride;
+    block = lines + kBatch * job.chain_stride;
     image = block + kBlock;
   }
 };
@@ -90,22 +90,29 @@ void add_rows(const CompositeLrJob& job, const float* weight, const std::int32_t
   }
 }
 
-// line[j] = sum_u weight[u][j] * sum[index[j][u]], for j in [j0, j1)
+// lines[r][j] = sum_u weight[u][j] * sums[r][index[j][u]], for j in [j0, j1) and all rows r of
+// the batch: weights are loaded once for all, and chains are long written when they are read.
 void add_columns(const CompositeLrJob& job, std::int64_t j0, std::int64_t j1, const Scratch& s) {
   for (std::int64_t k = 0; k < job.chains; ++k) {
     const std::int32_t* __restrict column = job.chain_column + k * job.chain_stride;
-    const float* __restrict sum = s.sum;
-    float* __restrict chain = s.chains + k * job.chain_stride;
-    for (std::int64_t e = j0; e < j1 + job.chain_steps - 1; ++e) chain[e] = sum[column[e]];
+    for (std::int64_t r = 0; r < kBatch; ++r) {
+      const float* __restrict sum = s.sums + r * job.row_floats;
+      float* __restrict chain = s.chains + (r * job.chains + k) * job.chain_stride;
+      for (std::int64_t e = j0; e < j1 + job.chain_steps - 1; ++e) chain[e] = sum[column[e]];
+    }
   }
   const std::int64_t weight_stride = padded(job.columns.outputs);
+  const std::int64_t batch_stride = job.chains * job.chain_stride;
   for (std::int64_t j = j0 / kLanes * kLanes; j < j1; j += kLanes) {
-    Vec total = {};
+    Vec total[kBatch] = {};
     for (std::int64_t u = 0; u < job.columns.taps; ++u) {
       const Vec weight = load(job.column_weight + u * weight_stride + j);
-      total = multiply_add(weight, load(s.chains + job.column_entry[u] + j), total);
+      const float* entries = s.chains + job.column_entry[u] + j;
+      for (std::int64_t r = 0; r < kBatch; ++r) {
+        total[r] = multiply_add(weight, load(entries + r * batch_stride), total[r]);
+      }
     }
-    store(s.line + j, total);
+    for (std::int64_t r = 0; r < kBatch; ++r) store(s.lines + r * job.chain_stride + j, total[r]);
   }
 }
 
@@ -120,16 +127,23 @@ void down_sample(const CompositeLrJob& job, const Pixels& pixels, const Box& tar
   }
   const auto* row_weight = static_cast<const float*>(job.params.row_weight.data);
   std::int64_t read_until = 0;  // rows are read once each, in order; a slot outlives its last use
-  for (std::int64_t i = target.y0; i < target.y1; ++i) {
-    read_until = larger(read_until, job.rows.low[i]);
-    for (; read_until <= job.rows.high[i]; ++read_until) {
-      pixels.read(read_until, x0, x1, s.rows + read_until % job.slots * job.row_floats);
+  for (std::int64_t i0 = target.y0; i0 < target.y1; i0 += kBatch) {
+    const std::int64_t count = smaller(kBatch, target.y1 - i0);
+    for (std::int64_t r = 0; r < count; ++r) {
+      const std::int64_t tap = (i0 + r) * job.rows.taps;
+      read_until = larger(read_until, job.rows.low[i0 + r]);
+      for (; read_until <= job.rows.high[i0 + r]; ++read_until) {
+        pixels.read(read_until, x0, x1, s.rows + read_until % job.slots * job.row_floats);
+      }
+      add_rows(job, row_weight + tap, job.row_slot + tap, s.rows, x0, x1,
+               s.sums + r * job.row_floats);
     }
-    const std::int64_t tap = i * job.rows.taps;
-    add_rows(job, row_weight + tap, job.row_slot + tap, s.rows, x0, x1, s.sum);
     add_columns(job, target.x0, target.x1, s);
-    std::memcpy(image + i * job.columns.outputs + target.x0, s.line + target.x0,
-                static_cast<std::size_t>(target.x1 - target.x0) * sizeof(float));
+    for (std::int64_t r = 0; r < count; ++r) {
+      std::memcpy(image + (i0 + r) * job.columns.outputs + target.x0,
+                  s.lines + r * job.chain_stride + target.x0,
+                  static_cast<std::size_t>(target.x1 - target.x0) * sizeof(float));
+    }
   }
 }
 

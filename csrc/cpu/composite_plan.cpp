@@ -223,8 +223,8 @@ void CompositeLrPlan::allocate(int threads) {
   part_images_.reset(new float[static_cast<std::size_t>(job.part_count * image)]);
   job.part_images = part_images_.get();
   job.row_floats = padded(job.columns.size) + 16;
-  job.scratch_floats = (job.slots + 1) * job.row_floats + (job.chains + 1) * job.chain_stride +
-                       kBlock + (job.patch ? padded(image) : 0);
+  job.scratch_floats = (job.slots + kBatch) * job.row_floats +
+                       kBatch * (job.chains + 1) * job.chain_stride + kBlock + (job.patch ? padded(image) : 0);
   scratch_.assign(static_cast<std::size_t>(job.scratch_floats * threads), 0.0f);
   job.scratch = scratch_.data();
 }

@@ -32,7 +32,7 @@ typedef float UnalignedVec
   *reinterpret_cast<UnalignedVec*>(to) = value;
 }
 
-[[maybe_unused]] static inline Vec broadcast(float value) { return Vec{} + value; }
+[[maybe_unused]] static inline Vec broadcast(float value) { return value - Vec{}; }
 
 // Fused where the variant has it: said outright, as contraction is off (it would change the
 // rounding of the `quantize` formula).

@@ -21,104 +21,20 @@
 //     lies in one source is that source's LR pixel, and only tiles that straddle an edge are
 //     down-sampled. Tiles are 8x8: at 16x16 every tile of a 32x32 image straddles the edge of a
 //     centred box, at 8x8 4 of 16 do, and halos cost 1.9x the pixels instead of 1.4x.
-#include <cmath>
-
 #include "composite.h"
+#include "composite_pixels.cuh"
+#include "downsample.cuh"
 #include "element.cuh"
 #include "launch.cuh"
 
 namespace fastbg {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kTileThreads = 128;
+// Blocks per SM are named because ptxas, left alone, spills to reach one more (kBlocks allows 64
+// registers a thread, kTileBlocks 80).
+constexpr int kThreads = 256, kBlocks = 4;
+constexpr int kTileThreads = 128, kTileBlocks = 6;
 constexpr int kMaxSide = 1 << 27;  // of an image, so that 32-bit coordinates never overflow
-
-// ---------------------------------------------------------------------------------------------
-// Boxes and pairs
-
-struct Range {
-  int lo, hi;
-};
-
-__device__ inline Range overlap(Range first, Range second) {
-  return {max(first.lo, second.lo), min(first.hi, second.hi)};
-}
-__device__ inline bool is_empty(Range range) { return range.lo >= range.hi; }
-__device__ inline bool contains(Range range, Range part) {
-  return range.lo <= part.lo && part.hi <= range.hi;
-}
-__device__ inline bool contains(Range range, int at) { return range.lo <= at && at < range.hi; }
-
-struct Box {
-  Range y, x;
-};
-
-__device__ inline Box box_of(const TensorView& boxes, std::int64_t n) {
-  const int last = boxes.rank - 1;
-  const int* box = static_cast<const int*>(boxes.data) + (last ? n * boxes.strides[0] : 0);
-  const std::int64_t step = boxes.strides[last];
-  return {{box[0], box[2 * step]}, {box[step], box[3 * step]}};
-}
-
-// The part of one row that comes from b: inside `outer`, outside `inner`.
-struct RowOfB {
-  Range outer, inner;
-
-  __device__ RowOfB(const Box& inner_box, const Box& outer_box, int y)
-      : outer(contains(outer_box.y, y) ? outer_box.x : Range{0, 0}),
-        inner(contains(inner_box.y, y) ? inner_box.x : Range{0, 0}) {}
-
-  __device__ bool holds(int x) const { return contains(outer, x) && !contains(inner, x); }
-  __device__ bool holds_all(Range part) const {
-    return contains(outer, part) && is_empty(overlap(inner, part));
-  }
-  __device__ bool holds_none(Range part) const {
-    const Range inside = overlap(outer, part);
-    return is_empty(inside) || contains(inner, inside);
-  }
-};
-
-enum class Origin { a, b, both };
-
-// Which source the pixels of rows `y` and columns `x` come from.
-__device__ inline Origin origin(const Box& inner, const Box& outer, Range y, Range x) {
-  const Box inside = {overlap(outer.y, y), overlap(outer.x, x)};
-  if (is_empty(inside.y) || is_empty(inside.x)) return Origin::a;
-  if (contains(inner.y, inside.y) && contains(inner.x, inside.x)) return Origin::a;
-  const bool none_of_a = contains(outer.y, y) && contains(outer.x, x) &&
-                         (is_empty(overlap(inner.y, y)) || is_empty(overlap(inner.x, x)));
-  return none_of_a ? Origin::b : Origin::both;
-}
-
-struct Pair {
-  std::int64_t a, b;
-  bool valid;  // both indices exist; otherwise the image is NaN
-};
-
-__device__ inline Pair pair_of(const CompositeParams& p, std::int64_t n) {
-  const int* pair = static_cast<const int*>(p.pairs.data) + n * p.pairs.strides[0];
-  const std::int64_t a = pair[0], b = pair[p.pairs.strides[1]];
-  return {a, b, a >= 0 && a < p.a.sizes[0] && b >= 0 && b < p.b.sizes[0]};
-}
-
-template <typename T>
-__device__ inline const T* plane_of(const TensorView& images, std::int64_t n, std::int64_t c) {
-  return static_cast<const T*>(images.data) + n * images.strides[0] + c * images.strides[1];
-}
-
-template <typename T>
-__device__ inline const T* pixel_of(const TensorView& images, std::int64_t n, std::int64_t c,
-                                    std::int64_t y, std::int64_t x) {
-  return plane_of<T>(images, n, c) + y * images.strides[2] + x * images.strides[3];
-}
-
-template <typename T, int V>
-__device__ inline Pack<T, V> nan_pack() {
-  Pack<T, V> pack;
-  for (int v = 0; v < V; ++v) pack.at[v] = from_float<T>(NAN);
-  return pack;
-}
 
 // ---------------------------------------------------------------------------------------------
 // composite
@@ -133,7 +49,7 @@ __device__ inline Pack<Out, V> load_converted(const In* address) {
 }
 
 template <typename In, typename Out, int V>
-__global__ void __launch_bounds__(kThreads) composite_fwd_kernel(const CompositeParams p) {
+__global__ void __launch_bounds__(kThreads, kBlocks) composite_fwd_kernel(const CompositeParams p) {
   const std::int64_t channels = p.out.sizes[1];
   const std::int64_t planes = p.out.sizes[0] * channels;
   const int height = static_cast<int>(p.out.sizes[2]);
@@ -172,115 +88,7 @@ __global__ void __launch_bounds__(kThreads) composite_fwd_kernel(const Composite
 }
 
 // ---------------------------------------------------------------------------------------------
-// composite_lr: one tile, down-sampled in shared memory
-
-// Chosen on the host so that a tile fits in kSharedLimit for any scale.
-struct TileShape {
-  int scale;
-  int log_side;    // LR pixels: the tile is (1 << log_side) squared
-  int slab;        // HR rows held at a time
-  int hr_pitch;    // floats per held HR row: 1 mod 4, so that lanes with stride 4 miss each other
-  int mid_pitch;   // floats per row of horizontal results
-
-  __host__ __device__ int side() const { return 1 << log_side; }
-  __host__ __device__ int reach() const { return (side() + 3) * scale; }  // HR pixels per axis
-  __host__ __device__ int taps() const { return 4 * scale; }
-  __host__ std::size_t shared_bytes() const {
-    const std::size_t floats = static_cast<std::size_t>(slab) * hr_pitch +
-                               static_cast<std::size_t>(reach()) * mid_pitch +
-                               2 * static_cast<std::size_t>(taps()) * side();
-    return floats * sizeof(float);
-  }
-};
-
-// HR pixels that LR pixels first .. first+count-1 are made of (fastbg.ops.resampling.bicubic_taps;
-// mirrored taps fall into the same range).
-__device__ inline Range support(int first, int count, int scale, int size) {
-  const int start = first * scale - 3 * scale / 2;
-  return {max(0, start), min(size, start + (count + 3) * scale)};
-}
-
-// One channel of a composite. A source that is null stands for zeros.
-template <typename In>
-struct HrPlane {
-  const In* a;
-  const In* b;
-  std::int64_t row_a, step_a, row_b, step_b;
-  Box inner, outer;
-
-  __device__ float at(const RowOfB& of_b, int y, int x) const {
-    if (of_b.holds(x)) return b ? to_float(b[y * row_b + x * step_b]) : 0.0f;
-    return a ? to_float(a[y * row_a + x * step_a]) : 0.0f;
-  }
-};
-
-// Calls write(i, j, value) for the LR pixels of the tile at (top, left). All threads of the block
-// take part. A next call may follow at once: the barriers of its slabs come before its first write
-// to `mid`, the only memory that is still being read when this one returns.
-template <typename In, typename Write>
-__device__ void downsample_tile(const HrPlane<In>& image, const CompositeLrParams& p,
-                                const TileShape& shape, int top, int left, Write write) {
-  FASTBG_DYNAMIC_SHARED(float, shared);
-  const int side = shape.side(), taps = shape.taps();
-  float* const hr = shared;                                  // [slab][hr_pitch]
-  float* const mid = hr + shape.slab * shape.hr_pitch;       // [reach][mid_pitch]
-  float* const weight = mid + shape.reach() * shape.mid_pitch;  // [taps][side]
-  int* const column = reinterpret_cast<int*>(weight + taps * side);  // [taps][side]
-
-  const int lr_height = static_cast<int>(p.composite.out.sizes[2]);
-  const int lr_width = static_cast<int>(p.composite.out.sizes[3]);
-  const int rows_out = min(side, lr_height - top), columns_out = min(side, lr_width - left);
-  const Range rows = support(top, rows_out, shape.scale, lr_height * shape.scale);
-  const Range columns = support(left, columns_out, shape.scale, lr_width * shape.scale);
-  const int thread = threadIdx.x, threads = blockDim.x;
-  const int lane = thread % warpSize, warp = thread / warpSize, warps = threads / warpSize;
-
-  // The column taps, tap by tap: neighbouring lanes make neighbouring columns.
-  const int* column_index = static_cast<const int*>(p.column_index.data);
-  const float* column_weight = static_cast<const float*>(p.column_weight.data);
-  for (int k = thread; k < taps * side; k += threads) {
-    const int j = k & (side - 1), t = k >> shape.log_side;
-    const std::int64_t entry = static_cast<std::int64_t>(left + j) * taps + t;
-    weight[k] = j < columns_out ? column_weight[entry] : 0.0f;
-    column[k] = j < columns_out ? column_index[entry] - columns.lo : 0;
-  }
-
-  for (int slab_top = rows.lo; slab_top < rows.hi; slab_top += shape.slab) {
-    const int slab_rows = min(shape.slab, rows.hi - slab_top);
-    for (int r = warp; r < slab_rows; r += warps) {
-      const RowOfB of_b(image.inner, image.outer, slab_top + r);
-      for (int x = lane; x < columns.hi - columns.lo; x += warpSize) {
-        hr[r * shape.hr_pitch + x] = image.at(of_b, slab_top + r, columns.lo + x);
-      }
-    }
-    __syncthreads();
-    for (int k = thread; k < slab_rows << shape.log_side; k += threads) {
-      const int j = k & (side - 1), r = k >> shape.log_side;
-      const float* row = hr + r * shape.hr_pitch;
-      float sum = 0.0f;
-      for (int t = 0; t < taps; ++t) {
-        const int tap = (t << shape.log_side) + j;
-        sum = fmaf(weight[tap], row[column[tap]], sum);
-      }
-      mid[(slab_top - rows.lo + r) * shape.mid_pitch + j] = sum;
-    }
-    __syncthreads();
-  }
-
-  const int* row_index = static_cast<const int*>(p.row_index.data);
-  const float* row_weight = static_cast<const float*>(p.row_weight.data);
-  for (int k = thread; k < side << shape.log_side; k += threads) {
-    const int j = k & (side - 1), i = k >> shape.log_side;
-    if (i >= rows_out || j >= columns_out) continue;
-    const std::int64_t entry = static_cast<std::int64_t>(top + i) * taps;
-    float sum = 0.0f;
-    for (int t = 0; t < taps; ++t) {
-      const int row = row_index[entry + t] - rows.lo;
-      sum = fmaf(row_weight[entry + t], mid[row * shape.mid_pitch + j], sum);
-    }
-    write(top + i, left + j, sum);
-  }
-}
+// composite_lr
 
 // As the reference rounds; a NaN stays one.
 template <typename Out>
@@ -300,13 +108,10 @@ __device__ inline Pack<Out, V> finished(const Pack<float, V>& values, bool quant
   return pack;
 }
 
-// ---------------------------------------------------------------------------------------------
-// composite_lr: the kernels
-
 // scratch[k] = R(what every pair takes from source k) if `parts`, R(source k) otherwise; a's
 // images come first.
 template <typename In>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks)
     composite_lr_sources_kernel(const CompositeLrParams p, const TensorView scratch,
                                 const TileShape shape, const bool parts) {
   const CompositeParams& q = p.composite;
@@ -339,7 +144,7 @@ __global__ void __launch_bounds__(kTileThreads)
 
 // One box for all pairs: image n is the sum of its two parts.
 template <typename Out, int V>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     composite_lr_sum_kernel(const CompositeLrParams p, const TensorView scratch) {
   const CompositeParams& q = p.composite;
   const std::int64_t count = q.out.sizes[0];
@@ -370,7 +175,7 @@ __global__ void __launch_bounds__(kThreads)
 // A box per pair, or too few pairs for work per source (scratch.data null). One block makes a band
 // of rows: first what can be copied, then the tiles that straddle an edge of a box.
 template <typename In, typename Out, int V>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks)
     composite_lr_fwd_kernel(const CompositeLrParams p, const TensorView scratch,
                             const TileShape shape) {
   const CompositeParams& q = p.composite;
@@ -468,7 +273,7 @@ __device__ inline Pixel transformed(int code, int y, int x, int height, int widt
 
 // `packed_tiles`: rows of the tiles can be read in packs of V.
 template <typename T, int V>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     mosaic_fwd_kernel(const MosaicParams p, const bool packed_tiles) {
   const std::int64_t channels = p.out.sizes[1];
   const std::int64_t planes = p.out.sizes[0] * channels;
@@ -559,18 +364,17 @@ cudaError_t run_composite_lr(const CompositeLrParams& p, const TensorView& scrat
   if (scratch.data) {
     const std::int64_t sources = q.a.sizes[0] + q.b.sizes[0];
     const dim3 grid(grid_size(sources * q.out.sizes[1] * bands));
-    const auto kernel = composite_lr_sources_kernel<In>;
-    FASTBG_LAUNCH(kernel, grid, dim3(kTileThreads), shared, stream, p, scratch, shape, one_box);
+    FASTBG_LAUNCH((composite_lr_sources_kernel<In>), grid, dim3(kTileThreads), shared, stream, p,
+                  scratch, shape, one_box);
   }
   if (scratch.data && one_box) {
     const std::int64_t size = element_count(q.out) / q.out.sizes[0];
     const dim3 grid(grid_size(ceil_div<std::int64_t>(size, kThreads * V)), grid_size(q.out.sizes[0]));
-    const auto kernel = composite_lr_sum_kernel<Out, V>;
-    FASTBG_LAUNCH(kernel, grid, dim3(kThreads), 0, stream, p, scratch);
+    FASTBG_LAUNCH((composite_lr_sum_kernel<Out, V>), grid, dim3(kThreads), 0, stream, p, scratch);
   } else {
     const dim3 grid(grid_size(element_count(q.out) / (q.out.sizes[2] * q.out.sizes[3]) * bands));
-    const auto kernel = composite_lr_fwd_kernel<In, Out, V>;
-    FASTBG_LAUNCH(kernel, grid, dim3(kTileThreads), shared, stream, p, scratch, shape);
+    FASTBG_LAUNCH((composite_lr_fwd_kernel<In, Out, V>), grid, dim3(kTileThreads), shared, stream,
+                  p, scratch, shape);
   }
   return cudaGetLastError();
 }
@@ -587,12 +391,10 @@ cudaError_t launch_composite(const CompositeParams& p, cudaStream_t stream) {
     if (packable(p.a, pack, sizeof(In)) && packable(p.b, pack, sizeof(In)) &&
         packable(p.out, pack, sizeof(Out))) {
       const Launch launch = over_rows(p.out, pack);
-      const auto kernel = composite_fwd_kernel<In, Out, pack>;
-      FASTBG_LAUNCH(kernel, launch.grid, launch.block, 0, stream, p);
+      FASTBG_LAUNCH((composite_fwd_kernel<In, Out, pack>), launch.grid, launch.block, 0, stream, p);
     } else {
       const Launch launch = over_rows(p.out, 1);
-      const auto kernel = composite_fwd_kernel<In, Out, 1>;
-      FASTBG_LAUNCH(kernel, launch.grid, launch.block, 0, stream, p);
+      FASTBG_LAUNCH((composite_fwd_kernel<In, Out, 1>), launch.grid, launch.block, 0, stream, p);
     }
     return cudaGetLastError();
   });
@@ -628,13 +430,12 @@ cudaError_t launch_mosaic(const MosaicParams& p, cudaStream_t stream) {
     constexpr int pack = kPackOf<T>;
     if (p.tiles.sizes[3] % pack == 0 && packable(p.out, pack, sizeof(T))) {
       const Launch launch = over_rows(p.out, pack);
-      const auto kernel = mosaic_fwd_kernel<T, pack>;
       const bool packed_tiles = packable(p.tiles, pack, sizeof(T));
-      FASTBG_LAUNCH(kernel, launch.grid, launch.block, 0, stream, p, packed_tiles);
+      FASTBG_LAUNCH((mosaic_fwd_kernel<T, pack>), launch.grid, launch.block, 0, stream, p,
+                    packed_tiles);
     } else {
       const Launch launch = over_rows(p.out, 1);
-      const auto kernel = mosaic_fwd_kernel<T, 1>;
-      FASTBG_LAUNCH(kernel, launch.grid, launch.block, 0, stream, p, false);
+      FASTBG_LAUNCH((mosaic_fwd_kernel<T, 1>), launch.grid, launch.block, 0, stream, p, false);
     }
     return cudaGetLastError();
   });

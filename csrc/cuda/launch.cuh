@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+// FASTBG_LAUNCH((kernel<...>), grid, block, shared bytes, stream, arguments...)
 #ifndef FASTBG_LAUNCH
 #define FASTBG_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)

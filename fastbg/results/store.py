@@ -263,6 +263,13 @@ class RunStore:
         )
         return [Record(e, m, item, json.loads(values)) for e, m, item, values in rows]
 
+    def arrays(self, experiment: str, model: str) -> set[tuple[str, str]]:
+        """Item and name of each stored array."""
+        rows = self._rows(
+            "SELECT item, name FROM arrays WHERE experiment = ? AND model = ?", experiment, model
+        )
+        return set(rows)
+
     def array(self, experiment: str, model: str, item: str, name: str) -> NDArray[Any]:
         """What `put_array` stored; RunStoreError if it stored nothing there."""
         rows = self._rows(

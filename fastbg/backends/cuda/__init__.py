@@ -1,6 +1,8 @@
 """CUDA C++ kernels (csrc/cuda) on NVIDIA GPUs, or emulated on the CPU for tests."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -14,14 +16,23 @@ def emulated() -> bool:
 
 
 @cache
+def _load(name: str) -> ModuleType:
+    return import_module(name)
+
+
 def native() -> ModuleType:
     """The compiled module; raises ImportError where it was not built."""
-    return import_module("fastbg._cuda_emulated" if emulated() else "fastbg._cuda")
+    return _load("fastbg._cuda_emulated" if emulated() else "fastbg._cuda")
 
 
-def current_stream(device: torch.device) -> int:
-    """Handle of PyTorch's current stream on `device` (0 in emulation)."""
-    return 0 if emulated() else torch.cuda.current_stream(device).cuda_stream
+@contextmanager
+def launching_on(device: torch.device) -> Iterator[int]:
+    """Makes `device` current; gives the handle of PyTorch's stream there (0 in emulation)."""
+    if emulated():
+        yield 0
+        return
+    with torch.cuda.device(device):
+        yield torch.cuda.current_stream(device).cuda_stream
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -33,5 +44,6 @@ def unavailable(device: torch.device) -> str | None:
     try:
         native()
     except ImportError as error:
-        return f"its compiled module is missing ({error}); reinstall with FASTBG_CUDA=ON and nvcc"
+        remedy = "FASTBG_EMULATION=ON" if emulated() else "FASTBG_CUDA=ON and nvcc"
+        return f"its compiled module is missing ({error}); build it with {remedy}"
     return None

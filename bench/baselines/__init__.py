@@ -1,0 +1,1 @@
+"""What fastbg is measured against: the ways that people write it in plain PyTorch."""

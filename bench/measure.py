@@ -1,0 +1,115 @@
+"""Timing that the benchmarks share: the answer first, then interleaved runs, medians, a record.
+
+result = compare("composite", {"fastbg": f, "good": g}, check=check)
+print_ratio("composite_over_good", result.ratio("good", "fastbg"))
+write_record(Path("record.json"), [result])
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+Way = Callable[[], object]
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds that each way took, run by run; run k of all ways stands side by side."""
+
+    name: str
+    seconds: dict[str, list[float]]
+    facts: dict[str, float] = field(default_factory=dict)  # bytes, pairs, ...
+
+    def median(self, way: str) -> float:
+        """Median seconds of one run."""
+        return statistics.median(self.seconds[way])
+
+    def ratio(self, slow: str, fast: str) -> float:
+        """How many times faster `fast` is: the median over runs that stood side by side."""
+        runs = zip(self.seconds[slow], self.seconds[fast], strict=True)
+        return statistics.median(s / f for s, f in runs)
+
+
+def compare(
+    name: str,
+    ways: Mapping[str, Way],
+    check: Callable[[dict[str, object]], None],
+    runs: int = 9,
+    facts: Mapping[str, float] | None = None,
+    clock: Clock = time.perf_counter,
+) -> Result:
+    """Time all `ways` in turn, `runs` times, after `check` has passed their results.
+
+    Args:
+        ways: label -> what to time, set up so that it can be called again and again.
+        check: raises AssertionError where a result (label -> result) is wrong; no time is taken
+            then, so that a wrong answer never has a ratio.
+        clock: `time.process_time` measures one-threaded ways on a machine that others use too.
+    """
+    check({label: way() for label, way in ways.items()})
+    seconds: dict[str, list[float]] = {label: [] for label in ways}
+    for run in range(runs):
+        # Every second round backwards: no way always follows the same neighbour.
+        for label in list(ways) if run % 2 == 0 else reversed(list(ways)):
+            seconds[label].append(_seconds_of(ways[label], clock))
+    return Result(name, seconds, dict(facts or {}))
+
+
+def print_ratio(name: str, value: float) -> None:
+    """The line that readers of benchmark output look for."""
+    print(f"ratio {name} {value:.3g}", flush=True)
+
+
+def machine() -> dict[str, object]:
+    """What a number depends on: hardware, versions, commit, threads."""
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+def write_record(path: Path, results: list[Result]) -> None:
+    """All runs, with the machine, as JSON."""
+    record = {"machine": machine(), "results": [asdict(result) for result in results]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _seconds_of(way: Way, clock: Clock) -> float:
+    start = clock()
+    result = way()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    elapsed = clock() - start
+    del result  # freed outside of the time taken
+    return elapsed
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

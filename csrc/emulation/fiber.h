@@ -1,0 +1,47 @@
+// A stack and a place in it. Sanitizers are told of every switch.
+#pragma once
+
+#include <ucontext.h>
+
+#include <cstddef>
+
+namespace fastbg::emulation {
+
+class Fiber {
+ public:
+  Fiber();
+  ~Fiber();
+  Fiber(const Fiber&) = delete;
+  Fiber& operator=(const Fiber&) = delete;
+
+  // The next resume() calls entry(). A fiber that was left in the middle may be started again.
+  void start(void (*entry)());
+
+  // From outside: runs until the fiber leaves. From inside: go back; `for_good` if it has ended.
+  void resume();
+  void leave(bool for_good);
+
+  // Order for ThreadSanitizer, told on the fiber's behalf: what it has done so far comes before
+  // what follows acquire(at), by whomever.
+  void release(void* at);
+  void acquire(void* at);
+
+ private:
+  ucontext_t inside_, outside_;
+  void* stack_;
+  void* sanitizer_stack_ = nullptr;        // AddressSanitizer's, while this fiber is away
+  const void* outside_stack_ = nullptr;    // where resume() was called
+  std::size_t outside_size_ = 0;
+  void* race_fiber_ = nullptr;             // ThreadSanitizer's
+  void* race_outside_ = nullptr;
+  void (*entry_)() = nullptr;
+  bool ended_ = true;
+
+  static void enter();
+};
+
+// The same for the code outside of fibers.
+void release(void* at);
+void acquire(void* at);
+
+}  // namespace fastbg::emulation

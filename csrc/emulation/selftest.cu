@@ -1,0 +1,211 @@
+// Kernels that try the emulation itself, some broken on purpose; tests/test_emulation.py.
+#include <exception>
+#include <string>
+
+#include "cuda/element.cuh"
+#include "cuda/launch.cuh"
+
+namespace fastbg {
+namespace {
+
+constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+// out[block] = sum of the block's inputs, by a tree in shared memory.
+__global__ void tree_sum(const float* in, float* out) {
+  FASTBG_DYNAMIC_SHARED(float, tile);
+  const unsigned i = threadIdx.x;
+  tile[i] = in[blockIdx.x * blockDim.x + i];
+  __syncthreads();
+  for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
+    if (i < half) tile[i] += tile[i + half];
+    __syncthreads();
+  }
+  if (i == 0) out[blockIdx.x] = tile[0];
+}
+
+// The same by shuffles and static shared memory.
+__global__ void shuffle_sum(const float* in, float* out) {
+  __shared__ float of_warp[32];
+  const unsigned i = threadIdx.x;
+  float sum = in[blockIdx.x * blockDim.x + i];
+  for (int delta = 16; delta > 0; delta /= 2) sum += __shfl_down_sync(kAllLanes, sum, delta);
+  if (i % 32 == 0) of_warp[i / 32] = sum;
+  __syncthreads();
+  if (i < 32) {
+    sum = i < blockDim.x / 32 ? of_warp[i] : 0.0f;
+    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(kAllLanes, sum, lanes);
+    if (i == 0) out[blockIdx.x] = sum;
+  }
+}
+
+// out[i] = in of the neighbour on the left in a group of 8, plus 100 * positive inputs of the warp
+// + 10000 * positive inputs of the block.
+__global__ void votes(const float* in, float* out) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  const float left = __shfl_up_sync(kAllLanes, in[i], 1, 8);
+  const unsigned ballot = __ballot_sync(kAllLanes, in[i] > 0);
+  out[i] = left + 100.0f * __popc(ballot) + 10000.0f * __syncthreads_count(in[i] > 0);
+}
+
+// Each lane of the upper half-warp takes part in its own operation.
+__global__ void half_warps(const float* in, float* out) {
+  const unsigned i = threadIdx.x;
+  if (i % 32 < 16) {
+    out[i] = __shfl_sync(0x0000FFFFu, in[i], 3);
+  } else {
+    out[i] = __shfl_sync(0xFFFF0000u, in[i], 20);
+  }
+}
+
+__global__ void atomic_sum(const float* in, float* out) {
+  atomicAdd(out, in[blockIdx.x * blockDim.x + threadIdx.x]);
+}
+
+// Legal since compute capability 7.0: barriers wait for the threads that are left.
+__global__ void early_exit(const float* in, float* out) {
+  FASTBG_DYNAMIC_SHARED(float, tile);
+  const unsigned i = threadIdx.x;
+  if (i % 2) return;
+  tile[i] = in[i];
+  __syncthreads();
+  out[i] = tile[(i + 2) % blockDim.x];
+}
+
+__global__ void to_half_and_back(const float* in, float* out) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  out[i] = to_float(from_float<__half>(in[i]));
+}
+
+__global__ void to_bfloat16_and_back(const float* in, float* out) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  out[i] = to_float(from_float<__nv_bfloat16>(in[i]));
+}
+
+__global__ void grey_levels(const float* in, float* out) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  out[i] = grey_level(in[i]);
+}
+
+__global__ void no_work(const float*, float*) {}
+
+// ---- broken ----
+
+__global__ void divergent_barrier(const float* in, float* out) {
+  if (threadIdx.x < 16) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+  out[threadIdx.x] = in[threadIdx.x];
+}
+
+__global__ void barrier_against_warp(const float* in, float* out) {
+  if (threadIdx.x < 32) {
+    __syncthreads();
+  } else {
+    __syncwarp(0x3u << (threadIdx.x & 30u));
+    __syncwarp();
+    __syncwarp();
+    if (threadIdx.x == 32) __syncwarp();
+  }
+  out[threadIdx.x] = in[threadIdx.x];
+}
+
+__global__ void missing_lane(const float* in, float* out) {
+  if (threadIdx.x == 5) return;
+  out[threadIdx.x] = __shfl_sync(kAllLanes, in[threadIdx.x], 0);
+}
+
+__global__ void outside_mask(const float* in, float* out) {
+  out[threadIdx.x] = __shfl_sync(0x0000FFFFu, in[threadIdx.x], 0);
+}
+
+__global__ void uninitialised(const float*, float* out) {
+  FASTBG_DYNAMIC_SHARED(float, tile);
+  out[threadIdx.x] = tile[threadIdx.x];
+}
+
+__global__ void beyond_shared(const float* in, float* out) {
+  FASTBG_DYNAMIC_SHARED(float, tile);
+  tile[threadIdx.x + 1] = in[threadIdx.x];
+  __syncthreads();
+  out[threadIdx.x] = tile[threadIdx.x + 1];
+}
+
+__global__ void beyond_input(const float* in, float* out) { out[threadIdx.x] = in[threadIdx.x + 1]; }
+
+__global__ void misaligned(const float* in, float* out) {
+  store(out, load<float, 4>(in + 1));
+}
+
+__global__ void race(const float* in, float* out) {
+  FASTBG_DYNAMIC_SHARED(float, tile);
+  const unsigned i = threadIdx.x;
+  tile[i] = in[i];
+  out[i] = tile[(i + 1) % blockDim.x];  // no barrier
+}
+
+__global__ void race_after_barrier(const float* in, float* out) {
+  FASTBG_DYNAMIC_SHARED(float, tile);
+  const unsigned i = threadIdx.x;
+  tile[i] = in[i];
+  __syncthreads();
+  tile[i] += tile[(i + 1) % blockDim.x];  // reads what the neighbour writes
+  __syncthreads();
+  out[i] = tile[i];
+}
+
+using Kernel = void (*)(const float*, float*);
+
+struct Named {
+  const char* name;
+  Kernel kernel;
+};
+
+constexpr Named kKernels[] = {
+    {"tree_sum", tree_sum},
+    {"shuffle_sum", shuffle_sum},
+    {"votes", votes},
+    {"half_warps", half_warps},
+    {"atomic_sum", atomic_sum},
+    {"early_exit", early_exit},
+    {"to_half_and_back", to_half_and_back},
+    {"to_bfloat16_and_back", to_bfloat16_and_back},
+    {"grey_levels", grey_levels},
+    {"no_work", no_work},
+    {"divergent_barrier", divergent_barrier},
+    {"barrier_against_warp", barrier_against_warp},
+    {"missing_lane", missing_lane},
+    {"outside_mask", outside_mask},
+    {"uninitialised", uninitialised},
+    {"beyond_shared", beyond_shared},
+    {"beyond_input", beyond_input},
+    {"misaligned", misaligned},
+    {"race", race},
+    {"race_after_barrier", race_after_barrier},
+};
+
+}  // namespace
+}  // namespace fastbg
+
+#define FASTBG_EXPORT extern "C" __attribute__((visibility("default")))
+
+// What went wrong, or null. The words live until the next call.
+FASTBG_EXPORT const char* run_kernel(const char* name, unsigned blocks, unsigned threads,
+                                     std::size_t shared_bytes, const float* in, float* out) {
+  static std::string message;
+  for (const fastbg::Named& named : fastbg::kKernels) {
+    if (std::string(name) != named.name) continue;
+    try {
+      FASTBG_LAUNCH(named.kernel, dim3(blocks), dim3(threads), shared_bytes, nullptr, in, out);
+    } catch (const std::exception& error) {
+      message = error.what();
+      return message.c_str();
+    }
+    const cudaError_t error = cudaGetLastError();
+    return error == cudaSuccess ? nullptr : cudaGetErrorName(error);
+  }
+  return "no kernel has that name";
+}
+
+FASTBG_EXPORT void set_backward(bool backward) { fastbg::emulation::set_backward(backward); }

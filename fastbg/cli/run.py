@@ -1,0 +1,242 @@
+"""`fastbg run`: measure, keep, report. The same command resumes."""
+
+import argparse
+import hashlib
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from fastbg.data.builtin import builtin_images
+from fastbg.data.images import ImageSet, open_folder
+from fastbg.dispatch import BACKENDS
+from fastbg.engines.local import Job
+from fastbg.errors import CheckpointError, InvalidArgument
+from fastbg.experiments import EXPERIMENTS, experiment_type
+from fastbg.experiments.experiment import Experiment, NetLabel
+from fastbg.experiments.records import report, section, settle, settle_network
+from fastbg.experiments.study import Study
+from fastbg.metrics import CHANNELS
+from fastbg.models.checkpoints import built_in_path, load_model
+from fastbg.models.sizes import BUILT_IN
+from fastbg.models.network import Network
+from fastbg.ops.resampling import KERNELS
+from fastbg.results.store import RunStore
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Options that several experiments have; each is set in all that have it.
+SHARED_OPTIONS = {
+    "kernel": KERNELS,
+    "channel": CHANNELS,
+    "lr": ("made", "paired"),
+    "domain": ("hr", "lr"),
+}
+
+
+def register(commands: Any) -> None:
+    """Add the command to the parser."""
+    known = ", ".join(EXPERIMENTS)
+    command = commands.add_parser(
+        "run",
+        help="run experiments and write a report",
+        description="Run experiments, keep every result in the run folder, write report.html "
+        "there. A run that was stopped resumes with the same command.",
+    )
+    add = command.add_argument
+    add("experiments", nargs="*", metavar="EXPERIMENT", help=f"any of: {known} (default: all)")
+    add(
+        "--model",
+        action="append",
+        metavar="NAME|PATH",
+        help=f"{', '.join(BUILT_IN)}, or a weights file; may be repeated (default: edsr)",
+    )
+    add("--data", type=Path, metavar="DIR", help="folder of HR images (default: built-in images)")
+    add("--out", type=Path, default=Path("fastbg-run"), metavar="DIR", help="run folder")
+    add("--seed", type=int, default=0, metavar="N", help="draws sub-images and resamples")
+    add("--limit", type=int, metavar="N", help="at most N items per experiment")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    add("--dtype", default="float32", choices=DTYPES, help="of the networks")
+    add("--backend", default="auto", choices=("auto", *BACKENDS), help="of fastbg's operators")
+    for name, choices in SHARED_OPTIONS.items():
+        add(f"--{name}", choices=choices, help=f"option {name} of every experiment that has it")
+    add(
+        "-o",
+        "--option",
+        action="append",
+        default=[],
+        metavar="EXPERIMENT.NAME=VALUE",
+        help="set one option of one experiment; `fastbg info` lists them",
+    )
+    command.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure what the run folder lacks, then write the report; its path is printed last."""
+    arguments.resume_hint = (
+        f"Every finished result is kept in {arguments.out}; the same command resumes:\n"
+        f"  fastbg {shlex.join(sys.argv[1:])}"
+    )
+    if arguments.limit is not None and arguments.limit < 1:
+        raise InvalidArgument("--limit", arguments.limit, "at least 1")
+    chosen = experiments(arguments)
+    device = pick_device(arguments.device)
+    nets = networks(arguments.model or ["edsr"], device, DTYPES[arguments.dtype])
+    images = builtin_images() if arguments.data is None else open_folder(arguments.data)
+    study = Study(
+        images=images,
+        scale=common_scale(nets),
+        seed=arguments.seed,
+        device=device,
+        dtype=DTYPES[arguments.dtype],
+        backend=arguments.backend,
+    )
+    config = configuration(study, images, arguments.dtype)
+    console = Console(highlight=False)
+    with RunStore.open(arguments.out, config, seeds={"seed": arguments.seed}) as store:
+        for label, _, weights in nets:
+            settle_network(store, label, weights)
+        measure_all(chosen, nets, study, store, arguments.limit, console)
+        path = report(store)
+    print(path)
+
+
+def experiments(arguments: argparse.Namespace) -> list[Experiment]:
+    """The experiments asked for, in the report's order, with their options."""
+    names = list(dict.fromkeys(arguments.experiments)) or list(EXPERIMENTS)
+    kinds = {name: experiment_type(name) for name in names}
+    texts: dict[str, dict[str, str]] = {name: {} for name in kinds}
+    for option in SHARED_OPTIONS:
+        value = getattr(arguments, option)
+        having = [n for n, kind in kinds.items() if hasattr(kind.options_type(), option)]
+        for name in having if value is not None else []:
+            texts[name][option] = value
+    for text in arguments.option:
+        owner, _, assignment = text.partition(".")
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise InvalidArgument("--option", repr(text), "EXPERIMENT.NAME=VALUE")
+        experiment_type(owner)
+        if owner not in texts:
+            raise InvalidArgument("--option", repr(text), f"an experiment of this run: {names}")
+        texts[owner][name] = value
+    return [
+        kind(kind.options_type.parse(texts[name], name), arguments.seed)
+        for name, kind in EXPERIMENTS.items()
+        if name in kinds
+    ]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the first GPU, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        cause = str(error).splitlines()[0]
+        raise InvalidArgument(
+            "--device", repr(name), f"a device of this machine ({cause})"
+        ) from error
+    return device
+
+
+def networks(
+    names: Sequence[str], device: torch.device, dtype: torch.dtype
+) -> list[tuple[NetLabel, Network, str]]:
+    """Label, network and SHA-256 of the weights file of each of `names`."""
+    found: list[tuple[NetLabel, Network, str]] = []
+    for name in dict.fromkeys(names):
+        net = load_model(name, device=device, dtype=dtype)
+        path = built_in_path(name) or Path(name)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        label = name if name in BUILT_IN else f"{net.name}-{digest[:6]}"
+        found.append((NetLabel(label, net.architecture), net, digest))
+    twice = [label for label, n in Counter(label.label for label, _, _ in found).items() if n > 1]
+    if twice:
+        raise InvalidArgument("--model", twice[0], "each network once")
+    return found
+
+
+def common_scale(nets: Sequence[tuple[NetLabel, Network, str]]) -> int:
+    """The magnification that all networks share."""
+    scales = {label.label: net.scale for label, net, _ in nets}
+    if len(set(scales.values())) > 1:
+        raise CheckpointError(f"networks of one run magnify alike, these do not: {scales}")
+    return next(iter(scales.values()))
+
+
+def configuration(study: Study, images: ImageSet, dtype: str) -> dict[str, Any]:
+    """What decides the records, beside the networks and each experiment's options."""
+    return {
+        "images": images.name,
+        "fingerprint": images.fingerprint(),
+        "scale": study.scale,
+        "device": study.device.type,
+        "dtype": dtype,
+        "backend": study.backend,
+    }
+
+
+def measure_all(
+    chosen: Sequence[Experiment],
+    nets: Sequence[tuple[NetLabel, Network, str]],
+    study: Study,
+    store: RunStore,
+    limit: int | None,
+    console: Console,
+) -> None:
+    """Every network in every experiment; one line for each when it is done."""
+    plans = [(experiment, settle(store, experiment, study)[:limit]) for experiment in chosen]
+    width = max(len(label.label) for label, _, _ in nets)
+    with progress(console) as bar:
+        tasks = {
+            (experiment.name, label.label): bar.add_task(
+                f"{experiment.name} {label.label}", total=len(items), start=False
+            )
+            for experiment, items in plans
+            for label, _, _ in nets
+        }
+        for experiment, items in plans:
+            for label, net, _ in nets:
+                task = tasks[experiment.name, label.label]
+                bar.start_task(task)
+                start = time.monotonic()
+                job = Job(experiment, net, label, items, study, store)
+                fresh = job.run(lambda n, task=task: bar.advance(task, n))  # type: ignore[misc]
+                bar.remove_task(task)
+                took = f"{time.monotonic() - start:.1f} s" if fresh else "resumed"
+                found = section(store, experiment)
+                headline = found.headlines[label.label] if found else ""
+                bar.console.print(
+                    f"{experiment.name:8} {label.label:{width}}  {headline}  [{took}]",
+                    markup=False,
+                    soft_wrap=True,
+                )
+
+
+def progress(console: Console) -> Progress:
+    """Items done, share, remaining time."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )

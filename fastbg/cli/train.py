@@ -1,0 +1,76 @@
+"""`fastbg train edsr`: train one of the networks on a folder of images."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastbg.cli.run import pick_device
+from fastbg.data.images import open_folder
+from fastbg.errors import CheckpointError, InvalidArgument
+from fastbg.models.checkpoints import ARCHITECTURES, save_model
+from fastbg.models.network import Network
+from fastbg.training import TrainConfig, train
+
+
+def register(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "train",
+        help="train a network",
+        description="L1 loss, Adam, warm-up and cosine; averaged weights are saved in float16. The "
+        "state is kept in OUT.ckpt every few minutes; --resume goes on from it.",
+    )
+    default = TrainConfig()
+    add = command.add_argument
+    add("network", metavar="NETWORK", help=f"any of: {', '.join(ARCHITECTURES)}")
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of HR images")
+    add("--out", type=Path, required=True, metavar="FILE", help="weights file (.safetensors)")
+    add("--steps", type=int, default=default.steps, metavar="N")
+    add("--batch", type=int, default=default.batch, metavar="N", help="patches per step")
+    add("--patch", type=int, default=default.patch, metavar="N", help="LR pixels a side")
+    add("--seed", type=int, default=default.seed, metavar="N")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    add("--resume", action="store_true", help="go on from OUT.ckpt")
+    command.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train and save; the path of the weights file is printed last."""
+    name, out = arguments.network, arguments.out
+    if name not in ARCHITECTURES:
+        raise InvalidArgument("NETWORK", repr(name), f"one of {', '.join(ARCHITECTURES)}")
+    for option in ("steps", "batch", "patch"):
+        if getattr(arguments, option) < 1:
+            raise InvalidArgument(f"--{option}", getattr(arguments, option), "at least 1")
+    checkpoint = out.with_name(out.name + ".ckpt")
+    arguments.resume_hint = f"Repeat the command with --resume to go on from {checkpoint}."
+    if out.exists():
+        raise CheckpointError(f"{out} exists; choose another --out, or delete it")
+
+    images = open_folder(arguments.data)
+    config = TrainConfig(
+        steps=arguments.steps, batch=arguments.batch, patch=arguments.patch, seed=arguments.seed
+    )
+    torch.manual_seed(config.seed)
+    build: Callable[[], Network] = ARCHITECTURES[name]  # with its own default sizes
+    net = build()
+    state = train(
+        net,
+        lambda: [item.load() for item in images.items],
+        config,
+        checkpoint,
+        resume=arguments.resume,
+        device=pick_device(arguments.device),
+    )
+    card = {
+        "data": images.name,
+        "images": len(images),
+        "fingerprint": images.fingerprint(),
+        "training": dataclasses.asdict(config),
+    }
+    save_model(net, out, card, state)
+    print(out)

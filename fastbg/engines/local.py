@@ -1,0 +1,89 @@
+"""One process, one device: measures in chunks, and stores each chunk whole or not at all.
+
+Chunks are cut from the plan, not from what is left of it. So a resumed run gives its network the
+same batches as an unbroken one, and ends with the same records, bit for bit.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastbg.errors import CheckpointError
+from fastbg.experiments.experiment import Experiment, NetLabel
+from fastbg.experiments.records import collect
+from fastbg.experiments.study import Item, Study
+from fastbg.models.network import Network
+from fastbg.results.store import Record, RunStore
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network in one experiment."""
+
+    experiment: Experiment
+    net: Network
+    label: NetLabel
+    items: Sequence[Item]
+    study: Study
+    store: RunStore
+
+    def run(self, advance: Callable[[int], None]) -> int:
+        """Measure what the store lacks, keep the pictures of the cases; how many were measured.
+
+        `advance(n)` is called when n further items are in the store. Raises CheckpointError if
+        the network's output is not a number.
+        """
+        done = self.store.done(self.experiment.name, self.label.label)
+        measured, step = 0, self.experiment.chunk
+        for first in range(0, len(self.items), step):
+            chunk = self.items[first : first + step]
+            fresh = [item for item in chunk if item.key not in done]
+            if fresh:
+                with torch.inference_mode():
+                    columns = self.experiment.measure(self.net, fresh, self.study)
+                self.put(fresh, on_host(columns))
+                measured += len(fresh)
+            advance(len(chunk))
+        self.keep_pictures()
+        return measured
+
+    def put(self, items: Sequence[Item], columns: dict[str, Tensor]) -> None:
+        """Store a chunk's records, and its curves as arrays beside them, in one transaction."""
+        name, label = self.experiment.name, self.label.label
+        curves = {n: c.numpy() for n, c in columns.items() if n in self.experiment.curves}
+        numbers = {n: c.tolist() for n, c in columns.items() if n not in curves}
+        for column, values in columns.items():
+            if bool(values.isnan().any()):
+                raise CheckpointError(f"{label}: {column} is not a number; are its weights finite?")
+        with self.store.transaction():
+            for i, item in enumerate(items):
+                row = {column: values[i] for column, values in numbers.items()}
+                self.store.put_many([Record(name, label, item.key, row)])
+                for column, array in curves.items():
+                    self.store.put_array(name, label, item.key, column, array[i])
+
+    def keep_pictures(self) -> None:
+        """Store the pictures of the experiment's cases that the store lacks."""
+        name, label = self.experiment.name, self.label
+        measured = collect(self.store, self.experiment, label, self.items)
+        for i in self.experiment.cases(measured):
+            item = self.items[i]
+            if all((item.key, what) in measured.pictures for what in self.experiment.shown):
+                continue
+            with torch.inference_mode():
+                pictures = self.experiment.exhibit(self.net, item, self.study)
+            with self.store.transaction():
+                for what, picture in pictures.items():
+                    self.store.put_array(name, label.label, item.key, what, picture)
+
+
+def on_host(columns: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The columns in float64 on the CPU, in one transfer."""
+    flat = [column.double().reshape(len(column), -1) for column in columns.values()]
+    parts = torch.cat(flat, dim=1).cpu().split([part.shape[1] for part in flat], dim=1)
+    return {
+        name: part.reshape(column.shape)
+        for (name, column), part in zip(columns.items(), parts, strict=True)
+    }

@@ -1,0 +1,132 @@
+"""The shape that every experiment has: plan, measure, exhibit, summarise, draw.
+
+The first three see images and networks (through `Study`) and fill the run store; the last two see
+only what the store holds, so that a report can be made again without them.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastbg.errors import InvalidArgument
+from fastbg.experiments.study import Item, Study
+from fastbg.models.network import Network
+from fastbg.results.content import Chart, Gallery, Picture, Table, Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the paper leaves open, with PAPER.md's reading as default; stored with the run."""
+
+    kernel: Literal["matlab", "pil"] = "matlab"  # bicubic down-sampling that makes the LR input
+    channel: Literal["rgb", "y"] = "rgb"  # on which PSNR is taken
+    lr: Literal["made", "paired"] = "made"  # the input: made from HR, or the data set's own file
+
+    @classmethod
+    def parse(cls, texts: Mapping[str, str], owner: str) -> "Options":
+        """Options with the fields in `texts` set; raises InvalidArgument naming `owner`.field."""
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for name, text in texts.items():
+            if name not in hints:
+                raise InvalidArgument(f"{owner}.{name}", repr(text), f"one of {sorted(hints)}")
+            values[name] = _parse(f"{owner}.{name}", text, hints[name])
+        return cls(**values)
+
+
+def _parse(name: str, text: str, hint: Any) -> Any:
+    if get_origin(hint) is Literal:
+        if text not in get_args(hint):
+            raise InvalidArgument(name, repr(text), f"one of {get_args(hint)}")
+        return text
+    try:
+        return hint(text)
+    except ValueError as error:
+        raise InvalidArgument(name, repr(text), f"a value of type {hint.__name__}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class NetLabel:
+    """A network as the records name it."""
+
+    label: str  # unique in a run: the built-in name, or the file's name and a digest of it
+    architecture: str  # "edsr", "rcan", "swinir"; decides which numbers of the paper stand beside
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """All records of one network in one experiment, in plan order."""
+
+    net: NetLabel
+    items: Sequence[Item]
+    columns: Mapping[str, NDArray[np.float64]]  # (n) or (n, K)
+    pictures: Mapping[tuple[str, str], Picture] = dataclasses.field(default_factory=dict)
+
+    @property
+    def sources(self) -> list[str]:
+        """The photograph of each item: what the bootstrap resamples."""
+        return [item.source for item in self.items]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Numbers of an experiment, for all networks together."""
+
+    headlines: Mapping[str, str]  # network -> one line
+    tables: Sequence[Table]
+    verdicts: Sequence[Verdict]
+
+
+PERFECT = 100.0  # dB that a result without any error counts as, so that means stay finite
+
+
+def decibels(result: Measured, column: str) -> NDArray[np.float64]:
+    """A PSNR column (n), finite."""
+    return np.minimum(result.columns[column], PERFECT)
+
+
+class Experiment(ABC):
+    """One table, figure or section of the paper."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]  # where the paper has it
+    question: ClassVar[str]  # one sentence that needs no paper
+    method: ClassVar[str]  # what is done, in a few sentences
+    options_type: ClassVar[type[Options]] = Options
+    chunk: ClassVar[int] = 10  # items measured together and stored at once
+    curves: ClassVar[tuple[str, ...]] = ()  # columns with K values per item
+    shown: ClassVar[tuple[str, ...]] = ()  # pictures of a case
+
+    def __init__(self, options: Options | None = None, seed: int = 0) -> None:
+        self.options: Any = options or self.options_type()
+        self.seed = seed
+
+    @abstractmethod
+    def plan(self, study: Study) -> list[Item]:
+        """The items to measure, the same for every network; `--limit` takes the first ones."""
+
+    @abstractmethod
+    def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
+        """Columns of numbers, one row per item, on the device: (n), or (n, K) for `curves`."""
+
+    def cases(self, measured: Measured) -> list[int]:
+        """The items that the report shows as pictures."""
+        return []
+
+    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
+        """The pictures of one of the `cases`, by the names in `shown`."""
+        return {}
+
+    @abstractmethod
+    def summarise(self, results: Sequence[Measured]) -> Summary:
+        """Tables and verdicts over all networks."""
+
+    @abstractmethod
+    def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
+        """Figures over all networks."""

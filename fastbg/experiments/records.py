@@ -1,0 +1,163 @@
+"""What a run store knows of experiments and networks, written and read back."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastbg.errors import RunStoreError
+from fastbg.experiments import EXPERIMENTS
+from fastbg.experiments.experiment import Experiment, Measured, NetLabel
+from fastbg.experiments.study import Item, Study
+from fastbg.results import figures
+from fastbg.results.content import Section
+from fastbg.results.report import write_report
+from fastbg.results.store import RunStore
+
+
+def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
+    """The experiment's items: planned at first, read back when the run resumes.
+
+    Raises RunStoreError if the run was made with other options of the experiment.
+    """
+    options = dataclasses.asdict(experiment.options)
+    stored = store.remember(f"options {experiment.name}", lambda: options)
+    for name in sorted({*options, *stored}):
+        if options.get(name) != stored.get(name):
+            raise RunStoreError(
+                f"{store.folder}: its {experiment.name} was run with {name} = "
+                f"{stored.get(name)!r}, not {options.get(name)!r}; choose another --out"
+            )
+    plan = store.remember(f"plan {experiment.name}", lambda: [*map(_plain, experiment.plan(study))])
+    return [_item(value) for value in plan]
+
+
+def settle_network(store: RunStore, net: NetLabel, weights: str) -> None:
+    """Note a network; RunStoreError if the run knows other weights by the same label."""
+    about = {"architecture": net.architecture, "weights": weights}
+    stored = store.remember(f"network {net.label}", lambda: about)
+    if stored != about:
+        raise RunStoreError(
+            f"{store.folder}: was run with other weights of {net.label} "
+            f"({stored['weights'][:12]}, now {weights[:12]}); choose another --out"
+        )
+
+
+def collect(
+    store: RunStore, experiment: Experiment, net: NetLabel, items: Sequence[Item]
+) -> Measured:
+    """The records, curves and pictures of `items`, all of which must have been measured."""
+    records = {r.item: r.values for r in store.records(experiment.name, net.label)}
+    rows = [records[item.key] for item in items]
+    columns = {
+        name: np.array([row[name] for row in rows], dtype=np.float64)
+        for name in (rows[0] if rows else ())
+    }
+
+    def array(item: str, name: str) -> Any:
+        return store.array(experiment.name, net.label, item, name)
+
+    for name in experiment.curves:
+        columns[name] = np.stack([array(item.key, name) for item in items])
+    keys = {item.key for item in items}
+    pictures = {
+        (item, name): array(item, name)
+        for item, name in store.arrays(experiment.name, net.label)
+        if item in keys and name in experiment.shown
+    }
+    return Measured(net, items, columns, pictures)
+
+
+def results(store: RunStore, experiment: Experiment) -> list[Measured]:
+    """One `Measured` for each network of the run, over the items that all of them have."""
+    plan = [_item(value) for value in _stored(store, f"plan {experiment.name}")]
+    labels = dict.fromkeys(r.model for r in store.records(experiment.name))
+    done = {label: store.done(experiment.name, label) for label in labels}
+    common = [item for item in plan if all(item.key in keys for keys in done.values())]
+    if not common:
+        return []
+    nets = [NetLabel(label, _stored(store, f"network {label}")["architecture"]) for label in labels]
+    nets.sort(key=lambda net: (_ORDER.get(net.architecture, len(_ORDER)), net.label))
+    return [collect(store, experiment, net, common) for net in nets]
+
+
+def stored_experiments(store: RunStore) -> list[Experiment]:
+    """The experiments that the run has records of, with its options, in the report's order."""
+    names = {record.experiment for record in store.records()}
+    found = []
+    for name, kind in EXPERIMENTS.items():
+        if name in names:
+            options = kind.options_type(**_stored(store, f"options {name}"))
+            found.append(kind(options, store.seeds["seed"]))
+    return found
+
+
+def section(store: RunStore, experiment: Experiment) -> Section | None:
+    """The experiment's part of the report; None before all networks have one item in common."""
+    measured = results(store, experiment)
+    if not measured:
+        return None
+    summary = experiment.summarise(measured)
+    with figures.style():
+        drawn = experiment.draw(measured)
+    plan = _stored(store, f"plan {experiment.name}")
+    return Section(
+        name=experiment.name,
+        title=experiment.title,
+        paper=experiment.paper,
+        question=experiment.question,
+        method=experiment.method,
+        headlines=summary.headlines,
+        tables=summary.tables,
+        verdicts=summary.verdicts,
+        figures=drawn,
+        options=dataclasses.asdict(experiment.options),
+        measured=len(measured[0].items),
+        planned=len(plan),
+    )
+
+
+def report(store: RunStore) -> Path:
+    """Write the report of all that the run has measured; the path of report.html."""
+    sections = [section(store, experiment) for experiment in stored_experiments(store)]
+    return write_report(store.folder, [s for s in sections if s is not None], about(store))
+
+
+def about(store: RunStore) -> dict[str, str]:
+    """What was run on what, for the report's last lines."""
+    config, versions = store.config, store.versions[-1]
+    networks = {r.model: _stored(store, f"network {r.model}") for r in store.records()}
+    described = [
+        f"{label} ({network['architecture']}, weights {network['weights'][:12]})"
+        for label, network in networks.items()
+    ]
+    return {
+        "networks": ", ".join(described),
+        "images": f"{config['images']} (fingerprint {config['fingerprint']})",
+        "seed": str(store.seeds["seed"]),
+        "magnification": f"x{config['scale']}",
+        "ran on": f"{config['device']}, {config['dtype']}, operators {config['backend']}",
+        "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
+    }
+
+
+# The order of networks in tables and figures: the paper's.
+_ORDER = {"edsr": 0, "rcan": 1, "swinir": 2}
+
+
+def _stored(store: RunStore, name: str) -> Any:
+    def missing() -> Any:
+        raise RunStoreError(f"{store.folder}: its records lack the {name}; repeat the run")
+
+    return store.remember(name, missing)
+
+
+def _plain(item: Item) -> list[Any]:
+    return [item.key, item.source, list(item.box)]
+
+
+def _item(value: list[Any]) -> Item:
+    key, source, box = value
+    return Item(key, source, tuple(box))

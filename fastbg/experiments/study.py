@@ -1,0 +1,126 @@
+"""What an experiment may use while it measures: images, a device, and networks run in batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastbg.data.images import ImageItem, ImageSet
+from fastbg.data.manifests import sub_images
+from fastbg.errors import DataError
+from fastbg.models.network import Network
+from fastbg.ops.composite import composite_lr
+
+# LR pixels that a network is given at once. On CPUs small batches won: the features of a few
+# thousand pixels stay in the cache.
+PIXELS_PER_CALL = {"cpu": 8_192, "cuda": 262_144}
+
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to measure: a region of an image, named by a key that no other item has."""
+
+    key: str
+    source: str  # name of the photograph
+    box: tuple[int, int, int, int]  # y0, x0, y1, x1 in HR pixels
+
+
+@dataclass(frozen=True)
+class Study:
+    """The images under study and where the work is done."""
+
+    images: ImageSet
+    scale: int = 4
+    seed: int = 0
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
+    backend: str = "auto"  # of fastbg's operators
+
+    def sub_images(self, count: int, size: int) -> list[Item]:
+        """`count` squares of `size` HR pixels on the LR grid, drawn by the seed."""
+        drawn = sub_images(self.images, count, size, self.seed, multiple=self.scale)
+        return [Item(s.key, s.item, (s.y, s.x, s.y + s.size, s.x + s.size)) for s in drawn]
+
+    def ground_truth(self, items: Sequence[Item]) -> Tensor:
+        """The HR regions of `items`, which are of one size: (B,3,h,w) uint8 on the device."""
+        regions = [_cut(_decoded(self.images[item.source]), item.box) for item in items]
+        return self._stack(regions)
+
+    def inputs(self, items: Sequence[Item], hr: Tensor, lr: str, kernel: str) -> Tensor:
+        """LR images (B,3,h/s,w/s) in [0,1] of `items`: "made" from `hr`, or the data set's own.
+
+        Raises DataError if `lr` is "paired" and the data set has no LR images of this scale.
+        """
+        if lr == "made":
+            return self.degrade(hr, kernel)
+        return self._stack([self._paired(item) for item in items]).to(self.dtype) / 255
+
+    def _paired(self, item: Item) -> NDArray[np.uint8]:
+        image = self.images[item.source].load_lr(self.scale)
+        if image is None:
+            raise DataError(
+                f"image set {self.images.name}: has no LR image of {item.source} at scale "
+                f"{self.scale}; expected one, as the option lr is 'paired'"
+            )
+        return _cut(image, tuple(v // self.scale for v in item.box))
+
+    def _stack(self, regions: Sequence[NDArray[np.uint8]]) -> Tensor:
+        stacked = torch.from_numpy(np.stack(regions).transpose(0, 3, 1, 2))
+        return stacked.to(self.device, non_blocking=True)
+
+    def degrade(self, hr: Tensor, kernel: str) -> Tensor:
+        """LR images (B,3,h/s,w/s) in [0,1] on grey levels, of `hr` (B,3,h,w) uint8."""
+        height, width = hr.shape[-2:]
+        own = torch.arange(len(hr), device=hr.device).repeat(2, 1).T  # each image in itself
+        return composite_lr(
+            hr,
+            hr,
+            own,
+            (0, 0, height, width),
+            scale=self.scale,
+            kernel=kernel,
+            quantize=True,
+            backend=self.backend,
+        ).to(self.dtype)
+
+
+@lru_cache(maxsize=8)
+def _decoded(image: ImageItem) -> NDArray[np.uint8]:
+    return image.load()
+
+
+def _cut(image: NDArray[np.uint8], box: Sequence[int]) -> NDArray[np.uint8]:
+    y0, x0, y1, x1 = box
+    return image[y0:y1, x0:x1]
+
+
+@torch.inference_mode()
+def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Tensor:
+    """SR images of `lr` (B,3,h,w), or their part `window` (SR pixels), a few at a time.
+
+    A window is computed by `forward_window`, which is exact and leaves out what it does not need.
+    """
+    pixels = PIXELS_PER_CALL.get(lr.device.type, PIXELS_PER_CALL["cpu"])
+    batch = max(1, pixels // (lr.shape[-2] * lr.shape[-1]))
+    parts = lr.contiguous(memory_format=torch.channels_last).split(batch)
+    return torch.cat([net(x) if window is None else net.forward_window(x, window) for x in parts])
+
+
+def centre(size: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """The central box of `size` x `size` pixels of a (height, width) image."""
+    y0, x0 = (height - size) // 2, (width - size) // 2
+    return y0, x0, y0 + size, x0 + size
+
+
+def as_image(sr: Tensor) -> NDArray[np.uint8]:
+    """`sr` (3,h,w) in [0,1] or uint8 as an 8-bit picture (h,w,3), clipped and rounded."""
+    if sr.dtype != torch.uint8:
+        sr = (sr.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(sr.permute(1, 2, 0).cpu().numpy())

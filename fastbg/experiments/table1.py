@@ -1,0 +1,335 @@
+"""Table 1 (section 4.2): a region with its background against the same region alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastbg.errors import InvalidArgument
+from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, decibels
+from fastbg.experiments.study import Item, Study, as_image, centre, restore
+from fastbg.metrics import psnr
+from fastbg.models.network import Network
+from fastbg.results import figures
+from fastbg.results.content import (
+    Chart,
+    Column,
+    Gallery,
+    Mark,
+    Panel,
+    Picture,
+    Strip,
+    Table,
+    Verdict,
+)
+from fastbg.statistics import Interval, bootstrap_mean
+
+# Regions restored better with the full image and better alone, of 150 (Table 1).
+PAPER = {"edsr": (88, 62), "rcan": (117, 33), "swinir": (111, 39)}
+ATTENTION = ("rcan", "swinir")
+SHOWN = 2  # cases of either kind in the gallery
+
+
+@dataclass(frozen=True)
+class Table1Options(Options):
+    """Sizes in HR pixels."""
+
+    count: int = 150  # images
+    size: int = 256  # of an image
+    region: int = 64  # given alone
+    shave: int = 4  # border of the region that is not measured: 56 x 56 remain
+    # What is cut out: the network's input ("lr": both inputs hold the same LR pixels), or the HR
+    # image, which is then down-sampled alone ("hr").
+    domain: Literal["lr", "hr"] = "lr"
+    many: float = 0.10  # C1 says "many": a larger share of the regions than this
+
+
+class Table1(Experiment):
+    """PSNR of the centre, restored from the whole image and from the central region alone."""
+
+    name = "table1"
+    title = "Is a region restored better without its background?"
+    paper = "Section 4.2, Table 1"
+    question = (
+        "A network restores the centre of an image twice: once from the whole image, once from "
+        "the central region alone. How often is less more?"
+    )
+    method = (
+        "Each ground-truth image is reduced to a low-resolution (LR) input. The network gets "
+        "either all of it or only its central region; both results are compared with the ground "
+        "truth on the same central window, where the region's cut border does no harm."
+    )
+    options_type: ClassVar[type[Options]] = Table1Options
+    shown = ("hr", "lr", "full", "partial")
+
+    def plan(self, study: Study) -> list[Item]:
+        """Sub-images drawn by the seed."""
+        o, scale = self.options, study.scale
+        for name, size in (("size", o.size), ("region", o.region)):
+            if size < 1 or size % scale:
+                raise InvalidArgument(f"table1.{name}", size, f"a multiple of the scale {scale}")
+        if (o.size - o.region) % (2 * scale) or o.region > o.size:
+            expected = f"at most {o.size}, and centred on the LR grid of scale {scale}"
+            raise InvalidArgument("table1.region", o.region, expected)
+        if not 0 <= 2 * o.shave < o.region:
+            raise InvalidArgument("table1.shave", o.shave, f"0 to less than {o.region // 2}")
+        if o.lr == "paired" and o.domain == "hr":
+            raise InvalidArgument("table1.domain", "'hr'", "'lr', as paired LR images are used")
+        return study.sub_images(o.count, o.size)
+
+    def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
+        """PSNR (dB) of the window from the full and from the partial input."""
+        hr = study.ground_truth(items)
+        return self.compare(net, hr, *self.inputs(items, hr, study))
+
+    def inputs(self, items: Sequence[Item], hr: Tensor, study: Study) -> tuple[Tensor, Tensor]:
+        """LR of the whole images `hr` (B,3,H,W) uint8, and of their central regions alone."""
+        o, scale = self.options, study.scale
+        full = study.inputs(items, hr, o.lr, o.kernel)
+        if o.domain == "hr":
+            y0, x0, y1, x1 = centre(o.region, *hr.shape[-2:])
+            return full, study.degrade(hr[..., y0:y1, x0:x1], o.kernel)
+        y0, x0, y1, x1 = centre(o.region // scale, *full.shape[-2:])
+        return full, full[..., y0:y1, x0:x1]
+
+    def compare(self, net: Network, hr: Tensor, full: Tensor, partial: Tensor) -> dict[str, Tensor]:
+        """The hot loop; nothing leaves the device."""
+        o = self.options
+        window = centre(o.region - 2 * o.shave, *hr.shape[-2:])
+        y0, x0, y1, x1 = window
+        truth = hr[..., y0:y1, x0:x1].float() / 255
+        own = centre(o.region - 2 * o.shave, o.region, o.region)
+        return {
+            "psnr_full": psnr(restore(net, full, window), truth, channel=o.channel),
+            "psnr_partial": psnr(restore(net, partial, own), truth, channel=o.channel),
+        }
+
+    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
+        """Ground truth, input, and both results of the region."""
+        region = centre(self.options.region, self.options.size, self.options.size)
+        hr = study.ground_truth([item])
+        full, partial = self.inputs([item], hr, study)
+        images = (hr, full, restore(net, full, region), restore(net, partial))
+        return {name: as_image(image[0]) for name, image in zip(self.shown, images, strict=True)}
+
+    def cases(self, measured: Measured) -> list[int]:
+        """Where the region alone gains most, then where the background gains most."""
+        order = np.argsort(gain(measured))
+        worst, best = order[:SHOWN], order[::-1][:SHOWN]
+        return list(dict.fromkeys([*map(int, worst), *map(int, best)]))
+
+    def summarise(self, results: Sequence[Measured]) -> Summary:
+        """Counts, means, shares; claim C1."""
+        columns = (
+            Column("network"),
+            Column("images"),
+            Column("better with the full image"),
+            Column("better alone"),
+            Column("equal"),
+            Column("share better alone", "%", 1),
+            Column("the paper's share", "%", 1),
+            Column("mean PSNR, full image", "dB"),
+            Column("mean PSNR, alone", "dB"),
+            Column("background's gain", "dB", 3, signed=True),
+        )
+        rows, headlines = [], {}
+        verdicts: list[Verdict] = []
+        for result in results:
+            gains, share = gain(result), self.share(result)
+            full, partial, equal = (
+                int(n) for n in ((gains > 0).sum(), (gains < 0).sum(), (gains == 0).sum())
+            )
+            paper = PAPER.get(result.net.architecture)
+            rows.append(
+                (
+                    result.net.label,
+                    gains.size,
+                    full,
+                    partial,
+                    equal,
+                    share.percent(),
+                    None if paper is None else 100 * paper[1] / sum(paper),
+                    float(decibels(result, "psnr_full").mean()),
+                    float(decibels(result, "psnr_partial").mean()),
+                    bootstrap_mean(gains, result.sources, seed=self.seed),
+                )
+            )
+            verdict = self.not_always_useful(result, share, partial)
+            verdicts.append(verdict)
+            headlines[result.net.label] = (
+                f"full better {full}, alone better {partial} of {gains.size} "
+                f"({share.percent().text()} %); C1 {verdict.outcome.value}"
+            )
+        verdicts += self.order_of_networks(results)
+        note = (
+            "Intervals: 95 %, percentile bootstrap that draws whole photographs, because regions "
+            "of one photograph are not independent. The background's gain is PSNR with the full "
+            "image minus PSNR alone."
+        )
+        table = Table("table1", "Centre window, by network", columns, rows, note)
+        return Summary(headlines, [table], verdicts)
+
+    def share(self, result: Measured) -> Interval:
+        """Share of the regions that are restored better alone."""
+        return bootstrap_mean(gain(result) < 0, result.sources, seed=self.seed)
+
+    def not_always_useful(self, result: Measured, share: Interval, partial: int) -> Verdict:
+        """C1 for one network."""
+        many = 100 * self.options.many
+        paper = PAPER.get(result.net.architecture)
+        return Verdict(
+            claim="C1",
+            statement="Background is not always useful: many regions are restored better alone.",
+            net=result.net.label,
+            paper="-" if paper is None else f"{paper[1]} of {sum(paper)} better alone",
+            ours=f"{partial} of {len(result.items)} better alone: {share.percent().text()} %",
+            test=f"Holds if the 95 % interval of the share lies above {many:g} %, does not hold "
+            "if it lies below.",
+            outcome=share.compare(self.options.many),
+        )
+
+    def order_of_networks(self, results: Sequence[Measured]) -> list[Verdict]:
+        """C1's second half: EDSR wins without background more often than the attention nets."""
+        first = {r.net.architecture: r for r in reversed(results)}
+        if "edsr" not in first:
+            return []
+        verdicts = []
+        for name in (n for n in ATTENTION if n in first):
+            edsr, other = first["edsr"], first[name]
+            difference = (gain(edsr) < 0).astype(float) - (gain(other) < 0)
+            interval = bootstrap_mean(difference, edsr.sources, seed=self.seed)
+            paper = 100 * (PAPER["edsr"][1] - PAPER[name][1]) / sum(PAPER[name])
+            verdicts.append(
+                Verdict(
+                    claim="C1",
+                    statement="A plain CNN is disturbed by its background more often than a "
+                    "network with attention.",
+                    net=f"{edsr.net.label} against {other.net.label}",
+                    paper=f"{paper:+.1f} percentage points better alone",
+                    ours=f"{interval.percent().text(signed=True)} percentage points",
+                    test="Paired over the same images: holds if the 95 % interval of the "
+                    "difference of shares lies above 0, does not hold if it lies below.",
+                    outcome=interval.compare(0.0),
+                )
+            )
+        return verdicts
+
+    def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
+        """Shares beside the paper's, every region's gain in order, the clearest cases."""
+        return [self.draw_shares(results), self.draw_gains(results), *self.galleries(results)]
+
+    def draw_shares(self, results: Sequence[Measured]) -> Chart:
+        """Share better alone: ours with its interval, the paper's beside it."""
+        figure = figures.new_figure(0.9 + 0.55 * len(results))
+        axis = figure.subplots()
+        for row, result in enumerate(results):
+            share = self.share(result).percent()
+            axis.barh(row, share.value, height=0.5, color=figures.ALONE, alpha=0.85, zorder=2)
+            low, high = max(share.low, 0), min(share.high, 100)
+            axis.plot([low, high], [row, row], color=figures.INK, linewidth=1.4, zorder=3)
+            paper = PAPER.get(result.net.architecture)
+            if paper is not None:
+                axis.plot(
+                    100 * paper[1] / sum(paper),
+                    row,
+                    marker="D",
+                    markersize=7,
+                    color=figures.PAPER,
+                    markeredgecolor=figures.INK,
+                    zorder=4,
+                )
+        axis.set_yticks(range(len(results)), [r.net.label for r in results], color=figures.INK)
+        axis.set_ylim(len(results) - 0.4, -0.6)
+        axis.set_xlim(0, 100)
+        axis.axvline(50, color=figures.RULE, linewidth=1, zorder=1)
+        axis.set_xlabel("regions restored better alone, %")
+        axis.tick_params(axis="y", length=0)
+        axis.grid(axis="x", zorder=0)
+        return Chart(
+            "table1_shares",
+            "How often is the background a burden?",
+            "Bars: share of the regions with a higher PSNR when the network sees the region alone. "
+            "Line: 95 % interval. Diamond: the paper's Table 1 (150 images, published weights).",
+            figure,
+        )
+
+    def draw_gains(self, results: Sequence[Measured]) -> Chart:
+        """Every region's gain from its background, in order."""
+        figure = figures.new_figure(0.4 + 1.9 * len(results))
+        axes = figure.subplots(len(results), 1, squeeze=False, sharey=True)[:, 0]
+        for axis, result in zip(axes, results, strict=True):
+            gains = np.sort(gain(result))[::-1]
+            colours = np.where(gains > 0, figures.FULL, figures.ALONE)
+            axis.bar(range(gains.size), gains, width=1.0, color=colours, linewidth=0)
+            axis.axhline(0, color=figures.MUTED, linewidth=0.8)
+            axis.set_title(result.net.label)
+            axis.set_ylabel("gain, dB")
+            axis.set_xticks([])
+            axis.spines["bottom"].set_visible(False)
+            axis.grid(axis="y")
+            axis.set_axisbelow(True)
+            axis.margins(x=0)
+        axes[-1].set_xlabel("regions, from most helped to most hurt by their background")
+        return Chart(
+            "table1_gains",
+            "What does the background bring each region?",
+            "One bar per region: PSNR from the whole image minus PSNR from the region alone. "
+            "Blue: the background helped; red: the region came out better without it.",
+            figure,
+        )
+
+    def galleries(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
+        """The clearest cases of each network."""
+        galleries: list[Chart | Gallery] = []
+        for number, result in enumerate(results):
+            strips = [
+                self.strip(result, i)
+                for i in self.cases(result)
+                if (result.items[i].key, "hr") in result.pictures
+            ]
+            if strips:
+                galleries.append(
+                    Gallery(
+                        f"table1_cases_{number + 1}",
+                        f"The clearest cases of {result.net.label}",
+                        "White: the window that is measured. Yellow: the region that is given "
+                        "alone. First where the background hurts most, then where it helps most; "
+                        "the better of the two results is in bold.",
+                        strips,
+                    )
+                )
+        return galleries
+
+    def strip(self, result: Measured, i: int) -> Strip:
+        """One case: ground truth, input, the region's ground truth and both results."""
+        o, item = self.options, result.items[i]
+        picture = {name: result.pictures[item.key, name] for name in self.shown}
+        full, partial = (float(result.columns[f"psnr_{w}"][i]) for w in ("full", "partial"))
+        measured = o.region - 2 * o.shave
+        y0, x0, y1, x1 = region = centre(o.region, o.size, o.size)
+        given = Mark.pixels(region, (o.size, o.size), "input")
+        window = Mark.pixels(centre(measured, o.size, o.size), (o.size, o.size), "window")
+        own = [Mark.pixels(centre(measured, o.region, o.region), (o.region, o.region), "window")]
+
+        def result_panel(name: str, title: str, ours: float, other: float) -> Panel:
+            return Panel(picture[name], title, f"{ours:.2f} dB", own, best=ours > other)
+
+        return Strip(
+            f"{item.source}, at {item.box[0]}, {item.box[1]}",
+            [
+                Panel(picture["hr"], "ground truth", "", [given, window]),
+                Panel(picture["lr"], "input", "", [given]),
+                Panel(picture["hr"][y0:y1, x0:x1], "ground truth, region", "", own),
+                result_panel("full", "from the whole image", full, partial),
+                result_panel("partial", "from the region alone", partial, full),
+            ],
+            f"background {'helps' if full > partial else 'hurts'}: {full - partial:+.2f} dB",
+        )
+
+
+def gain(result: Measured) -> NDArray[np.float64]:
+    """PSNR with the background minus PSNR without, dB (n)."""
+    return decibels(result, "psnr_full") - decibels(result, "psnr_partial")

@@ -1,0 +1,119 @@
+"""What an experiment hands to the report: tables, verdicts, charts and galleries of pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from fastbg.statistics import Interval, Outcome
+
+Picture = NDArray[np.uint8]  # (h, w, 3)
+Cell = str | int | float | Interval | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """Heading of a table's column, its unit, and how its numbers are written."""
+
+    title: str
+    unit: str = ""
+    digits: int = 2
+    signed: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; an Interval is shown as estimate and range."""
+
+    name: str  # file name of the CSV
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim of the paper for one network (or several), tested."""
+
+    claim: str  # "C1"
+    statement: str
+    net: str
+    paper: str
+    ours: str
+    test: str  # how the outcome follows from the numbers
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A matplotlib figure, drawn with `fastbg.results.figures.new_figure`."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A rectangle on a picture: y0, x0, y1, x1 as shares of its height and width."""
+
+    box: tuple[float, float, float, float]
+    role: str  # "window": the pixels measured; "input": the pixels given
+
+    @staticmethod
+    def pixels(box: Sequence[int], size: Sequence[int], role: str) -> "Mark":
+        """`box` in pixels of a picture of `size` (height, width)."""
+        (y0, x0, y1, x1), (height, width) = box, size[:2]
+        return Mark((y0 / height, x0 / width, y1 / height, x1 / width), role)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a gallery."""
+
+    picture: Picture
+    title: str
+    detail: str = ""
+    marks: Sequence[Mark] = ()
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of a gallery: one case, its pictures from left to right."""
+
+    title: str
+    panels: Sequence[Panel]
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Cases to look at."""
+
+    name: str
+    title: str
+    caption: str
+    strips: Sequence[Strip]
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that one experiment has to say."""
+
+    name: str
+    title: str
+    paper: str
+    question: str
+    method: str
+    headlines: Mapping[str, str]  # network -> one line
+    tables: Sequence[Table]
+    verdicts: Sequence[Verdict]
+    figures: Sequence[Chart | Gallery]
+    options: Mapping[str, object]
+    measured: int  # items that every network has
+    planned: int

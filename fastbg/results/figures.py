@@ -1,0 +1,143 @@
+"""How figures look: one style, one palette that follows the report's theme, files on disk.
+
+Colours are drawn as the light theme's. In the report's inline SVG each is replaced by a CSS
+variable, so that one drawing serves light and dark.
+"""
+
+import contextlib
+import html
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from fastbg.results.content import Chart, Gallery, Mark, Panel
+
+INK, MUTED, RULE, PAPER = "#20242a", "#68707c", "#d8dbe0", "#fffffe"
+FULL, ALONE = "#2b6f9e", "#c2543a"  # with background, without
+OTHERS = ("#5b8a3c", "#8a5a9e", "#b08418")  # further series
+THEMED = {
+    INK: "--ink",
+    MUTED: "--muted",
+    RULE: "--rule",
+    PAPER: "--card",
+    FULL: "--full",
+    ALONE: "--alone",
+    OTHERS[0]: "--third",
+    OTHERS[1]: "--fourth",
+    OTHERS[2]: "--fifth",
+}
+MARKS = {"window": "#ffffff", "input": "#ffd23f", "seam": "#ff5a36"}
+WIDTH = 6.0  # inches; narrow enough that the text stays readable on a phone
+
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "figure.facecolor": PAPER,
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "image.interpolation": "nearest",
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "text.parse_math": False,  # names of files may hold a "$"
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The look of every figure, for drawing and for saving."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure of `width` x `height` inches, without pyplot's global state."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def inline_svg(figure: Figure, name: str, label: str) -> str:
+    """`figure` as an <svg> element with the page's colours; `label` is its alternative text."""
+    buffer = io.StringIO()
+    with style(), mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # Sizes come from the page, names of groups would be repeated from figure to figure.
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    head, body = svg.split(">", 1)
+    head = re.sub(r' (width|height)="[^"]*"', "", head)
+    for colour, variable in THEMED.items():
+        body = body.replace(colour, f"var({variable})")
+    return f'{head} role="img" aria-label="{html.escape(label)}">{body}'
+
+
+def save(item: Chart | Gallery, folder: Path) -> None:
+    """`item` as NAME.png and NAME.pdf in `folder`."""
+    figure = item.figure if isinstance(item, Chart) else draw_gallery(item)
+    with style():
+        for kind in ("png", "pdf"):
+            metadata = {"CreationDate": None} if kind == "pdf" else None
+            figure.savefig(folder / f"{item.name}.{kind}", dpi=200, metadata=metadata)
+
+
+def draw_gallery(gallery: Gallery) -> Figure:
+    """`gallery` as one figure: a row per strip."""
+    columns = max((len(strip.panels) for strip in gallery.strips), default=1)
+    cell = 1.75
+    figure = new_figure(max(1.0, (cell + 0.75) * len(gallery.strips)), max(WIDTH, cell * columns))
+    with style():
+        rows = figure.subfigures(max(1, len(gallery.strips)), 1, squeeze=False)[:, 0]
+        for row, strip in zip(rows, gallery.strips, strict=False):
+            title = strip.title + (f" - {strip.detail}" if strip.detail else "")
+            row.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
+            axes = row.subplots(1, columns, squeeze=False)[0]
+            for axis in axes[len(strip.panels) :]:
+                axis.set_axis_off()
+            for axis, panel in zip(axes, strip.panels, strict=False):
+                draw_panel(axis, panel)
+    return figure
+
+
+def draw_panel(axis: Axes, panel: Panel) -> None:
+    """One picture with its marks, title above and detail below."""
+    axis.imshow(panel.picture)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    axis.set_title(panel.title, fontsize=7.5, fontweight="normal", color=MUTED, loc="center")
+    axis.set_xlabel(
+        panel.detail, fontsize=8, color=INK, fontweight="bold" if panel.best else "normal"
+    )
+    for mark in panel.marks:
+        _outline(axis, mark, panel.picture.shape[:2])
+
+
+def _outline(axis: Axes, mark: Mark, size: tuple[int, ...]) -> None:
+    (height, width), (y0, x0, y1, x1) = size[:2], mark.box
+    corner = (x0 * width - 0.5, y0 * height - 0.5)
+    extent = ((x1 - x0) * width, (y1 - y0) * height)
+    for colour, line in (("#000000", 2.2), (MARKS[mark.role], 1.1)):
+        axis.add_patch(
+            Rectangle(corner, *extent, fill=False, edgecolor=colour, linewidth=line, clip_on=False)
+        )

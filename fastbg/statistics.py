@@ -1,0 +1,109 @@
+"""Intervals and verdicts: how sure a number is, and what follows from it."""
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastbg.errors import InvalidArgument
+
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+class Outcome(str, enum.Enum):
+    """What a test says about a claim of the paper on the data at hand."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    UNDECIDED = "undecided here"
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def compare(self, threshold: float) -> Outcome:
+        """HOLDS if the whole interval lies above `threshold`, FAILS if all of it lies below."""
+        if self.low > threshold:
+            return Outcome.HOLDS
+        if self.high < threshold:
+            return Outcome.FAILS
+        return Outcome.UNDECIDED
+
+    def percent(self) -> "Interval":
+        """A share as percentage."""
+        return Interval(*(100 * v for v in self))
+
+    def text(self, digits: int = 1, signed: bool = False) -> str:
+        """ "41.3 (33.3 to 49.3)"."""
+        form = f"{'+' if signed else ''}.{digits}f"
+        if not np.isfinite([self.low, self.high]).all():
+            return f"{self.value:{form}} (no interval from one photograph)"
+        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+
+def bootstrap_mean(
+    values: ArrayLike,
+    clusters: Sequence[object] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of `values` (n) with its percentile-bootstrap interval.
+
+    Values of one cluster (sub-images of one photograph) are not independent: with `clusters` (n),
+    whole clusters are drawn. A pair's difference as value makes this the paired bootstrap. Not
+    finite without at least two clusters: one photograph says nothing about others.
+
+    Raises InvalidArgument if `values` is empty or not one-dimensional, or `level` is not in (0,1).
+    """
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or not data.size:
+        raise InvalidArgument("values", f"shape {data.shape}", "shape (n,), n >= 1")
+    if not 0 < level < 1:
+        raise InvalidArgument("level", level, "0 < level < 1")
+    labels = list(range(data.size)) if clusters is None else list(clusters)
+    if len(labels) != data.size:
+        raise InvalidArgument("clusters", f"{len(labels)} labels", f"one for each of {data.size}")
+
+    index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    member = np.array([index[label] for label in labels])
+    total = np.bincount(member, weights=data)  # [clusters]
+    count = np.bincount(member).astype(np.float64)
+    mean = float(data.mean())
+    if len(index) < 2:
+        return Interval(mean, -np.inf, np.inf)
+
+    # Each resample is a vector of how often each cluster was drawn.
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(index), np.full(len(index), 1 / len(index)), size=resamples)
+    means = (drawn @ total) / (drawn @ count)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high))
+
+
+def share_limit(total: int, level: float = 0.95) -> float:
+    """Largest share that an event may have and still not be seen in `total` trials.
+
+    Upper end of the one-sided exact binomial interval ("rule of three": about 3 / total).
+    """
+    if total < 1:
+        raise InvalidArgument("total", total, "at least one trial")
+    return float(1 - (1 - level) ** (1 / total))
+
+
+def never_seen(events: int, total: int, tolerated: float) -> Outcome:
+    """Whether "it never happens" holds, after `events` of `total` trials showed it.
+
+    FAILS once it was seen; HOLDS when so many trials went by that its share is below `tolerated`
+    at 95 %; UNDECIDED before.
+    """
+    if events:
+        return Outcome.FAILS
+    return Outcome.HOLDS if share_limit(total) < tolerated else Outcome.UNDECIDED

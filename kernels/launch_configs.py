@@ -1,0 +1,106 @@
+"""Launch configurations: frozen data, each number with its reason.
+
+Chosen by shape in plain Python: `triton.autotune` needs a driver, which the interpreter lacks.
+"""
+
+from dataclasses import dataclass, replace
+
+from triton import next_power_of_2
+
+WIDTHS = (128, 64, 32, 16)  # of tiles; 16 float32 are two whole 32-byte sectors
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A program's part of an image, `block_y` x `block_x` pixels, and the warps that compute it."""
+
+    block_y: int
+    block_x: int
+    num_warps: int
+
+    def count(self, height: int, width: int) -> tuple[int, int]:
+        """How many tiles cover an image (down, across)."""
+        return -(-height // self.block_y), -(-width // self.block_x)
+
+
+@dataclass(frozen=True)
+class TiledConfig:
+    """A kernel whose programs each compute one tile of an image."""
+
+    pixels: int  # of a tile, at most
+    widest: int  # tile, in columns
+    warp_pixels: int  # of a warp
+
+    def tile(self, height: int, width: int) -> Tile:
+        """The tile that wastes the fewest columns of an image, the widest of those."""
+        if width <= WIDTHS[-1]:
+            block_x = next_power_of_2(max(width, 1))
+        else:
+            allowed = (block for block in WIDTHS if block <= self.widest)
+            block_x = min(allowed, key=lambda block: -(-width // block) * block)
+        block_y = min(self.pixels // block_x, next_power_of_2(max(height, 1)))
+        return Tile(block_y, block_x, max(block_y * block_x // self.warp_pixels, 1))
+
+
+@dataclass(frozen=True)
+class CompositeConfig(TiledConfig):
+    """composite_fwd_kernel moves bytes and computes nothing."""
+
+    pixels: int = 1024  # 4 warps: small programs, so that many of them are in flight
+    widest: int = 128  # a float32 row of the tile is 512 bytes: one 128-bit access of a warp
+    warp_pixels: int = 256  # 8 per thread: two 128-bit accesses to each source in flight
+
+
+@dataclass(frozen=True)
+class RowsConfig(TiledConfig):
+    """composite_lr_rows_kernel sums whole HR rows, coalesced along x."""
+
+    pixels: int = 1024  # 8 output rows x 128 columns: they share HR rows through L1
+    widest: int = 128
+    warp_pixels: int = 256
+
+
+@dataclass(frozen=True)
+class ColumnsConfig(TiledConfig):
+    """composite_lr_columns_kernel gathers each tap with a stride of `scale` floats."""
+
+    pixels: int = 512
+    widest: int = 64  # LR rows are short
+    warp_pixels: int = 128  # 4 sums per thread, whose gathers are independent of each other
+
+
+@dataclass(frozen=True)
+class SumConfig:
+    """composite_lr_sum_kernel is a stream: two reads from L2 and one write per output."""
+
+    block: int = 1024  # 8 outputs per thread: two 128-bit stores
+    num_warps: int = 4
+
+
+@dataclass(frozen=True)
+class MixedConfig(TiledConfig):
+    """composite_lr_mixed_kernel copies most tiles; few of them sum T^2 taps per pixel.
+
+    Small tiles, so that few copied pixels wait for a mixed one beside them.
+    """
+
+    pixels: int = 1024  # pixels x taps of one row
+    widest: int = 16
+    warp_pixels: int = 256  # 8 taps per thread and row; 16 took 166 registers
+
+    def for_taps(self, taps: int) -> "MixedConfig":
+        """The configuration for pixels that each hold `taps` taps of a row, a power of 2."""
+        return replace(
+            self,
+            pixels=max(self.pixels // taps, self.widest),
+            warp_pixels=max(self.warp_pixels // taps, 1),
+        )
+
+
+@dataclass(frozen=True)
+class MosaicConfig(TiledConfig):
+    """mosaic_fwd_kernel reads a tile once per cell, out of L1 or L2; writes are its cost."""
+
+    pixels: int = 1024
+    widest: int = 128
+    warp_pixels: int = 128  # 4 per thread: one 128-bit store

@@ -1,0 +1,43 @@
+"""A data folder and a network so small that a whole run takes a second."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fastbg.models.checkpoints import save_model
+from fastbg.models.edsr import EDSR
+
+OPTIONS = (
+    *("-o", "table1.count=25", "-o", "table1.size=64", "-o", "table1.region=32"),
+    *("-o", "slicing.tile=32"),
+)
+
+
+def make_images(folder: Path, count: int = 4) -> Path:
+    """`count` PNG files of smooth random colours, 80 x 96 pixels."""
+    folder.mkdir()
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        coarse = Image.fromarray(rng.integers(0, 256, (10, 12, 3), dtype=np.uint8))
+        coarse.resize((96, 80), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+def make_network(path: Path, seed: int = 0) -> Path:
+    """A random EDSR with 4 features and 1 block, x4."""
+    torch.manual_seed(seed)
+    save_model(EDSR(features=4, blocks=1), path)
+    return path
+
+
+def contents(folder: Path) -> dict[str, list[Any]]:
+    """Every record and every array of a run, in order."""
+    with sqlite3.connect(folder / "run.sqlite") as connection:
+        return {
+            table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4").fetchall()  # noqa: S608
+            for table in ("records", "arrays")
+        }

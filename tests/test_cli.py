@@ -1,0 +1,164 @@
+"""The command line: what it prints, what it refuses, and how."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import OPTIONS, contents, make_images, make_network
+
+from fastbg.cli import main
+from fastbg.engines.local import Job
+from fastbg.models.checkpoints import load_model
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("command")
+    images, network = make_images(folder / "images"), make_network(folder / "net.safetensors")
+    return ["run", "--data", str(images), "--model", str(network), *OPTIONS]
+
+
+def test_run_prints_a_line_per_result_and_the_report_last(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main([*command, "--out", str(out), "--limit", "3"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[-1] == str(out / "report.html")
+    assert Path(lines[-1]).is_file()
+    results = [line for line in lines if re.match(r"(slicing|table1) +net-[0-9a-f]{6} ", line)]
+    assert len(results) == 2
+    assert "of 3" in results[1]
+    assert {row[2] for row in contents(out)["records"] if row[0] == "slicing"} == {
+        "0.png",
+        "1.png",
+        "2.png",
+    }
+
+    # A larger limit goes on from there; the report is made again without images or networks.
+    assert main([*command, "--out", str(out), "--limit", "4"]) == 0
+    assert len(contents(out)["records"]) == 8
+    page = (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    capsys.readouterr()
+    assert main(["report", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out / "report.html")
+    assert (out / "report.html").read_text() == page
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of an error that is the user's."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("fastbg: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["table7"], "experiment: got 'table7'; expected one of slicing, table1"),
+        (["--model", "vdsr"], "vdsr: no such file; the built-in networks are"),
+        (["--limit", "0"], "--limit: got 0"),
+        (["--device", "abacus"], "--device: got 'abacus'"),
+        (["-o", "table1.colour=red"], "table1.colour: got 'red'"),
+        (["-o", "table1.count=many"], "table1.count: got 'many'"),
+        (["-o", "table1"], "--option: got 'table1'; expected EXPERIMENT.NAME=VALUE"),
+        (["slicing", "-o", "table1.size=64"], "--option: got"),
+        (["--data", "/no/such/folder"], "/no/such/folder: no such folder"),
+        (["--lr", "paired"], "no LR image"),
+        (["--seed", "-1"], "seed: got -1"),
+        (["--backend", "cuda", "--device", "cpu"], "backend 'cuda' cannot run"),
+    ],
+)
+def test_errors_are_one_line(
+    extra: list[str],
+    message: str,
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FASTBG_EMULATE", "0")
+    options = [] if "slicing" in extra else list(OPTIONS)
+    arguments = [*command[: -len(OPTIONS)], *options, "--out", str(tmp_path / "run"), *extra]
+    assert message in refused(arguments, capsys)
+
+
+def test_a_run_folder_keeps_to_its_configuration(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = [*command, "--out", str(tmp_path), "--limit", "1"]
+    assert main([*base, "slicing"][: len(base) + 1] + ["table1"]) == 0
+    assert "channel = 'rgb', not 'y'" in refused([*base, "--channel", "y"], capsys)
+    assert "seed" in refused([*base, "--seed", "1"], capsys)
+
+
+def test_a_network_that_gives_no_numbers_is_refused(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nan = torch.full((1,), float("nan"))
+    monkeypatch.setattr(
+        "fastbg.models.edsr.EDSR.forward", lambda net, x: nan.expand(len(x), 3, 64, 96)
+    )
+    assert "is not a number" in refused([*command, "--out", str(tmp_path), "slicing"], capsys)
+
+
+def test_ctrl_c_says_how_to_resume(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put = Job.put
+
+    def interrupted(job: Job, *arguments: object) -> None:
+        put(job, *arguments)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "put", interrupted)
+    assert main([*command, "--out", str(tmp_path)]) == 130
+    assert "the same command resumes" in capsys.readouterr().err
+    assert len(contents(tmp_path)["records"]) == 1
+
+
+def test_report_of_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "holds no run" in refused(["report", str(tmp_path)], capsys)
+
+
+def test_info_names_every_backend_and_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    for word in (
+        "fastbg ",
+        "torch: available",
+        "cpu",
+        "triton",
+        "cuda",
+        "auto (",
+        "edsr",
+        "table1",
+    ):
+        assert word in out
+
+
+def test_train_writes_a_network_that_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastbg.cli import train
+    from fastbg.models.edsr import EDSR
+
+    monkeypatch.setitem(train.ARCHITECTURES, "edsr", lambda: EDSR(features=4, blocks=1))
+    images, out = make_images(tmp_path / "images"), tmp_path / "net.safetensors"
+    arguments = ["train", "edsr", "--data", str(images), "--out", str(out), "--steps", "2"]
+    arguments += ["--batch", "1", "--patch", "8"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == str(out)
+    assert load_model(out)(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
+    assert "exists" in refused(arguments, capsys)
+    assert "expected one of edsr" in refused(["train", "vdsr", *arguments[2:]], capsys)

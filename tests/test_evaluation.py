@@ -1,0 +1,163 @@
+"""Scores of a benchmark folder: the field's conventions, every way to get LR images, bad input."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import structural_similarity
+from torch import nn
+
+import fastbg
+from fastbg.data.degradation import downsample
+from fastbg.data.images import open_folder
+from fastbg.errors import DataError, InvalidArgument
+from fastbg.evaluation import Score, add_arguments, evaluate, main, mean_scores
+from fastbg.metrics import grey_levels, ssim
+from fastbg.models.bicubic import Bicubic
+from fastbg.models.edsr import EDSR
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth structures and noise, 8 bit."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width][..., None] / 9.0
+    waves = 127 + 90 * np.sin(y + np.arange(3)) * np.cos(x * 1.3)
+    return (waves + rng.normal(0, 8, (height, width, 3))).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i, size in enumerate([(48, 40), (45, 63)]):
+        Image.fromarray(picture(*size, seed=i)).save(images / f"img_{i}.png")
+    return images
+
+
+@pytest.mark.parametrize("channel", ["y", "rgb"])
+def test_ssim_equals_scikit_image(channel: str) -> None:
+    x, y = (torch.from_numpy(picture(40, 33, s)).permute(2, 0, 1)[None] / 255 for s in (0, 1))
+    expected = []
+    for a, b in zip(*(grey_levels(image, channel)[0].numpy() for image in (x, y)), strict=True):
+        _, similarity = structural_similarity(
+            a,
+            b,
+            data_range=255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            full=True,
+        )
+        expected.append(similarity[5:-5, 5:-5].mean())
+    assert ssim(x, y, channel=channel).item() == pytest.approx(np.mean(expected), abs=1e-9)
+    assert ssim(x, x, channel=channel).item() == 1.0
+
+
+def test_ssim_of_a_window_and_a_batch() -> None:
+    x, y = (torch.from_numpy(picture(40, 40, s)).permute(2, 0, 1)[None] / 255 for s in (0, 1))
+    batch = ssim(torch.cat([x, y]), torch.cat([y, y]), window=(4, 8, 36, 40), shave=2)
+    alone = ssim(x[..., 6:34, 10:38], y[..., 6:34, 10:38])
+    torch.testing.assert_close(batch, torch.stack([alone[0], torch.ones(()).double()]))
+    with pytest.raises(InvalidArgument, match="window: got 10x40 pixels"):
+        ssim(x, y, window=(0, 0, 10, 40))
+    with pytest.raises(InvalidArgument, match="sr"):
+        ssim(x, y[..., :30])
+
+
+def test_bicubic_equals_matlab(shared: Path) -> None:
+    with np.load(shared / "golden" / "bicubic.npz") as stored:
+        lr, expected = stored["lr_matlab"], stored["sr_matlab_upsampled"]
+    sr = Bicubic(4)(torch.from_numpy(lr).permute(2, 0, 1)[None])
+    np.testing.assert_allclose(sr[0].permute(1, 2, 0).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "published"), [("Set5", 28.42), ("Set14", 26.1)])
+def test_bicubic_has_its_published_score(name: str, published: float, shared: Path) -> None:
+    images = open_folder(shared / "data" / "eval" / name)
+    (mean,) = mean_scores(list(evaluate([Bicubic(4)], images)))
+    assert mean.psnr == pytest.approx(published, abs=0.02)
+
+
+def test_every_network_on_every_image(folder: Path) -> None:
+    blurred = fastbg.wrap(nn.Upsample(scale_factor=4, mode="nearest"), scale=4, name="nearest")
+    scores = list(evaluate([Bicubic(4), blurred], open_folder(folder)))
+    assert [(s.image, s.model) for s in scores] == [
+        ("img_0.png", "bicubic"),
+        ("img_0.png", "nearest"),
+        ("img_1.png", "bicubic"),
+        ("img_1.png", "nearest"),
+    ]
+    bicubic, nearest = mean_scores(scores)
+    assert (bicubic.model, bicubic.image) == ("bicubic", "mean of 2")
+    assert bicubic.psnr == pytest.approx((scores[0].psnr + scores[2].psnr) / 2)
+    assert nearest.psnr < bicubic.psnr
+    assert nearest.ssim < bicubic.ssim
+
+
+def test_given_lr_images_are_used(folder: Path, tmp_path: Path) -> None:
+    lr = tmp_path / "lr"
+    lr.mkdir()
+    for i, name in enumerate(["img_0.png", "img_1x4.png"]):
+        hr = np.array(Image.open(folder / f"img_{i}.png"))
+        small = downsample(hr[: len(hr) // 4 * 4, : hr.shape[1] // 4 * 4], 4, "pil")
+        Image.fromarray(small).save(lr / name)
+    models, images = [Bicubic(4)], open_folder(folder)
+    given = list(evaluate(models, images, lr=open_folder(lr)))
+    assert given == list(evaluate(models, images, kernel="pil"))
+    assert given != list(evaluate(models, images))
+
+    with pytest.raises(InvalidArgument, match="kernel: got 'pil'"):
+        list(evaluate(models, images, lr=open_folder(lr), kernel="pil"))
+    Image.fromarray(picture(9, 12)).save(lr / "img_0.png")
+    with pytest.raises(DataError, match=r"img_0\.png: its LR image is 9x10; expected 1/4 of 48x40"):
+        list(evaluate(models, images, lr=open_folder(lr)))
+    (lr / "img_0.png").unlink()
+    with pytest.raises(DataError, match=r"img_0\.png: 0 images of lr are named like it"):
+        list(evaluate(models, images, lr=open_folder(lr)))
+
+
+def test_the_datasets_own_lr_images_come_first(tmp_path: Path) -> None:
+    (tmp_path / "HR").mkdir()
+    (tmp_path / "LR_bicubic" / "X4").mkdir(parents=True)
+    hr = picture(64, 48)
+    Image.fromarray(hr).save(tmp_path / "HR" / "a.png")
+    Image.fromarray(downsample(hr, 4, "pil")).save(tmp_path / "LR_bicubic" / "X4" / "ax4.png")
+    images, models = open_folder(tmp_path), [Bicubic(4)]
+    own = list(evaluate(models, images))
+    assert own == list(evaluate(models, images, kernel="pil"))
+    assert own != list(evaluate(models, images, kernel="matlab"))
+
+
+def test_networks_of_several_scales(folder: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"models: got scales \[2, 4\]"):
+        next(evaluate([Bicubic(4), Bicubic(2)], open_folder(folder)))
+
+
+def test_mean_scores_keep_the_networks_order() -> None:
+    scores = [Score("b", "1", 30.0, 0.5), Score("a", "1", 20.0, 0.5), Score("b", "2", 32.0, 0.7)]
+    assert mean_scores(scores) == [
+        Score("b", "mean of 2", 31.0, pytest.approx(0.6)),
+        Score("a", "mean of 1", 20.0, 0.5),
+    ]
+
+
+def test_the_command_prints_a_table(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "mine.safetensors"
+    fastbg.save_model(EDSR(features=4, blocks=1), weights)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = ["--model", str(weights), "--data", str(folder), "--channel", "rgb", "--shave", "2"]
+    main(parser.parse_args(options))
+    printed = capsys.readouterr().out
+    assert "PSNR rgb, dB" in printed
+    rows = [line.split("│") for line in printed.splitlines() if line.startswith("│")]
+    assert [row[1].strip() for row in rows] == ["bicubic", "mine"]
+    expected = mean_scores(
+        list(evaluate([Bicubic(4)], open_folder(folder), channel="rgb", shave=2))
+    )
+    assert float(rows[0][2]) == pytest.approx(expected[0].psnr, abs=0.005)

@@ -1,0 +1,224 @@
+"""What the experiments measure, and what they conclude from it."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_run import make_images
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fastbg.data.degradation import downsample
+from fastbg.data.images import open_folder
+from fastbg.errors import DataError, InvalidArgument
+from fastbg.experiments import EXPERIMENTS, experiment_type
+from fastbg.experiments.experiment import Measured, NetLabel
+from fastbg.experiments.slicing import Slicing, SlicingOptions, cut, join, seam_distance
+from fastbg.experiments.study import Item, Study, restore
+from fastbg.experiments.table1 import Table1, Table1Options
+from fastbg.models.edsr import EDSR
+from fastbg.statistics import Outcome
+
+SMALL = Table1Options(count=6, size=64, region=32)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(open_folder(make_images(tmp_path / "images")), backend="torch")
+
+
+@pytest.fixture
+def net() -> EDSR:
+    torch.manual_seed(0)
+    return EDSR(features=4, blocks=1).eval().requires_grad_(False)
+
+
+def plain_psnr(sr: Tensor, hr: np.ndarray) -> float:
+    """PSNR in a few lines of numpy: sr (3,h,w) in [0,1], hr (h,w,3) uint8."""
+    levels = (sr.numpy().transpose(1, 2, 0).clip(0, 1) * 255).round()
+    return float(10 * np.log10(255**2 / ((levels - hr) ** 2).mean()))
+
+
+def lr_tensor(hr: np.ndarray) -> Tensor:
+    return torch.from_numpy(downsample(hr, 4)).permute(2, 0, 1)[None].float() / 255
+
+
+def test_table1_equals_a_plain_loop(study: Study, net: EDSR) -> None:
+    experiment = Table1(SMALL)
+    items = experiment.plan(study)
+    columns = experiment.measure(net, items, study)
+    for i, item in enumerate(items):
+        y0, x0, y1, x1 = item.box
+        hr = study.images[item.source].load()[y0:y1, x0:x1]
+        lr = lr_tensor(hr)
+        full, partial = net(lr)[0], net(lr[..., 4:12, 4:12])[0]
+        truth = hr[20:44, 20:44]  # 32 pixels in the middle of 64, shaved by 4
+        assert columns["psnr_full"][i] == pytest.approx(
+            plain_psnr(full[:, 20:44, 20:44], truth), abs=1e-3
+        )
+        assert columns["psnr_partial"][i] == pytest.approx(
+            plain_psnr(partial[:, 4:28, 4:28], truth), abs=1e-3
+        )
+
+
+def test_table1_can_cut_the_ground_truth_instead(study: Study, net: EDSR) -> None:
+    experiment = Table1(dataclasses.replace(SMALL, domain="hr"))
+    item = experiment.plan(study)[0]
+    hr = study.ground_truth([item])
+    alone = lr_tensor(hr[0, :, 16:48, 16:48].permute(1, 2, 0).numpy())
+    torch.testing.assert_close(experiment.inputs([item], hr, study)[1], alone)
+
+
+def test_slicing_equals_a_plain_loop(study: Study, net: EDSR) -> None:
+    experiment = Slicing(SlicingOptions(tile=32))
+    item = experiment.plan(study)[0]
+    assert item.box == (0, 0, 64, 96)
+    columns = experiment.measure(net, [item], study)
+    hr = study.images[item.source].load()[:64]
+    lr = lr_tensor(hr)
+    sliced = torch.zeros(3, 64, 96)
+    for y in range(0, 16, 8):
+        for x in range(0, 24, 8):
+            part = net(lr[..., y : y + 8, x : x + 8])[0]
+            sliced[:, 4 * y : 4 * y + 32, 4 * x : 4 * x + 32] = part
+    assert columns["psnr_whole"][0] == pytest.approx(plain_psnr(net(lr)[0], hr), abs=1e-3)
+    assert columns["psnr_sliced"][0] == pytest.approx(plain_psnr(sliced, hr), abs=1e-3)
+    # The change sits at the seams: this network looks 6 LR pixels far.
+    change = columns["difference"][0]
+    assert change[0] > 5 * change[-1]
+
+
+def test_slices_put_together_are_the_image() -> None:
+    image = torch.rand(1, 3, 64, 96)
+    torch.testing.assert_close(join(cut(image, 32), 2, 3), image)
+
+
+def test_seam_distance_knows_no_seam_at_the_border() -> None:
+    distance = seam_distance(8, 12, 4, torch.device("cpu"))
+    assert distance[0].tolist() == [3, 2, 1, 0, 0, 1, 1, 0, 0, 1, 2, 3]
+    assert distance[3].tolist() == [0] * 12
+
+
+def test_a_window_is_the_cut_image(net: EDSR) -> None:
+    lr = torch.rand(5, 3, 16, 16)
+    window = (20, 24, 44, 40)
+    torch.testing.assert_close(restore(net, lr, window), net(lr)[..., 20:44, 24:40])
+
+
+@pytest.mark.parametrize("name", ["table1", "slicing"])
+def test_the_hot_loop_never_waits_for_the_device(name: str, net: EDSR) -> None:
+    """Under fake tensors an .item(), a nonzero or a branch on data raises."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        if name == "table1":
+            hr = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+            lr = torch.zeros(2, 3, 16, 16)
+            columns = Table1(SMALL).compare(net, hr, lr, lr[..., 4:12, 4:12])
+        else:
+            hr = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
+            sr = torch.zeros(1, 3, 64, 96)
+            columns = Slicing(SlicingOptions(tile=32)).compare(hr, sr, sr)
+    assert all(len(column) == len(hr) for column in columns.values())
+
+
+def measured(net: str, **columns: list[float]) -> Measured:
+    count = len(next(iter(columns.values())))
+    items = [Item(f"{i}", f"photo {i // 2}", (0, 0, 64, 64)) for i in range(count)]
+    return Measured(NetLabel(net, net), items, {k: np.array(v) for k, v in columns.items()})
+
+
+def table1_result(net: str, alone_better: int, count: int = 60) -> Measured:
+    full = [30.0] * count
+    gap = np.where(np.random.default_rng(0).permutation(count) < alone_better, 0.5, -0.5)
+    return measured(net, psnr_full=full, psnr_partial=(30.0 + gap).tolist())
+
+
+@pytest.mark.parametrize(
+    ("alone_better", "outcome"),
+    [(24, Outcome.HOLDS), (0, Outcome.FAILS), (7, Outcome.UNDECIDED)],
+)
+def test_c1_follows_from_the_share(alone_better: int, outcome: Outcome) -> None:
+    summary = Table1().summarise([table1_result("edsr", alone_better)])
+    verdict = summary.verdicts[0]
+    assert (verdict.claim, verdict.outcome) == ("C1", outcome)
+    assert verdict.paper == "62 of 150 better alone"
+    assert summary.tables[0].rows[0][2:5] == (60 - alone_better, alone_better, 0)
+
+
+def test_c1_orders_the_networks_only_where_both_ran() -> None:
+    edsr = table1_result("edsr", 40)
+    assert len(Table1().summarise([edsr]).verdicts) == 1
+    verdicts = Table1().summarise([edsr, table1_result("rcan", 5)]).verdicts
+    assert verdicts[-1].net == "edsr against rcan"
+    assert verdicts[-1].outcome is Outcome.HOLDS
+    reversed_ = Table1().summarise([table1_result("edsr", 5), table1_result("rcan", 40)])
+    assert reversed_.verdicts[-1].outcome is Outcome.FAILS
+
+
+@pytest.mark.parametrize(
+    ("gains", "differs", "always"),
+    [
+        ([-0.3] * 40, Outcome.FAILS, Outcome.FAILS),
+        ([0.2] * 39 + [1.4], Outcome.HOLDS, Outcome.HOLDS),
+        ([0.2] * 5, Outcome.UNDECIDED, Outcome.UNDECIDED),
+        ([-1.2] + [0.2] * 4, Outcome.HOLDS, Outcome.FAILS),
+    ],
+)
+def test_c2_follows_from_the_gains(gains: list[float], differs: Outcome, always: Outcome) -> None:
+    sliced = (30 + np.array(gains)).tolist()
+    result = measured("edsr", psnr_whole=[30.0] * len(gains), psnr_sliced=sliced)
+    verdicts = Slicing().summarise([result]).verdicts
+    assert [v.outcome for v in verdicts] == [differs, always]
+
+
+def test_a_perfect_result_does_not_spoil_the_means() -> None:
+    result = measured("edsr", psnr_full=[np.inf, 30, 31], psnr_partial=[np.inf, 29, np.inf])
+    row = Table1().summarise([result]).tables[0].rows[0]
+    assert row[2:5] == (1, 1, 1)
+    assert all(np.isfinite(row[7:9]))
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [
+        (Table1Options(size=62), "table1.size"),
+        (Table1Options(region=60), "table1.region"),
+        (Table1Options(region=512), "table1.region"),
+        (Table1Options(shave=32), "table1.shave"),
+        (Table1Options(lr="paired", domain="hr"), "table1.domain"),
+    ],
+)
+def test_table1_refuses_sizes_off_the_grid(
+    options: Table1Options, argument: str, study: Study
+) -> None:
+    with pytest.raises(InvalidArgument, match="expected") as caught:
+        Table1(options).plan(study)
+    assert caught.value.argument == argument
+
+
+def test_slicing_refuses_a_tile_without_a_seam(study: Study) -> None:
+    with pytest.raises(DataError, match=r"0\.png .*smaller than two slices"):
+        Slicing(SlicingOptions(tile=80)).plan(study)
+    with pytest.raises(InvalidArgument, match=r"slicing\.tile"):
+        Slicing(SlicingOptions(tile=12)).plan(study)
+
+
+def test_paired_lr_images_are_asked_for_in_vain(study: Study, net: EDSR) -> None:
+    experiment = Table1(dataclasses.replace(SMALL, lr="paired"))
+    with pytest.raises(DataError, match="no LR image of .* at scale 4"):
+        experiment.measure(net, experiment.plan(study), study)
+
+
+def test_options_are_parsed_by_their_types() -> None:
+    parsed = Table1Options.parse({"count": "7", "many": "0.2", "domain": "hr"}, "table1")
+    assert parsed == Table1Options(count=7, many=0.2, domain="hr")
+    for texts in ({"count": "many"}, {"domain": "x"}, {"colour": "y"}):
+        with pytest.raises(InvalidArgument, match=f"table1.{next(iter(texts))}"):
+            Table1Options.parse(texts, "table1")
+
+
+def test_registry() -> None:
+    assert [kind.name for kind in EXPERIMENTS.values()] == list(EXPERIMENTS)
+    with pytest.raises(InvalidArgument, match="table1"):
+        experiment_type("table2")

@@ -1,0 +1,128 @@
+"""The report: complete, self-contained, safe against hostile names, quiet in a browser."""
+
+import csv
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from small_run import OPTIONS, make_images, make_network
+
+from fastbg.cli import main
+from fastbg.results.content import Column, Table
+from fastbg.results.report import cell_text, csv_text
+from fastbg.statistics import Interval
+
+HOSTILE = "<img src=x onerror=console.error(1)>$a_{b}$ & 'q' \"d\""
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose images and network have names that try to break out."""
+    place = tmp_path_factory.mktemp("report")
+    images = make_images(place / "images")
+    (images / "0.png").rename(images / f"{HOSTILE}.png")
+    network = make_network(place / f"{HOSTILE}.safetensors")
+    command = ["run", "--data", str(images), "--model", str(network), *OPTIONS]
+    assert main([*command, "--out", str(place / "run"), "--limit", "8"]) == 0
+    return place / "run"
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes, and ids."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_loads_nothing_and_runs_nothing(folder: Path) -> None:
+    elements = Elements((folder / "report.html").read_text()).found
+    assert not [
+        tag for tag, _ in elements if tag in ("script", "iframe", "object", "embed", "base")
+    ]
+    for tag, attributes in elements:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        for name in ("src", "href", "xlink:href"):
+            address = attributes.get(name) or "#"
+            assert address.startswith(("#", "data:")), (tag, address)
+    page = (folder / "report.html").read_text()
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_the_page_holds_sections_verdicts_and_pictures(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    elements = Elements(page).found
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert {"claims", "slicing", "table1", "table1_shares", "slicing_distance"} <= set(ids)
+    assert len([tag for tag, _ in elements if tag == "svg"]) == 4
+    assert page.count("data:image/png;base64,") >= 2 * 4 + 2 * 5
+    for claim in ("C1", "C2"):
+        assert f'<span class="id">{claim}</span>' in page
+    assert "62 of 150 better alone" in page
+    assert "&lt;img src=x" in page
+    assert len(page) < 20e6
+
+
+def test_figures_and_tables_are_files(folder: Path) -> None:
+    names = {"table1_shares", "table1_gains", "table1_cases_1"}
+    names |= {"slicing_images", "slicing_distance", "slicing_cases_1"}
+    files = {path.name for path in (folder / "figures").iterdir()}
+    assert files == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+    with (folder / "tables" / "table1.csv").open() as file:
+        header, row = csv.reader(file)
+    assert len(header) == len(row)
+    assert int(row[1]) == 8
+    assert (folder / "tables" / "slicing_images.csv").is_file()
+
+
+def test_cells_and_csv() -> None:
+    column = Column("gain", "dB", 2, signed=True)
+    assert cell_text(0.126, column) == "+0.13"
+    assert cell_text(None, column) == "-"
+    assert cell_text(Interval(0.5, -0.25, 1.25), column) == "+0.50 (-0.25 to +1.25)"
+    assert cell_text(Interval(0.5, float("-inf"), float("inf")), column) == "+0.50"
+    table = Table("t", "t", [Column("net"), column], [["a", Interval(1, 0, 2)], ["b", None]])
+    assert list(csv.reader(csv_text(table).splitlines())) == [
+        ["net", "gain (dB)", "gain (dB): low", "gain (dB): high"],
+        ["a", "1", "0", "2"],
+        ["b", "", "", ""],
+    ]
+
+
+@pytest.fixture
+def console(tmp_path: Path):
+    """Opens a page in headless Chromium; what it writes to the console, line by line."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+
+    def messages(page: Path, size: str) -> list[str]:
+        flags = (
+            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+            "--disable-background-networking --disable-component-update --disable-sync "
+            f"--enable-logging=stderr --window-size={size} --dump-dom"
+        ).split()
+        command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert "</html>" in done.stdout
+        return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return messages
+
+
+def test_a_browser_has_nothing_to_complain_of(folder: Path, tmp_path: Path, console) -> None:
+    bad = tmp_path / "bad.html"
+    bad.write_text("<!doctype html><title>bad</title><script>console.error('heard')</script>")
+    assert "heard" in " ".join(console(bad, "800,600"))
+    assert console(folder / "report.html", "1200,900") == []
+    assert console(folder / "report.html", "390,800") == []

@@ -1,0 +1,76 @@
+"""A run that was killed with -9 resumes, repeats nothing, and ends as an unbroken one."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_run import OPTIONS, contents, make_images, make_network
+
+from fastbg.cli import main
+from fastbg.engines.local import Job
+
+LONGEST = 120.0  # seconds until the record at which the run is killed
+
+
+def records(folder: Path) -> int:
+    """Committed records of a run that another process is writing."""
+    if not (folder / "run.sqlite").is_file():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True) as connection:
+            return int(connection.execute("SELECT count(*) FROM records").fetchone()[0])
+    except sqlite3.OperationalError:  # no table yet
+        return 0
+
+
+@pytest.mark.parametrize("kill_at", [1, 15])
+def test_a_killed_run_resumes(
+    kill_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the first of 4 images of `slicing`, and between the chunks of `table1`."""
+    images, network = make_images(tmp_path / "images"), make_network(tmp_path / "net.safetensors")
+    command = ["run", "--data", str(images), "--model", str(network), *OPTIONS]
+
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert main([*command, "--out", str(unbroken)]) == 0
+    total = records(unbroken)
+    assert total == 4 + 25
+
+    script = (
+        "import sys, time; from fastbg.cli import main; from fastbg.engines.local import Job;"
+        "put = Job.put;"
+        "Job.put = lambda *a: (put(*a), time.sleep(0.5));"  # time to be killed in
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *command, "--out", str(broken)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    give_up = time.monotonic() + LONGEST
+    try:
+        while records(broken) < kill_at and process.poll() is None:
+            assert time.monotonic() < give_up, "the run came to nothing"
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    kept = records(broken)
+    assert kill_at <= kept < total
+    assert not (broken / "report.html").exists()
+
+    measured = []
+    put = Job.put
+    monkeypatch.setattr(
+        Job, "put", lambda job, items, c: (measured.extend(items), put(job, items, c))
+    )
+    assert main([*command, "--out", str(broken)]) == 0
+    assert len(measured) == total - kept
+    assert contents(broken) == contents(unbroken)
+    assert sorted(os.listdir(broken / "figures")) == sorted(os.listdir(unbroken / "figures"))
