@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import emulation_build
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,10 @@ SHARED = Path(__file__).parents[2] / "shared"
 @pytest.fixture(params=tuple(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
     """Every backend in turn; skips with the reason where one cannot run at all."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        reason = emulation_build.provide()
+        if reason is not None:
+            pytest.skip(f"the CUDA kernels cannot be emulated: {reason}")
     candidate = backend_under_test(request.param, "composite")
     if candidate.skip_reason is not None:
         pytest.skip(candidate.skip_reason)

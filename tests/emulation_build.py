@@ -13,7 +13,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "csrc" / "emulation"
-RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}  # to be loaded before Python
+RUNTIMES = {"memory": "libasan.so", "races": "libtsan.so"}  # to be loaded before Python
 
 
 def missing() -> str | None:
@@ -35,7 +35,10 @@ def _tool(name: str) -> str | None:
 
 @cache
 def build(sanitizer: str = "") -> Path:
-    """Folder of the modules, up to date with the sources; RuntimeError with the compiler's words."""
+    """Folder of the modules, up to date with the sources; RuntimeError with the compiler's words.
+
+    `sanitizer`: "memory" (AddressSanitizer and UBSan), "races" (ThreadSanitizer) or none.
+    """
     import pybind11
 
     folder = ROOT / "build" / "emulation" / f"{sanitizer or 'plain'}-{sys.implementation.cache_tag}"
@@ -61,6 +64,16 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+
+
+def provide() -> str | None:
+    """Make fastbg._cuda_emulated importable; why that cannot be done here, or None."""
+    if importlib.util.find_spec("fastbg._cuda_emulated") is None:
+        reason = missing()
+        if reason is not None:
+            return reason
+        load("_cuda_emulated", build())
+    return None
 
 
 def load(name: str, folder: Path) -> ModuleType:
@@ -91,14 +104,12 @@ def run_sanitized(
         OMP_NUM_THREADS="1",
         FASTBG_EMULATE="1",
     )
-    if sanitizer in RUNTIMES:
-        # libstdc++ too: the runtime looks up the function that throws when it starts.
-        paths = [
-            subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip()
-            for name in (RUNTIMES[sanitizer], "libstdc++.so")
-        ]
-        environment["LD_PRELOAD"] = " ".join(paths)
+    # libstdc++ too: the runtime looks up the function that throws when it starts.
+    environment["LD_PRELOAD"] = " ".join(
+        subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip()
+        for name in (RUNTIMES[sanitizer], "libstdc++.so")
+    )
     return subprocess.run(
         [sys.executable, str(Path(__file__).with_name(script)), str(folder), *arguments],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900,
     )  # fmt: skip

@@ -63,7 +63,7 @@ def run_cases() -> Iterator[str]:
     from fastbg.backends.cuda import composite as emulated
 
     generator = torch.Generator().manual_seed(0)
-    sizes = ((1, 1), (2, 3), (7, 8), (8, 16), (33, 20), (13, 130))
+    sizes = ((1, 1), (2, 3), (33, 8), (5, 130))
     for dtype, layout, (height, width) in itertools.product(DTYPES, LAYOUTS, sizes):
         a = images(2, 3, height, width, dtype, layout, generator)
         b = images(3, 3, height, width, dtype, layout, generator)
@@ -75,7 +75,7 @@ def run_cases() -> Iterator[str]:
                 result, reference.composite(a, b, index, *box), rtol=0, atol=0
             )
             yield f"composite {dtype} {layout} {height}x{width} {count}"
-    for dtype, scale, (h, w) in itertools.product(DTYPES, (1, 2, 3, 4), ((1, 1), (3, 8), (9, 17))):
+    for dtype, scale, (h, w) in itertools.product(DTYPES, (1, 3, 4), ((1, 1), (9, 16))):
         layout = LAYOUTS[(scale + h) % len(LAYOUTS)]
         a = images(2, 2, h * scale, w * scale, dtype, layout, generator)
         b = images(2, 2, h * scale, w * scale, dtype, layout, generator)
@@ -88,7 +88,7 @@ def run_cases() -> Iterator[str]:
                 expected = reference.composite_lr(*arguments)
                 torch.testing.assert_close(result, expected, rtol=0, atol=TOLERANCE[result.dtype])
                 yield f"composite_lr {dtype} x{scale} {layout} {h}x{w} {count} {each} {kernel}"
-    for dtype, layout, size in itertools.product(DTYPES[:3], LAYOUTS, (1, 3, 8, 17)):
+    for dtype, layout, size in itertools.product(DTYPES[:3], LAYOUTS, (1, 3, 8)):
         tiles = images(2, 2, size, size, dtype, layout, generator)
         cells = torch.randint(0, 8, (2, 3, 3), generator=generator).int()
         result = emulated.mosaic(tiles, cells)

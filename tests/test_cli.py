@@ -7,9 +7,10 @@ import pytest
 import torch
 from small_run import OPTIONS, contents, make_images, make_network
 
-from fastbg.cli import main
+from fastbg.cli import main, train
 from fastbg.engines.local import Job
 from fastbg.models.checkpoints import load_model
+from fastbg.models.edsr import EDSR
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_a_run_folder_keeps_to_its_configuration(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = [*command, "--out", str(tmp_path), "--limit", "1"]
-    assert main([*base, "slicing"][: len(base) + 1] + ["table1"]) == 0
+    assert main([*base, "table1"]) == 0
     assert "channel = 'rgb', not 'y'" in refused([*base, "--channel", "y"], capsys)
     assert "seed" in refused([*base, "--seed", "1"], capsys)
 
@@ -102,10 +103,10 @@ def test_a_network_that_gives_no_numbers_is_refused(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nan = torch.full((1,), float("nan"))
-    monkeypatch.setattr(
-        "fastbg.models.edsr.EDSR.forward", lambda net, x: nan.expand(len(x), 3, 64, 96)
-    )
+    def not_a_number(net: EDSR, x: torch.Tensor) -> torch.Tensor:
+        return x.new_full((len(x), 3, 4 * x.shape[2], 4 * x.shape[3]), float("nan"))
+
+    monkeypatch.setattr(EDSR, "forward", not_a_number)
     assert "is not a number" in refused([*command, "--out", str(tmp_path), "slicing"], capsys)
 
 
@@ -134,25 +135,14 @@ def test_report_of_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_info_names_every_backend_and_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     out = capsys.readouterr().out
-    for word in (
-        "fastbg ",
-        "torch: available",
-        "cpu",
-        "triton",
-        "cuda",
-        "auto (",
-        "edsr",
-        "table1",
-    ):
+    words = "fastbg |torch: available|cpu|triton|cuda|auto (|edsr|table1"
+    for word in words.split("|"):
         assert word in out
 
 
 def test_train_writes_a_network_that_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastbg.cli import train
-    from fastbg.models.edsr import EDSR
-
     monkeypatch.setitem(train.ARCHITECTURES, "edsr", lambda: EDSR(features=4, blocks=1))
     images, out = make_images(tmp_path / "images"), tmp_path / "net.safetensors"
     arguments = ["train", "edsr", "--data", str(images), "--out", str(out), "--steps", "2"]

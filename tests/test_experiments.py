@@ -214,7 +214,7 @@ def test_options_are_parsed_by_their_types() -> None:
     parsed = Table1Options.parse({"count": "7", "many": "0.2", "domain": "hr"}, "table1")
     assert parsed == Table1Options(count=7, many=0.2, domain="hr")
     for texts in ({"count": "many"}, {"domain": "x"}, {"colour": "y"}):
-        with pytest.raises(InvalidArgument, match=f"table1.{next(iter(texts))}"):
+        with pytest.raises(InvalidArgument, match=rf"table1\.{next(iter(texts))}"):
             Table1Options.parse(texts, "table1")
 
 

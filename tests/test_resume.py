@@ -6,13 +6,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from small_run import OPTIONS, contents, make_images, make_network
+from torch import Tensor
 
 from fastbg.cli import main
 from fastbg.engines.local import Job
+from fastbg.experiments.study import Item
 
 LONGEST = 120.0  # seconds until the record at which the run is killed
 
@@ -65,11 +68,14 @@ def test_a_killed_run_resumes(
     assert kill_at <= kept < total
     assert not (broken / "report.html").exists()
 
-    measured = []
+    measured: list[Item] = []
     put = Job.put
-    monkeypatch.setattr(
-        Job, "put", lambda job, items, c: (measured.extend(items), put(job, items, c))
-    )
+
+    def counted(job: Job, items: Sequence[Item], columns: dict[str, Tensor]) -> None:
+        measured.extend(items)
+        put(job, items, columns)
+
+    monkeypatch.setattr(Job, "put", counted)
     assert main([*command, "--out", str(broken)]) == 0
     assert len(measured) == total - kept
     assert contents(broken) == contents(unbroken)

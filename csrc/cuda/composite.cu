@@ -10,7 +10,7 @@
 //     At 40 registers an SM holds 1,536 threads with 16 B each, 24 KiB in flight; H100 needs 15
 //     (3.35 TB/s x 600 ns / 132 SMs), so neither several packs per thread nor asynchronous copies.
 //
-// composite_lr (s the scale; T = 4s taps per axis)
+// composite_lr (s the scale; T <= 4s taps per axis)
 //   composite in HR, then down-sample: writes and reads s*s times the output; refused by design.
 //   every LR pixel from its T x T taps: no shared memory, but 16 s^2 select-and-add per pixel.
 //   separable tiles per pair: 9 s multiply-adds per pixel, yet reads all HR pixels of every pair.
@@ -407,7 +407,7 @@ cudaError_t launch_composite_lr(const CompositeLrParams& p, const TensorView& sc
   if (element_count(q.out) == 0) return cudaSuccess;
   const std::int64_t scale = q.a.sizes[2] / q.out.sizes[2];
   TileShape shape;
-  if (p.row_index.sizes[1] != 4 * scale || p.column_index.sizes[1] != 4 * scale ||
+  if (p.row_index.sizes[1] > 4 * scale || p.column_index.sizes[1] > 4 * scale ||
       !tile_shape_for(scale, shape)) {
     return cudaErrorInvalidValue;
   }

@@ -18,17 +18,17 @@ struct TileShape {
 
   __host__ __device__ int side() const { return 1 << log_side; }
   __host__ __device__ int reach() const { return (side() + 3) * scale; }  // HR pixels per axis
-  __host__ __device__ int taps() const { return 4 * scale; }
+  __host__ __device__ int most_taps() const { return 4 * scale; }
   __host__ std::size_t shared_bytes() const {
     const std::size_t floats = static_cast<std::size_t>(slab) * hr_pitch +
                                static_cast<std::size_t>(reach()) * mid_pitch +
-                               2 * static_cast<std::size_t>(taps()) * side();
+                               2 * static_cast<std::size_t>(most_taps()) * side();
     return floats * sizeof(float);
   }
 };
 
 // HR pixels that LR pixels first .. first+count-1 are made of (fastbg.ops.resampling.bicubic_taps;
-// mirrored taps fall into the same range).
+// mirrored taps fall into the same range, taps without weight may be left out of the tables).
 __device__ inline Range support(int first, int count, int scale, int size) {
   const int start = first * scale - 3 * scale / 2;
   return {max(0, start), min(size, start + (count + 3) * scale)};
@@ -55,11 +55,13 @@ template <typename In, typename Write>
 __device__ void downsample_tile(const HrPlane<In>& image, const CompositeLrParams& p,
                                 const TileShape& shape, int top, int left, Write write) {
   FASTBG_DYNAMIC_SHARED(float, shared);
-  const int side = shape.side(), taps = shape.taps();
+  const int side = shape.side();
+  const int row_taps = static_cast<int>(p.row_index.sizes[1]);
+  const int column_taps = static_cast<int>(p.column_index.sizes[1]);
   float* const hr = shared;                                  // [slab][hr_pitch]
   float* const mid = hr + shape.slab * shape.hr_pitch;       // [reach][mid_pitch]
-  float* const weight = mid + shape.reach() * shape.mid_pitch;  // [taps][side]
-  int* const column = reinterpret_cast<int*>(weight + taps * side);  // [taps][side]
+  float* const weight = mid + shape.reach() * shape.mid_pitch;       // [column_taps][side]
+  int* const column = reinterpret_cast<int*>(weight + column_taps * side);  // likewise
 
   const int lr_height = static_cast<int>(p.composite.out.sizes[2]);
   const int lr_width = static_cast<int>(p.composite.out.sizes[3]);
@@ -72,9 +74,9 @@ __device__ void downsample_tile(const HrPlane<In>& image, const CompositeLrParam
   // The column taps, tap by tap: neighbouring lanes make neighbouring columns.
   const int* column_index = static_cast<const int*>(p.column_index.data);
   const float* column_weight = static_cast<const float*>(p.column_weight.data);
-  for (int k = thread; k < taps * side; k += threads) {
+  for (int k = thread; k < column_taps * side; k += threads) {
     const int j = k & (side - 1), t = k >> shape.log_side;
-    const std::int64_t entry = static_cast<std::int64_t>(left + j) * taps + t;
+    const std::int64_t entry = static_cast<std::int64_t>(left + j) * column_taps + t;
     weight[k] = j < columns_out ? column_weight[entry] : 0.0f;
     column[k] = j < columns_out ? column_index[entry] - columns.lo : 0;
   }
@@ -92,7 +94,7 @@ __device__ void downsample_tile(const HrPlane<In>& image, const CompositeLrParam
       const int j = k & (side - 1), r = k >> shape.log_side;
       const float* row = hr + r * shape.hr_pitch;
       float sum = 0.0f;
-      for (int t = 0; t < taps; ++t) {
+      for (int t = 0; t < column_taps; ++t) {
         const int tap = (t << shape.log_side) + j;
         sum = fmaf(weight[tap], row[column[tap]], sum);
       }
@@ -106,9 +108,9 @@ __device__ void downsample_tile(const HrPlane<In>& image, const CompositeLrParam
   for (int k = thread; k < side << shape.log_side; k += threads) {
     const int j = k & (side - 1), i = k >> shape.log_side;
     if (i >= rows_out || j >= columns_out) continue;
-    const std::int64_t entry = static_cast<std::int64_t>(top + i) * taps;
+    const std::int64_t entry = static_cast<std::int64_t>(top + i) * row_taps;
     float sum = 0.0f;
-    for (int t = 0; t < taps; ++t) {
+    for (int t = 0; t < row_taps; ++t) {
       const int row = row_index[entry + t] - rows.lo;
       sum = fmaf(row_weight[entry + t], mid[row * shape.mid_pitch + j], sum);
     }

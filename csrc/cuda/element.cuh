@@ -129,6 +129,7 @@ inline std::int64_t element_count(const TensorView& view) {
 }
 
 inline bool contiguous(const TensorView& view) {
+  if (element_count(view) == 0) return true;
   std::int64_t expected = 1;
   for (int i = view.rank - 1; i >= 0; --i) {
     if (view.sizes[i] > 1 && view.strides[i] != expected) return false;

@@ -259,13 +259,13 @@ class Slicing(Experiment):
             colours = np.where(gains > 0, figures.ALONE, figures.FULL)
             axis.barh(range(count), gains, height=0.7 if named else 1.0, color=colours, linewidth=0)
             axis.axvline(0, color=figures.MUTED, linewidth=0.8)
-            axis.set_title(result.net.label)
+            axis.set_title(figures.short(result.net.label, 36 // len(results)))
             axis.set_xlabel("sliced minus whole, dB")
             axis.grid(axis="x")
             axis.set_axisbelow(True)
             axis.spines["left"].set_visible(False)
             axis.tick_params(axis="y", length=0)
-        names = [results[0].items[i].source for i in order] if named else []
+        names = [figures.short(results[0].items[i].source) for i in order] if named else []
         axes[0].set_yticks(range(len(names)), names)
         return Chart(
             "slicing_images",
@@ -293,7 +293,7 @@ class Slicing(Experiment):
             axis.set_ylim(bottom=0)
             axis.set_xlim(0, self.options.tile // 2)
             axis.set_ylabel("grey levels")
-            axis.set_title(result.net.label)
+            axis.set_title(figures.short(result.net.label, 60))
             axis.grid(axis="y")
         axes[0].legend(loc="upper right", ncols=3, fontsize=8.5)
         axes[-1].set_xlabel("distance to the nearest seam, HR pixels")

@@ -241,7 +241,9 @@ class Table1(Experiment):
                     markeredgecolor=figures.INK,
                     zorder=4,
                 )
-        axis.set_yticks(range(len(results)), [r.net.label for r in results], color=figures.INK)
+        axis.set_yticks(
+            range(len(results)), [figures.short(r.net.label) for r in results], color=figures.INK
+        )
         axis.set_ylim(len(results) - 0.4, -0.6)
         axis.set_xlim(0, 100)
         axis.axvline(50, color=figures.RULE, linewidth=1, zorder=1)
@@ -265,7 +267,7 @@ class Table1(Experiment):
             colours = np.where(gains > 0, figures.FULL, figures.ALONE)
             axis.bar(range(gains.size), gains, width=1.0, color=colours, linewidth=0)
             axis.axhline(0, color=figures.MUTED, linewidth=0.8)
-            axis.set_title(result.net.label)
+            axis.set_title(figures.short(result.net.label, 60))
             axis.set_ylabel("gain, dB")
             axis.set_xticks([])
             axis.spines["bottom"].set_visible(False)

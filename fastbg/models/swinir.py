@@ -255,6 +255,10 @@ class SwinIR(Network):
             self.upsample = nn.Sequential(
                 nn.Conv2d(width, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale)
             )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
 
     def shallow(self, x: Tensor) -> Tensor:
         """First features of an image in [0,1]."""

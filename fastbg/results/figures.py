@@ -75,6 +75,12 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def short(name: str, length: int = 22) -> str:
+    """`name` with its middle left out if it is longer, so that it leaves room for the axes."""
+    half = (length - 3) // 2
+    return name if len(name) <= length else f"{name[:half]}...{name[-half:]}"
+
+
 def inline_svg(figure: Figure, name: str, label: str) -> str:
     """`figure` as an <svg> element with the page's colours; `label` is its alternative text."""
     buffer = io.StringIO()
@@ -109,7 +115,7 @@ def draw_gallery(gallery: Gallery) -> Figure:
     with style():
         rows = figure.subfigures(max(1, len(gallery.strips)), 1, squeeze=False)[:, 0]
         for row, strip in zip(rows, gallery.strips, strict=False):
-            title = strip.title + (f" - {strip.detail}" if strip.detail else "")
+            title = short(strip.title, 48) + (f" - {strip.detail}" if strip.detail else "")
             row.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
             axes = row.subplots(1, columns, squeeze=False)[0]
             for axis in axes[len(strip.panels) :]:

@@ -29,10 +29,8 @@ def composite(a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor)
 def _taps(size: int, scale: int, kernel: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Index (n_out,T) int32 and weight (n_out,T) float32 of one axis, on `device`."""
     taps = bicubic_taps(size, scale, kernel)
-    return (
-        torch.tensor(taps.index, device=device),
-        torch.tensor(taps.weight, dtype=torch.float32, device=device),
-    )
+    index = torch.from_numpy(taps.index).contiguous()
+    return index.to(device), torch.from_numpy(taps.weight).float().contiguous().to(device)
 
 
 def composite_lr(

@@ -19,7 +19,7 @@ def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
 def taken_from_b(inner: Tensor, outer: Tensor, height: int, width: int) -> Tensor:
     """Mask (1 or N, 1, H, W) of the pixels inside outer and outside inner."""
     mask = box_mask(outer, height, width) & ~box_mask(inner, height, width)
-    return mask.reshape(-1, 1, height, width)
+    return mask[:, None] if mask.dim() == 3 else mask[None, None]
 
 
 def as_float(source: Tensor) -> Tensor:

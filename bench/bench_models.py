@@ -1,0 +1,183 @@
+"""EDSR, RCAN, SwinIR at their built-in sizes: forward and input gradient, whole and in a window.
+
+    python bench/bench_models.py [--record FILE]        ratios, and the error of each option
+    python -m pytest bench --benchmark-only             the same ways under pytest-benchmark
+
+Two workloads of the paper: `forward` restores the centre 32x32 of 128x128 composites (8 of them at
+LR 32x32; Table 1, Fig. 4), `gradient` is one step of LAM (LR 64x64, window 16x16). Ways:
+
+    published          NCHW weights, whole image, then crop; `gradient` also has those of weights
+    whole              as load_model() gives networks: frozen, channels_last; whole image, then crop
+    window             forward_window(), as fastbg calls it
+    window_contiguous  without channels_last
+    window_bf16        with bf16 autocast: its error is printed, it is not checked
+
+The weights are random where the trained ones are not installed.
+"""
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import fastbg
+from bench import measure
+from fastbg.models.checkpoints import WEIGHTS
+from fastbg.models.network import Network
+from fastbg.models.sizes import BUILT_IN
+
+CLOCKS: dict[str, measure.Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+EXACT = 1e-5  # relative: what different kernels of the same arithmetic may differ by
+WAYS = ("published", "whole", "window", "window_contiguous", "window_bf16")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Input (B,3,lr,lr) and the SR window in its centre."""
+
+    batch: int
+    lr: int
+    window: int
+
+    def box(self) -> tuple[int, int, int, int]:
+        """The centre window in SR pixels."""
+        low = (4 * self.lr - self.window) // 2
+        return (low, low, low + self.window, low + self.window)
+
+    def image(self) -> Tensor:
+        """Smooth random images in [0,1]."""
+        generator = torch.Generator().manual_seed(0)
+        coarse = torch.rand(self.batch, 3, self.lr // 4, self.lr // 4, generator=generator)
+        return torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)
+
+
+WORKLOADS = {"forward": Workload(8, 32, 32), "gradient": Workload(1, 64, 16)}
+
+
+def network(name: str) -> Network:
+    """The built-in network: trained if its weights are installed."""
+    if (WEIGHTS / f"{name}_x4.safetensors").is_file():
+        return fastbg.load_model(name)
+    torch.manual_seed(0)
+    net = BUILT_IN[name]().eval().requires_grad_(False)
+    net.to(memory_format=torch.channels_last)
+    return net
+
+
+def sr_window(net: Network, x: Tensor, box: tuple[int, ...], trimmed: bool) -> Tensor:
+    """The window of the SR image, of the whole image or alone."""
+    if trimmed:
+        return net.forward_window(x, box)
+    return net(x)[..., box[0] : box[2], box[1] : box[3]]
+
+
+def forward(net: Network, work: Workload, x: Tensor, trimmed: bool, dtype: Any = None) -> Tensor:
+    """SR windows (B,3,w,w)."""
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        return sr_window(net, x, work.box(), trimmed)
+
+
+def gradient(net: Network, work: Workload, x: Tensor, trimmed: bool, dtype: Any = None) -> Tensor:
+    """Gradient of the window's summed magnitude of vertical differences: LAM's kind of target."""
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        sr = sr_window(net, x, work.box(), trimmed).float()
+    target = sr.diff(dim=-2).abs().sum()
+    if any(p.requires_grad for p in net.parameters()):
+        target.backward()
+        net.zero_grad()
+        assert x.grad is not None
+        return x.grad
+    return torch.autograd.grad(target, x)[0]
+
+
+def prepared(name: str, task: str) -> dict[str, measure.Way]:
+    """Each way as a call without arguments."""
+    work, run = WORKLOADS[task], {"forward": forward, "gradient": gradient}[task]
+    net = network(name)
+    plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+    published = copy.deepcopy(plain).requires_grad_(True)
+    x = work.image()
+    fast = x.contiguous(memory_format=torch.channels_last)
+    ways: dict[str, Callable[[], Tensor]] = {
+        "published": partial(run, published, work, x, False),
+        "whole": partial(run, net, work, fast, False),
+        "window": partial(run, net, work, fast, True),
+        "window_contiguous": partial(run, plain, work, x, True),
+        "window_bf16": partial(run, net, work, fast, True, torch.bfloat16),
+    }
+    return dict(ways)
+
+
+def errors(results: dict[str, Any]) -> dict[str, float]:
+    """Largest difference from `whole`, relative to its largest value."""
+    whole = results["whole"]
+    scale = whole.abs().max()
+    return {way: float((r - whole).abs().max() / scale) for way, r in results.items()}
+
+
+def check(results: dict[str, Any]) -> None:
+    """All float32 ways agree."""
+    for way, error in errors(results).items():
+        assert error <= EXACT or way == "window_bf16", f"{way}: differs by {error}"
+
+
+def report(name: str, task: str, runs: int, clock: measure.Clock) -> measure.Result:
+    """One network and task: median times, errors, ratios."""
+    ways = prepared(name, task)
+    error = errors({way: call() for way, call in ways.items()})
+    facts = {f"error_{way}": value for way, value in error.items()}
+    result = measure.compare(f"{name}_{task}", ways, check, runs, facts, clock)
+    for way in ways:
+        milliseconds = result.median(way) * 1e3
+        print(f"{name} {task:8} {way:18} {milliseconds:8.1f} ms  error {error[way]:.1e}")
+    for slow in ("published", "whole", "window_contiguous", "window_bf16"):
+        ratio = result.ratio(slow, "window")
+        measure.print_ratio(f"{name}_{task}_window_over_{slow}", ratio)
+    return result
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("task", list(WORKLOADS))
+@pytest.mark.parametrize("name", list(BUILT_IN))
+def test_networks(benchmark: Any, name: str, task: str, way: str) -> None:
+    """One call; the answer is checked before it is timed."""
+    ways = prepared(name, task)
+    results = {label: ways[label]() for label in {way, "whole"}}
+    check(results)
+    benchmark.group = f"{name} {task}"
+    benchmark.extra_info |= measure.machine() | {"error": errors(results)[way]}
+    benchmark.pedantic(ways[way], rounds=3, warmup_rounds=1)
+
+
+def main() -> None:
+    """Print times, errors and ratios of all networks; keep all runs in a JSON record."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--record", type=Path, help="JSON file for all runs and the machine")
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--model", nargs="+", choices=BUILT_IN, default=list(BUILT_IN))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    clock = CLOCKS[arguments.clock]
+    results = [
+        report(name, task, arguments.runs, clock) for name in arguments.model for task in WORKLOADS
+    ]
+    if arguments.record is not None:
+        measure.write_record(arguments.record, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""The emulation of CUDA kernels: that it computes, that it notices, and that sanitizers see it.
+
+What the kernels compute is compared with the reference here for shapes around every tile, and in
+test_composite.py through the public functions.
+"""
+
+import emulation_build
+import pytest
+import torch
+from emulation_campaign import LAYOUTS, TOLERANCE, boxes, images, pairs
+from emulation_selftest import Selftest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fastbg.backends.cuda import composite as emulated
+from fastbg.backends.torch_reference import composite as reference
+from fastbg.errors import InvalidArgument
+
+REASON = emulation_build.missing()
+pytestmark = [
+    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
+    pytest.mark.usefixtures("poisoned_memory"),
+]
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+SOURCES = (*FLOATS, torch.uint8)
+# 0, 1, primes, and both sides of every size that a kernel divides by: packs of 4 and 8, tiles of 8,
+# warps of 32 packs.
+SIDES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 15, 16, 17, 23, 31, 32, 33)
+thorough = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(scope="module")
+def selftest() -> Selftest:
+    return Selftest(emulation_build.build())
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulated operators."""
+    monkeypatch.setenv("FASTBG_EMULATE", "1")
+    reason = emulation_build.provide()
+    assert reason is None
+
+
+def run(
+    selftest: Selftest,
+    kernel: str,
+    source: Tensor,
+    *,
+    blocks: int = 1,
+    threads: int = 64,
+    shared: int | None = None,
+    size: int | None = None,
+) -> Tensor:
+    """Output of `kernel`, NaN where it wrote nothing; a float of shared memory per thread."""
+    out = torch.full((size or len(source),), torch.nan)
+    shared = 4 * threads if shared is None else shared
+    selftest.run(kernel, blocks, threads, shared, source.data_ptr(), out.data_ptr())
+    return out
+
+
+# ---- it computes ----
+
+
+@pytest.mark.parametrize("kernel", ["tree_sum", "shuffle_sum"])
+@pytest.mark.parametrize("threads", [32, 64, 256, 1024])
+def test_sums_of_blocks(selftest: Selftest, kernel: str, threads: int) -> None:
+    source = torch.randint(-99, 99, (5 * threads,)).float()
+    got = run(selftest, kernel, source, blocks=5, threads=threads, size=5)
+    assert torch.equal(got, source.reshape(5, threads).sum(1))
+
+
+def test_votes_and_shuffles_within_groups(selftest: Selftest) -> None:
+    source = torch.randint(-9, 9, (2 * 64,)).float()
+    got = run(selftest, "votes", source, blocks=2)
+    positive = (source > 0).float()
+    left = source.reshape(-1, 8).roll(1, 1)
+    left[:, 0] = source.reshape(-1, 8)[:, 0]
+    of_warp = positive.reshape(-1, 32).sum(1).repeat_interleave(32)
+    of_block = positive.reshape(-1, 64).sum(1).repeat_interleave(64)
+    assert torch.equal(got, left.flatten() + 100 * of_warp + 10000 * of_block)
+
+
+def test_parts_of_a_warp_shuffle_on_their_own(selftest: Selftest) -> None:
+    source = torch.arange(64).float()
+    got = run(selftest, "half_warps", source)
+    assert torch.equal(got, torch.tensor([3.0, 20.0, 35.0, 52.0]).repeat_interleave(16))
+
+
+def test_atomics(selftest: Selftest) -> None:
+    source = torch.arange(256).float()
+    out = torch.zeros(1)
+    selftest.run("atomic_sum", 4, 64, 0, source.data_ptr(), out.data_ptr())
+    assert out == source.sum()
+
+
+def test_exited_threads_hold_up_no_barrier(selftest: Selftest) -> None:
+    source = torch.arange(64).float()
+    got = run(selftest, "early_exit", source)
+    assert torch.equal(got[::2], source[::2].roll(-1))
+    assert got[1::2].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dtype"),
+    [("to_half_and_back", torch.float16), ("to_bfloat16_and_back", torch.bfloat16)],
+)
+def test_conversions_equal_torch(selftest: Selftest, kernel: str, dtype: torch.dtype) -> None:
+    """Every 16-bit number, the midpoints between neighbours, and what lies just beside those."""
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).float()
+    finite = every[every.isfinite()].sort().values
+    middle = (finite[1:].double() + finite[:-1].double()).float() / 2
+    up = torch.nextafter(middle, torch.tensor(torch.inf))
+    source = torch.cat([every, middle, up, torch.nextafter(middle, torch.tensor(-torch.inf))])
+    source = torch.cat([source, torch.zeros(-len(source) % 256)])
+    got = run(selftest, kernel, source, blocks=len(source) // 256, threads=256)
+    assert torch.equal(got.isnan(), source.isnan())
+    known = ~source.isnan()
+    assert torch.equal(got[known], source[known].to(dtype).float())
+
+
+def test_grey_levels_are_correctly_rounded(selftest: Selftest) -> None:
+    levels = torch.arange(256).float()
+    assert torch.equal(run(selftest, "grey_levels", levels, threads=256), levels / 255)
+
+
+# ---- it notices ----
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        ("divergent_barrier", "threads of a block wait at different places.*__syncthreads at selftest"),
+        ("barrier_against_warp", "threads of a block wait at different places.*__syncwarp"),
+        ("missing_lane", r"a warp operation misses a lane.*thread \(5,0,0\) has exited"),
+        ("outside_mask", r"the mask leaves out the calling lane: thread \(16,0,0\) in __shfl_sync"),
+    ],
+)
+def test_broken_kernels_fail(selftest: Selftest, kernel: str, message: str) -> None:
+    source = torch.ones(64)
+    with pytest.raises(RuntimeError, match=rf"block \(0,0,0\): {message}"):
+        run(selftest, kernel, source)
+    assert run(selftest, "tree_sum", source, size=1) == 64  # and the next launch is not harmed
+
+
+@pytest.mark.parametrize(
+    ("blocks", "threads", "shared"), [(0, 32, 0), (1, 0, 0), (1, 1025, 0), (1, 32, 48 * 1024 + 1)]
+)
+def test_launches_that_a_device_refuses(
+    selftest: Selftest, blocks: int, threads: int, shared: int
+) -> None:
+    with pytest.raises(RuntimeError, match="cudaErrorInvalidConfiguration"):
+        run(selftest, "no_work", torch.ones(1), blocks=blocks, threads=threads, shared=shared)
+
+
+def test_shared_memory_is_poisoned_before_every_block(selftest: Selftest) -> None:
+    run(selftest, "tree_sum", torch.ones(64), size=1)
+    assert run(selftest, "uninitialised", torch.ones(64)).isnan().all()
+
+
+def test_a_race_shows_in_the_order_of_threads(selftest: Selftest) -> None:
+    source = torch.arange(64).float()
+    forward = run(selftest, "race_after_barrier", source)
+    selftest.set_backward(True)
+    try:
+        backward = run(selftest, "race_after_barrier", source)
+        assert run(selftest, "tree_sum", source, size=1) == source.sum()
+    finally:
+        selftest.set_backward(False)
+    assert not torch.equal(forward, backward)
+
+
+@pytest.mark.parametrize(
+    ("sanitizer", "kernel", "message"),
+    [
+        ("memory", "beyond_shared", "heap-buffer-overflow.*WRITE of size 4"),
+        ("memory", "beyond_input", "heap-buffer-overflow.*READ of size 4"),
+        ("memory", "misaligned", "misaligned address"),
+        ("races", "race", "data race"),
+        ("races", "race_after_barrier", "data race"),
+    ],
+)
+def test_sanitizers_see_into_kernels(sanitizer: str, kernel: str, message: str) -> None:
+    done = emulation_build.run_sanitized(sanitizer, "emulation_selftest.py", kernel)
+    assert done.returncode != 0
+    assert "finished" not in done.stdout
+    assert all(part in done.stderr for part in message.split(".*")), done.stderr
+
+
+@pytest.mark.parametrize("kernel", ["tree_sum", "shuffle_sum", "votes", "half_warps", "early_exit"])
+@pytest.mark.parametrize("sanitizer", ["memory", "races"])
+def test_sanitizers_accept_sound_kernels(sanitizer: str, kernel: str) -> None:
+    done = emulation_build.run_sanitized(sanitizer, "emulation_selftest.py", kernel)
+    assert done.stdout == "finished\n", done.stderr
+
+
+@pytest.mark.parametrize("sanitizer", ["memory", "races"])
+def test_operators_are_clean_under_sanitizers(sanitizer: str) -> None:
+    done = emulation_build.run_sanitized(sanitizer, "emulation_campaign.py")
+    assert "cases agree with the reference" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+# ---- the operators ----
+
+
+@st.composite
+def sources(draw: st.DrawFn, scale: int = 1) -> tuple[Tensor, Tensor, torch.Generator]:
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    height, width = (scale * draw(st.sampled_from(SIDES)) for _ in range(2))
+    dtype, channels = draw(st.sampled_from(SOURCES)), draw(st.integers(0, 3))
+
+    def some() -> Tensor:
+        layout = draw(st.sampled_from(LAYOUTS))
+        return images(draw(st.integers(1, 3)), channels, height, width, dtype, layout, generator)
+
+    return some(), some(), generator
+
+
+@pytest.mark.usefixtures("module")
+@given(data=st.data(), count=st.integers(0, 5), each=st.booleans())
+@thorough
+def test_composite(data: st.DataObject, count: int, each: bool) -> None:
+    a, b, generator = data.draw(sources())
+    index = pairs(count, len(a), len(b), generator)
+    box = [boxes(count if each else None, *a.shape[-2:], generator) for _ in range(2)]
+    expected = reference.composite(a, b, index, *box)
+    torch.testing.assert_close(emulated.composite(a, b, index, *box), expected, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("module")
+@given(
+    data=st.data(),
+    scale=st.integers(1, 5),
+    count=st.integers(0, 8),
+    each=st.booleans(),
+    kernel=st.sampled_from(["matlab", "pil"]),
+)
+@thorough
+def test_composite_lr(
+    data: st.DataObject, scale: int, count: int, each: bool, kernel: str
+) -> None:
+    """Few pairs, many pairs with one box, many pairs with a box each: three ways to compute."""
+    a, b, generator = data.draw(sources(scale))
+    index = pairs(count, len(a), len(b), generator)
+    box = [boxes(count if each else None, *a.shape[-2:], generator) for _ in range(2)]
+    arguments = (a, b, index, *box, scale, kernel, False)
+    got, expected = emulated.composite_lr(*arguments), reference.composite_lr(*arguments)
+    torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE[got.dtype])
+
+
+@pytest.mark.usefixtures("module")
+@given(
+    seed=st.integers(0, 2**31),
+    side=st.sampled_from(SIDES[1:]),
+    grid=st.integers(0, 4),
+    count=st.integers(0, 3),
+    dtype=st.sampled_from(FLOATS),
+    layout=st.sampled_from(LAYOUTS),
+)
+@thorough
+def test_mosaic(
+    seed: int, side: int, grid: int, count: int, dtype: torch.dtype, layout: str
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tiles = images(count, 2, side, side, dtype, layout, generator)
+    cells = torch.randint(0, 8, (count, grid, grid), generator=generator).int()
+    got = emulated.mosaic(tiles, cells)
+    torch.testing.assert_close(got, reference.mosaic(tiles, cells), rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize("scale", [8, 16, 40, 100, emulated.MAX_SCALE])
+def test_tiles_shrink_for_large_scales(scale: int) -> None:
+    """Slabs of rows, then smaller tiles, keep shared memory within its 48 KiB."""
+    generator = torch.Generator().manual_seed(scale)
+    height, width = 2 * scale, (10 if scale <= 16 else 2) * scale
+    a, b = (images(1, 1, height, width, torch.float32, "contiguous", generator) for _ in range(2))
+    box = torch.tensor([scale // 2, 1, 2 * scale - 3, width - scale // 2], dtype=torch.int32)
+    whole = torch.tensor([0, 0, height, width], dtype=torch.int32)
+    index = pairs(1, 1, 1, generator)
+    arguments = (a, b, index, box, whole, scale, "matlab", False)
+    got, expected = emulated.composite_lr(*arguments), reference.composite_lr(*arguments)
+    torch.testing.assert_close(got, expected, rtol=0, atol=4e-6)
+
+
+@pytest.mark.usefixtures("module")
+def test_larger_scales_are_refused() -> None:
+    size = emulated.MAX_SCALE + 1
+    a = torch.zeros(1, 1, size, size)
+    index, box = torch.zeros(1, 2, dtype=torch.int32), torch.zeros(4, dtype=torch.int32)
+    with pytest.raises(InvalidArgument, match="scale: got 512; expected at most 511"):
+        emulated.composite_lr(a, a, index, box, box, size, "matlab", False)
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize("pair", [(-1, 0), (2, 0), (0, -1), (0, 3), (2**31 - 1, 0)])
+@pytest.mark.parametrize("dtype", SOURCES)
+def test_a_pair_out_of_range_gives_a_nan_image(pair: tuple[int, int], dtype: torch.dtype) -> None:
+    """As on a GPU, where nobody looks at the values; its neighbours are untouched."""
+    generator = torch.Generator().manual_seed(0)
+    a = images(2, 2, 16, 24, dtype, "contiguous", generator)
+    b = images(3, 2, 16, 24, dtype, "contiguous", generator)
+    box = torch.tensor([4, 4, 12, 20], dtype=torch.int32)
+    whole = torch.tensor([0, 0, 16, 24], dtype=torch.int32)
+    for count in (3, 6):  # each pair on its own; per source
+        for boxed in ((box, whole), (box.expand(count, 4).contiguous(), whole)):
+            good = torch.zeros(count, 2, dtype=torch.int32)
+            bad = good.clone()
+            bad[1] = torch.tensor(pair)
+            for operator, rest in (
+                (emulated.composite, ()),
+                (emulated.composite_lr, (4, "matlab", True)),
+            ):
+                expected = operator(a, b, good, *boxed, *rest)
+                expected[1] = torch.nan
+                got = operator(a, b, bad, *boxed, *rest)
+                torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.usefixtures("module")
+def test_an_unknown_transform_gives_a_nan_cell() -> None:
+    tiles = torch.rand(1, 1, 8, 8)
+    got = emulated.mosaic(tiles, torch.tensor([[[0, 8], [-1, 0]]], dtype=torch.int32))[0, 0]
+    assert got[:8, 8:].isnan().all()
+    assert got[8:, :8].isnan().all()
+    assert torch.equal(got[:8, :8], tiles[0, 0])
+    assert torch.equal(got[8:, 8:], tiles[0, 0])
