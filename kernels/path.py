@@ -97,11 +97,11 @@ def blur_path_fwd_kernel(
     image_ptr += b * stride_n + c * stride_c
     sums = folded(image_ptr, y, x, height, width, stride_y, stride_x, mask, RADIUS)
 
-    size = height.to(tl.int64) * width
-    out_ptr += (b * nodes * channels + c) * size + y.to(tl.int64) * width + x
     for k in range(first, tl.minimum(first + GROUP, nodes)):
         value = weighted(sums, weights_ptr + k * CLASSES, CLASSES)
-        tl.store(out_ptr + k * channels * size, value.to(out_ptr.dtype.element_ty), mask)
+        node = (b * nodes + k) * channels + c  # int64, as b is
+        address = out_ptr + (node * height + y) * width + x
+        tl.store(address, value.to(out_ptr.dtype.element_ty), mask)
 
 
 @triton.jit
@@ -142,10 +142,10 @@ def path_integral_fwd_kernel(
     gradients_ptr += row * gradients_stride_y + column * gradients_stride_x
     total = tl.zeros([BLOCK_Y, BLOCK_X], tl.float32)
     for k in range(nodes):
-        address = gradients_ptr + k.to(tl.int64) * gradients_stride_k
-        gradient = tl.load(address, mask, other=0.0).to(tl.float32)
+        gradient = tl.load(gradients_ptr, mask, other=0.0).to(tl.float32)
         total += gradient * weighted(sums, weights_ptr + k * CLASSES, CLASSES)
-    out_ptr += plane * height * width + row * width + column
+        gradients_ptr += gradients_stride_k
+    out_ptr += (plane * height + row) * width + column
     tl.store(out_ptr, total.to(out_ptr.dtype.element_ty), mask)
 
 
