@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BASELINES = ROOT / "bench" / "baselines"
+RESERVED = 1024  # bytes of each block's shared memory that CUDA keeps to itself
 CUDA_DTYPES = {"float": "fp32", "__half": "fp16", "__nv_bfloat16": "bf16", "unsigned char": "u8"}
 
 
@@ -41,7 +42,7 @@ class Gpu:
         """Warps that a multiprocessor holds at once of blocks of `threads`."""
         warps = -(-threads // 32)
         per_warp = -(-max(registers, 1) * 32 // 256) * 256  # allocated by 256 registers
-        per_block = shared + 1024  # the system takes 1 KiB of each block's shared memory
+        per_block = shared + RESERVED
         fitting = (
             self.blocks,
             self.warps // warps,
@@ -103,10 +104,13 @@ def opcodes_of(sass: str) -> list[str]:
     return line.findall(sass)
 
 
-def read_cubin(cubin: Path, gpu: Gpu, threads: int | None = None) -> dict[str, Facts]:
+def read_cubin(
+    cubin: Path, gpu: Gpu, threads: int | None = None, dynamic: int = 0
+) -> dict[str, Facts]:
     """Facts of each kernel in a cubin, by its mangled name.
 
-    `threads` per block; None: the kernels' launch bounds.
+    `threads` per block (None: the kernels' launch bounds); `dynamic` bytes of shared memory are
+    added at launch. cuobjdump counts CUDA's own share as soon as a kernel uses shared memory.
     """
     usage = run(tool("cuobjdump"), "-res-usage", cubin)
     resources = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:\d+ SHARED:(\d+)", usage)
@@ -117,11 +121,12 @@ def read_cubin(cubin: Path, gpu: Gpu, threads: int | None = None) -> dict[str, F
     for name, registers, shared in resources:
         opcodes = opcodes_of(sass[name])
         block = threads or bounds[name]
+        static = int(shared) - RESERVED if int(shared) >= RESERVED else int(shared)
         facts[name] = Facts(
             registers=int(registers),
             spills=count(opcodes, r"LDL|STL"),
-            shared=int(shared),
-            warps=gpu.occupancy(int(registers), int(shared), block),
+            shared=static + dynamic,
+            warps=gpu.occupancy(int(registers), static + dynamic, block),
             wide_loads=count(opcodes, r"LDG\S*\.(128|256)\b"),
             loads=count(opcodes, r"LDG"),
             wide_stores=count(opcodes, r"STG\S*\.(128|256)\b"),
@@ -165,8 +170,10 @@ def triton_facts(capability: int) -> dict[str, Facts]:
         for family in workloads().values():
             for work in family:
                 cubin = Path(folder) / "kernel.cubin"
-                cubin.write_bytes(work.launch.compile(capability).asm["cubin"])
-                found = read_cubin(cubin, GPUS[capability], 32 * work.launch.num_warps)
+                compiled = work.launch.compile(capability)
+                cubin.write_bytes(compiled.asm["cubin"])
+                threads, dynamic = 32 * work.launch.num_warps, compiled.metadata.shared
+                found = read_cubin(cubin, GPUS[capability], threads, dynamic)
                 (facts[work.name],) = found.values()
     return facts
 
@@ -254,7 +261,11 @@ def regressions(facts: dict[str, Facts], budget: dict[str, dict[str, int]]) -> l
 
 def spilling(facts: dict[str, Facts]) -> list[str]:
     """Kernels whose registers overflow into memory."""
-    return [f"{name}: {f.spills} accesses to spilled registers" for name, f in facts.items() if f.spills > 0]
+    return [
+        f"{name}: {f.spills} accesses to spilled registers"
+        for name, f in facts.items()
+        if f.spills > 0
+    ]
 
 
 def check(compiler: str, facts: dict[str, Facts], path: Path) -> list[str]:

@@ -90,9 +90,7 @@ def load(name: str, folder: Path) -> ModuleType:
     return sys.modules[full]
 
 
-def run_sanitized(
-    sanitizer: str, script: str, *arguments: str
-) -> subprocess.CompletedProcess[str]:
+def run_sanitized(sanitizer: str, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run tests/`script` on the build with `sanitizer`, in a process of its own."""
     folder = build(sanitizer)
     environment = dict(

@@ -21,8 +21,15 @@ TOLERANCE = {torch.float32: 2e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}
 LAYOUTS = ("contiguous", "channels_last", "sliced", "expanded", "offset")
 
 
-def images(count: int, channels: int, height: int, width: int, dtype: torch.dtype, layout: str,
-           generator: torch.Generator) -> Tensor:
+def images(
+    count: int,
+    channels: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    layout: str,
+    generator: torch.Generator,
+) -> Tensor:
     """Random images in [0,1] whose memory lies as `layout` says."""
 
     def fresh(*shape: int) -> Tensor:
@@ -33,7 +40,9 @@ def images(count: int, channels: int, height: int, width: int, dtype: torch.dtyp
     if layout == "channels_last":
         return fresh(count, height, width, channels).permute(0, 3, 1, 2)
     if layout == "sliced":
-        return fresh(count, channels, height + 3, 2 * width + 1)[:, :, 2 : height + 2, 1::2][..., :width]
+        return fresh(count, channels, height + 3, 2 * width + 1)[:, :, 2 : height + 2, 1::2][
+            ..., :width
+        ]
     if layout == "expanded":
         return fresh(1, 1, height, width).expand(count, channels, height, width)
     if layout == "offset":  # contiguous, but no row starts at a multiple of 16 bytes

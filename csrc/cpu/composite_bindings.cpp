@@ -12,13 +12,23 @@ namespace {
 
 namespace py = pybind11;
 
+// Starting and joining threads costs more than small work: one per 128 KiB of pixels touched.
+int useful_threads(int threads, const TensorView& out, std::int64_t pixels_per_output) {
+  std::int64_t bytes = 4 * pixels_per_output;
+  for (std::int32_t k = 0; k < out.rank; ++k) bytes *= out.sizes[k];
+  return static_cast<int>(std::clamp<std::int64_t>(bytes >> 17, 1, std::max(threads, 1)));
+}
+
 void run_composite(const CompositeParams& params, int threads) {
+  threads = useful_threads(threads, params.out, 1);
   const CompositePlan plan(params, threads);
   expect_whole_pages(params.out);
   FASTBG_CALL_VARIANT(composite, plan.job, threads);
 }
 
 void run_composite_lr(const CompositeLrParams& params, int threads) {
+  const std::int64_t scale = params.composite.a.sizes[3] / params.composite.out.sizes[3];
+  threads = useful_threads(threads, params.composite.out, scale * scale);
   const CompositeLrPlan plan(params, threads);
   expect_whole_pages(params.composite.out);
   FASTBG_CALL_VARIANT(composite_lr, plan.job, threads);
@@ -26,6 +36,7 @@ void run_composite_lr(const CompositeLrParams& params, int threads) {
 
 void run_mosaic(const MosaicParams& params, int threads) {
   check_cells(params);
+  threads = useful_threads(threads, params.out, 1);
   expect_whole_pages(params.out);
   FASTBG_CALL_VARIANT(mosaic, params, threads);
 }

@@ -16,6 +16,10 @@
 namespace fastbg::FASTBG_VARIANT {
 namespace {
 
+// Rows of a source are fetched this far ahead, so that memory and arithmetic overlap; behind the
+// last row usually comes the next channel.
+constexpr std::int64_t kRowsAhead = 16;
+
 // Where pixels of one channel come from; a source that is null gives zeros.
 struct Pixels {
   const Plane* a;
@@ -40,7 +44,12 @@ struct Pixels {
     if (plane == nullptr) {
       std::memset(to + x0, 0, static_cast<std::size_t>(x1 - x0) * sizeof(float));
     } else {
-      read_floats(plane->pixel(y, x0), plane->dtype, plane->stride_x, x1 - x0, to + x0);
+      const char* row = plane->pixel(y, x0);
+      const char* ahead = row + kRowsAhead * plane->stride_y * plane->bytes;
+      for (std::int64_t at = 0; at < (x1 - x0) * plane->bytes; at += kLine) {
+        __builtin_prefetch(ahead + at);
+      }
+      read_floats(row, plane->dtype, plane->stride_x, x1 - x0, to + x0);
     }
   }
 };

@@ -71,7 +71,7 @@ class LineWriter {
   alignas(kLine) char line_[kLine];
 };
 
-// Outputs up to this size stay in the caches for their reader; measured in bench/NOTES.md.
+// Outputs up to this size stay in the caches for their reader. A choice, not measured.
 constexpr std::int64_t kStreamBytes = std::int64_t{4} << 20;
 
 }  // namespace fastbg::FASTBG_VARIANT

@@ -31,9 +31,9 @@ namespace fastbg {
 namespace {
 
 // Blocks per SM are named because ptxas, left alone, spills to reach one more (kBlocks allows 64
-// registers a thread, kTileBlocks 80).
+// registers a thread, kTileBlocks 96).
 constexpr int kThreads = 256, kBlocks = 4;
-constexpr int kTileThreads = 128, kTileBlocks = 6;
+constexpr int kTileThreads = 128, kTileBlocks = 5;
 constexpr int kMaxSide = 1 << 27;  // of an image, so that 32-bit coordinates never overflow
 
 // ---------------------------------------------------------------------------------------------

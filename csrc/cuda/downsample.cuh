@@ -94,6 +94,7 @@ __device__ void downsample_tile(const HrPlane<In>& image, const CompositeLrParam
       const int j = k & (side - 1), r = k >> shape.log_side;
       const float* row = hr + r * shape.hr_pitch;
       float sum = 0.0f;
+#pragma unroll 4
       for (int t = 0; t < column_taps; ++t) {
         const int tap = (t << shape.log_side) + j;
         sum = fmaf(weight[tap], row[column[tap]], sum);
@@ -110,6 +111,7 @@ __device__ void downsample_tile(const HrPlane<In>& image, const CompositeLrParam
     if (i >= rows_out || j >= columns_out) continue;
     const std::int64_t entry = static_cast<std::int64_t>(top + i) * row_taps;
     float sum = 0.0f;
+#pragma unroll 4
     for (int t = 0; t < row_taps; ++t) {
       const int row = row_index[entry + t] - rows.lo;
       sum = fmaf(row_weight[entry + t], mid[row * shape.mid_pitch + j], sum);

@@ -1,4 +1,4 @@
-"""The command `fastbg`: run, report, info, train."""
+"""The command `fastbg`: run, report, evaluate, train, info."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from rich.console import Console
 
 import fastbg
-from fastbg.cli import info, report, run, train
+from fastbg.cli import evaluate, info, report, run, train
 from fastbg.errors import FastbgError
 
-COMMANDS = (run, report, info, train)
+COMMANDS = (run, report, evaluate, train, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

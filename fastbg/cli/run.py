@@ -32,8 +32,8 @@ from fastbg.experiments.records import report, section, settle, settle_network
 from fastbg.experiments.study import Study
 from fastbg.metrics import CHANNELS
 from fastbg.models.checkpoints import built_in_path, load_model
-from fastbg.models.sizes import BUILT_IN
 from fastbg.models.network import Network
+from fastbg.models.sizes import BUILT_IN
 from fastbg.ops.resampling import KERNELS
 from fastbg.results.store import RunStore
 

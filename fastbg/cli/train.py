@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from fastbg.cli.run import pick_device
 from fastbg.data.images import open_folder
 from fastbg.errors import CheckpointError, InvalidArgument
-from fastbg.models.checkpoints import ARCHITECTURES, save_model
-from fastbg.models.network import Network
+from fastbg.models.checkpoints import save_model
+from fastbg.models.sizes import BUILT_IN
 from fastbg.training import TrainConfig, train
 
 
@@ -26,7 +25,7 @@ def register(commands: Any) -> None:
     )
     default = TrainConfig()
     add = command.add_argument
-    add("network", metavar="NETWORK", help=f"any of: {', '.join(ARCHITECTURES)}")
+    add("network", metavar="NETWORK", help=f"any of: {', '.join(BUILT_IN)}")
     add("--data", type=Path, required=True, metavar="DIR", help="folder of HR images")
     add("--out", type=Path, required=True, metavar="FILE", help="weights file (.safetensors)")
     add("--steps", type=int, default=default.steps, metavar="N")
@@ -41,8 +40,8 @@ def register(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Train and save; the path of the weights file is printed last."""
     name, out = arguments.network, arguments.out
-    if name not in ARCHITECTURES:
-        raise InvalidArgument("NETWORK", repr(name), f"one of {', '.join(ARCHITECTURES)}")
+    if name not in BUILT_IN:
+        raise InvalidArgument("NETWORK", repr(name), f"one of {', '.join(BUILT_IN)}")
     for option in ("steps", "batch", "patch"):
         if getattr(arguments, option) < 1:
             raise InvalidArgument(f"--{option}", getattr(arguments, option), "at least 1")
@@ -56,8 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         steps=arguments.steps, batch=arguments.batch, patch=arguments.patch, seed=arguments.seed
     )
     torch.manual_seed(config.seed)
-    build: Callable[[], Network] = ARCHITECTURES[name]  # with its own default sizes
-    net = build()
+    net = BUILT_IN[name]()
     state = train(
         net,
         lambda: [item.load() for item in images.items],

@@ -302,7 +302,7 @@ class Slicing(Experiment):
             "Where do the two results differ?",
             "Mean over all images. Solid: root mean squared error against the ground truth. "
             "Dashed: mean absolute difference between the two results. Left is the seam, right "
-            "the middle of a slice.",
+            "the middle of a slice. The ripple has the period of the input's pixels.",
             figure,
         )
 

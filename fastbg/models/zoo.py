@@ -17,7 +17,7 @@ def load_zoo(path: object, state: dict[str, Tensor]) -> Network:
     """The network of `state` as spandrel builds it; raises CheckpointError."""
     try:
         spandrel: Any = import_module("spandrel")
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # torchvision of another torch: RuntimeError
         raise CheckpointError(
             f"{path} needs spandrel (pip install 'fastbg[zoo]'): {error}"
         ) from error

@@ -52,7 +52,7 @@ def bicubic_taps(size: int, scale: int, kernel: str = "matlab") -> Taps:
         weight = np.where((index >= 0) & (index < size), weight, 0.0)
         index = index.clip(0, max(size - 1, 0))
     weight /= weight.sum(axis=1, keepdims=True)
-    used = (weight != 0).any(axis=0) | (size == 0)  # a tap that weighs nothing must not spread a NaN
+    used = (weight != 0).any(axis=0) | (size == 0)  # no weight: must not spread a NaN
     return Taps(index[:, used].astype(np.int32), weight[:, used])
 
 

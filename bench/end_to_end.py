@@ -1,0 +1,146 @@
+"""Whole experiments: as published, in good PyTorch, and by fastbg, on the same items.
+
+    python bench/end_to_end.py [table1 slicing] [--model NAME|PATH] [--items N] [--record FILE]
+
+Prints `ratio NAME AS_PUBLISHED GOOD`: how many times faster fastbg is than either. All ways start
+from decoded ground truth; the baselines get their LR images ready-made. Records must agree to
+1e-3 dB before any time is taken. On a machine that others use, `--threads 1 --clock cpu` keeps
+most of their work out of the numbers.
+"""
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import measure
+from bench.baselines import experiments_good as good
+from bench.baselines import experiments_published as published
+from fastbg.data.builtin import builtin_images
+from fastbg.data.images import open_folder
+from fastbg.experiments.experiment import Experiment
+from fastbg.experiments.slicing import Slicing
+from fastbg.experiments.study import PIXELS_PER_CALL, Item, Study, as_image
+from fastbg.experiments.table1 import Table1
+from fastbg.models.checkpoints import load_model
+from fastbg.models.network import Network
+
+TOLERANCE = 1e-3  # dB
+CLOCKS: dict[str, measure.Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+Ways = dict[str, measure.Way]
+
+
+def table1(net: Network, study: Study, count: int) -> Ways:
+    """Table 1: `count` images of 256x256."""
+    experiment = Table1()
+    items = experiment.plan(study)[:count]
+    hr, lr = materialised(study, items)
+    o = experiment.options
+    batch = PIXELS_PER_CALL["cpu"] // lr[0][0].numel()
+    pictures = [[as_image(x) for x in side] for side in (hr, lr)]
+    return {
+        "published": partial(published.table1, plain(net), *pictures, o.region, o.shave),
+        "good": partial(
+            good.table1, net, torch.stack(hr), torch.stack(lr), o.region, o.shave, batch
+        ),
+        "fastbg": partial(records, experiment, net, items, study, ("psnr_full", "psnr_partial")),
+    }
+
+
+def slicing(net: Network, study: Study, count: int) -> Ways:
+    """Section 3.1: whole images against slices of 64x64."""
+    experiment = Slicing()
+    items = experiment.plan(study)[:count]
+    hr, lr = materialised(study, items)
+    tile = experiment.options.tile
+    pictures = [[as_image(x) for x in side] for side in (hr, lr)]
+    return {
+        "published": partial(published.slicing, plain(net), *pictures, tile),
+        "good": partial(good.slicing, net, hr, lr, tile, PIXELS_PER_CALL["cpu"]),
+        "fastbg": partial(records, experiment, net, items, study, ("psnr_whole", "psnr_sliced")),
+    }
+
+
+EXPERIMENTS: dict[str, Callable[[Network, Study, int], Ways]] = {
+    "table1": table1,
+    "slicing": slicing,
+}
+
+
+def records(
+    experiment: Experiment, net: Network, items: list[Item], study: Study, names: tuple[str, str]
+) -> NDArray[np.float64]:
+    """What `fastbg run` measures: PSNR (n,2)."""
+    rows = []
+    for first in range(0, len(items), experiment.chunk):
+        columns = experiment.measure(net, items[first : first + experiment.chunk], study)
+        rows.append(torch.stack([columns[name] for name in names], dim=1))
+    return torch.cat(rows).numpy()
+
+
+def materialised(study: Study, items: list[Item]) -> tuple[list[Tensor], list[Tensor]]:
+    """Ground truth (3,H,W) uint8 and LR (3,h,w) in [0,1] of each item."""
+    hr = [study.ground_truth([item])[0] for item in items]
+    return hr, [study.degrade(image[None], "matlab")[0] for image in hr]
+
+
+def plain(net: Network) -> Network:
+    """The network as a script loads it: contiguous, its parameters not frozen."""
+    return copy.deepcopy(net).to(memory_format=torch.contiguous_format).requires_grad_(True)
+
+
+def agree(results: dict[str, Any]) -> None:
+    """All records agree to 1e-3 dB."""
+    ours = np.asarray(results["fastbg"])
+    for label, result in results.items():
+        error = np.abs(np.asarray(result) - ours).max()
+        assert error <= TOLERANCE, f"{label} differs from fastbg by {error:.2e} dB"
+
+
+def main() -> None:
+    """Check, time, print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("experiments", nargs="*", metavar="EXPERIMENT", default=["table1"])
+    add("--model", default="edsr", metavar="NAME|PATH")
+    add("--data", type=Path, metavar="DIR", help="default: built-in images")
+    add("--items", type=int, default=20, metavar="N", help="of each experiment")
+    add("--runs", type=int, default=5, metavar="N", help="of each way")
+    add("--threads", type=int, metavar="N")
+    add("--clock", choices=CLOCKS, default="wall")
+    add("--record", type=Path, metavar="FILE", help="write all runs as JSON")
+    options = parser.parse_args()
+    unknown = [name for name in options.experiments if name not in EXPERIMENTS]
+    if unknown:
+        parser.error(f"experiments: got {unknown[0]!r}; expected some of {', '.join(EXPERIMENTS)}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    net = load_model(options.model)
+    images = builtin_images() if options.data is None else open_folder(options.data)
+    study = Study(images, net.scale)
+    results = []
+    for name in options.experiments:
+        ways = EXPERIMENTS[name](net, study, options.items)
+        result = measure.compare(name, ways, agree, options.runs, clock=CLOCKS[options.clock])
+        results.append(result)
+        for label in ways:
+            print(f"{name} {label}: {result.median(label):.3f} s")
+        ratios = (result.ratio(slow, "fastbg") for slow in ("published", "good"))
+        print("ratio", name, *(f"{ratio:.3g}" for ratio in ratios), flush=True)
+    if options.record:
+        measure.write_record(options.record, results)
+
+
+if __name__ == "__main__":
+    main()
