@@ -83,9 +83,7 @@ def test_page_holds_all_it_needs(image: torch.Tensor, models: dict[str, EDSR]) -
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_page_follows_a_click(
-    image: torch.Tensor, models: dict[str, EDSR], tmp_path: Path
-) -> None:
+def test_page_follows_a_click(image: torch.Tensor, models: dict[str, EDSR], tmp_path: Path) -> None:
     """In a headless browser: a click moves the window, then an arrow key, and maps follow."""
     html = page(image, models, 16, 32, "title", start=(0, 0), n_steps=2)
     probe = """<script>
