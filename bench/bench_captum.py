@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import fastbg
 from bench import measure
-from bench.bench_attribution import CLOCKS, WINDOW, difference, network, smooth_image
+from bench.bench_attribution import CLOCKS, WINDOW, difference, network, photograph
 
 METHODS = {"riemann_right": "riemann_right", "gausslegendre": "gausslegendre"}
 
@@ -41,7 +41,7 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     clock = CLOCKS[options.clock]
-    net, image = network("edsr", None), smooth_image()
+    net, image = network("edsr", None), photograph()
     y, x, size = WINDOW
 
     def objective(batch: Tensor) -> Tensor:
