@@ -1,8 +1,40 @@
 """fastbg: which pixels did a super-resolution network use, and did they help?"""
 
+from fastbg.attribution import (
+    AttributionResult,
+    CustomObjective,
+    CustomPath,
+    GaussianBlurPath,
+    GaussianLinearPath,
+    GradientDetector,
+    LinearPath,
+    LocalAttribution,
+    PixelSum,
+)
 from fastbg.models.checkpoints import load_model, save_model
 from fastbg.models.wrapped import wrap
 from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
+from fastbg.ops.path import blur_path, gradient_detector, path_integral
 
-__all__ = ["Transform", "composite", "composite_lr", "load_model", "mosaic", "save_model", "wrap"]
+__all__ = [
+    "AttributionResult",
+    "CustomObjective",
+    "CustomPath",
+    "GaussianBlurPath",
+    "GaussianLinearPath",
+    "GradientDetector",
+    "LinearPath",
+    "LocalAttribution",
+    "PixelSum",
+    "Transform",
+    "blur_path",
+    "composite",
+    "composite_lr",
+    "gradient_detector",
+    "load_model",
+    "mosaic",
+    "path_integral",
+    "save_model",
+    "wrap",
+]
 __version__ = "0.1.0"

@@ -20,6 +20,10 @@ FAMILIES = {
     "composite": "composite",
     "composite_lr": "composite",
     "mosaic": "composite",
+    "blur_path": "path",
+    "path_integral": "path",
+    "gradient_detector": "path",
+    "gradient_detector_backward": "path",
 }
 
 # Backend -> the package that implements it.

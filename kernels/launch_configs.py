@@ -104,3 +104,39 @@ class MosaicConfig(TiledConfig):
     pixels: int = 1024
     widest: int = 128
     warp_pixels: int = 128  # 4 per thread: one 128-bit store
+
+
+@dataclass(frozen=True)
+class BlurPathConfig(TiledConfig):
+    """blur_path_fwd_kernel reads 81 pixels once (L1), then writes a pixel per node."""
+
+    pixels: int = 256  # the 15 sums of 4 pixels are 60 registers per thread
+    widest: int = 64  # LR images are small; neighbouring rows share their lines
+    warp_pixels: int = 128  # 4 per thread: one 128-bit store per node
+    group: int = 16  # nodes of a program: 5 reads per node, and programs enough for one LR image
+
+
+@dataclass(frozen=True)
+class PathIntegralConfig(TiledConfig):
+    """path_integral_fwd_kernel streams the gradients once; its sum is never split over programs."""
+
+    pixels: int = 128
+    widest: int = 64
+    warp_pixels: int = 64  # 2 per thread: as many programs as possible, one image has few pixels
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """gradient_detector_fwd_kernel: a 16x16 window of 3 channels in one round."""
+
+    block: int = 1024
+    num_warps: int = 4
+
+
+@dataclass(frozen=True)
+class DetectorGradConfig(TiledConfig):
+    """gradient_detector_bwd_kernel reads nine neighbours (L1) and writes every pixel."""
+
+    pixels: int = 512
+    widest: int = 64
+    warp_pixels: int = 128

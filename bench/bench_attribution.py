@@ -1,0 +1,174 @@
+"""LocalAttribution of one LR 64x64 image, window 16, 50 steps, for EDSR, RCAN and SwinIR.
+
+    python bench/bench_attribution.py [--record FILE] [--networks edsr rcan swinir]
+
+Ways, all with the same map (to 1e-4; checked before any time is taken):
+
+    published   the public script's way: one image per step, gradients of all parameters
+    good        frozen, channels_last, the best of --batches, objective on the window
+    fastbg      LocalAttribution as it is called by default
+
+and two that differ: `quick` (accuracy="published") and `bf16` (autocast), whose errors are printed.
+The baselines cost the same for every node, so they are timed on --sample nodes of the 50 and
+scaled. `fixed` is what is left of fastbg with a network that costs nothing. On a machine that
+others use, `--threads 1 --clock cpu` keeps most of their work out of the numbers.
+"""
+
+import argparse
+import copy
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import fastbg
+from bench import measure
+from bench.baselines import lam_torch
+from fastbg.attribution.statistics import attribution_map
+from fastbg.data.builtin import builtin_images
+from fastbg.data.degradation import downsample
+from fastbg.models.checkpoints import WEIGHTS
+from fastbg.models.network import Network
+from fastbg.models.sizes import BUILT_IN
+
+CLOCKS: dict[str, measure.Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+STEPS, WINDOW = 50, (120, 120, 16)
+EXACT = 1e-4
+
+
+def network(name: str, checkpoint: Path | None) -> Network:
+    """The built-in network: trained if its weights are installed, or those of a training state."""
+    if (WEIGHTS / f"{name}_x4.safetensors").is_file():
+        return fastbg.load_model(name)
+    torch.manual_seed(0)
+    net = BUILT_IN[name]().eval().requires_grad_(False)
+    if checkpoint is not None and name == "edsr":
+        average = torch.load(checkpoint, weights_only=True)["average"]
+        for parameter, value in zip(net.parameters(), average, strict=True):
+            parameter.copy_(value)
+    net.to(memory_format=torch.channels_last)
+    return net
+
+
+def photograph(size: int = 64) -> Tensor:
+    """An LR image (1,3,size,size): a part of a built-in photograph, reduced x4.
+
+    A real one: in flat synthetic windows the objective's derivative, difference over length, turns
+    rounding errors into differences of 1e-4 between any two ways.
+    """
+    hr = builtin_images()["astronaut"].load()[: 4 * size, 100 : 100 + 4 * size]
+    return torch.from_numpy(downsample(hr, 4)).permute(2, 0, 1)[None].float() / 255
+
+
+class Free(nn.Module):
+    """A network that costs nothing, for what everything else costs."""
+
+    scale = 4
+
+    def forward_window(self, x: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+        """Part of the input, as large as the window asked for."""
+        return x[..., : box[2] - box[0], : box[3] - box[1]]
+
+
+def best_batch(net: Network, image: Tensor, batches: list[int], clock: measure.Clock) -> int:
+    """The batch at which `good` is fastest per node."""
+    per_node = {}
+    for batch in batches:
+        run = partial(lam_torch.good, net, image, WINDOW, STEPS, range(batch), batch)
+        run()
+        start = clock()
+        run()
+        per_node[batch] = (clock() - start) / batch
+    return min(per_node, key=per_node.__getitem__)
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference, relative to the largest value."""
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def report(name: str, options: argparse.Namespace) -> measure.Result:
+    """One network: answers, times, ratios."""
+    clock = CLOCKS[options.clock]
+    image, net = photograph(), network(name, options.checkpoint)
+    plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format).requires_grad_(True)
+    batch = best_batch(net, image, options.batches, clock)
+    lam = fastbg.LocalAttribution(net)
+    bf16 = fastbg.LocalAttribution(net, autocast=torch.bfloat16)
+
+    exact = lam.attribute(image, WINDOW, STEPS)
+    whole = lam_torch.good(net, image, WINDOW, STEPS, range(STEPS), batch)
+    error = float((exact.map[0] - attribution_map(whole)).abs().max())
+    part = range(STEPS // 2, STEPS // 2 + batch)
+    part_error = difference(
+        lam_torch.published(plain, image, WINDOW, STEPS, part),
+        lam_torch.good(net, image, WINDOW, STEPS, part, batch),
+    )
+    assert error < EXACT, f"fastbg's map differs from good PyTorch's by {error}"
+    assert part_error < EXACT, f"published differs from good PyTorch by {part_error}"
+
+    sample = range(10, 10 + options.sample)
+    good_sample = range(10, 10 + max(batch, options.sample // batch * batch))
+    ways: dict[str, measure.Way] = {
+        "published": partial(lam_torch.published, plain, image, WINDOW, STEPS, sample),
+        "good": partial(lam_torch.good, net, image, WINDOW, STEPS, good_sample, batch),
+        "fastbg": partial(lam.attribute, image, WINDOW, STEPS),
+        "quick": partial(lam.attribute, image, WINDOW, accuracy="published"),
+        "bf16": partial(bf16.attribute, image, WINDOW, STEPS),
+        "fixed": partial(fastbg.LocalAttribution(Free()).attribute, image, (0, 0, 16), STEPS),
+    }
+    rounded: Any = ways["bf16"]()
+    index = float(exact.diffusion_index)
+    facts = {
+        "map_error": error,
+        "attribution_error": difference(exact.attribution[0], whole),
+        "batch_of_good": batch,
+        "nodes": exact.passes,
+        "diffusion_index": index,
+        "bf16_error": difference(rounded.attribution, exact.attribution),
+        "bf16_diffusion_index": float(rounded.diffusion_index),
+    }
+    result = measure.compare(name, ways, lambda _: None, options.runs, facts, clock)
+    scale = {"published": STEPS / len(sample), "good": STEPS / len(good_sample)}
+    for way in ways:
+        print(f"{name} {way}: {result.median(way) * scale.get(way, 1.0):.3f} s")
+    for key, value in facts.items():
+        print(f"{name} {key}: {value:.4g}")
+    for fast in ("fastbg", "quick"):
+        for slow in ("published", "good"):
+            ratio = result.ratio(slow, fast) * scale[slow]
+            measure.print_ratio(f"attribution_{name}_{fast}_over_{slow}", ratio)
+    measure.print_ratio(f"attribution_{name}_bf16_over_fastbg", result.ratio("fastbg", "bf16"))
+    measure.print_ratio(
+        f"attribution_{name}_fixed_share", 1 / (result.ratio("fastbg", "fixed") - 1)
+    )
+    return result
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--networks", nargs="+", choices=tuple(BUILT_IN), default=list(BUILT_IN))
+    add("--checkpoint", type=Path, help="training state of EDSR, where no weights are installed")
+    add("--batches", nargs="+", type=int, default=[1, 2, 4])
+    add("--sample", type=int, default=5, help="nodes on which the baselines are timed")
+    add("--runs", type=int, default=5)
+    add("--threads", type=int, default=torch.get_num_threads())
+    add("--clock", choices=tuple(CLOCKS), default="wall")
+    add("--record", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    results = [report(name, options) for name in options.networks]
+    if options.record is not None:
+        measure.write_record(options.record, results)
+
+
+if __name__ == "__main__":
+    main()

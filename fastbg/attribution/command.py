@@ -1,0 +1,101 @@
+"""The command `fastbg attribute`: the attribution figure of an image, as a file."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbg.attribution.page import page
+from fastbg.attribution.picture import explain, figure
+from fastbg.attribution.quadrature import METHODS
+from fastbg.data.degradation import crop_to_multiple, downsample
+from fastbg.data.images import read_image
+from fastbg.errors import InvalidArgument
+from fastbg.models.checkpoints import load_model
+from fastbg.models.network import Network
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def register(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "attribute",
+        help="which pixels did the networks use for a window?",
+        description="Local attribution maps of one or more networks side by side, with the SR "
+        "crops and the diffusion index of each.",
+    )
+    add_arguments(command)
+    command.set_defaults(command=main)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add = command.add_argument
+    add("image", metavar="IMAGE", help="the networks' LR input; with --hr it is made from IMAGE")
+    add("--model", nargs="+", required=True, metavar="M", help="edsr, rcan, swinir, or files")
+    add("--window", nargs=3, type=int, required=True, metavar=("Y", "X", "SIZE"), help="SR pixels")
+    add("--out", type=Path, required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
+    add("--hr", action="store_true", help="IMAGE is high resolution: reduce it first")
+    add("--html", type=Path, metavar="FILE", help="also an interactive page")
+    add("--grid", type=int, metavar="N", help="SR pixels between the page's windows; 2 SIZE")
+    add("--steps", type=int, default=50, metavar="N", help="nodes of the path (default 50)")
+    add("--method", default="riemann_right", choices=tuple(METHODS))
+    add(
+        "--accuracy",
+        choices=("published",),
+        help="as accurate as 50 published steps in fewer passes; for --steps and --method",
+    )
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write the figure, and the page if asked for; prints their paths."""
+    out: Path = arguments.out
+    if out.suffix.lower() not in FORMATS:
+        raise InvalidArgument("--out", str(out), f"a file that ends with {', '.join(FORMATS)}")
+    for option, path in (("--out", out), ("--html", arguments.html)):
+        if path is not None and not path.parent.is_dir():
+            raise InvalidArgument(option, str(path), "a file in a folder that exists")
+    if arguments.grid is not None and arguments.grid < 1:
+        raise InvalidArgument("--grid", arguments.grid, "at least 1 SR pixel")
+    models: dict[str, Network] = {}
+    for name in arguments.model:
+        model = load_model(name, arguments.device)
+        models[f"{model.name} ({len(models) + 1})" if model.name in models else model.name] = model
+    scales = sorted({model.scale for model in models.values()})
+    if len(scales) > 1:
+        raise InvalidArgument("--model", f"networks of scales {scales}", "one scale for all")
+
+    image = _read(arguments.image, scales[0] if arguments.hr else None).to(arguments.device)
+    options = {
+        "n_steps": arguments.steps,
+        "method": arguments.method,
+        "accuracy": arguments.accuracy,
+    }
+    panels = explain(image, models, arguments.window, **options)
+    figure(image, panels, arguments.window, scales[0]).savefig(out, dpi=200)
+    print(out)
+    if arguments.html is not None:
+        y, x, size = arguments.window
+        html = page(
+            image,
+            models,
+            size,
+            arguments.grid or 2 * size,
+            title=Path(arguments.image).name,
+            start=(y, x),
+            **options,
+        )
+        arguments.html.write_text(html, encoding="utf-8")
+        print(arguments.html)
+
+
+def _read(path: str, scale: int | None) -> Tensor:
+    """LR image (3,h,w) in [0,1]; reduced by `scale` if one is given."""
+    image = read_image(path)
+    if scale is not None:
+        image = downsample(crop_to_multiple(image, scale), scale)
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 255

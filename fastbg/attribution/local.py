@@ -1,0 +1,269 @@
+"""Local attribution maps (LAM; Gu and Dong, CVPR 2021): gradients integrated along a path.
+
+Only the network's passes cost time, so everything here keeps them few and small: parameters
+frozen, gradients to the input alone, just the pixels that the window needs
+(``model.forward_window``), and no node whose step is negligible.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastbg.attribution import memory
+from fastbg.attribution.objectives import CustomObjective, GradientDetector, Objective
+from fastbg.attribution.paths import GaussianBlurPath, Path
+from fastbg.attribution.quadrature import Cells, quadrature
+from fastbg.attribution.result import AttributionResult
+from fastbg.errors import InvalidArgument
+from fastbg.models.window import Box
+from fastbg.ops.checks import check_images
+
+Windows = Tensor | Sequence[int] | Sequence[Sequence[int]]
+
+# Nodes per pass on CPUs: one node's features fit the cache, several do not (bench_attribution.py).
+CPU_BATCH = 1
+# accuracy="published": as near to the converged result as 50 right-Riemann steps, in completeness
+# and in the map, on EDSR, RCAN and SwinIR (bench/bench_convergence.py).
+PUBLISHED = ("arc_midpoint", 20)
+
+
+class LocalAttribution:
+    """Which LR pixels made the structure in a window of the SR image?
+
+    Args:
+        model: SR network, LR (B,3,h,w) in [0,1] -> SR (B,3,s*h,s*w). If it has a method
+            ``forward_window(x, box)`` (`forward` cut to a box, as fastbg's networks), that is used.
+        path: from a baseline to the image; default LAM's `GaussianBlurPath(1.2, 9)`.
+        objective: default LAM's `GradientDetector()`; or an `Objective`, or a function of the
+            window's SR pixels (B,3,size,size) with a value for each image (B).
+        skip_tolerance: nodes whose step is shorter than this fraction of the path are left out.
+            The default keeps the result to 1e-6 of its largest value.
+        memory_budget: bytes that one pass may take; default 2 GiB on CPUs, half of the free memory
+            on GPUs. If a single node needs more, the network's blocks are recomputed in backward.
+        autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, not exact.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        path: Path | None = None,
+        objective: Objective | Callable[[Tensor], Tensor] | None = None,
+        *,
+        skip_tolerance: float = 1e-7,
+        memory_budget: int | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        self.path = GaussianBlurPath() if path is None else path
+        if objective is None:
+            objective = GradientDetector()
+        elif not isinstance(objective, Objective):
+            objective = CustomObjective(objective)
+        self.objective: Objective = objective
+        if not 0 <= skip_tolerance < 1:
+            raise InvalidArgument("skip_tolerance", skip_tolerance, "0 <= skip_tolerance < 1")
+        if memory_budget is not None and memory_budget < 1:
+            raise InvalidArgument("memory_budget", memory_budget, "a positive number of bytes")
+        self.skip_tolerance, self.memory_budget = skip_tolerance, memory_budget
+        self.autocast = autocast
+
+    def attribute(
+        self,
+        images: Tensor,
+        windows: Windows,
+        n_steps: int = 50,
+        method: str = "riemann_right",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+        *,
+        accuracy: str | None = None,
+    ) -> AttributionResult:
+        """Attribute the objective in each window to the pixels of its image.
+
+        Args:
+            images: (B,3,h,w) LR in [0,1].
+            windows: ``(y, x, size)``, top-left corner and side in SR pixels, for all images; or
+                integers (B,3), one for each; or (N,3) for a single image, or (B,N,3): several for
+                each, which share its path.
+            n_steps: nodes of the path; negligible ones are not computed.
+            method: "riemann_right" (as published), "trapezoid", "gausslegendre" or "arc_midpoint".
+            internal_batch_size: nodes per network pass; None: chosen from the memory budget.
+            return_convergence_delta: also report the quadrature's completeness error, for two more
+                forward passes.
+            accuracy: "published": as accurate as the published 50 steps with as few passes as
+                possible; takes the place of `n_steps` and `method`.
+
+        Returns:
+            An `AttributionResult` of one entry for each pair of image and window.
+
+        Raises:
+            InvalidArgument: an argument's shape, value or dtype; a window that leaves the SR image.
+        """
+        check_images("images", images)
+        if accuracy is not None:
+            if accuracy != "published":
+                raise InvalidArgument("accuracy", repr(accuracy), "'published' or None")
+            method, n_steps = PUBLISHED
+        if internal_batch_size is not None and internal_batch_size < 1:
+            raise InvalidArgument("internal_batch_size", internal_batch_size, "at least 1")
+        images = images.detach()
+        corners = _windows(windows, images.shape[0])  # [B,N,3]
+        cells = quadrature(method, n_steps, self.path.at_length)
+        cells = cells[self.path.step_sizes(cells) > self.skip_tolerance]
+
+        run = _Run(self, internal_batch_size)
+        b, n = corners.shape[:2]
+        total = images.new_zeros((b, n, *images.shape[1:]), dtype=torch.float32)
+        ends = images.new_zeros((2, b, n), dtype=torch.float64)
+        with memory.frozen(self.model):
+            for i, image in enumerate(images.split(1)):
+                boxes = [_box(corner) for corner in corners[i].tolist()]
+                for j, part in run.integrals(image, boxes, cells):
+                    total[i, j] += part
+                if return_convergence_delta:
+                    ends[:, i] = run.values_at_ends(image, boxes)
+        delta = total.double().sum((2, 3, 4)) - (ends[1] - ends[0])
+        shape = _leading_shape(windows, b)
+        size = images.shape[1:]
+        return AttributionResult(
+            attribution=total.reshape(*shape, *size),
+            images=images[:, None].expand(b, n, *size).reshape(*shape, *size),
+            windows=corners.reshape(*shape, 3),
+            scale=run.scale,
+            passes=len(cells),
+            convergence_delta=delta.reshape(shape) if return_convergence_delta else None,
+        )
+
+
+class _Run:
+    """The network's passes of one call: gradients of the objective, at a batch size that fits."""
+
+    def __init__(self, settings: LocalAttribution, batch: int | None) -> None:
+        self.model, self.path = settings.model, settings.path
+        self.objective, self.autocast = settings.objective, settings.autocast
+        self.budget, self.batch, self.scale = settings.memory_budget, batch, 0
+        self.recompute = False
+        scale: Any = getattr(self.model, "scale", None)
+        forward_window: Any = getattr(self.model, "forward_window", None)
+        self.forward_window: Callable[[Tensor, Box], Tensor] | None = None
+        if callable(forward_window) and isinstance(scale, int):
+            self.forward_window, self.scale = forward_window, scale
+
+    def integrals(
+        self, image: Tensor, boxes: Sequence[Box], cells: Cells
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(window's index, its share (C,h,w) of the integral), over chunks of the path."""
+        done = 0
+        while done < len(cells):
+            chunk = cells[done : done + self._batch_size(image, boxes, cells)]
+            done += len(chunk)
+            nodes = self._nodes(image, chunk)
+            for j, gradients in enumerate(self._gradients(nodes, boxes)):
+                yield j, self.path.integral(gradients[None], image, chunk)[0].float()
+
+    def values_at_ends(self, image: Tensor, boxes: Sequence[Box]) -> Tensor:
+        """Objective (2,N) of each window at the baseline and at the image."""
+        ends = Cells(*4 * (torch.tensor([0.0, 1.0], dtype=torch.float64).numpy(),))
+        with torch.no_grad():
+            rows = [
+                torch.stack([value[0].double() for value in self._values(node, boxes)])
+                for node in self._nodes(image, ends).split(1)
+            ]
+        return torch.stack(rows)
+
+    def _nodes(self, image: Tensor, cells: Cells) -> Tensor:
+        nodes = self.path.nodes(image, cells.node)[0]
+        return nodes.contiguous(memory_format=torch.channels_last)
+
+    def _values(self, nodes: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
+        """Objective (K) of each window in the SR images of `nodes` (K,C,h,w)."""
+        sr = None
+        for box in boxes:
+            with memory.autocast(nodes.device, self.autocast):
+                if self.forward_window is not None:
+                    patch = self.forward_window(nodes, self._readable(box, nodes))
+                else:
+                    sr = self._super_resolved(nodes) if sr is None else sr
+                    y0, x0, y1, x1 = self._readable(box, nodes)
+                    patch = sr[..., y0:y1, x0:x1]
+            yield self.objective(patch, box.y1 - box.y0, box.x1 - box.x0)
+
+    def _super_resolved(self, nodes: Tensor) -> Tensor:
+        sr: Tensor = self.model(nodes)
+        self.scale = sr.shape[-1] // nodes.shape[-1]
+        if sr.dim() != 4 or sr.shape[-2:] != tuple(self.scale * v for v in nodes.shape[-2:]):
+            raise InvalidArgument(
+                "model", f"an output of shape {tuple(sr.shape)}", "(B, 3, scale * h, scale * w)"
+            )
+        return sr
+
+    def _readable(self, box: Box, nodes: Tensor) -> Box:
+        """`box` with the objective's margin, as far as the SR image has it."""
+        height, width = (self.scale * v for v in nodes.shape[-2:])
+        if box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width or box.y0 >= box.y1:
+            window = (box.y0, box.x0, box.y1 - box.y0)
+            wanted = f"(y, x, size), size >= 1, inside the SR image of {height}x{width}"
+            raise InvalidArgument("windows", window, wanted)
+        margin = self.objective.margin
+        return Box(box.y0, box.x0, min(box.y1 + margin, height), min(box.x1 + margin, width))
+
+    def _gradients(self, nodes: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
+        """Gradient (K,C,h,w) of each window's objective at `nodes`."""
+        nodes = nodes.requires_grad_()
+        with memory.recomputed(self.model, self.recompute):
+            for j, value in enumerate(self._values(nodes, boxes)):
+                shared = self.forward_window is None and j + 1 < len(boxes)
+                (gradient,) = torch.autograd.grad(value.sum(), nodes, retain_graph=shared)
+                yield gradient
+
+    def _batch_size(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> int:
+        """Nodes per pass; the first call tries one node and counts what its pass keeps."""
+        if self.batch is not None:
+            return self.batch
+        budget = self.budget or memory.default_budget(image.device)
+        limit = budget / memory.PEAK_OVER_SAVED
+        node = self._nodes(image, cells[:1]).requires_grad_()
+        saved = memory.SavedBytes(self.model, limit)
+        try:
+            with saved:
+                for _ in self._values(node, boxes[:1]):
+                    pass
+        except memory.OverBudget:
+            self.recompute, self.batch = True, 1
+        else:
+            fitting = int(limit // max(saved.count, 1))
+            self.batch = min(fitting, CPU_BATCH) if image.device.type == "cpu" else fitting
+        return self.batch
+
+
+def _windows(windows: Windows, count: int) -> Tensor:
+    """`windows` as integers (B,N,3) on the CPU."""
+    value = torch.as_tensor(windows)
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise InvalidArgument("windows", value.dtype, "integers y, x, size")
+    value = value.to("cpu", torch.int64)
+    if value.shape == (3,):
+        return value.expand(count, 1, 3)
+    if value.dim() == 2 and value.shape[1] == 3 and count == 1:
+        return value[None]
+    if value.shape == (count, 3):
+        return value[:, None]
+    if value.dim() == 3 and value.shape[0] == count and value.shape[2] == 3:
+        return value
+    raise InvalidArgument(
+        "windows",
+        f"shape {tuple(value.shape)}",
+        f"(3,), ({count}, 3) or ({count}, N, 3): y, x, size",
+    )
+
+
+def _leading_shape(windows: Windows, count: int) -> tuple[int, ...]:
+    shape = tuple(torch.as_tensor(windows).shape[:-1])
+    return shape or (count,)
+
+
+def _box(corner: Sequence[int]) -> Box:
+    y, x, size = corner
+    return Box(y, x, y + size, x + size)

@@ -1,0 +1,209 @@
+"""Paths from a baseline to the image, along which gradients are integrated."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastbg.attribution.quadrature import Array, Cells
+from fastbg.errors import InvalidArgument
+from fastbg.ops.gaussian import gaussian_taps
+from fastbg.ops.path import blur_path, path_integral
+
+ARC_GRID = 4096  # cells on which a kernel's arc length is summed
+
+
+class Path(ABC):
+    """x(t), t in [0,1]: x(0) is the baseline, x(1) the image. Subclass for a path of your own.
+
+    Images are (B,C,h,w) in [0,1]; positions are float64 arrays (K).
+    """
+
+    @abstractmethod
+    def nodes(self, images: Tensor, positions: Array) -> Tensor:
+        """x at each of `positions`: (B,K,C,h,w)."""
+
+    @abstractmethod
+    def integral(self, gradients: Tensor, images: Tensor, cells: Cells) -> Tensor:
+        """Sum over the cells of gradient times step: gradients (B,K,C,h,w) -> (B,C,h,w)."""
+
+    def at_length(self, fractions: Array) -> Array:
+        """Position at each fraction of the arc length; here the path has constant speed."""
+        return fractions
+
+    def step_sizes(self, cells: Cells) -> Array:
+        """Length (K) of each weighted step, as a fraction of the whole path's."""
+        return cells.weight * (cells.end - cells.start)
+
+
+class GaussianBlurPath(Path):
+    """LAM's path: the image under a Gaussian whose width falls linearly from `sigma` to 0.
+
+    Args:
+        sigma: width at the baseline, in LR pixels; positive.
+        kernel_size: odd number of taps; borders are reflect-101.
+        backend: of `fastbg.blur_path` and `fastbg.path_integral`.
+    """
+
+    def __init__(self, sigma: float = 1.2, kernel_size: int = 9, backend: str = "auto") -> None:
+        _check_blur(sigma, kernel_size)
+        self.sigma, self.kernel_size, self.backend = sigma, kernel_size, backend
+
+    def __repr__(self) -> str:
+        return f"GaussianBlurPath(sigma={self.sigma}, kernel_size={self.kernel_size})"
+
+    def sigmas(self, positions: Array) -> Array:
+        """Width of the Gaussian at each position."""
+        return self.sigma * (1 - positions)
+
+    def nodes(self, images: Tensor, positions: Array) -> Tensor:
+        """x at each of `positions`: (B,K,C,h,w)."""
+        sigmas = torch.from_numpy(self.sigmas(positions))
+        return blur_path(images, sigmas, self.kernel_size, backend=self.backend)
+
+    def integral(self, gradients: Tensor, images: Tensor, cells: Cells) -> Tensor:
+        """Sum over the cells of gradient times step: gradients (B,K,C,h,w) -> (B,C,h,w)."""
+        ends = torch.from_numpy(self.sigmas(np.stack((cells.start, cells.end), 1)))
+        weights = torch.from_numpy(cells.weight)
+        return path_integral(
+            gradients, images, ends, self.kernel_size, weights=weights, backend=self.backend
+        )
+
+    def at_length(self, fractions: Array) -> Array:
+        """Position at each fraction of the arc length: the L1 length of the kernel's change."""
+        length = _arc_length(self.sigma, self.kernel_size)
+        grid = np.linspace(0, 1, ARC_GRID + 1)
+        position = np.interp(fractions * length[-1], length, grid)
+        # The kernel stands still as its width nears 0: the end is not where that begins.
+        return np.where(fractions >= 1, 1.0, position)
+
+    def step_sizes(self, cells: Cells) -> Array:
+        """L1 norm (K) of each weighted kernel step, as a fraction of the path's length."""
+        start, end = (self._kernels(t) for t in (cells.start, cells.end))
+        norms = np.abs(end - start).sum((1, 2))
+        sizes: Array = cells.weight * norms / _arc_length(self.sigma, self.kernel_size)[-1]
+        return sizes
+
+    def _kernels(self, positions: Array) -> Array:
+        return _kernels(self.sigmas(positions), self.kernel_size)
+
+
+class LinearPath(Path):
+    """The straight line from `baseline` to the image (integrated gradients).
+
+    Args:
+        baseline: grey level in [0,1], or a tensor that broadcasts to the images.
+    """
+
+    def __init__(self, baseline: float | Tensor = 0.0) -> None:
+        self.baseline = baseline
+
+    def __repr__(self) -> str:
+        shown = tuple(self.baseline.shape) if isinstance(self.baseline, Tensor) else self.baseline
+        return f"LinearPath(baseline={shown})"
+
+    def start(self, images: Tensor) -> Tensor:
+        """The baseline (B,C,h,w) of `images`."""
+        if not isinstance(self.baseline, Tensor):
+            return torch.full_like(images, self.baseline)
+        try:
+            return self.baseline.to(images).expand_as(images)
+        except RuntimeError:
+            shape = tuple(self.baseline.shape)
+            wanted = f"one that broadcasts to {tuple(images.shape)}"
+            raise InvalidArgument("baseline", f"shape {shape}", wanted) from None
+
+    def nodes(self, images: Tensor, positions: Array) -> Tensor:
+        """x at each of `positions`: (B,K,C,h,w)."""
+        t = torch.from_numpy(positions).to(images)[:, None, None, None]  # [K,1,1,1]
+        start = self.start(images)[:, None]
+        return start + t * (images[:, None] - start)
+
+    def integral(self, gradients: Tensor, images: Tensor, cells: Cells) -> Tensor:
+        """Sum over the cells of gradient times step: gradients (B,K,C,h,w) -> (B,C,h,w)."""
+        weight = torch.from_numpy(cells.weight * (cells.end - cells.start)).to(gradients)
+        return torch.einsum("bkchw,k->bchw", gradients, weight) * (images - self.start(images))
+
+
+class GaussianLinearPath(LinearPath):
+    """The straight line from the image under a Gaussian of width `sigma` to the image."""
+
+    def __init__(self, sigma: float = 1.2, kernel_size: int = 9, backend: str = "auto") -> None:
+        _check_blur(sigma, kernel_size)
+        self.sigma, self.kernel_size, self.backend = sigma, kernel_size, backend
+
+    def __repr__(self) -> str:
+        return f"GaussianLinearPath(sigma={self.sigma}, kernel_size={self.kernel_size})"
+
+    def start(self, images: Tensor) -> Tensor:
+        """The baseline (B,C,h,w) of `images`."""
+        return blur_path(images, [self.sigma], self.kernel_size, backend=self.backend)[:, 0]
+
+
+PathFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class CustomPath(Path):
+    """A path given by functions of (images (B,C,h,w), t (K)), each returning (B,K,C,h,w).
+
+    Args:
+        nodes: x(t).
+        derivatives: dx/dt. None: steps are differences of `nodes` between the ends of the cells,
+            which keeps the attribution complete, but excludes the method "gausslegendre".
+    """
+
+    def __init__(self, nodes: PathFunction, derivatives: PathFunction | None = None) -> None:
+        self._nodes, self._derivatives = nodes, derivatives
+
+    def _call(self, name: str, function: PathFunction, images: Tensor, positions: Array) -> Tensor:
+        result = function(images, torch.from_numpy(positions).to(images))
+        wanted = (images.shape[0], len(positions), *images.shape[1:])
+        if result.shape != wanted:
+            raise InvalidArgument(
+                name, f"shape {tuple(result.shape)}", f"(B, K, C, h, w) = {wanted}"
+            )
+        return result
+
+    def nodes(self, images: Tensor, positions: Array) -> Tensor:
+        """x at each of `positions`: (B,K,C,h,w)."""
+        return self._call("nodes", self._nodes, images, positions)
+
+    def integral(self, gradients: Tensor, images: Tensor, cells: Cells) -> Tensor:
+        """Sum over the cells of gradient times step: gradients (B,K,C,h,w) -> (B,C,h,w)."""
+        weight, length = cells.weight, cells.end - cells.start
+        if self._derivatives is not None:
+            steps = self._call("derivatives", self._derivatives, images, cells.node)
+            weight = weight * length
+        elif cells.pointwise:
+            raise InvalidArgument("derivatives", None, "a function, for the method gausslegendre")
+        else:
+            steps = self.nodes(images, cells.end) - self.nodes(images, cells.start)
+        factor = torch.from_numpy(weight).to(steps)[:, None, None, None]
+        return (gradients * steps * factor).sum(1)
+
+
+def _check_blur(sigma: float, kernel_size: int) -> None:
+    if not sigma > 0:
+        raise InvalidArgument("sigma", sigma, "a positive width in LR pixels")
+    if kernel_size < 3 or kernel_size % 2 == 0:
+        raise InvalidArgument("kernel_size", kernel_size, "an odd number of at least 3 taps")
+
+
+def _kernels(sigmas: Array, kernel_size: int) -> Array:
+    """The square kernels (K,k,k)."""
+    taps = gaussian_taps(torch.from_numpy(sigmas), kernel_size).numpy()
+    kernels: Array = taps[:, :, None] * taps[:, None, :]
+    return kernels
+
+
+@lru_cache(maxsize=16)
+def _arc_length(sigma: float, kernel_size: int) -> Array:
+    """L1 length of the kernel's way from `sigma` down, at ARC_GRID + 1 equidistant positions."""
+    kernels = _kernels(np.linspace(sigma, 0, ARC_GRID + 1), kernel_size)
+    steps = np.abs(np.diff(kernels, axis=0)).sum((1, 2))
+    length: Array = np.concatenate(([0.0], steps.cumsum()))
+    length.setflags(write=False)
+    return length

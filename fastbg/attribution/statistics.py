@@ -1,0 +1,63 @@
+"""Numbers that sum up an attribution: map, Gini coefficient, diffusion index, shares."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastbg.errors import InvalidArgument
+
+GINI_OFFSET = 1e-7  # of the public LAM code
+
+
+def attribution_map(attribution: Tensor) -> Tensor:
+    """|sum over channels| divided by its maximum: (...,C,h,w) -> (...,h,w) in [0,1].
+
+    An attribution that is 0 everywhere has a map of zeros.
+    """
+    total = attribution.sum(-3).abs()
+    peak = total.amax((-2, -1), keepdim=True)
+    return total / torch.where(peak > 0, peak, 1)
+
+
+def gini(maps: Tensor) -> Tensor:
+    """Gini coefficient of each map (...,h,w), float64: 0 is even, near 1 concentrated."""
+    values = maps.double().flatten(-2) + GINI_OFFSET
+    values = values.sort(-1).values
+    n = values.shape[-1]
+    rank = torch.arange(1, n + 1, dtype=torch.float64, device=maps.device)
+    return ((2 * rank - n - 1) * values).sum(-1) / (n * values.sum(-1))
+
+
+def diffusion_index(maps: Tensor) -> Tensor:
+    """(1 - Gini) * 100 of each map (...,h,w): the larger, the wider the net looks."""
+    return (1 - gini(maps)) * 100
+
+
+def box_share(maps: Tensor, boxes: Tensor | Sequence[int], scale: int) -> Tensor:
+    """Share of each map (...,h,w) that lies inside a box: float64 (...), or (...,N) for N boxes.
+
+    Args:
+        maps: LR maps, not negative.
+        boxes: y0, x0, y1, x1, half-open, in SR pixels: (4) or (N,4). An LR pixel that a box cuts
+            counts with the part inside.
+        scale: SR pixels per LR pixel and axis.
+    """
+    box = torch.as_tensor(boxes)
+    if box.dim() not in (1, 2) or box.shape[-1] != 4:
+        raise InvalidArgument("boxes", f"shape {tuple(box.shape)}", "(4,) or (N, 4)")
+    box = box.to(device=maps.device, dtype=torch.float64) / scale
+    y0, x0, y1, x1 = box.reshape(-1, 4, 1).unbind(1)  # [N,1]
+    height, width = maps.shape[-2:]
+    rows, columns = _coverage(y0, y1, height), _coverage(x0, x1, width)  # [N,h], [N,w]
+    values = maps.double()
+    inside = torch.einsum("...hw,nh,nw->...n", values, rows, columns)
+    total = values.sum((-2, -1))[..., None]
+    share = inside / torch.where(total > 0, total, 1)
+    return share if box.dim() == 2 else share[..., 0]
+
+
+def _coverage(start: Tensor, end: Tensor, size: int) -> Tensor:
+    """How much of each of `size` unit cells lies in start..end (N,1): (N,size)."""
+    cell = torch.arange(size, dtype=start.dtype, device=start.device)
+    return (torch.minimum(end, cell + 1) - torch.maximum(start, cell)).clamp(0, 1)

@@ -1,0 +1,42 @@
+"""Path family on Triton kernels: allocate, then launch on the tensors' device."""
+
+import torch
+from torch import Tensor
+
+from fastbg.kernels import path as kernels
+from fastbg.ops.gaussian import folded_weights
+
+
+def blur_path(image: Tensor, taps: Tensor) -> Tensor:
+    """Nodes (B,K,C,H,W): `image` filtered with taps[k] along both axes."""
+    b, *size = image.shape
+    out = image.new_empty((b, taps.shape[0], *size))
+    weights = folded_weights(taps, taps)
+    with torch.cuda.device_of(image):
+        kernels.plan_blur_path(image, weights, taps.shape[1] // 2, out).run()
+    return out
+
+
+def path_integral(gradients: Tensor, image: Tensor, change: Tensor, level: Tensor) -> Tensor:
+    """Sum over k of gradients[:, k] times step k, which is not stored: (B,C,H,W)."""
+    out = image.new_empty(image.shape)
+    weights = folded_weights(change, level) + folded_weights(level, change)
+    with torch.cuda.device_of(image):
+        kernels.plan_path_integral(gradients, image, weights, change.shape[1] // 2, out).run()
+    return out
+
+
+def gradient_detector(sr: Tensor, windows: Tensor) -> Tensor:
+    """Sum of the gradient lengths in each window: (B) float32."""
+    out = sr.new_empty((sr.shape[0],), dtype=torch.float32)
+    with torch.cuda.device_of(sr):
+        kernels.plan_gradient_detector(sr, windows, out).run()
+    return out
+
+
+def gradient_detector_backward(grad: Tensor, sr: Tensor, windows: Tensor) -> Tensor:
+    """Gradient (B,C,H,W) to `sr`, zero outside the windows."""
+    out = sr.new_empty(sr.shape)
+    with torch.cuda.device_of(sr):
+        kernels.plan_gradient_detector_backward(grad, sr, windows, out).run()
+    return out

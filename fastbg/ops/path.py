@@ -1,0 +1,148 @@
+"""Path-integrated gradients (LAM, paper sections 3.1 and 5): path, integral and objective."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastbg.contracts import path as contract
+from fastbg.errors import InvalidArgument
+from fastbg.ops.checks import BoxLike, boxes, check_images, values_are_known
+from fastbg.ops.gaussian import difference_taps, gaussian_taps
+
+Sigmas = Tensor | Sequence[float] | Sequence[Sequence[float]]
+
+
+def blur_path(
+    image: Tensor, sigmas: Sigmas, kernel_size: int = 9, *, backend: str = "auto"
+) -> Tensor:
+    """Node k of the path is the image under a Gaussian of width ``sigmas[k]``.
+
+    Args:
+        image: (B,C,H,W) float; H and W at least ``kernel_size // 2 + 1``.
+        sigmas: (K) widths in pixels of the image, at least 0; 0 is the image itself.
+        kernel_size: odd number of taps along each axis; borders are reflect-101.
+        backend: "auto", "torch", "cpu", "triton" or "cuda".
+
+    Returns:
+        (B,K,C,H,W) in the image's dtype. Differentiable in `image`.
+
+    Raises:
+        InvalidArgument: shape, dtype, a negative width or an even kernel size.
+        BackendUnavailable: the named backend cannot run here.
+    """
+    _check_image(image, kernel_size)
+    widths = _widths(sigmas)
+    if widths.dim() != 1:
+        raise InvalidArgument("sigmas", f"shape {tuple(widths.shape)}", "shape (K,)")
+    taps = _like(gaussian_taps(widths, kernel_size), image)
+    return contract.blur_path(image, taps, backend)
+
+
+def path_integral(
+    gradients: Tensor,
+    image: Tensor,
+    sigmas: Sigmas,
+    kernel_size: int = 9,
+    *,
+    weights: Tensor | Sequence[float] | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Gradients integrated along the blur path: sum over k of ``gradients[:, k] * step k``.
+
+    Step k is the difference of the image blurred with the cell's last and its first width. With K
+    cells of equal length that is LAM's mean over k of gradient times derivative. The steps are
+    recomputed, never stored; integrals over consecutive chunks of cells add up.
+
+    Args:
+        gradients: (B,K,C,H,W) of the objective, one for each cell of the path.
+        image: (B,C,H,W), in the dtype of `gradients`.
+        sigmas: (K+1) borders of the cells in the order of the path, or (K,2) first and last
+            width of each cell; pixels of the image.
+        kernel_size: as for `blur_path`.
+        weights: (K) factors on the steps (quadrature rules whose cells overlap); default 1.
+        backend: as for `blur_path`.
+
+    Returns:
+        (B,C,H,W) in the image's dtype, accumulated in float32. Differentiable in both tensors.
+
+    Raises:
+        InvalidArgument, BackendUnavailable: as for `blur_path`.
+    """
+    _check_image(image, kernel_size)
+    shape = gradients.shape
+    if len(shape) != 5 or (shape[0], *shape[2:]) != tuple(image.shape):
+        wanted = f"(B, K, C, H, W) with the image's (B, C, H, W) = {tuple(image.shape)}"
+        raise InvalidArgument("gradients", f"shape {tuple(shape)}", wanted)
+    if gradients.dtype != image.dtype or gradients.device != image.device:
+        raise InvalidArgument(
+            "gradients",
+            f"{gradients.dtype} on {gradients.device}",
+            f"the image's {image.dtype} on {image.device}",
+        )
+    count = shape[1]
+    cells = _widths(sigmas)
+    if cells.shape == (count + 1,):
+        cells = torch.stack((cells[:-1], cells[1:]), -1)
+    if cells.shape != (count, 2):
+        wanted = f"({count + 1},) or ({count}, 2) for {count} gradients"
+        raise InvalidArgument("sigmas", f"shape {tuple(cells.shape)}", wanted)
+    change, level = difference_taps(cells, kernel_size)
+    if weights is not None:
+        factor = torch.as_tensor(weights, dtype=torch.float64, device=change.device)
+        if factor.shape != (count,):
+            raise InvalidArgument("weights", f"shape {tuple(factor.shape)}", f"({count},)")
+        change = change * factor[:, None]
+    return contract.path_integral(
+        gradients, image, _like(change, image), _like(level, image), backend
+    )
+
+
+def gradient_detector(sr: Tensor, windows: BoxLike, *, backend: str = "auto") -> Tensor:
+    """LAM's objective: how much structure each SR image has in its window.
+
+    Sum over channels and over the window of ``sqrt(dh^2 + dw^2)``, forward differences, which
+    read one pixel below and right of the window; the image's last row and column have none and
+    count nothing. The derivative of the square root at 0 is 0.
+
+    Args:
+        sr: (B,C,H,W) float.
+        windows: boxes y0, x0, y1, x1, half-open, in pixels of `sr`: one (4), or one each (B,4).
+        backend: "auto", "torch", "cpu", "triton" or "cuda".
+
+    Returns:
+        (B) float32 (float64 for float64). Differentiable once in `sr`.
+
+    Raises:
+        InvalidArgument: shape, dtype, or a box that leaves the image.
+        BackendUnavailable: the named backend cannot run here.
+    """
+    check_images("sr", sr)
+    count, _, height, width = sr.shape
+    box = boxes("windows", windows, count, height, width, sr.device)
+    return contract.gradient_detector(sr, box, backend)
+
+
+def _check_image(image: Tensor, kernel_size: int) -> None:
+    check_images("image", image)
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise InvalidArgument("kernel_size", kernel_size, "an odd number of taps")
+    if min(image.shape[2:]) <= kernel_size // 2:
+        size = f"{image.shape[2]}x{image.shape[3]}"
+        wanted = f"H and W above {kernel_size // 2}, half the kernel: borders are mirrored"
+        raise InvalidArgument("image", size, wanted)
+
+
+def _widths(sigmas: Sigmas) -> Tensor:
+    widths = torch.as_tensor(sigmas, dtype=torch.float64)
+    if widths.requires_grad:
+        raise InvalidArgument("sigmas", "requires_grad=True", "constants; there is no gradient")
+    if values_are_known(widths) and widths.numel() and not bool((widths >= 0).all()):
+        raise InvalidArgument("sigmas", float(widths.min()), "widths of at least 0")
+    return widths
+
+
+def _like(taps: Tensor, image: Tensor) -> Tensor:
+    """Taps as the kernels want them: float32 (float64 for float64) on the image's device."""
+    wide = torch.float64 if image.dtype == torch.float64 else torch.float32
+    return taps.to(device=image.device, dtype=wide, non_blocking=True).contiguous()
