@@ -20,6 +20,8 @@ FAMILIES = {
     "composite": "composite",
     "composite_lr": "composite",
     "mosaic": "composite",
+    "gram": "gram",
+    "conv_gram": "gram",
 }
 
 # Backend -> the package that implements it.
