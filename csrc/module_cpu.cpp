@@ -7,4 +7,5 @@ PYBIND11_MODULE(_cpu, m) {
   m.doc() = "C++ operators of fastbg; see fastbg.backends.cpu";
   fastbg::register_isa(m);
   fastbg::register_composite(m);
+  fastbg::register_gram(m);
 }
