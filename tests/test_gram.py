@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import fastbg
 from fastbg.backends.torch_reference import gram as reference
+from fastbg.dispatch import Place, unavailable
 from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.testing import BackendUnderTest, backend_under_test
 
@@ -171,6 +172,35 @@ def test_gram_is_bmm(backend: BackendUnderTest) -> None:
         torch.testing.assert_close(two.sum(1), expected, **near)
         one = fastbg.gram(value, mask[:, 0], backend=backend.name)
         torch.testing.assert_close(one, two[:, 0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 61, 70), (1, 3, 130, 257)])
+def test_sums_do_not_depend_on_threads_or_repetition(shape: tuple[int, ...]) -> None:
+    """The same bits for 1 and 2 threads and in every run, with and without regions."""
+    if unavailable("gram", "cpu", Place(torch.device("cpu"), torch.float32)) is not None:
+        pytest.skip("the compiled CPU module is missing")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(shape, generator=generator)
+    weight, bias = torch.randn(64, 3, 3, 3, generator=generator), torch.randn(64)
+    mask = torch.randn((shape[0], 2, *shape[2:]), generator=generator)
+    deep = torch.randn(2, 70, 9001, generator=generator)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 2, 1):
+            torch.set_num_threads(count)
+            results.append(
+                [
+                    fastbg.conv_gram(images, weight, bias, backend="cpu"),
+                    fastbg.conv_gram(images, weight, bias, mask, backend="cpu"),
+                    fastbg.gram(deep, backend="cpu"),
+                    fastbg.gram(images, mask, backend="cpu"),
+                ]
+            )
+    finally:
+        torch.set_num_threads(threads)
+    for again in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(results[0], again, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3), (2, 4, 3, 0)])

@@ -1,6 +1,4 @@
 // conv_gram: features of a tile are computed into the cache, multiplied there, and forgotten.
-#include <omp.h>
-
 #include "gram_regions.h"
 
 namespace fastbg::FASTBG_VARIANT {
@@ -148,13 +146,11 @@ void read_weights(const GramWork& work, const Band& band, std::int64_t region, s
   }
 }
 
-void sum_band(const ConvGramJob& job, std::int64_t chunk, const Tiles& tiles) {
+void sum_band(const ConvGramJob& job, std::int64_t chunk, const Tiles& tiles, float* sums) {
   const GramWork& work = job.work;
   const Band band = band_of(job, chunk);
   const Factors factors = factors_of(job, band, tiles.rest);
   const std::int64_t size = kPanel * kPanel;
-  float* sums = chunk_sums(work, chunk);
-  std::memset(sums, 0, static_cast<std::size_t>(regions(work) * size) * sizeof(float));
   const std::int64_t step = kTilePixels / job.band_columns;
   for (std::int64_t row = 0; row < band.rows; row += step) {
     const std::int64_t rows = smaller(step, band.rows - row);
@@ -176,14 +172,9 @@ void sum_band(const ConvGramJob& job, std::int64_t chunk, const Tiles& tiles) {
 }  // namespace
 
 void conv_gram(const ConvGramJob& job, int threads) {
-  const std::int64_t chunks = job.images.sizes[0] * job.work.chunks;
-#pragma omp parallel num_threads(threads)
-  {
-    const Tiles tiles(job.work, omp_get_thread_num());
-#pragma omp for schedule(dynamic)
-    for (std::int64_t k = 0; k < chunks; ++k) sum_band(job, k, tiles);
-  }
-  finish_all(job.work, threads);
+  run_chunks(job.work, threads, [&](std::int64_t chunk, const Tiles& tiles, float* sums) {
+    sum_band(job, chunk, tiles, sums);
+  });
 }
 
 }  // namespace fastbg::FASTBG_VARIANT

@@ -1,6 +1,4 @@
 // gram: tiles of features are copied channel-last into the cache and multiplied there.
-#include <omp.h>
-
 #include "gram_regions.h"
 
 namespace fastbg::FASTBG_VARIANT {
@@ -71,15 +69,13 @@ void for_segments(std::int64_t image, std::int64_t row, std::int64_t begin, std:
   }
 }
 
-void sum_chunk(const GramJob& job, std::int64_t chunk, const Tiles& tiles) {
+void sum_chunk(const GramJob& job, std::int64_t chunk, const Tiles& tiles, float* sums) {
   const GramWork& work = job.work;
   const std::int64_t row = job.features.sizes[3], pixels = job.features.sizes[2] * row;
   const std::int64_t image = chunk / work.chunks;
   const std::int64_t begin = chunk % work.chunks * job.chunk_pixels;
   const std::int64_t end = smaller(begin + job.chunk_pixels, pixels);
   const std::int64_t size = work.padded * work.padded;
-  float* sums = chunk_sums(work, chunk);
-  std::memset(sums, 0, static_cast<std::size_t>(regions(work) * size) * sizeof(float));
   for (std::int64_t at = begin; at < end; at += kTilePixels) {
     const std::int64_t stop = smaller(at + kTilePixels, end);
     for_segments(image, row, at, stop, [&](const Segment& s, std::int64_t offset) {
@@ -107,14 +103,9 @@ void sum_chunk(const GramJob& job, std::int64_t chunk, const Tiles& tiles) {
 }  // namespace
 
 void gram(const GramJob& job, int threads) {
-  const std::int64_t chunks = job.work.out.sizes[0] * job.work.chunks;
-#pragma omp parallel num_threads(threads)
-  {
-    const Tiles tiles(job.work, omp_get_thread_num());
-#pragma omp for schedule(dynamic)
-    for (std::int64_t k = 0; k < chunks; ++k) sum_chunk(job, k, tiles);
-  }
-  finish_all(job.work, threads);
+  run_chunks(job.work, threads, [&](std::int64_t chunk, const Tiles& tiles, float* sums) {
+    sum_chunk(job, chunk, tiles, sums);
+  });
 }
 
 }  // namespace fastbg::FASTBG_VARIANT

@@ -21,7 +21,9 @@ struct GramWork {
   std::int64_t padded;  // channels, up to whole vectors of any variant
   std::int64_t width;   // of a panel: kPanel, or less where there are fewer channels
   std::int64_t chunks;  // per image
-  float* sums;          // (B,chunks,M,padded,padded): the triangle on and above the diagonal
+  float* sums;          // (B,chunks,M,padded,padded): the triangle on and above the diagonal;
+                        // where there is one chunk per image, in the threads' scratch instead
+  std::int64_t local_floats;
   float* scratch;       // per thread, scratch_floats each
   std::int64_t scratch_floats;
 };

@@ -39,10 +39,12 @@ GramWork divided(const TensorView& mask, const TensorView& out) {
 }
 
 void allocate(GramWork& work, std::int64_t kernel_floats, int threads, Floats& sums, Floats& scratch) {
-  const std::int64_t matrices = work.out.sizes[0] * work.chunks * work.out.sizes[1];
-  sums = floats(matrices * work.padded * work.padded);
+  const std::int64_t of_chunk = work.out.sizes[1] * work.padded * work.padded;
+  work.local_floats = work.chunks == 1 ? of_chunk : 0;
+  sums = floats(work.chunks == 1 ? 0 : work.out.sizes[0] * work.chunks * of_chunk);
   work.sums = sums.get();
-  const std::int64_t needed = 3 * tile_floats(work) + kTilePixels + kernel_floats;
+  const std::int64_t needed =
+      3 * tile_floats(work) + kTilePixels + work.local_floats + kernel_floats;
   work.scratch_floats = up_to_multiple(needed, kWidestVector);
   scratch = floats(work.scratch_floats * threads);
   work.scratch = scratch.get();

@@ -1,6 +1,8 @@
 // Regions: which pixels of a tile count, with what weight; and the end of every sum.
 #pragma once
 
+#include <omp.h>
+
 #include <cstring>
 
 #include "gram_tile.h"
@@ -10,18 +12,21 @@
 namespace fastbg::FASTBG_VARIANT {
 namespace {
 
-// Scratch of one thread: three tiles (features, those that count, those weighted), weights.
+// Scratch of one thread: three tiles (features, those that count, those weighted), weights, and the
+// sums of a chunk that is all of its image.
 struct Tiles {
   explicit Tiles(const GramWork& work, int thread)
       : features(work.scratch + thread * work.scratch_floats),
         counted(features + tile_floats(work)),
         weighted(counted + tile_floats(work)),
         weight(weighted + tile_floats(work)),
-        rest(weight + kTilePixels) {}
+        sums(weight + kTilePixels),
+        rest(sums + work.local_floats) {}
   float* features;
   float* counted;
   float* weighted;
   float* weight;
+  float* sums;
   float* rest;  // for the kernel's own use
 };
 
@@ -29,6 +34,14 @@ inline std::int64_t regions(const GramWork& work) { return work.out.sizes[1]; }
 
 inline float* chunk_sums(const GramWork& work, std::int64_t chunk) {
   return work.sums + chunk * regions(work) * work.padded * work.padded;
+}
+
+// Where a chunk is summed, zeroed.
+inline float* zeroed_sums(const GramWork& work, std::int64_t chunk, const Tiles& tiles) {
+  float* sums = work.chunks == 1 ? tiles.sums : chunk_sums(work, chunk);
+  const std::int64_t count = regions(work) * work.padded * work.padded;
+  std::memset(sums, 0, static_cast<std::size_t>(count) * sizeof(float));
+  return sums;
 }
 
 inline const float* weights_at(const GramWork& work, std::int64_t image, std::int64_t region,
@@ -112,23 +125,42 @@ inline void write_floats(const float* from, std::int64_t n, DType dtype, char* t
   }
 }
 
-// The matrix of one image and region.
-inline void finish(const GramWork& work, std::int64_t image, std::int64_t region) {
-  const std::int64_t n = work.channels, row = work.padded;
-  float* matrix = chunk_sums(work, image * work.chunks) + region * row * row;
-  if (work.chunks > 1) add_chunks(work, matrix);
-  mirror(matrix, row);
+// Mirrors and writes the matrix of one image and region.
+inline void write_matrix(const GramWork& work, std::int64_t image, std::int64_t region, float* matrix) {
+  const std::int64_t n = work.channels;
+  mirror(matrix, work.padded);
   const std::int64_t bytes = element_size(work.out.dtype);
   char* to = static_cast<char*>(work.out.data) + (image * regions(work) + region) * n * n * bytes;
   for (std::int64_t i = 0; i < n; ++i) {
-    write_floats(matrix + i * row, n, work.out.dtype, to + i * n * bytes);
+    write_floats(matrix + i * work.padded, n, work.out.dtype, to + i * n * bytes);
   }
 }
 
-inline void finish_all(const GramWork& work, int threads) {
-  const std::int64_t matrices = work.out.sizes[0] * regions(work);
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (std::int64_t k = 0; k < matrices; ++k) finish(work, k / regions(work), k % regions(work));
+// Sums every chunk by sum_chunk(chunk, tiles, sums), then the chunks of each matrix.
+template <typename SumChunk>
+void run_chunks(const GramWork& work, int threads, SumChunk sum_chunk) {
+  const std::int64_t size = work.padded * work.padded;
+  const std::int64_t chunks = work.out.sizes[0] * work.chunks;
+#pragma omp parallel num_threads(threads)
+  {
+    const Tiles tiles(work, omp_get_thread_num());
+#pragma omp for schedule(dynamic)
+    for (std::int64_t k = 0; k < chunks; ++k) {
+      float* sums = zeroed_sums(work, k, tiles);
+      sum_chunk(k, tiles, sums);
+      if (work.chunks > 1) continue;
+      for (std::int64_t m = 0; m < regions(work); ++m) write_matrix(work, k, m, sums + m * size);
+    }
+    if (work.chunks > 1) {
+#pragma omp for schedule(static)
+      for (std::int64_t k = 0; k < work.out.sizes[0] * regions(work); ++k) {
+        const std::int64_t image = k / regions(work), region = k % regions(work);
+        float* matrix = chunk_sums(work, image * work.chunks) + region * size;
+        add_chunks(work, matrix);
+        write_matrix(work, image, region, matrix);
+      }
+    }
+  }
 }
 
 }  // namespace
