@@ -14,8 +14,8 @@ constexpr int kPairs = 3;                    // of pixels: 4 * kPairs * kSums re
 //   features m0 + m1 + m2 and m1 - m2 - m3.
 // The factors of the taps are in job.weight, those of the image are made once per band.
 struct Factors {
-  float* data;  // (3, rows + 2, kTerms, pairs)
-  std::int64_t plane, row, pairs;
+  float* data;  // (3, rows + 2, kTerms, term)
+  std::int64_t plane, row, term, pairs;
 };
 
 struct Band {
@@ -45,23 +45,32 @@ void read_row(const ConvGramJob& job, const Band& band, std::int64_t channel, st
   read_floats(from, images.dtype, images.strides[3], x1 - x0, to + x0 - (band.x - 1));
 }
 
+template <std::size_t... L>
+Vec even_lanes(Vec low, Vec high, std::index_sequence<L...>) {
+  return __builtin_shufflevector(low, high, (2 * L)...);
+}
+
+// from[0], from[2], ...
+Vec every_other(const float* from) {
+  return even_lanes(load(from), load(from + kLanes), std::make_index_sequence<kLanes>{});
+}
+
 Factors factors_of(const ConvGramJob& job, const Band& band, float* scratch) {
-  const std::int64_t pairs = (band.columns + 1) / 2, row = kTerms * pairs;
-  float* d = scratch;
-  const Factors factors{scratch + kRowFloats, (band.rows + 2) * row, row, pairs};
+  const std::int64_t pairs = (band.columns + 1) / 2;
+  const std::int64_t term = (pairs + kLanes - 1) / kLanes * kLanes, row = kTerms * term;
+  float* line = scratch;
+  const Factors factors{scratch + kRowFloats, (band.rows + 2) * row, row, term, pairs};
   float* to = factors.data;
   for (std::int64_t channel = 0; channel < 3; ++channel) {
     for (std::int64_t r = 0; r < band.rows + 2; ++r, to += row) {
-      read_row(job, band, channel, band.y - 1 + r, 2 * pairs + 2, d);
-      float* __restrict m0 = to;
-      float* __restrict m1 = to + pairs;
-      float* __restrict m2 = to + 2 * pairs;
-      float* __restrict m3 = to + 3 * pairs;
-      for (std::int64_t p = 0; p < pairs; ++p) {
-        m0[p] = d[2 * p] - d[2 * p + 2];
-        m1[p] = d[2 * p + 1] + d[2 * p + 2];
-        m2[p] = d[2 * p + 2] - d[2 * p + 1];
-        m3[p] = d[2 * p + 1] - d[2 * p + 3];
+      read_row(job, band, channel, band.y - 1 + r, 2 * pairs + 2, line);
+      for (std::int64_t p = 0; p < pairs; p += kLanes) {  // beyond `pairs`: never read
+        const Vec d0 = every_other(line + 2 * p), d1 = every_other(line + 2 * p + 1);
+        const Vec d2 = every_other(line + 2 * p + 2), d3 = every_other(line + 2 * p + 3);
+        store(to + p, d0 - d2);
+        store(to + term + p, d1 + d2);
+        store(to + 2 * term + p, d2 - d1);
+        store(to + 3 * term + p, d1 - d3);
       }
     }
   }
@@ -90,7 +99,7 @@ void convolve(const ConvGramJob& job, const Factors& factors, const float* from,
       for (int y = 0; y < 3; ++y) {
         const float* factor = from + channel * factors.plane + y * factors.row;
 #pragma GCC unroll 4
-        for (int m = 0; m < kTerms; ++m, weight += kPanel, factor += factors.pairs) {
+        for (int m = 0; m < kTerms; ++m, weight += kPanel, factor += factors.term) {
           Vec taps[kSums];
 #pragma GCC unroll 16
           for (int v = 0; v < kSums; ++v) {

@@ -41,7 +41,7 @@ struct GramJob {
 
 // What conv_gram.cpp multiplies with each row of 3 taps.
 constexpr std::int64_t kTerms = 4;
-constexpr std::int64_t kRowFloats = kTilePixels + 16;  // a row of pixels with its rim
+constexpr std::int64_t kRowFloats = kTilePixels + 48;  // a row of pixels, its rim, a vector's rest
 
 // A chunk is a rectangle of band_rows x band_columns pixels, no wider than a tile.
 struct ConvGramJob {

@@ -94,7 +94,8 @@ ConvGramPlan::ConvGramPlan(const ConvGramParams& params, int threads) {
   const std::int64_t down = parts(height, kChunkPixels / job.band_columns);
   job.band_rows = up_to_multiple(parts(height, down), kTilePixels / job.band_columns);
   job.work.chunks = parts(height, job.band_rows) * job.bands_across;
-  const std::int64_t factors = 3 * (job.band_rows + 2) * kTerms * parts(job.band_columns, 2);
+  const std::int64_t term = up_to_multiple(parts(job.band_columns, 2), kWidestVector);
+  const std::int64_t factors = 3 * (job.band_rows + 2) * kTerms * term;
   allocate(job.work, kRowFloats + factors, threads, sums_, scratch_);
 }
 
