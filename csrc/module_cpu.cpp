@@ -8,4 +8,5 @@ PYBIND11_MODULE(_cpu, m) {
   fastbg::register_isa(m);
   fastbg::register_composite(m);
   fastbg::register_path(m);
+  fastbg::register_gram(m);
 }

@@ -14,7 +14,9 @@ from fastbg.attribution import (
 from fastbg.models.checkpoints import load_model, save_model
 from fastbg.models.wrapped import wrap
 from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
+from fastbg.ops.gram import conv_gram, gram
 from fastbg.ops.path import blur_path, gradient_detector, path_integral
+from fastbg.texture import gram_distance, texture_gram
 
 __all__ = [
     "AttributionResult",
@@ -30,11 +32,15 @@ __all__ = [
     "blur_path",
     "composite",
     "composite_lr",
+    "conv_gram",
     "gradient_detector",
+    "gram",
+    "gram_distance",
     "load_model",
     "mosaic",
     "path_integral",
     "save_model",
+    "texture_gram",
     "wrap",
 ]
 __version__ = "0.1.0"

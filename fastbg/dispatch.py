@@ -24,6 +24,8 @@ FAMILIES = {
     "path_integral": "path",
     "gradient_detector": "path",
     "gradient_detector_backward": "path",
+    "gram": "gram",
+    "conv_gram": "gram",
 }
 
 # Backend -> the package that implements it.

@@ -1,0 +1,139 @@
+"""conv_gram and gram against plain PyTorch, and against the rate of a large matrix product.
+
+    python bench/bench_gram.py [--record FILE]          ratios over the baselines
+    python -m pytest bench --benchmark-only             the same ways under pytest-benchmark
+
+Operations are those that the result needs: a direct convolution and one triangle of the Gram
+matrix. On a machine that others use, `--threads 1 --clock cpu` keeps most of their work out.
+"""
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import fastbg
+from bench import measure
+from bench.baselines import gram_torch as baseline
+from fastbg.models.vgg import conv1_1
+
+CONV_SHAPES = {"16x128": (16, 128), "150x32": (150, 32), "4x512": (4, 512)}  # images, side
+GRAM_SHAPES = {  # images, channels, pixels: the maps of a VGG at 128x128, its first also at 32x32
+    "64x16384": (16, 64, 16384),
+    "64x1024": (150, 64, 1024),
+    "128x4096": (16, 128, 4096),
+    "256x4096": (8, 256, 4096),
+    "512x1024": (8, 512, 1024),
+}
+TOLERANCE = 1e-5  # of the largest entry: what PyTorch's own float32 sums lose
+MATMUL = 1024  # side of the square matrices whose product stands for the machine's rate
+CLOCKS: dict[str, measure.Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def check(results: dict[str, Any]) -> None:
+    """Every way has the Gram matrices of fastbg, but for rounding."""
+    expected = results["fastbg"]
+    for way, result in results.items():
+        if way != "matmul":
+            error = (result - expected).abs().max() / expected.abs().max()
+            assert error <= TOLERANCE, f"{way}: differs by {error}"
+
+
+def conv_gram_ways(shape: str) -> tuple[dict[str, measure.Way], float]:
+    """Each way as a call without arguments, and the operations of the result."""
+    count, side = CONV_SHAPES[shape]
+    images = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) - 0.5
+    weight, bias = conv1_1(images.device, images.dtype)
+    last = {"memory_format": torch.channels_last}
+    ways: dict[str, measure.Way] = {
+        "fastbg": partial(fastbg.conv_gram, images, weight, bias),
+        "good_torch": partial(
+            baseline.good_conv_gram, images.contiguous(**last), weight.contiguous(**last), bias
+        ),
+        "published": partial(baseline.published_conv_gram, images, weight, bias),
+    }
+    return ways, count * side**2 * (2 * 27 * 64 + 64 * 65)
+
+
+def gram_ways(shape: str) -> tuple[dict[str, measure.Way], float]:
+    """The same for features that are there already."""
+    count, channels, pixels = GRAM_SHAPES[shape]
+    features = torch.randn(
+        count, channels, pixels, generator=torch.Generator().manual_seed(0)
+    ).relu_()
+    ways: dict[str, measure.Way] = {
+        "fastbg": partial(fastbg.gram, features),
+        "bmm": partial(baseline.bmm_gram, features),
+    }
+    return ways, count * pixels * channels * (channels + 1)
+
+
+OPERATORS = {"conv_gram": (conv_gram_ways, CONV_SHAPES), "gram": (gram_ways, GRAM_SHAPES)}
+
+
+def run(operator: str, shape: str, runs: int, clock: measure.Clock) -> measure.Result:
+    """One operator and shape: times, rate, ratios."""
+    ways, operations = OPERATORS[operator][0](shape)
+    square = torch.rand(MATMUL, MATMUL, generator=torch.Generator().manual_seed(0))
+    matmul: dict[str, measure.Way] = {"matmul": partial(torch.mm, square, square)}
+    name = f"{operator}_{shape}"
+    result = measure.compare(name, ways | matmul, check, runs, {"operations": operations}, clock)
+    rate = operations / result.median("fastbg") / 1e9
+    print(f"{name}: {result.median('fastbg') * 1e3:.2f} ms, {rate:.0f} GFLOP/s")
+    for way in ways:
+        if way != "fastbg":
+            measure.print_ratio(f"{name}_over_{way}", result.ratio(way, "fastbg"))
+    share = result.ratio("matmul", "fastbg") * operations / (2 * MATMUL**3)
+    measure.print_ratio(f"{name}_of_matmul_rate", share)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("operator", "shape", "way"),
+    [
+        (operator, shape, way)
+        for operator, ways in (
+            ("conv_gram", ("fastbg", "good_torch", "published")),
+            ("gram", ("fastbg", "bmm")),
+        )
+        for shape in OPERATORS[operator][1]
+        for way in ways
+    ],
+)
+def test_gram(benchmark: Any, operator: str, shape: str, way: str) -> None:
+    """One call; the answer is checked before it is timed."""
+    ways, operations = OPERATORS[operator][0](shape)
+    check({label: ways[label]() for label in {way, "fastbg"}})
+    benchmark.group = f"{operator} {shape}"
+    benchmark.extra_info |= measure.machine() | {"operations": operations}
+    benchmark.pedantic(ways[way], rounds=5, warmup_rounds=1)
+
+
+def main() -> None:
+    """Print times, rates and ratios of both operators; keep all runs in a JSON record."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--record", type=Path, help="JSON file for all runs and the machine")
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    clock = CLOCKS[arguments.clock]
+    results = [
+        run(operator, shape, arguments.runs, clock)
+        for operator, (_, shapes) in OPERATORS.items()
+        for shape in shapes
+    ]
+    if arguments.record is not None:
+        measure.write_record(arguments.record, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+// The Gram family on CPUs: what its kernels are given besides the parameters, and their variants.
+//
+// Pixels are cut into chunks and chunks into tiles, by the shapes alone: sums do not depend on the
+// number of threads. A tile lies channel-last in the first-level cache, in panels of 64 channels;
+// its products are summed in registers, those of a chunk in float32, chunks in float64.
+#pragma once
+
+#include "gram_params.h"
+#include "isa.h"
+
+namespace fastbg {
+
+constexpr std::int64_t kPanel = 64;          // channels
+constexpr std::int64_t kTilePixels = 128;    // a panel is 32 KiB
+constexpr std::int64_t kChunkPixels = 4096;  // at least: a thread's unit of work
+
+struct GramWork {
+  TensorView mask;  // (B,M,H,W) float32, or data is null
+  TensorView out;   // (B,M,C,C)
+  std::int64_t channels;
+  std::int64_t padded;  // channels, up to whole vectors of any variant
+  std::int64_t width;   // of a panel: kPanel, or less where there are fewer channels
+  std::int64_t chunks;  // per image
+  float* sums;          // (B,chunks,M,padded,padded): the triangle on and above the diagonal;
+                        // where there is one chunk per image, in the threads' scratch instead
+  std::int64_t local_floats;
+  float* scratch;       // per thread, scratch_floats each
+  std::int64_t scratch_floats;
+};
+
+// Of one tile: whole panels.
+constexpr std::int64_t tile_floats(const GramWork& work) {
+  return (work.padded + work.width - 1) / work.width * work.width * kTilePixels;
+}
+
+struct GramJob {
+  TensorView features;  // (B,C,H,W); one row of H*W pixels where that is possible
+  GramWork work;
+  std::int64_t chunk_pixels;
+};
+
+// What conv_gram.cpp multiplies with each row of 3 taps.
+constexpr std::int64_t kTerms = 4;
+constexpr std::int64_t kRowFloats = kTilePixels + 48;  // a row of pixels, its rim, a vector's rest
+
+// A chunk is a rectangle of band_rows x band_columns pixels, no wider than a tile.
+struct ConvGramJob {
+  TensorView images;
+  const float* weight;  // (3,3,kTerms,64): channel, row, factor of the taps
+  const float* bias;    // (64)
+  GramWork work;
+  std::int64_t band_rows, band_columns;
+  std::int64_t bands_across;
+};
+
+FASTBG_DECLARE_VARIANTS(gram, GramJob)
+FASTBG_DECLARE_VARIANTS(conv_gram, ConvGramJob)
+
+}  // namespace fastbg

@@ -1,0 +1,102 @@
+#include "gram_plan.h"
+
+#include <algorithm>
+
+namespace fastbg {
+namespace {
+
+constexpr std::int64_t kWidestVector = 16;
+
+std::int64_t parts(std::int64_t whole, std::int64_t part) {
+  return std::max<std::int64_t>(1, (whole + part - 1) / part);
+}
+
+std::int64_t up_to_multiple(std::int64_t value, std::int64_t unit) { return parts(value, unit) * unit; }
+
+Floats floats(std::int64_t count) {
+  const auto bytes = static_cast<std::size_t>(count) * sizeof(float);
+  return Floats(static_cast<float*>(::operator new[](bytes, kCacheLine)));
+}
+
+// Whether rows follow each other, so that an image is one row of pixels.
+bool is_one_row(const TensorView& maps) {
+  return maps.sizes[2] == 1 || maps.strides[2] == maps.sizes[3] * maps.strides[3];
+}
+
+void make_one_row(TensorView& maps) {
+  maps.sizes[3] *= maps.sizes[2];
+  maps.sizes[2] = 1;
+}
+
+GramWork divided(const TensorView& mask, const TensorView& out) {
+  GramWork work{};
+  work.mask = mask;
+  work.out = out;
+  work.channels = out.sizes[3];
+  work.padded = up_to_multiple(work.channels, kWidestVector);
+  work.width = std::min(work.padded, kPanel);
+  return work;
+}
+
+void allocate(GramWork& work, std::int64_t kernel_floats, int threads, Floats& sums, Floats& scratch) {
+  const std::int64_t of_chunk = work.out.sizes[1] * work.padded * work.padded;
+  work.local_floats = work.chunks == 1 ? of_chunk : 0;
+  sums = floats(work.chunks == 1 ? 0 : work.out.sizes[0] * work.chunks * of_chunk);
+  work.sums = sums.get();
+  const std::int64_t needed =
+      3 * tile_floats(work) + kTilePixels + work.local_floats + kernel_floats;
+  work.scratch_floats = up_to_multiple(needed, kWidestVector);
+  scratch = floats(work.scratch_floats * threads);
+  work.scratch = scratch.get();
+}
+
+// (27,64) taps g0, g1, g2 of each row as the factors named in conv_gram.cpp.
+Floats tap_factors(const float* taps) {
+  Floats factors = floats(9 * kTerms * kPanel);
+  for (int row = 0; row < 9; ++row) {
+    for (int k = 0; k < kPanel; ++k) {
+      const float* g = taps + row * 3 * kPanel + k;
+      const float outer = g[0] + g[2 * kPanel], inner = g[kPanel];
+      float* to = factors.get() + row * kTerms * kPanel + k;
+      to[0] = g[0];
+      to[kPanel] = (outer + inner) / 2;
+      to[2 * kPanel] = (outer - inner) / 2;
+      to[3 * kPanel] = g[2 * kPanel];
+    }
+  }
+  return factors;
+}
+
+}  // namespace
+
+GramPlan::GramPlan(const GramParams& params, int threads) {
+  job.features = params.features;
+  job.work = divided(params.mask, params.out);
+  if (is_one_row(job.features) && (!job.work.mask.data || is_one_row(job.work.mask))) {
+    make_one_row(job.features);
+    if (job.work.mask.data) make_one_row(job.work.mask);
+  }
+  const std::int64_t pixels = job.features.sizes[2] * job.features.sizes[3];
+  job.work.chunks = parts(pixels, std::max(kChunkPixels, 8 * job.work.padded));
+  job.chunk_pixels = up_to_multiple(parts(pixels, job.work.chunks), kTilePixels);
+  allocate(job.work, kWidestVector * kTilePixels, threads, sums_, scratch_);
+}
+
+ConvGramPlan::ConvGramPlan(const ConvGramParams& params, int threads) {
+  job.images = params.images;
+  weight_ = tap_factors(static_cast<const float*>(params.weight.data));
+  job.weight = weight_.get();
+  job.bias = static_cast<const float*>(params.bias.data);
+  job.work = divided(params.mask, params.out);
+  const std::int64_t height = job.images.sizes[2], width = job.images.sizes[3];
+  job.band_columns = parts(width, parts(width, kTilePixels));
+  job.bands_across = parts(width, job.band_columns);
+  const std::int64_t down = parts(height, kChunkPixels / job.band_columns);
+  job.band_rows = up_to_multiple(parts(height, down), kTilePixels / job.band_columns);
+  job.work.chunks = parts(height, job.band_rows) * job.bands_across;
+  const std::int64_t term = up_to_multiple(parts(job.band_columns, 2), kWidestVector);
+  const std::int64_t factors = 3 * (job.band_rows + 2) * kTerms * term;
+  allocate(job.work, kRowFloats + factors, threads, sums_, scratch_);
+}
+
+}  // namespace fastbg

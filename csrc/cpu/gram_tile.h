@@ -1,0 +1,108 @@
+// Products of a tile: sum over its pixels of a b^T, the triangle on and above the diagonal.
+#pragma once
+
+#include "gram.h"
+#include "simd.h"
+
+namespace fastbg::FASTBG_VARIANT {
+namespace {
+
+// `value` in every lane: folds into a broadcasting load (0 + value would be an addition).
+inline Vec splat(float value) { return value - Vec{}; }
+
+// Keeps a loaded vector in its register: as an operand in memory of every product that takes it, it
+// would be loaded each time, and loads would be the bottleneck.
+inline void keep(Vec& value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#else
+  (void)value;
+#endif
+}
+
+// sum[r][v] += a[., r] b[., v] for R channels of a and V vectors of channels of b.
+template <int R, int V>
+void add_block(const float* a, const float* b, std::int64_t pixels, std::int64_t stride, float* sum,
+               std::int64_t row) {
+  Vec total[R][V] = {};
+  for (std::int64_t k = 0; k < pixels; ++k, a += stride, b += stride) {
+    Vec column[V];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) {
+      column[v] = load(b + v * kLanes);
+      keep(column[v]);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vec value = splat(a[r]);
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) total[r][v] = multiply_add(value, column[v], total[r][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) {
+      float* to = sum + r * row + v * kLanes;
+      store(to, load(to) + total[r][v]);
+    }
+  }
+}
+
+// kLanes channels of a against `vectors` vectors of b. Blocks fill the registers: 32 with AVX-512
+// (24 sums), 16 otherwise (12 sums).
+inline void add_rows(const float* a, const float* b, std::int64_t vectors, std::int64_t pixels,
+                     std::int64_t stride, float* sum, std::int64_t row) {
+  if constexpr (kLanes == 16) {
+    switch (vectors) {
+      case 4:
+        add_block<6, 4>(a, b, pixels, stride, sum, row);
+        add_block<5, 4>(a + 6, b, pixels, stride, sum + 6 * row, row);
+        add_block<5, 4>(a + 11, b, pixels, stride, sum + 11 * row, row);
+        break;
+      case 3:
+        add_block<8, 3>(a, b, pixels, stride, sum, row);
+        add_block<8, 3>(a + 8, b, pixels, stride, sum + 8 * row, row);
+        break;
+      case 2:
+        add_block<8, 2>(a, b, pixels, stride, sum, row);
+        add_block<8, 2>(a + 8, b, pixels, stride, sum + 8 * row, row);
+        break;
+      default:
+        add_block<16, 1>(a, b, pixels, stride, sum, row);
+    }
+  } else {
+    for (std::int64_t r = 0; r < kLanes; r += 4) {
+      std::int64_t v = 0;
+      for (; vectors - v >= 3; v += 3) {
+        add_block<4, 3>(a + r, b + v * kLanes, pixels, stride, sum + r * row + v * kLanes, row);
+      }
+      if (vectors - v == 2) {
+        add_block<4, 2>(a + r, b + v * kLanes, pixels, stride, sum + r * row + v * kLanes, row);
+      } else if (vectors - v == 1) {
+        add_block<4, 1>(a + r, b + v * kLanes, pixels, stride, sum + r * row + v * kLanes, row);
+      }
+    }
+  }
+}
+
+// a, b: panels of (kTilePixels, width), the first `pixels` rows of each are used.
+inline void add_tile(const float* a, const float* b, std::int64_t pixels, const GramWork& work,
+                     float* sum) {
+  const std::int64_t row = work.padded, panel = kTilePixels * work.width;
+  for (std::int64_t right = 0; right < row; right += work.width, b += panel) {
+    const std::int64_t columns = smaller(work.width, row - right);
+    const float* left = a;
+    for (std::int64_t top = 0; top <= right; top += work.width, left += panel) {
+      const std::int64_t rows = top == right ? columns : work.width;
+      for (std::int64_t r = 0; r < rows; r += kLanes) {
+        const std::int64_t first = top == right ? r : 0;
+        add_rows(left + r, b + first, (columns - first) / kLanes, pixels, work.width,
+                 sum + (top + r) * row + right + first, row);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fastbg::FASTBG_VARIANT
