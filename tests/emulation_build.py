@@ -34,6 +34,20 @@ def _tool(name: str) -> str | None:
 
 
 @cache
+def sanitizer_missing(sanitizer: str) -> str | None:
+    """Why `sanitizer` cannot be used here, or None."""
+    reason = missing()
+    if reason is None and not Path(_of_compiler(RUNTIMES[sanitizer])).is_absolute():
+        reason = f"g++ has no {RUNTIMES[sanitizer]}"
+    return reason
+
+
+def _of_compiler(library: str) -> str:
+    """Path of one of g++'s own libraries, or just its name where there is none."""
+    return subprocess.check_output(["g++", f"-print-file-name={library}"], text=True).strip()
+
+
+@cache
 def build(sanitizer: str = "") -> Path:
     """Folder of the modules, up to date with the sources; RuntimeError with the compiler's words.
 
@@ -103,10 +117,7 @@ def run_sanitized(sanitizer: str, script: str, *arguments: str) -> subprocess.Co
         FASTBG_EMULATE="1",
     )
     # libstdc++ too: the runtime looks up the function that throws when it starts.
-    environment["LD_PRELOAD"] = " ".join(
-        subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip()
-        for name in (RUNTIMES[sanitizer], "libstdc++.so")
-    )
+    environment["LD_PRELOAD"] = " ".join(map(_of_compiler, (RUNTIMES[sanitizer], "libstdc++.so")))
     return subprocess.run(
         [sys.executable, str(Path(__file__).with_name(script)), str(folder), *arguments],
         env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900,

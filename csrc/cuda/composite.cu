@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
   const int lr_width = static_cast<int>(q.out.sizes[3]);
   const int height = lr_height * shape.scale, width = lr_width * shape.scale;
   const int bands = ceil_div(lr_height, shape.side());
-  const std::int64_t channels = q.out.sizes[1], size = static_cast<std::int64_t>(lr_height) * lr_width;
+  const std::int64_t channels = q.out.sizes[1], size = q.out.sizes[2] * q.out.sizes[3];
   const std::int64_t work = q.out.sizes[0] * channels * bands;
   const float* lr = static_cast<const float*>(scratch.data);
   const bool quantize = p.quantize;
@@ -236,7 +236,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
       downsample_tile(image, p, shape, top, left, [=](int i, int j, float value) {
         const bool copied = lr && origin(inner, outer, support(i, 1, shape.scale, height),
                                          support(j, 1, shape.scale, width)) != Origin::both;
-        if (!copied) out[static_cast<std::int64_t>(i) * lr_width + j] = finished<Out>(value, quantize);
+        if (copied) return;
+        out[static_cast<std::int64_t>(i) * lr_width + j] = finished<Out>(value, quantize);
       });
     }
   }
@@ -369,7 +370,8 @@ cudaError_t run_composite_lr(const CompositeLrParams& p, const TensorView& scrat
   }
   if (scratch.data && one_box) {
     const std::int64_t size = element_count(q.out) / q.out.sizes[0];
-    const dim3 grid(grid_size(ceil_div<std::int64_t>(size, kThreads * V)), grid_size(q.out.sizes[0]));
+    const std::int64_t blocks = ceil_div<std::int64_t>(size, kThreads * V);
+    const dim3 grid(grid_size(blocks), grid_size(q.out.sizes[0]));
     FASTBG_LAUNCH((composite_lr_sum_kernel<Out, V>), grid, dim3(kThreads), 0, stream, p, scratch);
   } else {
     const dim3 grid(grid_size(element_count(q.out) / (q.out.sizes[2] * q.out.sizes[3]) * bands));

@@ -78,7 +78,8 @@ void Fiber::leave(bool for_good) {
   __tsan_switch_to_fiber(race_outside_, __tsan_switch_to_fiber_no_sync);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(for_good ? nullptr : &sanitizer_stack_, outside_stack_, outside_size_);
+  __sanitizer_start_switch_fiber(for_good ? nullptr : &sanitizer_stack_, outside_stack_,
+                                 outside_size_);
 #endif
   ended_ = for_good;
   swapcontext(&inside_, &outside_);

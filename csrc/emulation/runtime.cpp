@@ -248,8 +248,8 @@ void Machine::stuck(const std::string& why, const Thread& first, const Thread& s
 
 }  // namespace
 
-void launch(const char* kernel, const void* address, dim3 grid, dim3 block, std::size_t shared_bytes,
-            const std::function<void()>& body) {
+void launch(const char* kernel, const void* address, dim3 grid, dim3 block,
+            std::size_t shared_bytes, const std::function<void()>& body) {
   const std::lock_guard<std::mutex> lock(one_launch);
   const auto limit = shared_limits.find(address);
   const std::size_t most = limit == shared_limits.end() ? kDefaultSharedLimit : limit->second;

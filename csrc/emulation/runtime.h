@@ -39,8 +39,8 @@ constexpr std::size_t kLargestSharedLimit = 99 * 1024;  // sm_120, the least of 
 
 // Runs `body` as every thread of every block; throws std::runtime_error on a broken rule.
 // A configuration that a device refuses is remembered for last_error instead.
-void launch(const char* kernel, const void* address, dim3 grid, dim3 block, std::size_t shared_bytes,
-            const std::function<void()>& body);
+void launch(const char* kernel, const void* address, dim3 grid, dim3 block,
+            std::size_t shared_bytes, const std::function<void()>& body);
 
 // cudaError_t of the last refused launch, and forgets it.
 int last_error(bool forget);

@@ -131,7 +131,9 @@ __global__ void beyond_shared(const float* in, float* out) {
   out[threadIdx.x] = tile[threadIdx.x + 1];
 }
 
-__global__ void beyond_input(const float* in, float* out) { out[threadIdx.x] = in[threadIdx.x + 1]; }
+__global__ void beyond_input(const float* in, float* out) {
+  out[threadIdx.x] = in[threadIdx.x + 1];
+}
 
 __global__ void misaligned(const float* in, float* out) {
   store(out, load<float, 4>(in + 1));

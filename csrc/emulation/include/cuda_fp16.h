@@ -35,5 +35,9 @@ inline __half __float2half(float value) { return __float2half_rn(value); }
 struct alignas(4) __half2 {
   __half x, y;
 };
-inline __half2 __floats2half2_rn(float x, float y) { return {__float2half_rn(x), __float2half_rn(y)}; }
-inline float2 __half22float2(__half2 value) { return {__half2float(value.x), __half2float(value.y)}; }
+inline __half2 __floats2half2_rn(float x, float y) {
+  return {__float2half_rn(x), __float2half_rn(y)};
+}
+inline float2 __half22float2(__half2 value) {
+  return {__half2float(value.x), __half2float(value.y)};
+}
