@@ -54,7 +54,8 @@ def folded(ptr, y, x, height, width, stride_y, stride_x, mask, RADIUS: tl.conste
             one = around(ptr, y, x, height, width, stride_y, stride_x, mask, i, j)
             if i != j:
                 one += around(ptr, y, x, height, width, stride_y, stride_x, mask, j, i)
-            sums = sums + (one,)  # noqa: RUF005 - Triton's language has no unpacking
+            # Triton has no unpacking.
+            sums = sums + (one,)  # type: ignore[assignment]  # noqa: RUF005
     return sums
 
 
