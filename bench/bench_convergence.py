@@ -37,7 +37,7 @@ ROWS = [
 def crops(folder: Path, count: int, side: int) -> Tensor:
     """LR images (count,3,side/4,side/4): the centres of the first large enough HR images."""
     found = []
-    for item in open_folder(folder):
+    for item in open_folder(folder).items:
         hr = item.load()
         top, left = (hr.shape[0] - side) // 2, (hr.shape[1] - side) // 2
         if min(top, left) >= 0:
