@@ -140,3 +140,49 @@ class DetectorGradConfig(TiledConfig):
     pixels: int = 512
     widest: int = 64
     warp_pixels: int = 128
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """A sum over pixels, split over programs; splits depend on the shape alone."""
+
+    block_p: int  # pixels per step: the inner dimension of the product
+    split_pixels: int  # of a program: its sum stays short enough for float32
+    num_warps: int
+
+    def split(self, pixels: int) -> tuple[int, int]:
+        """How many programs share an image, and how many pixels each has."""
+        splits = max(-(-pixels // self.split_pixels), 1)
+        steps = -(-pixels // (splits * self.block_p))
+        return splits, steps * self.block_p
+
+
+@dataclass(frozen=True)
+class GramConfig(SplitConfig):
+    """gram_partial_kernel reads features once per block of channels."""
+
+    block_p: int = 32  # 128 bytes of a channel's row; two 64x32 float32 operands: 16 KiB
+    split_pixels: int = 1024  # 150 images of 128x128: 2,400 programs; one: 16
+    num_warps: int = 4  # a 64x64 sum is 32 registers per thread
+
+    def block(self, channels: int) -> int:
+        """Channels of a block: 64 is conv1_1's matrix whole; 16 is the least of a tensor core."""
+        return min(max(next_power_of_2(channels), 16), 64)
+
+
+@dataclass(frozen=True)
+class ConvGramConfig(SplitConfig):
+    """conv_gram_partial_kernel computes 64 features of 32 pixels, then their products."""
+
+    block_t: int = 32  # 27 taps in whole tensor-core steps of 8
+    block_p: int = 32  # 64 spill on sm_80 under a mask and need 96 KiB of shared memory
+    split_pixels: int = 1024
+    num_warps: int = 4
+
+
+@dataclass(frozen=True)
+class GramReduceConfig:
+    """gram_reduce_kernel adds few splits of a block; strips of it fill the GPU."""
+
+    rows: int = 16  # x 64 columns: 8 sums per thread
+    num_warps: int = 4

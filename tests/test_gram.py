@@ -22,7 +22,7 @@ each_example_is_pure = settings(
 )
 
 
-@pytest.fixture(params=("torch", "cpu"))
+@pytest.fixture(params=("torch", "cpu", "triton"))
 def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
     """Every backend in turn; skips with the reason where one cannot run at all."""
     candidate = backend_under_test(request.param, "gram")
@@ -87,12 +87,17 @@ def doubled(value: torch.Tensor | None) -> torch.Tensor | None:
     return None if value is None else value.double()
 
 
-def assert_close_to_float64(got: torch.Tensor, exact: torch.Tensor, scale: torch.Tensor) -> None:
+def assert_close_to_float64(
+    backend: BackendUnderTest, got: torch.Tensor, exact: torch.Tensor, scale: torch.Tensor
+) -> None:
     """`scale`: the largest entry that the sum of absolute values has, image by image."""
+    allowed = ERROR[got.dtype]
+    if backend.name == "triton" and backend.device.type == "cpu" and got.dtype == torch.bfloat16:
+        allowed *= 2  # Triton's interpreter truncates to bfloat16; GPUs round
     assert got.shape == exact.shape
     error = (got.cpu().double() - exact).abs()
     # The smallest float16 is no relative error.
-    bound = ERROR[got.dtype] * scale + (2**-24 if got.dtype == torch.float16 else 0.0)
+    bound = allowed * scale + (2**-24 if got.dtype == torch.float16 else 0.0)
     assert torch.all(error <= bound), f"{(error / scale).max():.3g} of the largest entry"
     assert torch.equal(got, got.mT), "not exactly symmetric"
 
@@ -114,7 +119,7 @@ def test_gram_is_near_float64(
     assert got.dtype == features.dtype
     assert got.device.type == backend.device.type
     exact = fastbg.gram(features.double(), doubled(mask), backend="torch")
-    assert_close_to_float64(got, exact, largest_sum(features, mask))
+    assert_close_to_float64(backend, got, exact, largest_sum(features, mask))
 
 
 @given(case=cases(channels=(3,)))
@@ -131,7 +136,7 @@ def test_conv_gram_is_near_float64(
     assert got.dtype == images.dtype
     features = torch.conv2d(images.double(), weight.double(), bias.double(), padding=1).relu()
     exact = fastbg.gram(features, doubled(mask), backend="torch")
-    assert_close_to_float64(got, exact, largest_sum(features, mask))
+    assert_close_to_float64(backend, got, exact, largest_sum(features, mask))
 
 
 @pytest.mark.parametrize("channels", [1, 64, 200, 512])
@@ -141,7 +146,7 @@ def test_long_sums_stay_exact(backend: BackendUnderTest, channels: int) -> None:
     features = torch.rand(1, channels, 40_003 if channels < 512 else 5_001, generator=generator)
     got = fastbg.gram(features.to(backend.device), backend=backend.name)
     exact = fastbg.gram(features.double(), backend="torch")
-    assert_close_to_float64(got, exact, exact.flatten(-2).amax(-1)[..., None, None])
+    assert_close_to_float64(backend, got, exact, exact.flatten(-2).amax(-1)[..., None, None])
 
 
 def test_wide_images(backend: BackendUnderTest) -> None:
@@ -153,7 +158,7 @@ def test_wide_images(backend: BackendUnderTest) -> None:
         got = fastbg.conv_gram(*arguments, backend=backend.name)
         features = torch.conv2d(images.double(), weight.double(), bias.double(), padding=1).relu()
         exact = fastbg.gram(features, backend="torch")
-        assert_close_to_float64(got, exact, largest_sum(features, None))
+        assert_close_to_float64(backend, got, exact, largest_sum(features, None))
 
 
 def test_gram_is_bmm(backend: BackendUnderTest) -> None:
