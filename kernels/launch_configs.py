@@ -110,9 +110,9 @@ class MosaicConfig(TiledConfig):
 class BlurPathConfig(TiledConfig):
     """blur_path_fwd_kernel reads 81 pixels once (L1), then writes a pixel per node."""
 
-    pixels: int = 256  # the 15 sums of 4 pixels are 60 registers per thread
+    pixels: int = 128
     widest: int = 64  # LR images are small; neighbouring rows share their lines
-    warp_pixels: int = 128  # 4 per thread: one 128-bit store per node
+    warp_pixels: int = 64  # 2 per thread: the 81 reads of 4 pixels in flight spilled at 255 registers
     group: int = 16  # nodes of a program: 5 reads per node, and programs enough for one LR image
 
 
