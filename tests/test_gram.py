@@ -143,7 +143,9 @@ def test_conv_gram_is_near_float64(
 def test_long_sums_stay_exact(backend: BackendUnderTest, channels: int) -> None:
     """Sums of one sign over many pixels, where a plain float32 accumulator drifts."""
     generator = torch.Generator().manual_seed(channels)
-    features = torch.rand(1, channels, 40_003 if channels < 512 else 5_001, generator=generator)
+    interpreted = backend.name == "triton" and backend.device.type == "cpu"
+    pixels = 2_003 if interpreted else 40_003 if channels < 512 else 5_001
+    features = torch.rand(1, channels, pixels, generator=generator)
     got = fastbg.gram(features.to(backend.device), backend=backend.name)
     exact = fastbg.gram(features.double(), backend="torch")
     assert_close_to_float64(backend, got, exact, exact.flatten(-2).amax(-1)[..., None, None])
