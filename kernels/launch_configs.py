@@ -112,7 +112,7 @@ class BlurPathConfig(TiledConfig):
 
     pixels: int = 128
     widest: int = 64  # LR images are small; neighbouring rows share their lines
-    warp_pixels: int = 64  # 2 per thread: the 81 reads of 4 pixels in flight spilled at 255 registers
+    warp_pixels: int = 64  # 2 per thread: with 4, the 81 reads in flight spilled
     group: int = 16  # nodes of a program: 5 reads per node, and programs enough for one LR image
 
 

@@ -1,4 +1,4 @@
-"""The command `fastbg`: run, report, evaluate, train, info."""
+"""The command `fastbg`: run, report, attribute, evaluate, train, info."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from rich.console import Console
 
 import fastbg
+from fastbg.attribution import command as attribute
 from fastbg.cli import evaluate, info, report, run, train
 from fastbg.errors import FastbgError
 
-COMMANDS = (run, report, evaluate, train, info)
+COMMANDS = (run, report, attribute, evaluate, train, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
