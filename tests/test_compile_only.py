@@ -44,6 +44,7 @@ def test_triton_kernels_compile(capability: int) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, str(capability)],
+        cwd=Path(__file__).parent,  # not where a fastbg lies that is not the installed one
         env=environment,
         capture_output=True,
         text=True,

@@ -103,6 +103,7 @@ def run_variant(isa: str, file: Path) -> subprocess.CompletedProcess[str]:
     program = VARIANT_PROGRAM.format(folder=str(Path(__file__).parent))
     return subprocess.run(
         [sys.executable, "-c", program, str(file)],
+        cwd=Path(__file__).parent,  # not where a fastbg lies that is not the installed one
         env=os.environ | {"FASTBG_CPU_ISA": isa},
         capture_output=True,
         text=True,

@@ -77,6 +77,7 @@ def test_the_same_in_another_process() -> None:
     hash_seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     output = subprocess.run(
         [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,  # not where a fastbg lies that is not the installed one
         check=True,
         capture_output=True,
         env=os.environ | {"PYTHONHASHSEED": hash_seed},

@@ -52,6 +52,7 @@ def test_a_killed_run_resumes(
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, *command, "--out", str(broken)],
+        cwd=Path(__file__).parent,  # not where a fastbg lies that is not the installed one
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
