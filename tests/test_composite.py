@@ -349,10 +349,12 @@ class TestBadInput:
 
     def test_a_named_backend_never_falls_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TRITON_INTERPRET", "0")
-        with pytest.raises(BackendUnavailable, match="backend 'triton' cannot run composite: it"):
+        with pytest.raises(BackendUnavailable, match="backend 'triton' cannot run composite: "):
             fastbg.composite(self.a, self.a, [[0, 1]], self.box, backend="triton")
         monkeypatch.setenv("FASTBG_BACKEND", "triton")
-        with pytest.raises(BackendUnavailable, match="it computes on NVIDIA GPUs"):
+        with pytest.raises(
+            BackendUnavailable, match="(it computes on NVIDIA GPUs|triton is not installed)"
+        ):
             fastbg.composite(self.a, self.a, [[0, 1]], self.box)
         monkeypatch.setenv("FASTBG_BACKEND", "fast")
         with pytest.raises(InvalidArgument, match="FASTBG_BACKEND: got 'fast'"):
