@@ -353,7 +353,7 @@ class TestBadInput:
             fastbg.composite(self.a, self.a, [[0, 1]], self.box, backend="triton")
         monkeypatch.setenv("FASTBG_BACKEND", "triton")
         with pytest.raises(
-            BackendUnavailable, match="(it computes on NVIDIA GPUs|triton is not installed)"
+            BackendUnavailable, match=r"(it computes on NVIDIA GPUs|triton is not installed)"
         ):
             fastbg.composite(self.a, self.a, [[0, 1]], self.box)
         monkeypatch.setenv("FASTBG_BACKEND", "fast")
