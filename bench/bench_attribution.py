@@ -17,7 +17,6 @@ others use, `--threads 1 --clock cpu` keeps most of their work out of the number
 import argparse
 import copy
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ from fastbg.models.checkpoints import WEIGHTS
 from fastbg.models.network import Network
 from fastbg.models.sizes import BUILT_IN
 
-CLOCKS: dict[str, measure.Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 STEPS, WINDOW = 50, (120, 120, 16)
 EXACT = 1e-4
 
@@ -95,7 +93,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 def report(name: str, options: argparse.Namespace) -> measure.Result:
     """One network: answers, times, ratios."""
-    clock = CLOCKS[options.clock]
+    clock = measure.CLOCKS[options.clock]
     image, net = photograph(), network(name, options.checkpoint)
     plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format).requires_grad_(True)
     batch = best_batch(net, image, options.batches, clock)
@@ -161,7 +159,7 @@ def main() -> None:
     add("--sample", type=int, default=5, help="nodes on which the baselines are timed")
     add("--runs", type=int, default=5)
     add("--threads", type=int, default=torch.get_num_threads())
-    add("--clock", choices=tuple(CLOCKS), default="wall")
+    add("--clock", choices=tuple(measure.CLOCKS), default="wall")
     add("--record", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -10,7 +10,6 @@ at a time, is timed on part of a chunk and compared per pair. On a machine that 
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +29,6 @@ from bench.workloads import Workload, composite_bytes, composite_lr_bytes, compo
 BIG_COPY = 512 << 20  # bytes
 BORDER = 2  # LR pixels where PyTorch's bicubic cuts the kernel and MATLAB's mirrors the image
 PUBLISHED_PAIRS = 50  # of a chunk
-CLOCKS: dict[str, measure.Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -146,10 +144,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--chunk", type=int, help="pairs per call, instead of 2,250")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--clock", choices=measure.CLOCKS, default="wall")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    clock = CLOCKS[arguments.clock]
+    clock = measure.CLOCKS[arguments.clock]
     results = [run(name, arguments.chunk, arguments.runs, clock) for name in CASES]
     if arguments.record is not None:
         measure.write_record(arguments.record, results)

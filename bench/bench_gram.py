@@ -9,7 +9,6 @@ matrix. On a machine that others use, `--threads 1 --clock cpu` keeps most of th
 
 import argparse
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ GRAM_SHAPES = {  # images, channels, pixels: the maps of a VGG at 128x128, its f
 }
 TOLERANCE = 1e-5  # of the largest entry: what PyTorch's own float32 sums lose
 MATMUL = 1024  # side of the square matrices whose product stands for the machine's rate
-CLOCKS: dict[str, measure.Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def check(results: dict[str, Any]) -> None:
@@ -122,10 +120,10 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="JSON file for all runs and the machine")
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--clock", choices=measure.CLOCKS, default="wall")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    clock = CLOCKS[arguments.clock]
+    clock = measure.CLOCKS[arguments.clock]
     results = [
         run(operator, shape, arguments.runs, clock)
         for operator, (_, shapes) in OPERATORS.items()

@@ -18,7 +18,6 @@ The weights are random where the trained ones are not installed.
 import argparse
 import copy
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +36,6 @@ from fastbg.models.checkpoints import WEIGHTS
 from fastbg.models.network import Network
 from fastbg.models.sizes import BUILT_IN
 
-CLOCKS: dict[str, measure.Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 EXACT = 1e-5  # relative: what different kernels of the same arithmetic may differ by
 WAYS = ("published", "whole", "window", "window_contiguous", "window_bf16")
 
@@ -167,11 +165,11 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="JSON file for all runs and the machine")
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--clock", choices=measure.CLOCKS, default="wall")
     parser.add_argument("--model", nargs="+", choices=BUILT_IN, default=list(BUILT_IN))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    clock = CLOCKS[arguments.clock]
+    clock = measure.CLOCKS[arguments.clock]
     results = [
         report(name, task, arguments.runs, clock) for name in arguments.model for task in WORKLOADS
     ]

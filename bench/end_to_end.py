@@ -11,7 +11,6 @@ most of their work out of the numbers.
 import argparse
 import copy
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,6 @@ from fastbg.models.checkpoints import load_model
 from fastbg.models.network import Network
 
 TOLERANCE = 1e-3  # dB
-CLOCKS: dict[str, measure.Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 Ways = dict[str, measure.Way]
 
 
@@ -118,7 +116,7 @@ def main() -> None:
     add("--items", type=int, default=20, metavar="N", help="of each experiment")
     add("--runs", type=int, default=5, metavar="N", help="of each way")
     add("--threads", type=int, metavar="N")
-    add("--clock", choices=CLOCKS, default="wall")
+    add("--clock", choices=measure.CLOCKS, default="wall")
     add("--record", type=Path, metavar="FILE", help="write all runs as JSON")
     options = parser.parse_args()
     unknown = [name for name in options.experiments if name not in EXPERIMENTS]
@@ -132,7 +130,9 @@ def main() -> None:
     results = []
     for name in options.experiments:
         ways = EXPERIMENTS[name](net, study, options.items)
-        result = measure.compare(name, ways, agree, options.runs, clock=CLOCKS[options.clock])
+        result = measure.compare(
+            name, ways, agree, options.runs, clock=measure.CLOCKS[options.clock]
+        )
         results.append(result)
         for label in ways:
             print(f"{name} {label}: {result.median(label):.3f} s")
