@@ -15,7 +15,6 @@ others use, `--threads 1 --clock cpu` keeps most of their work out of the number
 """
 
 import argparse
-import copy
 import sys
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 import fastbg
 from bench import measure
 from bench.baselines import lam_torch
+from bench.baselines.networks_torch import in_torch
 from fastbg.attribution.statistics import attribution_map
 from fastbg.data.builtin import builtin_images
 from fastbg.data.degradation import downsample
@@ -95,18 +95,19 @@ def report(name: str, options: argparse.Namespace) -> measure.Result:
     """One network: answers, times, ratios."""
     clock = measure.CLOCKS[options.clock]
     image, net = photograph(), network(name, options.checkpoint)
-    plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format).requires_grad_(True)
-    batch = best_batch(net, image, options.batches, clock)
+    good = in_torch(net)
+    plain = in_torch(net).to(memory_format=torch.contiguous_format).requires_grad_(True)
+    batch = best_batch(good, image, options.batches, clock)
     lam = fastbg.LocalAttribution(net)
     bf16 = fastbg.LocalAttribution(net, autocast=torch.bfloat16)
 
     exact = lam.attribute(image, WINDOW, STEPS)
-    whole = lam_torch.good(net, image, WINDOW, STEPS, range(STEPS), batch)
+    whole = lam_torch.good(good, image, WINDOW, STEPS, range(STEPS), batch)
     error = float((exact.map[0] - attribution_map(whole)).abs().max())
     part = range(STEPS // 2, STEPS // 2 + batch)
     part_error = difference(
         lam_torch.published(plain, image, WINDOW, STEPS, part),
-        lam_torch.good(net, image, WINDOW, STEPS, part, batch),
+        lam_torch.good(good, image, WINDOW, STEPS, part, batch),
     )
     assert error < EXACT, f"fastbg's map differs from good PyTorch's by {error}"
     assert part_error < EXACT, f"published differs from good PyTorch by {part_error}"
@@ -115,7 +116,7 @@ def report(name: str, options: argparse.Namespace) -> measure.Result:
     good_sample = range(10, 10 + max(batch, options.sample // batch * batch))
     ways: dict[str, measure.Way] = {
         "published": partial(lam_torch.published, plain, image, WINDOW, STEPS, sample),
-        "good": partial(lam_torch.good, net, image, WINDOW, STEPS, good_sample, batch),
+        "good": partial(lam_torch.good, good, image, WINDOW, STEPS, good_sample, batch),
         "fastbg": partial(lam.attribute, image, WINDOW, STEPS),
         "quick": partial(lam.attribute, image, WINDOW, accuracy="published"),
         "bf16": partial(bf16.attribute, image, WINDOW, STEPS),

@@ -7,9 +7,10 @@ Two workloads of the paper: `forward` restores the centre 32x32 of 128x128 compo
 LR 32x32; Table 1, Fig. 4), `gradient` is one step of LAM (LR 64x64, window 16x16). Ways:
 
     published          NCHW weights, whole image, then crop; `gradient` also has those of weights
-    whole              as load_model() gives networks: frozen, channels_last; whole image, then crop
-    window             forward_window(), as fastbg calls it
-    window_contiguous  without channels_last
+    whole              good PyTorch: frozen, channels_last; whole image, then crop
+    window_torch       the same through forward_window(): what leaving pixels out gives
+    window             forward_window() with fastbg's convolution, as fastbg calls it
+    window_contiguous  forward_window() in PyTorch, without channels_last
     window_bf16        with bf16 autocast: its error is printed, it is not checked
 
 The weights are random where the trained ones are not installed.
@@ -32,12 +33,13 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 
 import fastbg
 from bench import measure
+from bench.baselines.networks_torch import in_torch
 from fastbg.models.checkpoints import WEIGHTS
 from fastbg.models.network import Network
 from fastbg.models.sizes import BUILT_IN
 
 EXACT = 1e-5  # relative: what different kernels of the same arithmetic may differ by
-WAYS = ("published", "whole", "window", "window_contiguous", "window_bf16")
+WAYS = ("published", "whole", "window_torch", "window", "window_contiguous", "window_bf16")
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,15 @@ def prepared(name: str, task: str) -> dict[str, measure.Way]:
     """Each way as a call without arguments."""
     work, run = WORKLOADS[task], {"forward": forward, "gradient": gradient}[task]
     net = network(name)
-    plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+    pure = in_torch(net)
+    plain = in_torch(net).to(memory_format=torch.contiguous_format)
     published = copy.deepcopy(plain).requires_grad_(True)
     x = work.image()
     fast = x.contiguous(memory_format=torch.channels_last)
     ways: dict[str, Callable[[], Tensor]] = {
         "published": partial(run, published, work, x, False),
-        "whole": partial(run, net, work, fast, False),
+        "whole": partial(run, pure, work, fast, False),
+        "window_torch": partial(run, pure, work, fast, True),
         "window": partial(run, net, work, fast, True),
         "window_contiguous": partial(run, plain, work, x, True),
         "window_bf16": partial(run, net, work, fast, True, torch.bfloat16),
@@ -140,7 +144,7 @@ def report(name: str, task: str, runs: int, clock: measure.Clock) -> measure.Res
     for way in ways:
         milliseconds = result.median(way) * 1e3
         print(f"{name} {task:8} {way:18} {milliseconds:8.1f} ms  error {error[way]:.1e}")
-    for slow in ("published", "whole", "window_contiguous", "window_bf16"):
+    for slow in ("published", "whole", "window_torch", "window_contiguous", "window_bf16"):
         ratio = result.ratio(slow, "window")
         measure.print_ratio(f"{name}_{task}_window_over_{slow}", ratio)
     return result

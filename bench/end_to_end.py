@@ -9,7 +9,6 @@ most of their work out of the numbers.
 """
 
 import argparse
-import copy
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +25,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 from bench import measure
 from bench.baselines import experiments_good as good
 from bench.baselines import experiments_published as published
+from bench.baselines.networks_torch import in_torch
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import open_folder
 from fastbg.experiments.experiment import Experiment
@@ -50,7 +50,7 @@ def table1(net: Network, study: Study, count: int) -> Ways:
     return {
         "published": partial(published.table1, plain(net), *pictures, o.region, o.shave),
         "good": partial(
-            good.table1, net, torch.stack(hr), torch.stack(lr), o.region, o.shave, batch
+            good.table1, in_torch(net), torch.stack(hr), torch.stack(lr), o.region, o.shave, batch
         ),
         "fastbg": partial(records, experiment, net, items, study, ("psnr_full", "psnr_partial")),
     }
@@ -65,7 +65,7 @@ def slicing(net: Network, study: Study, count: int) -> Ways:
     pictures = [[as_image(x) for x in side] for side in (hr, lr)]
     return {
         "published": partial(published.slicing, plain(net), *pictures, tile),
-        "good": partial(good.slicing, net, hr, lr, tile, PIXELS_PER_CALL["cpu"]),
+        "good": partial(good.slicing, in_torch(net), hr, lr, tile, PIXELS_PER_CALL["cpu"]),
         "fastbg": partial(records, experiment, net, items, study, ("psnr_whole", "psnr_sliced")),
     }
 
@@ -95,7 +95,7 @@ def materialised(study: Study, items: list[Item]) -> tuple[list[Tensor], list[Te
 
 def plain(net: Network) -> Network:
     """The network as a script loads it: contiguous, its parameters not frozen."""
-    return copy.deepcopy(net).to(memory_format=torch.contiguous_format).requires_grad_(True)
+    return in_torch(net).to(memory_format=torch.contiguous_format).requires_grad_(True)
 
 
 def agree(results: dict[str, Any]) -> None:

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_cpu, m) {
   fastbg::register_composite(m);
   fastbg::register_path(m);
   fastbg::register_gram(m);
+  fastbg::register_conv(m);
 }

@@ -14,6 +14,7 @@ from fastbg.attribution import (
 from fastbg.models.checkpoints import load_model, save_model
 from fastbg.models.wrapped import wrap
 from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
+from fastbg.ops.conv import conv3x3
 from fastbg.ops.gram import conv_gram, gram
 from fastbg.ops.path import blur_path, gradient_detector, path_integral
 from fastbg.texture import gram_distance, texture_gram
@@ -32,6 +33,7 @@ __all__ = [
     "blur_path",
     "composite",
     "composite_lr",
+    "conv3x3",
     "conv_gram",
     "gradient_detector",
     "gram",

@@ -26,6 +26,8 @@ FAMILIES = {
     "gradient_detector_backward": "path",
     "gram": "gram",
     "conv_gram": "gram",
+    "conv3x3": "conv",
+    "conv3x3_input_gradient": "conv",
 }
 
 # Backend -> the package that implements it.

@@ -89,9 +89,14 @@ def test_classical_swinir_ends_like_edsr() -> None:
     torch.testing.assert_close(sr, expected, rtol=0, atol=1e-6)
 
 
+# fastbg's convolution rounds a pixel by its place in a tile, which a cut moves; PyTorch's does not.
+@pytest.mark.parametrize(("backend", "error"), [("torch", 1e-6), ("auto", 5e-6)])
 @pytest.mark.parametrize("size", [(24, 32), (21, 13), (8, 8), (3, 5)])
 @pytest.mark.parametrize("name", SMALL)
-def test_window_equals_the_whole_image(name: str, size: tuple[int, int]) -> None:
+def test_window_equals_the_whole_image(
+    name: str, size: tuple[int, int], backend: str, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTBG_BACKEND", backend)
     net = small(name)
     x = torch.rand(2, 3, *size, requires_grad=True)
     sr = net(x)
@@ -109,11 +114,11 @@ def test_window_equals_the_whole_image(name: str, size: tuple[int, int]) -> None
         y0, x0_, y1, x1 = window
         whole = sr[..., y0:y1, x0_:x1]
         part = net.forward_window(x, window)
-        torch.testing.assert_close(part, whole, rtol=0, atol=1e-6 * float(sr.detach().abs().max()))
+        torch.testing.assert_close(part, whole, rtol=0, atol=error * float(sr.detach().abs().max()))
         upstream = torch.rand_like(part)
         (expected,) = torch.autograd.grad(whole, x, upstream, retain_graph=True)
         (gradient,) = torch.autograd.grad(part, x, upstream)
-        tolerance = 2e-6 * float(expected.abs().max())
+        tolerance = 2 * error * float(expected.abs().max())
         torch.testing.assert_close(gradient, expected, rtol=0, atol=tolerance)
 
 

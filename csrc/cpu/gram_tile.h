@@ -2,23 +2,10 @@
 #pragma once
 
 #include "gram.h"
-#include "simd.h"
+#include "register_tile.h"
 
 namespace fastbg::FASTBG_VARIANT {
 namespace {
-
-// `value` in every lane: folds into a broadcasting load (0 + value would be an addition).
-inline Vec splat(float value) { return value - Vec{}; }
-
-// Keeps a loaded vector in its register: as an operand in memory of every product that takes it, it
-// would be loaded each time, and loads would be the bottleneck.
-inline void keep(Vec& value) {
-#if defined(__x86_64__)
-  asm("" : "+v"(value));
-#else
-  (void)value;
-#endif
-}
 
 // sum[r][v] += a[., r] b[., v] for R channels of a and V vectors of channels of b.
 template <int R, int V>

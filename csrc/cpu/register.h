@@ -9,5 +9,6 @@ void register_isa(pybind11::module_& m);
 void register_composite(pybind11::module_& m);
 void register_path(pybind11::module_& m);
 void register_gram(pybind11::module_& m);
+void register_conv(pybind11::module_& m);
 
 }  // namespace fastbg

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
+from fastbg.models.conv import Conv3x3
 from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Patch, Stage, check_window, required_boxes, whole_map
@@ -15,13 +15,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, features: int, res_scale: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
-        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv1 = Conv3x3(features, features)
+        self.conv2 = Conv3x3(features, features)
         self.res_scale = res_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv2(torch.relu(self.conv1(x)))
-        return x + (y if self.res_scale == 1.0 else y * self.res_scale)
+        y = self.conv1(x, relu=True)
+        return self.conv2(y, residual=x, residual_scale=self.res_scale)
 
 
 class EDSR(Network):
@@ -46,9 +46,9 @@ class EDSR(Network):
         )
         self.conv_first = nn.Conv2d(3, features, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(features, res_scale) for _ in range(blocks)))
-        self.conv_after_body = nn.Conv2d(features, features, 3, padding=1)
+        self.conv_after_body = Conv3x3(features, features)
         self.upsample = Upsampler(features, scale)
-        self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
+        self.conv_last = Conv3x3(features, 3)
 
     def shallow(self, x: Tensor) -> Tensor:
         """First features of an image in [0,1]."""
@@ -62,7 +62,7 @@ class EDSR(Network):
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
         x = self.shallow(x)
-        x = x + self.conv_after_body(self.body(x))
+        x = self.conv_after_body(self.body(x), residual=x)
         return self.to_image(self.upsample(x))
 
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
@@ -85,8 +85,8 @@ class EDSR(Network):
         first = deep = whole_map(x).cut(next(need)).run(self.shallow)
         for block in self.body:
             deep = deep.cut(next(need)).run(block)
-        deep = deep.cut(next(need)).run(self.conv_after_body)
+        deep = deep.cut(next(need))
+        joined = self.conv_after_body(deep.data, residual=first.cut(deep.box).data)
         ahead = list(need)
-        first, deep = first.cut(ahead[0]), deep.cut(ahead[0])
-        up = self.upsample.run_window(Patch(first.data + deep.data, ahead[0]), ahead[:-1])
+        up = self.upsample.run_window(Patch(joined, deep.box), ahead[:-1])
         return up.cut(ahead[-1]).run(self.to_image).cut(box).data

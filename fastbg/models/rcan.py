@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fastbg.models.conv import Conv3x3
 from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Patch, Stage, check_window, required_boxes, whole_map
@@ -16,15 +17,15 @@ class ChannelBlock(nn.Module):
 
     def __init__(self, features: int, squeezed: int, res_scale: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
-        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv1 = Conv3x3(features, features)
+        self.conv2 = Conv3x3(features, features)
         self.squeeze = nn.Conv2d(features, squeezed, 1)
         self.excite = nn.Conv2d(squeezed, features, 1)
         self.res_scale = res_scale
 
     def residue(self, x: Tensor) -> Tensor:
         """y of the formula above."""
-        y: Tensor = self.conv2(torch.relu(self.conv1(x)))
+        y: Tensor = self.conv2(self.conv1(x, relu=True))
         return y
 
     def attention(self, y: Tensor) -> Tensor:
@@ -46,11 +47,11 @@ class Group(nn.Module):
         self.blocks = nn.Sequential(
             *(ChannelBlock(features, squeezed, res_scale) for _ in range(blocks))
         )
-        self.conv = nn.Conv2d(features, features, 3, padding=1)
+        self.conv = Conv3x3(features, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(self.blocks(x))
-        return x + y
+        y: Tensor = self.conv(self.blocks(x), residual=x)
+        return y
 
 
 class RCAN(Network):
@@ -78,9 +79,9 @@ class RCAN(Network):
         self.body = nn.Sequential(
             *(Group(features, blocks, squeezed, res_scale) for _ in range(groups))
         )
-        self.conv_after_body = nn.Conv2d(features, features, 3, padding=1)
+        self.conv_after_body = Conv3x3(features, features)
         self.upsample = Upsampler(features, scale)
-        self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
+        self.conv_last = Conv3x3(features, 3)
 
     def to_image(self, features: Tensor) -> Tensor:
         """SR image in [0,1] of the upsampled features."""
@@ -89,7 +90,7 @@ class RCAN(Network):
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
         x = self.conv_first(self.normalise(x))
-        x = x + self.conv_after_body(self.body(x))
+        x = self.conv_after_body(self.body(x), residual=x)
         return self.to_image(self.upsample(x))
 
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:

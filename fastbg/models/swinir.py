@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, leaky_relu, pad, scaled_dot_product_attention
 
 from fastbg.errors import InvalidArgument
+from fastbg.models.conv import Conv3x3
 from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Box, Patch, Stage, check_window, required_boxes, whole_map
@@ -198,7 +199,7 @@ class Layer(nn.Module):
         super().__init__()
         shifts = [0 if i % 2 == 0 else window // 2 for i in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, window, s, mlp_ratio) for s in shifts)
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.conv = Conv3x3(width, width)
         self.stages = [*(Stage(0, window=window, shift=s) for s in shifts), Stage(1)]
 
 
@@ -246,15 +247,13 @@ class SwinIR(Network):
             for depth, n in zip(depths, heads, strict=True)
         )
         self.norm = nn.LayerNorm(width)
-        self.conv_after_body = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_after_body = Conv3x3(width, width)
         if upsampler == "pixelshuffle":
-            self.conv_before_upsample = nn.Conv2d(width, features, 3, padding=1)
+            self.conv_before_upsample = Conv3x3(width, features)
             self.upsample: nn.Module = Upsampler(features, scale)
-            self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
+            self.conv_last = Conv3x3(features, 3)
         else:
-            self.upsample = nn.Sequential(
-                nn.Conv2d(width, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale)
-            )
+            self.upsample = nn.Sequential(Conv3x3(width, 3 * scale**2), nn.PixelShuffle(scale))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -1,0 +1,110 @@
+"""conv3x3 against PyTorch's convolution, at the shapes of the SR networks.
+
+    python bench/bench_conv.py [--record FILE]          ratios over the baselines
+    python -m pytest bench --benchmark-only             the same ways under pytest-benchmark
+
+On a machine that others use, `--threads 1 --clock cpu` keeps most of their work out.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installed one
+
+import fastbg
+from bench import measure
+from fastbg.backends.torch_reference import conv as plain
+
+# Images, channels in and out, side, pixel shuffle: a body's layer at three sizes, both of the
+# upsampler's.
+SHAPES = {
+    "8x64x24": (8, 64, 64, 24, 1),
+    "8x64x32": (8, 64, 64, 32, 1),
+    "2x64x64": (2, 64, 64, 64, 1),
+    "8x64x32_shuffled": (8, 64, 256, 32, 2),
+    "8x64x64_shuffled": (8, 64, 256, 64, 2),
+}
+WAYS = ("fastbg", "good_torch", "published")
+TOLERANCE = 5e-6  # of the largest value
+
+
+def ways(shape: str) -> dict[str, measure.Way]:
+    """Forward and gradient to the input, ReLU behind it, each as a call without arguments."""
+    count, inputs, outputs, side, upscale = SHAPES[shape]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, inputs, side, side, generator=generator)
+    weight = torch.randn(outputs, inputs, 3, 3, generator=generator) / 24
+    last = {"memory_format": torch.channels_last}
+
+    def both(x: Tensor, weight: Tensor, fast: bool) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        if fast:
+            y = fastbg.conv3x3(x, weight, relu=True, upscale=upscale)
+        else:
+            y = plain.conv3x3(x, weight, None, None, 1.0, True, upscale)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        return y.detach(), gradient
+
+    columns = x.contiguous(**last), weight.contiguous(**last)
+    return {
+        "fastbg": partial(both, columns[0], weight, True),
+        "good_torch": partial(both, *columns, False),
+        "published": partial(both, x, weight, False),
+    }
+
+
+def check(results: dict[str, Any]) -> None:
+    """Equal values everywhere; equal gradients but where a ReLU's kink lies within rounding."""
+    value, gradient = results["fastbg"]
+    for way, (other, other_gradient) in results.items():
+        error = float((other - value).abs().max() / value.abs().max())
+        assert error <= TOLERANCE, f"{way}: differs by {error}"
+        limit = TOLERANCE * float(gradient.abs().max())
+        flipped = ((other_gradient - gradient).abs() > limit).float().mean()
+        assert flipped < 1e-2, f"{way}: {flipped:.1%} of the gradient differ"
+
+
+def run(shape: str, runs: int, clock: measure.Clock) -> measure.Result:
+    """One shape: times, ratios."""
+    result = measure.compare(f"conv3x3_{shape}", ways(shape), check, runs, clock=clock)
+    print(f"{result.name}: {result.median('fastbg') * 1e3:.2f} ms")
+    for way in WAYS[1:]:
+        measure.print_ratio(f"{result.name}_over_{way}", result.ratio(way, "fastbg"))
+    return result
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("way", WAYS)
+def test_conv(benchmark: Any, shape: str, way: str) -> None:
+    """One call; the answer is checked before it is timed."""
+    all_ways = ways(shape)
+    check({label: all_ways[label]() for label in {way, "fastbg"}})
+    benchmark.group = f"conv3x3 {shape}"
+    benchmark.extra_info |= measure.machine()
+    benchmark.pedantic(all_ways[way], rounds=5, warmup_rounds=1)
+
+
+def main() -> None:
+    """Print times and ratios; keep all runs in a JSON record."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--record", type=Path, help="JSON file for all runs and the machine")
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=measure.CLOCKS, default="wall")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    clock = measure.CLOCKS[arguments.clock]
+    results = [run(shape, arguments.runs, clock) for shape in SHAPES]
+    if arguments.record is not None:
+        measure.write_record(arguments.record, results)
+
+
+if __name__ == "__main__":
+    main()

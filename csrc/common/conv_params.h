@@ -1,0 +1,34 @@
+// What the convolution's kernels are given.
+#pragma once
+
+#include "tensor_view.h"
+
+namespace fastbg {
+
+// Feature maps (B,C,H,W), float32, channels next to each other in memory. A map that is shuffled by
+// `upscale` r stands for (B, C r^2, H/r, W/r): channel (dy r + dx) C + c of a pixel is channel c of
+// the pixel (dy, dx) in its block of r x r.
+struct FeatureMaps {
+  TensorView view;  // data is null where there are none
+  std::int64_t upscale;
+};
+
+// out = residual + residual_scale * relu(conv 3x3 (x) + bias), with zeros beyond the border. Where
+// there is a `gate`, x counts as 0 wherever gate <= 0: the backward pass of a ReLU.
+struct ConvParams {
+  FeatureMaps x, gate;  // gate is shaped as x
+  TensorView factors;   // what `conv_factors` made of the weights
+  TensorView bias;      // (channels of factors) contiguous float32, or data is null
+  FeatureMaps residual, out;  // shuffled alike
+  bool relu;
+  float residual_scale;
+};
+
+// Weights to the factors that Winograd's F(4x4, 3x3) multiplies: U = G g G^T.
+struct ConvFactorsParams {
+  TensorView weight;   // (Ci,3,3,Co) contiguous float32
+  std::int64_t group;  // output channels that stand together; panels do not cross groups
+  TensorView factors;  // (36 * Ci * Co) float32
+};
+
+}  // namespace fastbg

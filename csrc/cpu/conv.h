@@ -1,0 +1,59 @@
+// 3x3 convolution on CPUs: what its kernels are given besides the parameters, and their variants.
+//
+// Winograd's F(4x4, 3x3): a tile of 6x6 inputs becomes 36 numbers per channel; each of the 36 is one
+// small matrix product over the channels, tiles against output channels; 36 sums per channel become
+// 4x4 outputs. That is a quarter of the products of the plain sum, which is as fast as a CPU
+// multiplies already. Tiles are handled kTiles at a time, so that all of it stays in the second-level
+// cache; a tile's result does not depend on the others, nor on the number of threads.
+#pragma once
+
+#include "conv_params.h"
+#include "isa.h"
+
+namespace fastbg {
+
+constexpr std::int64_t kConvLanes = 16;   // channels come in multiples of it: the widest vector
+constexpr std::int64_t kConvPanel = 64;   // channels at once, in and out
+constexpr std::int64_t kTerms2d = 36;     // 6x6
+constexpr std::int64_t kTiles = 48;       // a multiple of the rows of every product, see conv.cpp
+// Planes of 36 would lie a multiple of 4096 bytes apart, in the same few sets of the cache.
+constexpr std::int64_t kPlaneFloats = kTiles * kConvPanel + 64;
+
+// FeatureMaps with strides in floats, per block of r x r pixels.
+struct ConvMaps {
+  float* data;
+  std::int64_t image, row, column;
+  std::int64_t block_row, block_column;  // inside a block
+  std::int64_t upscale;
+  std::int64_t group;  // channels of a pixel
+
+  float* at(std::int64_t b, std::int64_t y, std::int64_t x, std::int64_t channel) const {
+    const std::int64_t place = channel / group;
+    return data + b * image + y * row + x * column + place / upscale * block_row +
+           place % upscale * block_column + channel % group;
+  }
+};
+
+struct ConvJob {
+  ConvMaps x, gate, residual, out;
+  const float* factors;
+  const float* bias;
+  bool relu;
+  float residual_scale;
+  std::int64_t height, width;
+  std::int64_t in, out_padded;      // channels, in multiples of kConvLanes
+  std::int64_t group_padded;        // of out.group
+  std::int64_t tiles_down, tiles_across, tiles;
+  std::int64_t block, blocks;  // tiles handled together, and how often
+};
+
+struct ConvFactorsJob {
+  const float* weight;
+  float* factors;
+  std::int64_t in, out, group;
+};
+
+FASTBG_DECLARE_VARIANTS(conv3x3, ConvJob)
+FASTBG_DECLARE_VARIANTS(conv_factors, ConvFactorsJob)
+
+}  // namespace fastbg

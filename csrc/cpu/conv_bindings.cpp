@@ -1,0 +1,92 @@
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+
+#include "bindings.h"
+#include "conv.h"
+#include "register.h"
+
+namespace fastbg {
+namespace {
+
+namespace py = pybind11;
+
+std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }
+
+std::int64_t up_to_multiple(std::int64_t value, std::int64_t unit) { return parts(value, unit) * unit; }
+
+FeatureMaps maps_from(const py::object& described, std::int64_t upscale) {
+  return {described.is_none() ? TensorView{} : view_from(described.cast<py::tuple>()), upscale};
+}
+
+ConvMaps strides_of(const FeatureMaps& maps) {
+  const std::int64_t* s = maps.view.strides;
+  const std::int64_t r = maps.upscale;
+  return {static_cast<float*>(maps.view.data), s[0], r * s[2], r * s[3], s[2], s[3], r,
+          maps.view.sizes[1]};
+}
+
+// Blocks of equal size, and where there are few, as many as threads can share.
+void divide(ConvJob& job, std::int64_t images, int threads) {
+  constexpr std::int64_t rows = 12;  // of a product: no block is smaller
+  job.tiles_down = parts(job.height, 4);
+  job.tiles_across = parts(job.width, 4);
+  job.tiles = images * job.tiles_down * job.tiles_across;
+  const std::int64_t rounds = parts(job.tiles, kTiles * threads);
+  job.block = std::min(kTiles, up_to_multiple(parts(job.tiles, rounds * threads), rows));
+  job.blocks = parts(job.tiles, job.block);
+}
+
+void run_conv(const ConvParams& params, int threads) {
+  const std::int64_t* in = params.x.view.sizes;
+  const std::int64_t* out = params.out.view.sizes;
+  const std::int64_t r_in = params.x.upscale, r_out = params.out.upscale;
+  ConvJob job{};
+  job.x = strides_of(params.x);
+  job.gate = strides_of(params.gate);
+  job.residual = strides_of(params.residual);
+  job.out = strides_of(params.out);
+  job.factors = static_cast<const float*>(params.factors.data);
+  job.bias = static_cast<const float*>(params.bias.data);
+  job.relu = params.relu;
+  job.residual_scale = params.residual_scale;
+  job.height = in[2] / r_in;
+  job.width = in[3] / r_in;
+  job.in = in[1] * r_in * r_in;
+  job.group_padded = up_to_multiple(out[1], kConvLanes);
+  job.out_padded = job.group_padded * r_out * r_out;
+  divide(job, in[0], threads);
+  FASTBG_CALL_VARIANT(conv3x3, job, threads);
+}
+
+}  // namespace
+
+// Maps may be None where they are optional; `out` is written whole.
+void register_conv(py::module_& m) {
+  m.def("conv3x3", [](const py::tuple& x, const py::object& gate, std::int64_t x_upscale,
+                      const py::tuple& factors, const py::object& bias, const py::object& residual,
+                      float residual_scale, bool relu, const py::tuple& out, std::int64_t upscale,
+                      int threads) {
+    const ConvParams params{maps_from(x, x_upscale),
+                            maps_from(gate, x_upscale),
+                            view_from(factors),
+                            maps_from(bias, 1).view,
+                            maps_from(residual, upscale),
+                            maps_from(out, upscale),
+                            relu,
+                            residual_scale};
+    const py::gil_scoped_release released;
+    if (params.out.view.sizes[0] > 0) run_conv(params, threads);
+  });
+  m.def("conv_factors", [](const py::tuple& weight, std::int64_t group, const py::tuple& factors,
+                           int threads) {
+    const ConvFactorsParams params{view_from(weight), group, view_from(factors)};
+    const py::gil_scoped_release released;
+    const ConvFactorsJob job{static_cast<const float*>(params.weight.data),
+                             static_cast<float*>(params.factors.data), params.weight.sizes[0],
+                             params.weight.sizes[3], params.group};
+    FASTBG_CALL_VARIANT(conv_factors, job, threads);
+  });
+}
+
+}  // namespace fastbg

@@ -1,0 +1,42 @@
+"""3x3 convolution in plain PyTorch: the reference of csrc/cpu/conv.cpp."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, conv_transpose2d, pixel_shuffle
+
+
+def conv3x3(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    residual_scale: float,
+    relu: bool,
+    upscale: int,
+) -> Tensor:
+    """residual + residual_scale * shuffled (relu (conv 3x3 (x) + bias))."""
+    y = conv2d(x, weight, bias, padding=1)
+    if relu:
+        y = torch.relu(y)
+    if upscale > 1:
+        y = pixel_shuffle(y, upscale)
+    return y if residual is None else residual + residual_scale * y
+
+
+def conv3x3_input_gradient(
+    grad: Tensor, weight: Tensor, gate: Tensor | None, upscale: int
+) -> Tensor:
+    """Gradient to x of the shuffled relu (conv 3x3 (x)), whose result is `gate`."""
+    if gate is not None:
+        grad = torch.where(gate <= 0, 0, grad)
+    if upscale > 1:
+        grad = unshuffled(grad, upscale)
+    return conv_transpose2d(grad, weight, padding=1)
+
+
+def unshuffled(y: Tensor, upscale: int) -> Tensor:
+    """(B,C*r*r,H,W) of `y` (B,C,r*H,r*W); PyTorch's own does not change an empty batch."""
+    batch, channels, height, width = y.shape
+    r, down, across = upscale, height // upscale, width // upscale
+    blocks = y.reshape(batch, channels, down, r, across, r)
+    return blocks.permute(0, 1, 3, 5, 2, 4).reshape(batch, channels * r * r, down, across)

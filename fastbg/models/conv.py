@@ -1,0 +1,40 @@
+"""The 3x3 convolution of the networks, with the ReLU, sum or pixel shuffle that follows it."""
+
+import torch
+from torch import Tensor, nn
+
+from fastbg.backends.torch_reference.conv import conv3x3 as plain
+from fastbg.ops.conv import conv3x3
+
+
+class Conv3x3(nn.Conv2d):
+    """``nn.Conv2d(inputs, outputs, 3, padding=1)`` and what stands behind it, see `fastbg.conv3x3`.
+
+    On CPUs in float32 that is one Winograd kernel. Elsewhere cuDNN or oneDNN do it better.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        relu: bool = False,
+        residual: Tensor | None = None,
+        residual_scale: float = 1.0,
+        upscale: int = 1,
+    ) -> Tensor:
+        """(B,Co/r^2,r*H,r*W) of `x` (B,Ci,H,W)."""
+        fast = x.device.type == "cpu" and x.dtype == torch.float32
+        if not fast or torch.is_autocast_enabled("cpu"):
+            return plain(x, self.weight, self.bias, residual, residual_scale, relu, upscale)
+        return conv3x3(
+            x,
+            self.weight,
+            self.bias,
+            relu=relu,
+            residual=residual,
+            residual_scale=residual_scale,
+            upscale=upscale,
+        )

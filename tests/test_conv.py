@@ -1,0 +1,292 @@
+"""The 3x3 convolution: every backend against float64, with all that may stand around it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fastbg
+from fastbg.backends.torch_reference import conv as reference
+from fastbg.dispatch import Place, unavailable
+from fastbg.errors import BackendUnavailable, InvalidArgument
+from fastbg.models.conv import Conv3x3
+from fastbg.testing import BackendUnderTest, backend_under_test
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+# Relative to the largest entry, then rounded to the dtype of the result.
+ERROR = {torch.float32: 5e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+each_example_is_pure = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+LAYOUTS = ("contiguous", "channels_last", "window", "strided", "expanded")
+
+
+@pytest.fixture(params=("torch", "cpu"))
+def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
+    """Every backend in turn; skips with the reason where one cannot run at all."""
+    candidate = backend_under_test(request.param, "conv3x3")
+    if candidate.skip_reason is not None:
+        pytest.skip(candidate.skip_reason)
+    return candidate
+
+
+def laid_out(value: torch.Tensor, layout: str) -> torch.Tensor:
+    """`value` (B,C,H,W), or its first image everywhere, in one of several memory layouts."""
+    height, width = value.shape[2:]
+    if layout == "channels_last":
+        return value.contiguous(memory_format=torch.channels_last)
+    if layout == "window":
+        whole = torch.nn.functional.pad(value, (1, 2, 3, 4), value=float("nan"))
+        whole = whole.contiguous(memory_format=torch.channels_last)
+        return whole[..., 3 : 3 + height, 1 : 1 + width]
+    if layout == "strided":
+        return value.repeat_interleave(2, 1).repeat_interleave(3, 3)[:, ::2, :, ::3]
+    return value[:1].expand(value.shape) if layout == "expanded" else value
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, Any]:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype, upscale = draw(st.sampled_from(FLOATS)), draw(st.sampled_from((1, 1, 2, 3)))
+    batch, height, width = (draw(st.integers(0 if n == 3 else 1, n)) for n in (3, 17, 21))
+    inputs = draw(st.sampled_from((1, 3, 16, 24, 64, 80)))
+    outputs = draw(st.sampled_from((1, 3, 16, 36, 64, 65))) * upscale**2
+
+    def random(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return torch.from_numpy(scale * rng.standard_normal(shape, np.float32)).to(dtype)
+
+    end = draw(st.sampled_from(("nothing", "relu", "residual")))
+    shape = (batch, outputs // upscale**2, upscale * height, upscale * width)
+    residual = laid_out(random(*shape), draw(st.sampled_from(LAYOUTS)))
+    return {
+        "x": laid_out(random(batch, inputs, height, width), draw(st.sampled_from(LAYOUTS))),
+        "weight": random(outputs, inputs, 3, 3, scale=1 / (9 * inputs) ** 0.5),
+        "bias": random(outputs) if draw(st.booleans()) else None,
+        "residual": residual if end == "residual" else None,
+        "residual_scale": draw(st.sampled_from((1.0, 0.1))),
+        "relu": end == "relu",
+        "upscale": upscale,
+    }
+
+
+def in_double(case: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in case.items()}
+
+
+def close(got: torch.Tensor, expected: torch.Tensor) -> None:
+    assert got.shape == expected.shape
+    if got.numel():
+        limit = ERROR[got.dtype] * float(expected.abs().max())
+        torch.testing.assert_close(got.double(), expected, rtol=0, atol=limit)
+
+
+@each_example_is_pure
+@given(case=cases())
+def test_equals_float64(backend: BackendUnderTest, case: dict[str, Any]) -> None:
+    got = fastbg.conv3x3(**case, backend=backend.name)
+    assert got.dtype == case["x"].dtype
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    close(got, reference.conv3x3(**in_double(case)))
+
+
+@each_example_is_pure
+@given(case=cases())
+def test_gradients_equal_float64(backend: BackendUnderTest, case: dict[str, Any]) -> None:
+    """Of the smooth part; the ReLU's gate is given, as its kink moves with rounding."""
+    upstream = reference.conv3x3(**in_double(case | {"residual": None}))
+    gate = upstream if case["relu"] else None
+    dtype, weight, upscale = case["x"].dtype, case["weight"], case["upscale"]
+    given_gate = None if gate is None else gate.to(dtype)
+    got = torch.ops.fastbg.conv3x3_input_gradient(
+        upstream.to(dtype), weight, given_gate, upscale, backend.name
+    )
+    expected = reference.conv3x3_input_gradient(
+        upstream.to(dtype).double(),
+        weight.double(),
+        None if given_gate is None else given_gate.double(),
+        upscale,
+    )
+    close(got, expected)
+
+
+@pytest.mark.parametrize("upscale", [1, 2])
+@pytest.mark.parametrize("end", ["nothing", "relu", "residual"])
+def test_gradcheck_of_the_contract(end: str, upscale: int) -> None:
+    torch.manual_seed(0)
+    channels = 2 * upscale**2
+    x, weight, bias = torch.randn(2, 3, 4, 5), torch.randn(channels, 3, 3, 3), torch.randn(channels)
+    residual = torch.randn(2, 2, 4 * upscale, 5 * upscale)
+    leaves = [t.double().requires_grad_() for t in (x, weight, bias, residual)]
+
+    def function(*tensors: torch.Tensor) -> torch.Tensor:
+        *given, last = tensors
+        return fastbg.conv3x3(
+            *given,
+            relu=end == "relu",
+            residual=last if end == "residual" else None,
+            residual_scale=0.5,
+            upscale=upscale,
+        )
+
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("end", ["nothing", "relu", "residual"])
+def test_gradients_of_the_compiled_kernel(backend: BackendUnderTest, end: str) -> None:
+    """x, weight, bias and residual through autograd, against float64."""
+    torch.manual_seed(1)
+    shapes = [(2, 16, 9, 6), (64, 16, 3, 3), (64,), (2, 16, 18, 12)]
+    leaves = [torch.randn(shape).requires_grad_() for shape in shapes]
+    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    used = 4 if end == "residual" else 3
+    results = []
+    for tensors, name in ((leaves, backend.name), (doubles, "torch")):
+        last = tensors[3] if end == "residual" else None
+        out = fastbg.conv3x3(
+            *tensors[:3],
+            relu=end == "relu",
+            residual=last,
+            residual_scale=0.5,
+            upscale=2,
+            backend=name,
+        )
+        results.append(torch.autograd.grad(out.square().sum(), tensors[:used]))
+    for got, expected in zip(*results, strict=True):
+        close(got, expected)
+
+
+def test_opcheck(backend: BackendUnderTest) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 16, 5, 6, requires_grad=True), torch.randn(16, 16, 3, 3)
+    weight.requires_grad_()
+    conv, gradient = torch.ops.fastbg.conv3x3, torch.ops.fastbg.conv3x3_input_gradient
+    torch.library.opcheck(conv.default, (x, weight, None, x.detach(), 0.5, False, 1, backend.name))
+    torch.library.opcheck(conv.default, (x, weight, None, None, 1.0, True, 2, backend.name))
+    torch.library.opcheck(gradient.default, (x, weight, x.detach(), 1, backend.name))
+
+
+def test_compiles_without_a_graph_break() -> None:
+    layer = Conv3x3(16, 16).requires_grad_(False)
+    x = torch.randn(1, 16, 6, 7)
+    compiled = torch.compile(lambda x: layer(x, residual=x), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), layer(x, residual=x))
+
+
+def test_a_change_of_the_weights_is_seen() -> None:
+    layer, x = Conv3x3(16, 16), torch.randn(1, 16, 8, 8)
+    with torch.no_grad():
+        before = layer(x)
+        layer.weight.mul_(2)
+        layer.bias.mul_(2)
+        torch.testing.assert_close(layer(x), 2 * before)
+
+
+def test_threads_and_neighbours_do_not_change_a_bit() -> None:
+    if (reason := unavailable("conv3x3", "cpu", CPU)) is not None:
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    x, weight = torch.randn(5, 64, 37, 41), torch.randn(64, 64, 3, 3)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(fastbg.conv3x3(x, weight, backend="cpu"))
+    finally:
+        torch.set_num_threads(before)
+    alone = fastbg.conv3x3(x[3:4], weight, backend="cpu")
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    assert torch.equal(results[0][3:4], alone)
+
+
+CPU = Place(torch.device("cpu"), torch.float32)
+VARIANT_PROGRAM = """
+import sys, torch, fastbg
+from fastbg.backends.cpu import native
+torch.manual_seed(0)
+x, weight = torch.randn(2, 80, 19, 22), torch.randn(192, 80, 3, 3)
+torch.save(fastbg.conv3x3(x, weight, relu=True, upscale=2, backend="cpu"), sys.argv[1])
+print(native().isa())
+"""
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_instruction_set_variants_agree(isa: str, tmp_path: Path) -> None:
+    file = tmp_path / "result.pt"
+    done = subprocess.run(
+        [sys.executable, "-c", VARIANT_PROGRAM, str(file)],
+        cwd=Path(__file__).parent,  # not where a fastbg lies that is not the installed one
+        env=os.environ | {"FASTBG_CPU_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "has no" in done.stderr or "compiled module is missing" in done.stderr:
+        pytest.skip(f"this machine or build has no {isa}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == isa
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 80, 19, 22).double(), torch.randn(192, 80, 3, 3).double()
+    close(torch.load(file), reference.conv3x3(x, weight, None, None, 1.0, True, 2))
+
+
+def test_addresses_beyond_2_to_the_31_elements() -> None:
+    """The second image begins behind 2^31 elements of memory that is otherwise left untouched."""
+    if (reason := unavailable("conv3x3", "cpu", CPU)) is not None:
+        pytest.skip(reason)
+    torch.use_deterministic_algorithms(False)  # would fill 8 GB
+    buffer = torch.empty(2**31 + 2**12)
+    x = buffer.as_strided((2, 16, 8, 8), (2**31, 1, 128, 16))
+    x.copy_(torch.randn(2, 16, 8, 8))
+    weight = torch.randn(16, 16, 3, 3)
+    close(
+        fastbg.conv3x3(x, weight, backend="cpu"),
+        torch.conv2d(x.double(), weight.double(), padding=1),
+    )
+
+
+def test_not_a_number_and_infinity_reach_the_tile_and_stay_there(backend: BackendUnderTest) -> None:
+    weight = torch.randn(16, 16, 3, 3)
+    for value in (float("nan"), float("inf")):
+        x = torch.randn(1, 16, 16, 16)
+        x[0, 3, 5, 6] = value
+        got = fastbg.conv3x3(x, weight, relu=True, backend=backend.name)
+        assert got[0, :, 4:7, 5:8].isfinite().logical_not().any()
+        assert got[0, :, 8:].isfinite().all()
+        assert got[0, :, :, 8:].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("argument", "changed"),
+    [
+        ("x", {"x": torch.zeros(3, 4, 5)}),
+        ("weight", {"weight": torch.zeros(8, 3, 3, 3)}),
+        ("weight", {"weight": torch.zeros(8, 4, 3, 3, dtype=torch.float64)}),
+        ("bias", {"bias": torch.zeros(7)}),
+        ("upscale", {"upscale": 3}),
+        ("upscale", {"upscale": 0}),
+        ("residual", {"residual": torch.zeros(1, 8, 6, 5)}),
+        ("relu", {"relu": True, "residual": torch.zeros(1, 8, 5, 6)}),
+    ],
+)
+def test_bad_arguments_are_named(argument: str, changed: dict[str, Any]) -> None:
+    good = {"x": torch.zeros(1, 4, 5, 6), "weight": torch.zeros(8, 4, 3, 3)}
+    with pytest.raises(InvalidArgument, match=argument):
+        fastbg.conv3x3(**(good | changed))
+
+
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_backends_that_do_not_have_it_say_so(name: str) -> None:
+    with pytest.raises(BackendUnavailable, match=f"{name}.*cannot run conv3x3"):
+        fastbg.conv3x3(torch.zeros(1, 4, 5, 6), torch.zeros(8, 4, 3, 3), backend=name)
