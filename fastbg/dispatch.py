@@ -28,6 +28,7 @@ FAMILIES = {
     "conv_gram": "gram",
     "conv3x3": "conv",
     "conv3x3_input_gradient": "conv",
+    "conv3x3_weight_gradient": "conv",
 }
 
 # Backend -> the package that implements it.

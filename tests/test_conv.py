@@ -118,6 +118,20 @@ def test_gradients_equal_float64(backend: BackendUnderTest, case: dict[str, Any]
     close(got, expected)
 
 
+@each_example_is_pure
+@given(case=cases())
+def test_weight_gradients_equal_float64(backend: BackendUnderTest, case: dict[str, Any]) -> None:
+    x, upscale = case["x"], case["upscale"]
+    upstream = reference.conv3x3(**in_double(case | {"residual": None})).to(x.dtype)
+    gate = upstream if case["relu"] else None
+    got = torch.ops.fastbg.conv3x3_weight_gradient(upstream, x, gate, upscale, backend.name)
+    expected = reference.conv3x3_weight_gradient(
+        upstream.double(), x.double(), None if gate is None else gate.double(), upscale
+    )
+    for ours, theirs in zip(got, expected, strict=True):
+        close(ours, theirs)
+
+
 @pytest.mark.parametrize("upscale", [1, 2])
 @pytest.mark.parametrize("end", ["nothing", "relu", "residual"])
 def test_gradcheck_of_the_contract(end: str, upscale: int) -> None:
@@ -173,6 +187,8 @@ def test_opcheck(backend: BackendUnderTest) -> None:
     torch.library.opcheck(conv.default, (x, weight, None, x.detach(), 0.5, False, 1, backend.name))
     torch.library.opcheck(conv.default, (x, weight, None, None, 1.0, True, 2, backend.name))
     torch.library.opcheck(gradient.default, (x, weight, x.detach(), 1, backend.name))
+    weights = torch.ops.fastbg.conv3x3_weight_gradient
+    torch.library.opcheck(weights.default, (x, x.detach(), x.detach(), 1, backend.name))
 
 
 def test_compiles_without_a_graph_break() -> None:

@@ -24,6 +24,15 @@ struct ConvParams {
   float residual_scale;
 };
 
+// weight[i,y,x,o] = sum over pixels of x[i] at (y-1, x-1) times grad[o], and bias[o] = sum of grad[o],
+// where grad counts as 0 wherever gate <= 0.
+struct ConvWeightParams {
+  FeatureMaps x, grad, gate;  // gate is shaped as grad, or its data is null
+  TensorView sums;            // workspace, zeros: see cpu/conv.h
+  TensorView weight;          // (Ci,3,3,Co) contiguous float32
+  TensorView bias;            // (Co) contiguous float32
+};
+
 // Weights to the factors that Winograd's F(4x4, 3x3) multiplies: U = G g G^T.
 struct ConvFactorsParams {
   TensorView weight;   // (Ci,3,3,Co) contiguous float32

@@ -34,17 +34,34 @@ struct ConvMaps {
   }
 };
 
+// Tiles of 4x4 outputs, image by image, and how many of them are handled together.
+struct ConvGrid {
+  std::int64_t height, width;
+  std::int64_t down, across, tiles;
+  std::int64_t block, blocks;
+};
+
 struct ConvJob {
+  ConvGrid grid;
   ConvMaps x, gate, residual, out;
   const float* factors;
   const float* bias;
   bool relu;
   float residual_scale;
-  std::int64_t height, width;
-  std::int64_t in, out_padded;      // channels, in multiples of kConvLanes
-  std::int64_t group_padded;        // of out.group
-  std::int64_t tiles_down, tiles_across, tiles;
-  std::int64_t block, blocks;  // tiles handled together, and how often
+  std::int64_t in, out_padded;  // channels, in multiples of kConvLanes
+  std::int64_t group_padded;    // of out.group
+};
+
+// Blocks are dealt to `parts`, each with sums of its own, so that threads do not change a bit.
+constexpr std::int64_t kWeightParts = 4;
+
+struct ConvWeightJob {
+  ConvGrid grid;
+  ConvMaps x, grad, gate;  // gate belongs to grad
+  std::int64_t in, out;    // channels, in multiples of kConvLanes
+  float* sums;             // (kWeightParts, 36 * in * out + out): zeros at first
+  float* weight;           // (in,3,3,out)
+  float* bias;             // (out)
 };
 
 struct ConvFactorsJob {
@@ -55,5 +72,6 @@ struct ConvFactorsJob {
 
 FASTBG_DECLARE_VARIANTS(conv3x3, ConvJob)
 FASTBG_DECLARE_VARIANTS(conv_factors, ConvFactorsJob)
+FASTBG_DECLARE_VARIANTS(conv_weight_gradient, ConvWeightJob)
 
 }  // namespace fastbg

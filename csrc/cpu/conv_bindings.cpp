@@ -27,14 +27,14 @@ ConvMaps strides_of(const FeatureMaps& maps) {
 }
 
 // Blocks of equal size, and where there are few, as many as threads can share.
-void divide(ConvJob& job, std::int64_t images, int threads) {
+ConvGrid divided(std::int64_t images, std::int64_t height, std::int64_t width, int threads) {
   constexpr std::int64_t rows = 12;  // of a product: no block is smaller
-  job.tiles_down = parts(job.height, 4);
-  job.tiles_across = parts(job.width, 4);
-  job.tiles = images * job.tiles_down * job.tiles_across;
-  const std::int64_t rounds = parts(job.tiles, kTiles * threads);
-  job.block = std::min(kTiles, up_to_multiple(parts(job.tiles, rounds * threads), rows));
-  job.blocks = parts(job.tiles, job.block);
+  ConvGrid grid{height, width, parts(height, 4), parts(width, 4), 0, 0, 0};
+  grid.tiles = images * grid.down * grid.across;
+  const std::int64_t rounds = std::max<std::int64_t>(1, parts(grid.tiles, kTiles * threads));
+  grid.block = std::min(kTiles, std::max(rows, up_to_multiple(parts(grid.tiles, rounds * threads), rows)));
+  grid.blocks = parts(grid.tiles, grid.block);
+  return grid;
 }
 
 void run_conv(const ConvParams& params, int threads) {
@@ -50,13 +50,27 @@ void run_conv(const ConvParams& params, int threads) {
   job.bias = static_cast<const float*>(params.bias.data);
   job.relu = params.relu;
   job.residual_scale = params.residual_scale;
-  job.height = in[2] / r_in;
-  job.width = in[3] / r_in;
+  job.grid = divided(in[0], in[2] / r_in, in[3] / r_in, threads);
   job.in = in[1] * r_in * r_in;
   job.group_padded = up_to_multiple(out[1], kConvLanes);
   job.out_padded = job.group_padded * r_out * r_out;
-  divide(job, in[0], threads);
   FASTBG_CALL_VARIANT(conv3x3, job, threads);
+}
+
+void run_weight_gradient(const ConvWeightParams& params, int threads) {
+  const std::int64_t* in = params.x.view.sizes;
+  ConvWeightJob job{};
+  // A fixed share of the tiles for each part, whatever the number of threads.
+  job.grid = divided(in[0], in[2], in[3], static_cast<int>(kWeightParts));
+  job.x = strides_of(params.x);
+  job.grad = strides_of(params.grad);
+  job.gate = strides_of(params.gate);
+  job.in = params.weight.sizes[0];
+  job.out = params.weight.sizes[3];
+  job.sums = static_cast<float*>(params.sums.data);
+  job.weight = static_cast<float*>(params.weight.data);
+  job.bias = static_cast<float*>(params.bias.data);
+  FASTBG_CALL_VARIANT(conv_weight_gradient, job, threads);
 }
 
 }  // namespace
@@ -78,6 +92,15 @@ void register_conv(py::module_& m) {
     const py::gil_scoped_release released;
     if (params.out.view.sizes[0] > 0) run_conv(params, threads);
   });
+  m.def("conv_weight_gradient", [](const py::tuple& x, const py::tuple& grad, const py::object& gate,
+                                   std::int64_t upscale, const py::tuple& sums,
+                                   const py::tuple& weight, const py::tuple& bias, int threads) {
+    const ConvWeightParams params{maps_from(x, 1), maps_from(grad, upscale), maps_from(gate, upscale),
+                                  view_from(sums), view_from(weight), view_from(bias)};
+    const py::gil_scoped_release released;
+    run_weight_gradient(params, threads);
+  });
+  m.attr("conv_weight_parts") = kWeightParts;
   m.def("conv_factors", [](const py::tuple& weight, std::int64_t group, const py::tuple& factors,
                            int threads) {
     const ConvFactorsParams params{view_from(weight), group, view_from(factors)};

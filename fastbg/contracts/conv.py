@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbg.backends.torch_reference.conv import unshuffled
 from fastbg.dispatch import implementation
 
 
@@ -61,12 +60,30 @@ def _(grad: Tensor, weight: Tensor, gate: Tensor | None, upscale: int, backend: 
     )
 
 
+@torch.library.custom_op("fastbg::conv3x3_weight_gradient", mutates_args=())
+def conv3x3_weight_gradient(
+    grad: Tensor, x: Tensor, gate: Tensor | None, upscale: int, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Gradients to weight (Co,Ci,3,3) and bias (Co) of the same."""
+    run = implementation("conv3x3_weight_gradient", backend, grad)
+    result: tuple[Tensor, Tensor] = run(grad, x, gate, upscale)
+    return result
+
+
+@conv3x3_weight_gradient.register_fake
+def _(
+    grad: Tensor, x: Tensor, gate: Tensor | None, upscale: int, backend: str
+) -> tuple[Tensor, Tensor]:
+    channels = grad.shape[1] * upscale**2
+    return grad.new_empty(channels, x.shape[1], 3, 3), grad.new_empty(channels)
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, _, residual, scale, relu, ctx.upscale, ctx.backend = inputs
     ctx.residual_scale = 1.0 if residual is None else scale
     # x is for the weights only, which are mostly frozen.
-    wants_weight = ctx.needs_input_grad[1]
-    ctx.save_for_backward(x if wants_weight else None, weight, output if relu else None)
+    wants_weights = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+    ctx.save_for_backward(x if wants_weights else None, weight, output if relu else None)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -77,48 +94,59 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if wants_x:
         to_x = conv3x3_input_gradient(through, weight, gate, ctx.upscale, ctx.backend)
     if wants_weight or wants_bias:
-        if gate is not None:
-            through = torch.where(gate <= 0, 0, through)
-        if ctx.upscale > 1:
-            through = unshuffled(through, ctx.upscale)
-        to_bias = through.sum((0, 2, 3)) if wants_bias else None
-    if wants_weight:
-        to_weight = _weight_gradient(through, x, weight)
+        both = conv3x3_weight_gradient(through, x, gate, ctx.upscale, ctx.backend)
+        to_weight, to_bias = (
+            g if wanted else None
+            for g, wanted in zip(both, (wants_weight, wants_bias), strict=True)
+        )
     return to_x, to_weight, to_bias, grad if wants_residual else None, None, None, None, None
-
-
-def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    wanted = [False, True, False]
-    one, none = [1, 1], [0, 0]
-    gradient: Tensor = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, one, one, one, False, none, 1, wanted
-    )[1]
-    return gradient
 
 
 conv3x3.register_autograd(_backward, setup_context=_keep)
 
 
-def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _gated(grad: Tensor, gate: Tensor | None) -> Tensor:
+    return grad if gate is None else torch.where(gate <= 0, 0, grad)
+
+
+# Both gradients are linear in each of their arguments but the gate, whose own gradient is zero.
+
+
+def _keep_input_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad, weight, gate, ctx.upscale, ctx.backend = inputs
     ctx.save_for_backward(grad if ctx.needs_input_grad[1] else None, weight, gate)
 
 
-def _gradient_backward(ctx: Any, again: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradient is linear in `grad` and in `weight`; the gate's own gradient is zero."""
+def _input_gradient_backward(ctx: Any, again: Tensor) -> tuple[Tensor | None, ...]:
     grad, weight, gate = ctx.saved_tensors
     to_grad = to_weight = None
     if ctx.needs_input_grad[0]:
-        to_grad = conv3x3(again, weight, None, None, 1.0, False, ctx.upscale, ctx.backend)
-        if gate is not None:
-            to_grad = torch.where(gate <= 0, 0, to_grad)
+        through = conv3x3(again, weight, None, None, 1.0, False, ctx.upscale, ctx.backend)
+        to_grad = _gated(through, gate)
     if ctx.needs_input_grad[1]:
-        if gate is not None:
-            grad = torch.where(gate <= 0, 0, grad)
-        if ctx.upscale > 1:
-            grad = unshuffled(grad, ctx.upscale)
-        to_weight = _weight_gradient(grad, again, weight)
+        to_weight, _ = conv3x3_weight_gradient(grad, again, gate, ctx.upscale, ctx.backend)
     return to_grad, to_weight, None, None, None
 
 
-conv3x3_input_gradient.register_autograd(_gradient_backward, setup_context=_keep_gradient)
+def _keep_weight_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    grad, x, gate, ctx.upscale, ctx.backend = inputs
+    ctx.save_for_backward(grad if ctx.needs_input_grad[1] else None, x, gate)
+
+
+def _weight_gradient_backward(ctx: Any, weight: Tensor, bias: Tensor) -> tuple[Tensor | None, ...]:
+    grad, x, gate = ctx.saved_tensors
+    to_grad = to_x = None
+    if ctx.needs_input_grad[0]:
+        through = conv3x3(x, weight, bias, None, 1.0, False, ctx.upscale, ctx.backend)
+        to_grad = _gated(through, gate)
+    if ctx.needs_input_grad[1]:
+        to_x = conv3x3_input_gradient(grad, weight, gate, ctx.upscale, ctx.backend)
+    return to_grad, to_x, None, None, None
+
+
+conv3x3_input_gradient.register_autograd(
+    _input_gradient_backward, setup_context=_keep_input_gradient
+)
+conv3x3_weight_gradient.register_autograd(
+    _weight_gradient_backward, setup_context=_keep_weight_gradient
+)

@@ -59,6 +59,32 @@ def conv3x3_input_gradient(
     ).to(grad.dtype)
 
 
+def conv3x3_weight_gradient(
+    grad: Tensor, x: Tensor, gate: Tensor | None, upscale: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients to weight (Co,Ci,3,3) and bias (Co) of the same."""
+    dtype, channels, inputs, places = grad.dtype, grad.shape[1], x.shape[1], upscale**2
+    grad, x = _channels_last(grad), _channels_last(x)
+    gate = None if gate is None else _channels_last(gate)
+    ci, co = x.shape[1], grad.shape[1] * places
+    sums = torch.zeros(native().conv_weight_parts, 36 * ci * co + co)
+    weight, bias = torch.empty(ci, 3, 3, co), torch.empty(co)
+    native().conv_weight_gradient(
+        view(x),
+        view(grad),
+        _view(gate),
+        upscale,
+        view(sums),
+        view(weight),
+        view(bias),
+        torch.get_num_threads(),
+    )
+    # From (places, C) to pixel-shuffle order, without what was padded.
+    by_place = weight.permute(3, 0, 1, 2).unflatten(0, (places, -1))[:, :channels, :inputs]
+    to_bias = bias.view(places, -1)[:, :channels].transpose(0, 1).flatten()
+    return by_place.transpose(0, 1).flatten(0, 1).contiguous().to(dtype), to_bias.to(dtype)
+
+
 def _run(
     x: Tensor,
     gate: Tensor | None,

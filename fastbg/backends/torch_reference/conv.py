@@ -27,11 +27,27 @@ def conv3x3_input_gradient(
     grad: Tensor, weight: Tensor, gate: Tensor | None, upscale: int
 ) -> Tensor:
     """Gradient to x of the shuffled relu (conv 3x3 (x)), whose result is `gate`."""
+    return conv_transpose2d(_before(grad, gate, upscale), weight, padding=1)
+
+
+def conv3x3_weight_gradient(
+    grad: Tensor, x: Tensor, gate: Tensor | None, upscale: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients to weight (Co,Ci,3,3) and bias (Co) of the same."""
+    grad = _before(grad, gate, upscale)
+    weight = x.new_empty(grad.shape[1], x.shape[1], 3, 3)
+    one, none, wanted = [1, 1], [0, 0], [False, True, False]
+    to_weight: Tensor = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, one, one, one, False, none, 1, wanted
+    )[1]
+    return to_weight, grad.sum((0, 2, 3))
+
+
+def _before(grad: Tensor, gate: Tensor | None, upscale: int) -> Tensor:
+    """Gradient to the convolution of the gradient to what stands behind it."""
     if gate is not None:
         grad = torch.where(gate <= 0, 0, grad)
-    if upscale > 1:
-        grad = unshuffled(grad, upscale)
-    return conv_transpose2d(grad, weight, padding=1)
+    return grad if upscale == 1 else unshuffled(grad, upscale)
 
 
 def unshuffled(y: Tensor, upscale: int) -> Tensor:
