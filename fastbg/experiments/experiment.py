@@ -6,7 +6,7 @@ only what the store holds, so that a report can be made again without them.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
-from fastbg.results.content import Chart, Gallery, Picture, Table, Verdict
+from fastbg.results.content import Chart, Gallery, Picture, Strip, Table, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,3 +130,26 @@ class Experiment(ABC):
     @abstractmethod
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
         """Figures over all networks."""
+
+    def galleries(
+        self,
+        results: Sequence[Measured],
+        strip: Callable[[Measured, int], Strip],
+        title: str,
+        caption: str,
+    ) -> list[Gallery]:
+        """A gallery for each network: `strip` of each of its cases that was `exhibit`ed.
+
+        `title` stands before the network's label.
+        """
+        galleries = []
+        for number, result in enumerate(results):
+            strips = [
+                strip(result, i)
+                for i in self.cases(result)
+                if all((result.items[i].key, name) in result.pictures for name in self.shown)
+            ]
+            if strips:
+                name = f"{self.name}_cases_{number + 1}"
+                galleries.append(Gallery(name, f"{title} {result.net.label}", caption, strips))
+        return galleries

@@ -244,7 +244,12 @@ class Slicing(Experiment):
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
         """Difference of each image, error by distance to the seam, seams to look at."""
-        return [self.draw_images(results), self.draw_distance(results), *self.galleries(results)]
+        caption = (
+            "The four slices that changed most, in the images whose score changed most. Lines: "
+            f"seams. Last: change between the two results, {STRONG} grey levels and more are white."
+        )
+        seams = self.galleries(results, self.strip, "Seams of", caption)
+        return [self.draw_images(results), self.draw_distance(results), *seams]
 
     def draw_images(self, results: Sequence[Measured]) -> Chart:
         """Sliced minus whole, an image a row."""
@@ -305,28 +310,6 @@ class Slicing(Experiment):
             "the middle of a slice. The ripple has the period of the input's pixels.",
             figure,
         )
-
-    def galleries(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """The seams of each network that change most."""
-        galleries: list[Chart | Gallery] = []
-        for number, result in enumerate(results):
-            strips = [
-                self.strip(result, i)
-                for i in self.cases(result)
-                if (result.items[i].key, "hr") in result.pictures
-            ]
-            if strips:
-                galleries.append(
-                    Gallery(
-                        f"slicing_cases_{number + 1}",
-                        f"Seams of {result.net.label}",
-                        "The four slices that changed most, in the images whose score changed "
-                        f"most. Lines: seams. Last: change between the two results, {STRONG} grey "
-                        "levels and more are white.",
-                        strips,
-                    )
-                )
-        return galleries
 
     def strip(self, result: Measured, i: int) -> Strip:
         """One image's seams: ground truth, both results, the change between them."""

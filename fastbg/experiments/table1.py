@@ -219,7 +219,13 @@ class Table1(Experiment):
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
         """Shares beside the paper's, every region's gain in order, the clearest cases."""
-        return [self.draw_shares(results), self.draw_gains(results), *self.galleries(results)]
+        caption = (
+            "White: the window that is measured. Yellow: the region that is given alone. First "
+            "where the background hurts most, then where it helps most; the better of the two "
+            "results is in bold."
+        )
+        cases = self.galleries(results, self.strip, "The clearest cases of", caption)
+        return [self.draw_shares(results), self.draw_gains(results), *cases]
 
     def draw_shares(self, results: Sequence[Measured]) -> Chart:
         """Share better alone: ours with its interval, the paper's beside it."""
@@ -282,28 +288,6 @@ class Table1(Experiment):
             "Blue: the background helped; red: the region came out better without it.",
             figure,
         )
-
-    def galleries(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """The clearest cases of each network."""
-        galleries: list[Chart | Gallery] = []
-        for number, result in enumerate(results):
-            strips = [
-                self.strip(result, i)
-                for i in self.cases(result)
-                if (result.items[i].key, "hr") in result.pictures
-            ]
-            if strips:
-                galleries.append(
-                    Gallery(
-                        f"table1_cases_{number + 1}",
-                        f"The clearest cases of {result.net.label}",
-                        "White: the window that is measured. Yellow: the region that is given "
-                        "alone. First where the background hurts most, then where it helps most; "
-                        "the better of the two results is in bold.",
-                        strips,
-                    )
-                )
-        return galleries
 
     def strip(self, result: Measured, i: int) -> Strip:
         """One case: ground truth, input, the region's ground truth and both results."""
