@@ -70,6 +70,28 @@ def test_loading_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(4), expected)
 
 
+def test_rcan_can_pool_over_a_patch(tmp_path: Path) -> None:
+    path = tmp_path / "r.safetensors"
+    fastbg.save_model(NETWORKS["rcan"](), path)
+    plain, pooled = fastbg.load_model(path), fastbg.load_model(path, pooling=6)
+    assert (plain.config["pooling"], pooled.config["pooling"]) == (0, 6)
+    x = torch.rand(1, 3, 9, 10)
+    assert torch.equal(pooled(x[..., :6, :6]), plain(x[..., :6, :6]))
+    assert not torch.allclose(pooled(x), plain(x))
+    fastbg.save_model(pooled, path)  # the choice is kept, and can be taken back
+    assert torch.allclose(fastbg.load_model(path)(x), pooled(x))
+    assert torch.allclose(fastbg.load_model(path, pooling=0)(x), plain(x))
+    with pytest.raises(InvalidArgument, match="pooling: got -1"):
+        fastbg.load_model(path, pooling=-1)
+
+
+def test_other_networks_have_no_pooling(tmp_path: Path) -> None:
+    path = tmp_path / "e.safetensors"
+    fastbg.save_model(EDSR(8, 1), path)
+    with pytest.raises(CheckpointError, match="as edsr has no pooling, got 24"):
+        fastbg.load_model(path, pooling=24)
+
+
 def test_dtype_is_applied(tmp_path: Path) -> None:
     path = tmp_path / "e.safetensors"
     fastbg.save_model(EDSR(8, 1), path)

@@ -32,6 +32,7 @@ SMALL: dict[str, Callable[[], Network]] = {
     "edsr_x3": lambda: EDSR(features=8, blocks=1, scale=3),
     "rcan": lambda: RCAN(features=8, groups=2, blocks=2, squeezed=2),
     "rcan_one_block": lambda: RCAN(features=8, groups=1, blocks=1, squeezed=2, scale=2),
+    "rcan_pooled": lambda: RCAN(features=8, groups=2, blocks=2, squeezed=2, pooling=10),
     "swinir_light": lambda: SwinIR(width=8, depths=(2, 3), heads=(2, 1)),
     "swinir_classical": lambda: SwinIR(
         width=8, depths=(2, 2), heads=(2, 2), upsampler="pixelshuffle", features=6
@@ -134,6 +135,36 @@ def test_rcan_sees_the_whole_image_through_its_pooling() -> None:
     x = torch.rand(1, 3, 32, 32)
     x[..., -1, -1] = math.nan
     assert small("rcan").forward_window(x, (0, 0, 16, 16)).isnan().all()
+
+
+@pytest.mark.parametrize("side", [1, 4, 5, 9])
+def test_rcan_pools_over_the_window_around_each_position(side: int) -> None:
+    net = small("rcan")
+    assert isinstance(net, RCAN)
+    block = net.body[0].blocks[0]
+    y = torch.rand(2, 8, 7, 12)
+    height, width = y.shape[-2:]
+    block.pooling = side
+    weight = block.attention(y)
+    block.pooling = 0
+    for row in range(height):
+        for column in range(width):
+            top = max(min(row - side // 2, height - side), 0)
+            left = max(min(column - side // 2, width - side), 0)
+            expected = block.attention(y[..., top : top + side, left : left + side])
+            torch.testing.assert_close(weight[..., row, column], expected[..., 0, 0])
+
+
+def test_pooled_rcan_is_plain_rcan_up_to_a_patch_and_local_beyond() -> None:
+    plain, pooled = small("rcan"), small("rcan_pooled")
+    x = torch.rand(1, 3, 10, 8)
+    assert torch.equal(pooled(x), plain(x))
+    x = torch.rand(1, 3, 8, 64)
+    far = x.clone()
+    far[..., -1, -1] = math.nan
+    # Four blocks look 5 + 2 pixels far each, the other convolutions 4 together.
+    assert torch.equal(pooled(x)[..., : 4 * 31], pooled(far)[..., : 4 * 31])
+    assert not torch.allclose(pooled(x), plain(x))
 
 
 @pytest.mark.parametrize("window", [(0, 0, 0, 4), (-1, 0, 4, 4), (0, 0, 33, 32), (0, 0, 4)])

@@ -33,6 +33,7 @@ from fastbg.experiments.study import Study
 from fastbg.metrics import CHANNELS
 from fastbg.models.checkpoints import built_in_path, load_model
 from fastbg.models.network import Network
+from fastbg.models.rcan import RCAN
 from fastbg.models.sizes import BUILT_IN
 from fastbg.ops.resampling import KERNELS
 from fastbg.results.store import RunStore
@@ -64,6 +65,13 @@ def register(commands: Any) -> None:
         metavar="NAME|PATH",
         help=f"{', '.join(BUILT_IN)}, or a weights file; may be repeated (default: edsr)",
     )
+    add(
+        "--pooling",
+        type=int,
+        metavar="N",
+        help="beside each RCAN, the same weights with channel means over N x N LR pixels instead "
+        "of the whole input (the built-in one was trained on 24)",
+    )
     add("--data", type=Path, metavar="DIR", help="folder of HR images (default: built-in images)")
     add("--out", type=Path, default=Path("fastbg-run"), metavar="DIR", help="run folder")
     add("--seed", type=int, default=0, metavar="N", help="draws sub-images and resamples")
@@ -90,11 +98,13 @@ def run(arguments: argparse.Namespace) -> None:
         f"Every finished result is kept in {arguments.out}; the same command resumes:\n"
         f"  fastbg {shlex.join(sys.argv[1:])}"
     )
+    if arguments.pooling is not None and arguments.pooling < 1:
+        raise InvalidArgument("--pooling", arguments.pooling, "a side of at least 1 LR pixel")
     if arguments.limit is not None and arguments.limit < 1:
         raise InvalidArgument("--limit", arguments.limit, "at least 1")
     chosen = experiments(arguments)
     device = pick_device(arguments.device)
-    nets = networks(arguments.model or ["edsr"], device, DTYPES[arguments.dtype])
+    nets = networks(arguments.model or ["edsr"], device, DTYPES[arguments.dtype], arguments.pooling)
     images = builtin_images() if arguments.data is None else open_folder(arguments.data)
     study = Study(
         images=images,
@@ -156,9 +166,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def networks(
-    names: Sequence[str], device: torch.device, dtype: torch.dtype
+    names: Sequence[str], device: torch.device, dtype: torch.dtype, pooling: int | None = None
 ) -> list[tuple[NetLabel, Network, str]]:
-    """Label, network and SHA-256 of the weights file of each of `names`."""
+    """Label, network and SHA-256 of the weights file of each of `names`.
+
+    With `pooling`, each RCAN is followed by itself with local channel means.
+    """
     found: list[tuple[NetLabel, Network, str]] = []
     for name in dict.fromkeys(names):
         net = load_model(name, device=device, dtype=dtype)
@@ -166,6 +179,12 @@ def networks(
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         label = name if name in BUILT_IN else f"{net.name}-{digest[:6]}"
         found.append((NetLabel(label, net.architecture), net, digest))
+        if pooling is not None and isinstance(net, RCAN):
+            local = load_model(name, device=device, dtype=dtype, pooling=pooling)
+            about = NetLabel(f"{label} (pooled over {pooling})", net.architecture)
+            found.append((about, local, digest))
+    if pooling is not None and not any(isinstance(net, RCAN) for _, net, _ in found):
+        raise InvalidArgument("--pooling", pooling, "an RCAN among the networks (--model)")
     twice = [label for label, n in Counter(label.label for label, _, _ in found).items() if n > 1]
     if twice:
         raise InvalidArgument("--model", twice[0], "each network once")

@@ -38,12 +38,14 @@ def load_model(
     res_scale: float | None = None,
     img_range: float | None = None,
     mean: Sequence[float] | None = None,
+    pooling: int | None = None,
 ) -> Network:
     """A network ready to be analysed: frozen, eval mode, channels_last weights.
 
     `name_or_path` is "edsr", "rcan" or "swinir" (trained here, x4), or a weights file.
     Architecture and sizes are found in the file. `scale` is only compared with the file's. The
-    other keywords say, or overrule, what a file does not tell.
+    other keywords say, or overrule, what a file does not tell. `pooling` N makes an RCAN take its
+    channel means over N x N LR pixels instead of the whole map, see `RCAN`.
 
     The network maps RGB (B,3,h,w) in [0,1] to (B,3,s*h,s*w), not clamped, and has `.scale` and
     `.name`. Raises CheckpointError, which names the file and what is wrong with it.
@@ -53,6 +55,10 @@ def load_model(
     model = _read(path, {key: value for key, value in given.items() if value is not None})
     if scale is not None and scale != model.scale:
         raise CheckpointError(f"{path} magnifies x{model.scale}, not x{scale}")
+    if pooling is not None:
+        if not isinstance(model, RCAN):
+            raise CheckpointError(f"{path} as {model.architecture} has no pooling, got {pooling}")
+        model.pool_over(pooling)
     model.name = str(name_or_path) if str(name_or_path) in BUILT_IN else path.stem
     model.requires_grad_(False).eval()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

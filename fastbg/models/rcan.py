@@ -5,7 +5,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
+from fastbg.errors import InvalidArgument
 from fastbg.models.conv import Conv3x3
 from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.models.upsampler import Upsampler
@@ -15,13 +17,13 @@ from fastbg.models.window import Patch, Stage, check_window, required_boxes, who
 class ChannelBlock(nn.Module):
     """x + res_scale * y * attention(y), with y = conv 3x3 (ReLU (conv 3x3 (x)))."""
 
-    def __init__(self, features: int, squeezed: int, res_scale: float) -> None:
+    def __init__(self, features: int, squeezed: int, res_scale: float, pooling: int) -> None:
         super().__init__()
         self.conv1 = Conv3x3(features, features)
         self.conv2 = Conv3x3(features, features)
         self.squeeze = nn.Conv2d(features, squeezed, 1)
         self.excite = nn.Conv2d(squeezed, features, 1)
-        self.res_scale = res_scale
+        self.res_scale, self.pooling = res_scale, pooling
 
     def residue(self, x: Tensor) -> Tensor:
         """y of the formula above."""
@@ -29,23 +31,50 @@ class ChannelBlock(nn.Module):
         return y
 
     def attention(self, y: Tensor) -> Tensor:
-        """Weight of each channel (B,C,1,1), from its mean over the whole map."""
-        pooled = y.mean(dim=(2, 3), keepdim=True)
+        """Weight of each channel: (B,C,1,1) from means over the whole map, else shaped as `y`."""
+        height, width = y.shape[-2:]
+        whole = not 0 < self.pooling < max(height, width)
+        pooled = y.mean(dim=(2, 3), keepdim=True) if whole else window_means(y, self.pooling)
         weight = torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
-        return weight if self.res_scale == 1.0 else weight * self.res_scale
+        if self.res_scale != 1.0:
+            weight = weight * self.res_scale
+        return weight if whole else own_window(weight, self.pooling, height, width)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.residue(x)
         return x + y * self.attention(y)
 
 
+def window_means(y: Tensor, side: int) -> Tensor:
+    """Mean of every side x side window that lies inside `y` (B,C,h,w): (B,C,h-side+1,w-side+1).
+
+    An axis shorter than `side` is averaged whole.
+    """
+    height, width = y.shape[-2:]
+    columns = avg_pool2d(y, (min(side, height), 1), stride=1)  # in turn: 2 side terms, not side^2
+    return avg_pool2d(columns, (1, min(side, width)), stride=1)
+
+
+def own_window(values: Tensor, side: int, height: int, width: int) -> Tensor:
+    """Of `values`, one per window of `window_means`, that of each position: (B,C,h,w).
+
+    A position's window is the one around it, near the border the outermost one.
+    """
+    for axis, size in ((2, height), (3, width)):
+        first = torch.arange(size, device=values.device) - side // 2
+        values = values.index_select(axis, first.clamp(0, max(size - side, 0)))
+    return values
+
+
 class Group(nn.Module):
     """x + conv 3x3 (blocks(x))."""
 
-    def __init__(self, features: int, blocks: int, squeezed: int, res_scale: float) -> None:
+    def __init__(
+        self, features: int, blocks: int, squeezed: int, res_scale: float, pooling: int
+    ) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
-            *(ChannelBlock(features, squeezed, res_scale) for _ in range(blocks))
+            *(ChannelBlock(features, squeezed, res_scale, pooling) for _ in range(blocks))
         )
         self.conv = Conv3x3(features, features)
 
@@ -58,6 +87,15 @@ class RCAN(Network):
     """RCAN; input and output RGB in [0,1], output not clamped.
 
     The published net has 10 groups of 20 blocks with 64 features, squeezed to 4.
+
+    Its channel weights come from means over the whole map, though it is trained on patches: an
+    image larger than a patch gives it statistics that it never met, and every background pixel a
+    say in every output pixel. `pooling` N > 0 takes them locally instead, a control that keeps
+    the weights: position (y, x) of a block's map is weighed by the mean over the N x N window
+    whose first row is y - N // 2, moved inwards where it would leave the map, columns alike; an
+    axis shorter than N is averaged whole. So up to N x N pixels nothing changes, every mean is
+    over N x N pixels beyond, and N = the side of the training patches (24 LR pixels for the
+    built-in network, 48 as published) shows the network what it was trained on. 0: the whole map.
     """
 
     architecture = "rcan"
@@ -72,16 +110,26 @@ class RCAN(Network):
         res_scale: float = 1.0,
         img_range: float = 255.0,
         mean: Sequence[float] = DIV2K_MEAN,
+        pooling: int = 0,
     ) -> None:
         sizes = {"features": features, "groups": groups, "blocks": blocks, "squeezed": squeezed}
-        super().__init__(scale, img_range, mean, **sizes, res_scale=res_scale)
+        super().__init__(scale, img_range, mean, **sizes, res_scale=res_scale, pooling=pooling)
         self.conv_first = nn.Conv2d(3, features, 3, padding=1)
         self.body = nn.Sequential(
-            *(Group(features, blocks, squeezed, res_scale) for _ in range(groups))
+            *(Group(features, blocks, squeezed, res_scale, pooling) for _ in range(groups))
         )
         self.conv_after_body = Conv3x3(features, features)
         self.upsample = Upsampler(features, scale)
         self.conv_last = Conv3x3(features, 3)
+
+    def pool_over(self, size: int) -> None:
+        """Take the channel weights' means over `size` x `size` LR pixels, 0: the whole map."""
+        if size < 0:
+            raise InvalidArgument("pooling", size, "0 (the whole map) or a side in LR pixels")
+        for module in self.modules():
+            if isinstance(module, ChannelBlock):
+                module.pooling = size
+        self.config["pooling"] = size
 
     def to_image(self, features: Tensor) -> Tensor:
         """SR image in [0,1] of the upsampled features."""
@@ -99,7 +147,8 @@ class RCAN(Network):
         The channel weights of every block are means over the whole map, so nothing in front of
         the last one can be trimmed. What comes behind it can: the last block's product, the last
         group's convolution, `conv_after_body` and the upsampler, which in small nets is a
-        third of the work.
+        third of the work. (With local means all blocks together still look N / 2 times their
+        number far, so more trimming would only pay on very large images.)
         """
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
@@ -112,13 +161,13 @@ class RCAN(Network):
         before = group.blocks[:-1](entry)
         block = cast(ChannelBlock, group.blocks[-1])
         y = block.residue(before)
-        weight = block.attention(y)
+        weight = block.attention(y).expand_as(y)
 
         def cut(whole: Tensor, like: Patch) -> Tensor:
             return whole_map(whole).cut(like.box).data
 
         deep = whole_map(y).cut(in_group)
-        deep = Patch(cut(before, deep) + deep.data * weight, in_group).run(group.conv)
+        deep = Patch(cut(before, deep) + deep.data * cut(weight, deep), in_group).run(group.conv)
         deep = deep.cut(in_body)
         deep = Patch(cut(entry, deep) + deep.data, in_body).run(self.conv_after_body)
         deep = deep.cut(ahead[0])
