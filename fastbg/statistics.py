@@ -19,6 +19,13 @@ class Outcome(str, enum.Enum):
     FAILS = "does not hold"
     UNDECIDED = "undecided here"
 
+    @property
+    def opposite(self) -> "Outcome":
+        """What the same numbers say about the contrary claim."""
+        if self is Outcome.UNDECIDED:
+            return self
+        return Outcome.FAILS if self is Outcome.HOLDS else Outcome.HOLDS
+
 
 class Interval(NamedTuple):
     """An estimate and the ends of its confidence interval."""

@@ -2,11 +2,12 @@
 
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment
+from fastbg.experiments.mosaic import Mosaic
 from fastbg.experiments.slicing import Slicing
 from fastbg.experiments.table1 import Table1
 
 # In the order of the report.
-EXPERIMENTS: dict[str, type[Experiment]] = {e.name: e for e in (Slicing, Table1)}
+EXPERIMENTS: dict[str, type[Experiment]] = {e.name: e for e in (Slicing, Table1, Mosaic)}
 
 
 def experiment_type(name: str) -> type[Experiment]:

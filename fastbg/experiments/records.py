@@ -103,6 +103,8 @@ def section(store: RunStore, experiment: Experiment) -> Section | None:
     with figures.style():
         drawn = experiment.draw(measured)
     plan = _stored(store, f"plan {experiment.name}")
+    options = dataclasses.asdict(experiment.options)
+    default = dataclasses.asdict(experiment.options_type())
     return Section(
         name=experiment.name,
         title=experiment.title,
@@ -113,7 +115,8 @@ def section(store: RunStore, experiment: Experiment) -> Section | None:
         tables=summary.tables,
         verdicts=summary.verdicts,
         figures=drawn,
-        options=dataclasses.asdict(experiment.options),
+        options=options,
+        changed={name: value for name, value in options.items() if value != default[name]},
         measured=len(measured[0].items),
         planned=len(plan),
     )

@@ -9,6 +9,19 @@ from numpy.typing import NDArray
 
 from fastbg.statistics import Interval, Outcome
 
+# What the paper claims, in a few words each.
+CLAIMS = {
+    "C1": "Background is not always useful",
+    "C2": "Testing whole images and testing slices give different scores",
+    "C3": "A region is restored best in its own background",
+    "C4": "Backgrounds that look like the region help",
+    "C5": "A foreign ring hurts; attention reaches past a narrow one",
+    "C6": "Attribution shows which pixels are used",
+    "C7": "Foreign content that grows inwards hurts little at first",
+    "C8": "Gram distance to the background does not predict PSNR",
+    "C9": "A mosaic of a region's own copies helps and never harms",
+}
+
 Picture = NDArray[np.uint8]  # (h, w, 3)
 Cell = str | int | float | Interval | None
 
@@ -115,5 +128,6 @@ class Section:
     verdicts: Sequence[Verdict]
     figures: Sequence[Chart | Gallery]
     options: Mapping[str, object]
+    changed: Mapping[str, object]  # those of the options that are not the paper's reading
     measured: int  # items that every network has
     planned: int

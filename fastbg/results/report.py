@@ -6,6 +6,7 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,59 @@ from PIL import Image
 
 from fastbg.errors import RunStoreError
 from fastbg.results import figures
-from fastbg.results.content import Cell, Chart, Column, Picture, Section, Table
+from fastbg.results.content import CLAIMS, Cell, Chart, Column, Picture, Section, Table, Verdict
 from fastbg.statistics import Interval, Outcome
 
 # CSS class and sign of each outcome.
 SIGNS = {Outcome.HOLDS: "holds", Outcome.FAILS: "fails", Outcome.UNDECIDED: "open"}
-LARGEST = 400  # pixels a side; larger pictures are shrunk in the page
+SIDES = (400, 256, 160, 96)  # pixels; larger pictures are shrunk in the page, the more the fuller
+LIMIT = 20_000_000  # bytes of the page
+
+
+@dataclass(frozen=True)
+class Line:
+    """A statement of a claim in the index, with the place of each verdict on it."""
+
+    claim: str
+    statement: str
+    by_net: Mapping[str, Sequence[tuple[str, Verdict]]]  # network -> (anchor, verdict)
+    across: Sequence[tuple[str, Verdict]]  # on several networks, or on something else
+
+
+def index(sections: Sequence[Section]) -> list[Line]:
+    """One line for each statement that the `sections` test."""
+    nets = networks(sections)
+    found: dict[tuple[str, str], list[tuple[str, Verdict]]] = {}
+    for section in sections:
+        for number, verdict in enumerate(section.verdicts, start=1):
+            place = (anchor(section, number), verdict)
+            found.setdefault((verdict.claim, verdict.statement), []).append(place)
+    return [
+        Line(
+            claim,
+            statement,
+            {net: [place for place in places if place[1].net == net] for net in nets},
+            [place for place in places if place[1].net not in nets],
+        )
+        for (claim, statement), places in found.items()
+    ]
+
+
+def networks(sections: Sequence[Section]) -> list[str]:
+    """Labels of all networks."""
+    return list(dict.fromkeys(net for section in sections for net in section.headlines))
+
+
+def anchor(section: Section, number: int) -> str:
+    """Id of a section's verdict, counted from 1."""
+    return f"{section.name}-claim-{number}"
 
 
 def write_report(folder: Path, sections: Sequence[Section], about: Mapping[str, Any]) -> Path:
     """Write report.html, figures/*.png, figures/*.pdf and tables/*.csv; the path of the first.
 
-    `about` says what was run on what: label -> text. Raises RunStoreError if `folder` cannot be
-    written.
+    `about` says what was run on what: label -> text. Pictures in the page are made smaller until
+    it has at most 20 MB. Raises RunStoreError if `folder` cannot be written.
     """
     try:
         for name in ("figures", "tables"):
@@ -39,7 +80,11 @@ def write_report(folder: Path, sections: Sequence[Section], about: Mapping[str, 
             for table in section.tables:
                 _replace(folder / "tables" / f"{table.name}.csv", csv_text(table))
         report = folder / "report.html"
-        _replace(report, html(sections, about))
+        for side in SIDES:
+            page = html(sections, about, side)
+            if len(page.encode()) <= LIMIT:
+                break
+        _replace(report, page)
     except OSError as error:
         raise RunStoreError(
             f"{folder}: the report cannot be written: {error}; expected a folder with free space "
@@ -48,8 +93,11 @@ def write_report(folder: Path, sections: Sequence[Section], about: Mapping[str, 
     return report
 
 
-def html(sections: Sequence[Section], about: Mapping[str, Any]) -> str:
-    """The page. Names of files and networks are not trusted: all text is escaped."""
+def html(sections: Sequence[Section], about: Mapping[str, Any], side: int = SIDES[0]) -> str:
+    """The page, its pictures at most `side` pixels wide and high.
+
+    Names of files and networks are not trusted: all text is escaped.
+    """
     environment = Environment(
         loader=PackageLoader("fastbg.results"),
         autoescape=True,
@@ -57,16 +105,22 @@ def html(sections: Sequence[Section], about: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": cell_text, "data_uri": data_uri, "heading": heading}
+    environment.filters |= {"cell": cell_text, "range": range_text, "heading": heading}
+    environment.filters["data_uri"] = lambda picture: data_uri(picture, side)
     # SVG comes from matplotlib, which escapes the text it draws.
     environment.filters["svg"] = lambda chart: Markup(  # noqa: S704
         figures.inline_svg(chart.figure, chart.name, chart.caption)
     )
     environment.tests["chart"] = lambda figure: isinstance(figure, Chart)
+    environment.tests["interval"] = lambda cell: isinstance(cell, Interval)
     environment.tests["number"] = lambda cell: not isinstance(cell, str)
     style = (files("fastbg.results") / "templates" / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         sections=sections,
+        nets=networks(sections),
+        index=index(sections),
+        claims=CLAIMS,
+        anchor=anchor,
         about=about,
         signs=SIGNS,
         style=Markup(style),  # noqa: S704
@@ -74,17 +128,23 @@ def html(sections: Sequence[Section], about: Mapping[str, Any]) -> str:
 
 
 def cell_text(cell: Cell, column: Column) -> str:
-    """A table's cell as it is read."""
+    """A table's cell as it is read; of an interval its estimate, see `range_text`."""
     if cell is None:
         return "-"
     if isinstance(cell, str | int):
         return str(cell)
-    form = f"{'+' if column.signed else ''}.{column.digits}f"
-    if isinstance(cell, Interval):
-        if not (math.isfinite(cell.low) and math.isfinite(cell.high)):
-            return f"{cell.value:{form}}"
-        return f"{cell.value:{form}} ({cell.low:{form}} to {cell.high:{form}})"
-    return f"{cell:{form}}"
+    return f"{cell.value if isinstance(cell, Interval) else cell:{_form(column)}}"
+
+
+def range_text(cell: Interval, column: Column) -> str:
+    """ "0.12 to 0.34"; empty where a single photograph gives no interval."""
+    if not (math.isfinite(cell.low) and math.isfinite(cell.high)):
+        return ""
+    return f"{cell.low:{_form(column)}} to {cell.high:{_form(column)}}"
+
+
+def _form(column: Column) -> str:
+    return f"{'+' if column.signed else ''}.{column.digits}f"
 
 
 def heading(column: Column) -> str:
@@ -114,11 +174,11 @@ def csv_text(table: Table) -> str:
     return text.getvalue()
 
 
-def data_uri(picture: Picture) -> str:
-    """`picture` as a PNG inside the page."""
+def data_uri(picture: Picture, side: int) -> str:
+    """`picture` as a PNG inside the page, at most `side` pixels wide and high."""
     image = Image.fromarray(picture)
-    if max(image.size) > LARGEST:
-        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    if max(image.size) > side:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
