@@ -1,6 +1,6 @@
 """Whole experiments: as published, in good PyTorch, and by fastbg, on the same items.
 
-    python bench/end_to_end.py [table1 slicing] [--model NAME|PATH] [--items N] [--record FILE]
+    python bench/end_to_end.py [EXPERIMENT ...] [--model NAME|PATH] [--items N] [--record FILE]
 
 Prints `ratio NAME AS_PUBLISHED GOOD`: how many times faster fastbg is than either. All ways start
 from decoded ground truth; the baselines get their LR images ready-made. Records must agree to
@@ -25,10 +25,12 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 from bench import measure
 from bench.baselines import experiments_good as good
 from bench.baselines import experiments_published as published
+from bench.baselines import mosaic_good, mosaic_published
 from bench.baselines.networks_torch import in_torch
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import open_folder
 from fastbg.experiments.experiment import Experiment
+from fastbg.experiments.mosaic import WAYS, Mosaic, inside
 from fastbg.experiments.slicing import Slicing
 from fastbg.experiments.study import PIXELS_PER_CALL, Item, Study, as_image
 from fastbg.experiments.table1 import Table1
@@ -70,16 +72,36 @@ def slicing(net: Network, study: Study, count: int) -> Ways:
     }
 
 
+def mosaic(net: Network, study: Study, count: int) -> Ways:
+    """Table 2: regions of 64x64 in their photographs, alone, in 5x5 mosaics, with 25-fold TTA."""
+    experiment = Mosaic()
+    items = experiment.plan(study)[:count]
+    around = [experiment.surroundings(item, study) for item in items]
+    boxes = [inside(item.box, whole.box) for item, whole in zip(items, around, strict=True)]
+    regions, lr = materialised(study, items)[0], materialised(study, around)[1]
+    draws = experiment.draws(items, study)
+    pictures = [[as_image(x) for x in side] for side in (regions, lr)]
+    arrays = [drawn.numpy() for drawn in draws]
+    stacked, pixels = torch.stack(regions), PIXELS_PER_CALL["cpu"]
+    names = tuple(f"psnr_{way}" for way in WAYS)
+    return {
+        "published": partial(mosaic_published.mosaic, plain(net), *pictures, boxes, *arrays),
+        "good": partial(mosaic_good.mosaic, net, stacked, lr, boxes, *draws, pixels),
+        "fastbg": partial(records, experiment, net, items, study, names),
+    }
+
+
 EXPERIMENTS: dict[str, Callable[[Network, Study, int], Ways]] = {
     "table1": table1,
     "slicing": slicing,
+    "mosaic": mosaic,
 }
 
 
 def records(
-    experiment: Experiment, net: Network, items: list[Item], study: Study, names: tuple[str, str]
+    experiment: Experiment, net: Network, items: list[Item], study: Study, names: tuple[str, ...]
 ) -> NDArray[np.float64]:
-    """What `fastbg run` measures: PSNR (n,2)."""
+    """What `fastbg run` measures: PSNR (n, names)."""
     rows = []
     for first in range(0, len(items), experiment.chunk):
         columns = experiment.measure(net, items[first : first + experiment.chunk], study)

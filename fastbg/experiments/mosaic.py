@@ -433,7 +433,7 @@ class Mosaic(Experiment):
 
     def draw_gains(self, results: Sequence[Measured]) -> Chart:
         """Every region's gain, in order: the mosaic's and TTA's."""
-        figure = figures.new_figure(0.4 + 1.9 * len(results))
+        figure = figures.new_figure(0.4 + 2.1 * len(results))
         axes = figure.subplots(len(results), 2, squeeze=False, sharex=True)
         pairs = (
             ("mosaic over own image", "mosaic", "whole"),
@@ -445,15 +445,16 @@ class Mosaic(Experiment):
                 colours = np.where(gains < 0, figures.ALONE, figures.FULL)
                 axis.bar(range(gains.size), gains, width=1.0, color=colours, linewidth=0)
                 axis.axhline(0, color=figures.MUTED, linewidth=0.8)
-                axis.set_title(f"{figures.short(result.net.label)}: {title}", fontsize=8.5)
+                axis.set_title(f"{figures.short(result.net.label, 32)}\n{title}")
                 axis.set_xticks([])
                 axis.spines["bottom"].set_visible(False)
                 axis.grid(axis="y")
                 axis.set_axisbelow(True)
                 axis.margins(x=0)
             row[0].set_ylabel("gain, dB")
-        for axis in axes[-1]:
-            axis.set_xlabel("regions, from most helped to most hurt")
+        figure.supxlabel(
+            "regions, from most helped to most hurt", color=figures.MUTED, fontsize=9.5
+        )
         return Chart(
             "mosaic_gains",
             "Does it ever harm?",
