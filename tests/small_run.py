@@ -10,7 +10,9 @@ from PIL import Image
 
 from fastbg.models.checkpoints import save_model
 from fastbg.models.edsr import EDSR
+from fastbg.models.rcan import RCAN
 
+EXPERIMENTS = ("slicing", "table1")  # few, so that a test of runs does not grow with each new one
 OPTIONS = (
     *("-o", "table1.count=25", "-o", "table1.size=64", "-o", "table1.region=32"),
     *("-o", "slicing.tile=32"),
@@ -31,6 +33,13 @@ def make_network(path: Path, seed: int = 0) -> Path:
     """A random EDSR with 4 features and 1 block, x4."""
     torch.manual_seed(seed)
     save_model(EDSR(features=4, blocks=1), path)
+    return path
+
+
+def make_rcan(path: Path) -> Path:
+    """A random RCAN with 4 features, 1 group and 1 block, x4."""
+    torch.manual_seed(0)
+    save_model(RCAN(features=4, groups=1, blocks=1, squeezed=2), path)
     return path
 
 

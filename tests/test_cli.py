@@ -1,11 +1,12 @@
 """The command line: what it prints, what it refuses, and how."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from small_run import OPTIONS, contents, make_images, make_network
+from small_run import EXPERIMENTS, OPTIONS, contents, make_images, make_network, make_rcan
 
 from fastbg.cli import main, train
 from fastbg.engines.local import Job
@@ -17,7 +18,7 @@ from fastbg.models.edsr import EDSR
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("command")
     images, network = make_images(folder / "images"), make_network(folder / "net.safetensors")
-    return ["run", "--data", str(images), "--model", str(network), *OPTIONS]
+    return ["run", *EXPERIMENTS, "--data", str(images), "--model", str(network), *OPTIONS]
 
 
 def test_run_prints_a_line_per_result_and_the_report_last(
@@ -63,6 +64,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["table7"], "experiment: got 'table7'; expected one of slicing, table1"),
         (["--model", "vdsr"], "vdsr: no such file; the built-in networks are"),
         (["--limit", "0"], "--limit: got 0"),
+        (["--pooling", "0"], "--pooling: got 0; expected a side of at least 1"),
+        (["--pooling", "24"], "--pooling: got 24; expected an RCAN"),
         (["--device", "abacus"], "--device: got 'abacus'"),
         (["-o", "table1.colour=red"], "table1.colour: got 'red'"),
         (["-o", "table1.count=many"], "table1.count: got 'many'"),
@@ -84,7 +87,10 @@ def test_errors_are_one_line(
 ) -> None:
     monkeypatch.setenv("FASTBG_EMULATE", "0")
     options = [] if "slicing" in extra else list(OPTIONS)
-    arguments = [*command[: -len(OPTIONS)], *options, "--out", str(tmp_path / "run"), *extra]
+    named = extra[0] if not extra[0].startswith("-") else None
+    data = command[1 + len(EXPERIMENTS) : -len(OPTIONS)]
+    arguments = ["run", *((named,) if named else EXPERIMENTS), *data, *options]
+    arguments += ["--out", str(tmp_path / "run"), *extra[bool(named) :]]
     assert message in refused(arguments, capsys)
 
 
@@ -108,6 +114,30 @@ def test_a_network_that_gives_no_numbers_is_refused(
 
     monkeypatch.setattr(EDSR, "forward", not_a_number)
     assert "is not a number" in refused([*command, "--out", str(tmp_path)], capsys)
+
+
+def test_pooling_adds_a_row_beside_each_rcan(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rcan = make_rcan(tmp_path / "attentive.safetensors")
+    data, options = command[1 + len(EXPERIMENTS) : -len(OPTIONS)], OPTIONS[:6]
+    out = tmp_path / "run"
+    arguments = ["run", "table1", *data, *options, "--model", str(rcan), "--pooling", "10"]
+    assert main([*arguments, "--limit", "3", "--out", str(out)]) == 0
+    values = {}
+    for _, net, item, text in contents(out)["records"]:
+        values[net.rpartition("-")[0], "pooled" in net, item] = json.loads(text)
+    items = {item for _, _, item in values}
+    assert {(net, pooled) for net, pooled, _ in values} == {
+        ("net", False),
+        ("attentive", False),
+        ("attentive", True),
+    }
+    for item in items:  # the region alone, 8 LR pixels wide, is smaller than the pooling's window
+        plain, pooled = (values["attentive", local, item] for local in (False, True))
+        assert plain["psnr_partial"] == pooled["psnr_partial"]
+        assert plain["psnr_full"] != pooled["psnr_full"]
+    assert "(pooled over 10)" in (out / "report.html").read_text()
 
 
 def test_ctrl_c_says_how_to_resume(

@@ -6,14 +6,17 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from small_run import OPTIONS, make_images, make_network
+from small_run import EXPERIMENTS, OPTIONS, make_images, make_network
 
 from fastbg.cli import main
-from fastbg.results.content import Column, Table
-from fastbg.results.report import cell_text, csv_text
-from fastbg.statistics import Interval
+from fastbg.results import figures, report
+from fastbg.results.content import Column, Gallery, Panel, Section, Strip, Table, Verdict
+from fastbg.results.report import cell_text, csv_text, html, index, range_text, write_report
+from fastbg.statistics import Interval, Outcome
 
 HOSTILE = "<img src=x onerror=console.error(1)>$a_{b}$ & 'q' \"d\""
 CHROMIUM = (
@@ -28,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = make_images(place / "images")
     (images / "0.png").rename(images / f"{HOSTILE}.png")
     network = make_network(place / f"{HOSTILE}.safetensors")
-    command = ["run", "--data", str(images), "--model", str(network), *OPTIONS]
+    command = ["run", *EXPERIMENTS, "--data", str(images), "--model", str(network), *OPTIONS]
     assert main([*command, "--out", str(place / "run"), "--limit", "8"]) == 0
     return place / "run"
 
@@ -69,6 +72,10 @@ def test_the_page_holds_sections_verdicts_and_pictures(folder: Path) -> None:
     assert page.count("data:image/png;base64,") >= 2 * 4 + 2 * 5
     for claim in ("C1", "C2"):
         assert f'<span class="id">{claim}</span>' in page
+    links = [a["href"] for tag, a in elements if tag == "a" and "outcome" in (a.get("class") or "")]
+    assert len(links) == 3  # one of C1, two of C2
+    assert {(link or "")[1:] for link in links} <= set(ids)
+    assert "Not measured in this run: C3" in page
     assert "62 of 150 better alone" in page
     assert "&lt;img src=x" in page
     assert len(page) < 20e6
@@ -90,14 +97,84 @@ def test_cells_and_csv() -> None:
     column = Column("gain", "dB", 2, signed=True)
     assert cell_text(0.126, column) == "+0.13"
     assert cell_text(None, column) == "-"
-    assert cell_text(Interval(0.5, -0.25, 1.25), column) == "+0.50 (-0.25 to +1.25)"
-    assert cell_text(Interval(0.5, float("-inf"), float("inf")), column) == "+0.50"
+    assert cell_text(Interval(0.5, -0.25, 1.25), column) == "+0.50"
+    assert range_text(Interval(0.5, -0.25, 1.25), column) == "-0.25 to +1.25"
+    assert range_text(Interval(0.5, float("-inf"), float("inf")), column) == ""
     table = Table("t", "t", [Column("net"), column], [["a", Interval(1, 0, 2)], ["b", None]])
     assert list(csv.reader(csv_text(table).splitlines())) == [
         ["net", "gain (dB)", "gain (dB): low", "gain (dB): high"],
         ["a", "1", "0", "2"],
         ["b", "", "", ""],
     ]
+
+
+def part(name: str, nets: list[str], verdicts: list[Verdict], **changes: Any) -> Section:
+    """A section of the report with these verdicts."""
+    contents: dict[str, Any] = {"tables": [], "figures": [], "options": {}, "changed": {}}
+    contents |= {"headlines": dict.fromkeys(nets, ""), "measured": 1, "planned": 1, **changes}
+    return Section(name, name, "", "", "", verdicts=verdicts, **contents)
+
+
+def verdict(claim: str, statement: str, net: str, outcome: Outcome) -> Verdict:
+    return Verdict(claim, statement, net, "-", "-", "-", outcome)
+
+
+def test_the_index_has_every_verdict_of_every_network() -> None:
+    ring = part(
+        "ring",
+        ["edsr", "rcan"],
+        [
+            verdict("C5", "it hurts", "edsr", Outcome.HOLDS),
+            verdict("C5", "it hurts", "rcan", Outcome.FAILS),
+            verdict("C5", "it hurts more", "edsr against rcan", Outcome.UNDECIDED),
+        ],
+    )
+    swap = part("swap", ["edsr", "swinir"], [verdict("C3", "own", "swinir", Outcome.HOLDS)])
+    pictures = part("composites", ["images"], [])  # no network, no claim
+    lines = {line.statement: line for line in index([ring, swap, pictures])}
+    assert set(lines["own"].by_net) == {"edsr", "rcan", "swinir"}
+    assert [anchor for anchor, _ in lines["it hurts"].by_net["rcan"]] == ["ring-claim-2"]
+    assert lines["it hurts"].by_net["swinir"] == []
+    assert [anchor for anchor, _ in lines["it hurts more"].across] == ["ring-claim-3"]
+
+    page = html([ring, swap, pictures], {"networks": "", "images": ""})
+    order = re.findall(r'class="id">(C\d)</span>', page)
+    assert order[:2] == ["C3", "C5"]
+    links = re.findall(r'<a href="#([\w-]+)" class="outcome (\w+)"><span>([^<]+)', page)
+    assert links == [
+        ("swap-claim-1", "holds", "holds"),
+        ("ring-claim-1", "holds", "holds"),
+        ("ring-claim-2", "fails", "does not hold"),
+        ("ring-claim-3", "open", "edsr against rcan: undecided here"),
+    ]
+    assert all(f'id="{anchor}"' in page for anchor, _, _ in links)
+    assert "C1 (Background is not always useful)" in page
+
+
+def test_a_report_of_nothing_is_a_page() -> None:
+    assert "Not measured in this run: C1" in html([], {"networks": "", "images": ""})
+
+
+def test_changed_options_are_named() -> None:
+    options = {"channel": "y", "domain": "lr"}
+    section = part("swap", ["edsr"], [], options=options, changed={"domain": "lr"})
+    page = html([section], {"networks": "", "images": ""})
+    assert re.search(r"Options that differ .*<code>domain = lr</code>\.", page)
+    assert "<code>channel = y" not in page
+
+
+def test_pictures_shrink_until_the_page_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    gallery = Gallery("noise", "noise", "", [Strip("one", [Panel(noise, "noise")])])
+    section = part("noise", ["edsr"], [], figures=[gallery])
+    monkeypatch.setattr(figures, "save", lambda *_: None)
+    about = {"networks": "", "images": ""}
+    full = write_report(tmp_path, [section], about).stat().st_size
+    assert full > 300 * 300 * 3
+    monkeypatch.setattr(report, "LIMIT", 200_000)
+    assert write_report(tmp_path, [section], about).stat().st_size <= 200_000
 
 
 @pytest.fixture

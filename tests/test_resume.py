@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from small_run import OPTIONS, contents, make_images, make_network
+from small_run import EXPERIMENTS, OPTIONS, contents, make_images, make_network
 from torch import Tensor
 
 from fastbg.cli import main
@@ -37,7 +37,7 @@ def test_a_killed_run_resumes(
 ) -> None:
     """Killed after the first of 4 images of `slicing`, and between the chunks of `table1`."""
     images, network = make_images(tmp_path / "images"), make_network(tmp_path / "net.safetensors")
-    command = ["run", "--data", str(images), "--model", str(network), *OPTIONS]
+    command = ["run", *EXPERIMENTS, "--data", str(images), "--model", str(network), *OPTIONS]
 
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     assert main([*command, "--out", str(unbroken)]) == 0

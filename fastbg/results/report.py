@@ -56,8 +56,9 @@ def index(sections: Sequence[Section]) -> list[Line]:
 
 
 def networks(sections: Sequence[Section]) -> list[str]:
-    """Labels of all networks."""
-    return list(dict.fromkeys(net for section in sections for net in section.headlines))
+    """Labels of all networks that a claim is tested on."""
+    tested = [section for section in sections if section.verdicts]
+    return list(dict.fromkeys(net for section in tested for net in section.headlines))
 
 
 def anchor(section: Section, number: int) -> str:
