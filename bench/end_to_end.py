@@ -86,7 +86,7 @@ def mosaic(net: Network, study: Study, count: int) -> Ways:
     names = tuple(f"psnr_{way}" for way in WAYS)
     return {
         "published": partial(mosaic_published.mosaic, plain(net), *pictures, boxes, *arrays),
-        "good": partial(mosaic_good.mosaic, net, stacked, lr, boxes, *draws, pixels),
+        "good": partial(mosaic_good.mosaic, in_torch(net), stacked, lr, boxes, *draws, pixels),
         "fastbg": partial(records, experiment, net, items, study, names),
     }
 

@@ -79,20 +79,34 @@ def bootstrap_mean(
     if len(labels) != data.size:
         raise InvalidArgument("clusters", f"{len(labels)} labels", f"one for each of {data.size}")
 
-    index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    member = np.array([index[label] for label in labels])
+    member, drawn = draw_clusters(labels, resamples, seed)
     total = np.bincount(member, weights=data)  # [clusters]
     count = np.bincount(member).astype(np.float64)
-    mean = float(data.mean())
-    if len(index) < 2:
-        return Interval(mean, -np.inf, np.inf)
+    return percentile_interval(float(data.mean()), (drawn @ total) / (drawn @ count), drawn, level)
 
-    # Each resample is a vector of how often each cluster was drawn.
+
+def draw_clusters(
+    labels: Sequence[object], resamples: int = 10_000, seed: int = 0
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Cluster (n) of each label, and how often each resample draws each cluster: (resamples,C)."""
+    index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    member = np.array([index[label] for label in labels], dtype=np.intp)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(index), np.full(len(index), 1 / len(index)), size=resamples)
-    means = (drawn @ total) / (drawn @ count)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high))
+    return member, drawn
+
+
+def percentile_interval(
+    value: float,
+    resampled: NDArray[np.float64],
+    drawn: NDArray[np.int64],
+    level: float = 0.95,
+) -> Interval:
+    """`value` with the percentiles of its resamples, by `draw_clusters`' second result."""
+    if drawn.shape[1] < 2:  # one photograph says nothing about others
+        return Interval(value, -np.inf, np.inf)
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
 
 
 def share_limit(total: int, level: float = 0.95) -> float:

@@ -16,10 +16,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageSet, open_folder
@@ -27,7 +30,7 @@ from fastbg.dispatch import BACKENDS
 from fastbg.engines.local import Job
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
-from fastbg.experiments.experiment import Experiment, NetLabel
+from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
 from fastbg.experiments.records import report, section, settle, settle_network
 from fastbg.experiments.study import Study
 from fastbg.metrics import CHANNELS
@@ -113,6 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
         device=device,
         dtype=DTYPES[arguments.dtype],
         backend=arguments.backend,
+        folder=arguments.out,
     )
     config = configuration(study, images, arguments.dtype)
     console = Console(highlight=False)
@@ -127,7 +131,9 @@ def run(arguments: argparse.Namespace) -> None:
 def experiments(arguments: argparse.Namespace) -> list[Experiment]:
     """The experiments asked for, in the report's order, with their options."""
     names = list(dict.fromkeys(arguments.experiments)) or list(EXPERIMENTS)
-    kinds = {name: experiment_type(name) for name in names}
+    asked = [experiment_type(name) for name in names]
+    needed = [kind.uses for kind in asked if kind.uses]
+    kinds = {kind.name: kind for kind in (*needed, *asked)}
     texts: dict[str, dict[str, str]] = {name: {} for name in kinds}
     for option in SHARED_OPTIONS:
         value = getattr(arguments, option)
@@ -141,13 +147,14 @@ def experiments(arguments: argparse.Namespace) -> list[Experiment]:
             raise InvalidArgument("--option", repr(text), "EXPERIMENT.NAME=VALUE")
         experiment_type(owner)
         if owner not in texts:
-            raise InvalidArgument("--option", repr(text), f"an experiment of this run: {names}")
+            raise InvalidArgument("--option", repr(text), f"an experiment of this run: {[*kinds]}")
         texts[owner][name] = value
-    return [
-        kind(kind.options_type.parse(texts[name], name), arguments.seed)
-        for name, kind in EXPERIMENTS.items()
-        if name in kinds
-    ]
+    made: dict[str, Experiment] = {}
+    for name, kind in EXPERIMENTS.items():
+        if name in kinds:
+            options = kind.options_type.parse(texts[name], name)
+            made[name] = kind(options, arguments.seed, made[kind.uses.name] if kind.uses else None)
+    return list(made.values())
 
 
 def pick_device(name: str) -> torch.device:
@@ -221,17 +228,17 @@ def measure_all(
 ) -> None:
     """Every network in every experiment; one line for each when it is done."""
     plans = [(experiment, settle(store, experiment, study)[:limit]) for experiment in chosen]
-    width = max(len(label.label) for label, _, _ in nets)
+    width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
     with progress(console) as bar:
         tasks = {
             (experiment.name, label.label): bar.add_task(
                 f"{experiment.name} {label.label}", total=len(items), start=False
             )
             for experiment, items in plans
-            for label, _, _ in nets
+            for label, _, _ in taking_part(experiment, nets)
         }
         for experiment, items in plans:
-            for label, net, _ in nets:
+            for label, net, _ in taking_part(experiment, nets):
                 task = tasks[experiment.name, label.label]
                 bar.start_task(task)
                 start = time.monotonic()
@@ -248,13 +255,29 @@ def measure_all(
                 )
 
 
+def taking_part(
+    experiment: Experiment, nets: Sequence[tuple[NetLabel, Network, str]]
+) -> Sequence[tuple[NetLabel, Network, str]]:
+    """The networks that an experiment is measured with; any will do where they have no part."""
+    return nets if experiment.networks else [(NO_NETWORK, *nets[0][1:])]
+
+
+class Rate(ProgressColumn):
+    """Items per second."""
+
+    def render(self, task: Task) -> Text:
+        """Empty before there is one."""
+        return Text("" if task.speed is None else f"{task.speed:.2g}/s")
+
+
 def progress(console: Console) -> Progress:
-    """Items done, share, remaining time."""
+    """Items done, share, rate, remaining time."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
+        TaskProgressColumn(),
+        Rate(),
         TimeRemainingColumn(),
         console=console,
         transient=True,

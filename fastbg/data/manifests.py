@@ -163,24 +163,35 @@ def composite_groups(
     groups: int = 100,
     per_group: int = 100,
     seed: int = 0,
+    eligible: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Group, ...]:
     """The paper's groups: `groups` foregrounds, each in its own and `per_group` - 1 foreign ones.
 
     The paper filtered all 22,500 pairs by hand; this draws, by `seed`, which foregrounds are kept
-    (in ascending order) and which backgrounds each meets (ascending, no two the same).
+    (in ascending order) and which backgrounds each meets (ascending, no two the same). `eligible`
+    names the backgrounds that each of the foregrounds may meet, such as those of other photographs.
+
+    Raises InvalidArgument if a number is out of range, or a foreground may meet too few.
     """
     if not 1 <= groups <= n_foregrounds:
         raise InvalidArgument("groups", groups, f"1 to n_foregrounds ({n_foregrounds})")
     if not 1 <= per_group <= n_backgrounds + 1:
         raise InvalidArgument("per_group", per_group, f"1 to n_backgrounds + 1 ({n_backgrounds})")
     _check_seed(seed)
+    choices: Sequence[Sequence[int]] = [range(n_backgrounds)] * n_foregrounds
+    if eligible is not None:
+        choices = eligible
+        fewest = min(len(choice) for choice in choices)
+        if fewest < per_group - 1:
+            raise InvalidArgument("per_group", per_group, f"at most {fewest + 1}, as many may meet")
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.choice(n_foregrounds, groups, replace=False)).tolist()
 
-    def foreign() -> tuple[int, ...]:
-        return tuple(np.sort(rng.choice(n_backgrounds, per_group - 1, replace=False)).tolist())
+    def foreign(foreground: int) -> tuple[int, ...]:
+        drawn = rng.choice(choices[foreground], per_group - 1, replace=False)
+        return tuple(np.sort(drawn).tolist())
 
-    return tuple(Group(foreground, foreign()) for foreground in kept)
+    return tuple(Group(foreground, foreign(foreground)) for foreground in kept)
 
 
 def load_sub_image(images: ImageSet, sub: SubImage) -> NDArray[np.uint8]:

@@ -1,13 +1,18 @@
 """The paper's tables, figures and sections, one file each; a new one adds a line here."""
 
 from fastbg.errors import InvalidArgument
+from fastbg.experiments.composites import Composites
 from fastbg.experiments.experiment import Experiment
+from fastbg.experiments.gram import Gram
 from fastbg.experiments.mosaic import Mosaic
 from fastbg.experiments.slicing import Slicing
+from fastbg.experiments.swap import Swap
 from fastbg.experiments.table1 import Table1
 
 # In the order of the report.
-EXPERIMENTS: dict[str, type[Experiment]] = {e.name: e for e in (Slicing, Table1, Mosaic)}
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    e.name: e for e in (Slicing, Composites, Table1, Swap, Gram, Mosaic)
+}
 
 
 def experiment_type(name: str) -> type[Experiment]:

@@ -58,6 +58,10 @@ class NetLabel:
     architecture: str  # "edsr", "rcan", "swinir"; decides which numbers of the paper stand beside
 
 
+# Stands for the networks where they have no part.
+NO_NETWORK = NetLabel("images", "none")
+
+
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """All records of one network in one experiment, in plan order."""
@@ -102,10 +106,19 @@ class Experiment(ABC):
     chunk: ClassVar[int] = 10  # items measured together and stored at once
     curves: ClassVar[tuple[str, ...]] = ()  # columns with K values per item
     shown: ClassVar[tuple[str, ...]] = ()  # pictures of a case
+    networks: ClassVar[bool] = True  # False: they have no part in it, so it is measured once
+    uses: "ClassVar[type[Experiment] | None]" = None  # whose items and columns it builds upon
 
-    def __init__(self, options: Options | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        options: Options | None = None,
+        seed: int = 0,
+        base: "Experiment | None" = None,
+    ) -> None:
         self.options: Any = options or self.options_type()
         self.seed = seed
+        # The experiment of the kind `uses` whose items it takes.
+        self.base: Any = base or (self.uses(seed=seed) if self.uses else None)
 
     @abstractmethod
     def plan(self, study: Study) -> list[Item]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbg.errors import RunStoreError
 from fastbg.experiments import EXPERIMENTS
-from fastbg.experiments.experiment import Experiment, Measured, NetLabel
+from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, NetLabel
 from fastbg.experiments.study import Item, Study
 from fastbg.results import figures
 from fastbg.results.content import Section
@@ -19,6 +19,8 @@ from fastbg.results.store import RunStore
 
 def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
     """The experiment's items: planned at first, read back when the run resumes.
+
+    An experiment that builds upon another has that one's items.
 
     Raises RunStoreError if the run was made with other options of the experiment.
     """
@@ -30,7 +32,8 @@ def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
                 f"{store.folder}: its {experiment.name} was run with {name} = "
                 f"{stored.get(name)!r}, not {options.get(name)!r}; choose another --out"
             )
-    plan = store.remember(f"plan {experiment.name}", lambda: [*map(_plain, experiment.plan(study))])
+    planner = experiment.base or experiment
+    plan = store.remember(_plan_of(experiment), lambda: [*map(_plain, planner.plan(study))])
     return [_item(value) for value in plan]
 
 
@@ -48,18 +51,20 @@ def settle_network(store: RunStore, net: NetLabel, weights: str) -> None:
 def collect(
     store: RunStore, experiment: Experiment, net: NetLabel, items: Sequence[Item]
 ) -> Measured:
-    """The records, curves and pictures of `items`, all of which must have been measured."""
+    """The records, curves and pictures of `items`, all of which must have been measured.
+
+    Columns of the experiment that it builds upon stand beside its own.
+    """
     records = {r.item: r.values for r in store.records(experiment.name, net.label)}
     rows = [records[item.key] for item in items]
-    columns = {
-        name: np.array([row[name] for row in rows], dtype=np.float64)
-        for name in (rows[0] if rows else ())
-    }
+    columns = dict(collect(store, experiment.base, net, items).columns) if experiment.base else {}
+    for name in rows[0] if rows else ():
+        columns[name] = np.array([row[name] for row in rows], dtype=np.float64)
 
     def array(item: str, name: str) -> Any:
         return store.array(experiment.name, net.label, item, name)
 
-    for name in experiment.curves:
+    for name in experiment.curves if rows else ():
         columns[name] = np.stack([array(item.key, name) for item in items])
     keys = {item.key for item in items}
     pictures = {
@@ -72,13 +77,13 @@ def collect(
 
 def results(store: RunStore, experiment: Experiment) -> list[Measured]:
     """One `Measured` for each network of the run, over the items that all of them have."""
-    plan = [_item(value) for value in _stored(store, f"plan {experiment.name}")]
+    plan = [_item(value) for value in _stored(store, _plan_of(experiment))]
     labels = dict.fromkeys(r.model for r in store.records(experiment.name))
     done = {label: store.done(experiment.name, label) for label in labels}
     common = [item for item in plan if all(item.key in keys for keys in done.values())]
     if not common:
         return []
-    nets = [NetLabel(label, _stored(store, f"network {label}")["architecture"]) for label in labels]
+    nets = [_label(store, label) for label in labels]
     nets.sort(key=lambda net: (_ORDER.get(net.architecture, len(_ORDER)), net.label))
     return [collect(store, experiment, net, common) for net in nets]
 
@@ -86,12 +91,13 @@ def results(store: RunStore, experiment: Experiment) -> list[Measured]:
 def stored_experiments(store: RunStore) -> list[Experiment]:
     """The experiments that the run has records of, with its options, in the report's order."""
     names = {record.experiment for record in store.records()}
-    found = []
+    found: dict[str, Experiment] = {}
     for name, kind in EXPERIMENTS.items():
         if name in names:
             options = kind.options_type(**_stored(store, f"options {name}"))
-            found.append(kind(options, store.seeds["seed"]))
-    return found
+            base = found[kind.uses.name] if kind.uses else None
+            found[name] = kind(options, store.seeds["seed"], base)
+    return list(found.values())
 
 
 def section(store: RunStore, experiment: Experiment) -> Section | None:
@@ -102,7 +108,7 @@ def section(store: RunStore, experiment: Experiment) -> Section | None:
     summary = experiment.summarise(measured)
     with figures.style():
         drawn = experiment.draw(measured)
-    plan = _stored(store, f"plan {experiment.name}")
+    plan = _stored(store, _plan_of(experiment))
     options = dataclasses.asdict(experiment.options)
     default = dataclasses.asdict(experiment.options_type())
     return Section(
@@ -131,7 +137,8 @@ def report(store: RunStore) -> Path:
 def about(store: RunStore) -> dict[str, str]:
     """What was run on what, for the report's last lines."""
     config, versions = store.config, store.versions[-1]
-    networks = {r.model: _stored(store, f"network {r.model}") for r in store.records()}
+    labels = dict.fromkeys(r.model for r in store.records() if r.model != NO_NETWORK.label)
+    networks = {label: _stored(store, f"network {label}") for label in labels}
     described = [
         f"{label} ({network['architecture']}, weights {network['weights'][:12]})"
         for label, network in networks.items()
@@ -150,6 +157,16 @@ def about(store: RunStore) -> dict[str, str]:
 _ORDER = {"edsr": 0, "rcan": 1, "swinir": 2}
 
 
+def _plan_of(experiment: Experiment) -> str:
+    return f"plan {(experiment.base or experiment).name}"
+
+
+def _label(store: RunStore, label: str) -> NetLabel:
+    if label == NO_NETWORK.label:
+        return NO_NETWORK
+    return NetLabel(label, _stored(store, f"network {label}")["architecture"])
+
+
 def _stored(store: RunStore, name: str) -> Any:
     def missing() -> Any:
         raise RunStoreError(f"{store.folder}: its records lack the {name}; repeat the run")
@@ -158,9 +175,9 @@ def _stored(store: RunStore, name: str) -> Any:
 
 
 def _plain(item: Item) -> list[Any]:
-    return [item.key, item.source, list(item.box)]
+    return [item.key, item.source, list(item.box), [*map(_plain, item.partners)]]
 
 
 def _item(value: list[Any]) -> Item:
-    key, source, box = value
-    return Item(key, source, tuple(box))
+    key, source, box, partners = value
+    return Item(key, source, tuple(box), tuple(map(_item, partners)))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class Item:
     key: str
     source: str  # name of the photograph
     box: tuple[int, int, int, int]  # y0, x0, y1, x1 in HR pixels
+    partners: tuple["Item", ...] = ()  # what it meets, such as the backgrounds of a foreground
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Study:
     device: torch.device = CPU
     dtype: torch.dtype = torch.float32
     backend: str = "auto"  # of fastbg's operators
+    folder: Path | None = None  # of the run, where an experiment may export files
 
     def sub_images(self, count: int, size: int) -> list[Item]:
         """`count` squares of `size` HR pixels on the LR grid, drawn by the seed."""

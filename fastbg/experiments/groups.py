@@ -1,0 +1,173 @@
+"""Groups of composites (section 4.1): foregrounds, and the backgrounds that each is put into."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastbg.data.images import ImageItem, ImageSet
+from fastbg.data.manifests import SubImage, composite_groups, load_sub_image, sub_images
+from fastbg.errors import DataError, InvalidArgument
+from fastbg.experiments.experiment import Measured, Options
+from fastbg.experiments.study import Item, Study
+
+SETS = {"natural": "photographs", "OSSCD": "textures (OSSCD)"}
+LEAST = 3  # backgrounds of a foreground: its own, and two to compare
+ROOM = 2  # sub-images are drawn until they would cover the images this many times
+
+
+@dataclass(frozen=True)
+class GroupOptions(Options):
+    """Sizes in HR pixels. The paper's counts; fewer are drawn where the images hold no more."""
+
+    size: int = 128  # of a composite
+    region: int = 32  # side of the foreground in its middle
+    sources: int = 150  # sub-images that give foregrounds, and as many that give backgrounds
+    groups: int = 100  # foregrounds kept
+    backgrounds: int = 100  # of each: its own and foreign ones
+
+
+def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
+    """Foregrounds of both sets in turn, each with the foreign backgrounds it is put into.
+
+    The natural set is drawn from the images without a texture class, OSSCD from those with one,
+    each where there are two images: a foreign background comes from another image. All groups of
+    a run are of one size. Raises InvalidArgument naming `owner`.option, and DataError.
+    """
+    check_sizes(study, o, owner)
+    drawn: dict[str, tuple[list[Item], list[Item]]] = {}
+    for name, images in image_sets(study.images).items():
+        count = 2 * min(o.sources, ROOM * capacity(images, o.size) // 2)
+        if len(images) > 1 and count > 1:
+            subs = sub_images(images, count, o.size, study.seed, multiple=study.scale)
+            items = [Item(s.key, s.item, (s.y, s.x, s.y + s.size, s.x + s.size)) for s in subs]
+            drawn[name] = items[: count // 2], items[count // 2 :]
+    foreign = {
+        name: [[k for k, b in enumerate(backs) if b.source != f.source] for f in fronts]
+        for name, (fronts, backs) in drawn.items()
+    }
+    per_group = min([o.backgrounds, *(1 + len(c) for choice in foreign.values() for c in choice)])
+    if not drawn or per_group < LEAST:
+        raise DataError(
+            f"image set {study.images.name}: a foreground finds less than {LEAST - 1} foreign "
+            f"backgrounds; expected two or more photographs, or two or more textures, that hold "
+            f"several squares of {o.size}x{o.size} pixels"
+        )
+    plans = []
+    for name, (fronts, backs) in drawn.items():
+        count = min(o.groups, len(fronts))
+        groups = composite_groups(
+            len(fronts), len(backs), count, per_group, study.seed, foreign[name]
+        )
+        plans.append(
+            [
+                replace(
+                    fronts[group.foreground],
+                    key=f"{name}/{number:03}/{fronts[group.foreground].key}",
+                    partners=tuple(backs[k] for k in group.backgrounds),
+                )
+                for number, group in enumerate(groups)
+            ]
+        )
+    longest = max(map(len, plans))
+    return [plan[i] for i in range(longest) for plan in plans if i < len(plan)]
+
+
+def check_sizes(study: Study, o: GroupOptions, owner: str) -> None:
+    """Raises InvalidArgument for what cannot be composed on the LR grid."""
+    scale = study.scale
+    for name in ("size", "region"):
+        if getattr(o, name) < 1 or getattr(o, name) % scale:
+            expected = f"a positive multiple of the scale {scale}"
+            raise InvalidArgument(f"{owner}.{name}", getattr(o, name), expected)
+    if o.region >= o.size or (o.size - o.region) % (2 * scale):
+        expected = f"less than {o.size}, and centred on the LR grid of scale {scale}"
+        raise InvalidArgument(f"{owner}.region", o.region, expected)
+    for name, least in (("sources", 1), ("groups", 1), ("backgrounds", LEAST)):
+        if getattr(o, name) < least:
+            raise InvalidArgument(f"{owner}.{name}", getattr(o, name), f"at least {least}")
+
+
+def image_sets(images: ImageSet) -> dict[str, ImageSet]:
+    """The images without a texture class and those with one, by the names in `SETS`."""
+    plain = tuple(i for i in images.items if i.key not in images.classes)
+    textures = tuple(i for i in images.items if i.key in images.classes)
+    return {
+        name: ImageSet(images.name, items)
+        for name, items in (("natural", plain), ("OSSCD", textures))
+    }
+
+
+def capacity(images: ImageSet, size: int) -> int:
+    """Squares that the images hold side by side."""
+    sides = (item.size() for item in images.items)
+    return sum((height // size) * (width // size) for height, width in sides)
+
+
+def set_of(item: Item) -> str:
+    """The set that an item of `plan_groups` belongs to."""
+    return item.key.split("/", 2)[0]
+
+
+def number_of(item: Item) -> int:
+    """The number of an item of `plan_groups` within its set."""
+    return int(item.key.split("/", 2)[1])
+
+
+def place(item: Item) -> str:
+    """Where a sub-image was cut, for captions."""
+    return f"{item.source}, at {item.box[0]}, {item.box[1]}"
+
+
+def by_set(result: Measured) -> dict[str, NDArray[np.intp]]:
+    """Indices of the items of each set that has any."""
+    names = np.array([set_of(item) for item in result.items])
+    return {name: np.flatnonzero(names == name) for name in SETS if (names == name).any()}
+
+
+def parts(result: Measured) -> dict[str, Measured]:
+    """The result by set."""
+    return {
+        name: Measured(
+            result.net,
+            [result.items[i] for i in rows],
+            {column: values[rows] for column, values in result.columns.items()},
+            result.pictures,
+        )
+        for name, rows in by_set(result).items()
+    }
+
+
+def drawn_text(result: Measured, o: GroupOptions) -> str:
+    """What was asked for and what was drawn, in one sentence for the report."""
+    counts = [
+        f"{len(part.items)} foregrounds in {1 + len(part.items[0].partners)} backgrounds each "
+        f"({SETS[name]})"
+        for name, part in parts(result).items()
+    ]
+    return (
+        f"Drawn: {', '.join(counts)}. Asked for: {o.groups} in {o.backgrounds}; the paper: 100 in "
+        "100. A foreign background comes from another image, and the sub-images cover the images "
+        f"at most {ROOM} times, so that few images give fewer."
+    )
+
+
+@lru_cache(maxsize=768)  # a sub-image of 128 x 128 takes 48 KiB
+def _cut(image: ImageItem, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    y0, x0, y1, _ = box
+    return load_sub_image(ImageSet("", (image,)), SubImage(image.key, y0, x0, y1 - y0))
+
+
+def sources(item: Item, study: Study) -> Tensor:
+    """HR sub-images (K,3,S,S) uint8 on the device: the item's own, then its partners'."""
+    cut = np.stack([_cut(study.images[i.source], i.box) for i in (item, *item.partners)])
+    return torch.from_numpy(cut.transpose(0, 3, 1, 2)).to(study.device, non_blocking=True)
+
+
+def first_in_each(hr: Tensor) -> Tensor:
+    """Pairs (K,2): image 0 is the foreground, every image the background."""
+    each = torch.arange(len(hr), device=hr.device)
+    return torch.stack([torch.zeros_like(each), each], dim=1)

@@ -1,0 +1,476 @@
+"""Section 4.3, Figs 4 and 5: which backgrounds is a foreground restored best in?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor
+
+from fastbg.errors import InvalidArgument
+from fastbg.experiments.experiment import Experiment, Measured, Summary, decibels
+from fastbg.experiments.groups import (
+    SETS,
+    GroupOptions,
+    by_set,
+    drawn_text,
+    first_in_each,
+    parts,
+    place,
+    plan_groups,
+    sources,
+)
+from fastbg.experiments.study import Item, Study, as_image, centre, restore
+from fastbg.metrics import psnr
+from fastbg.models.network import Network
+from fastbg.models.window import Box
+from fastbg.ops.composite import composite, composite_lr
+from fastbg.results import figures
+from fastbg.results.content import (
+    Cell,
+    Chart,
+    Column,
+    Gallery,
+    Mark,
+    Panel,
+    Picture,
+    Strip,
+    Table,
+    Verdict,
+)
+from fastbg.similarity import PAPER, SIMILARITIES, Descriptions, Images
+from fastbg.statistics import Interval, bootstrap_mean
+
+ENDS = 5  # best and worst foreign backgrounds that are compared and shown
+COLOURS = dict(zip(SETS, (figures.FULL, figures.OTHERS[2]), strict=True))
+VIEW = 3  # side of a picture, in sides of the foreground
+
+
+@dataclass(frozen=True)
+class SwapOptions(GroupOptions):
+    """Fewer groups than the paper's 100 in 100, so that it takes a minute."""
+
+    groups: int = 24
+    backgrounds: int = 32
+    # What is composed: the HR images, whose composite is then down-sampled ("hr"), or the LR
+    # images, so that the foreground's own LR pixels never change ("lr").
+    domain: Literal["hr", "lr"] = "hr"
+    most: float = 0.5  # C3: a larger share of the foregrounds than this is best in its own
+
+
+class Swap(Experiment):
+    """PSNR of the centre in its own and in foreign backgrounds, and how alike they look."""
+
+    name = "swap"
+    title = "Which backgrounds is a foreground restored best in?"
+    paper = "Section 4.3, Figs 4 and 5"
+    question = (
+        "The centre of an image is put into many backgrounds, and only the background changes. "
+        "Is the centre restored best in its own, and do backgrounds that look like it help?"
+    )
+    method = (
+        "Each foreground is restored in its own background and in foreign ones; PSNR is taken on "
+        "the foreground alone. How alike two regions look is measured by the distance of their "
+        "Gram matrices of VGG16's first features."
+    )
+    options_type: ClassVar[type[GroupOptions]] = SwapOptions
+    chunk: ClassVar[int] = 1  # a foreground in all of its backgrounds
+    curves = ("psnr", "distance")
+    shown = (
+        "truth",
+        "own",
+        *(f"{end}_{k}" for end in ("best", "worst") for k in range(ENDS)),
+    )
+
+    def plan(self, study: Study) -> list[Item]:
+        """Groups of both sets, drawn by the seed."""
+        o = self.options
+        if o.lr == "paired" and o.domain == "hr":
+            raise InvalidArgument("swap.domain", "'hr'", "'lr', as paired LR images are used")
+        return plan_groups(study, o, self.name)
+
+    @cached_property
+    def descriptions(self) -> Descriptions:
+        """Each source's Gram matrices, kept for all of its pairs."""
+        return Descriptions({PAPER: SIMILARITIES[PAPER]})
+
+    def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
+        """PSNR (dB) of each foreground in its backgrounds (n,K), own first; texture distance."""
+        rows = []
+        for item in items:
+            hr = sources(item, study)
+            distances = self.distances(self.descriptions, net, item, hr, study)
+            score = self.compare(net, hr, self.inputs(item, hr, study))
+            rows.append({"psnr": score, "distance": distances[PAPER]})
+        return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
+
+    def distances(
+        self, descriptions: Descriptions, net: Network, item: Item, hr: Tensor, study: Study
+    ) -> dict[str, Tensor]:
+        """How far the foreground of `hr` (K,3,S,S) looks from its backgrounds: (K) by measure."""
+        o = self.options
+        box = Box(*centre(o.region, o.size, o.size))
+
+        def load(index: Sequence[int]) -> Images:
+            some = hr[list(index)]
+            return Images(some, study.degrade(some, o.kernel), box, net, study.backend)
+
+        keys = [(image.source, image.box) for image in (item, *item.partners)]
+        return descriptions.distances(net, keys, load)
+
+    def inputs(self, item: Item, hr: Tensor, study: Study) -> Tensor:
+        """LR composites (K,3,S/s,S/s) in [0,1] of one group's sources `hr` (K,3,S,S) uint8."""
+        o, scale, pairs = self.options, study.scale, first_in_each(hr)
+        if o.domain == "lr":
+            lr = study.inputs((item, *item.partners), hr, o.lr, o.kernel)
+            inner = centre(o.region // scale, *lr.shape[-2:])
+            return composite(lr[:1], lr, pairs, inner, backend=study.backend)
+        return composite_lr(
+            hr[:1],
+            hr,
+            pairs,
+            centre(o.region, o.size, o.size),
+            scale=scale,
+            kernel=o.kernel,
+            quantize=True,
+            backend=study.backend,
+        ).to(study.dtype)
+
+    def compare(self, net: Network, hr: Tensor, lr: Tensor) -> Tensor:
+        """PSNR (K) of the foreground in each composite `lr`; nothing leaves the device."""
+        o = self.options
+        y0, x0, y1, x1 = window = centre(o.region, o.size, o.size)
+        truth = hr[:1, :, y0:y1, x0:x1].float() / 255
+        sr = restore(net, lr, window)
+        return psnr(sr, truth.expand_as(sr), channel=o.channel)
+
+    def cases(self, measured: Measured) -> list[int]:
+        """In each set: where the background matters most, then where it matters as usual."""
+        foreign = decibels(measured, "psnr")[:, 1:]
+        spread = foreign.max(axis=1) - foreign.min(axis=1)
+        chosen: list[int] = []
+        for rows in by_set(measured).values():
+            order = rows[np.argsort(-spread[rows], kind="stable")]
+            chosen += dict.fromkeys([int(order[0]), int(order[order.size // 2])])
+        return chosen
+
+    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
+        """The foreground's surroundings as restored: own background, best and worst foreign."""
+        o = self.options
+        hr = sources(item, study)
+        lr = self.inputs(item, hr, study)
+        order = 1 + self.compare(net, hr, lr)[1:].argsort(descending=True).cpu()
+        best, worst = order[:ENDS].tolist(), order.flip(0)[:ENDS].tolist()
+        y0, x0, y1, x1 = centre(min(o.size, VIEW * o.region), o.size, o.size)
+        images = {"truth": hr[0]}
+        sr = restore(net, lr[[0, *best, *worst]])
+        names = ["own", *(f"best_{k}" for k in range(len(best)))]
+        names += [f"worst_{k}" for k in range(len(worst))]
+        images |= dict(zip(names, sr, strict=True))
+        return {name: as_image(image[:, y0:y1, x0:x1]) for name, image in images.items()}
+
+    def summarise(self, results: Sequence[Measured]) -> Summary:
+        """Rank of the own background, what foreign ones cost, who is alike; claims C3 and C4."""
+        own_rows: list[list[Cell]] = []
+        alike_rows: list[list[Cell]] = []
+        verdicts: list[Verdict] = []
+        headlines = {}
+        for result in results:
+            said = []
+            for name, part in parts(result).items():
+                rank, share, near = rank_of_own(part), self.share(part), nearness(part)
+                score = decibels(part, "psnr")
+                foreign = score[:, 1:]
+                cost = score[:, 0] - foreign.mean(axis=1)
+                c3, c4 = self.own_is_best(part, name), self.alike_helps(part, name)
+                verdicts += [c3, c4]
+                own_rows.append(
+                    [
+                        result.net.label,
+                        SETS[name],
+                        len(part.items),
+                        score.shape[1],
+                        share.percent(),
+                        100 / score.shape[1],
+                        float(rank.mean()),
+                        float(score[:, 0].mean()),
+                        self.mean(cost, part),
+                    ]
+                )
+                alike_rows.append(
+                    [
+                        result.net.label,
+                        SETS[name],
+                        float((foreign.max(axis=1) - foreign.min(axis=1)).mean()),
+                        float(near.best.mean()),
+                        float(near.worst.mean()),
+                        self.mean(near.worst - near.best, part),
+                        100 * float((near.worst > near.best).mean()),
+                    ]
+                )
+                said.append(
+                    f"{name}: own best {share.percent().text(0)} % of {len(part.items)}, "
+                    f"C3 {c3.outcome.value}, C4 {c4.outcome.value}"
+                )
+            headlines[result.net.label] = "; ".join(said)
+        own = Table(
+            "swap",
+            "The own background against foreign ones",
+            (
+                Column("network"),
+                Column("set"),
+                Column("foregrounds"),
+                Column("backgrounds of each"),
+                Column("own is the best", "%", 0),
+                Column("by chance", "%", 1),
+                Column("mean rank of the own", "", 1),
+                Column("PSNR in the own", "dB"),
+                Column("PSNR lost in a foreign one", "dB", 2, signed=True),
+            ),
+            own_rows,
+            drawn_text(results[0], self.options) + " Intervals: 95 %, percentile bootstrap that "
+            "draws whole images. Rank 1 is the highest PSNR.",
+        )
+        alike = Table(
+            "swap_alike",
+            "Do backgrounds that look like the foreground help?",
+            (
+                Column("network"),
+                Column("set"),
+                Column("PSNR, best minus worst background", "dB"),
+                Column("place of the best", "%", 0),
+                Column("place of the worst", "%", 0),
+                Column("worst minus best", "points", 0, signed=True),
+                Column("foregrounds whose best look more alike", "%", 0),
+            ),
+            alike_rows,
+            f"Foreign backgrounds only; the best and the worst: the {ENDS} with the highest and "
+            "the lowest PSNR (fewer of few). Place: where they stand when a foreground's foreign "
+            "backgrounds are put in order of their texture distance to it, 0 % the most alike, "
+            "100 % the least.",
+        )
+        return Summary(headlines, [own, alike], verdicts)
+
+    def mean(self, values: NDArray[np.float64], part: Measured) -> Interval:
+        """Mean over foregrounds, interval over images."""
+        return bootstrap_mean(values, part.sources, seed=self.seed)
+
+    def share(self, part: Measured) -> Interval:
+        """Share of the foregrounds whose own background is the best."""
+        return self.mean((rank_of_own(part) == 1).astype(np.float64), part)
+
+    def own_is_best(self, part: Measured, name: str) -> Verdict:
+        """C3 for one network and set."""
+        share, rank = self.share(part), rank_of_own(part)
+        count = 1 + len(part.items[0].partners)
+        return Verdict(
+            claim="C3",
+            statement="Among many backgrounds, a foreground is restored best in its own.",
+            net=f"{part.net.label}, {SETS[name]}",
+            paper="the own one is preferred among 100 (Fig. 4)",
+            ours=f"best of {count} for {int((rank == 1).sum())} of {rank.size} foregrounds: "
+            f"{share.percent().text(0)} %; mean rank {rank.mean():.1f}",
+            test="Each foreground against itself in all of its backgrounds: holds if the 95 % "
+            "interval of the share of foregrounds whose own background gives the highest PSNR "
+            f"lies above {100 * self.options.most:g} %, does not hold if it lies below.",
+            outcome=share.compare(self.options.most),
+        )
+
+    def alike_helps(self, part: Measured, name: str) -> Verdict:
+        """C4 for one network and set."""
+        near = nearness(part)
+        apart = self.mean(near.worst - near.best, part)
+        return Verdict(
+            claim="C4",
+            statement="Backgrounds that look like the foreground help.",
+            net=f"{part.net.label}, {SETS[name]}",
+            paper="the best look alike, the worst do not (Figs 4, 5)",
+            ours=f"in order of texture distance the best stand at {near.best.mean():.0f} %, the "
+            f"worst at {near.worst.mean():.0f} %: {apart.text(0, signed=True)} points",
+            test=f"Paired within each foreground, its {ENDS} best foreign backgrounds against its "
+            f"{ENDS} worst: holds if the 95 % interval of the difference of their places, by "
+            "Gram distance, lies above 0, does not hold if it lies below.",
+            outcome=apart.compare(0.0),
+        )
+
+    def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
+        """Share of own, what backgrounds cost each foreground, likeness, the pictures."""
+        return [
+            self.draw_shares(results),
+            self.draw_costs(results),
+            *self.draw_cases(results),
+            self.draw_likeness(results),
+        ]
+
+    def draw_shares(self, results: Sequence[Measured]) -> Chart:
+        """How often the own background is the best, with interval and chance."""
+        bars = [(r.net.label, name, part) for r in results for name, part in parts(r).items()]
+        figure = figures.new_figure(0.9 + 0.42 * len(bars))
+        axis = figure.subplots()
+        for row, (_, name, part) in enumerate(bars):
+            share = self.share(part).percent()
+            axis.barh(row, share.value, height=0.55, color=COLOURS[name], zorder=2)
+            ends = [max(share.low, 0), min(share.high, 100)]
+            axis.plot(ends, [row, row], color=figures.INK, linewidth=1.4, zorder=3)
+            chance = 100 / (1 + len(part.items[0].partners))
+            axis.plot([chance] * 2, [row - 0.4, row + 0.4], color=figures.MUTED, zorder=4)
+        labels = [f"{figures.short(label, 16)}, {name}" for label, name, _ in bars]
+        axis.set_yticks(range(len(bars)), labels, color=figures.INK)
+        axis.set_ylim(len(bars) - 0.4, -0.6)
+        axis.set_xlim(0, 100)
+        axis.set_xlabel("foregrounds restored best in their own background, %")
+        axis.tick_params(axis="y", length=0)
+        axis.grid(axis="x", zorder=0)
+        return Chart(
+            "swap_shares",
+            "Is the own background the best?",
+            "Bars: share of the foregrounds whose PSNR is highest in their own background. "
+            "Black line: 95 % interval. Grey tick: what chance alone would give.",
+            figure,
+        )
+
+    def draw_costs(self, results: Sequence[Measured]) -> Chart:
+        """What each foreign background changes, foreground by foreground."""
+        names = list(parts(results[0]))
+        figure = figures.new_figure(0.6 + 2.0 * len(results))
+        axes = figure.subplots(len(results), len(names), squeeze=False, sharey=True)
+        for row, result in zip(axes, results, strict=True):
+            for axis, (name, part) in zip(row, parts(result).items(), strict=True):
+                score = decibels(part, "psnr")
+                change = score[:, 1:] - score[:, :1]
+                change = change[np.argsort(np.median(change, axis=1))]
+                at = np.arange(len(change))
+                low, high = change.min(axis=1), change.max(axis=1)
+                axis.vlines(at, low, high.clip(max=0), color=figures.ALONE, linewidth=2)
+                axis.vlines(at, low.clip(min=0), high.clip(min=0), color=figures.FULL, linewidth=2)
+                axis.plot(at, np.median(change, axis=1), ".", color=figures.INK, markersize=3.5)
+                axis.axhline(0, color=figures.MUTED, linewidth=0.8)
+                axis.set_title(f"{figures.short(result.net.label, 16)}, {name}")
+                axis.set_xticks([])
+                axis.spines["bottom"].set_visible(False)
+                axis.grid(axis="y")
+                axis.set_axisbelow(True)
+            row[0].set_ylabel("against the own, dB")
+        for axis in axes[-1]:
+            axis.set_xlabel("foregrounds")
+        return Chart(
+            "swap_costs",
+            "What does a foreign background cost?",
+            "A line per foreground, from its worst to its best foreign background; dot: the "
+            "median. 0 dB is the own background: red parts are worse than it, blue ones better.",
+            figure,
+        )
+
+    def draw_likeness(self, results: Sequence[Measured]) -> Chart:
+        """How alike the best and the worst backgrounds look, foreground by foreground."""
+        figure = figures.new_figure(0.7 + 5.4 / max(2, len(results)), figures.WIDTH)
+        axes = figure.subplots(1, len(results), squeeze=False, sharex=True, sharey=True)[0]
+        for axis, result in zip(axes, results, strict=True):
+            axis.plot([0, 100], [0, 100], color=figures.MUTED, linewidth=0.8)
+            for name, part in parts(result).items():
+                near = nearness(part)
+                axis.plot(
+                    *(near.worst, near.best), "o", color=COLOURS[name], alpha=0.75, label=name
+                )
+            axis.set_title(figures.short(result.net.label, 36 // len(results)))
+            axis.set_xlabel("place of the worst, %")
+            axis.set_aspect("equal")
+            axis.set_xlim(0, 100)
+            axis.set_ylim(0, 100)
+            axis.grid()
+        axes[0].set_ylabel("place of the best, %")
+        axes[-1].legend(loc="upper left", fontsize=8.5)
+        return Chart(
+            "swap_likeness",
+            "Do the best backgrounds look more like the foreground than the worst?",
+            "A dot per foreground. Its foreign backgrounds are put in order of their texture "
+            f"distance to it (0 %: the most alike). Upwards: where its {ENDS} best backgrounds "
+            f"stand on average; to the right: its {ENDS} worst. Below the line the best look more "
+            "alike than the worst.",
+            figure,
+        )
+
+    def draw_cases(self, results: Sequence[Measured]) -> list[Gallery]:
+        """Best and worst backgrounds of some foregrounds, as each network restores them."""
+        galleries = []
+        for number, result in enumerate(results):
+            strips = [
+                strip
+                for i in self.cases(result)
+                if (result.items[i].key, "own") in result.pictures
+                for strip in self.strips(result, i)
+            ]
+            if strips:
+                galleries.append(
+                    Gallery(
+                        f"swap_cases_{number + 1}",
+                        f"Best and worst backgrounds for {result.net.label}",
+                        "What the network makes of the foreground (white frame) and of what lies "
+                        "next to it. Only PSNR in the frame counts. Of each set first the "
+                        "foreground to which the background matters most, then a usual one.",
+                        strips,
+                    )
+                )
+        return galleries
+
+    def strips(self, result: Measured, i: int) -> list[Strip]:
+        """One foreground: own and best backgrounds, then truth and worst backgrounds."""
+        o, item = self.options, result.items[i]
+        score = decibels(result, "psnr")[i]
+        order = np.argsort(-score[1:], kind="stable")
+        ends = {"best": score[1:][order], "worst": score[1:][order[::-1]]}
+        side = min(o.size, VIEW * o.region)
+        frame = [Mark.pixels(centre(o.region, side, side), (side, side), "window")]
+        first = {
+            "best": Panel(
+                result.pictures[item.key, "own"],
+                "own background",
+                f"{score[0]:.2f} dB",
+                frame,
+                best=bool(rank_of_own(result)[i] == 1),
+            ),
+            "worst": Panel(result.pictures[item.key, "truth"], "ground truth", "", frame),
+        }
+        rank = int(rank_of_own(result)[i])
+        found = []
+        for end, scores in ends.items():
+            panels = [first[end]]
+            for k, value in enumerate(scores[:ENDS]):
+                if (item.key, f"{end}_{k}") in result.pictures:
+                    picture = result.pictures[item.key, f"{end}_{k}"]
+                    panels.append(
+                        Panel(picture, f"{end} foreign, {k + 1}", f"{value:.2f} dB", frame)
+                    )
+            title = place(item) if end == "best" else ""
+            detail = f"own background: rank {rank} of {score.size}" if end == "best" else ""
+            found.append(Strip(title, panels, detail))
+        return found
+
+
+class Nearness(NamedTuple):
+    """Mean place of a foreground's best and worst foreign backgrounds, 0 % the most alike: (n)."""
+
+    best: NDArray[np.float64]
+    worst: NDArray[np.float64]
+
+
+def rank_of_own(result: Measured) -> NDArray[np.intp]:
+    """Rank of the own background's PSNR among all, 1 the highest: (n)."""
+    score = decibels(result, "psnr")
+    return 1 + (score[:, 1:] > score[:, :1]).sum(axis=1)
+
+
+def nearness(result: Measured) -> Nearness:
+    """Where the best and worst backgrounds stand in the order of texture distance."""
+    score, distance = decibels(result, "psnr")[:, 1:], result.columns["distance"][:, 1:]
+    count = score.shape[1]
+    places = 100 * (rankdata(distance, axis=1) - 1) / (count - 1)
+    order = np.argsort(score, axis=1, kind="stable")
+    ends = min(ENDS, count // 2)
+    worst = np.take_along_axis(places, order[:, :ends], axis=1).mean(axis=1)
+    best = np.take_along_axis(places, order[:, -ends:], axis=1).mean(axis=1)
+    return Nearness(best, worst)

@@ -1,0 +1,285 @@
+"""How alike two regions look (paper, sections 4.3 and 6.1): several measures, one registry.
+
+A measure is a function that describes both regions of each image: the foreground, a box in its
+middle, and the surroundings, all the rest. What follows is the distance between the description of
+one image's foreground and those of other images' surroundings. To add a measure, write the
+function and add a line to `SIMILARITIES`.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, conv2d, unfold
+
+from fastbg.errors import CheckpointError
+from fastbg.models.network import Network
+from fastbg.models.vgg import conv1_1, imagenet_normalised
+from fastbg.models.window import Box
+from fastbg.ops.gram import gram
+from fastbg.texture import gram_distance, texture_gram
+
+PATCH = 3  # LR pixels
+PYRAMID = 3  # scales: 1, 1/2, 1/4
+BATCH = 16  # images described at once; their VGG features take 70 MB at 128 x 128
+
+Described = tuple[Tensor, Tensor]  # of the foregrounds and of the surroundings: (B, ...) each
+
+
+@dataclass(frozen=True)
+class Images:
+    """Square images of one size, with the same box in the middle of each."""
+
+    hr: Tensor  # (B,3,S,S) uint8
+    lr: Tensor  # (B,3,S/s,S/s) in [0,1]
+    box: Box  # the foreground, in HR pixels; its edges lie on the LR grid
+    net: Network
+    backend: str = "auto"
+
+    @cached_property
+    def levels(self) -> Tensor:
+        """`hr` in [0,1]."""
+        return self.hr.float() / 255
+
+    @property
+    def lr_box(self) -> Box:
+        """The foreground in LR pixels."""
+        return self.box.coarsen(self.net.scale)
+
+
+def masks(box: Box, like: Tensor) -> Tensor:
+    """Weights (1,2,H,W) of the foreground and of the surroundings of images `like` (B,C,H,W)."""
+    inside = like.new_zeros(like.shape[-2:], dtype=torch.float32)
+    inside[box.y0 : box.y1, box.x0 : box.x1] = 1
+    return torch.stack([inside, 1 - inside])[None]
+
+
+# Measures ----------------------------------------------------------------------------------------
+
+
+def vgg_gram(images: Images) -> Described:
+    """The paper's: Gram matrices of VGG16's conv1_1."""
+    both = texture_gram(images.hr, masks(images.box, images.hr), backend=images.backend)
+    return both[:, 0], both[:, 1]
+
+
+def vgg_covariance(images: Images) -> Described:
+    """The same features without their means, so that brightness and colour count less."""
+    weight, bias = conv1_1(images.hr.device, torch.float32)
+    features = conv2d(imagenet_normalised(images.levels), weight, bias, padding=1).relu()
+    # With a constant among the features, their sums stand in the last row.
+    ones = torch.ones_like(features[:, :1])
+    region = masks(images.box, features)
+    total = gram(torch.cat([features, ones], dim=1), region, backend=images.backend)
+    count = total[..., -1:, -1:]
+    mean = total[..., :-1, -1:] / count
+    both = total[..., :-1, :-1] / count - mean @ mean.mT
+    return both[:, 0], both[:, 1]
+
+
+def vgg_pyramid(images: Images) -> Described:
+    """Gram matrices of VGG16's conv1_1 on the image and on smaller copies of it, side by side."""
+    small, scales = images.levels, []
+    for level in range(PYRAMID):
+        if level:
+            small = avg_pool2d(small, 2)
+        box = images.box.coarsen(2**level)
+        scales.append(texture_gram(small, masks(box, small), backend=images.backend))
+    both = torch.stack(scales, dim=2).flatten(2)
+    return both[:, 0], both[:, 1]
+
+
+def first_features(images: Images) -> Described:
+    """Gram matrices of the network's first layer."""
+    return _feature_grams(images, layer_outputs(images.net, images.lr)[0])
+
+
+def deep_features(images: Images) -> Described:
+    """Gram matrices of the network's last layer before it magnifies."""
+    return _feature_grams(images, layer_outputs(images.net, images.lr)[1])
+
+
+def colour_moments(images: Images) -> Described:
+    """Mean, standard deviation and skewness (its cube root) of R, G and B."""
+    region = masks(images.box, images.hr)[:, :, None]  # [1,2,1,H,W]
+    region = region / region.sum((-2, -1), keepdim=True)
+    values = images.levels[:, None]  # [B,1,3,H,W]
+    mean = (values * region).sum((-2, -1), keepdim=True)
+    deviation = values - mean
+    variance = (deviation.square() * region).sum((-2, -1))
+    third = (deviation.pow(3) * region).sum((-2, -1))
+    cubic = third.sign() * third.abs().pow(1 / 3)
+    both = torch.stack([mean[..., 0, 0], variance.sqrt(), cubic], dim=-1).flatten(2)
+    return both[:, 0], both[:, 1]
+
+
+def power_spectrum(images: Images) -> Described:
+    """Logarithm of the mean power spectrum of grey square tiles under a Hann window.
+
+    Tiles are as large as the foreground, or as its distance to the border if that is less.
+    """
+    grey, box = images.levels.mean(1, keepdim=True), images.box
+    side = min(box.y1 - box.y0, box.y0)
+    inside = grey[..., box.y0 : box.y1, box.x0 : box.x1]
+    strips = [grey[..., : box.y0, :], grey[..., box.y1 :, :]]
+    middle = grey[..., box.y0 : box.y1, :]
+    strips += [middle[..., : box.x0], middle[..., box.x1 :]]
+
+    def spectrum(parts: Sequence[Tensor]) -> Tensor:
+        tiles = torch.cat([unfold(part, side, stride=side) for part in parts], dim=2)
+        tiles = tiles.mT.unflatten(2, (side, side))  # [B,T,side,side]
+        hann = torch.hann_window(side, periodic=False, device=tiles.device)
+        tiles = (tiles - tiles.mean((-2, -1), keepdim=True)) * hann * hann[:, None]
+        power = torch.fft.rfft2(tiles).abs().square().mean(1)
+        return (power + 1e-6).log()  # below it lies what 8 bits cannot hold
+
+    return spectrum([inside]), spectrum(strips)
+
+
+def patches(images: Images) -> Described:
+    """All LR patches of 3 x 3 pixels (fewer where a region is smaller) that lie in one region."""
+    box = images.lr_box
+    side = min(PATCH, box.y1 - box.y0, box.y0)
+    across = images.lr.shape[-1] - side + 1
+    corner = torch.arange(across, device=images.lr.device)
+
+    def inside(low: int, high: int) -> Tensor:
+        return (corner >= low) & (corner <= high - side)
+
+    def apart(low: int, high: int) -> Tensor:
+        return (corner <= low - side) | (corner >= high)
+
+    within = inside(box.y0, box.y1)[:, None] & inside(box.x0, box.x1)
+    outside = apart(box.y0, box.y1)[:, None] | apart(box.x0, box.x1)
+    every = unfold(images.lr.float(), side).mT  # [B,P,27]
+    return every[:, within.flatten()], every[:, outside.flatten()]
+
+
+# Distances ---------------------------------------------------------------------------------------
+
+
+def matrix_distance(foreground: Tensor, surroundings: Tensor) -> Tensor:
+    """Squared Frobenius distance between matrices (1,C,C) and (K,C,C): (K)."""
+    return gram_distance(foreground, surroundings)[0]
+
+
+def vector_distance(foreground: Tensor, surroundings: Tensor) -> Tensor:
+    """Mean squared difference between (1,...) and (K,...): (K)."""
+    return (foreground - surroundings).square().flatten(1).mean(1)
+
+
+def nearest_patch(foreground: Tensor, surroundings: Tensor) -> Tensor:
+    """How far the foreground's patches (1,P,D) lie from the nearest of (K,Q,D), on average: (K)."""
+    apart = torch.cdist(foreground.expand(len(surroundings), -1, -1), surroundings)
+    return apart.amin(2).square().mean(1)
+
+
+# Registry ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A measure: what a region is described by, and how far two descriptions are apart."""
+
+    title: str
+    describe: Callable[[Images], Described]
+    distance: Callable[[Tensor, Tensor], Tensor] = matrix_distance
+
+
+SIMILARITIES: dict[str, Similarity] = {
+    "vgg_gram": Similarity("VGG16 Gram matrix (the paper's)", vgg_gram),
+    "vgg_covariance": Similarity("VGG16 covariance", vgg_covariance),
+    "vgg_pyramid": Similarity("VGG16 Gram matrices, 3 scales", vgg_pyramid, vector_distance),
+    "first_features": Similarity("Gram matrix of the net's first layer", first_features),
+    "deep_features": Similarity("Gram matrix of the net's last features", deep_features),
+    "colour_moments": Similarity("colour moments", colour_moments, vector_distance),
+    "power_spectrum": Similarity("power spectrum", power_spectrum, vector_distance),
+    "nearest_patch": Similarity("nearest patch of the input", patches, nearest_patch),
+}
+PAPER = "vgg_gram"
+
+
+class Descriptions:
+    """Descriptions of images, each computed once and kept for the pairs that it is part of.
+
+    `load` gives the `Images` of some keys; the `kept` last used are remembered (at 128 x 128
+    pixels, all measures of an image take 0.4 MiB).
+    """
+
+    def __init__(self, similarities: Mapping[str, Similarity], kept: int = 640) -> None:
+        self.similarities = similarities
+        self._kept = kept
+        self._known: OrderedDict[Hashable, dict[str, Described]] = OrderedDict()
+        self._net: Network | None = None
+
+    def distances(
+        self, net: Network, keys: Sequence[Hashable], load: Callable[[Sequence[int]], Images]
+    ) -> dict[str, Tensor]:
+        """Distance of the first image's foreground to the surroundings of each: (K) by measure.
+
+        `load(indices)` gives the images of keys[i] for i in `indices`, with `net`.
+        """
+        if net is not self._net:
+            self._known.clear()
+            self._net = net
+        missing = [i for i, key in enumerate(keys) if key not in self._known]
+        for first in range(0, len(missing), BATCH):
+            batch = missing[first : first + BATCH]
+            images = load(batch)
+            for name, similarity in self.similarities.items():
+                foregrounds, surroundings = similarity.describe(images)
+                for n, i in enumerate(batch):
+                    pair = foregrounds[n].clone(), surroundings[n].clone()
+                    self._known.setdefault(keys[i], {})[name] = pair
+        found = {}
+        for name, similarity in self.similarities.items():
+            described = [self._known[key][name] for key in keys]
+            around = torch.stack([surroundings for _, surroundings in described])
+            found[name] = similarity.distance(described[0][0][None], around)
+        for key in keys:
+            self._known.move_to_end(key)
+        while len(self._known) > max(self._kept, len(keys)):
+            self._known.popitem(last=False)
+        return found
+
+
+# The network's own features ----------------------------------------------------------------------
+
+
+def layer_outputs(net: Network, lr: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (B,C,h,w) of the first convolution, and of the last of its size and width.
+
+    Any network has them: in EDSR, RCAN and SwinIR they are `conv_first` and `conv_after_body`.
+    Raises CheckpointError if the network convolves nothing.
+    """
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, given: object, output: Tensor) -> None:
+        if not found:
+            found.append(output)
+        elif output.shape == found[0].shape:
+            found[1:] = [output]
+
+    handles = [m.register_forward_hook(keep) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    try:
+        net(lr)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise CheckpointError(
+            f"{net.name}: has no convolution whose features could be compared; leave `gram` out"
+        )
+    height, width = lr.shape[-2:]  # a network may have padded its input
+    first, last = (features[..., :height, :width] for features in (found[0], found[-1]))
+    return first, last
+
+
+def _feature_grams(images: Images, features: Tensor) -> Described:
+    region = masks(images.lr_box, features)
+    total = gram(features.float(), region, backend=images.backend)
+    both = total / (features.shape[1] * region.sum((-2, -1))[..., None, None])
+    return both[:, 0], both[:, 1]
