@@ -30,9 +30,11 @@ from bench.baselines.networks_torch import in_torch
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import open_folder
 from fastbg.experiments.experiment import Experiment
+from fastbg.experiments.groups import lr_composites, sources
 from fastbg.experiments.mosaic import WAYS, Mosaic, inside
 from fastbg.experiments.slicing import Slicing
 from fastbg.experiments.study import PIXELS_PER_CALL, Item, Study, as_image
+from fastbg.experiments.swap import Swap
 from fastbg.experiments.table1 import Table1
 from fastbg.models.checkpoints import load_model
 from fastbg.models.network import Network
@@ -91,9 +93,35 @@ def mosaic(net: Network, study: Study, count: int) -> Ways:
     }
 
 
+def swap(net: Network, study: Study, count: int) -> Ways:
+    """Section 4.3: `count` foregrounds of 32x32 in 32 images of 128x128.
+
+    The baselines read composites from memory, 8 bit, as such scripts read them from disk; fastbg
+    composes them and measures how alike their regions look besides.
+    """
+    experiment = Swap()
+    items = experiment.plan(study)[:count]
+    side = experiment.options.region
+    hr = [sources(item, study) for item in items]
+    lr = [
+        lr_composites(item, images, study, experiment.options)
+        for item, images in zip(items, hr, strict=True)
+    ]
+    truth = [as_image(images[0]) for images in hr]
+    pictures = [[as_image(x) for x in composites] for composites in lr]
+    batch = PIXELS_PER_CALL["cpu"] // lr[0][0, 0].numel()
+    own = torch.stack([images[0] for images in hr])
+    return {
+        "published": partial(published.swap, plain(net), truth, pictures, side),
+        "good": partial(good.swap, in_torch(net), own, torch.stack(lr), side, batch),
+        "fastbg": partial(curve, experiment, net, items, study, "psnr"),
+    }
+
+
 EXPERIMENTS: dict[str, Callable[[Network, Study, int], Ways]] = {
     "table1": table1,
     "slicing": slicing,
+    "swap": swap,
     "mosaic": mosaic,
 }
 
@@ -106,6 +134,18 @@ def records(
     for first in range(0, len(items), experiment.chunk):
         columns = experiment.measure(net, items[first : first + experiment.chunk], study)
         rows.append(torch.stack([columns[name] for name in names], dim=1))
+    return torch.cat(rows).numpy()
+
+
+def curve(
+    experiment: Experiment, net: Network, items: list[Item], study: Study, name: str
+) -> NDArray[np.float64]:
+    """A column with K values per item, as `fastbg run` measures it: (n,K)."""
+    with torch.inference_mode():
+        rows = [
+            experiment.measure(net, items[first : first + experiment.chunk], study)[name]
+            for first in range(0, len(items), experiment.chunk)
+        ]
     return torch.cat(rows).numpy()
 
 

@@ -40,6 +40,19 @@ def slicing(net: nn.Module, hr: list[Tensor], lr: list[Tensor], tile: int, pixel
     return torch.stack(rows)
 
 
+@torch.inference_mode()
+def swap(net: nn.Module, hr: Tensor, lr: Tensor, side: int, batch: int) -> Tensor:
+    """PSNR (n,K) of the centre of hr (n,3,H,W) uint8 in each of its composites lr (n,K,3,h,w)."""
+    low, high = (hr.shape[-1] - side) // 2, (hr.shape[-1] + side) // 2
+    inner = slice(low, high)
+    rows = []
+    for truth, composites in zip(hr[..., inner, inner], lr, strict=True):
+        x = composites.contiguous(memory_format=torch.channels_last)
+        sr = torch.cat([net(part)[..., inner, inner] for part in x.split(batch)])
+        rows.append(psnr(sr, truth.expand_as(sr)))
+    return torch.stack(rows)
+
+
 def psnr(sr: Tensor, hr: Tensor) -> Tensor:
     """In dB, over RGB, of each image."""
     levels = (sr.clamp(0, 1) * 255).round()

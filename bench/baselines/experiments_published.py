@@ -40,6 +40,18 @@ def slicing(net: nn.Module, hr: Images, lr: Images, tile: int) -> NDArray[np.flo
     return np.array(rows)
 
 
+def swap(net: nn.Module, truths: Images, lr: list[Images], side: int) -> NDArray[np.float64]:
+    """PSNR (n,K) of the centre of each of `truths` in each of its K composites."""
+    rows = []
+    for truth, composites in zip(truths, lr, strict=True):
+        low, high = (truth.shape[0] - side) // 2, (truth.shape[0] + side) // 2
+        target = truth[low:high, low:high]
+        rows.append(
+            [psnr(restored(net, small)[low:high, low:high], target) for small in composites]
+        )
+    return np.array(rows)
+
+
 @torch.no_grad()
 def restored(net: nn.Module, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """SR image, 8 bit, of one LR image (h,w,3)."""

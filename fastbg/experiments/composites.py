@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ from fastbg.experiments.groups import (
     by_set,
     drawn_text,
     first_in_each,
+    lr_composites,
     number_of,
     place,
     plan_groups,
@@ -29,7 +30,7 @@ from fastbg.experiments.groups import (
 from fastbg.experiments.study import Item, Study, as_image, centre
 from fastbg.metrics import grey_levels
 from fastbg.models.network import Network
-from fastbg.ops.composite import composite, composite_lr
+from fastbg.ops.composite import composite
 from fastbg.results import figures
 from fastbg.results.content import (
     Cell,
@@ -86,21 +87,18 @@ class Composites(Experiment):
         """Of each composite, own background first: see `compare`. Exports the first groups."""
         rows = []
         for item in items:
-            hr, lr = self.composites(sources(item, study), study)
+            hr, lr = self.composites(item, sources(item, study), study)
             rows.append(self.compare(hr, lr))
             if study.folder is not None and number_of(item) < self.options.exported:
                 export(item, hr, lr, study.folder / "composites")
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
 
-    def composites(self, images: Tensor, study: Study) -> tuple[Tensor, Tensor]:
+    def composites(self, item: Item, images: Tensor, study: Study) -> tuple[Tensor, Tensor]:
         """HR (K,3,S,S) and LR composites in [0,1] of one group's sources (K,3,S,S) uint8."""
         o = self.options
-        given = images[:1], images, first_in_each(images), centre(o.region, o.size, o.size)
-        hr = composite(*given, backend=study.backend)
-        lr = composite_lr(
-            *given, scale=study.scale, kernel=o.kernel, quantize=True, backend=study.backend
-        )
-        return hr, lr
+        inner = centre(o.region, o.size, o.size)
+        hr = composite(images[:1], images, first_in_each(images), inner, backend=study.backend)
+        return hr, lr_composites(item, images, study, o)
 
     def compare(self, hr: Tensor, lr: Tensor) -> dict[str, Tensor]:
         """Columns (K) of one group's composites; nothing leaves the device.
@@ -134,10 +132,11 @@ class Composites(Experiment):
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
         """The own background and foreign ones, spread over the group."""
-        images = sources(item, study)
-        chosen = [0, *np.linspace(1, len(images) - 1, FOREIGN).round().astype(int).tolist()]
-        hr, _ = self.composites(images[chosen], study)
-        return {name: as_image(image) for name, image in zip(self.shown, hr, strict=True)}
+        last = len(item.partners) - 1
+        chosen = np.linspace(0, last, min(FOREIGN, last + 1)).round().astype(int)
+        some = replace(item, partners=tuple(item.partners[k] for k in chosen))
+        hr, _ = self.composites(some, sources(some, study), study)
+        return {name: as_image(image) for name, image in zip(self.shown, hr, strict=False)}
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
         """What was drawn, and what it does to the foreground's input."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastbg.correlation import kendall, pooled_kendall, pooled_spearman, spearman
 from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, decibels
-from fastbg.experiments.groups import SETS, drawn_text, parts, set_of, sources
+from fastbg.experiments.groups import SETS, drawn_text, parts, set_of, sources, texture_distances
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import COLOURS, Swap
 from fastbg.models.network import Network
@@ -69,7 +69,9 @@ class Gram(Experiment):
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
         """Distance of each foreground to its backgrounds (n,K), own first, by every measure."""
         rows = [
-            self.base.distances(self.descriptions, net, item, sources(item, study), study)
+            texture_distances(
+                self.descriptions, net, item, sources(item, study), study, self.base.options
+            )
             for item in items
         ]
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}

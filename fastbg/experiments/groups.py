@@ -1,7 +1,9 @@
 """Groups of composites (section 4.1): foregrounds, and the backgrounds that each is put into."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +14,11 @@ from fastbg.data.images import ImageItem, ImageSet
 from fastbg.data.manifests import SubImage, composite_groups, load_sub_image, sub_images
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Measured, Options
-from fastbg.experiments.study import Item, Study
+from fastbg.experiments.study import Item, Study, centre
+from fastbg.models.network import Network
+from fastbg.models.window import Box
+from fastbg.ops.composite import composite, composite_lr
+from fastbg.similarity import Descriptions, Images
 
 SETS = {"natural": "photographs", "OSSCD": "textures (OSSCD)"}
 LEAST = 3  # backgrounds of a foreground: its own, and two to compare
@@ -28,6 +34,9 @@ class GroupOptions(Options):
     sources: int = 150  # sub-images that give foregrounds, and as many that give backgrounds
     groups: int = 100  # foregrounds kept
     backgrounds: int = 100  # of each: its own and foreign ones
+    # What is composed: the HR images, whose composite is then down-sampled ("hr"), or the LR
+    # images, so that the foreground's own LR pixels never change ("lr").
+    domain: Literal["hr", "lr"] = "hr"
 
 
 def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
@@ -37,7 +46,7 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
     each where there are two images: a foreign background comes from another image. All groups of
     a run are of one size. Raises InvalidArgument naming `owner`.option, and DataError.
     """
-    check_sizes(study, o, owner)
+    check_options(study, o, owner)
     drawn: dict[str, tuple[list[Item], list[Item]]] = {}
     for name, images in image_sets(study.images).items():
         count = 2 * min(o.sources, ROOM * capacity(images, o.size) // 2)
@@ -76,9 +85,11 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
     return [plan[i] for i in range(longest) for plan in plans if i < len(plan)]
 
 
-def check_sizes(study: Study, o: GroupOptions, owner: str) -> None:
+def check_options(study: Study, o: GroupOptions, owner: str) -> None:
     """Raises InvalidArgument for what cannot be composed on the LR grid."""
     scale = study.scale
+    if o.lr == "paired" and o.domain == "hr":
+        raise InvalidArgument(f"{owner}.domain", "'hr'", "'lr', as paired LR images are used")
     for name in ("size", "region"):
         if getattr(o, name) < 1 or getattr(o, name) % scale:
             expected = f"a positive multiple of the scale {scale}"
@@ -165,6 +176,44 @@ def sources(item: Item, study: Study) -> Tensor:
     """HR sub-images (K,3,S,S) uint8 on the device: the item's own, then its partners'."""
     cut = np.stack([_cut(study.images[i.source], i.box) for i in (item, *item.partners)])
     return torch.from_numpy(cut.transpose(0, 3, 1, 2)).to(study.device, non_blocking=True)
+
+
+def lr_composites(item: Item, hr: Tensor, study: Study, o: GroupOptions) -> Tensor:
+    """LR composites (K,3,S/s,S/s) in [0,1] of a group's sources `hr` (K,3,S,S) uint8."""
+    scale, pairs = study.scale, first_in_each(hr)
+    if o.domain == "lr":
+        lr = study.inputs((item, *item.partners), hr, o.lr, o.kernel)
+        inner = centre(o.region // scale, *lr.shape[-2:])
+        return composite(lr[:1], lr, pairs, inner, backend=study.backend)
+    return composite_lr(
+        hr[:1],
+        hr,
+        pairs,
+        centre(o.region, o.size, o.size),
+        scale=scale,
+        kernel=o.kernel,
+        quantize=True,
+        backend=study.backend,
+    ).to(study.dtype)
+
+
+def texture_distances(
+    descriptions: Descriptions,
+    net: Network,
+    item: Item,
+    hr: Tensor,
+    study: Study,
+    o: GroupOptions,
+) -> dict[str, Tensor]:
+    """How far the foreground of `hr` (K,3,S,S) looks from its backgrounds: (K) by measure."""
+    box = Box(*centre(o.region, o.size, o.size))
+
+    def load(index: Sequence[int]) -> Images:
+        some = hr[list(index)]
+        return Images(some, study.degrade(some, o.kernel), box, net, study.backend)
+
+    keys = [(image.source, image.box) for image in (item, *item.partners)]
+    return descriptions.distances(net, keys, load)
 
 
 def first_in_each(hr: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -11,24 +11,22 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Summary, decibels
 from fastbg.experiments.groups import (
     SETS,
     GroupOptions,
     by_set,
     drawn_text,
-    first_in_each,
+    lr_composites,
     parts,
     place,
     plan_groups,
     sources,
+    texture_distances,
 )
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
 from fastbg.metrics import psnr
 from fastbg.models.network import Network
-from fastbg.models.window import Box
-from fastbg.ops.composite import composite, composite_lr
 from fastbg.results import figures
 from fastbg.results.content import (
     Cell,
@@ -42,7 +40,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.similarity import PAPER, SIMILARITIES, Descriptions, Images
+from fastbg.similarity import PAPER, SIMILARITIES, Descriptions
 from fastbg.statistics import Interval, bootstrap_mean
 
 ENDS = 5  # best and worst foreign backgrounds that are compared and shown
@@ -56,9 +54,6 @@ class SwapOptions(GroupOptions):
 
     groups: int = 24
     backgrounds: int = 32
-    # What is composed: the HR images, whose composite is then down-sampled ("hr"), or the LR
-    # images, so that the foreground's own LR pixels never change ("lr").
-    domain: Literal["hr", "lr"] = "hr"
     most: float = 0.5  # C3: a larger share of the foregrounds than this is best in its own
 
 
@@ -88,10 +83,7 @@ class Swap(Experiment):
 
     def plan(self, study: Study) -> list[Item]:
         """Groups of both sets, drawn by the seed."""
-        o = self.options
-        if o.lr == "paired" and o.domain == "hr":
-            raise InvalidArgument("swap.domain", "'hr'", "'lr', as paired LR images are used")
-        return plan_groups(study, o, self.name)
+        return plan_groups(study, self.options, self.name)
 
     @cached_property
     def descriptions(self) -> Descriptions:
@@ -103,42 +95,10 @@ class Swap(Experiment):
         rows = []
         for item in items:
             hr = sources(item, study)
-            distances = self.distances(self.descriptions, net, item, hr, study)
-            score = self.compare(net, hr, self.inputs(item, hr, study))
+            distances = texture_distances(self.descriptions, net, item, hr, study, self.options)
+            score = self.compare(net, hr, lr_composites(item, hr, study, self.options))
             rows.append({"psnr": score, "distance": distances[PAPER]})
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
-
-    def distances(
-        self, descriptions: Descriptions, net: Network, item: Item, hr: Tensor, study: Study
-    ) -> dict[str, Tensor]:
-        """How far the foreground of `hr` (K,3,S,S) looks from its backgrounds: (K) by measure."""
-        o = self.options
-        box = Box(*centre(o.region, o.size, o.size))
-
-        def load(index: Sequence[int]) -> Images:
-            some = hr[list(index)]
-            return Images(some, study.degrade(some, o.kernel), box, net, study.backend)
-
-        keys = [(image.source, image.box) for image in (item, *item.partners)]
-        return descriptions.distances(net, keys, load)
-
-    def inputs(self, item: Item, hr: Tensor, study: Study) -> Tensor:
-        """LR composites (K,3,S/s,S/s) in [0,1] of one group's sources `hr` (K,3,S,S) uint8."""
-        o, scale, pairs = self.options, study.scale, first_in_each(hr)
-        if o.domain == "lr":
-            lr = study.inputs((item, *item.partners), hr, o.lr, o.kernel)
-            inner = centre(o.region // scale, *lr.shape[-2:])
-            return composite(lr[:1], lr, pairs, inner, backend=study.backend)
-        return composite_lr(
-            hr[:1],
-            hr,
-            pairs,
-            centre(o.region, o.size, o.size),
-            scale=scale,
-            kernel=o.kernel,
-            quantize=True,
-            backend=study.backend,
-        ).to(study.dtype)
 
     def compare(self, net: Network, hr: Tensor, lr: Tensor) -> Tensor:
         """PSNR (K) of the foreground in each composite `lr`; nothing leaves the device."""
@@ -162,7 +122,7 @@ class Swap(Experiment):
         """The foreground's surroundings as restored: own background, best and worst foreign."""
         o = self.options
         hr = sources(item, study)
-        lr = self.inputs(item, hr, study)
+        lr = lr_composites(item, hr, study, o)
         order = 1 + self.compare(net, hr, lr)[1:].argsort(descending=True).cpu()
         best, worst = order[:ENDS].tolist(), order.flip(0)[:ENDS].tolist()
         y0, x0, y1, x1 = centre(min(o.size, VIEW * o.region), o.size, o.size)

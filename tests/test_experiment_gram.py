@@ -1,0 +1,153 @@
+"""Likeness of regions against PSNR: the measures, the correlations, C8, held-out images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from fastbg.correlation import kendall, pooled_kendall, pooled_spearman, spearman
+from fastbg.errors import CheckpointError
+from fastbg.experiments.experiment import Measured, NetLabel
+from fastbg.experiments.gram import COMBINED, Gram, halves, within_limits
+from fastbg.experiments.study import Item
+from fastbg.models.bicubic import Bicubic
+from fastbg.models.edsr import EDSR
+from fastbg.models.window import Box
+from fastbg.similarity import SIMILARITIES, Descriptions, Images, Similarity, layer_outputs
+from fastbg.statistics import Interval, Outcome
+
+BOX = Box(24, 24, 40, 40)
+
+
+@pytest.fixture
+def net() -> EDSR:
+    torch.manual_seed(0)
+    return EDSR(features=4, blocks=1).eval().requires_grad_(False)
+
+
+def some_images(net: EDSR, count: int = 3) -> Images:
+    torch.manual_seed(1)
+    hr = torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8)
+    lr = torch.nn.functional.avg_pool2d(hr.float() / 255, 4)
+    return Images(hr, lr, BOX, net, "torch")
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_a_measure_sees_the_texture_and_nothing_of_the_other_region(name: str, net: EDSR) -> None:
+    """Stripes look like stripes, whatever lies in the middle of the image that they surround."""
+    similarity = SIMILARITIES[name]
+    wave = (127 + 100 * torch.sin(torch.arange(64) * np.pi / 8)).round().to(torch.uint8)
+    stripes = wave.expand(3, 64, 64)
+    noise = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    filled = stripes.clone()
+    filled[:, 28:36, 28:36] = noise[:, 28:36, 28:36]  # well inside: a convolution looks across
+    hr = torch.stack([stripes, filled, noise])
+    lr = torch.nn.functional.avg_pool2d(hr.float() / 255, 4)
+    foregrounds, around = similarity.describe(Images(hr, lr, BOX, net, "torch"))
+    distance = similarity.distance(foregrounds[:1], around)
+    assert distance.shape == (3,)
+    own, filled_in, other = distance.tolist()
+    assert 0 <= own < other
+    if not name.endswith("features"):  # the network looks 6 LR pixels far
+        assert filled_in == pytest.approx(own, rel=0.05, abs=1e-6)
+
+
+def test_descriptions_are_made_once(net: EDSR) -> None:
+    images = some_images(net)
+    made: list[int] = []
+
+    def mean(given: Images) -> tuple[torch.Tensor, torch.Tensor]:
+        made.append(len(given.hr))
+        value = given.levels.mean((1, 2, 3))
+        return value, value + 1
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return b - a
+
+    def load(index: Sequence[int]) -> Images:
+        return Images(images.hr[list(index)], images.lr[list(index)], BOX, net)
+
+    descriptions = Descriptions({"mean": Similarity("mean", mean, distance)}, kept=3)
+    level = images.levels.mean((1, 2, 3))
+    for _ in range(2):
+        found = descriptions.distances(net, ["a", "b", "c"], load)["mean"]
+        torch.testing.assert_close(found, level + 1 - level[0])
+    assert made == [3]
+    descriptions.distances(net, ["b"], lambda index: load([1]))
+    assert made == [3]
+    descriptions.distances(EDSR(features=4, blocks=1), ["b"], lambda index: load([1]))
+    assert made == [3, 1]
+
+
+def test_layer_outputs_are_the_first_and_the_last_before_magnification(net: EDSR) -> None:
+    x = torch.rand(2, 3, 8, 8)
+    first, last = layer_outputs(net, x)
+    torch.testing.assert_close(first, net.shallow(x))
+    torch.testing.assert_close(last, net.conv_after_body(net.body(net.shallow(x))))
+    with pytest.raises(CheckpointError, match="no convolution"):
+        layer_outputs(Bicubic(4), x)
+
+
+def test_correlations_are_scipys() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((6, 9))
+    y = x + rng.random((6, 9))
+    clusters = ["a", "a", "b", "b", "c", "d"]
+    rows = list(zip(x, y, strict=True))
+    expected = [stats.spearmanr(a, b).statistic for a, b in rows]
+    np.testing.assert_allclose(spearman(x, y), expected)
+    np.testing.assert_allclose(kendall(x, y), [stats.kendalltau(a, b).statistic for a, b in rows])
+    rho = pooled_spearman(x, y, clusters)
+    assert rho.value == pytest.approx(stats.spearmanr(x.ravel(), y.ravel()).statistic)
+    tau = pooled_kendall(x, y, clusters)
+    assert tau.value == pytest.approx(stats.kendalltau(x.ravel(), y.ravel()).statistic)
+    for interval in (rho, tau):
+        assert interval.low < interval.value < interval.high
+    assert pooled_spearman(x, y, ["a"] * 6).high == np.inf
+    assert spearman(np.ones((1, 4)), x[:1, :4]).tolist() == [0]
+
+
+def result(psnr: np.ndarray, **planted: np.ndarray) -> Measured:
+    """Foregrounds of eight photographs; measures that are not planted are noise."""
+    count, backgrounds = psnr.shape
+    partners = tuple(Item(f"b{k}", "b", (0, 0, 64, 64)) for k in range(backgrounds - 1))
+    items = [
+        Item(f"natural/{i:03}/f", f"photo {i % 8}", (0, 0, 64, 64), partners) for i in range(count)
+    ]
+    rng = np.random.default_rng(1)
+    columns = {name: planted.get(name, rng.random(psnr.shape)) for name in SIMILARITIES}
+    return Measured(NetLabel("edsr", "edsr"), items, {"psnr": psnr, **columns})
+
+
+def test_the_measure_that_predicts_is_found_on_held_out_images() -> None:
+    psnr = 30 + np.random.default_rng(0).random((24, 21))
+    measured = result(psnr, colour_moments=40 - psnr)
+    contest = Gram().contest(measured)
+    assert contest["colour_moments"].held.value == pytest.approx(1)
+    assert contest[COMBINED].held.value > 0.95
+    assert abs(contest["vgg_gram"].held.value) < 0.2
+    summary = Gram().summarise([measured])
+    assert "chosen on one half: colour moments" in summary.headlines["edsr"]
+    assert [len(table.rows) for table in summary.tables] == [1, len(SIMILARITIES) + 1]
+
+
+def test_no_image_is_in_both_halves() -> None:
+    items = result(np.ones((24, 4))).items
+    known, held = halves(items, 0)
+    assert (known ^ held).all()
+    photographs = [{i.source for i, m in zip(items, h, strict=True) if m} for h in (known, held)]
+    assert not photographs[0] & photographs[1]
+    assert [len(p) for p in photographs] == [4, 4]
+
+
+def test_c8_holds_without_a_relation_and_fails_with_one() -> None:
+    rng = np.random.default_rng(0)
+    psnr = 30 + rng.random((40, 31))
+    verdict = Gram().summarise([result(psnr)]).verdicts[0]
+    assert (verdict.claim, verdict.outcome) == ("C8", Outcome.HOLDS)
+    related = Gram().summarise([result(psnr, vgg_gram=31 - psnr)]).verdicts[0]
+    assert related.outcome is Outcome.FAILS
+    wide = [Interval(0.1, -0.2, 0.5), Interval(0, -0.1, 0.1)]
+    assert within_limits(wide, 0.3) is Outcome.UNDECIDED
