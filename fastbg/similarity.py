@@ -190,14 +190,14 @@ class Similarity:
 
 
 SIMILARITIES: dict[str, Similarity] = {
-    "vgg_gram": Similarity("VGG16 Gram matrix (the paper's)", vgg_gram),
+    "vgg_gram": Similarity("VGG16 Gram (the paper's)", vgg_gram),
     "vgg_covariance": Similarity("VGG16 covariance", vgg_covariance),
-    "vgg_pyramid": Similarity("VGG16 Gram matrices, 3 scales", vgg_pyramid, vector_distance),
-    "first_features": Similarity("Gram matrix of the net's first layer", first_features),
-    "deep_features": Similarity("Gram matrix of the net's last features", deep_features),
+    "vgg_pyramid": Similarity("VGG16 Gram, 3 scales", vgg_pyramid, vector_distance),
+    "first_features": Similarity("the net's first layer, Gram", first_features),
+    "deep_features": Similarity("the net's last layer, Gram", deep_features),
     "colour_moments": Similarity("colour moments", colour_moments, vector_distance),
     "power_spectrum": Similarity("power spectrum", power_spectrum, vector_distance),
-    "nearest_patch": Similarity("nearest patch of the input", patches, nearest_patch),
+    "nearest_patch": Similarity("nearest patch in the input", patches, nearest_patch),
 }
 PAPER = "vgg_gram"
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastbg.errors import InvalidArgument, RunStoreError
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, Summary
 from fastbg.experiments.groups import (
+    COLOURS,
     SETS,
     GroupOptions,
     by_set,
@@ -160,7 +161,6 @@ class Composites(Experiment):
                     len(used),
                     count,
                     len(items) * count,
-                    float(result.columns["step"][index, 0].mean()),
                     means["step"],
                     means["mixed"],
                     means["touched"].percent(),
@@ -170,19 +170,19 @@ class Composites(Experiment):
             Column("set"),
             Column("images"),
             Column("foregrounds"),
-            Column("different foreign backgrounds"),
-            Column("backgrounds of each"),
+            Column("backgrounds in all"),
+            Column("of each"),
             Column("composites"),
-            Column("step at the rim, own", "grey levels", 1),
-            Column("step at the rim, foreign", "grey levels", 1),
-            Column("change of the foreground's LR pixels", "grey levels", 1),
-            Column("LR pixels of the foreground that change", "%", 0),
+            Column("step at the rim", "levels", 1),
+            Column("change in LR", "levels", 1),
+            Column("pixels changed", "%", 0),
         )
         note = (
             drawn_text(result, self.options)
-            + " Intervals: 95 %, bootstrap over images. The last two columns are what a foreign "
-            "background does to the foreground's own input through down-sampling; with "
-            "`--domain lr` the other experiments compose LR images, and nothing of it is left."
+            + " Intervals: 95 %, bootstrap over images; levels are grey levels. The last two "
+            "columns are what a foreign background does to the foreground's own pixels in the "
+            "network's input, through down-sampling. With --domain lr, LR images are composed and "
+            "nothing of it is left."
         )
         total = sum(len(item.partners) + 1 for item in result.items)
         shift = float(result.columns["mixed"][:, 1:].mean())
@@ -231,9 +231,8 @@ class Composites(Experiment):
         """How visible the rim is, and how far the foreground's input changes."""
         figure = figures.new_figure(2.6)
         left, right = figure.subplots(1, 2)
-        for (name, rows), colour in zip(
-            by_set(result).items(), (figures.FULL, figures.ALONE), strict=False
-        ):
+        for name, rows in by_set(result).items():
+            colour = COLOURS[name]
             for axis, column in ((left, "step"), (right, "mixed")):
                 values = np.sort(result.columns[column][rows, 1:], axis=None)
                 share = 100 * np.arange(1, values.size + 1) / values.size

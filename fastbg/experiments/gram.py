@@ -7,15 +7,24 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
 from fastbg.correlation import kendall, pooled_kendall, pooled_spearman, spearman
 from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, decibels
-from fastbg.experiments.groups import SETS, drawn_text, parts, set_of, sources, texture_distances
+from fastbg.experiments.groups import (
+    COLOURS,
+    SETS,
+    drawn_text,
+    parts,
+    set_of,
+    sources,
+    texture_distances,
+)
 from fastbg.experiments.study import Item, Study
-from fastbg.experiments.swap import COLOURS, Swap
+from fastbg.experiments.swap import Swap
 from fastbg.models.network import Network
 from fastbg.results import figures
 from fastbg.results.content import Cell, Chart, Column, Gallery, Table, Verdict
@@ -24,7 +33,7 @@ from fastbg.statistics import Interval, Outcome, bootstrap_mean
 
 Rows = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-COMBINED = "all of them, fitted"
+COMBINED = "all of these, fitted"
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,10 @@ class Gram(Experiment):
         "beforehand which ones do. The paper finds that Gram matrices do not, and leaves it open."
     )
     method = (
-        "On the composites of `swap`, foreign backgrounds only: the rank correlation between a "
-        "measure's likeness (less distance is more likeness) and PSNR, +1 if the most alike "
-        "background is always the best. Within foregrounds: taken over the backgrounds of each, "
-        "then averaged. Across: over all composites at once, where it also matters that some "
+        "On the composites of the experiment swap, foreign backgrounds only: the rank correlation "
+        "between a measure's likeness (less distance is more likeness) and PSNR, +1 if the more "
+        "alike background is always the better. Within foregrounds: taken over the backgrounds of "
+        "each, then averaged. Across: over all composites at once, where it also matters that some "
         "foregrounds are hard in any background."
     )
     options_type: ClassVar[type[Options]] = GramOptions
@@ -91,7 +100,6 @@ class Gram(Experiment):
                     [
                         result.net.label,
                         SETS[name],
-                        len(part.items),
                         score.size,
                         within,
                         self.mean(kendall(near, score), part),
@@ -121,12 +129,11 @@ class Gram(Experiment):
                 (
                     Column("network"),
                     Column("set"),
-                    Column("foregrounds"),
                     Column("composites"),
-                    Column("within foregrounds, Spearman", "", 2, signed=True),
-                    Column("within, Kendall", "", 2, signed=True),
-                    Column("across all, Spearman", "", 2, signed=True),
-                    Column("across, Kendall", "", 2, signed=True),
+                    Column("within foregrounds: Spearman"),
+                    Column("within: Kendall"),
+                    Column("across all: Spearman"),
+                    Column("across: Kendall"),
                 ),
                 papers,
                 f"{drawn_text(results[0], self.base.options)} Positive: the more alike, the "
@@ -225,6 +232,8 @@ class Gram(Experiment):
                 mean = np.take_along_axis(change, np.argsort(-near, axis=1), axis=1).mean(axis=0)
                 right.plot(order, mean, color=COLOURS[name], linewidth=1.8, label=name)
             left.set_xscale("log")
+            left.xaxis.set_major_formatter("{x:g}")
+            left.xaxis.set_minor_formatter(NullFormatter())
             left.set_ylabel("PSNR, dB")
             left.set_title(f"{figures.short(result.net.label, 14)}, across")
             right.set_ylabel("against its mean, dB")
@@ -259,7 +268,8 @@ class Gram(Experiment):
                 axis.barh(row, held.value, height=0.6, color=colour, zorder=2)
                 if np.isfinite([held.low, held.high]).all():
                     axis.plot([held.low, held.high], [row, row], color=figures.INK, zorder=3)
-                axis.plot(contest[name].known, row, "|", color=figures.MUTED, zorder=4)
+                looks = {"color": figures.PAPER, "markeredgecolor": figures.INK, "markersize": 5}
+                axis.plot(contest[name].known, row, "D", zorder=4, **looks)
             axis.axvline(0, color=figures.MUTED, linewidth=0.8)
             axis.set_title(figures.short(result.net.label, 30 // len(results)))
             axis.set_xlabel("rank correlation")
@@ -272,8 +282,8 @@ class Gram(Experiment):
             "gram_similarities",
             "Which measure of likeness predicts PSNR best?",
             "Mean rank correlation of likeness and PSNR within foregrounds, on the held-out half "
-            "of the images; line: 95 % interval; tick: the same on the other half, where the last "
-            "row was fitted. Red: the paper's measure.",
+            "of the images; line: 95 % interval; diamond: the same on the other half, where the "
+            "last row was fitted. Red: the paper's measure.",
             figure,
         )
 

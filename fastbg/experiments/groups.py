@@ -18,9 +18,11 @@ from fastbg.experiments.study import Item, Study, centre
 from fastbg.models.network import Network
 from fastbg.models.window import Box
 from fastbg.ops.composite import composite, composite_lr
+from fastbg.results import figures
 from fastbg.similarity import Descriptions, Images
 
 SETS = {"natural": "photographs", "OSSCD": "textures (OSSCD)"}
+COLOURS = dict(zip(SETS, (figures.FULL, figures.OTHERS[2]), strict=True))
 LEAST = 3  # backgrounds of a foreground: its own, and two to compare
 ROOM = 2  # sub-images are drawn until they would cover the images this many times
 

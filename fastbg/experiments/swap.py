@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastbg.experiments.experiment import Experiment, Measured, Summary, decibels
 from fastbg.experiments.groups import (
+    COLOURS,
     SETS,
     GroupOptions,
     by_set,
@@ -41,10 +42,9 @@ from fastbg.results.content import (
     Verdict,
 )
 from fastbg.similarity import PAPER, SIMILARITIES, Descriptions
-from fastbg.statistics import Interval, bootstrap_mean
+from fastbg.statistics import Interval, bootstrap_mean, share_limit
 
 ENDS = 5  # best and worst foreign backgrounds that are compared and shown
-COLOURS = dict(zip(SETS, (figures.FULL, figures.OTHERS[2]), strict=True))
 VIEW = 3  # side of a picture, in sides of the foreground
 
 
@@ -155,7 +155,6 @@ class Swap(Experiment):
                         len(part.items),
                         score.shape[1],
                         share.percent(),
-                        100 / score.shape[1],
                         float(rank.mean()),
                         float(score[:, 0].mean()),
                         self.mean(cost, part),
@@ -184,12 +183,11 @@ class Swap(Experiment):
                 Column("network"),
                 Column("set"),
                 Column("foregrounds"),
-                Column("backgrounds of each"),
+                Column("backgrounds"),
                 Column("own is the best", "%", 0),
-                Column("by chance", "%", 1),
                 Column("mean rank of the own", "", 1),
                 Column("PSNR in the own", "dB"),
-                Column("PSNR lost in a foreign one", "dB", 2, signed=True),
+                Column("lost in a foreign one", "dB", 2),
             ),
             own_rows,
             drawn_text(results[0], self.options) + " Intervals: 95 %, percentile bootstrap that "
@@ -220,8 +218,16 @@ class Swap(Experiment):
         return bootstrap_mean(values, part.sources, seed=self.seed)
 
     def share(self, part: Measured) -> Interval:
-        """Share of the foregrounds whose own background is the best."""
-        return self.mean((rank_of_own(part) == 1).astype(np.float64), part)
+        """Share of the foregrounds whose own background is the best.
+
+        All of a few images, or none of them, say less than a bootstrap of them does: then the
+        interval ends at what the number of images rules out.
+        """
+        share = self.mean((rank_of_own(part) == 1).astype(np.float64), part)
+        unseen = share_limit(len(set(part.sources)))
+        if share.value == 1:
+            return Interval(1, 1 - unseen, 1)
+        return Interval(0, 0, unseen) if share.value == 0 else share
 
     def own_is_best(self, part: Measured, name: str) -> Verdict:
         """C3 for one network and set."""
@@ -236,7 +242,8 @@ class Swap(Experiment):
             f"{share.percent().text(0)} %; mean rank {rank.mean():.1f}",
             test="Each foreground against itself in all of its backgrounds: holds if the 95 % "
             "interval of the share of foregrounds whose own background gives the highest PSNR "
-            f"lies above {100 * self.options.most:g} %, does not hold if it lies below.",
+            f"lies above {100 * self.options.most:g} %, does not hold if it lies below. Where all "
+            "or none are, the interval ends at what that many images rule out.",
             outcome=share.compare(self.options.most),
         )
 
@@ -405,9 +412,8 @@ class Swap(Experiment):
                     panels.append(
                         Panel(picture, f"{end} foreign, {k + 1}", f"{value:.2f} dB", frame)
                     )
-            title = place(item) if end == "best" else ""
-            detail = f"own background: rank {rank} of {score.size}" if end == "best" else ""
-            found.append(Strip(title, panels, detail))
+            detail = f"; the own has rank {rank} of {score.size}" if end == "best" else ""
+            found.append(Strip(place(item), panels, f"{end} foreign backgrounds{detail}"))
         return found
 
 
