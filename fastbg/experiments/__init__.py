@@ -2,11 +2,16 @@
 
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment
+from fastbg.experiments.inward import Inward
+from fastbg.experiments.ring import Ring
 from fastbg.experiments.slicing import Slicing
+from fastbg.experiments.surroundings import Surroundings
 from fastbg.experiments.table1 import Table1
 
 # In the order of the report.
-EXPERIMENTS: dict[str, type[Experiment]] = {e.name: e for e in (Slicing, Table1)}
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    e.name: e for e in (Surroundings, Slicing, Table1, Ring, Inward)
+}
 
 
 def experiment_type(name: str) -> type[Experiment]:

@@ -155,9 +155,10 @@ def _stored(store: RunStore, name: str) -> Any:
 
 
 def _plain(item: Item) -> list[Any]:
-    return [item.key, item.source, list(item.box)]
+    foreign = [] if item.foreign is None else [_plain(item.foreign)]
+    return [item.key, item.source, list(item.box), *foreign]
 
 
 def _item(value: list[Any]) -> Item:
-    key, source, box = value
-    return Item(key, source, tuple(box))
+    key, source, box, *foreign = value
+    return Item(key, source, tuple(box), *map(_item, foreign))
