@@ -284,9 +284,10 @@ def randomised(net: Network, seed: int) -> Network:
     Each tensor is drawn anew, normal, with the mean and spread that it has in `net`, so that
     signals stay as strong.
     """
-    twin = copy.deepcopy(net)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    # An attribution takes gradients, for which tensors of inference mode are of no use.
+    with torch.inference_mode(False), torch.no_grad():
+        twin = copy.deepcopy(net)
         for parameter in twin.parameters():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter)
             parameter.copy_(parameter.mean() + parameter.std(correction=0) * noise)

@@ -61,7 +61,7 @@ def psnr_table(experiment: Nested, results: Sequence[Measured]) -> Table:
     columns += [
         Column(f"change, {experiment.label(s)}", "dB", signed=True) for s in experiment.changed
     ]
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             result.net.label,
             len(result.items),
@@ -109,8 +109,12 @@ def attribution_table(experiment: Nested, results: Sequence[Measured]) -> Table:
 
 def charts(experiment: Nested, results: Sequence[Measured]) -> list[Chart | Gallery]:
     """One pair in the paper's form; then means over all pairs."""
-    drawn = [*gallery(experiment, results), draw_psnr(experiment, results)]
-    return [*drawn, draw_shares(experiment, results), draw_index(experiment, results)]
+    return [
+        *gallery(experiment, results),
+        draw_psnr(experiment, results),
+        draw_shares(experiment, results),
+        draw_index(experiment, results),
+    ]
 
 
 def draw_psnr(experiment: Nested, results: Sequence[Measured]) -> Chart:

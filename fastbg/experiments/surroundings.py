@@ -15,6 +15,7 @@ from fastbg.metrics import psnr
 from fastbg.models.network import Network
 from fastbg.results import figures
 from fastbg.results.content import (
+    Cell,
     Chart,
     Column,
     Gallery,
@@ -174,7 +175,8 @@ class Surroundings(Experiment):
             Column("best minus worst, mean", "dB"),
             Column("best minus worst, largest", "dB"),
         ]
-        rows, headlines, verdicts = [], {}, []
+        rows: list[tuple[Cell, ...]] = []
+        headlines, verdicts = {}, []
         for result in results:
             share, spread = self.share(result), self.spread(result)
             rows.append(
