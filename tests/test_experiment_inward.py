@@ -30,9 +30,8 @@ def study(tmp_path: Path) -> Study:
 def test_only_the_centre_is_kept(study: Study) -> None:
     experiment = Inward(SMALL)
     item = experiment.plan(study)[0]
-    assert item.foreign is not None
     own, foreign = (
-        study.ground_truth([x])[0].permute(1, 2, 0).numpy() for x in (item, item.foreign)
+        study.ground_truth([x])[0].permute(1, 2, 0).numpy() for x in (item, item.partners[0])
     )
     lr = experiment.inputs([item], study.ground_truth([item]), study)
     for i, size in enumerate((64, 48, 32)):

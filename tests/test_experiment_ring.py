@@ -48,8 +48,7 @@ def region(study: Study, item: Item) -> np.ndarray:
 
 def composed(study: Study, item: Item, size: int) -> np.ndarray:
     """The composite of ring `size` in plain numpy, HR."""
-    assert item.foreign is not None
-    image, foreign = region(study, item).copy(), region(study, item.foreign)
+    image, foreign = region(study, item).copy(), region(study, item.partners[0])
     kept = image[24:40, 24:40].copy()
     side = slice(32 - size // 2, 32 + size // 2)
     image[side, side] = foreign[side, side]
@@ -97,13 +96,10 @@ def test_pairs_are_dissimilar(study: Study) -> None:
     items = experiment.plan(study)
     assert items == experiment.plan(study)
     assert len({item.key for item in items}) == len(items) == SMALL.count
-    foreign = [item.foreign for item in items]
-    assert all(f is not None and f.source != i.source for f, i in zip(foreign, items, strict=True))
+    foreign = [item.partners[0] for item in items]
+    assert all(f.source != i.source for f, i in zip(foreign, items, strict=True))
     assert len(set(foreign)) == len(items)
-    own, others = (
-        texture_gram(study.ground_truth(x), backend="torch")
-        for x in (items, [f for f in foreign if f is not None])
-    )
+    own, others = (texture_gram(study.ground_truth(x), backend="torch") for x in (items, foreign))
     distance = gram_distance(own, others).diagonal()
     assert distance.tolist() == sorted(distance.tolist(), reverse=True)
     # The first pair drawn took the farthest of all: no other candidate is farther from it.
@@ -140,8 +136,7 @@ def test_in_lr_the_foreground_never_changes(study: Study) -> None:
     experiment = Ring(dataclasses.replace(SMALL, domain="lr"))
     items = experiment.plan(study)[:1]
     lr = experiment.inputs(items, study.ground_truth(items), study)
-    assert items[0].foreign is not None
-    own, foreign = (as_lr(region(study, item))[0] for item in (items[0], items[0].foreign))
+    own, foreign = (as_lr(region(study, item))[0] for item in (items[0], items[0].partners[0]))
     expected = own.clone()
     expected[:, 4:12, 4:12] = foreign[:, 4:12, 4:12]
     expected[:, 6:10, 6:10] = own[:, 6:10, 6:10]

@@ -142,7 +142,7 @@ class Nested(Experiment):
             j = max(free, key=lambda j: distance[i, j])
             taken.add(j)
             a, b = drawn[i], drawn[j]
-            found.append((float(distance[i, j]), Item(f"{a.key} + {b.key}", a.source, a.box, b)))
+            found.append((float(distance[i, j]), Item(f"{a.key} + {b.key}", a.source, a.box, (b,))))
         if len(found) < self.options.count:
             raise DataError(
                 f"{self.name}: {len(drawn)} sub-images give {len(found)} pairs of different "
@@ -181,7 +181,7 @@ class Nested(Experiment):
     def inputs(self, items: Sequence[Item], hr: Tensor, study: Study) -> Tensor:
         """LR composites (n*S,3,h,w), item by item, of the items' regions `hr` (n,3,H,W) uint8."""
         o, n = self.options, len(items)
-        others = [item.foreign for item in items if item.foreign is not None]
+        others = [item.partners[0] for item in items]
         foreign = study.ground_truth(others)
         index = torch.arange(n, device=hr.device).repeat_interleave(len(self.sizes))
         pairs = torch.stack((index, index), dim=1)

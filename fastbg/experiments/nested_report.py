@@ -262,8 +262,7 @@ def strip(experiment: Nested, result: Measured, i: int) -> Strip:
         )
         for size, picture in zip(sizes, columns, strict=True)
     ]
-    foreign = item.foreign.source if item.foreign is not None else ""
-    return Strip(result.net.label, panels, f"{foreign} in {item.source}")
+    return Strip(result.net.label, panels, f"{item.partners[0].source} in {item.source}")
 
 
 def marks(experiment: Nested, size: int, shape: tuple[int, ...]) -> list[Mark]:

@@ -155,10 +155,9 @@ def _stored(store: RunStore, name: str) -> Any:
 
 
 def _plain(item: Item) -> list[Any]:
-    foreign = [] if item.foreign is None else [_plain(item.foreign)]
-    return [item.key, item.source, list(item.box), *foreign]
+    return [item.key, item.source, list(item.box), [*map(_plain, item.partners)]]
 
 
 def _item(value: list[Any]) -> Item:
-    key, source, box, *foreign = value
-    return Item(key, source, tuple(box), *map(_item, foreign))
+    key, source, box, partners = value
+    return Item(key, source, tuple(box), tuple(map(_item, partners)))

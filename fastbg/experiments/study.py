@@ -30,7 +30,7 @@ class Item:
     key: str
     source: str  # name of the photograph
     box: tuple[int, int, int, int]  # y0, x0, y1, x1 in HR pixels
-    foreign: "Item | None" = None  # the region that is put into it, where there is one
+    partners: tuple["Item", ...] = ()  # what it meets, such as the backgrounds of a foreground
 
 
 @dataclass(frozen=True)
