@@ -4,7 +4,6 @@
 `same_nodes` takes those 50 as well, so that its diffusion indices must agree.
 """
 
-import copy
 import dataclasses
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from bench import measure
 from bench.baselines import nested_torch
+from bench.baselines.networks_torch import in_torch
 from fastbg.experiments.inward import Inward
 from fastbg.experiments.nested import NODES, Nested
 from fastbg.experiments.ring import Ring
@@ -42,13 +42,14 @@ def ways(experiment: Nested, net: Network, study: Study, count: int) -> dict[str
     hr = hr.repeat_interleave(len(experiment.sizes), dim=0)
     y, x, bottom, _ = experiment.window_box
     window, steps = (y, x, bottom - y), NODES["published"]["n_steps"]
-    plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format).requires_grad_(True)
+    theirs = in_torch(net)
+    plain = in_torch(net).to(memory_format=torch.contiguous_format).requires_grad_(True)
     pictures = [[as_image(image) for image in side] for side in (hr, lr)]
     same = type(experiment)(dataclasses.replace(experiment.options, nodes="published"))
     pixels = PIXELS_PER_CALL["cpu"]
     return {
         "published": partial(nested_torch.published, plain, *pictures, window, steps),
-        "good": partial(nested_torch.good, net, hr, lr, window, steps, pixels, GOOD_BATCH),
+        "good": partial(nested_torch.good, theirs, hr, lr, window, steps, pixels, GOOD_BATCH),
         "fastbg": partial(records, experiment, net, items, study),
         "same_nodes": partial(records, same, net, items, study),
     }
