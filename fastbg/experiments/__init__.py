@@ -4,14 +4,28 @@ from fastbg.errors import InvalidArgument
 from fastbg.experiments.composites import Composites
 from fastbg.experiments.experiment import Experiment
 from fastbg.experiments.gram import Gram
+from fastbg.experiments.inward import Inward
 from fastbg.experiments.mosaic import Mosaic
+from fastbg.experiments.ring import Ring
 from fastbg.experiments.slicing import Slicing
+from fastbg.experiments.surroundings import Surroundings
 from fastbg.experiments.swap import Swap
 from fastbg.experiments.table1 import Table1
 
 # In the order of the report.
 EXPERIMENTS: dict[str, type[Experiment]] = {
-    e.name: e for e in (Slicing, Composites, Table1, Swap, Gram, Mosaic)
+    e.name: e
+    for e in (
+        Surroundings,
+        Slicing,
+        Composites,
+        Table1,
+        Swap,
+        Ring,
+        Inward,
+        Gram,
+        Mosaic,
+    )
 }
 
 

@@ -1,0 +1,299 @@
+"""What methods 1 and 2 of section 5 share: dissimilar pairs, PSNR and attribution by size.
+
+Both put foreign content between two nested squares of an image, in several sizes, and watch the
+pixels in the middle. `ring` and `inward` say where the squares lie and what follows from it.
+"""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastbg.attribution import (
+    AttributionResult,
+    GaussianBlurPath,
+    GradientDetector,
+    LocalAttribution,
+)
+from fastbg.attribution.picture import heat
+from fastbg.data.manifests import MIN_STD
+from fastbg.errors import DataError, InvalidArgument
+from fastbg.experiments.experiment import Experiment, Measured, Options, decibels
+from fastbg.experiments.study import Item, Study, as_image, centre, restore
+from fastbg.metrics import psnr
+from fastbg.models.network import Network
+from fastbg.ops.composite import composite, composite_lr
+from fastbg.results.content import Picture
+from fastbg.texture import gram_distance, texture_gram
+
+Box = tuple[int, int, int, int]
+
+NODES: dict[str, dict[str, Any]] = {
+    "quick": {"accuracy": "published"},
+    "published": {"n_steps": 50, "method": "riemann_right"},
+}
+GRAM_CHUNK = 16  # images whose textures are computed at once
+GAP, SEPARATOR = 4, (104, 112, 124)  # pixels; grey that shows on a light and on a dark page
+
+
+@dataclass(frozen=True)
+class NestedOptions(Options):
+    """Sizes in HR pixels; those of nested squares are separated by commas."""
+
+    count: int = 16  # pairs of images
+    candidates: int = 80  # sub-images that the pairs are chosen from
+    size: int = 128  # side of an image
+    window: int = 16  # side of the central window that is measured
+    sizes: str = ""
+    # Where they are put together: "hr", then reduced, or "lr", so that LR pixels of the first
+    # image never change.
+    domain: Literal["hr", "lr"] = "hr"
+    # Of the attribution's path: "published": 50 steps; "quick": as accurate with 16.
+    nodes: Literal["quick", "published"] = "quick"
+    null: Literal["off", "on"] = "off"  # also attribute with random weights
+    noticed: float = 0.05  # share of the attribution above which pixels count as used
+
+
+class Nested(Experiment):
+    """PSNR and attribution of the central window, by the size of a nested square.
+
+    Columns, for each size `s`: `psnr_s`; `di_s`, diffusion index; and what share of the attribution
+    lies on the window (`window_s`), on the first image's other pixels (`own_s`), on foreign pixels
+    (`foreign_s`), and where those are, in the untouched image (`before_s`). With the null model the
+    last five also as `null_...`.
+    """
+
+    options_type: ClassVar[type[Options]] = NestedOptions
+    chunk: ClassVar[int] = 2
+    shown = ("grid",)
+    axis: ClassVar[str]  # what `sizes` are, for the figures
+    foreign_name: ClassVar[str]  # the foreign pixels
+    own_name: ClassVar[str]  # the first image's pixels without the window
+
+    @property
+    @abstractmethod
+    def untouched(self) -> int:
+        """The size at which nothing foreign is put in."""
+
+    @abstractmethod
+    def boxes(self, size: int) -> tuple[Box, Box]:
+        """Inner and outer box, in HR pixels, between which the foreign image shows."""
+
+    @abstractmethod
+    def border(self, size: int) -> Box:
+        """The border between own and foreign pixels that `size` gives, for the figures."""
+
+    @abstractmethod
+    def label(self, size: int) -> str:
+        """A size as the figures name it."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes in the order in which foreign content grows."""
+        text = self.options.sizes
+        try:
+            sizes = {int(part) for part in text.split(",")}
+        except ValueError:
+            sizes = set()
+        if len(sizes) < 2 or self.untouched not in sizes:
+            expected = f"different integers, separated by commas, {self.untouched} among them"
+            raise InvalidArgument(f"{self.name}.sizes", repr(text), expected)
+        return tuple(sorted(sizes, reverse=self.untouched == max(sizes)))
+
+    @property
+    def changed(self) -> tuple[int, ...]:
+        """The sizes that bring foreign content."""
+        return tuple(size for size in self.sizes if size != self.untouched)
+
+    def plan(self, study: Study) -> list[Item]:
+        """Pairs of different photographs, the most dissimilar first."""
+        self.check(study.scale)
+        drawn = study.sub_images(self.options.candidates, self.options.size)
+        window = centre(self.options.window, self.options.size, self.options.size)
+        detailed, grams = [], []
+        for first in range(0, len(drawn), GRAM_CHUNK):
+            hr = study.ground_truth(drawn[first : first + GRAM_CHUNK])
+            y0, x0, y1, x1 = window
+            grey = hr[..., y0:y1, x0:x1].float().mean(1).flatten(1)
+            detailed += (grey.std(1, correction=0) >= MIN_STD).tolist()
+            grams.append(texture_gram(hr, backend=study.backend))
+        textures = torch.cat(grams)
+        distance = gram_distance(textures, textures).cpu().numpy()
+        firsts = [i for i in range(len(drawn)) if detailed[i]][: self.options.count]
+        return self.pairs(drawn, firsts, distance)
+
+    def pairs(
+        self, drawn: Sequence[Item], firsts: Sequence[int], distance: NDArray[np.floating]
+    ) -> list[Item]:
+        """Each of `firsts`, in turn, with the farthest of another photograph not yet taken."""
+        taken: set[int] = set()
+        found: list[tuple[float, Item]] = []
+        for i in firsts:
+            others = (j for j, item in enumerate(drawn) if item.source != drawn[i].source)
+            free = [j for j in others if j not in taken]
+            if not free:
+                break
+            j = max(free, key=lambda j: distance[i, j])
+            taken.add(j)
+            a, b = drawn[i], drawn[j]
+            found.append((float(distance[i, j]), Item(f"{a.key} + {b.key}", a.source, a.box, (b,))))
+        if len(found) < self.options.count:
+            raise DataError(
+                f"{self.name}: {len(drawn)} sub-images give {len(found)} pairs of different "
+                f"photographs with detail in the middle; expected {self.name}.count = "
+                f"{self.options.count}: raise {self.name}.candidates, or add photographs"
+            )
+        return [item for _, item in sorted(found, key=lambda pair: -pair[0])]
+
+    def check(self, scale: int) -> None:
+        """Raise InvalidArgument for sizes that do not lie on the LR grid, one in the other."""
+        o, step = self.options, 2 * scale
+        for name in ("size", "window"):
+            if getattr(o, name) < step or getattr(o, name) % step:
+                expected = f"a positive multiple of {step}"
+                raise InvalidArgument(f"{self.name}.{name}", getattr(o, name), expected)
+        if o.count < 1:
+            raise InvalidArgument(f"{self.name}.count", o.count, "at least 1")
+        if o.lr == "paired" and o.domain == "hr":
+            expected = "'lr', as paired LR images are used"
+            raise InvalidArgument(f"{self.name}.domain", "'hr'", expected)
+        for size in self.changed:
+            if size % step or not o.window < size < o.size:
+                expected = f"multiples of {step} between {o.window} and {o.size}"
+                raise InvalidArgument(f"{self.name}.sizes", size, expected)
+
+    def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
+        """PSNR (dB) and attribution of the window, by size."""
+        hr = study.ground_truth(items)
+        lr = self.inputs(items, hr, study)
+        columns = self.compare(net, hr, lr) | self.attribution(net, lr, study)
+        if self.options.null == "on":
+            null = self.attribution(randomised(net, self.seed), lr, study)
+            columns |= {f"null_{name}": column for name, column in null.items()}
+        return columns
+
+    def inputs(self, items: Sequence[Item], hr: Tensor, study: Study) -> Tensor:
+        """LR composites (n*S,3,h,w), item by item, of the items' regions `hr` (n,3,H,W) uint8."""
+        o, n = self.options, len(items)
+        others = [item.partners[0] for item in items]
+        foreign = study.ground_truth(others)
+        index = torch.arange(n, device=hr.device).repeat_interleave(len(self.sizes))
+        pairs = torch.stack((index, index), dim=1)
+        inner, outer = (
+            torch.tensor(box, dtype=torch.int32).repeat(n, 1)
+            for box in zip(*map(self.boxes, self.sizes), strict=True)
+        )
+        if o.domain == "hr":
+            return composite_lr(
+                hr,
+                foreign,
+                pairs,
+                inner,
+                outer,
+                scale=study.scale,
+                kernel=o.kernel,
+                quantize=True,
+                backend=study.backend,
+            ).to(study.dtype)
+        a = study.inputs(items, hr, o.lr, o.kernel)
+        b = study.inputs(others, foreign, o.lr, o.kernel)
+        inner, outer = inner // study.scale, outer // study.scale
+        return composite(a, b, pairs, inner, outer, backend=study.backend)
+
+    def compare(self, net: Network, hr: Tensor, lr: Tensor) -> dict[str, Tensor]:
+        """PSNR of the window by size; nothing leaves the device."""
+        y0, x0, y1, x1 = window = self.window_box
+        truth = hr[..., y0:y1, x0:x1].float() / 255
+        truth = truth.repeat_interleave(len(self.sizes), dim=0)
+        scores = psnr(restore(net, lr, window), truth, channel=self.options.channel)
+        return self.by_size("psnr", scores)
+
+    def attribution(self, net: Network, lr: Tensor, study: Study) -> dict[str, Tensor]:
+        """Diffusion index and shares of the attribution, by size."""
+        result = self.attribute(net, lr, study)
+        inner, outer = zip(*map(self.boxes, self.sizes), strict=True)
+        count = len(self.sizes)
+        share = result.share(torch.tensor([self.window_box, *inner, *outer]))  # [n*S, 1+2S]
+        window, places = share[:, 0], share[:, 1 + count :] - share[:, 1 : 1 + count]
+        places = places.reshape(-1, count, count)  # [n, image, place of the foreign pixels]
+        foreign = places.diagonal(dim1=1, dim2=2).reshape(-1)
+        before = places[:, self.sizes.index(self.untouched)].reshape(-1)
+        return {
+            **self.by_size("di", result.diffusion_index),
+            **self.by_size("window", window),
+            **self.by_size("own", 1 - window - foreign),
+            **self.by_size("foreign", foreign),
+            **self.by_size("before", before),
+        }
+
+    def attribute(self, net: Network, lr: Tensor, study: Study) -> AttributionResult:
+        """What made the window, in each of the composites `lr` (n*S,3,h,w)."""
+        lam = LocalAttribution(
+            net,
+            GaussianBlurPath(backend=study.backend),
+            GradientDetector(backend=study.backend),
+        )
+        y0, x0, _, _ = self.window_box
+        with torch.inference_mode(False):  # gradients are needed here
+            return lam.attribute(
+                lr.clone(), (y0, x0, self.options.window), **NODES[self.options.nodes]
+            )
+
+    def by_size(self, name: str, values: Tensor) -> dict[str, Tensor]:
+        """`values` (n*S) as one column (n) for each size."""
+        columns = values.reshape(-1, len(self.sizes)).unbind(1)
+        return {f"{name}_{size}": c for size, c in zip(self.sizes, columns, strict=True)}
+
+    @property
+    def window_box(self) -> Box:
+        """The central window, in HR pixels."""
+        return centre(self.options.window, self.options.size, self.options.size)
+
+    def cases(self, measured: Measured) -> list[int]:
+        """The most dissimilar pair."""
+        return [0]
+
+    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
+        """A column for each size: the SR image, below it the map, then the null model's."""
+        lr = self.inputs([item], study.ground_truth([item]), study)
+        nets = [net]
+        if self.options.null == "on":
+            nets.append(randomised(net, self.seed))
+        rows = [[as_image(sr) for sr in restore(net, lr)]]
+        for each in nets:
+            maps = self.attribute(each, lr, study).map.cpu().numpy()
+            rows.append([heat(values, study.scale) for values in maps])
+        return {"grid": np.vstack([part for row in rows for part in separated(row)][1:])}
+
+
+def separated(row: Sequence[Picture]) -> tuple[Picture, Picture]:
+    """A line to draw above it, and the pictures of `row` side by side."""
+    pictures = np.hstack(row)
+    return np.full((GAP, *pictures.shape[1:]), SEPARATOR, np.uint8), pictures
+
+
+def randomised(net: Network, seed: int) -> Network:
+    """`net` with weights that have learned nothing: the null model of its attributions.
+
+    Each tensor is drawn anew, normal, with the mean and spread that it has in `net`, so that
+    signals stay as strong.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    # An attribution takes gradients, for which tensors of inference mode are of no use.
+    with torch.inference_mode(False), torch.no_grad():
+        twin = copy.deepcopy(net)
+        for parameter in twin.parameters():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter.copy_(parameter.mean() + parameter.std(correction=0) * noise)
+    return twin
+
+
+def change(result: Measured, size: int, reference: int) -> NDArray[np.float64]:
+    """PSNR at `size` minus PSNR at `reference`, dB (n)."""
+    return decibels(result, f"psnr_{size}") - decibels(result, f"psnr_{reference}")

@@ -1,0 +1,279 @@
+"""Tables, charts and pictures of the experiments with nested squares (`ring`, `inward`)."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from fastbg.experiments.experiment import Measured, decibels
+from fastbg.experiments.nested import GAP, Nested, change
+from fastbg.results import figures
+from fastbg.results.content import Cell, Chart, Column, Gallery, Mark, Panel, Strip, Table
+from fastbg.statistics import Interval, Outcome, bootstrap_mean
+
+COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
+READABLE = 0.07  # a share from which its bar has room for a number
+
+
+def all_of(outcomes: Iterable[Outcome]) -> Outcome:
+    """Of a claim with several parts: holds if each does, fails if one does."""
+    found = set(outcomes)
+    if Outcome.FAILS in found:
+        return Outcome.FAILS
+    return Outcome.UNDECIDED if Outcome.UNDECIDED in found else Outcome.HOLDS
+
+
+def first(results: Sequence[Measured], architecture: str) -> Measured | None:
+    """The first network of that architecture, None if there is none."""
+    return next((r for r in results if r.net.architecture == architecture), None)
+
+
+def mean(experiment: Nested, result: Measured, column: str) -> Interval:
+    """Mean of a column over the pairs, with its interval."""
+    return bootstrap_mean(result.columns[column], result.sources, seed=experiment.seed)
+
+
+def mean_change(experiment: Nested, result: Measured, size: int) -> Interval:
+    """Mean change of PSNR from the untouched image to `size`, dB."""
+    gains = change(result, size, experiment.untouched)
+    return bootstrap_mean(gains, result.sources, seed=experiment.seed)
+
+
+def attributed(experiment: Nested, results: Sequence[Measured]) -> list[tuple[str, Measured, str]]:
+    """Name, records and prefix of the columns of each network, and of its null model if any."""
+    found = []
+    for result in results:
+        found.append((result.net.label, result, ""))
+        if f"null_di_{experiment.untouched}" in result.columns:
+            found.append((f"{result.net.label}, random weights", result, "null_"))
+    return found
+
+
+def tables(experiment: Nested, results: Sequence[Measured]) -> list[Table]:
+    """PSNR by size; then attribution by size."""
+    return [psnr_table(experiment, results), attribution_table(experiment, results)]
+
+
+def psnr_table(experiment: Nested, results: Sequence[Measured]) -> Table:
+    """A row per network, a column per size."""
+    untouched = experiment.label(experiment.untouched)
+    columns = [Column("network"), Column("pairs"), Column(f"mean PSNR, {untouched}", "dB")]
+    columns += [
+        Column(f"change, {experiment.label(s)}", "dB", signed=True) for s in experiment.changed
+    ]
+    rows: list[tuple[Cell, ...]] = [
+        (
+            result.net.label,
+            len(result.items),
+            float(decibels(result, f"psnr_{experiment.untouched}").mean()),
+            *(mean_change(experiment, result, size) for size in experiment.changed),
+        )
+        for result in results
+    ]
+    note = (
+        f"Change: PSNR of the central window minus that of the same window, {untouched}, over the "
+        "same pairs. Intervals: 95 %, percentile bootstrap that draws whole photographs."
+    )
+    title = "PSNR of the window, by size"
+    return Table(experiment.name, title, columns, rows, note)
+
+
+def attribution_table(experiment: Nested, results: Sequence[Measured]) -> Table:
+    """A row per network and size."""
+    columns = (
+        Column("network"),
+        Column("size"),
+        Column("diffusion index"),
+        Column("share on the window", "%", 1),
+        Column(f"share on {experiment.foreign_name}", "%", 1),
+        Column("there, untouched", "%", 1),
+        Column(f"share on {experiment.own_name}", "%", 1),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for name, result, prefix in attributed(experiment, results):
+        for size in experiment.sizes:
+            shares = (
+                mean(experiment, result, f"{prefix}{part}_{size}").percent()
+                for part in ("window", "foreign", "before", "own")
+            )
+            index = mean(experiment, result, f"{prefix}di_{size}")
+            rows.append((name, experiment.label(size), index, *shares))
+    note = (
+        "Shares of the attribution map, which add up to 100 %. 'There, untouched': what the same "
+        "pixels had while they were the image's own. Diffusion index: 0 if one pixel has it all, "
+        "100 if all have the same. Intervals as above."
+    )
+    name = f"{experiment.name}_attribution"
+    return Table(name, "Which pixels made the window", columns, rows, note)
+
+
+def charts(experiment: Nested, results: Sequence[Measured]) -> list[Chart | Gallery]:
+    """One pair in the paper's form; then means over all pairs."""
+    return [
+        *gallery(experiment, results),
+        draw_psnr(experiment, results),
+        draw_shares(experiment, results),
+        draw_index(experiment, results),
+    ]
+
+
+def draw_psnr(experiment: Nested, results: Sequence[Measured]) -> Chart:
+    """Change of PSNR by size, a line per network."""
+    figure = figures.new_figure(3.2)
+    axis = figure.subplots()
+    for number, result in enumerate(results):
+        means = [mean_change(experiment, result, size) for size in experiment.changed]
+        line(axis, means, number, len(results), result.net.label)
+    axis.axhline(0, color=figures.MUTED, linewidth=0.8)
+    size_axis(axis, experiment, experiment.changed)
+    axis.set_ylabel("change of PSNR, dB")
+    axis.legend(loc="best", fontsize=8.5)
+    return Chart(
+        f"{experiment.name}_psnr",
+        "What does the foreign content cost?",
+        f"PSNR of the window against {experiment.label(experiment.untouched)}: mean over "
+        f"{len(results[0].items)} pairs of images. Bars: 95 % interval. Below 0: it did harm.",
+        figure,
+    )
+
+
+def draw_index(experiment: Nested, results: Sequence[Measured]) -> Chart:
+    """Diffusion index by size, a line per network; null models dashed."""
+    figure = figures.new_figure(2.9)
+    axis = figure.subplots()
+    lines = attributed(experiment, results)
+    nets = [result.net.label for result in results]
+    for name, result, prefix in lines:
+        means = [mean(experiment, result, f"{prefix}di_{size}") for size in experiment.sizes]
+        number = nets.index(result.net.label)
+        line(axis, means, number, len(results), name, "--" if prefix else "-")
+    size_axis(axis, experiment, experiment.sizes)
+    axis.set_ylim(bottom=0)
+    axis.set_ylabel("diffusion index")
+    axis.legend(loc="best", fontsize=8.5)
+    return Chart(
+        f"{experiment.name}_index",
+        "How widely does the network look?",
+        "Diffusion index of the attribution, mean over all pairs: the higher, the more evenly the "
+        "attribution is spread over the image. Bars: 95 % interval.",
+        figure,
+    )
+
+
+def line(
+    axis: Axes, means: Sequence[Interval], number: int, count: int, label: str, dash: str = "-"
+) -> None:
+    """Means with their intervals at 0, 1, ...; line `number` of `count`, set a little apart."""
+    values, lows, highs = (np.array(column) for column in zip(*means, strict=True))
+    x = np.arange(len(means)) + 0.12 * (number - (count - 1) / 2)
+    colour = COLOURS[number % len(COLOURS)]
+    axis.plot(
+        x, values, dash, marker="o", markersize=4, color=colour, label=figures.short(label, 36)
+    )
+    known = np.isfinite(lows) & np.isfinite(highs)
+    axis.vlines(x[known], lows[known], highs[known], color=colour, linewidth=1.4)
+
+
+def size_axis(axis: Axes, experiment: Nested, sizes: Sequence[int]) -> None:
+    """The sizes, one beside the other."""
+    axis.set_xticks(range(len(sizes)), ["none" if size == 0 else str(size) for size in sizes])
+    axis.set_xlabel(experiment.axis)
+    axis.grid(axis="y")
+    axis.set_axisbelow(True)
+
+
+def draw_shares(experiment: Nested, results: Sequence[Measured]) -> Chart:
+    """Shares of the attribution by size, stacked; a row of bars per network and null model."""
+    rows = attributed(experiment, results)
+    figure = figures.new_figure(0.9 + 1.7 * len(rows))
+    axes = figure.subplots(len(rows), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+    parts = (
+        ("window", "the window", figures.FULL),
+        ("foreign", experiment.foreign_name, figures.ALONE),
+        ("own", experiment.own_name, figures.OTHERS[0]),
+    )
+    x = np.arange(len(experiment.sizes))
+    for axis, (name, result, prefix) in zip(axes, rows, strict=True):
+        bottom = np.zeros(len(x))
+        for part, label, colour in parts:
+            columns = [result.columns[f"{prefix}{part}_{size}"] for size in experiment.sizes]
+            share = np.mean(columns, axis=1)
+            axis.bar(x, share, 0.72, bottom, color=colour, label=label, linewidth=0)
+            for i in np.flatnonzero(share >= READABLE):
+                place = bottom[i] + share[i] / 2
+                text = f"{100 * share[i]:.0f}"
+                axis.text(x[i], place, text, ha="center", va="center", fontsize=8, color="white")
+            bottom += share
+        axis.set_title(figures.short(name, 60))
+        axis.set_ylim(0, 1)
+        axis.set_yticks([0, 0.5, 1], ["0", "50", "100 %"])
+        axis.tick_params(axis="x", length=0)
+    size_axis(axes[-1], experiment, experiment.sizes)
+    axes[-1].grid(visible=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=3, fontsize=8.5)
+    return Chart(
+        f"{experiment.name}_shares",
+        "Where do the pixels lie that made the window?",
+        "Share of the attribution on the window itself, on the foreign pixels and on the image's "
+        "other pixels, mean over all pairs.",
+        figure,
+    )
+
+
+def gallery(experiment: Nested, results: Sequence[Measured]) -> list[Gallery]:
+    """The first pair, a row per network and a column per size: SR image, map, PSNR."""
+    strips = [
+        strip(experiment, result, i)
+        for result in results
+        for i in experiment.cases(result)
+        if (result.items[i].key, "grid") in result.pictures
+    ]
+    if not strips:
+        return []
+    return [
+        Gallery(
+            f"{experiment.name}_pair",
+            "One pair, from an untouched image to the most foreign content",
+            "The most dissimilar pair of images. Above: what the network made of the composite. "
+            "Below: which input pixels made the window in the middle (white square): the redder, "
+            "the more. Yellow: where the foreign content begins or ends. PSNR is that of the "
+            "window; DI, the diffusion index, is high where attribution is spread widely."
+            + (
+                " Last: the same for a network with random weights."
+                if f"null_di_{experiment.untouched}" in results[0].columns
+                else ""
+            ),
+            strips,
+        )
+    ]
+
+
+def strip(experiment: Nested, result: Measured, i: int) -> Strip:
+    """One network's row."""
+    item, sizes = result.items[i], experiment.sizes
+    columns = np.split(result.pictures[item.key, "grid"], len(sizes), axis=1)
+    panels = [
+        Panel(
+            picture,
+            experiment.label(size),
+            f"{result.columns[f'psnr_{size}'][i]:.2f} dB, DI {result.columns[f'di_{size}'][i]:.1f}",
+            marks(experiment, size, picture.shape[:2]),
+        )
+        for size, picture in zip(sizes, columns, strict=True)
+    ]
+    return Strip(result.net.label, panels, f"{item.partners[0].source} in {item.source}")
+
+
+def marks(experiment: Nested, size: int, shape: tuple[int, ...]) -> list[Mark]:
+    """Window, and the border of what is foreign, in each of the pictures of a column."""
+    height, width = shape
+    side = experiment.options.size
+    found = []
+    for top in range(0, height, side + GAP):
+        squares = [(experiment.window_box, "window")]
+        if size != experiment.untouched:
+            squares.insert(0, (experiment.border(size), "input"))
+        for (y0, x0, y1, x1), role in squares:
+            found.append(Mark.pixels((top + y0, x0, top + y1, x1), (height, width), role))
+    return found
