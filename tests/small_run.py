@@ -37,9 +37,14 @@ def make_network(path: Path, seed: int = 0) -> Path:
 
 
 def make_rcan(path: Path) -> Path:
-    """A random RCAN with 4 features, 1 group and 1 block, x4."""
+    """A random RCAN with 4 features, 1 group and 1 block, x4, whose attention matters."""
     torch.manual_seed(0)
-    save_model(RCAN(features=4, groups=1, blocks=1, squeezed=2), path)
+    net = RCAN(features=4, groups=1, blocks=1, squeezed=2)
+    block = net.body[0].blocks[0]
+    with torch.no_grad():  # of two opposite numbers, one passes the ReLU
+        block.squeeze.weight[1] = -block.squeeze.weight[0]
+        block.squeeze.bias.zero_()
+    save_model(net, path)
     return path
 
 

@@ -61,7 +61,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["table7"], "experiment: got 'table7'; expected one of slicing, composites"),
+        (["table7"], "experiment: got 'table7'; expected one of surroundings, slicing"),
         (["--model", "vdsr"], "vdsr: no such file; the built-in networks are"),
         (["--limit", "0"], "--limit: got 0"),
         (["--pooling", "0"], "--pooling: got 0; expected a side of at least 1"),

@@ -84,8 +84,9 @@ def test_descriptions_are_made_once(net: EDSR) -> None:
 def test_layer_outputs_are_the_first_and_the_last_before_magnification(net: EDSR) -> None:
     x = torch.rand(2, 3, 8, 8)
     first, last = layer_outputs(net, x)
-    torch.testing.assert_close(first, net.shallow(x))
-    torch.testing.assert_close(last, net.conv_after_body(net.body(net.shallow(x))))
+    shallow = net.shallow(x)
+    torch.testing.assert_close(first, shallow)
+    torch.testing.assert_close(last, net.conv_after_body(net.body(shallow), residual=shallow))
     with pytest.raises(CheckpointError, match="no convolution"):
         layer_outputs(Bicubic(4), x)
 
