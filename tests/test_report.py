@@ -129,20 +129,21 @@ def test_the_index_has_every_verdict_of_every_network() -> None:
             verdict("C5", "it hurts more", "edsr against rcan", Outcome.UNDECIDED),
         ],
     )
-    swap = part("swap", ["edsr", "swinir"], [verdict("C3", "own", "swinir", Outcome.HOLDS)])
+    swap = part("swap", ["edsr", "swinir"], [verdict("C3", "own", "swinir, set", Outcome.HOLDS)])
     pictures = part("composites", ["images"], [])  # no network, no claim
     lines = {line.statement: line for line in index([ring, swap, pictures])}
     assert set(lines["own"].by_net) == {"edsr", "rcan", "swinir"}
-    assert [anchor for anchor, _ in lines["it hurts"].by_net["rcan"]] == ["ring-claim-2"]
+    assert lines["it hurts"].by_net["rcan"] == [("ring-claim-2", "", Outcome.FAILS)]
+    assert lines["own"].by_net["swinir"] == [("swap-claim-1", "set", Outcome.HOLDS)]
     assert lines["it hurts"].by_net["swinir"] == []
-    assert [anchor for anchor, _ in lines["it hurts more"].across] == ["ring-claim-3"]
+    assert [place.about for place in lines["it hurts more"].across] == ["edsr against rcan"]
 
     page = html([ring, swap, pictures], {"networks": "", "images": ""})
     order = re.findall(r'class="id">(C\d)</span>', page)
     assert order[:2] == ["C3", "C5"]
     links = re.findall(r'<a href="#([\w-]+)" class="outcome (\w+)"><span>([^<]+)', page)
     assert links == [
-        ("swap-claim-1", "holds", "holds"),
+        ("swap-claim-1", "holds", "set: holds"),
         ("ring-claim-1", "holds", "holds"),
         ("ring-claim-2", "fails", "does not hold"),
         ("ring-claim-3", "open", "edsr against rcan: undecided here"),

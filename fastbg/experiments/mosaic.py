@@ -445,7 +445,7 @@ class Mosaic(Experiment):
                 colours = np.where(gains < 0, figures.ALONE, figures.FULL)
                 axis.bar(range(gains.size), gains, width=1.0, color=colours, linewidth=0)
                 axis.axhline(0, color=figures.MUTED, linewidth=0.8)
-                axis.set_title(f"{figures.short(result.net.label, 32)}\n{title}")
+                axis.set_title(f"{figures.short(result.net.label, 26)}\n{title}")
                 axis.set_xticks([])
                 axis.spines["bottom"].set_visible(False)
                 axis.grid(axis="y")

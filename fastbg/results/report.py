@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,7 +17,7 @@ from PIL import Image
 
 from fastbg.errors import RunStoreError
 from fastbg.results import figures
-from fastbg.results.content import CLAIMS, Cell, Chart, Column, Picture, Section, Table, Verdict
+from fastbg.results.content import CLAIMS, Cell, Chart, Column, Picture, Section, Table
 from fastbg.statistics import Interval, Outcome
 
 # CSS class and sign of each outcome.
@@ -26,32 +26,39 @@ SIDES = (400, 256, 160, 96)  # pixels; larger pictures are shrunk in the page, t
 LIMIT = 20_000_000  # bytes of the page
 
 
+class Place(NamedTuple):
+    """A verdict in the index."""
+
+    anchor: str
+    about: str  # what it is on, where its column does not say that
+    outcome: Outcome
+
+
 @dataclass(frozen=True)
 class Line:
     """A statement of a claim in the index, with the place of each verdict on it."""
 
     claim: str
     statement: str
-    by_net: Mapping[str, Sequence[tuple[str, Verdict]]]  # network -> (anchor, verdict)
-    across: Sequence[tuple[str, Verdict]]  # on several networks, or on something else
+    by_net: Mapping[str, Sequence[Place]]
+    across: Sequence[Place]  # on several networks
 
 
 def index(sections: Sequence[Section]) -> list[Line]:
     """One line for each statement that the `sections` test."""
     nets = networks(sections)
-    found: dict[tuple[str, str], list[tuple[str, Verdict]]] = {}
+    lines: dict[tuple[str, str], dict[str | None, list[Place]]] = {}
     for section in sections:
         for number, verdict in enumerate(section.verdicts, start=1):
-            place = (anchor(section, number), verdict)
-            found.setdefault((verdict.claim, verdict.statement), []).append(place)
+            # "edsr, natural images" stands in the column of "edsr".
+            net = next((n for n in nets if f"{verdict.net}, ".startswith(f"{n}, ")), None)
+            about = verdict.net if net is None else verdict.net[len(net) + 2 :]
+            columns = lines.setdefault((verdict.claim, verdict.statement), {})
+            place = Place(anchor(section, number), about, verdict.outcome)
+            columns.setdefault(net, []).append(place)
     return [
-        Line(
-            claim,
-            statement,
-            {net: [place for place in places if place[1].net == net] for net in nets},
-            [place for place in places if place[1].net not in nets],
-        )
-        for (claim, statement), places in found.items()
+        Line(claim, statement, {net: columns.get(net, []) for net in nets}, columns.get(None, []))
+        for (claim, statement), columns in lines.items()
     ]
 
 
