@@ -7,7 +7,7 @@ from typing import ClassVar
 from fastbg.experiments import nested_report
 from fastbg.experiments.experiment import Measured, Options, Summary
 from fastbg.experiments.nested import Box, Nested, NestedOptions, change
-from fastbg.experiments.nested_report import first
+from fastbg.experiments.nested_report import first, outcomes
 from fastbg.experiments.study import centre
 from fastbg.results.content import Chart, Gallery, Verdict
 from fastbg.statistics import Interval, bootstrap_mean
@@ -73,10 +73,9 @@ class Inward(Nested):
             loss = self.loss(result)
             found = self.drops(result, loss)
             verdicts += found
-            outcomes = ", ".join(f"{v.claim} {v.outcome.value}" for v in found)
             headlines[result.net.label] = (
                 f"{self.label(self.sizes[-1])} costs {loss.text(2, signed=True)} dB"
-                f"{'; ' if outcomes else ''}{outcomes}"
+                + outcomes(found)
             )
         verdicts += self.largest(results)
         return Summary(headlines, nested_report.tables(self, results), verdicts)

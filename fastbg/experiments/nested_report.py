@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.nested import GAP, Nested, change
 from fastbg.results import figures
-from fastbg.results.content import Cell, Chart, Column, Gallery, Mark, Panel, Strip, Table
+from fastbg.results.content import Cell, Chart, Column, Gallery, Mark, Panel, Strip, Table, Verdict
 from fastbg.statistics import Interval, Outcome, bootstrap_mean
 
 COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
@@ -21,6 +21,14 @@ def all_of(outcomes: Iterable[Outcome]) -> Outcome:
     if Outcome.FAILS in found:
         return Outcome.FAILS
     return Outcome.UNDECIDED if Outcome.UNDECIDED in found else Outcome.HOLDS
+
+
+def outcomes(verdicts: Sequence[Verdict]) -> str:
+    """ "; C5 holds / undecided here; C6 holds", for a headline."""
+    claims: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        claims.setdefault(verdict.claim, []).append(verdict.outcome.value)
+    return "".join(f"; {claim} {' / '.join(found)}" for claim, found in claims.items())
 
 
 def first(results: Sequence[Measured], architecture: str) -> Measured | None:

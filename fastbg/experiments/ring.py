@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastbg.experiments import nested_report
 from fastbg.experiments.experiment import Measured, Options, Summary
 from fastbg.experiments.nested import Box, Nested, NestedOptions, change
-from fastbg.experiments.nested_report import all_of, first, mean
+from fastbg.experiments.nested_report import all_of, first, mean, outcomes
 from fastbg.experiments.study import centre
 from fastbg.results.content import Chart, Gallery, Verdict
 from fastbg.statistics import bootstrap_mean
@@ -85,9 +85,9 @@ class Ring(Nested):
             verdicts += found
             smallest = self.changed[0]
             loss = nested_report.mean_change(self, result, smallest)
-            outcomes = ", ".join(f"{v.claim} {v.outcome.value}" for v in found)
             headlines[result.net.label] = (
-                f"{self.label(smallest)} changes PSNR by {loss.text(2, signed=True)} dB; {outcomes}"
+                f"{self.label(smallest)} changes PSNR by {loss.text(2, signed=True)} dB"
+                + outcomes(found)
             )
         return Summary(headlines, nested_report.tables(self, results), verdicts)
 
