@@ -283,7 +283,7 @@ def test_figures_show_one_pair_and_the_means(study: Study, net: EDSR) -> None:
     assert len(galleries) == 1
     panels = galleries[0].strips[0].panels
     assert [panel.title for panel in panels] == ["no ring", "ring 32", "ring 48"]
-    assert [len(panel.marks) for panel in panels] == [3, 6, 6]
+    assert [len(panel.marks) for panel in panels] == [1, 4, 4]
     assert panels[1].detail.startswith(f"{columns['psnr_32'][0]:.2f} dB")
     names = [d.name for d in drawn if isinstance(d, Chart)]
     assert names == ["ring_psnr", "ring_shares", "ring_index"]

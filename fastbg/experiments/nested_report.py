@@ -135,7 +135,7 @@ def draw_psnr(experiment: Nested, results: Sequence[Measured]) -> Chart:
     axis.axhline(0, color=figures.MUTED, linewidth=0.8)
     size_axis(axis, experiment, experiment.changed)
     axis.set_ylabel("change of PSNR, dB")
-    axis.legend(loc="best", fontsize=8.5)
+    figure.legend(loc="outside upper left", ncols=3, fontsize=8.5)
     return Chart(
         f"{experiment.name}_psnr",
         "What does the foreign content cost?",
@@ -147,7 +147,7 @@ def draw_psnr(experiment: Nested, results: Sequence[Measured]) -> Chart:
 
 def draw_index(experiment: Nested, results: Sequence[Measured]) -> Chart:
     """Diffusion index by size, a line per network; null models dashed."""
-    figure = figures.new_figure(2.9)
+    figure = figures.new_figure(3.5)
     axis = figure.subplots()
     lines = attributed(experiment, results)
     nets = [result.net.label for result in results]
@@ -158,7 +158,7 @@ def draw_index(experiment: Nested, results: Sequence[Measured]) -> Chart:
     size_axis(axis, experiment, experiment.sizes)
     axis.set_ylim(bottom=0)
     axis.set_ylabel("diffusion index")
-    axis.legend(loc="best", fontsize=8.5)
+    figure.legend(loc="outside upper left", ncols=2, fontsize=8.5)
     return Chart(
         f"{experiment.name}_index",
         "How widely does the network look?",
@@ -274,14 +274,11 @@ def strip(experiment: Nested, result: Measured, i: int) -> Strip:
 
 
 def marks(experiment: Nested, size: int, shape: tuple[int, ...]) -> list[Mark]:
-    """Window, and the border of what is foreign, in each of the pictures of a column."""
-    height, width = shape
+    """The window in the image on top, and in all pictures of a column where foreign pixels end."""
     side = experiment.options.size
-    found = []
-    for top in range(0, height, side + GAP):
-        squares = [(experiment.window_box, "window")]
-        if size != experiment.untouched:
-            squares.insert(0, (experiment.border(size), "input"))
-        for (y0, x0, y1, x1), role in squares:
-            found.append(Mark.pixels((top + y0, x0, top + y1, x1), (height, width), role))
+    found = [Mark.pixels(experiment.window_box, shape, "window")]
+    if size != experiment.untouched:
+        y0, x0, y1, x1 = experiment.border(size)
+        for top in range(0, shape[0], side + GAP):
+            found.append(Mark.pixels((top + y0, x0, top + y1, x1), shape, "input"))
     return found

@@ -111,7 +111,10 @@ def draw_gallery(gallery: Gallery) -> Figure:
     """`gallery` as one figure: a row per strip."""
     columns = max((len(strip.panels) for strip in gallery.strips), default=1)
     cell = 1.75
-    figure = new_figure(max(1.0, (cell + 0.75) * len(gallery.strips)), max(WIDTH, cell * columns))
+    shapes = [panel.picture.shape for strip in gallery.strips for panel in strip.panels]
+    tallest = max((height / width for height, width, _ in shapes), default=1.0)
+    row_height = cell * max(tallest, 1.0) + 0.75
+    figure = new_figure(max(1.0, row_height * len(gallery.strips)), max(WIDTH, cell * columns))
     with style():
         rows = figure.subfigures(max(1, len(gallery.strips)), 1, squeeze=False)[:, 0]
         for row, strip in zip(rows, gallery.strips, strict=False):
