@@ -176,7 +176,11 @@ def _cut(image: ImageItem, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
 
 def sources(item: Item, study: Study) -> Tensor:
     """HR sub-images (K,3,S,S) uint8 on the device: the item's own, then its partners'."""
-    cut = np.stack([_cut(study.images[i.source], i.box) for i in (item, *item.partners)])
+    images = (item, *item.partners)
+    size = item.box[2] - item.box[0]
+    cut = np.empty((len(images), size, size, 3), np.uint8)
+    for k in sorted(range(len(images)), key=lambda k: images[k].source):  # each decoded once
+        cut[k] = _cut(study.images[images[k].source], images[k].box)
     return torch.from_numpy(cut.transpose(0, 3, 1, 2)).to(study.device, non_blocking=True)
 
 
