@@ -1,20 +1,23 @@
 // Gram matrices of features, and of a convolution's features.
 //
-// Each block sums a square of up to 64x64 channels over a split of the pixels, and stores its sums in
-// a workspace; gram_reduce_kernel adds the splits, in order and in float64. No atomics: the same bits
-// in every run. Only squares on and above the diagonal are computed. Variants considered:
-//   tiles of pixels in shared memory, a part of the square per warp: 4 warps read each value 4 times
-//     from there, and half a diagonal square is computed for nothing.
-//   pixels per warp (chosen): each warp holds a whole square (20 units of 16x8, 80 registers), and
+// Each block sums a panel of up to 64x64 channels over a split of the pixels, and stores its sums
+// in a workspace; gram_reduce_kernel adds the splits, in order and in float64. No atomics: the same
+// bits in every run. Only panels on and above the diagonal are computed. Variants considered:
+//   tiles of pixels in shared memory, a part of the panel per warp: 4 warps read each value 4
+//     times from there, and half of a diagonal panel is computed for nothing.
+//   pixels per warp (chosen): each warp holds a whole panel (20 units of 16x8, 80 registers), and
 //     features go from memory into registers, once. The warps' sums meet once, at the end.
-// Tensor cores cut off instead of rounding, so that long chains of additions drift: a split is at most
-// 1024 pixels (float32: 96 additions to each sum, about 2e-6) or 4096 (half types: one per step).
+// Tensor cores cut off instead of rounding, so that long chains of additions drift: a split is at
+// most 1024 pixels (96 additions to each sum of floats, 2e-6) or 4096 (half types: 64 additions).
 //
 // conv_gram never stores a feature, not even in shared memory: with channels as rows and pixels as
-// columns, what an mma leaves in its registers is what the next one takes as its operands. A region
-// passes over steps that have no weight in it; regions that do not overlap cost one pass together.
+// columns, what one mma leaves in its registers is what the next one takes as an operand. A region
+// passes over steps without weight in it; regions that do not overlap cost one pass together.
 #include "gram.h"
 
+#include <limits>
+
+#include "conv_features.cuh"
 #include "gram_sum.cuh"
 
 namespace fastbg {
@@ -24,49 +27,68 @@ constexpr std::int64_t kBlocks = 2048;                // several waves on the la
 constexpr std::int64_t kRound = kWarps * kStep;       // pixels
 constexpr std::int64_t kLeastPixels = 2 * kRound;     // of a split: 128 blocks for 128x128
 constexpr std::int64_t kMostPixels = 1024, kMostExactPixels = 4096;
-constexpr int kLargest = 64;  // channels of a square
-
-__device__ inline int group_of_lane() { return static_cast<int>(threadIdx.x) % kWarpThreads / 4; }
-__device__ inline int quarter_of_lane() { return static_cast<int>(threadIdx.x) % 4; }
+constexpr int kLargest = kConvChannels;               // channels of a panel
 
 struct Corner {
-  int row, column;  // in squares
+  int row, column;  // channels
 };
 
-// Off the diagonal: 01, 02, 12, 03, ...
-__device__ inline Corner corner_of(std::int64_t square, bool diagonal) {
-  int row = static_cast<int>(square), column = diagonal ? row : 1;
-  for (; !diagonal && row >= column; ++column) row -= column;
-  return {row, column};
+// Panels are counted along the diagonal; or off it from left to right, from the top down.
+template <int Channels, bool Diagonal>
+__device__ inline Corner corner_of(unsigned panel) {
+  if (Diagonal) return {static_cast<int>(panel) * Channels, static_cast<int>(panel) * Channels};
+  int row = static_cast<int>(panel / 2), column = 1;
+  for (; row >= column; ++column) row -= column;
+  return {row * Channels, column * Channels + static_cast<int>(panel % 2) * (Channels / 2)};
 }
 
 // ---------------------------------------------------------------------------------------------
 // gram
 
-// 4 pixels from `at` on, of which the first `left` exist, of a channel of each group. Channels that
-// do not exist are read as the last one; nobody reads their sums.
+// Where an item begins: how far into memory, and the column there.
+struct Begin {
+  std::int64_t y, skipped;
+  int x;
+
+  __device__ Begin(const GramItem& item, const TensorView& features) {
+    const bool one_row = features.sizes[2] <= 1;
+    y = one_row ? 0 : item.begin / max(features.sizes[3], std::int64_t{1});
+    skipped = one_row ? item.begin : 0;
+    x = static_cast<int>(item.begin - y * features.sizes[3] - skipped);
+  }
+
+  __device__ std::int64_t offset(const TensorView& view) const {
+    return y * view.strides[2] + skipped * view.strides[3];
+  }
+};
+
+// 4 pixels from `at` on, of which the first `left` exist, of a channel of each group, `first` of the
+// first. A channel that does not exist is read as one that does; nobody reads its sums.
 template <typename T, int Groups>
 __device__ inline void read_step(const TensorView& features, const T* image, int first, Cursor at,
                                  int left, bool packed, Pack<T, 4> (&to)[Groups]) {
+  forget(first);
   const int last = static_cast<int>(features.sizes[1]) - 1;
   const std::int64_t stride = features.strides[1];
+  const T* from = image + min(first, last) * stride;
   if (packed) {
-    const T* from = image + at.offset(features);
+    from += at.offset(features);
 #pragma unroll
     for (int n = 0; n < Groups; ++n) {
       to[n] = {};
-      if (left > 0) to[n] = load<T, 4>(from + min(first + n * kGroup, last) * stride);
+      if (left > 0) to[n] = load<T, 4>(from);
+      if (first + (n + 1) * kGroup <= last) from += kGroup * stride;
     }
     return;
   }
   std::int64_t offsets[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i, at.advance()) offsets[i] = at.offset(features);
+  for (int i = 0; i < 4; ++i, at.advance(features)) offsets[i] = at.offset(features);
 #pragma unroll
   for (int n = 0; n < Groups; ++n) {
-    const T* from = image + min(first + n * kGroup, last) * stride;
 #pragma unroll
     for (int i = 0; i < 4; ++i) to[n].at[i] = i < left ? from[offsets[i]] : from_float<T>(0.0f);
+    if (first + (n + 1) * kGroup <= last) from += kGroup * stride;
   }
 }
 
@@ -81,70 +103,71 @@ __device__ inline void as_floats(const Pack<T, 4> (&from)[Groups], bool weighted
   }
 }
 
+// Blocks that a multiprocessor holds: up to 168 or 255 registers per thread, so that none spills.
 template <typename T, bool Weighted, int Channels, bool Diagonal>
-__global__ void __launch_bounds__(kGramThreads, Diagonal ? 3 : 2)
+__global__ void __launch_bounds__(kGramThreads, Weighted ? 2 : 3)
     gram_partial_kernel(const GramParams p, const GramPlan plan, float4* partial,
                         const bool packed) {
-  using S = Square<Channels, Diagonal>;
+  using S = Panel<Channels, Diagonal>;
   const TensorView& features = p.features;
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+  const GramItem item(plan, features);
+  const Corner corner = corner_of<Channels, Diagonal>(item.panel);
+  if (!Diagonal && corner.column >= features.sizes[1]) return;  // a last one of 32 channels or less
+  const Begin begin(item, features);
+  const T* image = static_cast<const T*>(features.data) + item.image * features.strides[0] +
+                   begin.offset(features);
+  const float* weights_from = Weighted ? item.weights(p.mask) + begin.offset(p.mask) : nullptr;
+  const Cursor start = {0, begin.x};
+  float sums[S::kUnits][4] = {};
 
-  for (std::int64_t index = blockIdx.x; index < plan.items(); index += gridDim.x) {
-    const GramItem item(plan, index, features.sizes[2] * features.sizes[3]);
-    const Corner corner = corner_of(item.square, Diagonal);
-    const int row = corner.row * Channels + group_of_lane();
-    const int column = corner.column * Channels + group_of_lane();
-    const T* image = static_cast<const T*>(features.data) + item.image * features.strides[0];
-    const Cursor start(item.begin, features);
-    float sums[S::kUnits][4] = {};
-
-    for (int first = warp * kStep; first < item.count; first += kRound) {
-      const int own = first + quarter_of_lane() * 4, left = item.count - own;
-      const Cursor at = start.after(features, own);
-      float weights[4] = {};
-      if constexpr (Weighted) {
-        read_weights(p.mask, item, at, left, weights);
-        if (!any_weight(weights)) continue;
-      }
-      Pack<T, 4> rows[S::kGroups];
-      read_step(features, image, row, at, left, packed, rows);
-      if constexpr (sizeof(T) == 2 && !Weighted && Diagonal) {
-        add_half_step<S>(sums, rows, rows);
-      } else if constexpr (sizeof(T) == 2 && !Weighted) {
-        Pack<T, 4> columns[S::kGroups];
-        read_step(features, image, column, at, left, packed, columns);
-        add_half_step<S>(sums, rows, columns);
-      } else {
-        constexpr bool kExact = sizeof(T) == 2;
-        float row_values[S::kGroups][4];
-        as_floats(rows, Weighted, weights, row_values);
-        if constexpr (Diagonal) {
-          add_step<S, Weighted, kExact>(sums, row_values, row_values, weights);
-        } else {
-          Pack<T, 4> columns[S::kGroups];
-          float column_values[S::kGroups][4];
-          read_step(features, image, column, at, left, packed, columns);
-          as_floats(columns, Weighted, weights, column_values);
-          add_step<S, Weighted, kExact>(sums, row_values, column_values, weights);
-        }
-      }
+  for (int first = warp * kStep; first < item.count; first += kRound) {
+    const int own = first + quarter_of_lane() * 4, left = item.count - own;
+    const Cursor at = start.after(features, own);
+    float weights[4] = {};
+    if constexpr (Weighted) {
+      read_weights(weights_from, p.mask, at, left, weights);
+      if (!any_weight(weights)) continue;
     }
-    store_sums(sums, partial + index * S::kUnits * kWarpThreads);
+    Pack<T, 4> rows[S::kTiles * 2], columns[S::kGroups];
+    read_step(features, image, corner.row + group_of_lane(), at, left, packed, rows);
+    if constexpr (Diagonal) {
+      memcpy(columns, rows, sizeof(columns));
+    } else {
+      read_step(features, image, corner.column + group_of_lane(), at, left, packed, columns);
+    }
+    if constexpr (sizeof(T) == 2 && !Weighted) {
+      add_half_step<S>(sums, rows, columns);
+    } else {
+      float row_values[S::kTiles * 2][4], column_values[S::kGroups][4];
+      as_floats(rows, Weighted, weights, row_values);
+      as_floats(columns, Weighted, weights, column_values);
+      add_step<S, Weighted, sizeof(T) == 2>(sums, row_values, column_values, weights);
+    }
   }
+  store_sums(sums, partial);
 }
 
 // out = the splits' sums, and their mirror image. A thread has the 4 sums of one lane.
-template <typename T>
+template <typename T, int Channels, bool Diagonal>
 __global__ void __launch_bounds__(kGramThreads)
-    gram_reduce_kernel(const TensorView out, const GramPlan plan, const float4* partial,
-                       const int channels, const bool diagonal) {
-  const std::int64_t lanes = std::int64_t{plan.units} * kWarpThreads;
-  const std::int64_t of_split = plan.squares * plan.regions * lanes;
+    gram_reduce_kernel(const TensorView out, const GramPlan plan, const float4* partial) {
+  using S = Panel<Channels, Diagonal>;
+  constexpr int kLanes = S::kUnits * kWarpThreads;
+  const std::int64_t of_split = plan.panels * plan.regions * kLanes;
   const std::int64_t size = out.sizes[2];
 
   for (std::int64_t index = std::int64_t{blockIdx.x} * kGramThreads + threadIdx.x;
        index < plan.images * of_split; index += std::int64_t{gridDim.x} * kGramThreads) {
     const std::int64_t image = index / of_split, rest = index - image * of_split;
+    const std::int64_t panel = rest / kLanes / plan.regions, region = rest / kLanes % plan.regions;
+    const Corner corner = corner_of<Channels, Diagonal>(static_cast<unsigned>(panel));
+    int tile = static_cast<int>(rest % kLanes) / kWarpThreads, group = 0;
+    for (; tile >= S::tiles(group); ++group) tile -= S::tiles(group);
+    const int top = corner.row + tile * 16 + group_of_lane();
+    const int left = corner.column + group * kGroup + quarter_of_lane() * 2;
+    if (left >= size || top > left + 1) continue;  // no channel, or another lane has it
+
     const float4* from = partial + image * plan.splits * of_split + rest;
     double sums[4] = {};
 #pragma unroll 4
@@ -155,20 +178,11 @@ __global__ void __launch_bounds__(kGramThreads)
       sums[2] += sum.z;
       sums[3] += sum.w;
     }
-    const std::int64_t matrix = rest / lanes;  // square, then region
-    const Corner corner = corner_of(matrix / plan.regions, diagonal);
-    int tile = static_cast<int>(rest % lanes) / kWarpThreads, group = 0;
-    for (; tile >= (diagonal ? group / 2 + 1 : channels / 16); ++group) {
-      tile -= diagonal ? group / 2 + 1 : channels / 16;
-    }
-    const std::int64_t top = std::int64_t{corner.row} * channels + tile * 16 + group_of_lane();
-    const std::int64_t left =
-        std::int64_t{corner.column} * channels + group * kGroup + quarter_of_lane() * 2;
-    T* to = static_cast<T*>(out.data) + (image * plan.regions + matrix % plan.regions) * size * size;
+    T* to = static_cast<T*>(out.data) + (image * plan.regions + region) * size * size;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const std::int64_t row = top + i / 2 * kGroup, column = left + i % 2;
-      if (row > column || column >= size) continue;  // another lane has it, or no channel
+      const int row = top + i / 2 * kGroup, column = left + i % 2;
+      if (row > column || column >= size) continue;
       const T sum = from_float<T>(static_cast<float>(sums[i]));
       to[row * size + column] = sum;
       to[column * size + row] = sum;
@@ -179,160 +193,64 @@ __global__ void __launch_bounds__(kGramThreads)
 // ---------------------------------------------------------------------------------------------
 // conv_gram
 
-constexpr int kTaps = 27, kBias = 27, kPaddedTaps = 32;
-constexpr int kDepths = kPaddedTaps / 8;  // products of 8 taps
-constexpr unsigned kExists = 1u << 9;     // of the bits of `inside`
-
-// What all steps of a block read: the weights as operands, and where taps stand.
-struct Filter {
-  uint4 high[kDepths][kLargest / 16][kWarpThreads], low[kDepths][kLargest / 16][kWarpThreads];
-  std::int64_t offsets[kPaddedTaps];
-  unsigned bits[kPaddedTaps];  // of `inside`; the bias is a tap of every pixel that exists
-
-  __device__ void read(const ConvGramParams& p) {
-    const float* weight = static_cast<const float*>(p.weight.data);
-    const float* bias = static_cast<const float*>(p.bias.data);
-    for (int i = threadIdx.x; i < kPaddedTaps * kLargest; i += kGramThreads) {
-      const int lane = i / 4 % kWarpThreads, tile = i / 4 / kWarpThreads % (kLargest / 16);
-      const int depth = i / 4 / kWarpThreads / (kLargest / 16);
-      const int tap = depth * 8 + lane % 4 + i % 4 / 2 * 4, channel = tile * 16 + lane / 4 + i % 2 * 8;
-      float value = 0;
-      if (tap < kTaps) value = weight[tap * kLargest + channel];
-      if (tap == kBias) value = bias[channel];
-      const Parts parts = parts_of(value);
-      reinterpret_cast<unsigned*>(&high[depth][tile][lane])[i % 4] = parts.high;
-      reinterpret_cast<unsigned*>(&low[depth][tile][lane])[i % 4] = parts.low;
-    }
-    for (int tap = threadIdx.x; tap < kPaddedTaps; tap += kGramThreads) {
-      const std::int64_t* strides = p.images.strides;
-      offsets[tap] = tap / 9 * strides[1] + (tap / 3 % 3 - 1) * strides[2] + (tap % 3 - 1) * strides[3];
-      bits[tap] = tap < kTaps ? 1u << tap % 9 : tap == kBias ? kExists : 0;
-    }
-  }
-};
-
-// A pixel and which taps around it lie in the image; none if it does not exist itself.
-template <typename T>
-struct Centre {
-  const T* at;
-  unsigned inside;
-
-  __device__ Centre(const T* image, const TensorView& view, const Cursor& cursor, bool exists) {
-    at = image + cursor.offset(view);
-    const unsigned columns = (cursor.x > 0) | 2u | (cursor.x + 1 < view.sizes[3]) << 2;
-    const unsigned rows =
-        (cursor.y > 0) | 1u << 3 | static_cast<unsigned>(cursor.y + 1 < view.sizes[2]) << 6;
-    inside = exists ? columns * rows | kExists : 0;  // rows has a bit for every third
-  }
-
-  __device__ float tap(const Filter& filter, int tap) const {
-    if (!(inside & filter.bits[tap])) return 0;
-    return tap == kBias ? 1.0f : to_float(at[filter.offsets[tap]]);
-  }
-};
-
-// relu(conv) of a step: channel g of each group, pixels 4t..4t+3. Half a step is the columns of one
-// mma: column n is pixel n / 2 * 4 + n % 2, so that the lane with columns 2t and 2t + 1 has them.
-template <typename T>
-__device__ inline void convolve(const Filter& filter, const Centre<T> (&centres)[2],
-                                float (&features)[kLargest / kGroup][4]) {
-  constexpr bool kExact = sizeof(T) == 2;
-  constexpr int kTiles = kLargest / 16;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-  float sums[2][kTiles][4] = {};
-#pragma unroll
-  for (int depth = 0; depth < kDepths; ++depth) {
-    unsigned high[2][2], low[2][2];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float value = centres[i / 2].tap(filter, depth * 8 + quarter_of_lane() + i % 2 * 4);
-      if constexpr (kExact) {
-        high[i / 2][i % 2] = __float_as_uint(value);
-      } else {
-        const Parts parts = parts_of(value);
-        high[i / 2][i % 2] = parts.high;
-        low[i / 2][i % 2] = parts.low;
-      }
-    }
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const uint4 h = filter.high[depth][tile][lane], l = filter.low[depth][tile][lane];
-      const unsigned row_high[4] = {h.x, h.y, h.z, h.w}, row_low[4] = {l.x, l.y, l.z, l.w};
-#pragma unroll
-      for (int half = 0; half < 2; ++half) mma_tf32(sums[half][tile], row_low, high[half]);
-      if constexpr (!kExact) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) mma_tf32(sums[half][tile], row_high, low[half]);
-      }
-#pragma unroll
-      for (int half = 0; half < 2; ++half) mma_tf32(sums[half][tile], row_high, high[half]);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 8 * kTiles; ++i) {
-    const int half = i / 4 / kTiles, tile = i / 4 % kTiles, place = i % 4;
-    const float sum = sums[half][tile][place];
-    features[tile * 2 + place / 2][half * 2 + place % 2] = sum < 0 ? 0 : sum;  // NaN stays
-  }
-}
-
 template <typename T, bool Weighted>
-__global__ void __launch_bounds__(kGramThreads, 3)
+__global__ void __launch_bounds__(kGramThreads, 2)
     conv_gram_partial_kernel(const ConvGramParams p, const GramPlan plan, float4* partial) {
-  using S = Square<kLargest, true>;
+  using S = Panel<kLargest, true>;
   __shared__ Filter filter;
   const TensorView& images = p.images;
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const int column = group_of_lane() / 2 * 4 + group_of_lane() % 2;  // pixel of a half step
   filter.read(p);
   __syncthreads();
+  const GramItem item(plan, images);
+  const T* image = static_cast<const T*>(images.data) + item.image * images.strides[0];
+  const float* weights_from = Weighted ? item.weights(p.mask) : nullptr;
+  const std::int64_t width = max(images.sizes[3], std::int64_t{1});
+  const Cursor start = {static_cast<int>(item.begin / width),
+                        static_cast<int>(item.begin % width)};
+  float sums[S::kUnits][4] = {};
 
-  for (std::int64_t index = blockIdx.x; index < plan.items(); index += gridDim.x) {
-    const GramItem item(plan, index, images.sizes[2] * images.sizes[3]);
-    const T* image = static_cast<const T*>(images.data) + item.image * images.strides[0];
-    const Cursor start(item.begin, images);
-    float sums[S::kUnits][4] = {};
-
-    for (int first = warp * kStep; first < item.count; first += kRound) {
-      float weights[4] = {};
-      if constexpr (Weighted) {
-        const int own = first + quarter_of_lane() * 4;
-        read_weights(p.mask, item, start.after(images, own), item.count - own, weights);
-        if (!any_weight(weights)) continue;
-      }
-      const int pixel = first + column;
-      const Cursor here = start.after(images, pixel);
-      const Centre<T> centres[2] = {
-          {image, images, here, pixel < item.count},
-          {image, images, here.after(images, 2), pixel + 2 < item.count},
-      };
-      float features[S::kGroups][4];
-      convolve(filter, centres, features);
-      if constexpr (Weighted) {
-#pragma unroll
-        for (int i = 0; i < S::kGroups * 4; ++i) {
-          if (weights[i % 4] == 0) features[i / 4][i % 4] = 0;  // whatever it is
-        }
-      }
-      add_step<S, Weighted, false>(sums, features, features, weights);
+  for (int first = warp * kStep; first < item.count; first += kRound) {
+    float weights[4] = {};
+    if constexpr (Weighted) {
+      const int own = first + quarter_of_lane() * 4;
+      read_weights(weights_from, p.mask, start.after(images, own), item.count - own, weights);
+      if (!any_weight(weights)) continue;
     }
-    store_sums(sums, partial + index * S::kUnits * kWarpThreads);
+    const int pixel = first + column;
+    const Cursor here = start.after(images, pixel);
+    const Centre<T> centres[2] = {
+        {image, images, here, pixel < item.count},
+        {image, images, here.after(images, 2), pixel + 2 < item.count},
+    };
+    float features[S::kGroups][4];
+    convolve(filter, centres, features);
+    if constexpr (Weighted) {
+#pragma unroll
+      for (int i = 0; i < S::kGroups * 4; ++i) {
+        if (weights[i % 4] == 0) features[i / 4][i % 4] = 0;  // whatever it is
+      }
+    }
+    add_step<S, Weighted, false>(sums, features, features, weights);
   }
+  store_sums(sums, partial);
 }
 
 // ---------------------------------------------------------------------------------------------
 // Launches
 
-GramPlan plan_for(const TensorView& maps, const TensorView& out, std::int64_t squares, int units,
+GramPlan plan_for(const TensorView& maps, const TensorView& out, std::int64_t panels, int units,
                   std::int64_t most) {
   const std::int64_t pixels = maps.sizes[2] * maps.sizes[3];
-  const std::int64_t rest = std::max<std::int64_t>(out.sizes[0] * out.sizes[1] * squares, 1);
+  const std::int64_t rest = std::max<std::int64_t>(out.sizes[0] * out.sizes[1] * panels, 1);
   const std::int64_t fewest = std::max<std::int64_t>(ceil_div(pixels, most), 1);
   const std::int64_t splits = std::clamp(
       ceil_div(kBlocks, rest), fewest, std::max(ceil_div(pixels, kLeastPixels), fewest));
   const std::int64_t rounds = std::max<std::int64_t>(ceil_div(pixels, splits * kRound), 1);
-  return {out.sizes[0], out.sizes[1], squares,
-          std::max<std::int64_t>(ceil_div(pixels, rounds * kRound), 1), rounds * kRound, units};
+  return {out.sizes[0], out.sizes[1], panels,
+          std::max<std::int64_t>(ceil_div(pixels, rounds * kRound), 1),
+          static_cast<int>(rounds * kRound), units};
 }
 
 // H x W pixels as one row, where they lie so.
@@ -356,12 +274,15 @@ GramParams with_long_rows(GramParams p) {
   return p;
 }
 
+// Whether a Cursor counts far enough.
 bool can_walk(const TensorView& maps) {
-  return maps.sizes[2] == 1 || maps.sizes[3] < std::int64_t{1} << 31;
+  constexpr std::int64_t most = std::numeric_limits<int>::max() - kMostExactPixels;
+  return maps.sizes[2] <= most && maps.sizes[3] <= most;
 }
 
 bool holds(const TensorView& workspace, const GramPlan& plan) {
-  return workspace.dtype == DType::float32 && contiguous(workspace) &&
+  return plan.items() <= std::numeric_limits<int>::max() && contiguous(workspace) &&
+         workspace.dtype == DType::float32 &&
          element_count(workspace) >= plan.workspace_floats();
 }
 
@@ -369,14 +290,15 @@ bool exact_products(const GramParams& p) {
   return p.features.dtype != DType::float32 && !p.mask.data;
 }
 
-template <class S>
-GramPlan plan_for(const GramParams& p, int channels) {
-  const std::int64_t side = ceil_div<std::int64_t>(p.out.sizes[2], channels);
-  return plan_for(p.features, p.out, S::kOnDiagonal ? side : side * (side - 1) / 2, S::kUnits,
+template <int Channels, bool Diagonal>
+GramPlan plan_for(const GramParams& p) {
+  const std::int64_t side = ceil_div<std::int64_t>(p.out.sizes[2], Channels);
+  return plan_for(p.features, p.out, Diagonal ? side : side * (side - 1),
+                  Panel<Channels, Diagonal>::kUnits,
                   exact_products(p) ? kMostExactPixels : kMostPixels);
 }
 
-// Calls run(channels of a square) with the least that needs no more squares.
+// Calls run(channels of a panel) with the least that needs no more panels.
 template <typename Run>
 auto with_channels(std::int64_t channels, Run&& run) {
   if (channels <= 16) return run(std::integral_constant<int, 16>{});
@@ -396,22 +318,23 @@ cudaError_t with_float_type(DType dtype, Run&& run) {
   });
 }
 
-template <typename T>
-cudaError_t reduce(const TensorView& out, const GramPlan& plan, const float4* partial, int channels,
-                   bool diagonal, cudaStream_t stream) {
-  const std::int64_t threads = plan.images * plan.regions * plan.squares * plan.units * kWarpThreads;
-  FASTBG_LAUNCH((gram_reduce_kernel<T>), dim3(grid_size(ceil_div<std::int64_t>(threads, kGramThreads))),
-                dim3(kGramThreads), 0, stream, out, plan, partial, channels, diagonal);
+template <typename T, int Channels, bool Diagonal>
+cudaError_t reduce(const TensorView& out, const GramPlan& plan, const float4* partial,
+                   cudaStream_t stream) {
+  const std::int64_t lanes = plan.items() / plan.splits * plan.units * kWarpThreads;
+  const dim3 grid(grid_size(ceil_div<std::int64_t>(lanes, kGramThreads)));
+  FASTBG_LAUNCH((gram_reduce_kernel<T, Channels, Diagonal>), grid, dim3(kGramThreads), 0, stream,
+                out, plan, partial);
   return cudaGetLastError();
 }
 
 template <typename T, int Channels, bool Diagonal>
-cudaError_t sum_squares(const GramParams& p, const TensorView& workspace, cudaStream_t stream) {
-  const GramPlan plan = plan_for<Square<Channels, Diagonal>>(p, Channels);
+cudaError_t sum_panels(const GramParams& p, const TensorView& workspace, cudaStream_t stream) {
+  const GramPlan plan = plan_for<Channels, Diagonal>(p);
   if (!holds(workspace, plan)) return cudaErrorInvalidValue;
   float4* const partial = static_cast<float4*>(workspace.data);
   const bool packed = packable(p.features, 4, sizeof(T));
-  const dim3 grid(grid_size(plan.items()));
+  const dim3 grid(static_cast<unsigned>(plan.items()));
   if (p.mask.data) {
     FASTBG_LAUNCH((gram_partial_kernel<T, true, Channels, Diagonal>), grid, dim3(kGramThreads), 0,
                   stream, p, plan, partial, packed);
@@ -419,11 +342,11 @@ cudaError_t sum_squares(const GramParams& p, const TensorView& workspace, cudaSt
     FASTBG_LAUNCH((gram_partial_kernel<T, false, Channels, Diagonal>), grid, dim3(kGramThreads), 0,
                   stream, p, plan, partial, packed);
   }
-  return reduce<T>(p.out, plan, partial, Channels, Diagonal, stream);
+  return reduce<T, Channels, Diagonal>(p.out, plan, partial, stream);
 }
 
 GramPlan conv_plan(const ConvGramParams& p) {
-  return plan_for(p.images, p.out, 1, Square<kLargest, true>::kUnits, kMostPixels);
+  return plan_for(p.images, p.out, 1, Panel<kLargest, true>::kUnits, kMostPixels);
 }
 
 }  // namespace
@@ -431,9 +354,9 @@ GramPlan conv_plan(const ConvGramParams& p) {
 std::int64_t gram_workspace(const GramParams& params) {
   return with_channels(params.out.sizes[2], [&](auto constant) {
     constexpr int channels = decltype(constant)::value;
-    const std::int64_t on = plan_for<Square<channels, true>>(params, channels).workspace_floats();
+    const std::int64_t on = plan_for<channels, true>(params).workspace_floats();
     if (params.out.sizes[2] <= channels) return on;
-    return std::max(on, plan_for<Square<kLargest, false>>(params, kLargest).workspace_floats());
+    return std::max(on, plan_for<kLargest, false>(params).workspace_floats());
   });
 }
 
@@ -445,14 +368,14 @@ cudaError_t launch_gram(const GramParams& params, const TensorView& workspace,
                         cudaStream_t stream) {
   if (element_count(params.out) == 0) return cudaSuccess;
   const GramParams p = with_long_rows(params);
-  if (!can_walk(p.features)) return cudaErrorInvalidValue;
+  if (p.features.sizes[2] > 1 && !can_walk(p.features)) return cudaErrorInvalidValue;
   return with_float_type(p.features.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     return with_channels(p.out.sizes[2], [&](auto constant) {
       constexpr int channels = decltype(constant)::value;
-      const cudaError_t error = sum_squares<T, channels, true>(p, workspace, stream);
+      const cudaError_t error = sum_panels<T, channels, true>(p, workspace, stream);
       if (error != cudaSuccess || p.out.sizes[2] <= channels) return error;
-      return sum_squares<T, kLargest, false>(p, workspace, stream);
+      return sum_panels<T, kLargest, false>(p, workspace, stream);
     });
   });
 }
@@ -465,7 +388,7 @@ cudaError_t launch_conv_gram(const ConvGramParams& p, const TensorView& workspac
   return with_float_type(p.images.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     float4* const partial = static_cast<float4*>(workspace.data);
-    const dim3 grid(grid_size(plan.items()));
+    const dim3 grid(static_cast<unsigned>(plan.items()));
     if (p.mask.data) {
       FASTBG_LAUNCH((conv_gram_partial_kernel<T, true>), grid, dim3(kGramThreads), 0, stream, p,
                     plan, partial);
@@ -473,7 +396,7 @@ cudaError_t launch_conv_gram(const ConvGramParams& p, const TensorView& workspac
       FASTBG_LAUNCH((conv_gram_partial_kernel<T, false>), grid, dim3(kGramThreads), 0, stream, p,
                     plan, partial);
     }
-    return reduce<T>(p.out, plan, partial, kLargest, true, stream);
+    return reduce<T, kLargest, true>(p.out, plan, partial, stream);
   });
 }
 

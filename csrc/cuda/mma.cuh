@@ -22,7 +22,7 @@ namespace fastbg {
 // defined, and tensor cores do not read them.
 __device__ inline unsigned round_to_tf32(float value) {
   unsigned bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
   return bits;
 }
 

@@ -1,9 +1,9 @@
 // Products of a warp's fragments, as tensor cores compute them.
 //
-// NVIDIA does not say how they round. Measured (Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior
-// of NVIDIA tensor cores", PeerJ CS 2021): products are exact, their sum with D loses some bits, and
-// what is kept is cut off, not rounded. Here the sum is exact in float64 and cut off to float32, so
-// that sums drift towards zero as they do there.
+// NVIDIA does not say how they round. Measured (Fasi, Higham, Mikaitis, Pranesh, "Numerical
+// behavior of NVIDIA tensor cores", PeerJ CS 2021): products are exact, their sum with D loses some
+// bits, and what is kept is cut off, not rounded. Here the sum is made in float64 and cut off to
+// float32, so that long sums drift towards zero as they do there.
 #include <cmath>
 #include <cstring>
 
