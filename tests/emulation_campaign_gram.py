@@ -64,9 +64,7 @@ def check_gram(features: Tensor, mask: Tensor | None) -> Tensor:
     return got
 
 
-def check_conv_gram(
-    pictures: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None
-) -> Tensor:
+def check_conv_gram(pictures: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
     """The same of conv_gram."""
     from fastbg.backends.cuda import gram as emulated
 
@@ -74,7 +72,9 @@ def check_conv_gram(
     arguments = [value.double() for value in (pictures, weight, bias)]
     absolute = None if mask is None else mask.double().abs()
     assert_near(
-        got, reference.conv_gram(*arguments, double(mask)), reference.conv_gram(*arguments, absolute)
+        got,
+        reference.conv_gram(*arguments, double(mask)),
+        reference.conv_gram(*arguments, absolute),
     )
     return got
 

@@ -23,11 +23,11 @@
 namespace fastbg {
 namespace {
 
-constexpr std::int64_t kBlocks = 2048;                // several waves on the largest GPUs
-constexpr std::int64_t kRound = kWarps * kStep;       // pixels
-constexpr std::int64_t kLeastPixels = 2 * kRound;     // of a split: 128 blocks for 128x128
+constexpr std::int64_t kBlocks = 2048;             // wanted: several waves on the largest GPUs
+constexpr std::int64_t kRound = kWarps * kStep;    // pixels of a step of every warp
+constexpr std::int64_t kLeastPixels = 2 * kRound;  // of a split: 128 blocks for 128x128
 constexpr std::int64_t kMostPixels = 1024, kMostExactPixels = 4096;
-constexpr int kLargest = kConvChannels;               // channels of a panel
+constexpr int kLargest = kConvChannels;  // channels of a panel
 
 struct Corner {
   int row, column;  // channels
@@ -45,7 +45,8 @@ __device__ inline Corner corner_of(unsigned panel) {
 // ---------------------------------------------------------------------------------------------
 // gram
 
-// Where an item begins: how far into memory, and the column there.
+// Where an item begins: the start of its row and the column there; in an image of one row, whose
+// length may not fit in 32 bits, the pixel itself.
 struct Begin {
   std::int64_t y, skipped;
   int x;
@@ -62,8 +63,8 @@ struct Begin {
   }
 };
 
-// 4 pixels from `at` on, of which the first `left` exist, of a channel of each group, `first` of the
-// first. A channel that does not exist is read as one that does; nobody reads its sums.
+// 4 pixels from `at` on, of which the first `left` exist, of a channel of each group, `first` of
+// the first. A channel that does not exist is read as one that does; nobody reads its sums.
 template <typename T, int Groups>
 __device__ inline void read_step(const TensorView& features, const T* image, int first, Cursor at,
                                  int left, bool packed, Pack<T, 4> (&to)[Groups]) {
@@ -274,7 +275,7 @@ GramParams with_long_rows(GramParams p) {
   return p;
 }
 
-// Whether a Cursor counts far enough.
+// Whether a Cursor's 32 bits count all rows and columns, and a split beyond.
 bool can_walk(const TensorView& maps) {
   constexpr std::int64_t most = std::numeric_limits<int>::max() - kMostExactPixels;
   return maps.sizes[2] <= most && maps.sizes[3] <= most;

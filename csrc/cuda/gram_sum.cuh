@@ -20,9 +20,9 @@ constexpr int kGroup = 8;  // channels
 constexpr int kStep = 16;  // pixels
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
-// A panel of the matrix, in units of 16 rows x 8 columns (one mma). On the diagonal it is a square of
-// which only units that reach above the diagonal are summed: rows r with columns 2r and up, 20 of 32
-// for 64 channels. Elsewhere it has half as many columns, so that nothing spills.
+// A panel of the matrix, in units of 16 rows x 8 columns (one mma). On the diagonal it is a square
+// of which only units that reach above the diagonal are summed: rows r with columns 2r and up, 20
+// of 32 for 64 channels. Elsewhere it has half as many columns, so that nothing spills.
 template <int Channels, bool Diagonal>
 struct Panel {
   static constexpr bool kOnDiagonal = Diagonal;
@@ -75,8 +75,7 @@ __device__ inline int quarter_of_lane() { return static_cast<int>(threadIdx.x) %
 // is needed, in the loop, and not kept in registers from before.
 __device__ inline void forget(int& value) { asm volatile("" : "+r"(value)); }
 
-// A pixel on its way through an image, row after row. Where the image is one row, its only one may
-// be longer than what 32 bits count; otherwise see can_walk().
+// A pixel on its way through an image, row after row; can_walk() tells where `int` is enough.
 struct Cursor {
   int y, x;
 
@@ -193,10 +192,15 @@ __device__ inline void store_sums(const float (&sums)[Units][4], float4* partial
     if (warp != turn) continue;
 #pragma unroll
     for (int u = 0; u < Units; ++u) {
-      const float4 before = turn > 0 ? total[u * kWarpThreads + lane] : make_float4(0, 0, 0, 0);
+      const int at = u * kWarpThreads + lane;
+      const float4 before = turn > 0 ? total[at] : make_float4(0, 0, 0, 0);
       const float4 sum = make_float4(before.x + sums[u][0], before.y + sums[u][1],
                                      before.z + sums[u][2], before.w + sums[u][3]);
-      (turn < kWarps - 1 ? total : to)[u * kWarpThreads + lane] = sum;
+      if (turn < kWarps - 1) {
+        total[at] = sum;
+      } else {
+        to[at] = sum;
+      }
     }
   }
 }
