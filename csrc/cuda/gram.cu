@@ -149,45 +149,47 @@ __global__ void __launch_bounds__(kGramThreads, Weighted ? 2 : 3)
   store_sums(sums, partial);
 }
 
-// out = the splits' sums, and their mirror image. A thread has the 4 sums of one lane.
+// out = the splits' sums, and their mirror image. blockIdx.x counts panels of matrices; a thread has
+// the 4 sums of one lane.
 template <typename T, int Channels, bool Diagonal>
 __global__ void __launch_bounds__(kGramThreads)
     gram_reduce_kernel(const TensorView out, const GramPlan plan, const float4* partial) {
   using S = Panel<Channels, Diagonal>;
-  constexpr int kLanes = S::kUnits * kWarpThreads;
-  const std::int64_t of_split = plan.panels * plan.regions * kLanes;
+  constexpr unsigned kLanes = S::kUnits * kWarpThreads;
+  const auto regions = static_cast<unsigned>(plan.regions);
+  const auto panels = static_cast<unsigned>(plan.panels);
+  const unsigned place = blockIdx.y * kGramThreads + threadIdx.x;
+  const unsigned matrix = blockIdx.x / (regions * panels) * regions + blockIdx.x % regions;
+  const Corner corner = corner_of<Channels, Diagonal>(blockIdx.x / regions % panels);
   const std::int64_t size = out.sizes[2];
 
-  for (std::int64_t index = std::int64_t{blockIdx.x} * kGramThreads + threadIdx.x;
-       index < plan.images * of_split; index += std::int64_t{gridDim.x} * kGramThreads) {
-    const std::int64_t image = index / of_split, rest = index - image * of_split;
-    const std::int64_t panel = rest / kLanes / plan.regions, region = rest / kLanes % plan.regions;
-    const Corner corner = corner_of<Channels, Diagonal>(static_cast<unsigned>(panel));
-    int tile = static_cast<int>(rest % kLanes) / kWarpThreads, group = 0;
-    for (; tile >= S::tiles(group); ++group) tile -= S::tiles(group);
-    const int top = corner.row + tile * 16 + group_of_lane();
-    const int left = corner.column + group * kGroup + quarter_of_lane() * 2;
-    if (left >= size || top > left + 1) continue;  // no channel, or another lane has it
+  int tile = static_cast<int>(place) / kWarpThreads, group = 0;
+  for (; tile >= S::tiles(group); ++group) tile -= S::tiles(group);
+  const int top = corner.row + tile * 16 + group_of_lane();
+  const int left = corner.column + group * kGroup + quarter_of_lane() * 2;
+  if (place >= kLanes || left >= size || top > left + 1) return;  // another lane has it, or none
 
-    const float4* from = partial + image * plan.splits * of_split + rest;
-    double sums[4] = {};
+  const std::int64_t of_split = std::int64_t{regions * panels} * kLanes;
+  const std::int64_t image = blockIdx.x / (regions * panels);
+  const float4* from = partial + image * plan.splits * of_split +
+                       std::int64_t{blockIdx.x % (regions * panels)} * kLanes + place;
+  double sums[4] = {};
 #pragma unroll 4
-    for (std::int64_t split = 0; split < plan.splits; ++split, from += of_split) {
-      const float4 sum = *from;
-      sums[0] += sum.x;
-      sums[1] += sum.y;
-      sums[2] += sum.z;
-      sums[3] += sum.w;
-    }
-    T* to = static_cast<T*>(out.data) + (image * plan.regions + region) * size * size;
+  for (int split = 0; split < static_cast<int>(plan.splits); ++split, from += of_split) {
+    const float4 sum = *from;
+    sums[0] += sum.x;
+    sums[1] += sum.y;
+    sums[2] += sum.z;
+    sums[3] += sum.w;
+  }
+  T* to = static_cast<T*>(out.data) + matrix * size * size;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int row = top + i / 2 * kGroup, column = left + i % 2;
-      if (row > column || column >= size) continue;
-      const T sum = from_float<T>(static_cast<float>(sums[i]));
-      to[row * size + column] = sum;
-      to[column * size + row] = sum;
-    }
+  for (int i = 0; i < 4; ++i) {
+    const int row = top + i / 2 * kGroup, column = left + i % 2;
+    if (row > column || column >= size) continue;
+    const T sum = from_float<T>(static_cast<float>(sums[i]));
+    to[row * size + column] = sum;
+    to[column * size + row] = sum;
   }
 }
 
@@ -322,8 +324,8 @@ cudaError_t with_float_type(DType dtype, Run&& run) {
 template <typename T, int Channels, bool Diagonal>
 cudaError_t reduce(const TensorView& out, const GramPlan& plan, const float4* partial,
                    cudaStream_t stream) {
-  const std::int64_t lanes = plan.items() / plan.splits * plan.units * kWarpThreads;
-  const dim3 grid(grid_size(ceil_div<std::int64_t>(lanes, kGramThreads)));
+  const dim3 grid(static_cast<unsigned>(plan.items() / plan.splits),
+                  static_cast<unsigned>(ceil_div(plan.units * kWarpThreads, kGramThreads)));
   FASTBG_LAUNCH((gram_reduce_kernel<T, Channels, Diagonal>), grid, dim3(kGramThreads), 0, stream,
                 out, plan, partial);
   return cudaGetLastError();
