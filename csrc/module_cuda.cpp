@@ -7,4 +7,5 @@ PYBIND11_MODULE(FASTBG_CUDA_MODULE, m) {
   m.doc() = "CUDA operators of fastbg; see fastbg.backends.cuda";
   fastbg::register_composite(m);
   fastbg::register_path(m);
+  fastbg::register_gram(m);
 }

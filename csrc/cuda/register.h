@@ -11,6 +11,7 @@ namespace fastbg {
 
 void register_composite(pybind11::module_& m);
 void register_path(pybind11::module_& m);
+void register_gram(pybind11::module_& m);
 
 // Throws what a launch answered, unless it was success.
 inline void check_launch(const char* operation, cudaError_t error) {

@@ -36,6 +36,8 @@ struct Thread {
   int vote = 0;
   std::uint64_t offered = 0;
   std::array<std::uint64_t, warpSize> received{};
+  void* part = nullptr;  // of what the warp does together
+  void (*together)(void* const*) = nullptr;
   std::exception_ptr failure;
 };
 
@@ -202,7 +204,13 @@ bool Machine::open_warp_barriers() {
       lanes.push_back(&other);
     }
     if (!complete) continue;
-    for (Thread* lane : lanes) lane->received = offers;
+    if (first.together) {
+      std::array<void*, warpSize> parts{};
+      for (unsigned lane = 0; lane < warpSize; ++lane) parts[lane] = lanes[lane]->part;
+      first.together(parts.data());
+    } else {
+      for (Thread* lane : lanes) lane->received = offers;
+    }
     open(lanes, threads_[warp].get());
     opened = true;
   }
@@ -299,8 +307,17 @@ const std::uint64_t* warp_exchange(unsigned mask, std::uint64_t offered, Site si
   if (!(mask >> lane() & 1u)) fail("the mask leaves out the calling lane", site);
   self.mask = mask;
   self.offered = offered;
+  self.together = nullptr;
   machine.wait(State::at_warp_barrier, site);
   return self.received.data();
+}
+
+void warp_together(void* offered, void (*together)(void* const* offered), Site site) {
+  Thread& self = machine.current();
+  self.mask = 0xFFFFFFFFu;
+  self.part = offered;
+  self.together = together;
+  machine.wait(State::at_warp_barrier, site);
 }
 
 void fail(const char* what, Site site) {

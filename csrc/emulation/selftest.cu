@@ -4,6 +4,7 @@
 
 #include "cuda/element.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/mma.cuh"
 
 namespace fastbg {
 namespace {
@@ -86,6 +87,48 @@ __global__ void grey_levels(const float* in, float* out) {
   out[i] = grey_level(in[i]);
 }
 
+__global__ void to_tf32(const float* in, float* out) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  out[i] = __uint_as_float(round_to_tf32(in[i]));
+}
+
+__global__ void to_parts_and_back(const float* in, float* out) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  const Parts parts = parts_of(in[i]);
+  out[i] = __uint_as_float(parts.high) + __uint_as_float(parts.low);
+}
+
+// out (16x8) += A (16xK) B (Kx8) by one warp; `in` is A, then B, both row-major.
+__global__ void tf32_product(const float* in, float* out) {
+  const int g = static_cast<int>(threadIdx.x) / 4, t = static_cast<int>(threadIdx.x) % 4;
+  const float* b = in + 16 * 8;
+  unsigned left[4], right[2];
+  for (int i = 0; i < 4; ++i) left[i] = __float_as_uint(in[(g + i % 2 * 8) * 8 + t + i / 2 * 4]);
+  for (int i = 0; i < 2; ++i) right[i] = __float_as_uint(b[(t + i * 4) * 8 + g]);
+  float sum[4];
+  for (int i = 0; i < 4; ++i) sum[i] = out[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
+  mma_tf32(sum, left, right);
+  for (int i = 0; i < 4; ++i) out[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
+}
+
+template <typename T>
+__global__ void half_product(const float* in, float* out) {
+  const int g = static_cast<int>(threadIdx.x) / 4, t = static_cast<int>(threadIdx.x) % 4;
+  const float* b = in + 16 * 16;
+  T left[8], right[4];
+  for (int i = 0; i < 8; ++i) {
+    left[i] = from_float<T>(in[(g + i / 2 % 2 * 8) * 16 + 2 * t + i % 2 + i / 4 * 8]);
+  }
+  for (int i = 0; i < 4; ++i) right[i] = from_float<T>(b[(2 * t + i % 2 + i / 2 * 8) * 8 + g]);
+  unsigned packed_left[4], packed_right[2];
+  memcpy(packed_left, left, sizeof(left));
+  memcpy(packed_right, right, sizeof(right));
+  float sum[4];
+  for (int i = 0; i < 4; ++i) sum[i] = out[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
+  mma_half<T>(sum, packed_left, packed_right);
+  for (int i = 0; i < 4; ++i) out[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
+}
+
 __global__ void no_work(const float*, float*) {}
 
 // ---- broken ----
@@ -113,6 +156,13 @@ __global__ void barrier_against_warp(const float* in, float* out) {
 __global__ void missing_lane(const float* in, float* out) {
   if (threadIdx.x == 5) return;
   out[threadIdx.x] = __shfl_sync(kAllLanes, in[threadIdx.x], 0);
+}
+
+__global__ void product_misses_a_lane(const float*, float* out) {
+  if (threadIdx.x == 5) return;
+  float sum[4] = {};
+  mma_tf32(sum, {0, 0, 0, 0}, {0, 0});
+  out[threadIdx.x] = sum[0];
 }
 
 __global__ void outside_mask(const float* in, float* out) {
@@ -173,10 +223,16 @@ constexpr Named kKernels[] = {
     {"to_half_and_back", to_half_and_back},
     {"to_bfloat16_and_back", to_bfloat16_and_back},
     {"grey_levels", grey_levels},
+    {"to_tf32", to_tf32},
+    {"to_parts_and_back", to_parts_and_back},
+    {"tf32_product", tf32_product},
+    {"fp16_product", half_product<__half>},
+    {"bf16_product", half_product<__nv_bfloat16>},
     {"no_work", no_work},
     {"divergent_barrier", divergent_barrier},
     {"barrier_against_warp", barrier_against_warp},
     {"missing_lane", missing_lane},
+    {"product_misses_a_lane", product_misses_a_lane},
     {"outside_mask", outside_mask},
     {"uninitialised", uninitialised},
     {"beyond_shared", beyond_shared},

@@ -11,6 +11,7 @@
 
 #include "runtime.h"
 #include "synchronisation.h"
+#include "tensor_cores.h"
 #include "vector_types.h"
 
 // Launch and dynamic shared memory, in place of cuda/launch.cuh's.

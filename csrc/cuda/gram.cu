@@ -1,0 +1,406 @@
+// Gram matrices of features, and of a convolution's features.
+//
+// Each block sums a panel of up to 64x64 channels over a split of the pixels, and stores its sums
+// in a workspace; gram_reduce_kernel adds the splits, in order and in float64. No atomics: the same
+// bits in every run. Only panels on and above the diagonal are computed. Variants considered:
+//   tiles of pixels in shared memory, a part of the panel per warp: 4 warps read each value 4
+//     times from there, and half of a diagonal panel is computed for nothing.
+//   pixels per warp (chosen): each warp holds a whole panel (20 units of 16x8, 80 registers), and
+//     features go from memory into registers, once. The warps' sums meet once, at the end.
+// Tensor cores cut off instead of rounding, so that long chains of additions drift: a split is at
+// most 1024 pixels (96 additions to each sum of floats, 2e-6) or 4096 (half types: 64 additions).
+//
+// conv_gram never stores a feature, not even in shared memory: with channels as rows and pixels as
+// columns, what one mma leaves in its registers is what the next one takes as an operand. A region
+// passes over steps without weight in it; regions that do not overlap cost one pass together.
+#include "gram.h"
+
+#include <limits>
+
+#include "conv_features.cuh"
+#include "gram_sum.cuh"
+
+namespace fastbg {
+namespace {
+
+constexpr std::int64_t kBlocks = 2048;             // wanted: several waves on the largest GPUs
+constexpr std::int64_t kRound = kWarps * kStep;    // pixels of a step of every warp
+constexpr std::int64_t kLeastPixels = 2 * kRound;  // of a split: 128 blocks for 128x128
+constexpr std::int64_t kMostPixels = 1024, kMostExactPixels = 4096;
+constexpr int kLargest = kConvChannels;  // channels of a panel
+
+struct Corner {
+  int row, column;  // channels
+};
+
+// Panels are counted along the diagonal; or off it from left to right, from the top down.
+template <int Channels, bool Diagonal>
+__device__ inline Corner corner_of(unsigned panel) {
+  if (Diagonal) return {static_cast<int>(panel) * Channels, static_cast<int>(panel) * Channels};
+  int row = static_cast<int>(panel / 2), column = 1;
+  for (; row >= column; ++column) row -= column;
+  return {row * Channels, column * Channels + static_cast<int>(panel % 2) * (Channels / 2)};
+}
+
+// ---------------------------------------------------------------------------------------------
+// gram
+
+// Where an item begins: the start of its row and the column there; in an image of one row, whose
+// length may not fit in 32 bits, the pixel itself.
+struct Begin {
+  std::int64_t y, skipped;
+  int x;
+
+  __device__ Begin(const GramItem& item, const TensorView& features) {
+    const bool one_row = features.sizes[2] <= 1;
+    y = one_row ? 0 : item.begin / max(features.sizes[3], std::int64_t{1});
+    skipped = one_row ? item.begin : 0;
+    x = static_cast<int>(item.begin - y * features.sizes[3] - skipped);
+  }
+
+  __device__ std::int64_t offset(const TensorView& view) const {
+    return y * view.strides[2] + skipped * view.strides[3];
+  }
+};
+
+// 4 pixels from `at` on, of which the first `left` exist, of a channel of each group, `first` of
+// the first. A channel that does not exist is read as one that does; nobody reads its sums.
+template <typename T, int Groups>
+__device__ inline void read_step(const TensorView& features, const T* image, int first, Cursor at,
+                                 int left, bool packed, Pack<T, 4> (&to)[Groups]) {
+  forget(first);
+  const int last = static_cast<int>(features.sizes[1]) - 1;
+  const std::int64_t stride = features.strides[1];
+  const T* from = image + min(first, last) * stride;
+  if (packed) {
+    from += at.offset(features);
+#pragma unroll
+    for (int n = 0; n < Groups; ++n) {
+      to[n] = {};
+      if (left > 0) to[n] = load<T, 4>(from);
+      if (first + (n + 1) * kGroup <= last) from += kGroup * stride;
+    }
+    return;
+  }
+  std::int64_t offsets[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i, at.advance(features)) offsets[i] = at.offset(features);
+#pragma unroll
+  for (int n = 0; n < Groups; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[n].at[i] = i < left ? from[offsets[i]] : from_float<T>(0.0f);
+    if (first + (n + 1) * kGroup <= last) from += kGroup * stride;
+  }
+}
+
+// Pixels without weight are left out, whatever they hold.
+template <typename T, int Groups>
+__device__ inline void as_floats(const Pack<T, 4> (&from)[Groups], bool weighted,
+                                 const float (&weights)[4], float (&to)[Groups][4]) {
+#pragma unroll
+  for (int i = 0; i < Groups * 4; ++i) {
+    const bool counts = !weighted || weights[i % 4] != 0;
+    to[i / 4][i % 4] = counts ? to_float(from[i / 4].at[i % 4]) : 0.0f;
+  }
+}
+
+// Blocks that a multiprocessor holds: up to 168 or 255 registers per thread, so that none spills.
+template <typename T, bool Weighted, int Channels, bool Diagonal>
+__global__ void __launch_bounds__(kGramThreads, Weighted ? 2 : 3)
+    gram_partial_kernel(const GramParams p, const GramPlan plan, float4* partial,
+                        const bool packed) {
+  using S = Panel<Channels, Diagonal>;
+  const TensorView& features = p.features;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+  const GramItem item(plan, features);
+  const Corner corner = corner_of<Channels, Diagonal>(item.panel);
+  if (!Diagonal && corner.column >= features.sizes[1]) return;  // a last one of 32 channels or less
+  const Begin begin(item, features);
+  const T* image = static_cast<const T*>(features.data) + item.image * features.strides[0] +
+                   begin.offset(features);
+  const float* weights_from = Weighted ? item.weights(p.mask) + begin.offset(p.mask) : nullptr;
+  const Cursor start = {0, begin.x};
+  float sums[S::kUnits][4] = {};
+
+  for (int first = warp * kStep; first < item.count; first += kRound) {
+    const int own = first + quarter_of_lane() * 4, left = item.count - own;
+    const Cursor at = start.after(features, own);
+    float weights[4] = {};
+    if constexpr (Weighted) {
+      read_weights(weights_from, p.mask, at, left, weights);
+      if (!any_weight(weights)) continue;
+    }
+    Pack<T, 4> rows[S::kTiles * 2], columns[S::kGroups];
+    read_step(features, image, corner.row + group_of_lane(), at, left, packed, rows);
+    if constexpr (Diagonal) {
+      memcpy(columns, rows, sizeof(columns));
+    } else {
+      read_step(features, image, corner.column + group_of_lane(), at, left, packed, columns);
+    }
+    if constexpr (sizeof(T) == 2 && !Weighted) {
+      add_half_step<S>(sums, rows, columns);
+    } else {
+      float row_values[S::kTiles * 2][4], column_values[S::kGroups][4];
+      as_floats(rows, Weighted, weights, row_values);
+      as_floats(columns, Weighted, weights, column_values);
+      add_step<S, Weighted, sizeof(T) == 2>(sums, row_values, column_values, weights);
+    }
+  }
+  store_sums(sums, partial);
+}
+
+// out = the splits' sums, and their mirror image. blockIdx.x counts panels of matrices; a thread has
+// the 4 sums of one lane.
+template <typename T, int Channels, bool Diagonal>
+__global__ void __launch_bounds__(kGramThreads)
+    gram_reduce_kernel(const TensorView out, const GramPlan plan, const float4* partial) {
+  using S = Panel<Channels, Diagonal>;
+  constexpr unsigned kLanes = S::kUnits * kWarpThreads;
+  const auto regions = static_cast<unsigned>(plan.regions);
+  const auto panels = static_cast<unsigned>(plan.panels);
+  const unsigned place = blockIdx.y * kGramThreads + threadIdx.x;
+  const unsigned matrix = blockIdx.x / (regions * panels) * regions + blockIdx.x % regions;
+  const Corner corner = corner_of<Channels, Diagonal>(blockIdx.x / regions % panels);
+  const std::int64_t size = out.sizes[2];
+
+  int tile = static_cast<int>(place) / kWarpThreads, group = 0;
+  for (; tile >= S::tiles(group); ++group) tile -= S::tiles(group);
+  const int top = corner.row + tile * 16 + group_of_lane();
+  const int left = corner.column + group * kGroup + quarter_of_lane() * 2;
+  if (place >= kLanes || left >= size || top > left + 1) return;  // another lane has it, or none
+
+  const std::int64_t of_split = std::int64_t{regions * panels} * kLanes;
+  const std::int64_t image = blockIdx.x / (regions * panels);
+  const float4* from = partial + image * plan.splits * of_split +
+                       std::int64_t{blockIdx.x % (regions * panels)} * kLanes + place;
+  double sums[4] = {};
+#pragma unroll 4
+  for (int split = 0; split < static_cast<int>(plan.splits); ++split, from += of_split) {
+    const float4 sum = *from;
+    sums[0] += sum.x;
+    sums[1] += sum.y;
+    sums[2] += sum.z;
+    sums[3] += sum.w;
+  }
+  T* to = static_cast<T*>(out.data) + matrix * size * size;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = top + i / 2 * kGroup, column = left + i % 2;
+    if (row > column || column >= size) continue;
+    const T sum = from_float<T>(static_cast<float>(sums[i]));
+    to[row * size + column] = sum;
+    to[column * size + row] = sum;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+// conv_gram
+
+template <typename T, bool Weighted>
+__global__ void __launch_bounds__(kGramThreads, 2)
+    conv_gram_partial_kernel(const ConvGramParams p, const GramPlan plan, float4* partial) {
+  using S = Panel<kLargest, true>;
+  __shared__ Filter filter;
+  const TensorView& images = p.images;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+  const int column = group_of_lane() / 2 * 4 + group_of_lane() % 2;  // pixel of a half step
+  filter.read(p);
+  __syncthreads();
+  const GramItem item(plan, images);
+  const T* image = static_cast<const T*>(images.data) + item.image * images.strides[0];
+  const float* weights_from = Weighted ? item.weights(p.mask) : nullptr;
+  const std::int64_t width = max(images.sizes[3], std::int64_t{1});
+  const Cursor start = {static_cast<int>(item.begin / width),
+                        static_cast<int>(item.begin % width)};
+  float sums[S::kUnits][4] = {};
+
+  for (int first = warp * kStep; first < item.count; first += kRound) {
+    float weights[4] = {};
+    if constexpr (Weighted) {
+      const int own = first + quarter_of_lane() * 4;
+      read_weights(weights_from, p.mask, start.after(images, own), item.count - own, weights);
+      if (!any_weight(weights)) continue;
+    }
+    const int pixel = first + column;
+    const Cursor here = start.after(images, pixel);
+    const Centre<T> centres[2] = {
+        {image, images, here, pixel < item.count},
+        {image, images, here.after(images, 2), pixel + 2 < item.count},
+    };
+    float features[S::kGroups][4];
+    convolve(filter, centres, features);
+    if constexpr (Weighted) {
+#pragma unroll
+      for (int i = 0; i < S::kGroups * 4; ++i) {
+        if (weights[i % 4] == 0) features[i / 4][i % 4] = 0;  // whatever it is
+      }
+    }
+    add_step<S, Weighted, false>(sums, features, features, weights);
+  }
+  store_sums(sums, partial);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Launches
+
+GramPlan plan_for(const TensorView& maps, const TensorView& out, std::int64_t panels, int units,
+                  std::int64_t most) {
+  const std::int64_t pixels = maps.sizes[2] * maps.sizes[3];
+  const std::int64_t rest = std::max<std::int64_t>(out.sizes[0] * out.sizes[1] * panels, 1);
+  const std::int64_t fewest = std::max<std::int64_t>(ceil_div(pixels, most), 1);
+  const std::int64_t splits = std::clamp(
+      ceil_div(kBlocks, rest), fewest, std::max(ceil_div(pixels, kLeastPixels), fewest));
+  const std::int64_t rounds = std::max<std::int64_t>(ceil_div(pixels, splits * kRound), 1);
+  return {out.sizes[0], out.sizes[1], panels,
+          std::max<std::int64_t>(ceil_div(pixels, rounds * kRound), 1),
+          static_cast<int>(rounds * kRound), units};
+}
+
+// H x W pixels as one row, where they lie so.
+bool lie_in_one_row(const TensorView& maps) {
+  return maps.sizes[2] == 1 || maps.sizes[3] == 1 ||
+         maps.strides[2] == maps.sizes[3] * maps.strides[3];
+}
+
+TensorView as_one_row(TensorView maps) {
+  if (maps.sizes[3] == 1) maps.strides[3] = maps.strides[2];
+  maps.sizes[3] *= maps.sizes[2];
+  maps.sizes[2] = 1;
+  return maps;
+}
+
+GramParams with_long_rows(GramParams p) {
+  if (lie_in_one_row(p.features) && (!p.mask.data || lie_in_one_row(p.mask))) {
+    p.features = as_one_row(p.features);
+    if (p.mask.data) p.mask = as_one_row(p.mask);
+  }
+  return p;
+}
+
+// Whether a Cursor's 32 bits count all rows and columns, and a split beyond.
+bool can_walk(const TensorView& maps) {
+  constexpr std::int64_t most = std::numeric_limits<int>::max() - kMostExactPixels;
+  return maps.sizes[2] <= most && maps.sizes[3] <= most;
+}
+
+bool holds(const TensorView& workspace, const GramPlan& plan) {
+  return plan.items() <= std::numeric_limits<int>::max() && contiguous(workspace) &&
+         workspace.dtype == DType::float32 &&
+         element_count(workspace) >= plan.workspace_floats();
+}
+
+bool exact_products(const GramParams& p) {
+  return p.features.dtype != DType::float32 && !p.mask.data;
+}
+
+template <int Channels, bool Diagonal>
+GramPlan plan_for(const GramParams& p) {
+  const std::int64_t side = ceil_div<std::int64_t>(p.out.sizes[2], Channels);
+  return plan_for(p.features, p.out, Diagonal ? side : side * (side - 1),
+                  Panel<Channels, Diagonal>::kUnits,
+                  exact_products(p) ? kMostExactPixels : kMostPixels);
+}
+
+// Calls run(channels of a panel) with the least that needs no more panels.
+template <typename Run>
+auto with_channels(std::int64_t channels, Run&& run) {
+  if (channels <= 16) return run(std::integral_constant<int, 16>{});
+  if (channels <= 32) return run(std::integral_constant<int, 32>{});
+  return run(std::integral_constant<int, kLargest>{});
+}
+
+// Calls run(element type) for float types.
+template <typename Run>
+cudaError_t with_float_type(DType dtype, Run&& run) {
+  return with_types(dtype, [&](auto in, auto out) -> cudaError_t {
+    if constexpr (std::is_same_v<decltype(in), decltype(out)>) {
+      return run(in);
+    } else {
+      return cudaErrorInvalidValue;  // grey levels
+    }
+  });
+}
+
+template <typename T, int Channels, bool Diagonal>
+cudaError_t reduce(const TensorView& out, const GramPlan& plan, const float4* partial,
+                   cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(plan.items() / plan.splits),
+                  static_cast<unsigned>(ceil_div(plan.units * kWarpThreads, kGramThreads)));
+  FASTBG_LAUNCH((gram_reduce_kernel<T, Channels, Diagonal>), grid, dim3(kGramThreads), 0, stream,
+                out, plan, partial);
+  return cudaGetLastError();
+}
+
+template <typename T, int Channels, bool Diagonal>
+cudaError_t sum_panels(const GramParams& p, const TensorView& workspace, cudaStream_t stream) {
+  const GramPlan plan = plan_for<Channels, Diagonal>(p);
+  if (!holds(workspace, plan)) return cudaErrorInvalidValue;
+  float4* const partial = static_cast<float4*>(workspace.data);
+  const bool packed = packable(p.features, 4, sizeof(T));
+  const dim3 grid(static_cast<unsigned>(plan.items()));
+  if (p.mask.data) {
+    FASTBG_LAUNCH((gram_partial_kernel<T, true, Channels, Diagonal>), grid, dim3(kGramThreads), 0,
+                  stream, p, plan, partial, packed);
+  } else {
+    FASTBG_LAUNCH((gram_partial_kernel<T, false, Channels, Diagonal>), grid, dim3(kGramThreads), 0,
+                  stream, p, plan, partial, packed);
+  }
+  return reduce<T, Channels, Diagonal>(p.out, plan, partial, stream);
+}
+
+GramPlan conv_plan(const ConvGramParams& p) {
+  return plan_for(p.images, p.out, 1, Panel<kLargest, true>::kUnits, kMostPixels);
+}
+
+}  // namespace
+
+std::int64_t gram_workspace(const GramParams& params) {
+  return with_channels(params.out.sizes[2], [&](auto constant) {
+    constexpr int channels = decltype(constant)::value;
+    const std::int64_t on = plan_for<channels, true>(params).workspace_floats();
+    if (params.out.sizes[2] <= channels) return on;
+    return std::max(on, plan_for<kLargest, false>(params).workspace_floats());
+  });
+}
+
+std::int64_t conv_gram_workspace(const ConvGramParams& params) {
+  return conv_plan(params).workspace_floats();
+}
+
+cudaError_t launch_gram(const GramParams& params, const TensorView& workspace,
+                        cudaStream_t stream) {
+  if (element_count(params.out) == 0) return cudaSuccess;
+  const GramParams p = with_long_rows(params);
+  if (p.features.sizes[2] > 1 && !can_walk(p.features)) return cudaErrorInvalidValue;
+  return with_float_type(p.features.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    return with_channels(p.out.sizes[2], [&](auto constant) {
+      constexpr int channels = decltype(constant)::value;
+      const cudaError_t error = sum_panels<T, channels, true>(p, workspace, stream);
+      if (error != cudaSuccess || p.out.sizes[2] <= channels) return error;
+      return sum_panels<T, kLargest, false>(p, workspace, stream);
+    });
+  });
+}
+
+cudaError_t launch_conv_gram(const ConvGramParams& p, const TensorView& workspace,
+                             cudaStream_t stream) {
+  if (element_count(p.out) == 0) return cudaSuccess;
+  const GramPlan plan = conv_plan(p);
+  if (!can_walk(p.images) || !holds(workspace, plan)) return cudaErrorInvalidValue;
+  return with_float_type(p.images.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    float4* const partial = static_cast<float4*>(workspace.data);
+    const dim3 grid(static_cast<unsigned>(plan.items()));
+    if (p.mask.data) {
+      FASTBG_LAUNCH((conv_gram_partial_kernel<T, true>), grid, dim3(kGramThreads), 0, stream, p,
+                    plan, partial);
+    } else {
+      FASTBG_LAUNCH((conv_gram_partial_kernel<T, false>), grid, dim3(kGramThreads), 0, stream, p,
+                    plan, partial);
+    }
+    return reduce<T, kLargest, true>(p.out, plan, partial, stream);
+  });
+}
+
+}  // namespace fastbg
