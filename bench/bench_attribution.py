@@ -1,6 +1,7 @@
 """LocalAttribution of one LR 64x64 image, window 16, 50 steps, for EDSR, RCAN and SwinIR.
 
     python bench/bench_attribution.py [--record FILE] [--networks edsr rcan swinir]
+    python bench/bench_attribution.py --images 150 [--steps 10] [--networks edsr]
 
 Ways, all with the same map (to 1e-4; checked before any time is taken):
 
@@ -11,7 +12,8 @@ Ways, all with the same map (to 1e-4; checked before any time is taken):
 and two that differ: `quick` (accuracy="published") and `bf16` (autocast), whose errors are printed.
 The baselines cost the same for every node, so they are timed on --sample nodes of the 50 and
 scaled. `fixed` is what is left of fastbg with a network that costs nothing. On a machine that
-others use, `--threads 1 --clock cpu` keeps most of their work out of the numbers.
+others use, `--threads 1 --clock cpu` keeps most of their work out of the numbers. With --images
+only this is measured: what an image costs in one call with all of them, and in a call of its own.
 """
 
 import argparse
@@ -150,6 +152,34 @@ def report(name: str, options: argparse.Namespace) -> measure.Result:
     return result
 
 
+def report_many(name: str, options: argparse.Namespace) -> measure.Result:
+    """One network: a call with --images images, against calls with one image each."""
+    lam = fastbg.LocalAttribution(network(name, options.checkpoint))
+    turned = [photograph().rot90(i % 4, (2, 3)) for i in range(options.images)]
+    images = torch.cat([image + 1e-3 * (i // 4) for i, image in enumerate(turned)]).clamp(0, 1)
+
+    def each() -> Tensor:
+        parts = [lam.attribute(image, WINDOW, options.steps) for image in images.split(1)]
+        return torch.cat([part.attribution for part in parts])
+
+    def check(results: dict[str, Any]) -> None:
+        error = difference(results["together"], results["each"])
+        assert error < EXACT, f"one call differs from many by {error}"
+
+    ways: dict[str, measure.Way] = {
+        "each": each,
+        "together": lambda: lam.attribute(images, WINDOW, options.steps).attribution,
+    }
+    facts = {"images": options.images, "steps": options.steps}
+    clock = measure.CLOCKS[options.clock]
+    result = measure.compare(f"{name}_many", ways, check, options.runs, facts, clock)
+    for way in ways:
+        print(f"{name} {way}: {result.median(way) / options.images:.3f} s per image")
+    ratio = result.ratio("each", "together")
+    measure.print_ratio(f"attribution_{name}_together_over_each", ratio)
+    return result
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -158,13 +188,16 @@ def main() -> None:
     add("--checkpoint", type=Path, help="training state of EDSR, where no weights are installed")
     add("--batches", nargs="+", type=int, default=[1, 2, 4])
     add("--sample", type=int, default=5, help="nodes on which the baselines are timed")
+    add("--images", type=int, help="measure this many images in one call instead")
+    add("--steps", type=int, default=STEPS, help="with --images")
     add("--runs", type=int, default=5)
     add("--threads", type=int, default=torch.get_num_threads())
     add("--clock", choices=tuple(measure.CLOCKS), default="wall")
     add("--record", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    results = [report(name, options) for name in options.networks]
+    task = report if options.images is None else report_many
+    results = [task(name, options) for name in options.networks]
     if options.record is not None:
         measure.write_record(options.record, results)
 

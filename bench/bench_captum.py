@@ -1,8 +1,8 @@
 """Captum's IntegratedGradients and fastbg's straight path: the same numbers, side by side.
 
-    python bench/bench_captum.py [--steps 50] [--threads 1 --clock cpu]
+    python bench/bench_captum.py [--record FILE] [--steps 50] [--threads 1 --clock cpu]
 
-EDSR 16x64 (random weights), LR 64x64, window 16, black baseline.
+EDSR 16x64, LR 64x64, window 16, black baseline.
 """
 
 import argparse
@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 
 import fastbg
 from bench import measure
-from bench.bench_attribution import CLOCKS, WINDOW, difference, network, photograph
+from bench.bench_attribution import WINDOW, difference, network, photograph
 
 METHODS = {"riemann_right": "riemann_right", "gausslegendre": "gausslegendre"}
 
@@ -32,7 +32,8 @@ def main() -> None:
     add("--batch", type=int, default=2, help="of Captum; 1 is refused by it")
     add("--runs", type=int, default=3)
     add("--threads", type=int, default=torch.get_num_threads())
-    add("--clock", choices=tuple(CLOCKS), default="wall")
+    add("--clock", choices=tuple(measure.CLOCKS), default="wall")
+    add("--record", type=Path)
     options = parser.parse_args()
     if importlib.util.find_spec("captum") is None:
         print("skipped: the package captum is not installed")
@@ -40,7 +41,7 @@ def main() -> None:
     from captum.attr import IntegratedGradients
 
     torch.set_num_threads(options.threads)
-    clock = CLOCKS[options.clock]
+    clock = measure.CLOCKS[options.clock]
     net, image = network("edsr", None), photograph()
     y, x, size = WINDOW
 
@@ -49,6 +50,7 @@ def main() -> None:
 
     lam = fastbg.LocalAttribution(net, fastbg.LinearPath())
     gradients = IntegratedGradients(objective)
+    results = []
     for ours, theirs in METHODS.items():
 
         def captum(method: str = theirs) -> Tensor:
@@ -67,7 +69,10 @@ def main() -> None:
         }
         result = measure.compare(f"captum_{ours}", ways, check, options.runs, clock=clock)
         print(*(f"{ours} {way}: {result.median(way):.3f} s" for way in ways), sep="\n")
+        results.append(result)
         measure.print_ratio(f"captum_{ours}_fastbg_over_captum", result.ratio("captum", "fastbg"))
+    if options.record is not None:
+        measure.write_record(options.record, results)
 
 
 if __name__ == "__main__":

@@ -1,109 +1,215 @@
-"""How the quadrature's error falls with the steps, for each method: completeness and map.
+"""How the quadrature's error falls with the nodes, for each method: completeness and map.
 
-    python bench/bench_convergence.py --images FOLDER [--networks edsr rcan swinir] [--out FILE.md]
+    python bench/bench_convergence.py --record FILE.jsonl [--images FOLDER ...] [--networks edsr]
 
-Per network and method, over all images: the convergence delta relative to the objective's rise
-(median of absolute values), and the L1 distance of the map to that of 400 right-Riemann steps
-(mean over pixels / mean of the converged map; median over images). The last lines say with how
-many `arc_midpoint` nodes both are at most those of the 50 published steps.
+Images are the centres of the built-in photographs and of the FOLDERs' images. Per image, network,
+method and number of nodes: the convergence delta relative to the objective's rise, the L1 distance
+of the map to the converged one (relative to its mean), and the difference of the diffusion index.
+Converged is the mean of both ends' gradients on each of 400 equal cells, which no method here uses.
+The last lines say how many `arc_midpoint` nodes are as near as the 50 published steps in delta and
+map. An image takes minutes: each is appended to FILE when it is done, and a run that is repeated
+does only what FILE lacks.
 """
 
 import argparse
+import hashlib
+import json
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installed one
 
 import fastbg
-from bench.bench_attribution import network
+from bench.bench_attribution import difference, network
+from fastbg.attribution.quadrature import Array, Cells, quadrature
+from fastbg.attribution.statistics import attribution_map, diffusion_index
+from fastbg.data.builtin import builtin_images
 from fastbg.data.degradation import downsample
 from fastbg.data.images import open_folder
+from fastbg.models.network import Network
 from fastbg.models.sizes import BUILT_IN
 
-SCALE, SIDE, WINDOW, CONVERGED = 4, 256, 16, 400
-PUBLISHED = ("riemann_right", 50)
-ROWS = [
-    *(("riemann_right", n) for n in (8, 16, 25, 50, 100)),
-    *(("trapezoid", n) for n in (8, 16, 25, 50)),
-    *(("gausslegendre", n) for n in (8, 16, 25, 50)),
-    *(("arc_midpoint", n) for n in (8, 12, 16, 20, 25, 32)),
-]
+SCALE, WINDOW, CONVERGED = 4, 16, 400
+NEGLIGIBLE = 1e-7  # LocalAttribution's skip_tolerance
+PUBLISHED = "riemann_right 50"
+# Nodes of the first two rows lie among the converged ones, and cost nothing more.
+NODES = {
+    "riemann_right": (8, 16, 25, 50, 100),
+    "trapezoid": (9, 17, 26, 51, 101),
+    "gausslegendre": (8, 16, 25),
+    "arc_midpoint": (8, 10, 12, 14, 16, 20, 25, 32),
+}
+Entry = dict[str, Any]
 
 
-def crops(folder: Path, count: int, side: int) -> Tensor:
-    """LR images (count,3,side/4,side/4): the centres of the first large enough HR images."""
-    found = []
-    for item in open_folder(folder).items:
-        hr = item.load()
-        top, left = (hr.shape[0] - side) // 2, (hr.shape[1] - side) // 2
-        if min(top, left) >= 0:
-            lr = downsample(hr[top : top + side, left : left + side], SCALE)
-            found.append(torch.from_numpy(lr).permute(2, 0, 1).float() / 255)
-        if len(found) == count:
-            return torch.stack(found)
-    raise SystemExit(f"{folder} holds {len(found)} images of {side}x{side} or more, not {count}")
+def crops(folders: list[Path], count: int, side: int) -> Iterator[tuple[str, Tensor]]:
+    """(name, LR image (1,3,side/4,side/4)) of the first `count` images that are large enough."""
+    found = 0
+    for images in (builtin_images(), *map(open_folder, folders)):
+        for item in images.items:
+            height, width = item.size()
+            if min(height, width) < side or found == count:
+                continue
+            found += 1
+            y, x = (height - side) // 2, (width - side) // 2
+            lr = downsample(item.load()[y : y + side, x : x + side], SCALE)
+            image = torch.from_numpy(lr).permute(2, 0, 1)[None].float() / 255
+            yield f"{images.name}/{item.key}", image
+    if found < count:
+        print(f"only {found} of {count} images have {side}x{side} pixels or more", flush=True)
 
 
-def study(name: str, images: Tensor, checkpoint: Path | None) -> dict[tuple[str, int], list[float]]:
-    """(method, steps) -> [median relative delta, median distance of the map]."""
-    side = SCALE * images.shape[-1]
-    corner = (side - WINDOW) // 2
-    window = (corner, corner, WINDOW)
-    lam = fastbg.LocalAttribution(network(name, checkpoint))
-    converged = lam.attribute(images, window, CONVERGED, return_convergence_delta=True)
-    rise = converged.attribution.double().sum((1, 2, 3)) - converged.convergence_delta
-    results = {}
-    for method, steps in ROWS:
-        result = lam.attribute(images, window, steps, method, return_convergence_delta=True)
-        assert result.convergence_delta is not None
-        delta = (result.convergence_delta / rise).abs()
-        distance = (result.map - converged.map).abs().mean((1, 2)) / converged.map.mean((1, 2))
-        results[method, steps] = [
-            statistics.median(delta.tolist()),
-            statistics.median(distance.tolist()),
+class Integrals:
+    """Attributions of one image by any quadrature; a gradient that two of them need is kept."""
+
+    def __init__(self, net: Network, image: Tensor) -> None:
+        side = SCALE * image.shape[-1]
+        corner = (side - WINDOW) // 2
+        self.window = (corner, corner, WINDOW)
+        self._box = (corner, corner, corner + WINDOW + 1, corner + WINDOW + 1)
+        self._net, self._image, self._path = net, image, fastbg.GaussianBlurPath()
+        self._gradients: dict[float, Tensor] = {}
+
+    def attribution(self, method: str, n: int) -> Tensor:
+        """(3,h,w)"""
+        return self._integral(quadrature(method, n, self._path.at_length))
+
+    def converged(self) -> Tensor:
+        """(3,h,w), by far more nodes than any of the methods takes here."""
+        return self._integral(quadrature("trapezoid", CONVERGED + 1, self._path.at_length))
+
+    def rise(self) -> float:
+        """Objective at the image less that at the baseline."""
+        with torch.no_grad():
+            start, end = (self._value(self._node(t)).item() for t in (0.0, 1.0))
+        return end - start
+
+    def _integral(self, cells: Cells) -> Tensor:
+        cells = cells[self._path.step_sizes(cells) > NEGLIGIBLE]
+        gradients = torch.stack([self._gradient(t) for t in cells.node.tolist()])
+        return self._path.integral(gradients[None], self._image, cells)[0]
+
+    def _gradient(self, position: float) -> Tensor:
+        key = round(position, 9)
+        if key not in self._gradients:
+            node = self._node(position).requires_grad_()
+            (gradient,) = torch.autograd.grad(self._value(node), node)
+            self._gradients[key] = gradient[0].contiguous()
+        return self._gradients[key]
+
+    def _node(self, position: float) -> Tensor:
+        positions: Array = np.array([position])
+        node = self._path.nodes(self._image, positions)[0]
+        return node.contiguous(memory_format=torch.channels_last)
+
+    def _value(self, node: Tensor) -> Tensor:
+        patch = self._net.forward_window(node, self._box)
+        return fastbg.gradient_detector(patch, (0, 0, WINDOW, WINDOW)).sum()
+
+
+def errors(integrals: Integrals) -> dict[str, list[float]]:
+    """ "method nodes" -> [relative delta, distance of the map, difference of the DI]."""
+    converged = integrals.converged()
+    rise = integrals.rise()
+    map_ = attribution_map(converged)
+    table = {}
+
+    def add(label: str, attribution: Tensor) -> None:
+        ours = attribution_map(attribution)
+        table[label] = [
+            abs(float(attribution.double().sum()) / rise - 1),
+            float((ours - map_).abs().mean() / map_.mean()),
+            abs(float(diffusion_index(ours) - diffusion_index(map_))),
         ]
-    return results
+
+    add("converged", converged)
+    for method, counts in NODES.items():
+        for n in counts:
+            add(f"{method} {n}", integrals.attribution(method, n))
+    return table
+
+
+def check(net: Network, integrals: Integrals, image: Tensor) -> None:
+    """What is summed here is what `LocalAttribution` returns."""
+    for method, n in (("riemann_right", 8), ("arc_midpoint", 8)):
+        expected = fastbg.LocalAttribution(net).attribute(image, integrals.window, n, method)
+        error = difference(integrals.attribution(method, n), expected.attribution[0])
+        assert error < 1e-5, f"{method} differs from LocalAttribution by {error}"
+
+
+def fingerprint(net: Network) -> str:
+    """Tells weights apart, so that a retrained network is measured anew."""
+    digest = hashlib.sha256()
+    for parameter in net.parameters():
+        digest.update(parameter.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def summary(entries: list[Entry]) -> list[str]:
+    """Rows of a table: medians over the entries of one network, and the answer."""
+    name, images = entries[0]["network"], [entry["errors"] for entry in entries]
+    rows = []
+    for label in images[0]:
+        delta, distance, index = (
+            statistics.median(image[label][i] for image in images) for i in range(3)
+        )
+        rows.append(f"| {name} | {label} | {delta:.2%} | {distance:.2%} | {index:.3f} |")
+
+    def medians(label: str) -> list[float]:
+        return [statistics.median(image[label][i] for image in images) for i in range(2)]
+
+    def nearer(ours: list[float], theirs: list[float]) -> bool:
+        return all(a <= b for a, b in zip(ours, theirs, strict=True))
+
+    for n in NODES["arc_midpoint"]:
+        label = f"arc_midpoint {n}"
+        each = sum(nearer(image[label][:2], image[PUBLISHED][:2]) for image in images)
+        verdict = "as near" if nearer(medians(label), medians(PUBLISHED)) else "not as near"
+        rows.append(
+            f"{name}: {n} arc_midpoint nodes are {verdict} as {PUBLISHED} in the medians of delta "
+            f"and map, and as near in both on {each} of {len(images)} images"
+        )
+    return rows
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--images", type=Path, required=True)
-    add("--count", type=int, default=20)
-    add("--side", type=int, default=SIDE, help="HR pixels of the crops")
+    add("--record", type=Path, required=True, help="JSON lines; what it holds is not done again")
+    add("--images", type=Path, nargs="*", default=[], help="folders, besides the built-in images")
+    add("--count", type=int, default=20, help="images, at most")
+    add("--side", type=int, default=128, help="HR pixels of the crops")
     add("--networks", nargs="+", choices=tuple(BUILT_IN), default=list(BUILT_IN))
     add("--checkpoint", type=Path, help="training state of EDSR, where no weights are installed")
-    add("--out", type=Path)
+    add("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    images = crops(options.images, options.count, options.side)
-    lines = [
-        f"{options.count} images of {images.shape[-1]}x{images.shape[-1]} LR pixels, window "
-        f"{WINDOW}; converged: {CONVERGED} right-Riemann steps.",
-        "",
-        "| network | method | steps | relative delta | distance of the map |",
-        "|---|---|---|---|---|",
-    ]
+    torch.set_num_threads(options.threads)
+    lines = options.record.read_text().splitlines() if options.record.exists() else []
+    entries: list[Entry] = [json.loads(line) for line in lines]
     for name in options.networks:
-        results = study(name, images, options.checkpoint)
-        for (method, steps), (delta, distance) in results.items():
-            lines.append(f"| {name} | {method} | {steps} | {delta:.3%} | {distance:.3%} |")
-        target = results[PUBLISHED]
-        matching = [
-            steps
-            for (method, steps), values in results.items()
-            if method == "arc_midpoint"
-            and all(ours <= theirs for ours, theirs in zip(values, target, strict=True))
-        ]
-        answer = f"{min(matching)} arc_midpoint nodes" if matching else "no arc_midpoint row"
-        lines.append(f"| {name} | as good as 50 published steps in both: {answer} | | | |")
-        print("\n".join(lines[-len(results) - 1 :]), flush=True)
-    if options.out is not None:
-        options.out.write_text("\n".join(lines) + "\n")
+        net = network(name, options.checkpoint).requires_grad_(False)
+        kind = {"network": name, "weights": fingerprint(net), "side": options.side}
+        done = {e["image"]: e for e in entries if kind.items() <= e.items()}
+        for key, image in crops(options.images, options.count, options.side):
+            if key in done:
+                continue
+            integrals = Integrals(net, image)
+            if not done:
+                check(net, integrals, image)
+            done[key] = {**kind, "image": key, "errors": errors(integrals)}
+            with options.record.open("a") as file:
+                file.write(json.dumps(done[key]) + "\n")
+            print(f"{name} {key}: {done[key]['errors'][PUBLISHED]}", flush=True)
+        print("| network | method, nodes | delta | map | DI |", "|---|---|---|---|---|", sep="\n")
+        print(*summary(list(done.values())), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python bench/bench_path.py [--record FILE] [--threads 1 --clock cpu]
 
 One LR image 64x64 with all 50 nodes. `torch` is the expert's way: depthwise convolutions on padded
-images, steps stored, autograd through the objective.
+images, steps stored, autograd through the objective. Then the picture's density against scipy's
+gaussian_kde on a map of 64x64; `large` is a map of 256x256, for which scipy takes minutes.
 """
 
 import argparse
@@ -12,7 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.stats import gaussian_kde
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
@@ -21,6 +25,8 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 import fastbg
 from bench import measure
 from bench.baselines.lam_torch import kernels
+from fastbg.attribution import kde_density
+from fastbg.attribution.statistics import attribution_map
 
 STEPS = 50
 SIGMAS = torch.linspace(1.2, 0, STEPS + 1, dtype=torch.float64)
@@ -51,6 +57,18 @@ def fused_detector(sr: Tensor) -> Tensor:
     sr = sr.detach().requires_grad_()
     value = fastbg.gradient_detector(sr, (0, 0, 16, 16))
     return torch.autograd.grad(value.sum(), sr)[0]
+
+
+def scipy_density(map_: NDArray[np.float32]) -> Tensor:
+    """The public code's way: all pairs of pixels."""
+    points = np.indices(map_.shape)[::-1].reshape(2, -1)
+    values = gaussian_kde(points, weights=map_.ravel())(points)
+    return torch.from_numpy(values / values.max()).reshape(map_.shape)
+
+
+def density(map_: NDArray[np.float32]) -> Tensor:
+    """The same by fastbg."""
+    return torch.from_numpy(kde_density(map_))
 
 
 def check(results: dict[str, Any]) -> None:
@@ -87,6 +105,13 @@ def main() -> None:
             "torch": partial(detector, sr),
             "fastbg": partial(fused_detector, sr),
         },
+    }
+    map_ = attribution_map(gradients[0, 0])
+    large = attribution_map(torch.randn(3, 256, 256, generator=generator))
+    cases["density"] = {
+        "torch": partial(scipy_density, map_.numpy()),
+        "fastbg": partial(density, map_.numpy()),
+        "large": partial(kde_density, large.numpy()),
     }
     results = []
     for name, ways in cases.items():

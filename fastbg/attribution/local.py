@@ -41,7 +41,8 @@ class LocalAttribution:
         skip_tolerance: nodes whose step is shorter than this fraction of the path are left out.
             The default keeps the result to 1e-6 of its largest value.
         memory_budget: bytes that one pass may take; default 2 GiB on CPUs, half of the free memory
-            on GPUs. If a single node needs more, the network's blocks are recomputed in backward.
+            on GPUs. If the nodes of a pass need more, the network's blocks are recomputed in
+            backward. Raises InvalidArgument then if the model has no stack of blocks.
         autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, not exact.
     """
 
@@ -114,16 +115,18 @@ class LocalAttribution:
         cells = cells[self.path.step_sizes(cells) > self.skip_tolerance]
 
         run = _Run(self, internal_batch_size)
+        boxes = [[_box(corner) for corner in row] for row in corners.tolist()]
         b, n = corners.shape[:2]
         total = images.new_zeros((b, n, *images.shape[1:]), dtype=torch.float32)
         ends = images.new_zeros((2, b, n), dtype=torch.float64)
         with memory.frozen(self.model):
+            if b and n and len(cells):
+                run.plan(images[:1], [box for row in boxes for box in row], cells)
             for i, image in enumerate(images.split(1)):
-                boxes = [_box(corner) for corner in corners[i].tolist()]
-                for j, part in run.integrals(image, boxes, cells):
+                for j, part in run.integrals(image, boxes[i], cells):
                     total[i, j] += part
                 if return_convergence_delta:
-                    ends[:, i] = run.values_at_ends(image, boxes)
+                    ends[:, i] = run.values_at_ends(image, boxes[i])
         delta = total.double().sum((2, 3, 4)) - (ends[1] - ends[0])
         shape = _leading_shape(windows, b)
         size = images.shape[1:]
@@ -143,7 +146,7 @@ class _Run:
     def __init__(self, settings: LocalAttribution, batch: int | None) -> None:
         self.model, self.path = settings.model, settings.path
         self.objective, self.autocast = settings.objective, settings.autocast
-        self.budget, self.batch, self.scale = settings.memory_budget, batch, 0
+        self.budget, self.asked, self.batch, self.scale = settings.memory_budget, batch, 0, 0
         self.recompute = False
         scale: Any = getattr(self.model, "scale", None)
         forward_window: Any = getattr(self.model, "forward_window", None)
@@ -157,7 +160,7 @@ class _Run:
         """(window's index, its share (C,h,w) of the integral), over chunks of the path."""
         done = 0
         while done < len(cells):
-            chunk = cells[done : done + self._batch_size(image, boxes, cells)]
+            chunk = cells[done : done + self.batch]
             done += len(chunk)
             nodes = self._nodes(image, chunk)
             for j, gradients in enumerate(self._gradients(nodes, boxes)):
@@ -218,24 +221,39 @@ class _Run:
                 (gradient,) = torch.autograd.grad(value.sum(), nodes, retain_graph=shared)
                 yield gradient
 
-    def _batch_size(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> int:
-        """Nodes per pass; the first call tries one node and counts what its pass keeps."""
-        if self.batch is not None:
-            return self.batch
-        budget = self.budget or memory.default_budget(image.device)
-        limit = budget / memory.PEAK_OVER_SAVED
+    def plan(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> None:
+        """Batch size and recomputation, by what a trial pass of one node keeps for backward.
+
+        A batch that the caller chose is taken, and tried only against a budget that they set.
+        """
+        if self.asked is not None and self.budget is None:
+            self.batch = self.asked
+            return
+        limit = (self.budget or memory.default_budget(image.device)) / memory.PEAK_OVER_SAVED
         node = self._nodes(image, cells[:1]).requires_grad_()
-        saved = memory.SavedBytes(self.model, limit)
+        saved = memory.SavedBytes(self.model, limit / (self.asked or 1))
         try:
             with saved:
-                for _ in self._values(node, boxes[:1]):
+                for _ in self._values(node, [self._costliest(boxes, node)]):
                     pass
         except memory.OverBudget:
-            self.recompute, self.batch = True, 1
+            self.batch = self.asked or 1
+            # The default budget was nobody's wish: a model without blocks may exceed it.
+            self.recompute = self.budget is not None or bool(memory.stacked_blocks(self.model))
         else:
             fitting = int(limit // max(saved.count, 1))
-            self.batch = min(fitting, CPU_BATCH) if image.device.type == "cpu" else fitting
-        return self.batch
+            best = min(fitting, CPU_BATCH) if image.device.type == "cpu" else fitting
+            self.batch = self.asked or best
+
+    def _costliest(self, boxes: Sequence[Box], node: Tensor) -> Box:
+        """The box of which a window-trimmed pass computes most: the largest, then most central."""
+        height, width = (self.scale * v for v in node.shape[-2:])
+
+        def cost(box: Box) -> tuple[int, int]:
+            room = min(box.y0, box.x0, height - box.y1, width - box.x1)
+            return box.y1 - box.y0, room
+
+        return max(boxes, key=cost)
 
 
 def _windows(windows: Windows, count: int) -> Tensor:

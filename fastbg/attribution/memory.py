@@ -15,6 +15,8 @@ from fastbg.errors import InvalidArgument
 # gradients and work space of the layers under way.
 PEAK_OVER_SAVED = 2.0
 
+STACKS = (nn.Sequential, nn.ModuleList)
+
 
 class OverBudget(Exception):
     """Raised inside a forward pass that saves more than its budget; callers never see it."""
@@ -35,7 +37,8 @@ class SavedBytes(saved_tensors_hooks):
             self.count += storage.nbytes()
             if self.count > self._limit:
                 raise OverBudget
-        return tensor
+        # Not the tensor itself: an output that its own graph holds would never be freed.
+        return tensor.detach()
 
 
 @contextmanager
@@ -55,29 +58,40 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def stacked_blocks(model: nn.Module) -> list[nn.Module]:
+    """The outermost blocks in the model's stacks: modules of several parts that run by themselves.
+
+    A stack is an nn.Sequential or nn.ModuleList of more than one module; it is no block itself.
+    """
+    parts = list(model.children())
+    stacked = isinstance(model, STACKS) and len(parts) > 1
+    blocks: list[nn.Module] = []
+    for part in parts:
+        blocks += [part] if stacked and _is_block(part) else stacked_blocks(part)
+    return blocks
+
+
+def _is_block(module: nn.Module) -> bool:
+    runs = type(module).forward is not nn.Module.forward
+    return runs and not isinstance(module, STACKS) and len(list(module.children())) > 1
+
+
 @contextmanager
 def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
-    """The blocks of the network's largest stack keep their inputs only and run again in backward.
+    """The model's `stacked_blocks` keep their inputs only and run again in backward.
 
-    Does nothing unless `wanted`. Raises InvalidArgument for a model that has no nn.Sequential or
-    nn.ModuleList of blocks.
+    Does nothing unless `wanted`. Raises InvalidArgument for a model without such blocks.
     """
     if not wanted:
         yield
         return
-    stacks = [
-        stack
-        for stack in model.modules()
-        if isinstance(stack, nn.Sequential | nn.ModuleList) and len(stack) > 1
-    ]
-    if not stacks:
+    blocks = stacked_blocks(model)
+    if not blocks:
         raise InvalidArgument(
             "memory_budget",
             f"too little for one pass of {type(model).__name__}",
             "more, as this model has no nn.Sequential or nn.ModuleList of blocks to recompute",
         )
-    # The outermost of the largest: modules() lists parents before their children.
-    blocks = list(max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters())))
     plain = [block.forward for block in blocks]
 
     def rerun(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -179,7 +179,7 @@ class Block(nn.Module):
         y: Tensor = self.fc2(gelu(self.fc1(self.norm2(x))))
         return x + y
 
-    def run(self, x: Patch, ahead: Box, height: int, width: int, masks: Masks) -> Patch:
+    def forward(self, x: Patch, ahead: Box, height: int, width: int, masks: Masks) -> Patch:
         """The block on whole windows `x` of a (height, width) map, cut to the box `ahead`."""
         layout = Layout(
             Axis.of(x.box.y0, x.box.y1, height, self.window, self.shift),
@@ -310,7 +310,7 @@ class SwinIR(Network):
             entry = deep
             for block in cast(list[Block], [*layer.blocks]):
                 here, ahead = next(hops)
-                deep = block.run(deep.cut(here), ahead, height, width, masks)
+                deep = block(deep.cut(here), ahead, height, width, masks)
             deep, ahead = deep.run(layer.conv), next(hops)[1]
             deep = Patch(entry.cut(ahead).data + deep.cut(ahead).data, ahead)
         deep = deep.run(partial(on_pixels, layer=self.norm)).run(self.conv_after_body)

@@ -1,0 +1,37 @@
+"""Memory that one call of `LocalAttribution` takes, in a process of its own.
+
+    python tests/attribution_peak.py NETWORK SIDE WINDOW BUDGET STEPS
+
+A built-in network with random weights, an LR image of SIDE x SIDE, a window of WINDOW SR pixels in
+its middle; BUDGET in MiB, 0 for the default. Prints the peak of the process and how far
+it lies above what a tiny call needs, in MiB.
+"""
+
+import resource
+import sys
+
+import torch
+
+import fastbg
+from fastbg.models.sizes import BUILT_IN
+
+
+def peak() -> float:
+    """MiB of resident memory that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main(name: str, side: int, window: int, budget: int, steps: int) -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    net = BUILT_IN[name]()
+    lam = fastbg.LocalAttribution(net, memory_budget=budget << 20 or None)
+    lam.attribute(torch.rand(1, 3, 16, 16), (0, 0, 16), 1)
+    before = peak()
+    corner = (4 * side - window) // 2
+    lam.attribute(torch.rand(1, 3, side, side), (corner, corner, window), steps)
+    print(peak(), peak() - before)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
