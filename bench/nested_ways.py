@@ -21,7 +21,7 @@ from fastbg.experiments.study import PIXELS_PER_CALL, Item, Study, as_image
 from fastbg.models.network import Network
 
 DECIBELS, INDEX = 1e-3, 1e-2
-GOOD_BATCH = 2  # nodes per pass; 1, 2 and 4 differ little at LR 32x32
+GOOD_BATCH = 2  # nodes per pass
 
 
 def ring(net: Network, study: Study, count: int) -> dict[str, measure.Way]:
