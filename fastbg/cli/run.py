@@ -24,6 +24,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from fastbg.cli import dry_run
+from fastbg.cli.info import devices
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageSet, open_folder
 from fastbg.dispatch import BACKENDS
@@ -92,6 +94,7 @@ def register(commands: Any) -> None:
         metavar="EXPERIMENT.NAME=VALUE",
         help="set one option of one experiment; `fastbg info` lists them",
     )
+    add("--dry-run", action="store_true", help="say what the run would take, and stop")
     command.set_defaults(command=run)
 
 
@@ -106,9 +109,30 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.limit is not None and arguments.limit < 1:
         raise InvalidArgument("--limit", arguments.limit, "at least 1")
     chosen = experiments(arguments)
-    device = pick_device(arguments.device)
-    nets = networks(arguments.model or ["edsr"], device, DTYPES[arguments.dtype], arguments.pooling)
     images = builtin_images() if arguments.data is None else open_folder(arguments.data)
+    console = Console(highlight=False)
+    if arguments.dry_run:
+        named = arguments.device != "auto"
+        places = [pick_device(arguments.device)] if named else devices()
+        prepared = [prepare(arguments, images, device) for device in places]
+        dry_run.show(chosen, prepared, arguments.limit, arguments.out, console)
+        return
+    nets, study = prepare(arguments, images, pick_device(arguments.device))
+    config = configuration(study, images, arguments.dtype)
+    with RunStore.open(arguments.out, config, seeds={"seed": arguments.seed}) as store:
+        for label, _, weights in nets:
+            settle_network(store, label, weights)
+        measure_all(chosen, nets, study, store, arguments.limit, console)
+        path = report(store)
+    print(path)
+
+
+def prepare(
+    arguments: argparse.Namespace, images: ImageSet, device: torch.device
+) -> tuple[list[tuple[NetLabel, Network, str]], Study]:
+    """The networks on `device`, and what they are studied on."""
+    names = arguments.model or ["edsr"]
+    nets = networks(names, device, DTYPES[arguments.dtype], arguments.pooling)
     study = Study(
         images=images,
         scale=common_scale(nets),
@@ -118,14 +142,7 @@ def run(arguments: argparse.Namespace) -> None:
         backend=arguments.backend,
         folder=arguments.out,
     )
-    config = configuration(study, images, arguments.dtype)
-    console = Console(highlight=False)
-    with RunStore.open(arguments.out, config, seeds={"seed": arguments.seed}) as store:
-        for label, _, weights in nets:
-            settle_network(store, label, weights)
-        measure_all(chosen, nets, study, store, arguments.limit, console)
-        path = report(store)
-    print(path)
+    return nets, study
 
 
 def experiments(arguments: argparse.Namespace) -> list[Experiment]:
