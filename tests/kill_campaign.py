@@ -60,6 +60,10 @@ class Folder:
         """One line for each item, written after it was stored."""
         return self.path.with_suffix(".log")
 
+    def kept(self) -> int:
+        """Items that are known to be stored."""
+        return self.log.read_bytes().count(b"\n") if self.log.exists() else 0
+
     def check(self, unbroken: "Folder") -> None:
         """AssertionError unless this run is the unbroken one."""
         assert contents(self.path) == contents(unbroken.path), f"{self.path}: other records"
@@ -80,7 +84,7 @@ def campaign(root: Path, kills: int, seed: int) -> dict[str, int]:
     command = ["run", "--data", str(images), "--model", str(network), *OPTIONS]
     unbroken = Folder(root / "unbroken", command)
     began = time.monotonic()
-    assert os.waitstatus_to_exitcode(os.waitpid(unbroken.start(), 0)[1]) == 0
+    assert wait(unbroken.start()) == 0
     whole = time.monotonic() - began
     assert len(contents(unbroken.path)["records"]) == TOTAL
     found = {"killed": 0, "with records": 0, "while reporting": 0, "folders": 0}
@@ -89,19 +93,37 @@ def campaign(root: Path, kills: int, seed: int) -> dict[str, int]:
         found["folders"] += 1
         code = None
         while code != 0:
+            kept = folder.kept()
             pid = folder.start()
-            if found["killed"] < kills:
-                time.sleep(draw.random() ** 2 * whole)  # early moments more often: more resumes
-                os.kill(pid, signal.SIGKILL)
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            wanted = found["killed"] < kills and (kept < TOTAL or draw.random() < 0.5)
+            code = kill(pid, folder, draw, whole) if wanted else wait(pid)
             assert code in (0, -signal.SIGKILL), f"{folder.path}: the run ended with {code}"
             if code:
-                kept = len(folder.log.read_text().splitlines()) if folder.log.exists() else 0
                 found["killed"] += 1
-                found["with records"] += kept > 0
+                found["with records"] += folder.kept() > 0
                 found["while reporting"] += kept == TOTAL
         folder.check(unbroken)
     return found
+
+
+def kill(pid: int, folder: Folder, draw: random.Random, whole: float) -> int:
+    """Kill after a few more records, or at any time; the exit code, 0 if the run was faster."""
+    kept = folder.kept()
+    enough = kept + draw.randrange(8) if kept < TOTAL and draw.random() < 0.8 else 2 * TOTAL
+    latest = time.monotonic() + (draw.random() * whole if enough > TOTAL else 10 * whole)
+    while folder.kept() < enough and time.monotonic() < latest:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    time.sleep(draw.random() * 0.02)
+    os.kill(pid, signal.SIGKILL)
+    return wait(pid)
+
+
+def wait(pid: int) -> int:
+    """Exit code of the process."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 if __name__ == "__main__":
