@@ -301,9 +301,9 @@ def conv_gram(draw: st.DrawFn, limit: int) -> Case:
 def conv3x3(draw: st.DrawFn, limit: int) -> Case:
     """No special values: Winograd spreads them over a tile, as its documentation says."""
     batch, dtype = draw(counts), draw(st.sampled_from(FLOATS))
-    inputs, upscale = draw(st.sampled_from([1, 3, 16, 17])), draw(st.sampled_from([1, 2, 3]))
-    outputs = upscale**2 * draw(st.sampled_from([1, 3, 16]))
-    height, width = draw(sizes(limit // (inputs + outputs)))
+    inputs, upscale = draw(st.sampled_from([0, 1, 3, 16, 17])), draw(st.sampled_from([1, 2, 3]))
+    outputs = upscale**2 * draw(st.sampled_from([0, 1, 3, 16]))
+    height, width = draw(sizes(limit // max(inputs + outputs, 1)))
     shape = (batch, outputs // upscale**2, upscale * height, upscale * width)
     residual = draw(tensors(shape, dtype)) if draw(st.booleans()) else None
     found = {

@@ -66,6 +66,8 @@ def conv_gram(
     check_images("images", images)
     if images.shape[1] != CONV_WEIGHT[1]:
         raise InvalidArgument("images", f"shape {tuple(images.shape)}", "shape (B, 3, H, W)")
+    if 0 in images.shape[2:]:
+        raise InvalidArgument("images", f"shape {tuple(images.shape)}", "at least one pixel")
     for name, value, shape in (("weight", weight, CONV_WEIGHT), ("bias", bias, CONV_WEIGHT[:1])):
         if not isinstance(value, Tensor):
             raise InvalidArgument(name, type(value).__name__, "a torch.Tensor")
