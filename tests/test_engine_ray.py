@@ -5,20 +5,23 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from small_run import OPTIONS, contents, make_images, make_network
 from torch import Tensor
 
 from fastbg.cli import main
-from fastbg.data.images import open_folder
+from fastbg.data.images import ImageItem, open_folder
 from fastbg.engines.local import Job
-from fastbg.engines.ray import RayEngine, share
+from fastbg.engines.ray import RayEngine, SharedImage, share
 from fastbg.errors import DataError, EngineError, InvalidArgument
 from fastbg.experiments.experiment import Experiment, NetLabel
 from fastbg.experiments.records import settle, settle_network
@@ -330,6 +333,33 @@ def test_options_that_do_not_go_together(
     out = ["--data", str(images), "--out", str(tmp_path / "run")]
     assert main(["run", *out, *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_shared_images_are_those_of_the_files_and_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a cluster: the object store is a dictionary."""
+    store = {"hr": (tmp_path / "images" / "0.png"), "cut": tmp_path / "cut.png"}
+    make_images(tmp_path / "images", 1)
+    content = store["hr"].read_bytes()
+    store["cut"].write_bytes(content[:-300])
+    fake = SimpleNamespace(get=lambda name: store[name].read_bytes())
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    path = Path("/on/the/driver/0.png")
+    paired = ((2, path.with_name("0x2.png")), (4, path.with_name("0x4.png")))
+    image = SharedImage("0.png", path, paired, ((path, "hr"), (paired[0][1], "hr")))
+    plain = ImageItem("0.png", store["hr"])
+    assert image.size() == plain.size()
+    assert np.array_equal(image.load(), plain.load())
+    with pytest.raises(DataError, match=r"on/the/driver/0x2\.png: is 80x96; expected 1/2"):
+        image.load_lr(2)
+    with pytest.raises(DataError, match=r"on/the/driver/0x4\.png: cannot be read"):
+        image.load_lr(4)  # the data set lacks it
+    with pytest.raises(DataError, match=r"on/the/driver/0\.png: cannot be read as an image"):
+        SharedImage("0.png", path, (), ((path, "cut"),)).load()
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_errors_travel_between_processes() -> None:

@@ -11,8 +11,8 @@ import os
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -259,30 +259,38 @@ class Worker:
 
 @dataclass(frozen=True)
 class SharedImage(ImageItem):
-    """An image whose files lie in the object store; a worker unpacks those that it needs."""
+    """An image whose files lie in the object store; workers unpack them to read them."""
 
     contents: tuple[tuple[Path, Ref], ...] = ()
 
     def size(self) -> tuple[int, int]:
         """As `ImageItem.size`."""
-        return self._unpacked().size()
+        with self._unpacked() as image:
+            return image.size()
 
     def load(self) -> NDArray[np.uint8]:
         """As `ImageItem.load`."""
-        return self._unpacked().load()
+        with self._unpacked() as image:
+            return image.load()
 
     def load_lr(self, scale: int) -> NDArray[np.uint8] | None:
         """As `ImageItem.load_lr`."""
-        return self._unpacked().load_lr(scale)
+        with self._unpacked() as image:
+            return image.load_lr(scale)
 
-    def _unpacked(self) -> ImageItem:
-        for path, content in self.contents:
-            local = _local(path)
-            if not local.is_file():
-                local.parent.mkdir(parents=True, exist_ok=True)
-                local.write_bytes(_import_ray().get(content))
-        lr_paths = tuple((scale, _local(path)) for scale, path in self.lr_paths)
-        return ImageItem(self.key, _local(self.path), lr_paths)
+    @contextmanager
+    def _unpacked(self) -> Iterator[ImageItem]:
+        """The same image in files of this machine; their names end with the driver's."""
+        with tempfile.TemporaryDirectory(prefix="fastbg-") as folder:
+
+            def local(path: Path) -> Path:
+                return Path(folder, *path.absolute().parts[1:])
+
+            for path, content in self.contents:
+                local(path).parent.mkdir(parents=True, exist_ok=True)
+                local(path).write_bytes(_import_ray().get(content))
+            lr_paths = tuple((scale, local(path)) for scale, path in self.lr_paths)
+            yield ImageItem(self.key, local(self.path), lr_paths)
 
 
 class _WorkerLost(Exception):
@@ -329,17 +337,6 @@ def _import_ray() -> Any:
         raise EngineError(
             "--engine ray: ray is not installed; expected it: pip install 'fastbg[ray]'"
         ) from error
-
-
-@lru_cache(maxsize=1)
-def _scratch() -> "tempfile.TemporaryDirectory[str]":
-    """This worker's folder of unpacked images; it goes with the process."""
-    return tempfile.TemporaryDirectory(prefix="fastbg-")
-
-
-def _local(path: Path) -> Path:
-    """Where a worker unpacks the driver's file `path`, so that errors still show its name."""
-    return Path(_scratch().name, *path.absolute().parts[1:])
 
 
 def _line(error: BaseException) -> str:
