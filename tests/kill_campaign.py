@@ -23,7 +23,8 @@ from small_run import OPTIONS, contents, make_images, make_network
 from fastbg.cli import main
 from fastbg.engines.local import Job
 
-TOTAL = 4 + 25  # records of the small run
+CHUNKS = 16  # of table1, 10 records each: many to be killed between, for few reports
+TOTAL = 4 + 10 * CHUNKS  # records of the run
 
 
 @dataclass
@@ -82,6 +83,7 @@ def campaign(root: Path, kills: int, seed: int) -> dict[str, int]:
     draw = random.Random(seed)  # noqa: S311
     images, network = make_images(root / "images"), make_network(root / "net.safetensors")
     command = ["run", "--data", str(images), "--model", str(network), *OPTIONS]
+    command += ["-o", f"table1.count={10 * CHUNKS}"]
     unbroken = Folder(root / "unbroken", command)
     began = time.monotonic()
     assert wait(unbroken.start()) == 0
@@ -100,6 +102,7 @@ def campaign(root: Path, kills: int, seed: int) -> dict[str, int]:
             assert code in (0, -signal.SIGKILL), f"{folder.path}: the run ended with {code}"
             if code:
                 found["killed"] += 1
+                print("killed", found["killed"], "at", folder.kept(), flush=True)
                 found["with records"] += folder.kept() > 0
                 found["while reporting"] += kept == TOTAL
         folder.check(unbroken)
@@ -109,7 +112,7 @@ def campaign(root: Path, kills: int, seed: int) -> dict[str, int]:
 def kill(pid: int, folder: Folder, draw: random.Random, whole: float) -> int:
     """Kill after a few more records, or at any time; the exit code, 0 if the run was faster."""
     kept = folder.kept()
-    enough = kept + draw.randrange(8) if kept < TOTAL and draw.random() < 0.8 else 2 * TOTAL
+    enough = kept + draw.randrange(15) if kept < TOTAL and draw.random() < 0.8 else 2 * TOTAL
     latest = time.monotonic() + (draw.random() * whole if enough > TOTAL else 10 * whole)
     while folder.kept() < enough and time.monotonic() < latest:
         ended, status = os.waitpid(pid, os.WNOHANG)

@@ -49,6 +49,9 @@ def conv_gram(
 ) -> Tensor:
     """`gram` of ``relu(conv2d(images, weight, bias, padding=1))`` without storing the features.
 
+    On CPUs rows are filtered by Winograd's F(2, 3), in which an infinity makes NaN of its
+    neighbours: an image that holds one may have NaN where the plain sums are infinite or finite.
+
     Args:
         images: (B,3,H,W) float, any strides; zeros lie beyond the border.
         weight, bias: (64,3,3,3) and (64) in the images' dtype.
