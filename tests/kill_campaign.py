@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from small_run import OPTIONS, contents, make_images, make_network
+from small_run import EXPERIMENTS, OPTIONS, contents, make_images, make_network
 
 from fastbg.cli import main
 from fastbg.engines.local import Job
@@ -82,7 +82,7 @@ def campaign(root: Path, kills: int, seed: int) -> dict[str, int]:
     """How many processes were killed in all, and in how many of them something was kept."""
     draw = random.Random(seed)  # noqa: S311
     images, network = make_images(root / "images"), make_network(root / "net.safetensors")
-    command = ["run", "--data", str(images), "--model", str(network), *OPTIONS]
+    command = ["run", *EXPERIMENTS, "--data", str(images), "--model", str(network), *OPTIONS]
     command += ["-o", f"table1.count={10 * CHUNKS}"]
     unbroken = Folder(root / "unbroken", command)
     began = time.monotonic()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from small_run import OPTIONS, make_images, make_network
+from small_run import EXPERIMENTS, OPTIONS, make_images, make_network
 
 from fastbg.cli import main
 from fastbg.cli.dry_run import amount, duration
@@ -19,7 +19,7 @@ from fastbg.models.checkpoints import load_model
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("estimate")
     images, network = make_images(folder / "images"), make_network(folder / "net.safetensors")
-    return ["run", "--data", str(images), "--model", str(network), *OPTIONS]
+    return ["run", *EXPERIMENTS, "--data", str(images), "--model", str(network), *OPTIONS]
 
 
 def test_counts_come_from_the_plan_and_shrink_with_what_is_stored(
@@ -55,8 +55,8 @@ def test_counts_come_from_the_plan_and_shrink_with_what_is_stored(
 
 
 def test_time_is_spread_by_pixels(command: list[str]) -> None:
-    study = Study(open_folder(command[2]), backend="torch")
-    net = load_model(command[4])
+    study = Study(open_folder(command[command.index("--data") + 1]), backend="torch")
+    net = load_model(command[command.index("--model") + 1])
     experiment = Table1(Table1Options(count=25, size=64, region=32))
     items = experiment.plan(study)
     found = estimate(experiment, net, items, {items[0].key, items[24].key}, study)

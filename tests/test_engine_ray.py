@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_run import OPTIONS, contents, make_images, make_network
+from small_run import EXPERIMENTS, OPTIONS, contents, make_images, make_network
 from torch import Tensor
 
 from fastbg.cli import main
@@ -46,7 +46,7 @@ class Setting:
     @property
     def command(self) -> list[str]:
         images, network = str(self.folder / "images"), str(self.folder / "net.safetensors")
-        return ["run", "--data", images, "--model", network, *OPTIONS]
+        return ["run", *EXPERIMENTS, "--data", images, "--model", network, *OPTIONS]
 
     @property
     def study(self) -> Study:
@@ -89,7 +89,7 @@ def engine(setting: Setting) -> Iterator[RayEngine]:
         yield engine
 
 
-EXPERIMENTS: tuple[Experiment, ...] = (
+MEASURED: tuple[Experiment, ...] = (
     Slicing(SlicingOptions(tile=32)),
     Table1(Table1Options(count=25, size=64, region=32)),
 )
@@ -101,7 +101,7 @@ def run(engine: RayEngine | None, setting: Setting, out: Path) -> dict[str, list
     net = load_model(setting.folder / "net.safetensors")
     with RunStore.open(out, {}, seeds={"seed": 0}) as store:
         settle_network(store, label, "weights")
-        for experiment in EXPERIMENTS:
+        for experiment in MEASURED:
             items = settle(store, experiment, setting.study)
             job = Job(experiment, net, label, items, setting.study, store)
             advanced: list[int] = []
@@ -264,7 +264,7 @@ def test_errors_of_the_work_come_as_they_are(
     net = load_model(setting.folder / "net.safetensors")
     nowhere = [Item("nowhere", "nowhere.png", (0, 0, 64, 64))]
     with RunStore.open(tmp_path / "out", {}) as store:
-        job = Job(EXPERIMENTS[0], net, NetLabel("net", "edsr"), nowhere, setting.study, store)
+        job = Job(MEASURED[0], net, NetLabel("net", "edsr"), nowhere, setting.study, store)
         with pytest.raises(DataError, match=r"^image set images: has no image 'nowhere\.png'$"):
             engine.run(job, lambda _: None)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.table import Table
 from fastbg.cli.info import describe
 from fastbg.data.images import ImageSet
 from fastbg.engines.estimate import Estimate, estimate, makespan
+from fastbg.engines.local import taking_part
 from fastbg.experiments.experiment import Experiment, NetLabel
 from fastbg.experiments.study import Study
 from fastbg.models.network import Network
@@ -30,17 +32,17 @@ def show(
 
     What the run folder `out` holds already is not counted; nothing is written.
     """
-    nets, study = places[0]
-    plans = [(experiment, experiment.plan(study)[:limit]) for experiment in chosen]
+    plans = [(experiment, experiment.plan(places[0][1])[:limit]) for experiment in chosen]
     done = stored(out)
     for number, (nets, study) in enumerate(places):
         start = time.perf_counter()
+        study = replace(study, folder=None)  # a measured chunk exports nothing
         found = {
             (experiment.name, label.label): estimate(
                 experiment, net, items, done.get((experiment.name, label.label), set()), study
             )
             for experiment, items in plans
-            for label, net, _ in nets
+            for label, net, _ in taking_part(experiment, nets)
         }
         took = time.perf_counter() - start
         if number == 0:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,7 +32,7 @@ from fastbg.cli.info import devices
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageSet, open_folder
 from fastbg.dispatch import BACKENDS
-from fastbg.engines.local import Job
+from fastbg.engines.local import Job, taking_part
 from fastbg.engines.ray import RayEngine
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
@@ -131,7 +132,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = configuration(study, images, arguments.dtype) | {"device": device.type}
     with (
         RunStore.open(arguments.out, config, seeds={"seed": arguments.seed}) as store,
-        engine(arguments, nets, study, console) as execute,
+        engine(arguments, chosen, nets, study, console) as execute,
     ):
         for label, _, weights in nets:
             settle_network(store, label, weights)
@@ -209,6 +210,7 @@ def where(arguments: argparse.Namespace) -> torch.device:
 @contextmanager
 def engine(
     arguments: argparse.Namespace,
+    chosen: Sequence[Experiment],
     nets: Sequence[tuple[NetLabel, Network, str]],
     study: Study,
     console: Console,
@@ -217,9 +219,15 @@ def engine(
     if arguments.engine == "local":
         yield Job.run
         return
+    for experiment in chosen:
+        exported = getattr(experiment.options, "exported", 0)
+        if exported:
+            expected = "0 with --engine ray, whose workers write no files"
+            raise InvalidArgument(f"{experiment.name}.exported", exported, expected)
+    parts = [part for experiment in chosen for part in taking_part(experiment, nets)]
     with RayEngine(
-        {label.label: net for label, net, _ in nets},
-        study,
+        {label.label: net for label, net, _ in parts},
+        replace(study, folder=None),
         address=arguments.address,
         workers=arguments.workers,
         gpus=arguments.gpus_per_worker or 0.0,
@@ -325,13 +333,6 @@ def measure_all(
                     markup=False,
                     soft_wrap=True,
                 )
-
-
-def taking_part(
-    experiment: Experiment, nets: Sequence[tuple[NetLabel, Network, str]]
-) -> Sequence[tuple[NetLabel, Network, str]]:
-    """The networks that an experiment is measured with; any will do where they have no part."""
-    return nets if experiment.networks else [(NO_NETWORK, *nets[0][1:])]
 
 
 class Rate(ProgressColumn):

@@ -79,8 +79,9 @@ def makespan(chunks: Iterable[float], workers: int) -> float:
 
 
 def pixels(items: Sequence[Item]) -> int:
-    """HR pixels of the boxes of `items`."""
-    return sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in (item.box for item in items))
+    """HR pixels of the boxes of `items` and of their partners."""
+    boxes = [each.box for item in items for each in (item, *item.partners)]
+    return sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in boxes)
 
 
 def record_bytes(experiment: Experiment, columns: dict[str, Tensor]) -> int:

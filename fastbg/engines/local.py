@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastbg.errors import CheckpointError
-from fastbg.experiments.experiment import Experiment, NetLabel
+from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
 from fastbg.experiments.records import collect
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
@@ -88,6 +88,13 @@ class Job:
                 self.store.put_array(
                     self.experiment.name, self.label.label, item.key, what, picture
                 )
+
+
+def taking_part(
+    experiment: Experiment, nets: Sequence[tuple[NetLabel, Network, str]]
+) -> Sequence[tuple[NetLabel, Network, str]]:
+    """The networks that an experiment is measured with; any will do where they have no part."""
+    return nets if experiment.networks else [(NO_NETWORK, *nets[0][1:])]
 
 
 def cut(

@@ -106,15 +106,18 @@ class RayEngine:
                 loads.append(fresh)
             else:
                 advance(len(chunk))
-        for i, columns in self._gather("measure", job, loads):
+        experiment = self._ray.put(job.experiment)
+        for i, columns in self._gather("measure", job, experiment, loads):
             job.put(loads[i], columns)
             advance(sizes[i])
         cases = job.undrawn()
-        for i, pictures in self._gather("exhibit", job, cases):
+        for i, pictures in self._gather("exhibit", job, experiment, cases):
             job.put_pictures(cases[i], pictures)
         return sum(map(len, loads))
 
-    def _gather(self, method: str, job: Job, loads: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def _gather(
+        self, method: str, job: Job, experiment: Ref, loads: Sequence[Any]
+    ) -> Iterator[tuple[int, Any]]:
         """What `method` of the workers makes of each load, as it comes, by the load's index."""
         waiting, busy = deque(range(len(loads))), dict[Ref, tuple[Actor, int]]()
         lost: Counter[int] = Counter()
@@ -123,7 +126,8 @@ class RayEngine:
             while waiting and self._idle:
                 actor, i = self._idle.pop(), waiting.popleft()
                 task = getattr(actor, method)
-                busy[task.remote(job.experiment, job.label.label, loads[i])] = actor, i
+                # In a list, so that Ray hands over the reference and the worker keeps what it gets.
+                busy[task.remote([experiment], job.label.label, loads[i])] = actor, i
 
         while waiting or busy:
             feed()
@@ -235,21 +239,29 @@ class Worker:
             torch.set_num_threads(threads)
         self.study, self._refs = study, nets
         self._nets: dict[str, Network] = {}
+        self._experiment: dict[Ref, Experiment] = {}
 
     def versions(self) -> dict[str, str]:
         """Of what decides the records."""
         return versions()
 
-    def measure(self, experiment: Experiment, label: str, items: list[Item]) -> dict[str, Tensor]:
+    def measure(self, experiment: list[Ref], label: str, items: list[Item]) -> dict[str, Tensor]:
         """The columns of a chunk, on the host."""
         with torch.inference_mode():
-            columns = experiment.measure(self._net(label), items, self.study)
+            columns = self._same(experiment).measure(self._net(label), items, self.study)
         return on_host(columns)
 
-    def exhibit(self, experiment: Experiment, label: str, item: Item) -> dict[str, Picture]:
+    def exhibit(self, experiment: list[Ref], label: str, item: Item) -> dict[str, Picture]:
         """The pictures of a case."""
         with torch.inference_mode():
-            return experiment.exhibit(self._net(label), item, self.study)
+            return self._same(experiment).exhibit(self._net(label), item, self.study)
+
+    def _same(self, experiment: list[Ref]) -> Experiment:
+        """One object for all chunks of a job: experiments may keep what chunks share."""
+        (ref,) = experiment
+        if ref not in self._experiment:
+            self._experiment = {ref: _import_ray().get(ref)}
+        return self._experiment[ref]
 
     def _net(self, label: str) -> Network:
         if label not in self._nets:
