@@ -362,6 +362,12 @@ def test_shared_images_are_those_of_the_files_and_leave_nothing_behind(
     assert not list((tmp_path / "scratch").iterdir())
 
 
+def test_what_needs_no_network_is_done_by_the_driver() -> None:
+    job = SimpleNamespace(experiment=SimpleNamespace(networks=False), run=lambda advance: advance)
+    engine = object.__new__(RayEngine)  # neither connected nor with workers
+    assert engine.run(job, len) is len  # type: ignore[arg-type, comparison-overlap]
+
+
 def test_errors_travel_between_processes() -> None:
     error = pickle.loads(pickle.dumps(InvalidArgument("size", (3, 4), "a square")))  # noqa: S301
     assert str(error) == "size: got (3, 4); expected a square"

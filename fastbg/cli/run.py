@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -132,7 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = configuration(study, images, arguments.dtype) | {"device": device.type}
     with (
         RunStore.open(arguments.out, config, seeds={"seed": arguments.seed}) as store,
-        engine(arguments, chosen, nets, study, console) as execute,
+        engine(arguments, nets, study, console) as execute,
     ):
         for label, _, weights in nets:
             settle_network(store, label, weights)
@@ -210,7 +209,6 @@ def where(arguments: argparse.Namespace) -> torch.device:
 @contextmanager
 def engine(
     arguments: argparse.Namespace,
-    chosen: Sequence[Experiment],
     nets: Sequence[tuple[NetLabel, Network, str]],
     study: Study,
     console: Console,
@@ -219,15 +217,9 @@ def engine(
     if arguments.engine == "local":
         yield Job.run
         return
-    for experiment in chosen:
-        exported = getattr(experiment.options, "exported", 0)
-        if exported:
-            expected = "0 with --engine ray, whose workers write no files"
-            raise InvalidArgument(f"{experiment.name}.exported", exported, expected)
-    parts = [part for experiment in chosen for part in taking_part(experiment, nets)]
     with RayEngine(
-        {label.label: net for label, net, _ in parts},
-        replace(study, folder=None),
+        {label.label: net for label, net, _ in nets},
+        study,
         address=arguments.address,
         workers=arguments.workers,
         gpus=arguments.gpus_per_worker or 0.0,

@@ -69,7 +69,9 @@ class RayEngine:
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             self.workers, self._cpus = share(nodes, workers, gpus)
             self.device = torch.device("cuda") if gpus else CPU
-            shared = replace(study, images=self._put_images(study.images), device=self.device)
+            shared = replace(
+                study, images=self._put_images(study.images), device=self.device, folder=None
+            )
             self._study = self._ray.put(shared)
             self._nets = {label: self._ray.put(net) for label, net in nets.items()}
             self._idle: list[Actor] = []
@@ -98,7 +100,12 @@ class RayEngine:
             self._ray.shutdown()
 
     def run(self, job: Job, advance: Callable[[int], None]) -> int:
-        """As `Job.run`, on the workers; also raises EngineError if they keep dying."""
+        """As `Job.run`, on the workers; also raises EngineError if they keep dying.
+
+        What needs no network takes seconds and may export files: that is done here.
+        """
+        if not job.experiment.networks:
+            return job.run(advance)
         sizes, loads = [], []
         for chunk, fresh in job.chunks():
             if fresh:
