@@ -62,7 +62,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     """Two nodes of one core each, both on this machine."""
     pytest.importorskip("ray", reason="ray is not installed: pip install 'fastbg[ray]'")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_raylet_start_wait_time_s"] = "300"  # this machine may be busy
+    os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112
     from ray.cluster_utils import Cluster
 
     folder = tmp_path_factory.mktemp("ray")
