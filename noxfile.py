@@ -1,4 +1,7 @@
-"""Sessions: lint, tests, interpret, compile_only, emulate, wheel, bench, gpu. `nox -l` lists them.
+"""Sessions: lint, tests, interpret, compile_only, emulate, wheel, kill, fuzz, races, audit, bench,
+gpu.
+
+`nox -l` lists them with what they do.
 
 Every session installs what it needs. FASTBG_TORCH names the torch to test with
 (default: the pinned release below).
@@ -25,12 +28,17 @@ def install(session: nox.Session, *extras: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Formatting, ruff, mypy --strict."""
+    """Formatting, ruff, mypy --strict, bandit."""
     session.env["FASTBG_CUDA"] = "OFF"  # nothing is run
     install(session, "test", "lint")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy")
+    session.run("bandit", "--quiet", "--recursive", "fastbg", "kernels")
+    # Scripts for developers: they check answers with assert (B101) and start fixed programs, such
+    # as cuobjdump and git, from PATH and without a shell (B404, B603, B607).
+    skipped = "B101,B404,B603,B607"
+    session.run("bandit", "--quiet", "--recursive", "--skip", skipped, "bench", "noxfile.py")
 
 
 @nox.session
@@ -75,6 +83,37 @@ def wheel(session: nox.Session) -> None:
     session.chdir(session.create_tmp())
     session.run("python", "-c", "import fastbg.kernels; from fastbg import _cpu; print(_cpu.isa())")
     session.run("pytest", "-c", str(ROOT / "pyproject.toml"), str(ROOT / "tests"), *session.posargs)
+
+
+@nox.session
+def kill(session: nox.Session) -> None:
+    """A run killed with -9 at 100 random moments, resumed, and compared with an unbroken one."""
+    install(session, "test")
+    arguments = session.posargs or ["--kills", "100"]
+    session.run("python", str(ROOT / "tests" / "kill_campaign.py"), *arguments)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """At least 2,000 cases of the operators on all backends, and damaged files of every kind."""
+    install(session, "test")
+    session.env.setdefault("FASTBG_FUZZ_CASES", "100")
+    session.run("pytest", "tests/test_fuzz.py", *session.posargs)
+
+
+@nox.session
+def races(session: nox.Session) -> None:
+    """The CPU kernels under ThreadSanitizer, and equal bits for any number of threads."""
+    install(session, "test")
+    session.run("pytest", "tests/test_races.py", *session.posargs, env={"FASTBG_TSAN": "1"})
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities of what fastbg installs; needs the network."""
+    session.install("pip-audit")
+    install(session, "zoo", "ray")
+    session.run("pip-audit", "--skip-editable", *session.posargs)
 
 
 @nox.session

@@ -11,6 +11,11 @@ class InvalidArgument(FastbgError, ValueError):
     def __init__(self, argument: str, value: object, expected: str) -> None:
         super().__init__(f"{argument}: got {value}; expected {expected}")
         self.argument = argument
+        self._parts = argument, str(value), expected
+
+    def __reduce__(self) -> tuple[type["InvalidArgument"], tuple[str, str, str]]:
+        """Pickled by parts: errors travel between the processes of a run."""
+        return type(self), self._parts
 
 
 class BackendUnavailable(FastbgError, RuntimeError):
@@ -27,3 +32,7 @@ class CheckpointError(FastbgError):
 
 class RunStoreError(FastbgError):
     """A run folder cannot be read or written, or belongs to another configuration."""
+
+
+class EngineError(FastbgError):
+    """The workers of a run cannot be started, or keep dying; says which and why."""

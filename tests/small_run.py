@@ -1,6 +1,7 @@
 """A data folder and a network so small that a whole run takes a second."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def make_rcan(path: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, list[Any]]:
     """Every record and every array of a run, in order."""
-    with sqlite3.connect(folder / "run.sqlite") as connection:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection:
         return {
             table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4").fetchall()  # noqa: S608
             for table in ("records", "arrays")

@@ -6,9 +6,11 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from rich.console import Console
@@ -24,15 +26,18 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from fastbg.cli import dry_run
+from fastbg.cli.info import devices
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageSet, open_folder
 from fastbg.dispatch import BACKENDS
-from fastbg.engines.local import Job
+from fastbg.engines.local import Job, taking_part
+from fastbg.engines.ray import RayEngine
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
 from fastbg.experiments.records import report, section, settle, settle_network
-from fastbg.experiments.study import Study
+from fastbg.experiments.study import CPU, Study
 from fastbg.metrics import CHANNELS
 from fastbg.models.checkpoints import built_in_path, load_model
 from fastbg.models.network import Network
@@ -49,6 +54,7 @@ SHARED_OPTIONS = {
     "lr": ("made", "paired"),
     "domain": ("hr", "lr"),
 }
+Execute: TypeAlias = Callable[[Job, Callable[[int], None]], int]  # Job.run, or another engine's
 
 
 def register(commands: Any) -> None:
@@ -92,6 +98,11 @@ def register(commands: Any) -> None:
         metavar="EXPERIMENT.NAME=VALUE",
         help="set one option of one experiment; `fastbg info` lists them",
     )
+    add("--engine", default="local", choices=("local", "ray"), help="one process, or many")
+    add("--address", metavar="HOST:PORT", help="Ray cluster, or auto (default: start one here)")
+    add("--workers", type=int, metavar="N", help="of Ray (default: one per GPU share or core)")
+    add("--gpus-per-worker", type=float, metavar="G", help="of Ray; 0.5 lets two share one GPU")
+    add("--dry-run", action="store_true", help="say what the run would take, and stop")
     command.set_defaults(command=run)
 
 
@@ -106,9 +117,35 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.limit is not None and arguments.limit < 1:
         raise InvalidArgument("--limit", arguments.limit, "at least 1")
     chosen = experiments(arguments)
-    device = pick_device(arguments.device)
-    nets = networks(arguments.model or ["edsr"], device, DTYPES[arguments.dtype], arguments.pooling)
     images = builtin_images() if arguments.data is None else open_folder(arguments.data)
+    console = Console(highlight=False)
+    if arguments.dry_run:
+        named = arguments.device != "auto"
+        places = [pick_device(arguments.device)] if named else devices()
+        prepared = [prepare(arguments, images, device) for device in places]
+        dry_run.show(chosen, prepared, arguments.limit, arguments.out, console)
+        return
+    device = where(arguments)
+    own = CPU if arguments.engine == "ray" else device  # of this process
+    nets, study = prepare(arguments, images, own)
+    config = configuration(study, images, arguments.dtype) | {"device": device.type}
+    with (
+        RunStore.open(arguments.out, config, seeds={"seed": arguments.seed}) as store,
+        engine(arguments, nets, study, console) as execute,
+    ):
+        for label, _, weights in nets:
+            settle_network(store, label, weights)
+        measure_all(chosen, nets, study, store, arguments.limit, console, execute)
+        path = report(store)
+    print(path)
+
+
+def prepare(
+    arguments: argparse.Namespace, images: ImageSet, device: torch.device
+) -> tuple[list[tuple[NetLabel, Network, str]], Study]:
+    """The networks on `device`, and what they are studied on."""
+    names = arguments.model or ["edsr"]
+    nets = networks(names, device, DTYPES[arguments.dtype], arguments.pooling)
     study = Study(
         images=images,
         scale=common_scale(nets),
@@ -118,14 +155,7 @@ def run(arguments: argparse.Namespace) -> None:
         backend=arguments.backend,
         folder=arguments.out,
     )
-    config = configuration(study, images, arguments.dtype)
-    console = Console(highlight=False)
-    with RunStore.open(arguments.out, config, seeds={"seed": arguments.seed}) as store:
-        for label, _, weights in nets:
-            settle_network(store, label, weights)
-        measure_all(chosen, nets, study, store, arguments.limit, console)
-        path = report(store)
-    print(path)
+    return nets, study
 
 
 def experiments(arguments: argparse.Namespace) -> list[Experiment]:
@@ -155,6 +185,47 @@ def experiments(arguments: argparse.Namespace) -> list[Experiment]:
             options = kind.options_type.parse(texts[name], name)
             made[name] = kind(options, arguments.seed, made[kind.uses.name] if kind.uses else None)
     return list(made.values())
+
+
+def where(arguments: argparse.Namespace) -> torch.device:
+    """The device that measures; InvalidArgument for options that do not go together."""
+    ray = arguments.engine == "ray"
+    gpus = arguments.gpus_per_worker
+    for name in ("address", "workers", "gpus_per_worker"):
+        value = getattr(arguments, name)
+        if value is not None and not ray:
+            raise InvalidArgument(f"--{name.replace('_', '-')}", value, "--engine ray beside it")
+    if gpus is not None and not gpus >= 0:
+        raise InvalidArgument("--gpus-per-worker", gpus, "0 (workers on CPUs) or more")
+    if not ray:
+        return pick_device(arguments.device)
+    device = torch.device("cuda" if gpus else "cpu")
+    if arguments.device not in ("auto", device.type):
+        expected = f"{device.type}, as --gpus-per-worker is {gpus or 0:g}"
+        raise InvalidArgument("--device", repr(arguments.device), expected)
+    return device
+
+
+@contextmanager
+def engine(
+    arguments: argparse.Namespace,
+    nets: Sequence[tuple[NetLabel, Network, str]],
+    study: Study,
+    console: Console,
+) -> Iterator[Execute]:
+    """What runs a job."""
+    if arguments.engine == "local":
+        yield Job.run
+        return
+    with RayEngine(
+        {label.label: net for label, net, _ in nets},
+        study,
+        address=arguments.address,
+        workers=arguments.workers,
+        gpus=arguments.gpus_per_worker or 0.0,
+        say=partial(console.print, markup=False, soft_wrap=True),
+    ) as workers:
+        yield workers.run
 
 
 def pick_device(name: str) -> torch.device:
@@ -225,6 +296,7 @@ def measure_all(
     store: RunStore,
     limit: int | None,
     console: Console,
+    execute: Execute,
 ) -> None:
     """Every network in every experiment; one line for each when it is done."""
     plans = [(experiment, settle(store, experiment, study)[:limit]) for experiment in chosen]
@@ -243,7 +315,7 @@ def measure_all(
                 bar.start_task(task)
                 start = time.monotonic()
                 job = Job(experiment, net, label, items, study, store)
-                fresh = job.run(lambda n, task=task: bar.advance(task, n))  # type: ignore[misc]
+                fresh = execute(job, lambda n, task=task: bar.advance(task, n))  # type: ignore[misc]
                 bar.remove_task(task)
                 took = f"{time.monotonic() - start:.1f} s" if fresh else "resumed"
                 found = section(store, experiment)
@@ -253,13 +325,6 @@ def measure_all(
                     markup=False,
                     soft_wrap=True,
                 )
-
-
-def taking_part(
-    experiment: Experiment, nets: Sequence[tuple[NetLabel, Network, str]]
-) -> Sequence[tuple[NetLabel, Network, str]]:
-    """The networks that an experiment is measured with; any will do where they have no part."""
-    return nets if experiment.networks else [(NO_NETWORK, *nets[0][1:])]
 
 
 class Rate(ProgressColumn):

@@ -4,17 +4,18 @@ Chunks are cut from the plan, not from what is left of it. So a resumed run give
 same batches as an unbroken one, and ends with the same records, bit for bit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fastbg.errors import CheckpointError
-from fastbg.experiments.experiment import Experiment, NetLabel
+from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
 from fastbg.experiments.records import collect
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
+from fastbg.results.content import Picture
 from fastbg.results.store import Record, RunStore
 
 
@@ -35,11 +36,8 @@ class Job:
         `advance(n)` is called when n further items are in the store. Raises CheckpointError if
         the network's output is not a number.
         """
-        done = self.store.done(self.experiment.name, self.label.label)
-        measured, step = 0, self.experiment.chunk
-        for first in range(0, len(self.items), step):
-            chunk = self.items[first : first + step]
-            fresh = [item for item in chunk if item.key not in done]
+        measured = 0
+        for chunk, fresh in self.chunks():
             if fresh:
                 with torch.inference_mode():
                     columns = self.experiment.measure(self.net, fresh, self.study)
@@ -48,6 +46,11 @@ class Job:
             advance(len(chunk))
         self.keep_pictures()
         return measured
+
+    def chunks(self) -> Iterator[tuple[Sequence[Item], list[Item]]]:
+        """The plan in chunks, and of each the items that the store lacks."""
+        done = self.store.done(self.experiment.name, self.label.label)
+        return cut(self.experiment, self.items, done)
 
     def put(self, items: Sequence[Item], columns: dict[str, Tensor]) -> None:
         """Store a chunk's records, and its curves as arrays beside them, in one transaction."""
@@ -66,17 +69,41 @@ class Job:
 
     def keep_pictures(self) -> None:
         """Store the pictures of the experiment's cases that the store lacks."""
-        name, label = self.experiment.name, self.label
-        measured = collect(self.store, self.experiment, label, self.items)
-        for i in self.experiment.cases(measured):
-            item = self.items[i]
-            if all((item.key, what) in measured.pictures for what in self.experiment.shown):
-                continue
+        for item in self.undrawn():
             with torch.inference_mode():
                 pictures = self.experiment.exhibit(self.net, item, self.study)
-            with self.store.transaction():
-                for what, picture in pictures.items():
-                    self.store.put_array(name, label.label, item.key, what, picture)
+            self.put_pictures(item, pictures)
+
+    def undrawn(self) -> list[Item]:
+        """The cases whose pictures the store lacks; all items must have been measured."""
+        measured = collect(self.store, self.experiment, self.label, self.items)
+        cases = [self.items[i] for i in self.experiment.cases(measured)]
+        shown = self.experiment.shown
+        return [c for c in cases if not all((c.key, what) in measured.pictures for what in shown)]
+
+    def put_pictures(self, item: Item, pictures: Mapping[str, Picture]) -> None:
+        """Store a case's pictures in one transaction."""
+        with self.store.transaction():
+            for what, picture in pictures.items():
+                self.store.put_array(
+                    self.experiment.name, self.label.label, item.key, what, picture
+                )
+
+
+def taking_part(
+    experiment: Experiment, nets: Sequence[tuple[NetLabel, Network, str]]
+) -> Sequence[tuple[NetLabel, Network, str]]:
+    """The networks that an experiment is measured with; any will do where they have no part."""
+    return nets if experiment.networks else [(NO_NETWORK, *nets[0][1:])]
+
+
+def cut(
+    experiment: Experiment, items: Sequence[Item], done: Set[str]
+) -> Iterator[tuple[Sequence[Item], list[Item]]]:
+    """`items` in the experiment's chunks, and of each chunk the items that are not `done`."""
+    for first in range(0, len(items), experiment.chunk):
+        chunk = items[first : first + experiment.chunk]
+        yield chunk, [item for item in chunk if item.key not in done]
 
 
 def on_host(columns: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastbg.errors import InvalidArgument, RunStoreError
-from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, Summary
+from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, Summary, Work
 from fastbg.experiments.groups import (
     COLOURS,
     SETS,
@@ -93,6 +93,10 @@ class Composites(Experiment):
             if study.folder is not None and number_of(item) < self.options.exported:
                 export(item, hr, lr, study.folder / "composites")
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
+
+    def work(self, items: Sequence[Item], study: Study) -> Work:
+        """Composites only."""
+        return Work(forwards=0, composites=sum(1 + len(item.partners) for item in items))
 
     def composites(self, item: Item, images: Tensor, study: Study) -> tuple[Tensor, Tensor]:
         """HR (K,3,S,S) and LR composites in [0,1] of one group's sources (K,3,S,S) uint8."""

@@ -86,6 +86,14 @@ class Summary:
     verdicts: Sequence[Verdict]
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What measuring some items takes, as `fastbg run --dry-run` tells it."""
+
+    forwards: int  # images that pass through the network
+    composites: int = 0  # images put together from two sources
+
+
 PERFECT = 100.0  # dB that a result without any error counts as, so that means stay finite
 
 
@@ -127,6 +135,10 @@ class Experiment(ABC):
     @abstractmethod
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
         """Columns of numbers, one row per item, on the device: (n), or (n, K) for `curves`."""
+
+    def work(self, items: Sequence[Item], study: Study) -> Work:
+        """What `measure` does for `items`: here, one pass of each through the network."""
+        return Work(forwards=len(items))
 
     def cases(self, measured: Measured) -> list[int]:
         """The items that the report shows as pictures."""

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from fastbg.correlation import kendall, pooled_kendall, pooled_spearman, spearman
-from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, decibels
+from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, Work, decibels
 from fastbg.experiments.groups import (
     COLOURS,
     SETS,
@@ -84,6 +84,10 @@ class Gram(Experiment):
             for item in items
         ]
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
+
+    def work(self, items: Sequence[Item], study: Study) -> Work:
+        """Textures only: one layer of each image."""
+        return Work(forwards=0)
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
         """Correlations of the paper's measure (claim C8), then all measures on held-out images."""

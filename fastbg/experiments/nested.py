@@ -24,7 +24,7 @@ from fastbg.attribution import (
 from fastbg.attribution.picture import heat
 from fastbg.data.manifests import MIN_STD
 from fastbg.errors import DataError, InvalidArgument
-from fastbg.experiments.experiment import Experiment, Measured, Options, decibels
+from fastbg.experiments.experiment import Experiment, Measured, Options, Work, decibels
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
 from fastbg.metrics import psnr
 from fastbg.models.network import Network
@@ -177,6 +177,11 @@ class Nested(Experiment):
             null = self.attribution(randomised(net, self.seed), lr, study)
             columns |= {f"null_{name}": column for name, column in null.items()}
         return columns
+
+    def work(self, items: Sequence[Item], study: Study) -> Work:
+        """A composite of each size, restored once; the passes of its attribution not counted."""
+        count = len(self.sizes) * len(items)
+        return Work(forwards=count, composites=count)
 
     def inputs(self, items: Sequence[Item], hr: Tensor, study: Study) -> Tensor:
         """LR composites (n*S,3,h,w), item by item, of the items' regions `hr` (n,3,H,W) uint8."""

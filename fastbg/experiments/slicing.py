@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.errors import DataError, InvalidArgument
-from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, decibels
+from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, Work, decibels
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.metrics import grey_levels, psnr
 from fastbg.models.network import Network
@@ -116,6 +116,12 @@ class Slicing(Experiment):
             "mse_sliced": by_distance((levels[2] - levels[0]).square()),
             "difference": by_distance((levels[2] - levels[1]).abs()),
         }
+
+    def work(self, items: Sequence[Item], study: Study) -> Work:
+        """Each image whole, and its slices."""
+        pixels = sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in (item.box for item in items))
+        slices = pixels // self.options.tile**2
+        return Work(forwards=len(items) + slices)
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
         """The slices that changed most: ground truth, both results, the change."""

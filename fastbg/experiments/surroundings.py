@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.errors import InvalidArgument
-from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, decibels
+from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, Work, decibels
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
 from fastbg.metrics import psnr
 from fastbg.models.network import Network
@@ -103,6 +103,10 @@ class Surroundings(Experiment):
         """PSNR (dB) of the box by margin."""
         hr = study.ground_truth(items)
         return self.compare(net, hr, self.inputs(items, hr, study))
+
+    def work(self, items: Sequence[Item], study: Study) -> Work:
+        """The box in each of its surroundings."""
+        return Work(forwards=len(self.margins) * len(items))
 
     def inputs(self, items: Sequence[Item], hr: Tensor, study: Study) -> list[Tensor]:
         """LR inputs (B,3,h,w) of the sub-images `hr` (B,3,H,W) uint8, one batch per margin."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from fastbg.experiments.experiment import Experiment, Measured, Summary, decibels
+from fastbg.experiments.experiment import Experiment, Measured, Summary, Work, decibels
 from fastbg.experiments.groups import (
     COLOURS,
     SETS,
@@ -99,6 +99,11 @@ class Swap(Experiment):
             score = self.compare(net, hr, lr_composites(item, hr, study, self.options))
             rows.append({"psnr": score, "distance": distances[PAPER]})
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
+
+    def work(self, items: Sequence[Item], study: Study) -> Work:
+        """Each foreground in its own background and in its partners'."""
+        count = sum(1 + len(item.partners) for item in items)
+        return Work(forwards=count, composites=count)
 
     def compare(self, net: Network, hr: Tensor, lr: Tensor) -> Tensor:
         """PSNR (K) of the foreground in each composite `lr`; nothing leaves the device."""

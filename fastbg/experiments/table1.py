@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.errors import InvalidArgument
-from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, decibels
+from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, Work, decibels
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
 from fastbg.metrics import psnr
 from fastbg.models.network import Network
@@ -106,6 +106,10 @@ class Table1(Experiment):
             "psnr_full": psnr(restore(net, full, window), truth, channel=o.channel),
             "psnr_partial": psnr(restore(net, partial, own), truth, channel=o.channel),
         }
+
+    def work(self, items: Sequence[Item], study: Study) -> Work:
+        """The whole image and its central region."""
+        return Work(forwards=2 * len(items))
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
         """Ground truth, input, and both results of the region."""

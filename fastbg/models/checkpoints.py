@@ -170,6 +170,8 @@ def _build(path: Path, recipe: Recipe, given: dict[str, Any]) -> Network:
         raise CheckpointError(
             f"{path}: unknown architecture {architecture!r}, expected {[*ARCHITECTURES]}"
         )
+    strange = (key for key, value in state.items() if value.is_complex() or not value.numel())
+    _complain(f"{path} as {architecture}: no real numbers in", strange)
     for key, value in given.items():
         if key not in config:
             raise CheckpointError(f"{path}: {architecture} has no {key}, got {value}")

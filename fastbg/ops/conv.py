@@ -41,10 +41,14 @@ def conv3x3(
         BackendUnavailable: the named backend cannot run here.
     """
     check_images("x", x)
+    if 0 in x.shape[1:]:
+        raise InvalidArgument("x", f"shape {tuple(x.shape)}", "at least one channel and pixel")
     channels = x.shape[1]
     shape = tuple(weight.shape) if isinstance(weight, Tensor) else None
     if shape is None or len(shape) != 4 or shape[1:] != (channels, 3, 3):
         raise InvalidArgument("weight", shape, f"shape (Co, {channels}, 3, 3)")
+    if shape[0] == 0:
+        raise InvalidArgument("weight", shape, "at least one channel Co")
     if upscale < 1 or shape[0] % upscale**2:
         raise InvalidArgument("upscale", upscale, f"r >= 1 whose square divides Co = {shape[0]}")
     if relu and residual is not None:

@@ -49,6 +49,9 @@ def conv_gram(
 ) -> Tensor:
     """`gram` of ``relu(conv2d(images, weight, bias, padding=1))`` without storing the features.
 
+    On CPUs rows are filtered by Winograd's F(2, 3), in which an infinity makes NaN of its
+    neighbours: an image that holds one may have NaN where the plain sums are infinite or finite.
+
     Args:
         images: (B,3,H,W) float, any strides; zeros lie beyond the border.
         weight, bias: (64,3,3,3) and (64) in the images' dtype.
@@ -66,6 +69,8 @@ def conv_gram(
     check_images("images", images)
     if images.shape[1] != CONV_WEIGHT[1]:
         raise InvalidArgument("images", f"shape {tuple(images.shape)}", "shape (B, 3, H, W)")
+    if 0 in images.shape[2:]:
+        raise InvalidArgument("images", f"shape {tuple(images.shape)}", "at least one pixel")
     for name, value, shape in (("weight", weight, CONV_WEIGHT), ("bias", bias, CONV_WEIGHT[:1])):
         if not isinstance(value, Tensor):
             raise InvalidArgument(name, type(value).__name__, "a torch.Tensor")

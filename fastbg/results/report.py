@@ -116,12 +116,13 @@ def html(sections: Sequence[Section], about: Mapping[str, Any], side: int = SIDE
     environment.filters |= {"cell": cell_text, "range": range_text, "heading": heading}
     environment.filters["data_uri"] = lambda picture: data_uri(picture, side)
     # SVG comes from matplotlib, which escapes the text it draws.
-    environment.filters["svg"] = lambda chart: Markup(  # noqa: S704
+    environment.filters["svg"] = lambda chart: Markup(  # noqa: S704  # nosec B704
         figures.inline_svg(chart.figure, chart.name, chart.caption)
     )
     environment.tests["chart"] = lambda figure: isinstance(figure, Chart)
     environment.tests["interval"] = lambda cell: isinstance(cell, Interval)
     environment.tests["number"] = lambda cell: not isinstance(cell, str)
+    # The style sheet is a file of this package.
     style = (files("fastbg.results") / "templates" / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         sections=sections,
@@ -131,7 +132,7 @@ def html(sections: Sequence[Section], about: Mapping[str, Any], side: int = SIDE
         anchor=anchor,
         about=about,
         signs=SIGNS,
-        style=Markup(style),  # noqa: S704
+        style=Markup(style),  # noqa: S704  # nosec B704
     )
 
 

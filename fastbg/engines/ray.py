@@ -1,0 +1,368 @@
+"""Many processes, on one machine or a Ray cluster: workers measure, this process stores.
+
+The plan is cut into the chunks of the local engine, so workers see the same batches and give the
+same records, bit for bit on the same hardware. A chunk counts once its records are in the store,
+and only the driver writes there: a worker or a node that dies costs the chunks it was at, which
+others then measure; a driver that dies resumes with the same command.
+"""
+
+import importlib
+import os
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import fastbg
+from fastbg.data.images import ImageItem, ImageSet
+from fastbg.engines.local import Job, on_host
+from fastbg.errors import EngineError, FastbgError, InvalidArgument
+from fastbg.experiments.experiment import Experiment
+from fastbg.experiments.study import CPU, Item, Study
+from fastbg.models.network import Network
+from fastbg.results.content import Picture
+
+LIVES = 3  # workers that a chunk may take with it; starts in a row that may fail
+PATIENCE = 300.0  # seconds that the run waits for a first worker
+# ray is an extra, so nothing of it is imported before an engine is made.
+Ref: TypeAlias = Any
+Actor: TypeAlias = Any
+
+
+class RayEngine:
+    """Workers that keep their networks, fed with chunks. Used in a `with` block."""
+
+    def __init__(
+        self,
+        nets: Mapping[str, Network],
+        study: Study,
+        *,
+        address: str | None = None,
+        workers: int | None = None,
+        gpus: float = 0.0,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """Connect to the cluster at `address` ("auto": one that runs here), or start one here.
+
+        `nets` by label and `study`, both on the CPU, are sent to the object store once. `workers`
+        None is one per `gpus` GPUs, or one per core if `gpus` is 0. `say` gets a line when a
+        worker is lost.
+
+        Raises EngineError if ray is not installed or no cluster answers, InvalidArgument if the
+        cluster is too small for `workers`.
+        """
+        self._ray = _import_ray()
+        self._gpus, self._say = gpus, say
+        self._owner = not self._ray.is_initialized()
+        if self._owner:
+            self._connect(address)
+        try:
+            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            self.workers, self._cpus = share(nodes, workers, gpus)
+            self.device = torch.device("cuda") if gpus else CPU
+            shared = replace(
+                study, images=self._put_images(study.images), device=self.device, folder=None
+            )
+            self._study = self._ray.put(shared)
+            self._nets = {label: self._ray.put(net) for label, net in nets.items()}
+            self._idle: list[Actor] = []
+            self._starting: dict[Ref, Actor] = {}
+            self._failed_starts = 0
+            for _ in range(self.workers):
+                self._start_worker()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "RayEngine":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the workers go, and the cluster if it was started here."""
+        if self._owner:
+            self._ray.shutdown()
+
+    def run(self, job: Job, advance: Callable[[int], None]) -> int:
+        """As `Job.run`, on the workers; also raises EngineError if they keep dying.
+
+        What needs no network takes seconds and may export files: that is done here.
+        """
+        if not job.experiment.networks:
+            return job.run(advance)
+        sizes, loads = [], []
+        for chunk, fresh in job.chunks():
+            if fresh:
+                sizes.append(len(chunk))
+                loads.append(fresh)
+            else:
+                advance(len(chunk))
+        experiment = self._ray.put(job.experiment)
+        for i, columns in self._gather("measure", job, experiment, loads):
+            job.put(loads[i], columns)
+            advance(sizes[i])
+        cases = job.undrawn()
+        for i, pictures in self._gather("exhibit", job, experiment, cases):
+            job.put_pictures(cases[i], pictures)
+        return sum(map(len, loads))
+
+    def _gather(
+        self, method: str, job: Job, experiment: Ref, loads: Sequence[Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """What `method` of the workers makes of each load, as it comes, by the load's index."""
+        waiting, busy = deque(range(len(loads))), dict[Ref, tuple[Actor, int]]()
+        lost: Counter[int] = Counter()
+
+        def feed() -> None:
+            while waiting and self._idle:
+                actor, i = self._idle.pop(), waiting.popleft()
+                task = getattr(actor, method)
+                # In a list, so that Ray hands over the reference and the worker keeps what it gets.
+                busy[task.remote([experiment], job.label.label, loads[i])] = actor, i
+
+        while waiting or busy:
+            feed()
+            (ref,) = self._wait([*busy, *self._starting])
+            if ref in self._starting:
+                self._welcome(ref)
+                continue
+            actor, i = busy.pop(ref)
+            try:
+                result = self._result(ref)
+            except _WorkerLost as loss:
+                waiting.appendleft(i)
+                lost[i] += 1
+                if lost[i] == LIVES:
+                    raise EngineError(
+                        f"{job.experiment.name} {job.label.label}: {LIVES} workers died over the "
+                        f"same chunk ({_named(loads[i])}): {loss}; give each worker more memory "
+                        "(fewer --workers), or run it with --engine local to see why"
+                    ) from loss
+                self._say(f"a worker was lost ({loss}); its chunk goes to another")
+                self._replace(actor)
+                continue
+            self._idle.append(actor)
+            feed()  # workers go on while the caller stores
+            yield i, result
+
+    def _connect(self, address: str | None) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            if address is None:
+                self._ray.init(include_dashboard=False, **quiet)
+            else:
+                self._ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise EngineError(
+                f"--address: no Ray cluster answers at {address!r}: {_line(error)}; start one with "
+                "`ray start --head`, or leave --address out to start one here"
+            ) from error
+
+    def _put_images(self, images: ImageSet) -> ImageSet:
+        return replace(images, items=tuple(self._put_image(item) for item in images.items))
+
+    def _put_image(self, item: ImageItem) -> "SharedImage":
+        files = [item.path, *(path for _, path in item.lr_paths)]
+        # A missing LR file is an error of whoever loads it, as with the local engine.
+        contents = tuple((p, self._ray.put(p.read_bytes())) for p in files if p.is_file())
+        return SharedImage(item.key, item.path, item.lr_paths, contents)
+
+    def _start_worker(self) -> None:
+        options: dict[str, Any] = {"num_cpus": self._cpus, "num_gpus": self._gpus}
+        actor = (
+            self._ray.remote(Worker)
+            .options(**options)
+            .remote(self._study, self._nets, None if self._gpus else self._cpus)
+        )
+        self._starting[actor.versions.remote()] = actor
+
+    def _welcome(self, ref: Ref) -> None:
+        """A worker has started, or has failed to."""
+        actor = self._starting.pop(ref)
+        try:
+            theirs = self._result(ref)
+        except _WorkerLost as loss:
+            self._failed_starts += 1
+            if self._failed_starts == LIVES:
+                raise EngineError(f"workers cannot start: {loss}") from loss
+            self._replace(actor)
+            return
+        self._failed_starts = 0
+        if theirs != versions():
+            raise EngineError(f"a worker has {theirs}, the driver {versions()}; expected the same")
+        self._idle.append(actor)
+
+    def _replace(self, actor: Actor) -> None:
+        self._ray.kill(actor)  # it may be alive, behind a broken connection
+        self._start_worker()
+
+    def _wait(self, refs: list[Ref]) -> list[Ref]:
+        """The first that is done of `refs`."""
+        done: list[Ref] = []
+        while not done:
+            done, _ = self._ray.wait(refs, timeout=PATIENCE)
+            if not done and all(ref in self._starting for ref in refs):
+                raise EngineError(
+                    f"no worker of {self._cpus} cores and {self._gpus:g} GPUs could start within "
+                    f"{PATIENCE:.0f} s; the cluster has free: {self._ray.available_resources()}"
+                )
+        return done
+
+    def _result(self, ref: Ref) -> Any:
+        """What a worker found; its own error if it raised one of ours."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(ref)
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, FastbgError):
+                raise error.cause from None
+            raise
+        except errors.RayError as error:
+            raise _WorkerLost(_line(error)) from error
+
+
+class Worker:
+    """One process of the cluster: builds each network once, on first use, and keeps it."""
+
+    def __init__(self, study: Study, nets: Mapping[str, Ref], threads: int | None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.study, self._refs = study, nets
+        self._nets: dict[str, Network] = {}
+        self._experiment: dict[Ref, Experiment] = {}
+
+    def versions(self) -> dict[str, str]:
+        """Of what decides the records."""
+        return versions()
+
+    def measure(self, experiment: list[Ref], label: str, items: list[Item]) -> dict[str, Tensor]:
+        """The columns of a chunk, on the host."""
+        with torch.inference_mode():
+            columns = self._same(experiment).measure(self._net(label), items, self.study)
+        return on_host(columns)
+
+    def exhibit(self, experiment: list[Ref], label: str, item: Item) -> dict[str, Picture]:
+        """The pictures of a case."""
+        with torch.inference_mode():
+            return self._same(experiment).exhibit(self._net(label), item, self.study)
+
+    def _same(self, experiment: list[Ref]) -> Experiment:
+        """One object for all chunks of a job: experiments may keep what chunks share."""
+        (ref,) = experiment
+        if ref not in self._experiment:
+            self._experiment = {ref: _import_ray().get(ref)}
+        return self._experiment[ref]
+
+    def _net(self, label: str) -> Network:
+        if label not in self._nets:
+            self._nets[label] = _import_ray().get(self._refs[label]).to(self.study.device)
+        return self._nets[label]
+
+
+@dataclass(frozen=True)
+class SharedImage(ImageItem):
+    """An image whose files lie in the object store; workers unpack them to read them."""
+
+    contents: tuple[tuple[Path, Ref], ...] = ()
+
+    def size(self) -> tuple[int, int]:
+        """As `ImageItem.size`."""
+        with self._unpacked() as image:
+            return image.size()
+
+    def load(self) -> NDArray[np.uint8]:
+        """As `ImageItem.load`."""
+        with self._unpacked() as image:
+            return image.load()
+
+    def load_lr(self, scale: int) -> NDArray[np.uint8] | None:
+        """As `ImageItem.load_lr`."""
+        with self._unpacked() as image:
+            return image.load_lr(scale)
+
+    @contextmanager
+    def _unpacked(self) -> Iterator[ImageItem]:
+        """The same image in files of this machine; their names end with the driver's."""
+        with tempfile.TemporaryDirectory(prefix="fastbg-") as folder:
+
+            def local(path: Path) -> Path:
+                return Path(folder, *path.absolute().parts[1:])
+
+            for path, content in self.contents:
+                local(path).parent.mkdir(parents=True, exist_ok=True)
+                local(path).write_bytes(_import_ray().get(content))
+            lr_paths = tuple((scale, local(path)) for scale, path in self.lr_paths)
+            yield ImageItem(self.key, local(self.path), lr_paths)
+
+
+class _WorkerLost(Exception):
+    """A process or node died before its result was here; callers of the engine never see it."""
+
+
+def share(
+    nodes: Sequence[Mapping[str, float]], workers: int | None, gpus: float
+) -> tuple[int, int]:
+    """How many workers, and the cores of each, that fit on `nodes` (their "CPU" and "GPU").
+
+    Raises InvalidArgument if `workers` do not fit.
+    """
+
+    def room(cpus: int) -> int:
+        return sum(
+            min(
+                int(node.get("CPU", 0) // cpus),
+                int(node.get("GPU", 0) / gpus) if gpus else 1 << 30,
+            )
+            for node in nodes
+        )
+
+    most = room(1)
+    if not 1 <= (most if workers is None else workers) <= most:
+        each = f"{gpus:g} GPUs and a core" if gpus else "a core"
+        raise InvalidArgument(
+            "--workers", workers, f"1 to {most}, which is what the cluster has room for ({each})"
+        )
+    count = most if workers is None else workers
+    most_cpus = max(int(node.get("CPU", 0)) for node in nodes)
+    return count, max(cpus for cpus in range(1, most_cpus + 1) if room(cpus) >= count)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide the records."""
+    return {"fastbg": fastbg.__version__, "torch": torch.__version__, "numpy": np.__version__}
+
+
+def _import_ray() -> Any:
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise EngineError(
+            "--engine ray: ray is not installed; expected it: pip install 'fastbg[ray]'"
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _named(load: Any) -> str:
+    items = load if isinstance(load, list) else [load]
+    return items[0].key if len(items) == 1 else f"{items[0].key} to {items[-1].key}"
