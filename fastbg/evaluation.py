@@ -138,7 +138,12 @@ def _counterpart(item: ImageItem, lr: ImageSet, scale: int) -> Path:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `fastbg evaluate`."""
     parser.add_argument(
-        "--model", nargs="+", required=True, metavar="NAME|PATH", help="networks to score"
+        "--model",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="NAME|PATH",
+        help="networks to score",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="HR images")
     parser.add_argument("--channel", choices=CHANNELS, default="y", help="default: y")

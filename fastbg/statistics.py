@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -91,9 +92,15 @@ def draw_clusters(
     """Cluster (n) of each label, and how often each resample draws each cluster: (resamples,C)."""
     index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
     member = np.array([index[label] for label in labels], dtype=np.intp)
+    return member, _draws(len(index), resamples, seed)
+
+
+@lru_cache(maxsize=16)  # a report asks for the same few again and again
+def _draws(clusters: int, resamples: int, seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(index), np.full(len(index), 1 / len(index)), size=resamples)
-    return member, drawn
+    drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def percentile_interval(

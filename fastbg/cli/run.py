@@ -36,10 +36,10 @@ from fastbg.engines.ray import RayEngine
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
-from fastbg.experiments.records import report, section, settle, settle_network
+from fastbg.experiments.records import headline, report, settle, settle_network
 from fastbg.experiments.study import CPU, Study
 from fastbg.metrics import CHANNELS
-from fastbg.models.checkpoints import built_in_path, load_model
+from fastbg.models.checkpoints import built_in_path, installed, load_model
 from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
 from fastbg.models.sizes import BUILT_IN
@@ -72,7 +72,8 @@ def register(commands: Any) -> None:
         "--model",
         action="append",
         metavar="NAME|PATH",
-        help=f"{', '.join(BUILT_IN)}, or a weights file; may be repeated (default: edsr)",
+        help=f"{', '.join(BUILT_IN)}, or a weights file; may be repeated "
+        "(default: every built-in network whose weights are installed)",
     )
     add(
         "--pooling",
@@ -144,7 +145,7 @@ def prepare(
     arguments: argparse.Namespace, images: ImageSet, device: torch.device
 ) -> tuple[list[tuple[NetLabel, Network, str]], Study]:
     """The networks on `device`, and what they are studied on."""
-    names = arguments.model or ["edsr"]
+    names = arguments.model or installed()
     nets = networks(names, device, DTYPES[arguments.dtype], arguments.pooling)
     study = Study(
         images=images,
@@ -318,10 +319,9 @@ def measure_all(
                 fresh = execute(job, lambda n, task=task: bar.advance(task, n))  # type: ignore[misc]
                 bar.remove_task(task)
                 took = f"{time.monotonic() - start:.1f} s" if fresh else "resumed"
-                found = section(store, experiment)
-                headline = found.headlines[label.label] if found else ""
+                said = headline(store, experiment, label.label)
                 bar.console.print(
-                    f"{experiment.name:8} {label.label:{width}}  {headline}  [{took}]",
+                    f"{experiment.name:12} {label.label:{width}}  {said}  [{took}]",
                     markup=False,
                     soft_wrap=True,
                 )

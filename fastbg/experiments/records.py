@@ -100,6 +100,12 @@ def stored_experiments(store: RunStore) -> list[Experiment]:
     return list(found.values())
 
 
+def headline(store: RunStore, experiment: Experiment, label: str) -> str:
+    """What the experiment says so far about a network, in one line; may be empty."""
+    measured = results(store, experiment)
+    return experiment.summarise(measured).headlines[label] if measured else ""
+
+
 def section(store: RunStore, experiment: Experiment) -> Section | None:
     """The experiment's part of the report; None before all networks have one item in common."""
     measured = results(store, experiment)

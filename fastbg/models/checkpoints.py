@@ -102,11 +102,20 @@ def read_card(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     return card
 
 
+def installed() -> list[str]:
+    """The built-in networks whose weights are in this installation, in the paper's order."""
+    return [name for name in BUILT_IN if _built_in(name).is_file()]
+
+
+def _built_in(name: str) -> Path:
+    return WEIGHTS / f"{name}_x4.safetensors"
+
+
 def built_in_path(name: str | os.PathLike[str]) -> Path | None:
     """The file of a built-in network, None if `name` is none; CheckpointError if it is missing."""
     if str(name) not in BUILT_IN:
         return None
-    path = WEIGHTS / f"{name}_x4.safetensors"
+    path = _built_in(str(name))
     if not path.is_file():
         raise CheckpointError(
             f"the weights of {name!r} are not in this installation ({path}); pass a weights file"
