@@ -81,7 +81,7 @@ def test_a_budget_too_small_for_one_node_recomputes(build: Build, image: Tensor)
     torch.manual_seed(0)
     model = build()
     expected = fastbg.LocalAttribution(model).attribute(image, WINDOW, 4)
-    lam = fastbg.LocalAttribution(model, memory_budget=200_000)
+    lam = fastbg.LocalAttribution(model, memory_budget=100_000)
     passes = []
     first_part = next(memory.stacked_blocks(model)[0].children())
     hook = first_part.register_forward_hook(lambda *_: passes.append(1))

@@ -86,6 +86,7 @@ def hostile(attack: str) -> Section:
             Gallery(attack, attack, attack, [strip]),
         ],
         options={attack: attack},
+        changed={attack: attack},
         measured=1,
         planned=2,
     )
