@@ -126,6 +126,19 @@ def share_limit(total: int, level: float = 0.95) -> float:
     return float(1 - (1 - level) ** (1 / total))
 
 
+def bootstrap_share(happened: ArrayLike, clusters: Sequence[object], *, seed: int = 0) -> Interval:
+    """Share of the values (n) that are true, as `bootstrap_mean` gives it.
+
+    Where all or none are, resamples all agree; then the interval ends at what the number of
+    clusters rules out (`share_limit`).
+    """
+    share = bootstrap_mean(happened, clusters, seed=seed)
+    unseen = share_limit(len(set(clusters)))
+    if share.value == 1:
+        return Interval(1, 1 - unseen, 1)
+    return Interval(0, 0, unseen) if share.value == 0 else share
+
+
 def never_seen(events: int, total: int, tolerated: float) -> Outcome:
     """Whether "it never happens" holds, after `events` of `total` trials showed it.
 

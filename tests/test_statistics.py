@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from fastbg.errors import InvalidArgument
-from fastbg.statistics import Interval, Outcome, bootstrap_mean, never_seen, share_limit
+from fastbg.statistics import (
+    Interval,
+    Outcome,
+    bootstrap_mean,
+    bootstrap_share,
+    never_seen,
+    share_limit,
+)
 
 
 def test_bootstrap_of_independent_values_agrees_with_the_normal_interval() -> None:
@@ -83,3 +90,12 @@ def test_bad_arguments_are_named(values: list, keywords: dict, argument: str) ->
     with pytest.raises(InvalidArgument) as caught:
         bootstrap_mean(values, **keywords)
     assert caught.value.argument == argument
+
+
+def test_a_share_that_nobody_contradicts_still_has_an_interval() -> None:
+    photographs = ["a", "a", "b", "c"]
+    unseen = share_limit(3)
+    assert bootstrap_share([True] * 4, photographs) == (1, 1 - unseen, 1)
+    assert bootstrap_share([False] * 4, photographs) == (0, 0, unseen)
+    mixed = [True, False, False, True]
+    assert bootstrap_share(mixed, photographs) == bootstrap_mean(mixed, photographs)

@@ -26,7 +26,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.statistics import Interval, bootstrap_mean
+from fastbg.statistics import Interval, bootstrap_mean, bootstrap_share
 
 SHOWN = 2  # cases of either kind in the gallery
 COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
@@ -166,7 +166,7 @@ class Surroundings(Experiment):
     def share(self, result: Measured) -> Interval:
         """Share of the boxes that fewer surroundings restore better, by more than `gap`."""
         better = self.regret(result) > self.options.gap
-        return bootstrap_mean(better, result.sources, seed=self.seed)
+        return bootstrap_share(better, result.sources, seed=self.seed)
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
         """PSNR by margin; how often less is more."""

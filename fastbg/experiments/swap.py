@@ -42,7 +42,7 @@ from fastbg.results.content import (
     Verdict,
 )
 from fastbg.similarity import PAPER, SIMILARITIES, Descriptions
-from fastbg.statistics import Interval, bootstrap_mean, share_limit
+from fastbg.statistics import Interval, bootstrap_mean, bootstrap_share
 
 ENDS = 5  # best and worst foreign backgrounds that are compared and shown
 VIEW = 3  # side of a picture, in sides of the foreground
@@ -228,11 +228,7 @@ class Swap(Experiment):
         All of a few images, or none of them, say less than a bootstrap of them does: then the
         interval ends at what the number of images rules out.
         """
-        share = self.mean((rank_of_own(part) == 1).astype(np.float64), part)
-        unseen = share_limit(len(set(part.sources)))
-        if share.value == 1:
-            return Interval(1, 1 - unseen, 1)
-        return Interval(0, 0, unseen) if share.value == 0 else share
+        return bootstrap_share(rank_of_own(part) == 1, part.sources, seed=self.seed)
 
     def own_is_best(self, part: Measured, name: str) -> Verdict:
         """C3 for one network and set."""

@@ -25,7 +25,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.statistics import Interval, bootstrap_mean
+from fastbg.statistics import Interval, bootstrap_mean, bootstrap_share
 
 # Regions restored better with the full image and better alone, of 150 (Table 1).
 PAPER = {"edsr": (88, 62), "rcan": (117, 33), "swinir": (111, 39)}
@@ -178,7 +178,7 @@ class Table1(Experiment):
 
     def share(self, result: Measured) -> Interval:
         """Share of the regions that are restored better alone."""
-        return bootstrap_mean(gain(result) < 0, result.sources, seed=self.seed)
+        return bootstrap_share(gain(result) < 0, result.sources, seed=self.seed)
 
     def not_always_useful(self, result: Measured, share: Interval, partial: int) -> Verdict:
         """C1 for one network."""
