@@ -95,7 +95,7 @@ def draw_clusters(
     return member, _draws(len(index), resamples, seed)
 
 
-@lru_cache(maxsize=16)  # a report asks for the same few again and again
+@lru_cache(maxsize=4)  # a report asks for the same few again; 800 photographs take 64 MB
 def _draws(clusters: int, resamples: int, seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)

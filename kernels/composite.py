@@ -243,7 +243,7 @@ def plan_composite(
         "tiles_y": tiles_y,
         "tiles_x": tiles_x,
     }
-    constants = {"GROUP": group_of(a), "BLOCK_Y": block.block_y, "BLOCK_X": block.block_x}
+    constants = {"GROUP": group_of(a), **block.constants}
     programs = n * tiles_y * tiles_x if channels else 0
     return Launch(composite_fwd_kernel, programs, arguments, constants, block.num_warps)
 
@@ -274,7 +274,7 @@ def plan_mosaic(tiles: Tensor, cells: Tensor, out: Tensor) -> Launch:
         "tiles_y": tiles_y,
         "tiles_x": tiles_x,
     }
-    constants = {"BLOCK_Y": block.block_y, "BLOCK_X": block.block_x}
+    constants = block.constants
     programs = n * side * side * tiles_y * tiles_x if channels else 0
     return Launch(mosaic_fwd_kernel, programs, arguments, constants, block.num_warps)
 

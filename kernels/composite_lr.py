@@ -328,12 +328,7 @@ def _plan_small(
             "taps": rows.index.shape[1],
             "tiles_x": tiles_x,
         },
-        {
-            "PART": part,
-            "GROUP": group_of(images),
-            "BLOCK_Y": block.block_y,
-            "BLOCK_X": block.block_x,
-        },
+        {"PART": part, "GROUP": group_of(images), **block.constants},
         block.num_warps,
     )
     block = ColumnsConfig().tile(lines, width)
@@ -352,7 +347,7 @@ def _plan_small(
             "taps": columns.index.shape[1],
             "tiles_x": tiles_x,
         },
-        {"BLOCK_Y": block.block_y, "BLOCK_X": block.block_x},
+        block.constants,
         block.num_warps,
     )
     return small, [vertical, horizontal]
@@ -423,8 +418,7 @@ def _plan_mixed(
     constants: dict[str, Any] = {
         "QUANTIZE": quantize,
         "BLOCK_TAPS": block_taps,
-        "BLOCK_Y": block.block_y,
-        "BLOCK_X": block.block_x,
+        **block.constants,
     }
     if small is None:
         constants |= {"small_a_ptr": None, "small_b_ptr": None}
@@ -461,10 +455,8 @@ def plan_composite_lr(
         if shared:
             return [*launches, _plan_sum(small_a, small_b, pairs, quantize, out)]
         small = small_a, small_b
-    return [
-        *launches,
-        _plan_mixed(a, b, small, pairs, inner, outer, rows, columns, quantize, out),
-    ]
+    mixed = _plan_mixed(a, b, small, pairs, inner, outer, rows, columns, quantize, out)
+    return [*launches, mixed]
 
 
 def launch_composite_lr(

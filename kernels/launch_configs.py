@@ -22,6 +22,11 @@ class Tile:
         """How many tiles cover an image (down, across)."""
         return -(-height // self.block_y), -(-width // self.block_x)
 
+    @property
+    def constants(self) -> dict[str, int]:
+        """What a kernel is compiled with."""
+        return {"BLOCK_Y": self.block_y, "BLOCK_X": self.block_x}
+
 
 @dataclass(frozen=True)
 class TiledConfig:

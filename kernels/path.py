@@ -269,8 +269,7 @@ def plan_blur_path(image: Tensor, weights: Tensor, radius: int, out: Tensor) -> 
         "RADIUS": radius,
         "CLASSES": weights.shape[1],
         "GROUP": config.group,
-        "BLOCK_Y": block.block_y,
-        "BLOCK_X": block.block_x,
+        **block.constants,
     }
     programs = b * channels * tiles_y * tiles_x * groups
     return Launch(blur_path_fwd_kernel, programs, arguments, constants, block.num_warps)
@@ -301,8 +300,7 @@ def plan_path_integral(
     constants = {
         "RADIUS": radius,
         "CLASSES": weights.shape[1],
-        "BLOCK_Y": block.block_y,
-        "BLOCK_X": block.block_x,
+        **block.constants,
     }
     programs = b * channels * tiles_y * tiles_x
     return Launch(path_integral_fwd_kernel, programs, arguments, constants, block.num_warps)
@@ -347,7 +345,7 @@ def plan_gradient_detector_backward(
         "tiles_y": tiles_y,
         "tiles_x": tiles_x,
     }
-    constants = {"BLOCK_Y": block.block_y, "BLOCK_X": block.block_x}
+    constants = block.constants
     programs = b * channels * tiles_y * tiles_x
     return Launch(gradient_detector_bwd_kernel, programs, arguments, constants, block.num_warps)
 

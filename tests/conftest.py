@@ -14,8 +14,15 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
     os.environ.setdefault("FASTBG_EMULATE", "1")
 
+from emulation_selftest import Selftest
+from runnable_backend import runnable
+from small_run import make_images
+
+from fastbg.data.images import open_folder
 from fastbg.dispatch import BACKENDS
-from fastbg.testing import BackendUnderTest, backend_under_test
+from fastbg.experiments.study import Study
+from fastbg.models.edsr import EDSR
+from fastbg.testing import BackendUnderTest
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -24,14 +31,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 @pytest.fixture(params=tuple(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
     """Every backend in turn; skips with the reason where one cannot run at all."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        reason = emulation_build.provide()
-        if reason is not None:
-            pytest.skip(f"the CUDA kernels cannot be emulated: {reason}")
-    candidate = backend_under_test(request.param, "composite")
-    if candidate.skip_reason is not None:
-        pytest.skip(candidate.skip_reason)
-    return candidate
+    return runnable(request.param, "composite")
 
 
 @pytest.fixture
@@ -41,6 +41,33 @@ def poisoned_memory() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def selftest() -> Selftest:
+    """The emulator's own test kernels."""
+    return Selftest(emulation_build.build())
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulated operators."""
+    monkeypatch.setenv("FASTBG_EMULATE", "1")
+    reason = emulation_build.provide()
+    assert reason is None
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Four small images, in plain PyTorch."""
+    return Study(open_folder(make_images(tmp_path / "images")), backend="torch")
+
+
+@pytest.fixture
+def net() -> EDSR:
+    """A random EDSR with 4 features and 1 block, x4."""
+    torch.manual_seed(0)
+    return EDSR(features=4, blocks=1).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ module from FOLDER.
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -105,11 +105,12 @@ def run_cases() -> Iterator[str]:
         yield f"mosaic {dtype} {layout} {size}"
 
 
-def main() -> None:
+def main(cases: Callable[[], Iterator[str]]) -> None:
+    """Run all `cases` with the modules in the folder that the command line names."""
     load("_cuda_emulated", Path(sys.argv[1]))
     torch.use_deterministic_algorithms(True)  # torch.empty is filled with NaN
-    print(f"{sum(1 for _ in run_cases())} cases agree with the reference")
+    print(f"{sum(1 for _ in cases())} cases agree with the reference")
 
 
 if __name__ == "__main__":
-    main()
+    main(run_cases)

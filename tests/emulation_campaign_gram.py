@@ -5,13 +5,10 @@ takes the module from FOLDER.
 """
 
 import itertools
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
-from emulation_build import load
-from emulation_campaign import LAYOUTS, images
+from emulation_campaign import LAYOUTS, images, main
 from torch import Tensor
 
 from fastbg.backends.torch_reference import gram as reference
@@ -103,11 +100,5 @@ def run_cases() -> Iterator[str]:
             yield f"conv_gram {dtype} {layout} {height}x{width} {kind}"
 
 
-def main() -> None:
-    load("_cuda_emulated", Path(sys.argv[1]))
-    torch.use_deterministic_algorithms(True)  # torch.empty is filled with NaN
-    print(f"{sum(1 for _ in run_cases())} cases agree with the reference")
-
-
 if __name__ == "__main__":
-    main()
+    main(run_cases)

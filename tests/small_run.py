@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
+from fastbg.data.degradation import downsample
 from fastbg.models.checkpoints import save_model
 from fastbg.models.edsr import EDSR
 from fastbg.models.rcan import RCAN
@@ -28,6 +30,17 @@ def make_images(folder: Path, count: int = 4) -> Path:
         coarse = Image.fromarray(rng.integers(0, 256, (10, 12, 3), dtype=np.uint8))
         coarse.resize((96, 80), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
     return folder
+
+
+def lr_tensor(hr: np.ndarray) -> Tensor:
+    """LR (1,3,h/4,w/4) in [0,1] of `hr` (h,w,3) uint8."""
+    return torch.from_numpy(downsample(hr, 4)).permute(2, 0, 1)[None].float() / 255
+
+
+def plain_psnr(sr: Tensor, hr: np.ndarray) -> float:
+    """PSNR in a few lines of numpy: sr (3,h,w) in [0,1], hr (h,w,3) uint8."""
+    levels = (sr.numpy().transpose(1, 2, 0).clip(0, 1) * 255).round()
+    return float(10 * np.log10(255**2 / ((levels - hr) ** 2).mean()))
 
 
 def make_network(path: Path, seed: int = 0) -> Path:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from runnable_backend import runnable
 
 import fastbg
 from fastbg.backends.torch_reference import conv as reference
 from fastbg.dispatch import Place, unavailable
 from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.models.conv import Conv3x3
-from fastbg.testing import BackendUnderTest, backend_under_test
+from fastbg.testing import BackendUnderTest
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -33,10 +34,7 @@ LAYOUTS = ("contiguous", "channels_last", "window", "strided", "expanded")
 @pytest.fixture(params=("torch", "cpu"))
 def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
     """Every backend in turn; skips with the reason where one cannot run at all."""
-    candidate = backend_under_test(request.param, "conv3x3")
-    if candidate.skip_reason is not None:
-        pytest.skip(candidate.skip_reason)
-    return candidate
+    return runnable(request.param, "conv3x3")
 
 
 def laid_out(value: torch.Tensor, layout: str) -> torch.Tensor:

@@ -33,19 +33,6 @@ thorough = settings(
 )
 
 
-@pytest.fixture(scope="module")
-def selftest() -> Selftest:
-    return Selftest(emulation_build.build())
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The emulated operators."""
-    monkeypatch.setenv("FASTBG_EMULATE", "1")
-    reason = emulation_build.provide()
-    assert reason is None
-
-
 def skip_without(sanitizer: str) -> None:
     reason = emulation_build.sanitizer_missing(sanitizer)
     if reason is not None:

@@ -37,19 +37,6 @@ thorough = settings(
 )
 
 
-@pytest.fixture(scope="module")
-def selftest() -> Selftest:
-    return Selftest(emulation_build.build())
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The emulated operators."""
-    monkeypatch.setenv("FASTBG_EMULATE", "1")
-    reason = emulation_build.provide()
-    assert reason is None
-
-
 def run(selftest: Selftest, kernel: str, source: Tensor, out: Tensor) -> Tensor:
     """`out` after a launch with a thread for each element of `source`, at most a warp."""
     threads = min(len(source), 32)

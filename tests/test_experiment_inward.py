@@ -9,7 +9,6 @@ from small_run import make_images
 
 from fastbg.cli import main
 from fastbg.data.degradation import downsample
-from fastbg.data.images import open_folder
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.inward import Inward, InwardOptions
@@ -20,11 +19,6 @@ from fastbg.models.rcan import RCAN
 from fastbg.statistics import Outcome
 
 SMALL = InwardOptions(count=2, candidates=8, size=64, sizes="64,48,32")
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    return Study(open_folder(make_images(tmp_path / "images")), backend="torch")
 
 
 def test_only_the_centre_is_kept(study: Study) -> None:

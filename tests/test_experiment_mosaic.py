@@ -1,17 +1,15 @@
 """The mosaic and test-time augmentation: what they measure, and what C9 follows from."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_run import make_images
+from small_run import plain_psnr
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastbg.data.degradation import downsample
-from fastbg.data.images import open_folder
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.mosaic import WAYS, Mosaic, MosaicOptions, cut, inside
@@ -22,23 +20,6 @@ from fastbg.ops.composite import Transform
 from fastbg.statistics import Outcome
 
 SMALL = MosaicOptions(count=6, region=32)
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    return Study(open_folder(make_images(tmp_path / "images")), backend="torch")
-
-
-@pytest.fixture
-def net() -> EDSR:
-    torch.manual_seed(0)
-    return EDSR(features=4, blocks=1).eval().requires_grad_(False)
-
-
-def plain_psnr(sr: Tensor, hr: np.ndarray) -> float:
-    """PSNR in a few lines of numpy: sr (3,h,w) in [0,1], hr (h,w,3) uint8."""
-    levels = (sr.numpy().transpose(1, 2, 0).clip(0, 1) * 255).round()
-    return float(10 * np.log10(255**2 / ((levels - hr) ** 2).mean()))
 
 
 def plain_copy(tile: Tensor, code: int) -> Tensor:

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_run import make_images
-from torch import Tensor
+from small_run import lr_tensor, make_images
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastbg.attribution import LocalAttribution
-from fastbg.data.degradation import downsample
 from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
@@ -27,17 +25,6 @@ from fastbg.statistics import Outcome
 from fastbg.texture import gram_distance, texture_gram
 
 SMALL = RingOptions(count=3, candidates=8, size=64, window=16, sizes="0,32,48")
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    return Study(open_folder(make_images(tmp_path / "images")), backend="torch")
-
-
-@pytest.fixture
-def net() -> EDSR:
-    torch.manual_seed(0)
-    return EDSR(features=4, blocks=1).eval().requires_grad_(False)
 
 
 def region(study: Study, item: Item) -> np.ndarray:
@@ -56,10 +43,6 @@ def composed(study: Study, item: Item, size: int) -> np.ndarray:
     return image
 
 
-def as_lr(hr: np.ndarray) -> Tensor:
-    return torch.from_numpy(downsample(hr, 4)).permute(2, 0, 1)[None].float() / 255
-
-
 def test_records_equal_a_plain_loop(study: Study, net: EDSR) -> None:
     experiment = Ring(SMALL)
     items = experiment.plan(study)
@@ -68,10 +51,10 @@ def test_records_equal_a_plain_loop(study: Study, net: EDSR) -> None:
     for i, item in enumerate(items):
         truth = region(study, item)[24:40, 24:40]
         untouched = LocalAttribution(net).attribute(
-            as_lr(composed(study, item, 0)), (24, 24, 16), accuracy="published"
+            lr_tensor(composed(study, item, 0)), (24, 24, 16), accuracy="published"
         )
         for size in (0, 32, 48):
-            lr = as_lr(composed(study, item, size))
+            lr = lr_tensor(composed(study, item, size))
             with torch.no_grad():
                 sr = net(lr)[0, :, 24:40, 24:40].numpy().transpose(1, 2, 0)
             error = ((sr.clip(0, 1) * 255).round() - truth) ** 2
@@ -136,7 +119,7 @@ def test_in_lr_the_foreground_never_changes(study: Study) -> None:
     experiment = Ring(dataclasses.replace(SMALL, domain="lr"))
     items = experiment.plan(study)[:1]
     lr = experiment.inputs(items, study.ground_truth(items), study)
-    own, foreign = (as_lr(region(study, item))[0] for item in (items[0], items[0].partners[0]))
+    own, foreign = (lr_tensor(region(study, item))[0] for item in (items[0], items[0].partners[0]))
     expected = own.clone()
     expected[:, 4:12, 4:12] = foreign[:, 4:12, 4:12]
     expected[:, 6:10, 6:10] = own[:, 6:10, 6:10]
@@ -153,7 +136,7 @@ def test_null_model(study: Study, net: EDSR) -> None:
     with torch.inference_mode():  # as the engine calls it
         columns = experiment.measure(net, items, study)
     twin = randomised(net, 0)
-    lr = as_lr(composed(study, items[0], 32))
+    lr = lr_tensor(composed(study, items[0], 32))
     lam = LocalAttribution(twin).attribute(lr, (24, 24, 16), accuracy="published")
     assert columns["null_di_32"][0] == pytest.approx(float(lam.diffusion_index), abs=1e-3)
     assert columns["null_own_32"][0] != pytest.approx(float(columns["own_32"][0]), abs=1e-4)

@@ -1,16 +1,13 @@
 """`surroundings`: PSNR of one box by how much lies around it."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_run import make_images
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastbg.data.degradation import downsample
-from fastbg.data.images import open_folder
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.study import Item, Study
@@ -20,17 +17,6 @@ from fastbg.results.content import Gallery
 from fastbg.statistics import Outcome
 
 SMALL = SurroundingsOptions(count=3, box=32, margins="0,8,16")
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    return Study(open_folder(make_images(tmp_path / "images")), backend="torch")
-
-
-@pytest.fixture
-def net() -> EDSR:
-    torch.manual_seed(0)
-    return EDSR(features=4, blocks=1).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("domain", ["lr", "hr"])

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_run import contents, make_images, make_network
+from small_run import contents, lr_tensor, make_images, make_network
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastbg.cli import main
-from fastbg.data.degradation import downsample
-from fastbg.data.images import ImageSet, open_folder
+from fastbg.data.images import ImageSet
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.groups import lr_composites, sources
@@ -23,21 +22,6 @@ from fastbg.statistics import Outcome
 from fastbg.texture import gram_distance, texture_gram
 
 SMALL = SwapOptions(size=64, region=16, groups=2, backgrounds=4)
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    return Study(open_folder(make_images(tmp_path / "images")), backend="torch")
-
-
-@pytest.fixture
-def net() -> EDSR:
-    torch.manual_seed(0)
-    return EDSR(features=4, blocks=1).eval().requires_grad_(False)
-
-
-def lr_tensor(hr: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(downsample(hr, 4)).permute(2, 0, 1)[None].float() / 255
 
 
 @pytest.mark.parametrize("domain", ["hr", "lr"])

@@ -1,17 +1,13 @@
 """What the experiments measure, and what they conclude from it."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_run import make_images
-from torch import Tensor
+from small_run import lr_tensor, plain_psnr
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastbg.data.degradation import downsample
-from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
 from fastbg.experiments.experiment import Measured, NetLabel
@@ -22,27 +18,6 @@ from fastbg.models.edsr import EDSR
 from fastbg.statistics import Outcome
 
 SMALL = Table1Options(count=6, size=64, region=32)
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    return Study(open_folder(make_images(tmp_path / "images")), backend="torch")
-
-
-@pytest.fixture
-def net() -> EDSR:
-    torch.manual_seed(0)
-    return EDSR(features=4, blocks=1).eval().requires_grad_(False)
-
-
-def plain_psnr(sr: Tensor, hr: np.ndarray) -> float:
-    """PSNR in a few lines of numpy: sr (3,h,w) in [0,1], hr (h,w,3) uint8."""
-    levels = (sr.numpy().transpose(1, 2, 0).clip(0, 1) * 255).round()
-    return float(10 * np.log10(255**2 / ((levels - hr) ** 2).mean()))
-
-
-def lr_tensor(hr: np.ndarray) -> Tensor:
-    return torch.from_numpy(downsample(hr, 4)).permute(2, 0, 1)[None].float() / 255
 
 
 def test_table1_equals_a_plain_loop(study: Study, net: EDSR) -> None:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import emulation_build
 import fuzz_operators
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from runnable_backend import runnable
 from safetensors.torch import save_file
 
 import fastbg
@@ -29,7 +29,6 @@ from fastbg.models.edsr import EDSR
 from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
 from fastbg.models.swinir import SwinIR
-from fastbg.testing import backend_under_test
 
 CASES = int(os.environ.get("FASTBG_FUZZ_CASES", "4"))
 campaign = settings(
@@ -46,13 +45,7 @@ campaign = settings(
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "torch"])
 @pytest.mark.parametrize("op", fuzz_operators.OPERATORS)
 def test_operators(op: str, name: str) -> None:
-    if name == "cuda" and not torch.cuda.is_available():
-        reason = emulation_build.provide()
-        if reason is not None:
-            pytest.skip(f"the CUDA kernels cannot be emulated: {reason}")
-    backend = backend_under_test(name, op)
-    if backend.skip_reason is not None:
-        pytest.skip(backend.skip_reason)
+    backend = runnable(name, op)
     limit = fuzz_operators.PIXELS.get(name, fuzz_operators.FEW_PIXELS)
 
     @given(case=fuzz_operators.OPERATORS[op](limit))

@@ -1,17 +1,17 @@
 """The Gram family: every backend against float64, on every kind of input."""
 
-import emulation_build
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from runnable_backend import runnable
 
 import fastbg
 from fastbg.backends.torch_reference import gram as reference
 from fastbg.dispatch import BACKENDS, Place, unavailable
 from fastbg.errors import BackendUnavailable, InvalidArgument
-from fastbg.testing import BackendUnderTest, backend_under_test
+from fastbg.testing import BackendUnderTest
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -27,14 +27,7 @@ each_example_is_pure = settings(
 @pytest.fixture(params=tuple(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
     """Every backend in turn; skips with the reason where one cannot run at all."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        reason = emulation_build.provide()
-        if reason is not None:
-            pytest.skip(f"the CUDA kernels cannot be emulated: {reason}")
-    candidate = backend_under_test(request.param, "gram")
-    if candidate.skip_reason is not None:
-        pytest.skip(candidate.skip_reason)
-    return candidate
+    return runnable(request.param, "gram")
 
 
 def float32_error(backend: BackendUnderTest) -> float:

@@ -33,7 +33,7 @@ void transform_output(const ConvJob& job, const Tile& tile, std::int64_t channel
       if (job.relu) value = relu(value);
       if (residual) {
         const float* whole = residual + r * job.residual.row + c * job.residual.column;
-        value = multiply_add(splat(job.residual_scale), value, load_some(whole, kept));
+        value = multiply_add(broadcast(job.residual_scale), value, load_some(whole, kept));
       }
       store_some(out + r * job.out.row + c * job.out.column, value, kept);
     }
@@ -59,7 +59,7 @@ void multiply(const float* terms, const float* factors, std::int64_t in, std::in
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const Vec term = splat(terms[r * kConvPanel + k]);
+      const Vec term = broadcast(terms[r * kConvPanel + k]);
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) total[r][v] = multiply_add(term, factor[v], total[r][v]);
     }

@@ -4,16 +4,13 @@
 
 #include "bindings.h"
 #include "conv.h"
+#include "divide.h"
 #include "register.h"
 
 namespace fastbg {
 namespace {
 
 namespace py = pybind11;
-
-std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }
-
-std::int64_t up_to_multiple(std::int64_t value, std::int64_t unit) { return parts(value, unit) * unit; }
 
 FeatureMaps maps_from(const py::object& described, std::int64_t upscale) {
   return {described.is_none() ? TensorView{} : view_from(described.cast<py::tuple>()), upscale};
@@ -31,8 +28,8 @@ ConvGrid divided(std::int64_t images, std::int64_t height, std::int64_t width, i
   constexpr std::int64_t rows = 12;  // of a product: no block is smaller
   ConvGrid grid{height, width, parts(height, 4), parts(width, 4), 0, 0, 0};
   grid.tiles = images * grid.down * grid.across;
-  const std::int64_t rounds = std::max<std::int64_t>(1, parts(grid.tiles, kTiles * threads));
-  grid.block = std::min(kTiles, std::max(rows, up_to_multiple(parts(grid.tiles, rounds * threads), rows)));
+  const std::int64_t rounds = parts(grid.tiles, kTiles * threads);
+  grid.block = std::min(kTiles, up_to_multiple(parts(grid.tiles, rounds * threads), rows));
   grid.blocks = parts(grid.tiles, grid.block);
   return grid;
 }

@@ -77,12 +77,6 @@ Factors factors_of(const ConvGramJob& job, const Band& band, float* scratch) {
   return factors;
 }
 
-// max(x, 0), but not-a-number stays.
-inline Vec relu(Vec x) {
-  const Vec zero{};
-  return x < zero ? zero : x;
-}
-
 // Features of P neighbouring pairs of pixels; `from` are the factors of the first.
 template <int P>
 void convolve(const ConvGramJob& job, const Factors& factors, const float* from, float* to) {
@@ -108,7 +102,7 @@ void convolve(const ConvGramJob& job, const Factors& factors, const float* from,
           }
 #pragma GCC unroll 16
           for (int p = 0; p < P; ++p) {
-            const Vec value = splat(factor[p]);
+            const Vec value = broadcast(factor[p]);
 #pragma GCC unroll 16
             for (int v = 0; v < kSums; ++v) {
               sum[m][p][v] = multiply_add(value, taps[v], sum[m][p][v]);

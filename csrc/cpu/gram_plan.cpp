@@ -2,16 +2,12 @@
 
 #include <algorithm>
 
+#include "divide.h"
+
 namespace fastbg {
 namespace {
 
 constexpr std::int64_t kWidestVector = 16;
-
-std::int64_t parts(std::int64_t whole, std::int64_t part) {
-  return std::max<std::int64_t>(1, (whole + part - 1) / part);
-}
-
-std::int64_t up_to_multiple(std::int64_t value, std::int64_t unit) { return parts(value, unit) * unit; }
 
 Floats floats(std::int64_t count) {
   const auto bytes = static_cast<std::size_t>(count) * sizeof(float);

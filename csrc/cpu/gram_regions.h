@@ -70,7 +70,7 @@ inline void add_weighted_tile(const Tiles& tiles, std::int64_t pixels, const Gra
     float* weighted = tiles.weighted + at;
     for (std::int64_t p = 0; p < pixels; ++p, from += work.width) {
       if (tiles.weight[p] == 0.0f) continue;
-      const Vec weight = splat(tiles.weight[p]);
+      const Vec weight = broadcast(tiles.weight[p]);
       for (std::int64_t c = 0; c < work.width; c += kLanes) {
         const Vec value = load(from + c);
         store(counted + c, value);

@@ -6,9 +6,6 @@
 namespace fastbg::FASTBG_VARIANT {
 namespace {
 
-// `value` in every lane: folds into a broadcasting load (0 + value would be an addition).
-[[maybe_unused]] inline Vec splat(float value) { return value - Vec{}; }
-
 // Keeps a loaded vector in its register: as an operand in memory of every product that takes it, it
 // would be loaded each time, and loads would be the bottleneck.
 [[maybe_unused]] inline void keep(Vec& value) {
@@ -33,7 +30,7 @@ void add_block(const float* a, const float* b, std::int64_t pixels, std::int64_t
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const Vec value = splat(a[r]);
+      const Vec value = broadcast(a[r]);
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) total[r][v] = multiply_add(value, column[v], total[r][v]);
     }

@@ -32,7 +32,11 @@ typedef float UnalignedVec
   *reinterpret_cast<UnalignedVec*>(to) = value;
 }
 
+// `value` in every lane: folds into a broadcasting load (0 + value would be an addition).
 [[maybe_unused]] static inline Vec broadcast(float value) { return value - Vec{}; }
+
+// max(x, 0), but not-a-number stays.
+[[maybe_unused]] static inline Vec relu(Vec x) { return x < Vec{} ? Vec{} : x; }
 
 // Fused where the variant has it: said outright, as contraction is off (it would change the
 // rounding of the `quantize` formula).

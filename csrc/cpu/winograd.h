@@ -17,7 +17,7 @@ constexpr float kP = 0.70710678f, kQ = 1.41421356f;
 
 // B^T d of 6 inputs.
 [[maybe_unused]] inline void input_terms(const Vec* d, Vec* t) {
-  const Vec p = splat(kP), q = splat(kQ), half = splat(0.5f), two = splat(2.0f), sum = splat(2.5f);
+  const Vec p = broadcast(kP), q = broadcast(kQ), half = broadcast(0.5f), two = broadcast(2.0f), sum = broadcast(2.5f);
   const Vec even_p = multiply_add(-two, d[2], d[4]), odd_p = multiply_add(-two, d[1], d[3]);
   const Vec even_q = multiply_add(-half, d[2], d[4]), odd_q = multiply_add(-half, d[1], d[3]);
   t[0] = multiply_add(-sum, d[2], d[4]) + d[0];
@@ -30,7 +30,7 @@ constexpr float kP = 0.70710678f, kQ = 1.41421356f;
 
 // A^T m of 6 sums.
 [[maybe_unused]] inline void output_values(const Vec* m, Vec* y) {
-  const Vec p = splat(kP), q = splat(kQ), half = splat(0.5f), two = splat(2.0f);
+  const Vec p = broadcast(kP), q = broadcast(kQ), half = broadcast(0.5f), two = broadcast(2.0f);
   const Vec even_p = m[1] + m[2], even_q = m[3] + m[4];
   const Vec odd_p = p * (m[1] - m[2]), odd_q = q * (m[3] - m[4]);
   y[0] = m[0] + even_p + even_q;
@@ -41,10 +41,10 @@ constexpr float kP = 0.70710678f, kQ = 1.41421356f;
 
 // A y of 4 gradients to outputs.
 [[maybe_unused]] inline void output_terms(const Vec* y, Vec* m) {
-  const Vec half = splat(0.5f), two = splat(2.0f);
+  const Vec half = broadcast(0.5f), two = broadcast(2.0f);
   const Vec even_p = multiply_add(half, y[2], y[0]), even_q = multiply_add(two, y[2], y[0]);
-  const Vec odd_p = splat(kP) * multiply_add(half, y[3], y[1]);
-  const Vec odd_q = splat(kQ) * multiply_add(two, y[3], y[1]);
+  const Vec odd_p = broadcast(kP) * multiply_add(half, y[3], y[1]);
+  const Vec odd_q = broadcast(kQ) * multiply_add(two, y[3], y[1]);
   m[0] = y[0];
   m[1] = even_p + odd_p;
   m[2] = even_p - odd_p;
@@ -55,9 +55,9 @@ constexpr float kP = 0.70710678f, kQ = 1.41421356f;
 
 // G g of 3 weights.
 [[maybe_unused]] inline void weight_factors(const Vec* g, Vec* u) {
-  const Vec at_p = splat(-1.0f / 1.5f), at_q = splat(1.0f / 6.0f);
-  const Vec even_p = at_p * multiply_add(splat(0.5f), g[2], g[0]), odd_p = at_p * splat(kP) * g[1];
-  const Vec even_q = at_q * multiply_add(splat(2.0f), g[2], g[0]), odd_q = at_q * splat(kQ) * g[1];
+  const Vec at_p = broadcast(-1.0f / 1.5f), at_q = broadcast(1.0f / 6.0f);
+  const Vec even_p = at_p * multiply_add(broadcast(0.5f), g[2], g[0]), odd_p = at_p * broadcast(kP) * g[1];
+  const Vec even_q = at_q * multiply_add(broadcast(2.0f), g[2], g[0]), odd_q = at_q * broadcast(kQ) * g[1];
   u[0] = g[0];
   u[1] = even_p + odd_p;
   u[2] = even_p - odd_p;
@@ -68,12 +68,12 @@ constexpr float kP = 0.70710678f, kQ = 1.41421356f;
 
 // G^T u of 6 gradients to factors.
 [[maybe_unused]] inline void weight_values(const Vec* u, Vec* g) {
-  const Vec at_p = splat(-1.0f / 1.5f), at_q = splat(1.0f / 6.0f);
+  const Vec at_p = broadcast(-1.0f / 1.5f), at_q = broadcast(1.0f / 6.0f);
   const Vec even_p = at_p * (u[1] + u[2]), odd_p = at_p * (u[1] - u[2]);
   const Vec even_q = at_q * (u[3] + u[4]), odd_q = at_q * (u[3] - u[4]);
   g[0] = u[0] + even_p + even_q;
-  g[1] = multiply_add(splat(kP), odd_p, splat(kQ) * odd_q);
-  g[2] = multiply_add(splat(0.5f), even_p, multiply_add(splat(2.0f), even_q, u[5]));
+  g[1] = multiply_add(broadcast(kP), odd_p, broadcast(kQ) * odd_q);
+  g[2] = multiply_add(broadcast(0.5f), even_p, multiply_add(broadcast(2.0f), even_q, u[5]));
 }
 
 struct Tile {
@@ -86,9 +86,6 @@ struct Tile {
 }
 
 [[maybe_unused]] inline Vec gated(Vec value, Vec gate) { return gate <= Vec{} ? Vec{} : value; }
-
-// max(x, 0), but not-a-number stays.
-[[maybe_unused]] inline Vec relu(Vec x) { return x < Vec{} ? Vec{} : x; }
 
 [[maybe_unused]] inline Vec load_some(const float* from, std::int64_t count) {
   if (count == kLanes) return load(from);

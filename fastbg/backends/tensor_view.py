@@ -18,3 +18,8 @@ View = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 def view(tensor: Tensor) -> View:
     """(address, dtype code, sizes, strides in elements); the caller keeps `tensor` alive."""
     return tensor.data_ptr(), DTYPES[tensor.dtype], tuple(tensor.shape), tensor.stride()
+
+
+def optional_view(tensor: Tensor | None) -> View | None:
+    """`view` of a tensor that may be left out."""
+    return None if tensor is None else view(tensor)

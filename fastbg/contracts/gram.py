@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbg.backends.gram_arguments import empty_grams
 from fastbg.backends.torch_reference.composite import ACCUMULATE
 from fastbg.dispatch import implementation
 
@@ -22,12 +23,7 @@ def gram(features: Tensor, mask: Tensor | None, backend: str) -> Tensor:
 
 @gram.register_fake
 def _(features: Tensor, mask: Tensor | None, backend: str) -> Tensor:
-    batch, channels = features.shape[:2]
-    return features.new_empty((batch, _regions(mask), channels, channels))
-
-
-def _regions(mask: Tensor | None) -> int:
-    return 1 if mask is None else mask.shape[1]
+    return empty_grams(features, mask, features.shape[1])
 
 
 def _keep_features(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -84,8 +80,7 @@ def conv_gram(
 
 @conv_gram.register_fake
 def _(images: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, backend: str) -> Tensor:
-    channels = weight.shape[0]
-    return images.new_empty((images.shape[0], _regions(mask), channels, channels))
+    return empty_grams(images, mask, weight.shape[0])
 
 
 def _keep_images(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

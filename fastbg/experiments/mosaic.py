@@ -403,22 +403,11 @@ class Mosaic(Experiment):
                 axis.plot(interval.value, y, "o", color=colour, label=label if not row else None)
             paper = PAPER.get(result.net.architecture)
             if paper is not None:
-                axis.plot(
-                    paper[1] - paper[0],
-                    row - 0.24,
-                    marker="D",
-                    markersize=7,
-                    color=figures.PAPER,
-                    markeredgecolor=figures.INK,
-                    zorder=4,
-                )
+                figures.mark_paper(axis, paper[1] - paper[0], row - 0.24)
         axis.axvline(0, color=figures.MUTED, linewidth=0.8)
-        axis.set_yticks(
-            range(len(results)), [figures.short(r.net.label) for r in results], color=figures.INK
-        )
+        figures.name_rows(axis, [r.net.label for r in results])
         axis.set_ylim(len(results) - 0.5, -0.5)
         axis.set_xlabel("mean gain, dB")
-        axis.tick_params(axis="y", length=0)
         axis.grid(axis="x")
         axis.set_axisbelow(True)
         figure.legend(loc="outside upper left", ncols=2, fontsize=8.5)
@@ -441,16 +430,8 @@ class Mosaic(Experiment):
         )
         for row, result in zip(axes, results, strict=True):
             for axis, (title, way, other) in zip(row, pairs, strict=True):
-                gains = np.sort(gain(result, way, other))[::-1]
-                colours = np.where(gains < 0, figures.ALONE, figures.FULL)
-                axis.bar(range(gains.size), gains, width=1.0, color=colours, linewidth=0)
-                axis.axhline(0, color=figures.MUTED, linewidth=0.8)
+                figures.gains_in_order(axis, gain(result, way, other))
                 axis.set_title(f"{figures.short(result.net.label, 26)}\n{title}")
-                axis.set_xticks([])
-                axis.spines["bottom"].set_visible(False)
-                axis.grid(axis="y")
-                axis.set_axisbelow(True)
-                axis.margins(x=0)
             row[0].set_ylabel("gain, dB")
         figure.supxlabel(
             "regions, from most helped to most hurt", color=figures.MUTED, fontsize=9.5

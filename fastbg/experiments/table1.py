@@ -242,23 +242,12 @@ class Table1(Experiment):
             axis.plot([low, high], [row, row], color=figures.INK, linewidth=1.4, zorder=3)
             paper = PAPER.get(result.net.architecture)
             if paper is not None:
-                axis.plot(
-                    100 * paper[1] / sum(paper),
-                    row,
-                    marker="D",
-                    markersize=7,
-                    color=figures.PAPER,
-                    markeredgecolor=figures.INK,
-                    zorder=4,
-                )
-        axis.set_yticks(
-            range(len(results)), [figures.short(r.net.label) for r in results], color=figures.INK
-        )
+                figures.mark_paper(axis, 100 * paper[1] / sum(paper), row)
+        figures.name_rows(axis, [r.net.label for r in results])
         axis.set_ylim(len(results) - 0.4, -0.6)
         axis.set_xlim(0, 100)
         axis.axvline(50, color=figures.RULE, linewidth=1, zorder=1)
         axis.set_xlabel("regions restored better alone, %")
-        axis.tick_params(axis="y", length=0)
         axis.grid(axis="x", zorder=0)
         return Chart(
             "table1_shares",
@@ -273,17 +262,9 @@ class Table1(Experiment):
         figure = figures.new_figure(0.4 + 1.9 * len(results))
         axes = figure.subplots(len(results), 1, squeeze=False, sharey=True)[:, 0]
         for axis, result in zip(axes, results, strict=True):
-            gains = np.sort(gain(result))[::-1]
-            colours = np.where(gains > 0, figures.FULL, figures.ALONE)
-            axis.bar(range(gains.size), gains, width=1.0, color=colours, linewidth=0)
-            axis.axhline(0, color=figures.MUTED, linewidth=0.8)
+            figures.gains_in_order(axis, gain(result))
             axis.set_title(figures.short(result.net.label, 60))
             axis.set_ylabel("gain, dB")
-            axis.set_xticks([])
-            axis.spines["bottom"].set_visible(False)
-            axis.grid(axis="y")
-            axis.set_axisbelow(True)
-            axis.margins(x=0)
         axes[-1].set_xlabel("regions, from most helped to most hurt by their background")
         return Chart(
             "table1_gains",

@@ -11,7 +11,10 @@ class Conv3x3(nn.Conv2d):
     """``nn.Conv2d(inputs, outputs, 3, padding=1)`` and what stands behind it, see `fastbg.conv3x3`.
 
     On CPUs in float32 that is one Winograd kernel. Elsewhere cuDNN or oneDNN do it better.
+    `fused` False leaves it to PyTorch everywhere.
     """
+
+    fused = True
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
@@ -26,7 +29,7 @@ class Conv3x3(nn.Conv2d):
         upscale: int = 1,
     ) -> Tensor:
         """(B,Co/r^2,r*H,r*W) of `x` (B,Ci,H,W)."""
-        fast = x.device.type == "cpu" and x.dtype == torch.float32
+        fast = self.fused and x.device.type == "cpu" and x.dtype == torch.float32
         if not fast or torch.is_autocast_enabled("cpu"):
             return plain(x, self.weight, self.bias, residual, residual_scale, relu, upscale)
         return conv3x3(

@@ -8,14 +8,16 @@ import contextlib
 import html
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
 from fastbg.results.content import Chart, Gallery, Mark, Panel
 
@@ -79,6 +81,31 @@ def short(name: str, length: int = 22) -> str:
     """`name` with its middle left out if it is longer, so that it leaves room for the axes."""
     half = (length - 3) // 2
     return name if len(name) <= length else f"{name[:half]}...{name[-half:]}"
+
+
+def name_rows(axis: Axes, names: Sequence[str]) -> None:
+    """One row of `axis` for each of `names`, from 0 on."""
+    axis.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
+    axis.tick_params(axis="y", length=0)
+
+
+def mark_paper(axis: Axes, value: float, row: float) -> None:
+    """A diamond where the paper's number lies."""
+    look = {"color": PAPER, "markeredgecolor": INK, "markersize": 7, "zorder": 4}
+    axis.plot(value, row, marker="D", **look)
+
+
+def gains_in_order(axis: Axes, gains: NDArray[np.float64]) -> None:
+    """A bar for each of `gains` (n), the largest first: above zero blue, below red."""
+    ordered = np.sort(gains)[::-1]
+    colours = np.where(ordered > 0, FULL, ALONE)
+    axis.bar(range(ordered.size), ordered, width=1.0, color=colours, linewidth=0)
+    axis.axhline(0, color=MUTED, linewidth=0.8)
+    axis.set_xticks([])
+    axis.spines["bottom"].set_visible(False)
+    axis.grid(axis="y")
+    axis.set_axisbelow(True)
+    axis.margins(x=0)
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> str:

@@ -6,7 +6,7 @@ from torch.nn.functional import pad
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastbg.backends.cpu import native
-from fastbg.backends.tensor_view import View, view
+from fastbg.backends.tensor_view import optional_view, view
 
 LANES = 16  # kConvLanes in csrc/cpu/conv.h: channels come in multiples of it
 
@@ -72,7 +72,7 @@ def conv3x3_weight_gradient(
     native().conv_weight_gradient(
         view(x),
         view(grad),
-        _view(gate),
+        optional_view(gate),
         upscale,
         view(sums),
         view(weight),
@@ -102,11 +102,11 @@ def _run(
     out = torch.empty((batch, *size, channels)).permute(0, 3, 1, 2)
     native().conv3x3(
         view(x),
-        _view(gate),
+        optional_view(gate),
         x_upscale,
         view(factors),
-        _view(bias),
-        _view(residual),
+        optional_view(bias),
+        optional_view(residual),
         residual_scale,
         relu,
         view(out),
@@ -114,10 +114,6 @@ def _run(
         torch.get_num_threads(),
     )
     return out
-
-
-def _view(tensor: Tensor | None) -> View | None:
-    return None if tensor is None else view(tensor)
 
 
 def _channels_last(x: Tensor, multiple: int = LANES) -> Tensor:

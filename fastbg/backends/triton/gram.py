@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
+from fastbg.backends.gram_arguments import empty_grams, taps_of
 from fastbg.kernels.gram import launch_conv_gram, launch_gram
 
 
 def gram(features: Tensor, mask: Tensor | None) -> Tensor:
     """sum over pixels of mask * f f^T: (B,M,C,C)."""
-    channels = features.shape[1]
-    out = features.new_empty((len(features), _regions(mask), channels, channels))
+    out = empty_grams(features, mask, features.shape[1])
     with torch.cuda.device_of(features):
         launch_gram(features, mask, out)
     return out
@@ -17,13 +17,8 @@ def gram(features: Tensor, mask: Tensor | None) -> Tensor:
 
 def conv_gram(images: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
     """Gram matrices of relu(conv 3x3 (images)), which is not stored: (B,M,64,64)."""
-    channels = len(weight)
-    taps = weight.permute(1, 2, 3, 0).reshape(-1, channels).float().contiguous()  # [27,64]
-    out = images.new_empty((len(images), _regions(mask), channels, channels))
+    taps = taps_of(weight)
+    out = empty_grams(images, mask, len(weight))
     with torch.cuda.device_of(images):
         launch_conv_gram(images, taps, bias.float().contiguous(), mask, out)
     return out
-
-
-def _regions(mask: Tensor | None) -> int:
-    return 1 if mask is None else mask.shape[1]
