@@ -38,6 +38,26 @@ class Options:
             values[name] = _parse(f"{owner}.{name}", text, hints[name])
         return cls(**values)
 
+    def check_pairing(self, owner: str) -> None:
+        """Raises InvalidArgument if HR composites or cuts are asked for of ready-made LR images."""
+        if self.lr == "paired" and getattr(self, "domain", "lr") == "hr":
+            raise InvalidArgument(f"{owner}.domain", "'hr'", "'lr', as paired LR images are used")
+
+
+def integers(name: str, text: str, among: int) -> list[int]:
+    """Different integers of an option such as "0,32,48", ascending, `among` one of several.
+
+    Raises InvalidArgument naming the option.
+    """
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if len(found) < 2 or among not in found:
+        expected = f"different integers, separated by commas, {among} among them"
+        raise InvalidArgument(name, repr(text), expected)
+    return found
+
 
 def _parse(name: str, text: str, hint: Any) -> Any:
     if get_origin(hint) is Literal:

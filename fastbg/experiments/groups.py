@@ -90,8 +90,7 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
 def check_options(study: Study, o: GroupOptions, owner: str) -> None:
     """Raises InvalidArgument for what cannot be composed on the LR grid."""
     scale = study.scale
-    if o.lr == "paired" and o.domain == "hr":
-        raise InvalidArgument(f"{owner}.domain", "'hr'", "'lr', as paired LR images are used")
+    o.check_pairing(owner)
     for name in ("size", "region"):
         if getattr(o, name) < 1 or getattr(o, name) % scale:
             expected = f"a positive multiple of the scale {scale}"

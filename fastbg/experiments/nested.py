@@ -24,7 +24,7 @@ from fastbg.attribution import (
 from fastbg.attribution.picture import heat
 from fastbg.data.manifests import MIN_STD
 from fastbg.errors import DataError, InvalidArgument
-from fastbg.experiments.experiment import Experiment, Measured, Options, Work, decibels
+from fastbg.experiments.experiment import Experiment, Measured, Options, Work, decibels, integers
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
 from fastbg.metrics import psnr
 from fastbg.models.network import Network
@@ -96,15 +96,8 @@ class Nested(Experiment):
     @property
     def sizes(self) -> tuple[int, ...]:
         """The sizes in the order in which foreign content grows."""
-        text = self.options.sizes
-        try:
-            sizes = {int(part) for part in text.split(",")}
-        except ValueError:
-            sizes = set()
-        if len(sizes) < 2 or self.untouched not in sizes:
-            expected = f"different integers, separated by commas, {self.untouched} among them"
-            raise InvalidArgument(f"{self.name}.sizes", repr(text), expected)
-        return tuple(sorted(sizes, reverse=self.untouched == max(sizes)))
+        sizes = integers(f"{self.name}.sizes", self.options.sizes, among=self.untouched)
+        return tuple(sizes[::-1] if sizes[-1] == self.untouched else sizes)
 
     @property
     def changed(self) -> tuple[int, ...]:
@@ -160,9 +153,7 @@ class Nested(Experiment):
                 raise InvalidArgument(f"{self.name}.{name}", getattr(o, name), expected)
         if o.count < 1:
             raise InvalidArgument(f"{self.name}.count", o.count, "at least 1")
-        if o.lr == "paired" and o.domain == "hr":
-            expected = "'lr', as paired LR images are used"
-            raise InvalidArgument(f"{self.name}.domain", "'hr'", expected)
+        o.check_pairing(self.name)
         for size in self.changed:
             if size % step or not o.window < size < o.size:
                 expected = f"multiples of {step} between {o.window} and {o.size}"

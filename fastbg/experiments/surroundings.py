@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.errors import InvalidArgument
-from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, Work, decibels
+from fastbg.experiments.experiment import (
+    Experiment,
+    Measured,
+    Options,
+    Summary,
+    Work,
+    decibels,
+    integers,
+)
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
 from fastbg.metrics import psnr
 from fastbg.models.network import Network
@@ -68,15 +76,7 @@ class Surroundings(Experiment):
     @property
     def margins(self) -> tuple[int, ...]:
         """Widths of the surroundings, growing."""
-        text = self.options.margins
-        try:
-            margins = sorted({int(part) for part in text.split(",")})
-        except ValueError:
-            margins = []
-        if len(margins) < 2 or margins[0] != 0:
-            expected = "different integers, separated by commas, 0 among them"
-            raise InvalidArgument("surroundings.margins", repr(text), expected)
-        return tuple(margins)
+        return tuple(integers("surroundings.margins", self.options.margins, among=0))
 
     @property
     def size(self) -> int:
@@ -89,14 +89,12 @@ class Surroundings(Experiment):
         if o.box < 1 or o.box % scale:
             raise InvalidArgument("surroundings.box", o.box, f"a multiple of the scale {scale}")
         for margin in self.margins:
-            if margin % scale:
-                expected = f"multiples of the scale {scale}"
+            if margin < 0 or margin % scale:
+                expected = f"multiples of the scale {scale}, none negative"
                 raise InvalidArgument("surroundings.margins", margin, expected)
         if not 0 <= 2 * o.shave < o.box:
             raise InvalidArgument("surroundings.shave", o.shave, f"0 to less than {o.box // 2}")
-        if o.lr == "paired" and o.domain == "hr":
-            expected = "'lr', as paired LR images are used"
-            raise InvalidArgument("surroundings.domain", "'hr'", expected)
+        o.check_pairing(self.name)
         return study.sub_images(o.count, self.size)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:

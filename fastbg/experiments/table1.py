@@ -76,8 +76,7 @@ class Table1(Experiment):
             raise InvalidArgument("table1.region", o.region, expected)
         if not 0 <= 2 * o.shave < o.region:
             raise InvalidArgument("table1.shave", o.shave, f"0 to less than {o.region // 2}")
-        if o.lr == "paired" and o.domain == "hr":
-            raise InvalidArgument("table1.domain", "'hr'", "'lr', as paired LR images are used")
+        o.check_pairing(self.name)
         return study.sub_images(o.count, o.size)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:

@@ -91,8 +91,7 @@ def name_rows(axis: Axes, names: Sequence[str]) -> None:
 
 def mark_paper(axis: Axes, value: float, row: float) -> None:
     """A diamond where the paper's number lies."""
-    look = {"color": PAPER, "markeredgecolor": INK, "markersize": 7, "zorder": 4}
-    axis.plot(value, row, marker="D", **look)
+    axis.plot(value, row, "D", color=PAPER, markeredgecolor=INK, markersize=7, zorder=4)
 
 
 def gains_in_order(axis: Axes, gains: NDArray[np.float64]) -> None:
