@@ -46,6 +46,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     average_decay: float = 0.999
     seed: int = 0
+    start: str = ""  # fingerprint of the weights that training goes on from; empty: random ones
 
     def rate(self, step: int) -> float:
         """Learning rate of `step`: linear warm-up, then half a cosine down to `final_rate`."""

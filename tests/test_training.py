@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import fastbg
+from fastbg.cli import main
 from fastbg.data.degradation import downsample
 from fastbg.errors import CheckpointError, DataError
+from fastbg.models.checkpoints import read_card, save_model
 from fastbg.models.edsr import EDSR
+from fastbg.models.sizes import BUILT_IN
 from fastbg.training import PatchSampler, TrainConfig, train
 
 CONFIG = TrainConfig(steps=6, batch=2, patch=8, warmup=2)
@@ -88,3 +93,31 @@ def test_refuses(tmp_path: Path) -> None:
         train(tiny(), images, other, path, resume=True)
     with pytest.raises(DataError, match="at least 96 pixels"):
         train(tiny(), images, TrainConfig(steps=1), tmp_path / "d.ckpt")
+
+
+def test_goes_on_from_the_weights_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Almost no rate: the weights that come out are those that training started from."""
+    folder, start, out = (
+        tmp_path / "hr",
+        tmp_path / "start.safetensors",
+        tmp_path / "on.safetensors",
+    )
+    folder.mkdir()
+    for number, image in enumerate(images()):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    save_model(tiny(), start)
+    monkeypatch.setitem(BUILT_IN, "edsr", lambda: EDSR(features=4, blocks=1))
+    command = ["train", "edsr", "--data", str(folder), "--steps", "2", "--batch", "1"]
+    command += ["--patch", "8", "--rate", "1e-9", "--out", str(out), "--start"]
+    assert main([*command, str(start)]) == 0
+    before, after = fastbg.load_model(start), fastbg.load_model(out)
+    for name, value in before.state_dict().items():
+        torch.testing.assert_close(after.state_dict()[name], value, rtol=0, atol=1e-6)
+    assert len(read_card(out)["training"]["start"]) == 16
+
+    other = tmp_path / "other.safetensors"
+    save_model(EDSR(features=8, blocks=1), other)
+    out.unlink()
+    assert main([*command, str(other)]) != 0

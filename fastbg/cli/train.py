@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from fastbg.cli.run import pick_device
 from fastbg.data.images import open_folder
 from fastbg.errors import CheckpointError, InvalidArgument
-from fastbg.models.checkpoints import save_model
+from fastbg.models.checkpoints import load_model, save_model
+from fastbg.models.network import Network
 from fastbg.models.sizes import BUILT_IN
 from fastbg.training import TrainConfig, train
 
@@ -31,6 +33,8 @@ def register(commands: Any) -> None:
     add("--steps", type=int, default=default.steps, metavar="N")
     add("--batch", type=int, default=default.batch, metavar="N", help="patches per step")
     add("--patch", type=int, default=default.patch, metavar="N", help="LR pixels a side")
+    add("--rate", type=float, default=default.learning_rate, metavar="R", help="highest one")
+    add("--start", metavar="FILE", help="go on from these weights (a name or a file), anew")
     add("--seed", type=int, default=default.seed, metavar="N")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     add("--resume", action="store_true", help="go on from OUT.ckpt")
@@ -45,17 +49,26 @@ def run(arguments: argparse.Namespace) -> None:
     for option in ("steps", "batch", "patch"):
         if getattr(arguments, option) < 1:
             raise InvalidArgument(f"--{option}", getattr(arguments, option), "at least 1")
+    if not 0 < arguments.rate < float("inf"):
+        raise InvalidArgument("--rate", arguments.rate, "a positive number")
     checkpoint = out.with_name(out.name + ".ckpt")
     arguments.resume_hint = f"Repeat the command with --resume to go on from {checkpoint}."
     if out.exists():
         raise CheckpointError(f"{out} exists; choose another --out, or delete it")
 
     images = open_folder(arguments.data)
+    torch.manual_seed(arguments.seed)
+    net, start = BUILT_IN[name](), ""
+    if arguments.start:
+        start = _load_start(net, arguments.start)
     config = TrainConfig(
-        steps=arguments.steps, batch=arguments.batch, patch=arguments.patch, seed=arguments.seed
+        steps=arguments.steps,
+        batch=arguments.batch,
+        patch=arguments.patch,
+        learning_rate=arguments.rate,
+        seed=arguments.seed,
+        start=start,
     )
-    torch.manual_seed(config.seed)
-    net = BUILT_IN[name]()
     state = train(
         net,
         lambda: [item.load() for item in images.items],
@@ -72,3 +85,16 @@ def run(arguments: argparse.Namespace) -> None:
     }
     save_model(net, out, card, state)
     print(out)
+
+
+def _load_start(net: Network, name_or_path: str) -> str:
+    """Gives `net` the weights of a file; returns what identifies them."""
+    source = load_model(name_or_path)
+    if (source.architecture, source.config) != (net.architecture, net.config):
+        expected = f"{net.architecture} with {net.config}"
+        raise CheckpointError(
+            f"--start {name_or_path} is {source.architecture} {source.config}, not {expected}"
+        )
+    net.load_state_dict(source.state_dict())
+    values = torch.cat([value.flatten() for value in source.state_dict().values()])
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
