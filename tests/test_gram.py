@@ -177,6 +177,8 @@ def test_gram_is_bmm(backend: BackendUnderTest) -> None:
     flat = features.flatten(2)
     expected = torch.bmm(flat, flat.mT)
     near = {"rtol": float32_error(backend), "atol": 0.0}
+    # A region's sum has the same bits whatever other regions there are, but for PyTorch's products.
+    same = near if backend.name == "torch" else {"rtol": 0.0, "atol": 0.0}
     torch.testing.assert_close(fastbg.gram(flat, backend=backend.name), expected, **near)
     torch.testing.assert_close(fastbg.gram(features, backend=backend.name), expected, **near)
     halves = torch.zeros(1, 2, 4, 6, device=backend.device)
@@ -186,7 +188,7 @@ def test_gram_is_bmm(backend: BackendUnderTest) -> None:
         assert two.shape == (2, 2, 5, 5)
         torch.testing.assert_close(two.sum(1), expected, **near)
         one = fastbg.gram(value, mask[:, 0], backend=backend.name)
-        torch.testing.assert_close(one, two[:, 0], rtol=0, atol=0)
+        torch.testing.assert_close(one, two[:, 0], **same)
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 61, 70), (1, 3, 130, 257)])

@@ -68,17 +68,19 @@ void add_block(const float* a, const float* b, std::int64_t pixels, std::int64_t
         add_block<16, 1>(a, b, pixels, stride, sum, row);
     }
   } else {
-    for (std::int64_t r = 0; r < kLanes; r += 4) {
-      std::int64_t v = 0;
-      for (; vectors - v >= 3; v += 3) {
-        add_block<4, 3>(a + r, b + v * kLanes, pixels, stride, sum + r * row + v * kLanes, row);
-      }
-      if (vectors - v == 2) {
-        add_block<4, 2>(a + r, b + v * kLanes, pixels, stride, sum + r * row + v * kLanes, row);
-      } else if (vectors - v == 1) {
-        add_block<4, 1>(a + r, b + v * kLanes, pixels, stride, sum + r * row + v * kLanes, row);
+    // Never a single vector if it can be helped: fewer than 8 sums wait for one another.
+    std::int64_t v = 0;
+    for (; vectors - v >= 2; v += vectors - v == 4 || vectors - v == 2 ? 2 : 3) {
+      for (std::int64_t r = 0; r < kLanes; r += 4) {
+        float* to = sum + r * row + v * kLanes;
+        if (vectors - v == 4 || vectors - v == 2) {
+          add_block<4, 2>(a + r, b + v * kLanes, pixels, stride, to, row);
+        } else {
+          add_block<4, 3>(a + r, b + v * kLanes, pixels, stride, to, row);
+        }
       }
     }
+    if (vectors - v == 1) add_block<kLanes, 1>(a, b + v * kLanes, pixels, stride, sum + v * kLanes, row);
   }
 }
 
