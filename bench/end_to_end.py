@@ -1,8 +1,10 @@
 """Whole experiments: as published, in good PyTorch, and by fastbg, on the same items.
 
-    python bench/end_to_end.py [EXPERIMENT ...] [--model NAME|PATH] [--items N] [--record FILE]
+    python bench/end_to_end.py [EXPERIMENT ...] [--model NAME|PATH ...] [--items N] [--record FILE]
 
-Prints `ratio NAME AS_PUBLISHED GOOD`: how many times faster fastbg is than either. All ways start
+Prints `ratio NAME AS_PUBLISHED GOOD`: how many times faster fastbg is than either; of several
+networks or experiments also `ratio suite`, of all of them together, each with as many items as
+`fastbg run` plans on these images: seconds per item times that number. All ways start
 from decoded ground truth; the baselines get their LR images ready-made. Records must agree to
 1e-3 dB before any time is taken (`ring` and `inward`, whose items are pairs: see `nested_ways`).
 On a machine that others use, `--threads 1 --clock cpu` keeps most of their work out of the numbers.
@@ -29,6 +31,7 @@ from bench.baselines import mosaic_good, mosaic_published
 from bench.baselines.networks_torch import in_torch
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import open_folder
+from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import Experiment
 from fastbg.experiments.groups import lr_composites, sources
 from fastbg.experiments.mosaic import WAYS, Mosaic, inside
@@ -40,6 +43,7 @@ from fastbg.models.checkpoints import load_model
 from fastbg.models.network import Network
 
 TOLERANCE = 1e-3  # dB
+SIDES = ("published", "good", "fastbg")
 Ways = dict[str, measure.Way]
 
 
@@ -118,7 +122,7 @@ def swap(net: Network, study: Study, count: int) -> Ways:
     }
 
 
-EXPERIMENTS: dict[str, Callable[[Network, Study, int], Ways]] = {
+WAYS_OF: dict[str, Callable[[Network, Study, int], Ways]] = {
     "table1": table1,
     "slicing": slicing,
     "swap": swap,
@@ -167,6 +171,11 @@ def plain(net: Network) -> Network:
     return in_torch(net).to(memory_format=torch.contiguous_format).requires_grad_(True)
 
 
+def whole(result: measure.Result, way: str) -> float:
+    """Seconds that `way` takes for all planned items."""
+    return result.median(way) * result.facts["planned"] / result.facts["items"]
+
+
 def agree(results: dict[str, Any]) -> None:
     """All records agree to 1e-3 dB."""
     ours = np.asarray(results["fastbg"])
@@ -179,8 +188,8 @@ def main() -> None:
     """Check, time, print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("experiments", nargs="*", metavar="EXPERIMENT", default=["table1"])
-    add("--model", default="edsr", metavar="NAME|PATH")
+    add("experiments", nargs="*", metavar="EXPERIMENT", help=f"default: {' '.join(WAYS_OF)}")
+    add("--model", nargs="+", default=["edsr"], metavar="NAME|PATH")
     add("--data", type=Path, metavar="DIR", help="default: built-in images")
     add("--items", type=int, default=20, metavar="N", help="of each experiment")
     add("--runs", type=int, default=5, metavar="N", help="of each way")
@@ -188,25 +197,36 @@ def main() -> None:
     add("--clock", choices=measure.CLOCKS, default="wall")
     add("--record", type=Path, metavar="FILE", help="write all runs as JSON")
     options = parser.parse_args()
-    unknown = [name for name in options.experiments if name not in EXPERIMENTS]
+    unknown = [name for name in options.experiments if name not in WAYS_OF]
     if unknown:
-        parser.error(f"experiments: got {unknown[0]!r}; expected some of {', '.join(EXPERIMENTS)}")
+        parser.error(f"experiments: got {unknown[0]!r}; expected some of {', '.join(WAYS_OF)}")
     if options.threads:
         torch.set_num_threads(options.threads)
-    net = load_model(options.model)
     images = builtin_images() if options.data is None else open_folder(options.data)
-    study = Study(images, net.scale)
     results = []
-    for name in options.experiments:
-        ways = EXPERIMENTS[name](net, study, options.items)
-        result = measure.compare(
-            name, ways, CHECKS.get(name, agree), options.runs, clock=measure.CLOCKS[options.clock]
-        )
-        results.append(result)
-        for label in ways:
-            print(f"{name} {label}: {result.median(label):.3f} s")
-        ratios = (result.ratio(slow, "fastbg") for slow in ("published", "good"))
-        print("ratio", name, *(f"{ratio:.3g}" for ratio in ratios), flush=True)
+    for path in options.model:
+        net = load_model(path)
+        study = Study(images, net.scale)
+        for name in options.experiments or WAYS_OF:
+            planned = len(EXPERIMENTS[name]().plan(study))
+            items = min(options.items, planned)
+            result = measure.compare(
+                f"{net.name} {name}",
+                WAYS_OF[name](net, study, items),
+                CHECKS.get(name, agree),
+                options.runs,
+                {"items": items, "planned": planned},
+                measure.CLOCKS[options.clock],
+            )
+            results.append(result)
+            for label in result.seconds:
+                print(f"{result.name} {label}: {result.median(label):.3f} s")
+            ratios = (result.ratio(slow, "fastbg") for slow in ("published", "good"))
+            print("ratio", result.name, *(f"{ratio:.3g}" for ratio in ratios), flush=True)
+    if len(results) > 1:
+        total = {way: sum(whole(result, way) for result in results) for way in SIDES}
+        ratios = (total[slow] / total["fastbg"] for slow in ("published", "good"))
+        print("ratio suite", *(f"{ratio:.3g}" for ratio in ratios))
     if options.record:
         measure.write_record(options.record, results)
 
