@@ -19,7 +19,7 @@ from fastbg.data.images import ImageItem, ImageSet, open_folder, read_image
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.metrics import CHANNELS, psnr, ssim
 from fastbg.models.bicubic import Bicubic
-from fastbg.models.checkpoints import load_model
+from fastbg.models.checkpoints import load_models
 from fastbg.models.network import Network
 from fastbg.ops.resampling import KERNELS
 
@@ -159,7 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Score the networks and bicubic, and print the table."""
-    models = [load_model(name, device=arguments.device) for name in arguments.model]
+    models = load_models(arguments.model, arguments.device)
     images = open_folder(arguments.data)
     lr = None if arguments.lr is None else open_folder(arguments.lr)
     console = Console(highlight=False)

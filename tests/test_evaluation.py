@@ -17,6 +17,7 @@ from fastbg.errors import DataError, InvalidArgument
 from fastbg.evaluation import Score, add_arguments, evaluate, main, mean_scores
 from fastbg.metrics import grey_levels, ssim
 from fastbg.models.bicubic import Bicubic
+from fastbg.models.checkpoints import save_model
 from fastbg.models.edsr import EDSR
 
 
@@ -161,3 +162,18 @@ def test_the_command_prints_a_table(
         list(evaluate([Bicubic(4)], open_folder(folder), channel="rgb", shave=2))
     )
     assert float(rows[0][2]) == pytest.approx(expected[0].psnr, abs=0.005)
+
+
+def test_networks_of_one_name_keep_their_rows(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two weights files of the same name in two folders are two networks."""
+    files = [tmp_path / name / "mine.safetensors" for name in ("old", "new")]
+    for path in files:
+        save_model(EDSR(features=4, blocks=1), path)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    main(parser.parse_args(["--data", str(folder), "--model", *map(str, files)]))
+    table = capsys.readouterr().out.splitlines()[-5:]
+    assert [row.split()[1] for row in table if "mine" in row] == ["mine", "mine"]
+    assert "mine (2)" in table[-2]

@@ -13,8 +13,7 @@ from fastbg.attribution.quadrature import METHODS
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import read_image
 from fastbg.errors import InvalidArgument
-from fastbg.models.checkpoints import load_model
-from fastbg.models.network import Network
+from fastbg.models.checkpoints import load_models
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -61,10 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
             raise InvalidArgument(option, str(path), "a file in a folder that exists")
     if arguments.grid is not None and arguments.grid < 1:
         raise InvalidArgument("--grid", arguments.grid, "at least 1 SR pixel")
-    models: dict[str, Network] = {}
-    for name in arguments.model:
-        model = load_model(name, arguments.device)
-        models[f"{model.name} ({len(models) + 1})" if model.name in models else model.name] = model
+    models = {model.name: model for model in load_models(arguments.model, arguments.device)}
     scales = sorted({model.scale for model in models.values()})
     if len(scales) > 1:
         raise InvalidArgument("--model", f"networks of scales {scales}", "one scale for all")
