@@ -12,7 +12,6 @@ does only what FILE lacks.
 """
 
 import argparse
-import hashlib
 import json
 import statistics
 import sys
@@ -35,6 +34,7 @@ from fastbg.data.degradation import downsample
 from fastbg.data.images import open_folder
 from fastbg.models.network import Network
 from fastbg.models.sizes import BUILT_IN
+from fastbg.running import fingerprint
 
 SCALE, WINDOW, CONVERGED = 4, 16, 400
 NEGLIGIBLE = 1e-7  # LocalAttribution's skip_tolerance
@@ -144,14 +144,6 @@ def check(net: Network, integrals: Integrals, image: Tensor) -> None:
         assert error < 1e-5, f"{method} differs from LocalAttribution by {error}"
 
 
-def fingerprint(net: Network) -> str:
-    """Tells weights apart, so that a retrained network is measured anew."""
-    digest = hashlib.sha256()
-    for parameter in net.parameters():
-        digest.update(parameter.detach().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
 def summary(entries: list[Entry]) -> list[str]:
     """Rows of a table: medians over the entries of one network, and the answer."""
     name, images = entries[0]["network"], [entry["errors"] for entry in entries]
@@ -196,7 +188,7 @@ def main() -> None:
     entries: list[Entry] = [json.loads(line) for line in lines]
     for name in options.networks:
         net = network(name, options.checkpoint).requires_grad_(False)
-        kind = {"network": name, "weights": fingerprint(net), "side": options.side}
+        kind = {"network": name, "weights": fingerprint(net)[:12], "side": options.side}
         done = {e["image"]: e for e in entries if kind.items() <= e.items()}
         for key, image in crops(options.images, options.count, options.side):
             if key in done:

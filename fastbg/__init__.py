@@ -1,5 +1,7 @@
 """fastbg: which pixels did a super-resolution network use, and did they help?"""
 
+from typing import TYPE_CHECKING, Any
+
 from fastbg.attribution import (
     AttributionResult,
     CustomObjective,
@@ -18,6 +20,9 @@ from fastbg.ops.conv import conv3x3
 from fastbg.ops.gram import conv_gram, gram
 from fastbg.ops.path import blur_path, gradient_detector, path_integral
 from fastbg.texture import gram_distance, texture_gram
+
+if TYPE_CHECKING:
+    from fastbg.running import run_experiments
 
 __all__ = [
     "AttributionResult",
@@ -41,8 +46,18 @@ __all__ = [
     "load_model",
     "mosaic",
     "path_integral",
+    "run_experiments",
     "save_model",
     "texture_gram",
     "wrap",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """run_experiments brings figures and tables along: loaded by those who use it."""
+    if name != "run_experiments":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fastbg.running import run_experiments
+
+    return run_experiments

@@ -4,47 +4,41 @@ import argparse
 import hashlib
 import shlex
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from fastbg.cli import dry_run
 from fastbg.cli.info import devices
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageSet, open_folder
 from fastbg.dispatch import BACKENDS
-from fastbg.engines.local import Job, taking_part
+from fastbg.engines.local import Job
 from fastbg.engines.ray import RayEngine
-from fastbg.errors import CheckpointError, InvalidArgument
-from fastbg.experiments import EXPERIMENTS, experiment_type
-from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
-from fastbg.experiments.records import headline, report, settle, settle_network
+from fastbg.errors import InvalidArgument
+from fastbg.experiments import EXPERIMENTS
+from fastbg.experiments.experiment import Experiment, NetLabel
 from fastbg.experiments.study import CPU, Study
 from fastbg.metrics import CHANNELS
 from fastbg.models.checkpoints import built_in_path, installed, load_model
-from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
 from fastbg.models.sizes import BUILT_IN
 from fastbg.ops.resampling import KERNELS
 from fastbg.results.store import RunStore
+from fastbg.running import (
+    Execute,
+    Labelled,
+    chosen_experiments,
+    common_scale,
+    configuration,
+    measure_all,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Options that several experiments have; each is set in all that have it.
@@ -54,7 +48,6 @@ SHARED_OPTIONS = {
     "lr": ("made", "paired"),
     "domain": ("hr", "lr"),
 }
-Execute: TypeAlias = Callable[[Job, Callable[[int], None]], int]  # Job.run, or another engine's
 
 
 def register(commands: Any) -> None:
@@ -129,21 +122,18 @@ def run(arguments: argparse.Namespace) -> None:
     device = where(arguments)
     own = CPU if arguments.engine == "ray" else device  # of this process
     nets, study = prepare(arguments, images, own)
-    config = configuration(study, images, arguments.dtype) | {"device": device.type}
+    config = configuration(study) | {"device": device.type}
     with (
         RunStore.open(arguments.out, config, seeds={"seed": arguments.seed}) as store,
         engine(arguments, nets, study, console) as execute,
     ):
-        for label, _, weights in nets:
-            settle_network(store, label, weights)
-        measure_all(chosen, nets, study, store, arguments.limit, console, execute)
-        path = report(store)
+        path = measure_all(chosen, nets, study, store, arguments.limit, console, execute)
     print(path)
 
 
 def prepare(
     arguments: argparse.Namespace, images: ImageSet, device: torch.device
-) -> tuple[list[tuple[NetLabel, Network, str]], Study]:
+) -> tuple[list[Labelled], Study]:
     """The networks on `device`, and what they are studied on."""
     names = arguments.model or installed()
     nets = networks(names, device, DTYPES[arguments.dtype], arguments.pooling)
@@ -161,31 +151,9 @@ def prepare(
 
 def experiments(arguments: argparse.Namespace) -> list[Experiment]:
     """The experiments asked for, in the report's order, with their options."""
-    names = list(dict.fromkeys(arguments.experiments)) or list(EXPERIMENTS)
-    asked = [experiment_type(name) for name in names]
-    needed = [kind.uses for kind in asked if kind.uses]
-    kinds = {kind.name: kind for kind in (*needed, *asked)}
-    texts: dict[str, dict[str, str]] = {name: {} for name in kinds}
-    for option in SHARED_OPTIONS:
-        value = getattr(arguments, option)
-        having = [n for n, kind in kinds.items() if hasattr(kind.options_type(), option)]
-        for name in having if value is not None else []:
-            texts[name][option] = value
-    for text in arguments.option:
-        owner, _, assignment = text.partition(".")
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise InvalidArgument("--option", repr(text), "EXPERIMENT.NAME=VALUE")
-        experiment_type(owner)
-        if owner not in texts:
-            raise InvalidArgument("--option", repr(text), f"an experiment of this run: {[*kinds]}")
-        texts[owner][name] = value
-    made: dict[str, Experiment] = {}
-    for name, kind in EXPERIMENTS.items():
-        if name in kinds:
-            options = kind.options_type.parse(texts[name], name)
-            made[name] = kind(options, arguments.seed, made[kind.uses.name] if kind.uses else None)
-    return list(made.values())
+    shared = {name: getattr(arguments, name) for name in SHARED_OPTIONS}
+    given = {name: value for name, value in shared.items() if value is not None}
+    return chosen_experiments(arguments.experiments, given, arguments.option, arguments.seed)
 
 
 def where(arguments: argparse.Namespace) -> torch.device:
@@ -210,7 +178,7 @@ def where(arguments: argparse.Namespace) -> torch.device:
 @contextmanager
 def engine(
     arguments: argparse.Namespace,
-    nets: Sequence[tuple[NetLabel, Network, str]],
+    nets: Sequence[Labelled],
     study: Study,
     console: Console,
 ) -> Iterator[Execute]:
@@ -246,12 +214,12 @@ def pick_device(name: str) -> torch.device:
 
 def networks(
     names: Sequence[str], device: torch.device, dtype: torch.dtype, pooling: int | None = None
-) -> list[tuple[NetLabel, Network, str]]:
+) -> list[Labelled]:
     """Label, network and SHA-256 of the weights file of each of `names`.
 
     With `pooling`, each RCAN is followed by itself with local channel means.
     """
-    found: list[tuple[NetLabel, Network, str]] = []
+    found: list[Labelled] = []
     for name in dict.fromkeys(names):
         net = load_model(name, device=device, dtype=dtype)
         path = built_in_path(name) or Path(name)
@@ -268,82 +236,3 @@ def networks(
     if twice:
         raise InvalidArgument("--model", twice[0], "each network once")
     return found
-
-
-def common_scale(nets: Sequence[tuple[NetLabel, Network, str]]) -> int:
-    """The magnification that all networks share."""
-    scales = {label.label: net.scale for label, net, _ in nets}
-    if len(set(scales.values())) > 1:
-        raise CheckpointError(f"networks of one run magnify alike, these do not: {scales}")
-    return next(iter(scales.values()))
-
-
-def configuration(study: Study, images: ImageSet, dtype: str) -> dict[str, Any]:
-    """What decides the records, beside the networks and each experiment's options."""
-    return {
-        "images": images.name,
-        "fingerprint": images.fingerprint(),
-        "scale": study.scale,
-        "device": study.device.type,
-        "dtype": dtype,
-        "backend": study.backend,
-    }
-
-
-def measure_all(
-    chosen: Sequence[Experiment],
-    nets: Sequence[tuple[NetLabel, Network, str]],
-    study: Study,
-    store: RunStore,
-    limit: int | None,
-    console: Console,
-    execute: Execute,
-) -> None:
-    """Every network in every experiment; one line for each when it is done."""
-    plans = [(experiment, settle(store, experiment, study)[:limit]) for experiment in chosen]
-    width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
-    with progress(console) as bar:
-        tasks = {
-            (experiment.name, label.label): bar.add_task(
-                f"{experiment.name} {label.label}", total=len(items), start=False
-            )
-            for experiment, items in plans
-            for label, _, _ in taking_part(experiment, nets)
-        }
-        for experiment, items in plans:
-            for label, net, _ in taking_part(experiment, nets):
-                task = tasks[experiment.name, label.label]
-                bar.start_task(task)
-                start = time.monotonic()
-                job = Job(experiment, net, label, items, study, store)
-                fresh = execute(job, lambda n, task=task: bar.advance(task, n))  # type: ignore[misc]
-                bar.remove_task(task)
-                took = f"{time.monotonic() - start:.1f} s" if fresh else "resumed"
-                said = headline(store, experiment, label.label)
-                bar.console.print(
-                    f"{experiment.name:12} {label.label:{width}}  {said}  [{took}]",
-                    markup=False,
-                    soft_wrap=True,
-                )
-
-
-class Rate(ProgressColumn):
-    """Items per second."""
-
-    def render(self, task: Task) -> Text:
-        """Empty before there is one."""
-        return Text("" if task.speed is None else f"{task.speed:.2g}/s")
-
-
-def progress(console: Console) -> Progress:
-    """Items done, share, rate, remaining time."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )

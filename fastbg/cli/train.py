@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.models.checkpoints import load_model, save_model
 from fastbg.models.network import Network
 from fastbg.models.sizes import BUILT_IN
+from fastbg.running import fingerprint
 from fastbg.training import TrainConfig, train
 
 
@@ -96,5 +96,4 @@ def _load_start(net: Network, name_or_path: str) -> str:
             f"--start {name_or_path} is {source.architecture} {source.config}, not {expected}"
         )
     net.load_state_dict(source.state_dict())
-    values = torch.cat([value.flatten() for value in source.state_dict().values()])
-    return hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
+    return fingerprint(net)[:16]

@@ -1,0 +1,211 @@
+"""Experiments on networks: measure what the run folder lacks, keep it, write the report."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+from torch import nn
+
+from fastbg.data.builtin import builtin_images
+from fastbg.data.images import open_folder
+from fastbg.engines.local import Job, taking_part
+from fastbg.errors import CheckpointError, InvalidArgument
+from fastbg.experiments import EXPERIMENTS, experiment_type
+from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
+from fastbg.experiments.records import headline, report, settle, settle_network
+from fastbg.experiments.study import Study
+from fastbg.models.network import Network
+from fastbg.results.store import RunStore
+
+Labelled: TypeAlias = tuple[NetLabel, Network, str]  # with a digest of its weights
+Execute: TypeAlias = Callable[[Job, Callable[[int], None]], int]  # Job.run, or another engine's
+
+
+def run_experiments(
+    networks: Mapping[str, Network],
+    experiments: Sequence[str] = (),
+    *,
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] = "fastbg-run",
+    options: Mapping[str, object] | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    backend: str = "auto",
+) -> Path:
+    """What `fastbg run` does, for networks that are in memory, in one process.
+
+    Args:
+        networks: name in the report -> `fastbg.load_model(...)` or `fastbg.wrap(...)`; all of one
+            scale, device and dtype, which the run takes over.
+        experiments: names that `fastbg info` lists; none means all.
+        data: folder of HR images; default: the built-in ones.
+        out: run folder; what it holds already is not measured again.
+        options: such as ``{"ring.count": 8}``; `fastbg info` lists them.
+        seed: draws sub-images and resamples.
+        limit: at most so many items per experiment.
+        backend: of fastbg's operators.
+
+    Returns the path of the report. Raises InvalidArgument for a bad argument, CheckpointError for
+    networks of several scales or whose output is not a number, RunStoreError if `out` holds a run
+    of other images, options or weights.
+    """
+    if not networks or not all(isinstance(net, Network) for net in networks.values()):
+        kinds = {name: type(net).__name__ for name, net in networks.items()}
+        raise InvalidArgument("networks", kinds, "networks of load_model() or wrap(), by name")
+    places = {(str(net.mean.device), net.mean.dtype) for net in networks.values()}
+    if len(places) > 1:
+        raise InvalidArgument("networks", sorted(map(str, places)), "one device and dtype")
+    if limit is not None and limit < 1:
+        raise InvalidArgument("limit", limit, "at least 1")
+    nets = [
+        (NetLabel(name, net.architecture), net, fingerprint(net)) for name, net in networks.items()
+    ]
+    like = nets[0][1].mean
+    assignments = [f"{name}={value}" for name, value in (options or {}).items()]
+    chosen = chosen_experiments(experiments, {}, assignments, seed)
+    images = builtin_images() if data is None else open_folder(Path(data))
+    study = Study(
+        images, common_scale(nets), seed, like.device, like.dtype, backend, folder=Path(out)
+    )
+    config = configuration(study)
+    with RunStore.open(Path(out), config, seeds={"seed": seed}) as store:
+        return measure_all(chosen, nets, study, store, limit, Console(highlight=False), Job.run)
+
+
+def fingerprint(net: nn.Module) -> str:
+    """SHA-256 of the weights' values."""
+    digest = hashlib.sha256()
+    for value in net.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def chosen_experiments(
+    names: Sequence[str], shared: Mapping[str, str], assignments: Sequence[str], seed: int
+) -> list[Experiment]:
+    """The experiments of these names (none: all) and those they build on, in the report's order.
+
+    `shared` options are set in every experiment that has them, `assignments` such as
+    "ring.count=8" in one. Raises InvalidArgument.
+    """
+    asked = [experiment_type(name) for name in dict.fromkeys(names) or EXPERIMENTS]
+    needed = [kind.uses for kind in asked if kind.uses]
+    kinds = {kind.name: kind for kind in (*needed, *asked)}
+    texts: dict[str, dict[str, str]] = {name: {} for name in kinds}
+    for option, value in shared.items():
+        for name, kind in kinds.items():
+            if hasattr(kind.options_type(), option):
+                texts[name][option] = value
+    for text in assignments:
+        owner, _, assignment = text.partition(".")
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise InvalidArgument("--option", repr(text), "EXPERIMENT.NAME=VALUE")
+        experiment_type(owner)
+        if owner not in texts:
+            raise InvalidArgument("--option", repr(text), f"an experiment of this run: {[*kinds]}")
+        texts[owner][name] = value
+    made: dict[str, Experiment] = {}
+    for name, kind in EXPERIMENTS.items():
+        if name in kinds:
+            options = kind.options_type.parse(texts[name], name)
+            made[name] = kind(options, seed, made[kind.uses.name] if kind.uses else None)
+    return list(made.values())
+
+
+def common_scale(nets: Sequence[Labelled]) -> int:
+    """The magnification that all networks share."""
+    scales = {label.label: net.scale for label, net, _ in nets}
+    if len(set(scales.values())) > 1:
+        raise CheckpointError(f"networks of one run magnify alike, these do not: {scales}")
+    return next(iter(scales.values()))
+
+
+def configuration(study: Study) -> dict[str, Any]:
+    """What decides the records, beside the networks and each experiment's options."""
+    return {
+        "images": study.images.name,
+        "fingerprint": study.images.fingerprint(),
+        "scale": study.scale,
+        "device": study.device.type,
+        "dtype": str(study.dtype).removeprefix("torch."),
+        "backend": study.backend,
+    }
+
+
+def measure_all(
+    chosen: Sequence[Experiment],
+    nets: Sequence[Labelled],
+    study: Study,
+    store: RunStore,
+    limit: int | None,
+    console: Console,
+    execute: Execute,
+) -> Path:
+    """Every network in every experiment, one line for each when it is done; then the report."""
+    for label, _, weights in nets:
+        settle_network(store, label, weights)
+    plans = [(experiment, settle(store, experiment, study)[:limit]) for experiment in chosen]
+    width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
+    with progress(console) as bar:
+        tasks = {
+            (experiment.name, label.label): bar.add_task(
+                f"{experiment.name} {label.label}", total=len(items), start=False
+            )
+            for experiment, items in plans
+            for label, _, _ in taking_part(experiment, nets)
+        }
+        for experiment, items in plans:
+            for label, net, _ in taking_part(experiment, nets):
+                task = tasks[experiment.name, label.label]
+                bar.start_task(task)
+                start = time.monotonic()
+                job = Job(experiment, net, label, items, study, store)
+                fresh = execute(job, lambda n, task=task: bar.advance(task, n))  # type: ignore[misc]
+                bar.remove_task(task)
+                took = f"{time.monotonic() - start:.1f} s" if fresh else "resumed"
+                said = headline(store, experiment, label.label)
+                bar.console.print(
+                    f"{experiment.name:12} {label.label:{width}}  {said}  [{took}]",
+                    markup=False,
+                    soft_wrap=True,
+                )
+    return report(store)
+
+
+class Rate(ProgressColumn):
+    """Items per second."""
+
+    def render(self, task: Task) -> Text:
+        """Empty before there is one."""
+        return Text("" if task.speed is None else f"{task.speed:.2g}/s")
+
+
+def progress(console: Console) -> Progress:
+    """Items done, share, rate, remaining time."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
