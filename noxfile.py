@@ -1,5 +1,5 @@
-"""Sessions: lint, tests, interpret, compile_only, emulate, wheel, kill, fuzz, races, audit, bench,
-gpu.
+"""Sessions: lint, tests, interpret, compile_only, emulate, wheel, kill, fuzz, races, compatibility,
+audit, bench, gpu.
 
 `nox -l` lists them with what they do.
 
@@ -95,10 +95,11 @@ def kill(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """At least 2,000 cases of the operators on all backends, and damaged files of every kind."""
+    """2,000 cases of the operators on all backends, damaged files, entry points in libFuzzer."""
     install(session, "test")
     session.env.setdefault("FASTBG_FUZZ_CASES", "100")
-    session.run("pytest", "tests/test_fuzz.py", *session.posargs)
+    session.env.setdefault("FASTBG_FUZZ_SECONDS", "600")  # of each instruction set
+    session.run("pytest", "tests/test_fuzz.py", "tests/test_fuzz_native.py", *session.posargs)
 
 
 @nox.session
@@ -108,12 +109,38 @@ def races(session: nox.Session) -> None:
     session.run("pytest", "tests/test_races.py", *session.posargs, env={"FASTBG_TSAN": "1"})
 
 
+CORE = ["composite", "path", "gram", "conv", "models", "missing_parts"]
+NUMPY = ["composite", "images", "statistics", "missing_parts"]
+OTHERS = {  # what is installed in place of the usual releases, and the tests that it is to pass
+    "numpy1.26": (["numpy==1.26.4"], NUMPY),
+    "triton3.6": (["triton==3.6.0"], ["triton_kernels"]),
+    "triton3.7": (["triton==3.7.1"], ["triton_kernels"]),
+    "torch2.14": (["torch==2.14.1"], CORE),
+}
+
+
+@nox.session
+@nox.parametrize("other", list(OTHERS), ids=list(OTHERS))
+def compatibility(session: nox.Session, other: str) -> None:
+    """The oldest numpy, other Tritons, a newer torch (and test_missing_parts.py: none)."""
+    install(session, "test")
+    packages, tests = OTHERS[other]
+    session.install(*packages)
+    session.run("pytest", *(f"tests/test_{name}.py" for name in tests), *session.posargs)
+
+
 @nox.session
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities of what fastbg installs; needs the network."""
     session.install("pip-audit")
     install(session, "zoo", "ray")
-    session.run("pip-audit", "--skip-editable", *session.posargs)
+    # Without --strict, packages that its database does not answer for are skipped, and it passes.
+    # fastbg itself is no release that it could know.
+    listed = session.run("pip", "freeze", "--exclude", "fastbg", silent=True)
+    pins = Path(session.create_tmp()).resolve() / "pins.txt"
+    pins.write_text(str(listed).replace("+cpu", ""))
+    strict = ("--strict", "--no-deps", "--disable-pip", "--requirement", str(pins))
+    session.run("pip-audit", *strict, *session.posargs)
 
 
 @nox.session

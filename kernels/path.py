@@ -206,7 +206,8 @@ def shares(ptr, y, x, y0, x0, y1, x1, upstream, stride_y, stride_x):
     inside = (y >= y0) & (y < y1) & (x >= x0) & (x < x1)
     down, right = differences(ptr, y, x, stride_y, stride_x, inside)
     square = down * down + right * right
-    share = tl.where(square > 0, upstream / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)
+    share = upstream / tl.sqrt(tl.where(square == 0, 1.0, square))  # of a NaN it is NaN
+    share = tl.where(square == 0, 0.0, share)
     return down * share, right * share
 
 

@@ -5,13 +5,12 @@ import os
 import subprocess
 import sys
 import sysconfig
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 from emulation_build import ROOT, _of_compiler, missing
+from native_build import CSRC, INCLUDE, cpu_sources, objects, run_compiler
 
-CSRC = ROOT / "csrc"
 # One instruction set: the sanitizer sees memory, not registers.
 FLAGS = [
     "-std=c++17",
@@ -45,25 +44,15 @@ def build() -> Path:
 
     folder = ROOT / "build" / "races"
     folder.mkdir(parents=True, exist_ok=True)
-    include = [CSRC, CSRC / "common", sysconfig.get_path("include"), pybind11.get_include()]
-    flags = [*FLAGS, *(f"-I{path}" for path in include)]
-    sources = [*sorted((CSRC / "cpu").glob("*.cpp")), CSRC / "module_cpu.cpp"]
+    include = [f"-I{path}" for path in (sysconfig.get_path("include"), pybind11.get_include())]
+    sources = [*cpu_sources(), CSRC / "module_cpu.cpp"]
     sources.append(Path(__file__).with_name("openmp_threads.cpp"))
-    newest = max(p.stat().st_mtime for p in [*sources, *CSRC.rglob("*.h"), Path(__file__)])
-
-    def compiled(source: Path) -> Path:
-        target = folder / f"{source.stem}.o"
-        if not target.exists() or target.stat().st_mtime < newest:
-            _run(["g++", *flags, "-c", str(source), "-o", str(target)])
-        return target
-
     module = folder / f"_cpu{sysconfig.get_config_var('EXT_SUFFIX')}"
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several pytest processes may want it at once
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [str(target) for target in pool.map(compiled, sources)]
+        made = objects(["g++", *FLAGS, *INCLUDE, *include], sources, folder)
         # Without -fopenmp: `#pragma omp` is answered by openmp_threads.cpp.
-        _run(["g++", "-shared", "-fsanitize=thread", *objects, "-o", str(module), "-lpthread"])
+        run_compiler(["g++", "-shared", "-fsanitize=thread", *made, "-o", str(module), "-lpthread"])
     return module
 
 
@@ -82,9 +71,3 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(script), str(build()), *arguments],
         env=environment, cwd=script.parent, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")

@@ -97,9 +97,9 @@ void gradient_detector_backward(const GradientDetectorBackwardJob& job, int thre
         for (std::int64_t x = 0; x < n; ++x) {
           float down = below[x] - row[x], right = row[x + 1] - row[x];
           const float length = std::sqrt(down * down + right * right);
-          const float share = upstream / (length > 0 ? length : 1);
-          down *= length > 0 ? share : 0;
-          right *= length > 0 ? share : 0;
+          const float share = length == 0 ? 0 : upstream / length;  // of a NaN it is NaN
+          down *= share;
+          right *= share;
           sums_below[x] = down;
           sums[x + 1] += right;
           sums[x] -= down + right;

@@ -78,7 +78,7 @@ def _differences(sr: Tensor, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     y0, x0, y1, x1 = windows.reshape(-1, 4, 1, 1, 1).unbind(1)  # [B or 1, 1, 1, 1]
     inside = (y0 <= row) & (row < y1) & (x0 <= column) & (column < x1)
     down, right = (torch.where(inside, x, 0) for x in (down, right))  # lets no NaN leak in
-    return down, right, torch.hypot(down, right)
+    return down, right, (down * down + right * right).sqrt()
 
 
 def gradient_detector(sr: Tensor, windows: Tensor) -> Tensor:
@@ -89,7 +89,8 @@ def gradient_detector(sr: Tensor, windows: Tensor) -> Tensor:
 def gradient_detector_backward(grad: Tensor, sr: Tensor, windows: Tensor) -> Tensor:
     """Gradient (B,C,H,W) to `sr`, zero outside the windows; that of sqrt at 0 is 0."""
     down, right, length = _differences(sr, windows)
-    share = grad.to(length.dtype).reshape(-1, 1, 1, 1) / torch.where(length > 0, length, 1)
+    upstream = grad.to(length.dtype).reshape(-1, 1, 1, 1)
+    share = torch.where(length == 0, 0, upstream / length)  # of a NaN it is NaN
     down, right = down * share, right * share
     result = sr.new_zeros(sr.shape, dtype=length.dtype)
     result[..., 1:, :-1] += down
