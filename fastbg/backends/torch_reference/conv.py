@@ -27,7 +27,10 @@ def conv3x3_input_gradient(
     grad: Tensor, weight: Tensor, gate: Tensor | None, upscale: int
 ) -> Tensor:
     """Gradient to x of the shuffled relu (conv 3x3 (x)), whose result is `gate`."""
-    return conv_transpose2d(_before(grad, gate, upscale), weight, padding=1)
+    dtype, grad = grad.dtype, _before(grad, gate, upscale)
+    if dtype == torch.float16 and grad.device.type == "cpu":
+        grad, weight = grad.float(), weight.float()  # there PyTorch rounds partial sums to float16
+    return conv_transpose2d(grad, weight, padding=1).to(dtype)
 
 
 def conv3x3_weight_gradient(
