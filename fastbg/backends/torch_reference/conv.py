@@ -28,8 +28,8 @@ def conv3x3_input_gradient(
 ) -> Tensor:
     """Gradient to x of the shuffled relu (conv 3x3 (x)), whose result is `gate`."""
     dtype, grad = grad.dtype, _before(grad, gate, upscale)
-    if dtype == torch.float16 and grad.device.type == "cpu":
-        grad, weight = grad.float(), weight.float()  # there PyTorch rounds partial sums to float16
+    if grad.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):
+        grad, weight = grad.float(), weight.float()  # there PyTorch rounds partial sums
     return conv_transpose2d(grad, weight, padding=1).to(dtype)
 
 
