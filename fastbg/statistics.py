@@ -129,14 +129,14 @@ def share_limit(total: int, level: float = 0.95) -> float:
 def bootstrap_share(happened: ArrayLike, clusters: Sequence[object], *, seed: int = 0) -> Interval:
     """Share of the values (n) that are true, as `bootstrap_mean` gives it.
 
-    Where all or none are, resamples all agree; then the interval ends at what the number of
-    clusters rules out (`share_limit`).
+    Resamples of few clusters agree too well, and altogether where all or none are true. So the
+    interval never excludes what that number of clusters could not, if they all agreed
+    (`share_limit`): four photographs rule out no share between 47 and 53 %.
     """
     share = bootstrap_mean(happened, clusters, seed=seed)
     unseen = share_limit(len(set(clusters)))
-    if share.value == 1:
-        return Interval(1, 1 - unseen, 1)
-    return Interval(0, 0, unseen) if share.value == 0 else share
+    low, high = min(share.low, 1 - unseen), max(share.high, unseen)
+    return Interval(share.value, max(low, 0.0), min(high, 1.0))
 
 
 def never_seen(events: int, total: int, tolerated: float) -> Outcome:

@@ -99,3 +99,12 @@ def test_a_share_that_nobody_contradicts_still_has_an_interval() -> None:
     assert bootstrap_share([False] * 4, photographs) == (0, 0, unseen)
     mixed = [True, False, False, True]
     assert bootstrap_share(mixed, photographs) == bootstrap_mean(mixed, photographs)
+
+
+def test_one_exception_does_not_narrow_the_interval_of_a_share() -> None:
+    """39 of 40 in four photographs are no stronger evidence than 40 of 40."""
+    photographs = [i % 4 for i in range(40)]
+    all_but_one = bootstrap_share([True] * 39 + [False], photographs)
+    assert all_but_one.value == 0.975
+    assert all_but_one.low <= bootstrap_share([True] * 40, photographs).low
+    assert bootstrap_share([True, False], [0, 0]) == (0.5, 0.0, 1.0)
