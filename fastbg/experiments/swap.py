@@ -351,7 +351,15 @@ class Swap(Experiment):
             axis.set_ylim(0, 100)
             axis.grid()
         axes[0].set_ylabel("place of the best, %")
-        axes[-1].legend(loc="upper left", fontsize=8.5)
+        axes[-1].legend(
+            loc="lower right",
+            bbox_to_anchor=(1, 1.11),  # above the titles
+            ncols=2,
+            fontsize=8.5,
+            borderaxespad=0.2,
+            handletextpad=0.1,
+            columnspacing=0.8,
+        )
         return Chart(
             "swap_likeness",
             "Do the best backgrounds look more like the foreground than the worst?",
