@@ -32,9 +32,8 @@ from fastbg.attribution.statistics import attribution_map, diffusion_index
 from fastbg.data.builtin import builtin_images
 from fastbg.data.degradation import downsample
 from fastbg.data.images import open_folder
-from fastbg.models.network import Network
+from fastbg.models.network import Network, fingerprint
 from fastbg.models.sizes import BUILT_IN
-from fastbg.running import fingerprint
 
 SCALE, WINDOW, CONVERGED = 4, 16, 400
 NEGLIGIBLE = 1e-7  # LocalAttribution's skip_tolerance

@@ -1,13 +1,11 @@
 """Experiments on networks: measure what the run folder lacks, keep it, write the report."""
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,7 +18,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-from torch import nn
 
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import open_folder
@@ -30,7 +27,7 @@ from fastbg.experiments import EXPERIMENTS, experiment_type
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
 from fastbg.experiments.records import headline, report, settle, settle_network
 from fastbg.experiments.study import Study
-from fastbg.models.network import Network
+from fastbg.models.network import Network, fingerprint
 from fastbg.results.store import RunStore
 
 Labelled: TypeAlias = tuple[NetLabel, Network, str]  # with a digest of its weights
@@ -86,14 +83,6 @@ def run_experiments(
     config = configuration(study)
     with RunStore.open(Path(out), config, seeds={"seed": seed}) as store:
         return measure_all(chosen, nets, study, store, limit, Console(highlight=False), Job.run)
-
-
-def fingerprint(net: nn.Module) -> str:
-    """SHA-256 of the weights' values."""
-    digest = hashlib.sha256()
-    for value in net.state_dict().values():
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def chosen_experiments(

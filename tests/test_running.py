@@ -10,7 +10,7 @@ import fastbg
 from fastbg.cli import main
 from fastbg.errors import CheckpointError, InvalidArgument, RunStoreError
 from fastbg.models.edsr import EDSR
-from fastbg.running import fingerprint
+from fastbg.models.network import fingerprint
 
 
 def tiny(scale: int = 4) -> EDSR:

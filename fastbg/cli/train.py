@@ -11,9 +11,8 @@ from fastbg.cli.run import pick_device
 from fastbg.data.images import open_folder
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.models.checkpoints import load_model, save_model
-from fastbg.models.network import Network
+from fastbg.models.network import Network, fingerprint
 from fastbg.models.sizes import BUILT_IN
-from fastbg.running import fingerprint
 from fastbg.training import TrainConfig, train
 
 

@@ -1,5 +1,6 @@
 """What every network in this package is: an image in [0,1] in, a larger one out."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -44,6 +45,14 @@ class Network(nn.Module):
         box = check_window(window, height * self.scale, width * self.scale)
         sr: Tensor = self(x)
         return sr[..., box.y0 : box.y1, box.x0 : box.x1]
+
+
+def fingerprint(net: nn.Module) -> str:
+    """SHA-256 of the weights' values."""
+    digest = hashlib.sha256()
+    for value in net.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
