@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from rich.progress import (
@@ -46,6 +47,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     average_decay: float = 0.999
     seed: int = 0
+    resize: tuple[float, ...] = ()  # factors: each image is used at these sizes too
     start: str = ""  # fingerprint of the weights that training goes on from; empty: random ones
 
     def rate(self, step: int) -> float:
@@ -58,11 +60,19 @@ class TrainConfig:
 
 
 class PatchSampler:
-    """Aligned LR / HR patches with flips and rotations from a list of HR images (h,w,3) uint8."""
+    """Aligned LR / HR patches with flips and rotations from a list of HR images (h,w,3) uint8.
+
+    Scale augmentation: `config.resize` adds smaller copies, sharper than the images themselves.
+    """
 
     def __init__(self, images: list[Image], config: TrainConfig) -> None:
         scale, patch = config.scale, config.patch
-        cut = [crop_to_multiple(image, scale) for image in images]
+        sizes = [
+            image if f == 1 else _resized(image, f)
+            for f in (1.0, *config.resize)
+            for image in images
+        ]
+        cut = [crop_to_multiple(image, scale) for image in sizes]
         self.hr = [image for image in cut if min(image.shape[:2]) >= scale * patch]
         if not self.hr:
             raise DataError(f"no image is at least {scale * patch} pixels high and wide")
@@ -90,6 +100,12 @@ class PatchSampler:
         lr = self.lr[i][y : y + p, x : x + p]
         hr = self.hr[i][s * y : s * (y + p), s * x : s * (x + p)]
         return augment(lr), augment(hr)
+
+
+def _resized(image: Image, factor: float) -> Image:
+    height, width = (max(1, round(factor * side)) for side in image.shape[:2])
+    picture = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BICUBIC)
+    return np.asarray(picture)
 
 
 def _to_unit_range(patches: Image) -> Tensor:

@@ -46,6 +46,16 @@ def test_patches_are_aligned_and_depend_on_the_step_only() -> None:
         np.testing.assert_array_equal(got, expected)
 
 
+def test_smaller_copies_take_part() -> None:
+    """Scale augmentation: each image at each size, LR made of the resized HR."""
+    grey = np.full((40, 60, 3), 90, np.uint8)
+    sampler = PatchSampler([grey, grey], TrainConfig(batch=16, patch=5, resize=(0.5,)))
+    assert [image.shape for image in sampler.hr] == [(40, 60, 3)] * 2 + [(20, 28, 3)] * 2
+    assert [image.shape for image in sampler.lr] == [(10, 15, 3)] * 2 + [(5, 7, 3)] * 2
+    for side in sampler.batch(0):
+        torch.testing.assert_close(side, torch.full_like(side, 90 / 255))
+
+
 def test_a_resumed_run_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +127,10 @@ def test_goes_on_from_the_weights_of_a_file(
         torch.testing.assert_close(after.state_dict()[name], value, rtol=0, atol=1e-6)
     assert len(read_card(out)["training"]["start"]) == 16
 
+    out.unlink()
+    assert main([*command, str(start), "--resize", "1.5"]) != 0
+    assert not out.exists()
+
     other = tmp_path / "other.safetensors"
     save_model(EDSR(features=8, blocks=1), other)
-    out.unlink()
     assert main([*command, str(other)]) != 0

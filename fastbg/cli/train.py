@@ -33,6 +33,7 @@ def register(commands: Any) -> None:
     add("--batch", type=int, default=default.batch, metavar="N", help="patches per step")
     add("--patch", type=int, default=default.patch, metavar="N", help="LR pixels a side")
     add("--rate", type=float, default=default.learning_rate, metavar="R", help="highest one")
+    add("--resize", type=float, nargs="+", default=(), metavar="F", help="copies F times as large too")
     add("--start", metavar="FILE", help="go on from these weights (a name or a file), anew")
     add("--seed", type=int, default=default.seed, metavar="N")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
@@ -50,6 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
             raise InvalidArgument(f"--{option}", getattr(arguments, option), "at least 1")
     if not 0 < arguments.rate < float("inf"):
         raise InvalidArgument("--rate", arguments.rate, "a positive number")
+    for factor in arguments.resize:
+        if not 0 < factor <= 1:
+            raise InvalidArgument("--resize", factor, "in (0, 1]")
     checkpoint = out.with_name(out.name + ".ckpt")
     arguments.resume_hint = f"Repeat the command with --resume to go on from {checkpoint}."
     if out.exists():
@@ -66,6 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         patch=arguments.patch,
         learning_rate=arguments.rate,
         seed=arguments.seed,
+        resize=tuple(arguments.resize),
         start=start,
     )
     state = train(
