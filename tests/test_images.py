@@ -272,6 +272,14 @@ class TestOpenFolder:
         }
         assert keys(images) == sorted(images.classes)
 
+    def test_photographs_beside_ost_have_no_class(self, tmp_path: Path) -> None:
+        ost(tmp_path)
+        save(tmp_path / "0.png")
+        save(tmp_path / "Urban100/1.png")
+        images = open_folder(tmp_path)
+        assert sorted(images.classes) == ["sky/OST_sky_1.png", "water/OST_water_1.png"]
+        assert keys(images) == sorted(["0.png", "Urban100/1.png", *images.classes])
+
     def test_plain_folder_is_searched_to_the_bottom(self, tmp_path: Path) -> None:
         save(tmp_path / "b/c/2.jpg")
         save(tmp_path / "a/1.PNG")

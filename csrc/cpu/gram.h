@@ -11,7 +11,7 @@
 namespace fastbg {
 
 constexpr std::int64_t kPanel = 64;          // channels
-constexpr std::int64_t kTilePixels = 96;    // a panel is 32 KiB
+constexpr std::int64_t kTilePixels = 96;    // a panel is 24 KiB
 constexpr std::int64_t kChunkPixels = 4096;  // at least: a thread's unit of work
 
 struct GramWork {

@@ -33,7 +33,7 @@ def register(commands: Any) -> None:
     add("--batch", type=int, default=default.batch, metavar="N", help="patches per step")
     add("--patch", type=int, default=default.patch, metavar="N", help="LR pixels a side")
     add("--rate", type=float, default=default.learning_rate, metavar="R", help="highest one")
-    add("--resize", type=float, nargs="+", default=(), metavar="F", help="copies F times as large too")
+    add("--resize", type=float, nargs="+", default=(), metavar="F", help="smaller copies too")
     add("--start", metavar="FILE", help="go on from these weights (a name or a file), anew")
     add("--seed", type=int, default=default.seed, metavar="N")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")

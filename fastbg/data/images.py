@@ -157,7 +157,8 @@ def open_folder(path: str | os.PathLike[str]) -> ImageSet:
     - DIV2K: `DIV2K_valid_HR/0801.png`, paired with `DIV2K_valid_LR_bicubic/X4/0801x4.png`;
     - Urban100 and the like: `HR/img_001.png`, paired with `LR_bicubic/X4/img_001x4.png`, or
       `image_SRF_4/img_001_SRF_4_HR.png`, paired with `..._LR.png`;
-    - OST: one folder for each texture class, which `classes` then tells.
+    - OST: one folder for each texture class, which `classes` then tells; images elsewhere in it
+      are photographs without a class.
     Any other folder is searched for images in all its subfolders.
 
     Raises DataError if there is no such folder, no image in it, or more than one dataset.
@@ -207,7 +208,8 @@ def _datasets(folder: Path) -> list[ImageSet]:
     textures = [child for name, child in children.items() if name.lower() in OST_CLASSES]
     if len(textures) > 1 or (textures and folder.name.startswith("OutdoorScene")):
         images = _image_set(folder.name, folder, _images(folder))
-        classes = {i.key: i.key.split("/")[0].lower() for i in images.items if "/" in i.key}
+        tops = {i.key: i.key.partition("/")[0].lower() for i in images.items if "/" in i.key}
+        classes = {key: top for key, top in tops.items() if top in OST_CLASSES}
         return [ImageSet(images.name, images.items, classes)] if images.items else []
     return []
 
