@@ -159,6 +159,24 @@ def test_long_sums_stay_exact(backend: BackendUnderTest, channels: int) -> None:
     assert_close_to_float64(backend, got, exact, exact.flatten(-2).amax(-1)[..., None, None])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("channels", [5, 64, 130])
+def test_more_than_a_block_in_any_layout(channels: int, masked: bool) -> None:
+    """Rows that lie apart, channels as neighbours, every other pixel: read in blocks."""
+    if unavailable("gram", "cpu", Place(torch.device("cpu"), torch.float32)) is not None:
+        pytest.skip("the compiled CPU module is missing")
+    height, width = 37, 53
+    generator = torch.Generator().manual_seed(channels)
+    whole = torch.randn(2, channels, height + 1, 2 * width, generator=generator)
+    mask = torch.rand(2, height, width, generator=generator) if masked else None
+    last = whole[:, :, :-1, :width].contiguous(memory_format=torch.channels_last)
+    for features in (whole[:, :, 1:, :width], whole[:, :, 1:, ::2], last):
+        got = fastbg.gram(features, mask, backend="cpu")
+        exact = fastbg.gram(features.double(), doubled(mask), backend="torch")
+        error = (got.double() - exact).abs() / largest_sum(features, mask)
+        assert error.max() < ERROR[torch.float32]
+
+
 def test_wide_images(backend: BackendUnderTest) -> None:
     """Rows that are cut, and sizes that leave remainders of every block."""
     weight, bias = torch.randn(64, 3, 3, 3), torch.randn(64)

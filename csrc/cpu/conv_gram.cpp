@@ -167,7 +167,7 @@ void sum_band(const ConvGramJob& job, std::int64_t chunk, const Tiles& tiles, fl
     }
     for (std::int64_t m = 0; m < regions(work); ++m) {
       read_weights(work, band, m, row, rows, tiles.weight);
-      add_weighted_tile(tiles, pixels, work, sums + m * size);
+      add_weighted_tile(tiles, tiles.features, pixels, work, sums + m * size);
     }
   }
 }

@@ -12,6 +12,7 @@ namespace fastbg {
 
 constexpr std::int64_t kPanel = 64;          // channels
 constexpr std::int64_t kTilePixels = 96;    // a panel is 24 KiB
+constexpr std::int64_t kBlockFloats = 48 * 1024;  // a block of tiles lies in the second-level cache
 constexpr std::int64_t kChunkPixels = 4096;  // at least: a thread's unit of work
 
 struct GramWork {
@@ -21,6 +22,7 @@ struct GramWork {
   std::int64_t padded;  // channels, up to whole vectors of any variant
   std::int64_t width;   // of a panel: kPanel, or less where there are fewer channels
   std::int64_t chunks;  // per image
+  std::int64_t tiles;   // of a block: read at once, multiplied one by one
   float* sums;          // (B,chunks,M,padded,padded): the triangle on and above the diagonal;
                         // where there is one chunk per image, in the threads' scratch instead
   std::int64_t local_floats;

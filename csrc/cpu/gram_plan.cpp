@@ -31,6 +31,7 @@ GramWork divided(const TensorView& mask, const TensorView& out) {
   work.channels = out.sizes[3];
   work.padded = up_to_multiple(work.channels, kWidestVector);
   work.width = std::min(work.padded, kPanel);
+  work.tiles = 1;
   return work;
 }
 
@@ -40,7 +41,7 @@ void allocate(GramWork& work, std::int64_t kernel_floats, int threads, Floats& s
   sums = floats(work.chunks == 1 ? 0 : work.out.sizes[0] * work.chunks * of_chunk);
   work.sums = sums.get();
   const std::int64_t needed =
-      3 * tile_floats(work) + kTilePixels + work.local_floats + kernel_floats;
+      (work.tiles + 2) * tile_floats(work) + kTilePixels + work.local_floats + kernel_floats;
   work.scratch_floats = up_to_multiple(needed, kWidestVector);
   scratch = floats(work.scratch_floats * threads);
   work.scratch = scratch.get();
@@ -75,6 +76,7 @@ GramPlan::GramPlan(const GramParams& params, int threads) {
   const std::int64_t pixels = job.features.sizes[2] * job.features.sizes[3];
   job.work.chunks = parts(pixels, std::max(kChunkPixels, 8 * job.work.padded));
   job.chunk_pixels = up_to_multiple(parts(pixels, job.work.chunks), kTilePixels);
+  job.work.tiles = std::max<std::int64_t>(kBlockFloats / tile_floats(job.work), 1);
   allocate(job.work, kWidestVector * kTilePixels, threads, sums_, scratch_);
 }
 

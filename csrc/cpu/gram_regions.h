@@ -12,12 +12,12 @@
 namespace fastbg::FASTBG_VARIANT {
 namespace {
 
-// Scratch of one thread: three tiles (features, those that count, those weighted), weights, and the
-// sums of a chunk that is all of its image.
+// Scratch of one thread: a block of tiles, two more of one of them (features that count, those
+// weighted), weights, and the sums of a chunk that is all of its image.
 struct Tiles {
   explicit Tiles(const GramWork& work, int thread)
       : features(work.scratch + thread * work.scratch_floats),
-        counted(features + tile_floats(work)),
+        counted(features + work.tiles * tile_floats(work)),
         weighted(counted + tile_floats(work)),
         weight(weighted + tile_floats(work)),
         sums(weight + kTilePixels),
@@ -52,7 +52,8 @@ inline const float* weights_at(const GramWork& work, std::int64_t image, std::in
 
 // Adds a tile to a region's sum, with weight[p] for pixel p: pixels without weight are left out,
 // and where all others have weight 1 there is nothing to multiply.
-inline void add_weighted_tile(const Tiles& tiles, std::int64_t pixels, const GramWork& work, float* sum) {
+inline void add_weighted_tile(const Tiles& tiles, const float* tile, std::int64_t pixels,
+                              const GramWork& work, float* sum) {
   std::int64_t kept = 0;
   bool ones = true;
   for (std::int64_t p = 0; p < pixels; ++p) {
@@ -61,11 +62,11 @@ inline void add_weighted_tile(const Tiles& tiles, std::int64_t pixels, const Gra
   }
   if (kept == 0) return;
   if (ones && kept == pixels) {
-    add_tile(tiles.features, tiles.features, pixels, work, sum);
+    add_tile(tile, tile, pixels, work, sum);
     return;
   }
   for (std::int64_t at = 0; at < tile_floats(work); at += kTilePixels * work.width) {
-    const float* from = tiles.features + at;
+    const float* from = tile + at;
     float* counted = tiles.counted + at;
     float* weighted = tiles.weighted + at;
     for (std::int64_t p = 0; p < pixels; ++p, from += work.width) {
