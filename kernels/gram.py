@@ -78,6 +78,9 @@ def gram_partial_kernel(
     for start in range(begin, end, BLOCK_P):
         p = start + tl.arange(0, BLOCK_P)
         valid = p < end
+        if HAS_MASK:
+            weights = pixel_weights(mask_ptr, p, valid, width, mask_stride_y, mask_stride_x)
+            valid = valid & (weights != 0)  # what the others hold does not count
         at = (p // width).to(tl.int64) * stride_y + (p % width).to(tl.int64) * stride_x
         a = tl.load(
             features_ptr + left.to(tl.int64)[:, None] * stride_c + at[None, :],
@@ -90,7 +93,7 @@ def gram_partial_kernel(
             other=0.0,
         ).to(tl.float32)
         if HAS_MASK:
-            a *= pixel_weights(mask_ptr, p, valid, width, mask_stride_y, mask_stride_x)[None, :]
+            a *= weights[None, :]
         total = tl.dot(a, b, total, input_precision=PRECISION)
     inside = lanes[:, None] * BLOCK_C + lanes[None, :]
     tl.store(sums_ptr + program.to(tl.int64) * (BLOCK_C * BLOCK_C) + inside, total)
@@ -148,7 +151,8 @@ def conv_gram_partial_kernel(
         counted = BLOCK_P
         if HAS_MASK:
             weights = pixel_weights(mask_ptr, p, valid, width, mask_stride_y, mask_stride_x)
-            counted = tl.sum((weights != 0).to(tl.int32))
+            valid = valid & (weights != 0)
+            counted = tl.sum(valid.to(tl.int32))
         if counted > 0:  # regions share few tiles: features are seldom computed twice
             y = (p // width)[:, None] + dy[None, :]
             x = (p % width)[:, None] + dx[None, :]

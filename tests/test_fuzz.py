@@ -68,6 +68,20 @@ def test_convolutions_of_no_pixels_are_refused_by_name(size: tuple[int, int], ba
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+def test_an_infinite_pixel_shows_where_its_kernel_reaches(name: str) -> None:
+    """Of two outer products the reference makes inf - inf; the GPU kernels add weights first."""
+    backend = runnable(name, "path_integral")
+    image = torch.zeros(1, 1, 3, 8)
+    image[0, 0, 1, 2] = torch.inf
+    gradients = torch.ones(1, 1, 1, 3, 8)
+    arguments = gradients.to(backend.device), image.to(backend.device)
+    result = fastbg.path_integral(*arguments, [0.0, 0.3], kernel_size=3, backend=name)
+    reached = torch.zeros(1, 1, 3, 8, dtype=torch.bool)
+    reached[..., 1:4] = True
+    assert torch.equal(~result.cpu().isfinite(), reached)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
 def test_lengths_that_are_no_number_have_no_gradient(name: str) -> None:
     """Three of four backends gave the finite difference beside a NaN a finite gradient, or none."""
     backend = runnable(name, "gradient_detector")

@@ -263,6 +263,25 @@ def test_not_a_number_shows(backend: BackendUnderTest) -> None:
     assert torch.equal(got.isnan(), expected)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bool])
+def test_pixels_without_weight_may_hold_anything(
+    backend: BackendUnderTest, kind: torch.dtype
+) -> None:
+    """The reference summed NaN times 0; no backend's gradient was 0 there."""
+    features = torch.rand(1, 5, 4, 6, device=backend.device)
+    mask = torch.ones(1, 4, 6, device=backend.device)
+    mask[:, 1, 2] = 0
+    holey = features.clone()
+    holey[..., 1, 2] = torch.tensor([torch.nan, torch.inf, 1, -torch.inf, 0]).to(features)
+    found = []
+    for value in (features, holey):
+        value.requires_grad_()
+        result = fastbg.gram(value, mask.to(kind), backend=backend.name)
+        found.append((result, *torch.autograd.grad(result.square().sum(), value)))
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 class TestAutograd:
     @staticmethod
     def inputs(dtype: torch.dtype) -> dict[str, torch.Tensor]:

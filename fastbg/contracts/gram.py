@@ -53,7 +53,8 @@ def _gradients(
     to_mask: list[Tensor] = []
     for region in range(weights.shape[1]):
         through = both[:, region] @ flat
-        part = through * weights[:, region, None]
+        weight = weights[:, region, None]
+        part = (through * weight).where(weight != 0, 0)  # no NaN of a pixel that does not count
         to_features = part if to_features is None else to_features + part
         if wants_mask:
             to_mask.append((through * flat).sum(1, dtype=mask.dtype) / 2)

@@ -15,7 +15,8 @@ def gram(features: Tensor, mask: Tensor | None = None, *, backend: str = "auto")
     """Gram matrix G[i, j] = sum over pixels p of mask[p] * features[i, p] * features[j, p].
 
     A plain sum, not normalised, and exactly symmetric. Without a mask it is
-    ``torch.bmm(f, f.mT)`` of ``f = features.flatten(2)``, and can stand in its place.
+    ``torch.bmm(f, f.mT)`` of ``f = features.flatten(2)``, and can stand in its place. On GPUs sums
+    with an infinity may be NaN instead of infinite: tensor cores get float32 in three parts.
 
     Args:
         features: (B,C,H,W) or (B,C,N) float, any strides.

@@ -18,6 +18,9 @@ def blur_path(
 ) -> Tensor:
     """Node k of the path is the image under a Gaussian of width ``sigmas[k]``.
 
+    Where an infinite pixel takes part the result is not finite: infinite or NaN, as the backend
+    orders its sums.
+
     Args:
         image: (B,C,H,W) float; H and W at least ``kernel_size // 2 + 1``.
         sigmas: (K) widths in pixels of the image, at least 0; 0 is the image itself.
@@ -52,7 +55,8 @@ def path_integral(
 
     Step k is the difference of the image blurred with the cell's last and its first width. With K
     cells of equal length that is LAM's mean over k of gradient times derivative. The steps are
-    recomputed, never stored; integrals over consecutive chunks of cells add up.
+    recomputed, never stored; integrals over consecutive chunks of cells add up. Where an infinite
+    pixel takes part the result is not finite: infinite or NaN, as the backend orders its sums.
 
     Args:
         gradients: (B,K,C,H,W) of the objective, one for each cell of the path.

@@ -7,10 +7,14 @@ from fastbg.backends.torch_reference.composite import ACCUMULATE
 
 
 def gram(features: Tensor, mask: Tensor | None) -> Tensor:
-    """sum over pixels of mask * f f^T: (B,M,C,C)."""
-    wide = features.to(ACCUMULATE.get(features.dtype, torch.float32)).flatten(2)  # [B,C,HW]
-    weighted = wide[:, None] if mask is None else wide[:, None] * mask.flatten(2)[:, :, None]
-    upper = (weighted @ wide.mT[:, None]).triu()  # [B,M,C,C]
+    """sum over the pixels of a mask, whose others may hold NaN, of mask * f f^T: (B,M,C,C)."""
+    dtype = ACCUMULATE.get(features.dtype, torch.float32)
+    counted = weighted = features.to(dtype).flatten(2)[:, None]  # [B,1,C,HW]
+    if mask is not None:
+        weights = mask.flatten(2)[:, :, None]  # [B,M,1,HW]
+        counted = counted.where(weights != 0, 0)
+        weighted = counted * weights
+    upper = (weighted @ counted.mT).triu()  # [B,M,C,C]
     return (upper + upper.triu(1).mT).to(features.dtype)
 
 
