@@ -25,7 +25,7 @@ Windows = Tensor | Sequence[int] | Sequence[Sequence[int]]
 # Nodes per pass on CPUs: one node's features fit the cache, several do not (bench_attribution.py).
 CPU_BATCH = 1
 # accuracy="published": nearer to the converged result than 50 right-Riemann steps, in completeness
-# and in the map, on the trained EDSR, where 12 nodes were so too (bench/bench_convergence.py).
+# and in the map, on 20 images of each network, where 14 were so too (bench/bench_convergence.py).
 PUBLISHED = ("arc_midpoint", 16)
 
 
