@@ -105,10 +105,10 @@ def chosen_experiments(
         owner, _, assignment = text.partition(".")
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise InvalidArgument("option", repr(text), "EXPERIMENT.NAME=VALUE")
+            raise InvalidArgument("--option", repr(text), "EXPERIMENT.NAME=VALUE")
         experiment_type(owner)
         if owner not in texts:
-            raise InvalidArgument("option", repr(text), f"an experiment of this run: {[*kinds]}")
+            raise InvalidArgument("--option", repr(text), f"an experiment of this run: {[*kinds]}")
         texts[owner][name] = value
     made: dict[str, Experiment] = {}
     for name, kind in EXPERIMENTS.items():

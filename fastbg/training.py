@@ -67,12 +67,8 @@ class PatchSampler:
 
     def __init__(self, images: list[Image], config: TrainConfig) -> None:
         scale, patch = config.scale, config.patch
-        sizes = [
-            image if f == 1 else _resized(image, f)
-            for f in (1.0, *config.resize)
-            for image in images
-        ]
-        cut = [crop_to_multiple(image, scale) for image in sizes]
+        smaller = [_resized(image, factor) for factor in config.resize for image in images]
+        cut = [crop_to_multiple(image, scale) for image in (*images, *smaller)]
         self.hr = [image for image in cut if min(image.shape[:2]) >= scale * patch]
         if not self.hr:
             raise DataError(f"no image is at least {scale * patch} pixels high and wide")

@@ -106,7 +106,7 @@ def test_refuses(tmp_path: Path) -> None:
 
 
 def test_goes_on_from_the_weights_of_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Almost no rate: the weights that come out are those that training started from."""
     folder, start, out = (
@@ -129,6 +129,7 @@ def test_goes_on_from_the_weights_of_a_file(
 
     out.unlink()
     assert main([*command, str(start), "--resize", "1.5"]) != 0
+    assert "--resize: got 1.5; expected in (0, 1]" in capsys.readouterr().err
     assert not out.exists()
 
     other = tmp_path / "other.safetensors"

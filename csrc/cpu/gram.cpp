@@ -68,24 +68,26 @@ void for_segments(std::int64_t image, std::int64_t row, std::int64_t begin, std:
   }
 }
 
+// Where a block's pixel lies; its further panels follow kTilePixels * width floats apart.
+float* place(const GramWork& work, const Tiles& tiles, std::int64_t offset) {
+  return tiles.features + offset / kTilePixels * tile_floats(work) + offset % kTilePixels * work.width;
+}
+
 // Pixels [begin, end) to a block of tiles. Planes are read group by group of channels, in runs that
 // are long enough for the processor to fetch ahead.
 void read_block(const GramJob& job, std::int64_t image, std::int64_t begin, std::int64_t end,
                 const Tiles& tiles) {
   const GramWork& work = job.work;
   const std::int64_t row = job.features.sizes[3];
-  const auto place = [&](std::int64_t offset) {
-    return tiles.features + offset / kTilePixels * tile_floats(work) + offset % kTilePixels * work.width;
-  };
   if (job.features.strides[1] == 1) {
     for_segments(image, row, begin, end, [&](const Segment& s, std::int64_t offset) {
-      copy_pixels(job, s, place(offset));
+      copy_pixels(job, s, place(work, tiles, offset));
     });
     return;
   }
   for (std::int64_t c = 0; c < work.padded; c += kLanes) {
     for_segments(image, row, begin, end, [&](const Segment& s, std::int64_t offset) {
-      transpose_pixels(job, s, c, place(offset), tiles.rest);
+      transpose_pixels(job, s, c, place(work, tiles, offset), tiles.rest);
     });
   }
 }
@@ -124,11 +126,10 @@ void sum_chunk(const GramJob& job, std::int64_t chunk, const Tiles& tiles, float
   for (std::int64_t block = begin; block < end; block += work.tiles * kTilePixels) {
     const std::int64_t stop = smaller(block + work.tiles * kTilePixels, end);
     if (!in_place) read_block(job, image, block, stop, tiles);
-    const float* tile = tiles.features;
-    for (std::int64_t at = block; at < stop; at += kTilePixels, tile += tile_floats(work)) {
-      if (in_place) {
-        tile = reinterpret_cast<const float*>(address(job.features, {image, 0, at, 0}, 0));
-      }
+    for (std::int64_t at = block; at < stop; at += kTilePixels) {
+      const float* tile =
+          in_place ? reinterpret_cast<const float*>(address(job.features, {image, 0, at, 0}, 0))
+                   : place(work, tiles, at - block);
       add_pixels(job, image, at, smaller(kTilePixels, stop - at), tiles, tile, sums);
     }
   }

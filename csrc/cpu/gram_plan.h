@@ -16,7 +16,7 @@ struct FreeFloats {
 using Floats = std::unique_ptr<float[], FreeFloats>;
 
 // Both own everything that `job` points to. Memory: the sums of every chunk, at most an eighth of
-// what the features take where the images are large, and three tiles per thread.
+// what the features take where the images are large, and a block and two tiles per thread.
 class GramPlan {
  public:
   GramPlan(const GramParams& params, int threads);
