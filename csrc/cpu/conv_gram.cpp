@@ -4,18 +4,21 @@
 namespace fastbg::FASTBG_VARIANT {
 namespace {
 
-constexpr int kSums = kLanes == 16 ? 2 : 1;  // vectors of features at once
-constexpr int kPairs = 3;                    // of pixels: 4 * kPairs * kSums registers hold sums
+// Squares of 2x2 features at once: each keeps 4 sums and a product in registers, besides the taps.
+constexpr std::int64_t kSquares = kLanes == 16 ? kGroup : 2;
 
-// Two neighbouring features need 4 products per row of 3 taps, not 6 (Winograd's F(2,3)): inputs
-// d0..d3 and taps g0..g2 give
+// 2x2 neighbouring features need 16 products per channel, not 36 (Winograd's F(2x2, 3x3)). Along one
+// axis, inputs d0..d3 and taps g0..g2 give
 //   m0 = (d0 - d2) g0                   m1 = (d1 + d2) (g0 + g1 + g2) / 2
 //   m2 = (d2 - d1) (g0 - g1 + g2) / 2   m3 = (d1 - d3) g2
-//   features m0 + m1 + m2 and m1 - m2 - m3.
-// The factors of the taps are in job.weight, those of the image are made once per band.
+//   features m0 + m1 + m2 and m1 - m2 - m3;
+// here along both. The factors of the taps are in job.weight.
+constexpr int kSigns[2][kTerms] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
+
 struct Factors {
-  float* data;  // (3, rows + 2, kTerms, term)
-  std::int64_t plane, row, term, pairs;
+  float* lines;  // (2, 3, kLineFloats): two rows of the image
+  float* rows;   // (4, 3, kTerms, kTermFloats): factors along rows, of row r in place r % 4
+  float* terms;  // (kTerms, kTerms, 3, kTermFloats): along both axes
 };
 
 struct Band {
@@ -41,8 +44,13 @@ void read_row(const ConvGramJob& job, const Band& band, std::int64_t channel, st
   const std::int64_t x1 = smaller(band.x + band.columns + 1, images.sizes[3]);
   const std::int64_t offset = band.image * images.strides[0] + channel * images.strides[1] +
                               y * images.strides[2] + x0 * images.strides[3];
-  const char* from = static_cast<const char*>(images.data) + offset * element_size(images.dtype);
+  const std::int64_t bytes = element_size(images.dtype);
+  const char* from = static_cast<const char*>(images.data) + offset * bytes;
   read_floats(from, images.dtype, images.strides[3], x1 - x0, to + x0 - (band.x - 1));
+  // Rows of a band are too short for the processor to fetch the next two ahead by itself.
+  const char* ahead = from + 2 * images.strides[2] * bytes;
+  const std::int64_t end = (x1 - x0) * images.strides[3] * bytes;
+  for (std::int64_t at = 0; at < end; at += kLine) __builtin_prefetch(ahead + at);
 }
 
 template <std::size_t... L>
@@ -55,89 +63,130 @@ Vec every_other(const float* from) {
   return even_lanes(load(from), load(from + kLanes), std::make_index_sequence<kLanes>{});
 }
 
-Factors factors_of(const ConvGramJob& job, const Band& band, float* scratch) {
+// Factors along rows `first` and `first` + 1 of the band's image, counted from its rim.
+void factor_rows(const ConvGramJob& job, const Band& band, std::int64_t first, const Factors& factors) {
   const std::int64_t pairs = (band.columns + 1) / 2;
-  const std::int64_t term = (pairs + kLanes - 1) / kLanes * kLanes, row = kTerms * term;
-  float* line = scratch;
-  const Factors factors{scratch + kRowFloats, (band.rows + 2) * row, row, term, pairs};
-  float* to = factors.data;
+  // All lines first: what was just written in pieces cannot yet be loaded whole.
+  for (std::int64_t i = 0; i < 6; ++i) {
+    read_row(job, band, i % 3, band.y - 1 + first + i / 3, 2 * pairs + 2, factors.lines + i * kLineFloats);
+  }
+  for (std::int64_t i = 0; i < 6; ++i) {
+    const float* line = factors.lines + i * kLineFloats;
+    float* to = factors.rows + (first + i / 3) % 4 * kRowFloats + i % 3 * kTerms * kTermFloats;
+    for (std::int64_t p = 0; p < pairs; p += kLanes) {  // beyond `pairs`: never read
+      const Vec d0 = every_other(line + 2 * p), d1 = every_other(line + 2 * p + 1);
+      const Vec d2 = every_other(line + 2 * p + 2), d3 = every_other(line + 2 * p + 3);
+      store(to + p, d0 - d2);
+      store(to + kTermFloats + p, d1 + d2);
+      store(to + 2 * kTermFloats + p, d2 - d1);
+      store(to + 3 * kTermFloats + p, d1 - d3);
+    }
+  }
+}
+
+// Combines the factors of rows `first` to `first` + 3.
+void combine_rows(std::int64_t first, std::int64_t columns, const Factors& factors) {
+  constexpr std::int64_t kStep = 3 * kTerms * kTermFloats;  // of terms of the next factor of columns
+  const float* rows[4];
+  for (std::int64_t r = 0; r < 4; ++r) rows[r] = factors.rows + (first + r) % 4 * kRowFloats;
   for (std::int64_t channel = 0; channel < 3; ++channel) {
-    for (std::int64_t r = 0; r < band.rows + 2; ++r, to += row) {
-      read_row(job, band, channel, band.y - 1 + r, 2 * pairs + 2, line);
-      for (std::int64_t p = 0; p < pairs; p += kLanes) {  // beyond `pairs`: never read
-        const Vec d0 = every_other(line + 2 * p), d1 = every_other(line + 2 * p + 1);
-        const Vec d2 = every_other(line + 2 * p + 2), d3 = every_other(line + 2 * p + 3);
+    for (std::int64_t m = 0; m < kTerms; ++m) {
+      const std::int64_t from = (channel * kTerms + m) * kTermFloats;
+      float* to = factors.terms + (m * 3 + channel) * kTermFloats;
+      for (std::int64_t p = 0; p < (columns + 1) / 2; p += kLanes) {
+        const Vec d0 = load(rows[0] + from + p), d1 = load(rows[1] + from + p);
+        const Vec d2 = load(rows[2] + from + p), d3 = load(rows[3] + from + p);
         store(to + p, d0 - d2);
-        store(to + term + p, d1 + d2);
-        store(to + 2 * term + p, d2 - d1);
-        store(to + 3 * term + p, d1 - d3);
+        store(to + kStep + p, d1 + d2);
+        store(to + 2 * kStep + p, d2 - d1);
+        store(to + 3 * kStep + p, d1 - d3);
       }
     }
   }
-  return factors;
 }
 
-// Features of P neighbouring pairs of pixels; `from` are the factors of the first.
+// Adds the product of number m of an axis to the feature of number i.
+void add_product(int m, int i, Vec product, Vec& feature) {
+  if (m == i) {
+    feature = product;  // its first
+  } else if (kSigns[i][m] != 0) {
+    feature = kSigns[i][m] > 0 ? feature + product : feature - product;
+  }
+}
+
+// A vector of the features of P neighbouring squares of 2x2 pixels; `from` are the terms of the first.
 template <int P>
-void convolve(const ConvGramJob& job, const Factors& factors, const float* from, float* to) {
-  for (std::int64_t first = 0; first < kPanel; first += kSums * kLanes) {
-    Vec sum[kTerms][P][kSums] = {};
-#pragma GCC unroll 16
-    for (int v = 0; v < kSums; ++v) {
-      const Vec bias = load(job.bias + first + v * kLanes);
-#pragma GCC unroll 16
-      for (int p = 0; p < P; ++p) sum[1][p][v] = bias;  // in both features
-    }
-    const float* weight = job.weight + first;
-    for (int channel = 0; channel < 3; ++channel) {
-      for (int y = 0; y < 3; ++y) {
-        const float* factor = from + channel * factors.plane + y * factors.row;
+void convolve(const float* weight, Vec bias, const float* from, float* to, std::int64_t row) {
+  Vec sum[2][2][P];
 #pragma GCC unroll 4
-        for (int m = 0; m < kTerms; ++m, weight += kPanel, factor += factors.term) {
-          Vec taps[kSums];
+  for (int down = 0; down < kTerms; ++down) {
+    Vec of_row[2][P];
+#pragma GCC unroll 4
+    for (int across = 0; across < kTerms; ++across) {
+      Vec product[P];
+#pragma GCC unroll 3
+      for (int channel = 0; channel < 3; ++channel, weight += kSlice, from += kTermFloats) {
+        Vec taps = load(weight);
+        keep(taps);
 #pragma GCC unroll 16
-          for (int v = 0; v < kSums; ++v) {
-            taps[v] = load(weight + v * kLanes);
-            keep(taps[v]);
-          }
-#pragma GCC unroll 16
-          for (int p = 0; p < P; ++p) {
-            const Vec value = broadcast(factor[p]);
-#pragma GCC unroll 16
-            for (int v = 0; v < kSums; ++v) {
-              sum[m][p][v] = multiply_add(value, taps[v], sum[m][p][v]);
-            }
+        for (int p = 0; p < P; ++p) {
+          const Vec value = broadcast(from[p]);
+          if (channel > 0) {
+            product[p] = multiply_add(value, taps, product[p]);
+          } else if (down == 1 && across == 1) {  // which all four features take once
+            product[p] = multiply_add(value, taps, bias);
+          } else {
+            product[p] = value * taps;
           }
         }
+      }
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        add_product(across, 0, product[p], of_row[0][p]);
+        add_product(across, 1, product[p], of_row[1][p]);
+        keep(of_row[0][p]);  // now: products that wait for their sums would not fit
+        if (across > 0) keep(of_row[1][p]);
       }
     }
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 16
-      for (int v = 0; v < kSums; ++v) {
-        float* pixel = to + 2 * p * kPanel + first + v * kLanes;
-        store(pixel, relu(sum[0][p][v] + sum[1][p][v] + sum[2][p][v]));
-        store(pixel + kPanel, relu(sum[1][p][v] - sum[2][p][v] - sum[3][p][v]));
+#pragma GCC unroll 2
+      for (int x = 0; x < 2; ++x) {
+        add_product(down, 0, of_row[x][p], sum[0][x][p]);
+        add_product(down, 1, of_row[x][p], sum[1][x][p]);
       }
+    }
+  }
+#pragma GCC unroll 2
+  for (int y = 0; y < 2; ++y, to += row) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      store(to + 2 * p * kPanel, relu(sum[y][0][p]));
+      store(to + (2 * p + 1) * kPanel, relu(sum[y][1][p]));
     }
   }
 }
 
-// Features of a row, its pairs in groups of nearly equal size. Of an odd number of pixels one too
-// many is written; the next row or nobody needs its place.
-void convolve_row(const ConvGramJob& job, const Factors& factors, std::int64_t row, float* to) {
-  const float* from = factors.data + row * factors.row;
-  std::int64_t left = factors.pairs;
-  for (std::int64_t groups = (left + kPairs - 1) / kPairs; groups > 0; --groups) {
-    const std::int64_t pairs = left / groups;
-    switch (pairs) {
-      case 3: convolve<3>(job, factors, from, to); break;
-      case 2: convolve<2>(job, factors, from, to); break;
-      default: convolve<1>(job, factors, from, to);
+// Features of two rows, in groups of nearly equal size. Of an odd number of columns or rows one too
+// many is written, into a place that is not filled yet (hence from right to left) or not needed.
+void convolve_rows(const ConvGramJob& job, const Factors& factors, std::int64_t columns, float* to) {
+  const std::int64_t row = columns * kPanel;
+  for (std::int64_t k = 0; k < kPanel; k += kLanes) {
+    const Vec bias = load(job.bias + k);
+    const float* weight = job.weight + k / kSlice * kFactors * kSlice + k % kSlice;
+    std::int64_t left = (columns + 1) / 2;
+    for (std::int64_t groups = (left + kSquares - 1) / kSquares; groups > 0; --groups) {
+      const std::int64_t squares = left / groups;
+      left -= squares;
+      const float* from = factors.terms + left;
+      float* features = to + 2 * left * kPanel + k;
+      switch (squares) {
+        case 4: convolve<4>(weight, bias, from, features, row); break;
+        case 3: convolve<3>(weight, bias, from, features, row); break;
+        case 2: convolve<2>(weight, bias, from, features, row); break;
+        default: convolve<1>(weight, bias, from, features, row);
+      }
     }
-    left -= pairs;
-    from += pairs;
-    to += 2 * pairs * kPanel;
   }
 }
 
@@ -152,13 +201,17 @@ void read_weights(const GramWork& work, const Band& band, std::int64_t region, s
 void sum_band(const ConvGramJob& job, std::int64_t chunk, const Tiles& tiles, float* sums) {
   const GramWork& work = job.work;
   const Band band = band_of(job, chunk);
-  const Factors factors = factors_of(job, band, tiles.rest);
+  float* rows_of_factors = tiles.rest + 6 * kLineFloats;
+  const Factors factors{tiles.rest, rows_of_factors, rows_of_factors + 4 * kRowFloats};
   const std::int64_t size = kPanel * kPanel;
-  const std::int64_t step = kTilePixels / job.band_columns;
+  const std::int64_t step = kTilePixels / job.band_columns / 2 * 2;
+  factor_rows(job, band, 0, factors);
   for (std::int64_t row = 0; row < band.rows; row += step) {
     const std::int64_t rows = smaller(step, band.rows - row);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      convolve_row(job, factors, row + r, tiles.features + r * band.columns * kPanel);
+    for (std::int64_t r = row; r < row + rows; r += 2) {
+      factor_rows(job, band, r + 2, factors);
+      combine_rows(r, band.columns, factors);
+      convolve_rows(job, factors, band.columns, tiles.features + (r - row) * band.columns * kPanel);
     }
     const std::int64_t pixels = rows * band.columns;
     if (!work.mask.data) {

@@ -41,14 +41,22 @@ struct GramJob {
   std::int64_t chunk_pixels;
 };
 
-// What conv_gram.cpp multiplies with each row of 3 taps.
-constexpr std::int64_t kTerms = 4;
-constexpr std::int64_t kRowFloats = kTilePixels + 48;  // a row of pixels, its rim, a vector's rest
+constexpr std::int64_t kTerms = 4;  // what conv_gram.cpp multiplies with 3 taps of an axis
+constexpr std::int64_t kFactors = kTerms * kTerms * 3;  // along both axes, of three channels
+constexpr std::int64_t kSlice = 16;                     // features whose factors lie together
+constexpr std::int64_t kGroup = 4;                      // squares of 2x2 features at once, at most
 
-// A chunk is a rectangle of band_rows x band_columns pixels, no wider than a tile.
+// Scratch of conv_gram.cpp.
+constexpr std::int64_t kTermFloats = 32;  // one for each square of 2x2 pixels in two rows of a tile
+constexpr std::int64_t kLineFloats = 2 * kTermFloats + 32;  // a row of pixels, its rim, a vector's rest
+constexpr std::int64_t kRowFloats = 3 * kTerms * kTermFloats;  // factors along a row
+constexpr std::int64_t kConvFloats = 6 * kLineFloats + 4 * kRowFloats + kFactors * kTermFloats;
+
+// A chunk is a rectangle of band_rows x band_columns pixels, no wider than two rows of a tile; both
+// are even.
 struct ConvGramJob {
   TensorView images;
-  const float* weight;  // (3,3,kTerms,64): channel, row, factor of the taps
+  const float* weight;  // (64/kSlice,kTerms,kTerms,3,kSlice): factors of the taps, channel
   const float* bias;    // (64)
   GramWork work;
   std::int64_t band_rows, band_columns;

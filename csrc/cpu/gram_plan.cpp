@@ -47,18 +47,30 @@ void allocate(GramWork& work, std::int64_t kernel_floats, int threads, Floats& s
   work.scratch = scratch.get();
 }
 
-// (27,64) taps g0, g1, g2 of each row as the factors named in conv_gram.cpp.
+// The factors of taps g0, g1, g2 named in conv_gram.cpp.
+void tap_factors(const float* g, std::int64_t step, float* to, std::int64_t to_step) {
+  const float outer = g[0] + g[2 * step], inner = g[step];
+  to[0] = g[0];
+  to[to_step] = (outer + inner) / 2;
+  to[2 * to_step] = (outer - inner) / 2;
+  to[3 * to_step] = g[2 * step];
+}
+
+// (27,64) taps, by channel, row and column, as the factors of ConvGramJob.
 Floats tap_factors(const float* taps) {
-  Floats factors = floats(9 * kTerms * kPanel);
-  for (int row = 0; row < 9; ++row) {
+  constexpr std::int64_t kStep = 3 * kSlice;  // from factor to factor of rows
+  Floats factors = floats(kFactors * kPanel);
+  for (int channel = 0; channel < 3; ++channel) {
     for (int k = 0; k < kPanel; ++k) {
-      const float* g = taps + row * 3 * kPanel + k;
-      const float outer = g[0] + g[2 * kPanel], inner = g[kPanel];
-      float* to = factors.get() + row * kTerms * kPanel + k;
-      to[0] = g[0];
-      to[kPanel] = (outer + inner) / 2;
-      to[2 * kPanel] = (outer - inner) / 2;
-      to[3 * kPanel] = g[2 * kPanel];
+      const float* of_channel = taps + 9 * channel * kPanel + k;
+      float along_rows[3 * kTerms];
+      for (int row = 0; row < 3; ++row) {
+        tap_factors(of_channel + 3 * row * kPanel, kPanel, along_rows + row * kTerms, 1);
+      }
+      float* to = factors.get() + k / kSlice * kFactors * kSlice + channel * kSlice + k % kSlice;
+      for (int m = 0; m < kTerms; ++m) {
+        tap_factors(along_rows + m, kTerms, to + m * kStep, kTerms * kStep);
+      }
     }
   }
   return factors;
@@ -87,14 +99,13 @@ ConvGramPlan::ConvGramPlan(const ConvGramParams& params, int threads) {
   job.bias = static_cast<const float*>(params.bias.data);
   job.work = divided(params.mask, params.out);
   const std::int64_t height = job.images.sizes[2], width = job.images.sizes[3];
-  job.band_columns = parts(width, parts(width, kTilePixels));
+  const std::int64_t bands = parts(width, kTilePixels / 2);
+  job.band_columns = up_to_multiple(parts(width, bands), bands > 1 ? 2 * kGroup : 2);
   job.bands_across = parts(width, job.band_columns);
-  const std::int64_t down = parts(height, kChunkPixels / job.band_columns);
-  job.band_rows = up_to_multiple(parts(height, down), kTilePixels / job.band_columns);
+  const std::int64_t down = std::max<std::int64_t>(height * job.band_columns / kChunkPixels, 1);
+  job.band_rows = up_to_multiple(parts(height, down), kTilePixels / job.band_columns / 2 * 2);
   job.work.chunks = parts(height, job.band_rows) * job.bands_across;
-  const std::int64_t term = up_to_multiple(parts(job.band_columns, 2), kWidestVector);
-  const std::int64_t factors = 3 * (job.band_rows + 2) * kTerms * term;
-  allocate(job.work, kRowFloats + factors, threads, sums_, scratch_);
+  allocate(job.work, kConvFloats, threads, sums_, scratch_);
 }
 
 }  // namespace fastbg

@@ -50,7 +50,7 @@ def conv_gram(
 ) -> Tensor:
     """`gram` of ``relu(conv2d(images, weight, bias, padding=1))`` without storing the features.
 
-    On CPUs rows are filtered by Winograd's F(2, 3), in which an infinity makes NaN of its
+    On CPUs by Winograd's F(2x2, 3x3), in which an infinity makes NaN of its
     neighbours: an image that holds one may have NaN where the plain sums are infinite or finite.
 
     Args:
