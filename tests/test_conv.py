@@ -196,13 +196,24 @@ def test_compiles_without_a_graph_break() -> None:
     torch.testing.assert_close(compiled(x), layer(x, residual=x))
 
 
-def test_a_change_of_the_weights_is_seen() -> None:
-    layer, x = Conv3x3(16, 16), torch.randn(1, 16, 8, 8)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_change_of_the_weights_is_seen(frozen: bool) -> None:
+    weight, x = torch.randn(16, 16, 3, 3), torch.randn(1, 16, 8, 8)
+    weight.requires_grad_(not frozen)
+    before = fastbg.conv3x3(x, weight).detach()
     with torch.no_grad():
-        before = layer(x)
-        layer.weight.mul_(2)
-        layer.bias.mul_(2)
-        torch.testing.assert_close(layer(x), 2 * before)
+        weight.mul_(2)
+    torch.testing.assert_close(fastbg.conv3x3(x, weight), 2 * before)
+    weight.data = 2 * weight.data  # other memory, of the same version
+    torch.testing.assert_close(fastbg.conv3x3(x, weight), 4 * before)
+
+
+def test_a_step_through_data_is_seen() -> None:
+    """Some optimizers take it; it leaves a tensor's version as it was."""
+    weight, x = torch.randn(16, 16, 3, 3, requires_grad=True), torch.randn(1, 16, 8, 8)
+    before = fastbg.conv3x3(x, weight).detach()
+    weight.data.mul_(2)
+    torch.testing.assert_close(fastbg.conv3x3(x, weight), 2 * before)
 
 
 def test_threads_and_neighbours_do_not_change_a_bit() -> None:

@@ -10,7 +10,8 @@ from fastbg.backends.tensor_view import optional_view, view
 
 LANES = 16  # kConvLanes in csrc/cpu/conv.h: channels come in multiples of it
 
-# Weight -> its version, and its factors by (transposed, upscale). Networks are used many times.
+# Weight -> its version and place, and its factors by (transposed, upscale). Frozen networks are
+# used many times.
 _FACTORS = WeakTensorKeyDictionary()
 
 
@@ -137,14 +138,16 @@ def _padded(x: Tensor, dim: int) -> Tensor:
 
 def _factors(weight: Tensor, transposed: bool, upscale: int) -> Tensor:
     """Winograd factors of `weight` (Co,Ci,3,3), or of the transposed convolution's weight."""
-    if weight.is_inference():  # carries no version that would tell of a change
-        return _make_factors(weight, transposed, upscale)
-    version, made = _FACTORS.get(weight, (None, {}))
-    if version != weight._version:
+    # Inference tensors carry no version, and some optimizers step through .data, which leaves it.
+    if weight.is_inference() or weight.requires_grad:
+        return _make_factors(weight.detach(), transposed, upscale)
+    state = weight._version, weight.data_ptr()
+    known, made = _FACTORS.get(weight, (None, {}))
+    if known != state:
         made = {}
-        _FACTORS[weight] = weight._version, made
+        _FACTORS[weight] = state, made
     if (transposed, upscale) not in made:
-        made[transposed, upscale] = _make_factors(weight.detach(), transposed, upscale)
+        made[transposed, upscale] = _make_factors(weight, transposed, upscale)
     factors: Tensor = made[transposed, upscale]
     return factors
 
