@@ -198,14 +198,15 @@ def test_compiles_without_a_graph_break() -> None:
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_change_of_the_weights_is_seen(frozen: bool) -> None:
-    weight, x = torch.randn(16, 16, 3, 3), torch.randn(1, 16, 8, 8)
-    weight.requires_grad_(not frozen)
-    before = fastbg.conv3x3(x, weight).detach()
+    layer, x = Conv3x3(16, 16).requires_grad_(not frozen), torch.randn(1, 16, 8, 8)
+    before = layer(x).detach()
     with torch.no_grad():
-        weight.mul_(2)
-    torch.testing.assert_close(fastbg.conv3x3(x, weight), 2 * before)
-    weight.data = 2 * weight.data  # other memory, of the same version
-    torch.testing.assert_close(fastbg.conv3x3(x, weight), 4 * before)
+        layer.weight.mul_(2)
+        layer.bias.mul_(2)
+    torch.testing.assert_close(layer(x), 2 * before)
+    layer.weight.data = 2 * layer.weight.data  # other memory, of the same version
+    layer.bias.data = 2 * layer.bias.data
+    torch.testing.assert_close(layer(x), 4 * before)
 
 
 def test_a_step_through_data_is_seen() -> None:

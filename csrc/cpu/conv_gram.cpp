@@ -49,8 +49,8 @@ void read_row(const ConvGramJob& job, const Band& band, std::int64_t channel, st
   read_floats(from, images.dtype, images.strides[3], x1 - x0, to + x0 - (band.x - 1));
   // Rows of a band are too short for the processor to fetch the next two ahead by itself.
   const char* ahead = from + 2 * images.strides[2] * bytes;
-  const std::int64_t end = (x1 - x0) * images.strides[3] * bytes;
-  for (std::int64_t at = 0; at < end; at += kLine) __builtin_prefetch(ahead + at);
+  const std::int64_t pixel = images.strides[3] * bytes, end = (x1 - x0) * pixel;
+  for (std::int64_t at = 0; at < end; at += larger(kLine, pixel)) __builtin_prefetch(ahead + at);
 }
 
 template <std::size_t... L>
@@ -61,6 +61,14 @@ Vec even_lanes(Vec low, Vec high, std::index_sequence<L...>) {
 // from[0], from[2], ...
 Vec every_other(const float* from) {
   return even_lanes(load(from), load(from + kLanes), std::make_index_sequence<kLanes>{});
+}
+
+// The factors of the inputs d0..d3 of an axis, `step` apart.
+void store_terms(Vec d0, Vec d1, Vec d2, Vec d3, float* to, std::int64_t step) {
+  store(to, d0 - d2);
+  store(to + step, d1 + d2);
+  store(to + 2 * step, d2 - d1);
+  store(to + 3 * step, d1 - d3);
 }
 
 // Factors along rows `first` and `first` + 1 of the band's image, counted from its rim.
@@ -76,10 +84,7 @@ void factor_rows(const ConvGramJob& job, const Band& band, std::int64_t first, c
     for (std::int64_t p = 0; p < pairs; p += kLanes) {  // beyond `pairs`: never read
       const Vec d0 = every_other(line + 2 * p), d1 = every_other(line + 2 * p + 1);
       const Vec d2 = every_other(line + 2 * p + 2), d3 = every_other(line + 2 * p + 3);
-      store(to + p, d0 - d2);
-      store(to + kTermFloats + p, d1 + d2);
-      store(to + 2 * kTermFloats + p, d2 - d1);
-      store(to + 3 * kTermFloats + p, d1 - d3);
+      store_terms(d0, d1, d2, d3, to + p, kTermFloats);
     }
   }
 }
@@ -96,10 +101,7 @@ void combine_rows(std::int64_t first, std::int64_t columns, const Factors& facto
       for (std::int64_t p = 0; p < (columns + 1) / 2; p += kLanes) {
         const Vec d0 = load(rows[0] + from + p), d1 = load(rows[1] + from + p);
         const Vec d2 = load(rows[2] + from + p), d3 = load(rows[3] + from + p);
-        store(to + p, d0 - d2);
-        store(to + kStep + p, d1 + d2);
-        store(to + 2 * kStep + p, d2 - d1);
-        store(to + 3 * kStep + p, d1 - d3);
+        store_terms(d0, d1, d2, d3, to + p, kStep);
       }
     }
   }
