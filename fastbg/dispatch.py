@@ -42,12 +42,17 @@ BACKENDS = {
 # Fastest first. On GPUs our CUDA kernels come before Triton's: no compilation at first use.
 PREFERENCE = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}
 
+# For these "auto" does not go over to the torch backend just for a forward-mode derivative: inside a
+# network that would change the arithmetic of every layer unasked.
+FORWARD_MODE_BY_NAME = ("conv",)
+
 
 class Place(NamedTuple):
-    """What decides whether a backend can run: where the tensors are and what they hold."""
+    """What decides whether a backend can run: the tensors, and whether they carry tangents."""
 
     device: torch.device
     dtype: torch.dtype
+    forward_mode: bool = False
 
 
 def unavailable(op: str, backend: str, place: Place) -> str | None:
@@ -57,6 +62,8 @@ def unavailable(op: str, backend: str, place: Place) -> str | None:
         return reason
     if place.dtype == torch.float64 and backend != "torch":
         return "float64 is computed by the torch backend only"
+    if place.forward_mode and backend != "torch":
+        return "forward-mode derivatives (jvp) come from the torch backend: take it, or 'auto'"
     if find_spec(f"{BACKENDS[backend]}.{FAMILIES[op]}") is None:
         return f"{op} is not written for it"
     return None
@@ -72,14 +79,28 @@ def select(op: str, place: Place, requested: str = "auto") -> str:
     if name == "auto":
         name, source = os.environ.get("FASTBG_BACKEND", "auto"), "FASTBG_BACKEND"
     if name == "auto":
-        candidates = PREFERENCE.get(place.device.type, ("torch",))
-        return next(b for b in candidates if unavailable(op, b, place) is None)
+        return _automatic(op, place)
     if name not in BACKENDS:
         raise InvalidArgument(source, repr(name), f"one of {('auto', *BACKENDS)}")
     reason = unavailable(op, name, place)
     if reason is not None:
         raise BackendUnavailable(f"backend {name!r} cannot run {op}: {reason}")
     return name
+
+
+def _automatic(op: str, place: Place) -> str:
+    candidates = PREFERENCE.get(place.device.type, ("torch",))
+    usual, chosen = (
+        next(b for b in candidates if unavailable(op, b, p) is None)
+        for p in (place._replace(forward_mode=False), place)
+    )
+    if usual != chosen and FAMILIES[op] in FORWARD_MODE_BY_NAME:
+        raise BackendUnavailable(
+            f"{op}: forward-mode derivatives (jvp) come from the torch backend only, which 'auto' "
+            "does not take for it on these tensors: say backend='torch', or, for a network, "
+            "fastbg.models.conv.Conv3x3.fused = False"
+        )
+    return chosen
 
 
 def implementation(op: str, requested: str, like: Tensor) -> Callable[..., Any]:

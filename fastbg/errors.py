@@ -22,6 +22,10 @@ class BackendUnavailable(FastbgError, RuntimeError):
     """A backend that was asked for by name cannot run the operator; says why."""
 
 
+class NoDerivative(FastbgError, RuntimeError):
+    """A derivative was asked of an operator that has none; names the operator."""
+
+
 class DataError(FastbgError):
     """An image file or folder cannot be used; names the path."""
 

@@ -1,6 +1,8 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 
 #include "bindings.h"
 #include "conv.h"
@@ -98,6 +100,10 @@ void register_conv(py::module_& m) {
     run_weight_gradient(params, threads);
   });
   m.attr("conv_weight_parts") = kWeightParts;
+  m.def("equal_bytes", [](std::uintptr_t a, std::uintptr_t b, std::size_t count) {
+    const py::gil_scoped_release released;
+    return std::memcmp(reinterpret_cast<const void*>(a), reinterpret_cast<const void*>(b), count) == 0;
+  });
   m.def("conv_factors", [](const py::tuple& weight, std::int64_t group, const py::tuple& factors,
                            int threads) {
     const ConvFactorsParams params{view_from(weight), group, view_from(factors)};

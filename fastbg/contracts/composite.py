@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from fastbg.backends.torch_reference.composite import taken_from_b
+from fastbg.contracts.indices import boxes_inside, cell_codes, image_pairs
+from fastbg.contracts.operator import Operator
 from fastbg.dispatch import implementation
 
 
@@ -13,12 +15,25 @@ def _float_dtype(source: Tensor) -> torch.dtype:
     return torch.float32 if source.dtype == torch.uint8 else source.dtype
 
 
-@torch.library.custom_op("fastbg::composite", mutates_args=())
+def _regions(
+    a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What both composites take besides images, looked at, in int32 on their device."""
+    (height, width), device = a.shape[-2:], a.device
+    return (
+        image_pairs(pairs, len(a), len(b), device),
+        boxes_inside("inner", inner, height, width, device),
+        boxes_inside("outer", outer, height, width, device),
+    )
+
+
+@Operator
 def composite(
     a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor, backend: str
 ) -> Tensor:
     """(N,C,H,W): b inside outer and outside inner, a elsewhere."""
-    result: Tensor = implementation("composite", backend, a)(a, b, pairs, inner, outer)
+    run = implementation("composite", backend, a)
+    result: Tensor = run(a, b, *_regions(a, b, pairs, inner, outer))
     return result
 
 
@@ -35,7 +50,7 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 def _composite_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Each source receives the gradients of the pixels that were taken from it."""
-    pairs, inner, outer = ctx.saved_tensors
+    pairs, inner, outer = (x.to(grad.device, non_blocking=True) for x in ctx.saved_tensors)
     mask = taken_from_b(inner, outer, *grad.shape[-2:])
     grads: list[Tensor | None] = []
     for side, taken in ((0, ~mask), (1, mask)):
@@ -49,7 +64,7 @@ def _composite_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 composite.register_autograd(_composite_backward, setup_context=_keep_for_backward)
 
 
-@torch.library.custom_op("fastbg::composite_lr", mutates_args=())
+@Operator
 def composite_lr(
     a: Tensor,
     b: Tensor,
@@ -63,7 +78,7 @@ def composite_lr(
 ) -> Tensor:
     """(N,C,H/s,W/s): `composite`, bicubically down-sampled."""
     run = implementation("composite_lr", backend, a)
-    result: Tensor = run(a, b, pairs, inner, outer, scale, kernel, quantize)
+    result: Tensor = run(a, b, *_regions(a, b, pairs, inner, outer), scale, kernel, quantize)
     return result
 
 
@@ -83,10 +98,12 @@ def _(
     return a.new_empty((n, channels, height // scale, width // scale), dtype=_float_dtype(a))
 
 
-@torch.library.custom_op("fastbg::mosaic", mutates_args=())
+@Operator
 def mosaic(tiles: Tensor, cells: Tensor, backend: str) -> Tensor:
     """(N,C,g*h,g*w): a grid of transformed copies of each tile."""
-    result: Tensor = implementation("mosaic", backend, tiles)(tiles, cells)
+    run = implementation("mosaic", backend, tiles)
+    height, width = tiles.shape[-2:]
+    result: Tensor = run(tiles, cell_codes(cells, height, width, tiles.device))
     return result
 
 

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbg.contracts.operator import Operator
 from fastbg.dispatch import implementation
 
 
-@torch.library.custom_op("fastbg::conv3x3", mutates_args=())
+@Operator
 def conv3x3(
     x: Tensor,
     weight: Tensor,
@@ -41,7 +42,7 @@ def _(
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("fastbg::conv3x3_input_gradient", mutates_args=())
+@Operator
 def conv3x3_input_gradient(
     grad: Tensor, weight: Tensor, gate: Tensor | None, upscale: int, backend: str
 ) -> Tensor:
@@ -60,7 +61,7 @@ def _(grad: Tensor, weight: Tensor, gate: Tensor | None, upscale: int, backend: 
     )
 
 
-@torch.library.custom_op("fastbg::conv3x3_weight_gradient", mutates_args=())
+@Operator
 def conv3x3_weight_gradient(
     grad: Tensor, x: Tensor, gate: Tensor | None, upscale: int, backend: str
 ) -> tuple[Tensor, Tensor]:

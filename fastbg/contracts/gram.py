@@ -11,10 +11,11 @@ from torch import Tensor
 
 from fastbg.backends.gram_arguments import empty_grams
 from fastbg.backends.torch_reference.composite import ACCUMULATE
+from fastbg.contracts.operator import Operator
 from fastbg.dispatch import implementation
 
 
-@torch.library.custom_op("fastbg::gram", mutates_args=())
+@Operator
 def gram(features: Tensor, mask: Tensor | None, backend: str) -> Tensor:
     """(B,M,C,C): sum over pixels of mask * f f^T of features (B,C,H,W)."""
     result: Tensor = implementation("gram", backend, features)(features, mask)
@@ -69,7 +70,7 @@ def _gradients(
 gram.register_autograd(_gram_backward, setup_context=_keep_features)
 
 
-@torch.library.custom_op("fastbg::conv_gram", mutates_args=())
+@Operator
 def conv_gram(
     images: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, backend: str
 ) -> Tensor:

@@ -5,11 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbg.backends.torch_reference import path as reference
 from fastbg.backends.torch_reference.path import path_derivative, separable_filter_adjoint
+from fastbg.contracts.indices import boxes_inside
+from fastbg.contracts.operator import Operator
 from fastbg.dispatch import implementation
 
 
-@torch.library.custom_op("fastbg::blur_path", mutates_args=())
+@Operator
 def blur_path(image: Tensor, taps: Tensor, backend: str) -> Tensor:
     """(B,K,C,H,W): image (B,C,H,W) filtered with taps (K,k) along both axes, reflect-101."""
     result: Tensor = implementation("blur_path", backend, image)(image, taps)
@@ -33,7 +36,7 @@ def _blur_path_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 blur_path.register_autograd(_blur_path_backward, setup_context=_keep_taps)
 
 
-@torch.library.custom_op("fastbg::path_integral", mutates_args=())
+@Operator
 def path_integral(
     gradients: Tensor, image: Tensor, change: Tensor, level: Tensor, backend: str
 ) -> Tensor:
@@ -71,10 +74,16 @@ def _path_integral_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
 path_integral.register_autograd(_path_integral_backward, setup_context=_keep_for_integral)
 
 
-@torch.library.custom_op("fastbg::gradient_detector", mutates_args=())
+def _windows(windows: Tensor, sr: Tensor) -> Tensor:
+    height, width = sr.shape[-2:]
+    return boxes_inside("windows", windows, height, width, sr.device)
+
+
+@Operator
 def gradient_detector(sr: Tensor, windows: Tensor, backend: str) -> Tensor:
     """(B), at least float32: sum of the gradient lengths of sr (B,C,H,W) in windows (4), (B,4)."""
-    result: Tensor = implementation("gradient_detector", backend, sr)(sr, windows)
+    run = implementation("gradient_detector", backend, sr)
+    result: Tensor = run(sr, _windows(windows, sr))
     return result
 
 
@@ -84,11 +93,11 @@ def _(sr: Tensor, windows: Tensor, backend: str) -> Tensor:
     return sr.new_empty((sr.shape[0],), dtype=wide)
 
 
-@torch.library.custom_op("fastbg::gradient_detector_backward", mutates_args=())
+@Operator
 def gradient_detector_backward(grad: Tensor, sr: Tensor, windows: Tensor, backend: str) -> Tensor:
     """(B,C,H,W): gradient to `sr` of the dot product of grad (B) and `gradient_detector`."""
     run = implementation("gradient_detector_backward", backend, sr)
-    result: Tensor = run(grad, sr, windows)
+    result: Tensor = run(grad, sr, _windows(windows, sr))
     return result
 
 
@@ -106,4 +115,21 @@ def _gradient_detector_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, 
     return gradient_detector_backward(grad, *ctx.saved_tensors, ctx.backend), None, None
 
 
+def _keep_for_detector_again(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _gradient_detector_backward_again(ctx: Any, again: Tensor) -> tuple[Tensor | None, ...]:
+    """The second derivative is that of the reference, whatever backend gave the first."""
+    grad, sr, windows = ctx.saved_tensors
+    box = _windows(windows, sr)
+    _, adjoint = torch.func.vjp(
+        lambda g, x: reference.gradient_detector_backward(g, x, box), grad, sr
+    )
+    return (*adjoint(again), None, None)
+
+
+gradient_detector_backward.register_autograd(
+    _gradient_detector_backward_again, setup_context=_keep_for_detector_again
+)
 gradient_detector.register_autograd(_gradient_detector_backward, setup_context=_keep_for_detector)

@@ -1,13 +1,14 @@
 """Argument checks that every operator shares; each error names argument, value, expectation.
 
-Values are looked at only where that costs no synchronisation: on the CPU, and not while a graph
-is traced. On GPUs the kernels answer an out-of-range index with a NaN image instead.
+Shapes and dtypes are looked at here; the values of indices, boxes and codes by the operator, when
+it runs (fastbg.contracts.indices).
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from fastbg.errors import InvalidArgument
@@ -43,6 +44,8 @@ def values_are_known(value: Tensor) -> bool:
     """Whether `value` can be read without a synchronisation and outside of a traced graph."""
     if torch.compiler.is_compiling() or isinstance(value, FakeTensor):
         return False
+    if is_batchedtensor(value):  # in torch.func.vmap
+        return False
     return value.device.type == "cpu"
 
 
@@ -59,45 +62,21 @@ def integers(name: str, value: Tensor | Sequence[object], device: torch.device) 
     return value
 
 
-def index_pairs(
-    pairs: Tensor | Sequence[Sequence[int]], first: int, second: int, device: torch.device
-) -> Tensor:
-    """`pairs` as int32 (N,2) on `device`: an index below `first` and one below `second`."""
+def index_pairs(pairs: Tensor | Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """`pairs` as integers (N,2), whose values the operator looks at."""
     value = integers("pairs", pairs, device)
     if value.dim() == 1 and value.numel() == 0:
         value = value.reshape(0, 2)
     if value.dim() != 2 or value.shape[1] != 2:
         raise InvalidArgument("pairs", f"shape {tuple(value.shape)}", "shape (N, 2)")
-    if values_are_known(value) and value.numel():
-        for column, (source, size) in enumerate((("a", first), ("b", second))):
-            low, high = (int(v) for v in torch.aminmax(value[:, column]))
-            if low < 0 or high >= size:
-                wrong = low if low < 0 else high
-                raise InvalidArgument(
-                    f"pairs[:, {column}]", wrong, f"0 <= index < {size}, the images in {source}"
-                )
-    return _canonical(value, device)
+    return value
 
 
-def boxes(
-    name: str, value: BoxLike, count: int, height: int, width: int, device: torch.device
-) -> Tensor:
-    """`value` as int32 (4) or (count,4) on `device`, inside a height x width image."""
+def boxes(name: str, value: BoxLike, count: int, device: torch.device) -> Tensor:
+    """`value` as integers (4) or (count,4), whose values the operator looks at."""
     box = integers(name, value, device)
     if box.shape not in ((4,), (count, 4)):
         raise InvalidArgument(
             name, f"shape {tuple(box.shape)}", f"(4,) or ({count}, 4): y0, x0, y1, x1 per pair"
         )
-    if values_are_known(box):
-        y0, x0, y1, x1 = box.reshape(-1, 4).unbind(1)
-        good = (y0 >= 0) & (y0 <= y1) & (y1 <= height) & (x0 >= 0) & (x0 <= x1) & (x1 <= width)
-        if not bool(good.all()):
-            wrong = box.reshape(-1, 4)[~good][0].tolist()
-            raise InvalidArgument(
-                name, wrong, f"0 <= y0 <= y1 <= {height} and 0 <= x0 <= x1 <= {width}"
-            )
-    return _canonical(box, device)
-
-
-def _canonical(value: Tensor, device: torch.device) -> Tensor:
-    return value.to(device=device, dtype=torch.int32, non_blocking=True).contiguous()
+    return box

@@ -1,12 +1,12 @@
 """Batched assembly of foregrounds and backgrounds (paper, sections 3.2, 3.3, 5 and 6.2)."""
 
-import enum
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fastbg.contracts import composite as contract
+from fastbg.contracts.indices import Transform as Transform
 from fastbg.errors import InvalidArgument
 from fastbg.ops.checks import (
     FLOATS,
@@ -16,25 +16,11 @@ from fastbg.ops.checks import (
     check_same,
     index_pairs,
     integers,
-    values_are_known,
 )
 from fastbg.ops.resampling import KERNELS
 
 SOURCES = (*FLOATS, torch.uint8)
 Pairs = Tensor | Sequence[Sequence[int]]
-
-
-class Transform(enum.IntEnum):
-    """How `mosaic` fills a cell with the tile (section 6.2). Turns are counter-clockwise."""
-
-    IDENTITY = 0
-    FLIP_HORIZONTAL = 1  # left and right swapped
-    FLIP_VERTICAL = 2
-    ROTATE_90 = 3
-    ROTATE_180 = 4
-    ROTATE_270 = 5
-    ZOOM_2 = 6  # nearest neighbour, then the centre
-    ZOOM_4 = 7
 
 
 def composite(
@@ -95,6 +81,7 @@ def composite_lr(
 
     Raises:
         InvalidArgument, BackendUnavailable: as for `composite`.
+        NoDerivative: one is asked for.
     """
     pairs, inner, outer = _check_sources(a, b, pairs, inner, outer)
     if kernel not in KERNELS:
@@ -120,36 +107,28 @@ def mosaic(
 
     Raises:
         InvalidArgument, BackendUnavailable: as for `composite`.
+        NoDerivative: one is asked for.
     """
     check_images("tiles", tiles)
     codes = integers("cells", cells, tiles.device)
-    n, _, height, width = tiles.shape
+    n = len(tiles)
     if codes.dim() != 3 or codes.shape[0] != n or codes.shape[1] != codes.shape[2]:
         raise InvalidArgument("cells", f"shape {tuple(codes.shape)}", f"shape ({n}, g, g)")
-    if values_are_known(codes) and codes.numel():
-        low, high = (int(v) for v in torch.aminmax(codes))
-        if low < 0 or high >= len(Transform):
-            wrong = low if low < 0 else high
-            raise InvalidArgument("cells", wrong, f"codes 0 to {len(Transform) - 1}")
-        quarter_turn = (codes == Transform.ROTATE_90) | (codes == Transform.ROTATE_270)
-        if height != width and bool(quarter_turn.any()):
-            raise InvalidArgument("cells", "a quarter turn", f"none, as tiles are {height}x{width}")
-    codes = codes.to(device=tiles.device, dtype=torch.int32).contiguous()
     return contract.mosaic(tiles, codes, backend)
 
 
 def _check_sources(
     a: Tensor, b: Tensor, pairs: Pairs, inner: BoxLike, outer: BoxLike | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Check what both composites take; the integers come back as int32 on a's device."""
+    """Check what both composites take; the integers come back as tensors."""
     check_images("a", a, SOURCES)
     check_images("b", b, SOURCES)
     check_same("b", b, "a", a)
     height, width = a.shape[-2:]
-    index = index_pairs(pairs, a.shape[0], b.shape[0], a.device)
+    index = index_pairs(pairs, a.device)
     whole = (0, 0, height, width) if outer is None else outer
     return (
         index,
-        boxes("inner", inner, len(index), height, width, a.device),
-        boxes("outer", whole, len(index), height, width, a.device),
+        boxes("inner", inner, len(index), a.device),
+        boxes("outer", whole, len(index), a.device),
     )

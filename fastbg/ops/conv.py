@@ -26,8 +26,8 @@ def conv3x3(
 
     Args:
         x: (B,Ci,H,W) float, any strides; fastest with channels_last, or a window cut out of it.
-        weight, bias: (Co,Ci,3,3) and (Co) in the dtype of `x`. On CPUs a weight that needs no
-            gradient is transformed once: changes of it count, but for those through ``.data``.
+        weight, bias: (Co,Ci,3,3) and (Co) in the dtype of `x`. On CPUs it is transformed
+            once, and again whenever its contents have changed, in whatever way.
         relu: whether negative sums become 0; not together with `residual`.
         residual: (B,Co/r^2,r*H,r*W), r = `upscale`, is added.
         residual_scale: factor of what is added to it; without `residual` it has no effect.

@@ -94,6 +94,7 @@ def path_integral(
     change, level = difference_taps(cells, kernel_size)
     if weights is not None:
         factor = torch.as_tensor(weights, dtype=torch.float64, device=change.device)
+        _check_constant("weights", factor)
         if factor.shape != (count,):
             raise InvalidArgument("weights", f"shape {tuple(factor.shape)}", f"({count},)")
         change = change * factor[:, None]
@@ -115,15 +116,14 @@ def gradient_detector(sr: Tensor, windows: BoxLike, *, backend: str = "auto") ->
         backend: "auto", "torch", "cpu", "triton" or "cuda".
 
     Returns:
-        (B) float32 (float64 for float64). Differentiable once in `sr`.
+        (B) float32 (float64 for float64). Differentiable in `sr`, also twice.
 
     Raises:
         InvalidArgument: shape, dtype, or a box that leaves the image.
         BackendUnavailable: the named backend cannot run here.
     """
     check_images("sr", sr)
-    count, _, height, width = sr.shape
-    box = boxes("windows", windows, count, height, width, sr.device)
+    box = boxes("windows", windows, len(sr), sr.device)
     return contract.gradient_detector(sr, box, backend)
 
 
@@ -139,11 +139,18 @@ def _check_image(image: Tensor, kernel_size: int) -> None:
 
 def _widths(sigmas: Sigmas) -> Tensor:
     widths = torch.as_tensor(sigmas, dtype=torch.float64)
-    if widths.requires_grad:
-        raise InvalidArgument("sigmas", "requires_grad=True", "constants; there is no gradient")
-    if values_are_known(widths) and widths.numel() and not bool((widths >= 0).all()):
-        raise InvalidArgument("sigmas", float(widths.min()), "widths of at least 0")
-    return widths
+    _check_constant("sigmas", widths)
+    good = widths >= 0
+    if values_are_known(widths):
+        if not bool(good.all()):
+            raise InvalidArgument("sigmas", widths[~good][0].item(), "widths of at least 0")
+        return widths
+    return widths.where(good, torch.nan)  # unseen, a wrong width shows in the result
+
+
+def _check_constant(name: str, value: Tensor) -> None:
+    if value.requires_grad:
+        raise InvalidArgument(name, "requires_grad=True", "constants; there is no gradient")
 
 
 def _like(taps: Tensor, image: Tensor) -> Tensor:

@@ -3,16 +3,10 @@
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastbg.backends.cpu import native
+from fastbg.backends.cpu.conv_weight import LANES, by_place, known_weight, padded
 from fastbg.backends.tensor_view import optional_view, view
-
-LANES = 16  # kConvLanes in csrc/cpu/conv.h: channels come in multiples of it
-
-# Weight -> its version and place, and its factors by (transposed, upscale). Frozen networks are
-# used many times.
-_FACTORS = WeakTensorKeyDictionary()
 
 
 def conv3x3(
@@ -27,12 +21,12 @@ def conv3x3(
     """residual + residual_scale * shuffled (relu (conv 3x3 (x) + bias))."""
     channels, places = len(weight) // upscale**2, upscale**2
     if bias is not None:
-        bias = _padded(_by_place(bias.float(), places), 1).flatten()
+        bias = padded(by_place(bias.float(), places), 1).flatten()
     return _run(
         _channels_last(x),
         None,
         1,
-        _factors(weight, False, upscale),
+        known_weight(weight).factors(False, upscale),
         bias,
         None if residual is None else _channels_last(residual, 1),
         residual_scale,
@@ -50,7 +44,7 @@ def conv3x3_input_gradient(
         _channels_last(grad),
         None if gate is None else _channels_last(gate),
         upscale,
-        _factors(weight, True, upscale),
+        known_weight(weight).factors(True, upscale),
         None,
         None,
         1.0,
@@ -124,44 +118,3 @@ def _channels_last(x: Tensor, multiple: int = LANES) -> Tensor:
     if x.dtype == torch.float32 and x.stride(1) == 1:
         return x
     return x.permute(0, 2, 3, 1).float().contiguous().permute(0, 3, 1, 2)
-
-
-def _by_place(x: Tensor, places: int) -> Tensor:
-    """Output channels (C * places, ...) in pixel-shuffle order as (places, C, ...)."""
-    return x.unflatten(0, (-1, places)).transpose(0, 1)
-
-
-def _padded(x: Tensor, dim: int) -> Tensor:
-    """`x` with zeros at the end of `dim`, up to whole vectors."""
-    return pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, -x.shape[dim] % LANES))
-
-
-def _factors(weight: Tensor, transposed: bool, upscale: int) -> Tensor:
-    """Winograd factors of `weight` (Co,Ci,3,3), or of the transposed convolution's weight."""
-    # Inference tensors carry no version, and some optimizers step through .data, which leaves it.
-    if weight.is_inference() or weight.requires_grad:
-        return _make_factors(weight.detach(), transposed, upscale)
-    state = weight._version, weight.data_ptr()
-    known, made = _FACTORS.get(weight, (None, {}))
-    if known != state:
-        made = {}
-        _FACTORS[weight] = state, made
-    if (transposed, upscale) not in made:
-        made[transposed, upscale] = _make_factors(weight, transposed, upscale)
-    factors: Tensor = made[transposed, upscale]
-    return factors
-
-
-def _make_factors(weight: Tensor, transposed: bool, upscale: int) -> Tensor:
-    taps = _padded(_by_place(weight.float(), upscale**2), 1)  # [r*r, C, Ci, 3, 3]
-    taps = _padded(taps, 2)
-    group = taps.shape[1]
-    if transposed:
-        group = taps.shape[2]
-        taps = taps.flip(3, 4).flatten(0, 1).permute(0, 2, 3, 1)
-    else:
-        taps = taps.flatten(0, 1).permute(1, 2, 3, 0)
-    taps = taps.contiguous()  # [in, 3, 3, out]
-    factors = torch.empty(36 * taps.shape[0] * taps.shape[3])
-    native().conv_factors(view(taps), group, view(factors), torch.get_num_threads())
-    return factors

@@ -78,7 +78,9 @@ def _differences(sr: Tensor, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     y0, x0, y1, x1 = windows.reshape(-1, 4, 1, 1, 1).unbind(1)  # [B or 1, 1, 1, 1]
     inside = (y0 <= row) & (row < y1) & (x0 <= column) & (column < x1)
     down, right = (torch.where(inside, x, 0) for x in (down, right))  # lets no NaN leak in
-    return down, right, (down * down + right * right).sqrt()
+    square = down * down + right * right
+    flat = square == 0
+    return down, right, torch.where(flat, 1, square).sqrt().where(~flat, 0)  # derivative 0 at 0
 
 
 def gradient_detector(sr: Tensor, windows: Tensor) -> Tensor:
@@ -90,10 +92,8 @@ def gradient_detector_backward(grad: Tensor, sr: Tensor, windows: Tensor) -> Ten
     """Gradient (B,C,H,W) to `sr`, zero outside the windows; that of sqrt at 0 is 0."""
     down, right, length = _differences(sr, windows)
     upstream = grad.to(length.dtype).reshape(-1, 1, 1, 1)
-    share = torch.where(length == 0, 0, upstream / length)  # of a NaN it is NaN
+    flat = length == 0
+    share = (upstream / torch.where(flat, 1, length)).where(~flat, 0)  # of a NaN it is NaN
     down, right = down * share, right * share
-    result = sr.new_zeros(sr.shape, dtype=length.dtype)
-    result[..., 1:, :-1] += down
-    result[..., :-1, 1:] += right
-    result[..., :-1, :-1] -= down + right
+    result = pad(down, (0, 1, 1, 0)) + pad(right, (1, 0, 0, 1)) - pad(down + right, (0, 1, 0, 1))
     return result.to(sr.dtype)

@@ -1,0 +1,101 @@
+"""Winograd factors of the weights of conv3x3, kept while the weights hold the same bytes.
+
+Frozen networks use a weight many times. That it is still the same is seen from its contents alone:
+a tensor's version, its address and even its identity stay as they are under many a write.
+"""
+
+import weakref
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fastbg.backends.cpu import native
+from fastbg.backends.tensor_view import view
+
+LANES = 16  # kConvLanes in csrc/cpu/conv.h: channels come in multiples of it
+
+
+class KnownWeight:
+    """A copy of a weight (Co,Ci,3,3), and the factors that were made of it."""
+
+    def __init__(self, weight: Tensor, last_reference: weakref.ref[Tensor]) -> None:
+        self.copy = _in_one_piece(weight.detach()).clone()
+        self._dtype, self._shape, self._strides = weight.dtype, weight.shape, self.copy.stride()
+        self._place, self._size = self.copy.data_ptr(), self.copy.nbytes
+        self._factors: dict[tuple[bool, int], Tensor] = {}
+        self._last_reference = last_reference  # keeps its callback alive
+
+    def equals(self, weight: Tensor) -> bool:
+        """Whether `weight` is the copy bit by bit."""
+        if weight.shape != self._shape or weight.dtype != self._dtype:
+            return False
+        if weight.stride() != self._strides:
+            weight = _in_one_piece(weight)
+            if weight.stride() != self._strides:
+                return False
+        same: bool = native().equal_bytes(weight.data_ptr(), self._place, self._size)
+        return same
+
+    def factors(self, transposed: bool, upscale: int) -> Tensor:
+        """For the convolution with `upscale`, or for the transposed one: its input gradient."""
+        made = self._factors.get((transposed, upscale))
+        if made is None:
+            made = _make_factors(self.copy, transposed, upscale)
+            self._factors[transposed, upscale] = made
+        return made
+
+
+# By id, which another tensor may have later: that only costs a comparison. An entry goes with its
+# weight, so that weights made for one call leave nothing behind.
+_KNOWN: dict[int, KnownWeight] = {}
+
+
+def known_weight(weight: Tensor) -> KnownWeight:
+    """What is kept of `weight` as it is now."""
+    key = id(weight)
+    known = _KNOWN.get(key)
+    if known is None or not known.equals(weight):
+        known = KnownWeight(weight, weakref.ref(weight, partial(_forget, key)))
+        _KNOWN[key] = known
+    return known
+
+
+def _forget(key: int, reference: weakref.ref[Tensor]) -> None:
+    """The weight is gone; what a later tensor of the same id has stored stays."""
+    known = _KNOWN.get(key)
+    if known is not None and known._last_reference is reference:
+        del _KNOWN[key]
+
+
+def _in_one_piece(weight: Tensor) -> Tensor:
+    """`weight`, or a copy of it where its elements do not fill their stretch of memory."""
+    if weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last):
+        return weight
+    return weight.contiguous()
+
+
+def by_place(x: Tensor, places: int) -> Tensor:
+    """Output channels (C * places, ...) in pixel-shuffle order as (places, C, ...)."""
+    return x.unflatten(0, (-1, places)).transpose(0, 1)
+
+
+def padded(x: Tensor, dim: int) -> Tensor:
+    """`x` with zeros at the end of `dim`, up to whole vectors."""
+    return pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, -x.shape[dim] % LANES))
+
+
+def _make_factors(weight: Tensor, transposed: bool, upscale: int) -> Tensor:
+    taps = padded(by_place(weight.float(), upscale**2), 1)  # [r*r, C, Ci, 3, 3]
+    taps = padded(taps, 2)
+    group = taps.shape[1]
+    if transposed:
+        group = taps.shape[2]
+        taps = taps.flip(3, 4).flatten(0, 1).permute(0, 2, 3, 1)
+    else:
+        taps = taps.flatten(0, 1).permute(1, 2, 3, 0)
+    taps = taps.contiguous()  # [in, 3, 3, out]
+    factors = torch.empty(36 * taps.shape[0] * taps.shape[3])
+    native().conv_factors(view(taps), group, view(factors), torch.get_num_threads())
+    return factors

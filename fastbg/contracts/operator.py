@@ -1,0 +1,142 @@
+"""How every operator of fastbg is registered: once, with all that PyTorch may ask of it.
+
+An operator is a function of tensors and numbers, whose last argument is the backend that the
+caller asked for. From it follow, for all operators alike:
+
+- eager calls and reverse mode: that backend, and the operator's own backward formula;
+- forward mode (``torch.func.jvp``, ``jacfwd``, ``hessian``, dual numbers): the operator taken apart
+  into plain PyTorch, whose functions have every derivative. A named backend other than "torch"
+  raises BackendUnavailable;
+- ``torch.func.vmap``: one call after the other, on any backend;
+- autocast: off inside, so that it changes neither a result nor a gradient;
+- an operator without a derivative: NoDerivative, when one is asked for.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastbg.dispatch import Place, select
+from fastbg.errors import NoDerivative
+
+_LIBRARY = torch.library.Library("fastbg", "FRAGMENT")
+
+
+def in_own_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` without the autocast that the caller may have on for its tensors' device."""
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
+        if not torch.is_autocast_enabled(device):
+            return function(*args)
+        with torch.autocast(device, enabled=False):
+            return function(*args)
+
+    return run
+
+
+class Operator:
+    """``torch.ops.fastbg.<name>``, called like the function that computes it."""
+
+    def __init__(self, compute: Callable[..., Any]) -> None:
+        self.name = compute.__name__
+        self.__doc__ = compute.__doc__
+        self._compute = in_own_precision(compute)
+        self._backward: Callable[..., Any] | None = None
+        self._keep: Callable[..., None] | None = None
+        schema = torch.library.infer_schema(compute, mutates_args=())
+        _LIBRARY.define(self.name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        self._overload = getattr(torch.ops.fastbg, self.name).default
+        self._function = self._autograd_function()
+        _LIBRARY.impl(self.name, self._compute, "CompositeExplicitAutograd")
+        _LIBRARY.impl(self.name, self._differentiable, "Autograd", with_keyset=True)
+        torch.library.register_vmap(f"fastbg::{self.name}", self._one_by_one, lib=_LIBRARY)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._overload(*args)
+
+    def register_fake(self, shape_of: Callable[..., Any]) -> Callable[..., Any]:
+        """`shape_of` gives an empty result; it stands in where tensors have no data."""
+        torch.library.register_fake(f"fastbg::{self.name}", shape_of, lib=_LIBRARY)
+        return shape_of
+
+    def register_autograd(
+        self, backward: Callable[..., Any], *, setup_context: Callable[..., None]
+    ) -> None:
+        """`setup_context(ctx, inputs, output)` keeps what `backward(ctx, *grads)` needs."""
+        self._backward, self._keep = in_own_precision_of_gradient(backward), setup_context
+
+    def _below(self, keyset: Any, args: tuple[Any, ...]) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return self._overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    def _autograd_function(self) -> Any:
+        """The operator with its backward formula, as PyTorch's reverse mode wants it."""
+
+        def forward(ctx: Any, *args: Any) -> Any:
+            *inputs, keyset = args
+            result = self._below(keyset, tuple(inputs))
+            if self._keep is not None:
+                self._keep(ctx, tuple(inputs), result)
+            return result
+
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            if self._backward is None:
+                raise self._no_derivative()
+            return (*self._backward(ctx, *grads), None)
+
+        body = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        return type(self.name, (torch.autograd.Function,), body)
+
+    def _differentiable(self, keyset: Any, *args: Any) -> Any:
+        if _has_tangent(args):
+            return self._in_plain_pytorch(args)
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            return self._function.apply(*args, keyset)
+        return self._below(keyset, args)
+
+    def _in_plain_pytorch(self, args: tuple[Any, ...]) -> Any:
+        """In place of the operator, so that the tangents pass through PyTorch's own functions."""
+        if self._backward is None:
+            raise self._no_derivative()
+        like = next(arg for arg in args if isinstance(arg, Tensor))
+        *inputs, backend = args
+        place = Place(like.device, like.dtype, forward_mode=True)
+        return self._compute(*inputs, select(self.name, place, backend))
+
+    def _no_derivative(self) -> NoDerivative:
+        return NoDerivative(
+            f"{self.name} has no derivative: pass tensors that need none (x.detach()), or use "
+            "operators that have one"
+        )
+
+    def _one_by_one(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        """The rule of vmap: the batch's results, stacked in front."""
+        results = [
+            self(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        if isinstance(results[0], tuple):
+            return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+        return torch.stack(results), 0
+
+
+def in_own_precision_of_gradient(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """`in_own_precision` of a backward formula, whose first argument is the context."""
+
+    def run(ctx: Any, *grads: Tensor) -> Any:
+        return in_own_precision(lambda *grads: backward(ctx, *grads))(*grads)
+
+    return run
+
+
+def _has_tangent(args: tuple[Any, ...]) -> bool:
+    """Whether a tensor of `args` carries a derivative of the innermost forward-mode level."""
+    return any(
+        isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args
+    )
