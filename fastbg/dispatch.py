@@ -42,7 +42,7 @@ BACKENDS = {
 # Fastest first. On GPUs our CUDA kernels come before Triton's: no compilation at first use.
 PREFERENCE = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}
 
-# For these "auto" does not go over to the torch backend just for a forward-mode derivative: inside a
+# For these "auto" does not go over to the torch backend just for a forward-mode derivative: in a
 # network that would change the arithmetic of every layer unasked.
 FORWARD_MODE_BY_NAME = ("conv",)
 

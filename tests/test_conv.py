@@ -1,8 +1,13 @@
 """The 3x3 convolution: every backend against float64, with all that may stand around it."""
 
+import copy
+import gc
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ from hypothesis import strategies as st
 from runnable_backend import runnable
 
 import fastbg
+from fastbg.backends.cpu.conv_weight import _KNOWN, known_weight
 from fastbg.backends.torch_reference import conv as reference
 from fastbg.dispatch import Place, unavailable
 from fastbg.errors import BackendUnavailable, InvalidArgument
@@ -196,25 +202,135 @@ def test_compiles_without_a_graph_break() -> None:
     torch.testing.assert_close(compiled(x), layer(x, residual=x))
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_a_change_of_the_weights_is_seen(frozen: bool) -> None:
-    layer, x = Conv3x3(16, 16).requires_grad_(not frozen), torch.randn(1, 16, 8, 8)
-    before = layer(x).detach()
-    with torch.no_grad():
-        layer.weight.mul_(2)
-        layer.bias.mul_(2)
-    torch.testing.assert_close(layer(x), 2 * before)
-    layer.weight.data = 2 * layer.weight.data  # other memory, of the same version
-    layer.bias.data = 2 * layer.bias.data
-    torch.testing.assert_close(layer(x), 4 * before)
+def _exchange_filters(weight: torch.Tensor) -> None:
+    first = weight[0].clone()
+    weight.data[0] = weight[1]
+    weight.data[1] = first
 
 
-def test_a_step_through_data_is_seen() -> None:
-    """Some optimizers take it; it leaves a tensor's version as it was."""
-    weight, x = torch.randn(16, 16, 3, 3, requires_grad=True), torch.randn(1, 16, 8, 8)
-    before = fastbg.conv3x3(x, weight).detach()
-    weight.data.mul_(2)
-    torch.testing.assert_close(fastbg.conv3x3(x, weight), 2 * before)
+def _from_a_thread(weight: torch.Tensor) -> None:
+    thread = threading.Thread(target=lambda: weight.data.mul_(2))
+    thread.start()
+    thread.join()
+
+
+def _flip_two_signs(weight: torch.Tensor) -> None:
+    weight.data.view(torch.int32).view(-1)[::144] ^= -(2**31)
+
+
+# How a weight may be written to; most leave its version, its address or both as they were.
+WRITES: dict[str, Callable[[torch.Tensor], object]] = {
+    "in_place": lambda w: w.detach().mul_(2),
+    "through_data": lambda w: w.data.mul_(2),
+    "other_memory": lambda w: setattr(w, "data", 2 * w.data),
+    "other_layout": lambda w: setattr(
+        w, "data", (2 * w.data).contiguous(memory_format=torch.channels_last)
+    ),
+    "same_bytes_of_another_layout": lambda w: setattr(
+        w, "data", w.data.flatten().as_strided(w.shape, (144, 1, 48, 16))
+    ),
+    "another_storage": lambda w: w.data.set_(2 * w.data),
+    "numpy": lambda w: np.multiply(w.detach().numpy(), 2, out=w.detach().numpy()),
+    "one_element": lambda w: w.data.view(-1)[100].fill_(7),
+    "the_last_element": lambda w: w.data.view(-1)[-1:].fill_(7),
+    "filters_exchanged": _exchange_filters,
+    "signs": _flip_two_signs,
+    "a_view": lambda w: w.data[3, :, 1].mul_(-1),
+    "another_thread": _from_a_thread,
+    "not_a_number": lambda w: w.data.view(-1)[:1].fill_(torch.nan),
+}
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize("write", WRITES)
+def test_a_written_weight_is_used_in_the_next_call(write: str, requires_grad: bool) -> None:
+    """Forwards and for the gradient to the input; twice, so that the old one is not kept beside."""
+    torch.manual_seed(0)
+    weight = torch.randn(16, 16, 3, 3, requires_grad=requires_grad)
+    for _ in range(2):
+        x = torch.randn(1, 16, 8, 8, requires_grad=True)
+        for _ in range(2):
+            y = fastbg.conv3x3(x, weight)
+            expected = torch.conv2d(x, weight, padding=1)
+            torch.testing.assert_close(y.isnan().any(), expected.isnan().any())
+            if not expected.isnan().any():
+                torch.testing.assert_close(y, expected, rtol=0, atol=1e-4)
+                got, wanted = (torch.autograd.grad(v.square().sum(), x)[0] for v in (y, expected))
+                torch.testing.assert_close(got, wanted, rtol=0, atol=2e-2)
+        WRITES[write](weight)
+
+
+def test_a_negative_zero_is_seen_and_an_equal_copy_is_right() -> None:
+    """Zeros of either sign multiply to zeros of either sign; a copy has factors of its own."""
+    weight = torch.zeros(16, 16, 3, 3)
+    known = known_weight(weight)
+    assert known_weight(weight) is known
+    weight.data.neg_()
+    assert known_weight(weight) is not known
+    same = copy.deepcopy(weight)
+    assert known_weight(same) is not known_weight(weight)
+
+
+def test_a_weight_of_the_same_bytes_in_another_shape_or_dtype_is_another() -> None:
+    weight = torch.randn(16, 32, 3, 3)
+    x = torch.randn(1, 32, 8, 8)
+    fastbg.conv3x3(x, weight)
+    weight.data = weight.data.view(32, 16, 3, 3)
+    close(
+        fastbg.conv3x3(x[:, :16], weight),
+        torch.conv2d(x[:, :16].double(), weight.double(), padding=1),
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_weight_in_any_layout_is_known_again(layout: str) -> None:
+    weight = laid_out(torch.randn(16, 16, 3, 3), layout)
+    x = torch.randn(1, 16, 8, 8)
+    close(fastbg.conv3x3(x, weight), torch.conv2d(x.double(), weight.double(), padding=1))
+    assert known_weight(weight) is known_weight(weight)
+    weight.data.mul_(-1) if layout != "expanded" else weight.data[0].mul_(-1)
+    close(fastbg.conv3x3(x, weight), torch.conv2d(x.double(), weight.double(), padding=1))
+
+
+def test_a_loaded_state_and_a_moving_average_are_used() -> None:
+    """What trainers do: averages through .data of a deep copy, and load_state_dict."""
+    layer, x = Conv3x3(16, 16).requires_grad_(False), torch.randn(1, 16, 8, 8)
+    average = copy.deepcopy(layer)
+    before = average(x)
+    for value in average.parameters():
+        value.data.mul_(0.5)
+    torch.testing.assert_close(average(x), 0.5 * before)
+    torch.testing.assert_close(layer(x), before)
+    layer.load_state_dict(average.state_dict())
+    torch.testing.assert_close(layer(x), 0.5 * before)
+    with torch.inference_mode():
+        layer.bias.data.mul_(2)
+        torch.testing.assert_close(layer(x), torch.conv2d(x, layer.weight, layer.bias, padding=1))
+
+
+def test_factors_go_with_their_weights() -> None:
+    """Weights made for one call leave nothing behind, without a collector of cycles."""
+    gc.disable()
+    try:
+        x, before = torch.randn(1, 16, 8, 8), len(_KNOWN)
+        for k in range(50):
+            weight = torch.full((16, 16, 3, 3), float(k))  # often where the last one lay
+            torch.testing.assert_close(
+                fastbg.conv3x3(x, weight), torch.conv2d(x, weight, padding=1), rtol=0, atol=2e-2
+            )
+            assert len(_KNOWN) <= before + 1
+        del weight
+        assert len(_KNOWN) == before
+    finally:
+        gc.enable()
+
+
+def test_threads_that_share_a_weight_agree() -> None:
+    x, weight = torch.randn(1, 16, 8, 8), torch.randn(16, 16, 3, 3)
+    expected = fastbg.conv3x3(x, weight)
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: fastbg.conv3x3(x, weight), range(64)):
+            assert torch.equal(got, expected)
 
 
 def test_threads_and_neighbours_do_not_change_a_bit() -> None:

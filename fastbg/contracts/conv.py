@@ -4,9 +4,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
-from fastbg.contracts.operator import Operator
+from fastbg.contracts.operator import Operator, has_tangent
 from fastbg.dispatch import implementation
+
+
+def _channels_last(y: Tensor) -> Tensor:
+    if is_functorch_wrapped_tensor(y) or has_tangent(y):  # vmap knows no memory formats
+        return y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 @Operator
@@ -23,7 +30,7 @@ def conv3x3(
     """residual + residual_scale * shuffled (relu (conv 3x3 (x) + bias)): (B,Co/r^2,r*H,r*W)."""
     run = implementation("conv3x3", backend, x)
     result: Tensor = run(x, weight, bias, residual, residual_scale, relu, upscale)
-    return result.contiguous(memory_format=torch.channels_last)
+    return _channels_last(result)
 
 
 @conv3x3.register_fake
@@ -49,7 +56,7 @@ def conv3x3_input_gradient(
     """Gradient (B,Ci,H,W) to x, of the gradient to the shuffled relu (conv 3x3 (x)), or `gate`."""
     run = implementation("conv3x3_input_gradient", backend, grad)
     result: Tensor = run(grad, weight, gate, upscale)
-    return result.contiguous(memory_format=torch.channels_last)
+    return _channels_last(result)
 
 
 @conv3x3_input_gradient.register_fake

@@ -11,6 +11,11 @@ from torch import Tensor
 
 from fastbg.backends.gram_arguments import empty_grams
 from fastbg.backends.torch_reference.composite import ACCUMULATE
+from fastbg.contracts.conv import (
+    conv3x3,
+    conv3x3_input_gradient,
+    conv3x3_weight_gradient,
+)
 from fastbg.contracts.operator import Operator
 from fastbg.dispatch import implementation
 
@@ -25,6 +30,34 @@ def gram(features: Tensor, mask: Tensor | None, backend: str) -> Tensor:
 @gram.register_fake
 def _(features: Tensor, mask: Tensor | None, backend: str) -> Tensor:
     return empty_grams(features, mask, features.shape[1])
+
+
+@Operator
+def product(a: Tensor, b: Tensor, backend: str) -> Tensor:
+    """(B,m,n): a (B,m,k) times b (B,k,n), in plain PyTorch.
+
+    An operator, so that autocast leaves a backward formula alone, and its derivative too.
+    """
+    return a @ b
+
+
+@product.register_fake
+def _(a: Tensor, b: Tensor, backend: str) -> Tensor:
+    return a.new_empty(a.shape[0], a.shape[1], b.shape[2])
+
+
+def _keep_factors(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    a, b = ctx.saved_tensors
+    wants_a, wants_b = ctx.needs_input_grad[:2]
+    to_a = product(grad, b.mT, "torch") if wants_a else None
+    return to_a, product(a.mT, grad, "torch") if wants_b else None, None
+
+
+product.register_autograd(_product_backward, setup_context=_keep_factors)
 
 
 def _keep_features(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -48,12 +81,12 @@ def _gradients(
     both = grad + grad.mT
     flat = features.flatten(2)  # [B,C,HW]
     if mask is None:
-        return (both[:, 0] @ flat).view_as(features), None
+        return product(both[:, 0], flat, "torch").view_as(features), None
     weights = mask.flatten(2)  # [B,M,HW]
     to_features: Tensor | None = None
     to_mask: list[Tensor] = []
     for region in range(weights.shape[1]):
-        through = both[:, region] @ flat
+        through = product(both[:, region], flat, "torch")
         weight = weights[:, region, None]
         part = (through * weight).where(weight != 0, 0)  # no NaN of a pixel that does not count
         to_features = part if to_features is None else to_features + part
@@ -95,21 +128,18 @@ def _conv_gram_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     mask = ctx.saved_tensors[3]
     dtype = ACCUMULATE.get(grad.dtype, torch.float32)
     images, weight, bias = (saved.to(dtype) for saved in ctx.saved_tensors[:3])
-    features = torch.conv2d(images, weight, bias, padding=1).relu()
-    to_features, to_mask = _gradients(features, mask, grad.to(dtype), ctx.needs_input_grad[3])
-    grads = torch.ops.aten.convolution_backward(
-        to_features * (features > 0),
-        images,
-        weight,
-        [weight.shape[0]],
-        [1, 1],
-        [1, 1],
-        [1, 1],
-        False,
-        [0, 0],
-        1,
-        list(ctx.needs_input_grad[:3]),
-    )
+    features = conv3x3(images, weight, bias, None, 1.0, True, 1, "torch")
+    wants_images, wants_weight, wants_bias, wants_mask = ctx.needs_input_grad[:4]
+    to_features, to_mask = _gradients(features, mask, grad.to(dtype), wants_mask)
+    grads: list[Tensor | None] = [None, None, None]
+    if wants_images:
+        grads[0] = conv3x3_input_gradient(to_features, weight, features, 1, "torch")
+    if wants_weight or wants_bias:
+        both = conv3x3_weight_gradient(to_features, images, features, 1, "torch")
+        grads[1:] = (
+            g if wanted else None
+            for g, wanted in zip(both, (wants_weight, wants_bias), strict=True)
+        )
     return *(None if g is None else g.to(grad.dtype) for g in grads), to_mask, None
 
 

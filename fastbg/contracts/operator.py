@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from fastbg.dispatch import Place, select
@@ -75,7 +76,7 @@ class Operator:
         with torch._C._AutoDispatchBelowAutograd():
             return self._overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
-    def _autograd_function(self) -> Any:
+    def _autograd_function(self) -> type[torch.autograd.Function]:
         """The operator with its backward formula, as PyTorch's reverse mode wants it."""
 
         def forward(ctx: Any, *args: Any) -> Any:
@@ -94,20 +95,30 @@ class Operator:
         return type(self.name, (torch.autograd.Function,), body)
 
     def _differentiable(self, keyset: Any, *args: Any) -> Any:
-        if _has_tangent(args):
+        if has_tangent(*args):
             return self._in_plain_pytorch(args)
-        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+        if not torch.is_grad_enabled() or not torch._C._any_requires_grad(*args):
+            return self._below(keyset, args)
+        if not _in_transform():
             return self._function.apply(*args, keyset)
-        return self._below(keyset, args)
+        # torch.func has called this for one of its levels, which is all that is to be derived here.
+        with enable_single_level_autograd_function():
+            return super(torch.autograd.Function, self._function).apply(*args, keyset)  # type: ignore[misc]
 
     def _in_plain_pytorch(self, args: tuple[Any, ...]) -> Any:
         """In place of the operator, so that the tangents pass through PyTorch's own functions."""
         if self._backward is None:
             raise self._no_derivative()
         like = next(arg for arg in args if isinstance(arg, Tensor))
+        if torch.is_autocast_enabled(like.device.type) and _in_transform():
+            raise NoDerivative(
+                f"{self.name}: torch.func would compute forward-mode derivatives in autocast's "
+                "precision; leave autocast for them"
+            )
         *inputs, backend = args
-        place = Place(like.device, like.dtype, forward_mode=True)
-        return self._compute(*inputs, select(self.name, place, backend))
+        if backend != "torch":
+            backend = select(self.name, Place(like.device, like.dtype, forward_mode=True), backend)
+        return self._compute(*inputs, backend)
 
     def _no_derivative(self) -> NoDerivative:
         return NoDerivative(
@@ -135,7 +146,13 @@ def in_own_precision_of_gradient(backward: Callable[..., Any]) -> Callable[..., 
     return run
 
 
-def _has_tangent(args: tuple[Any, ...]) -> bool:
+def _in_transform() -> bool:
+    """Whether one of torch.func's transforms is at work."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
+def has_tangent(*args: Any) -> bool:
     """Whether a tensor of `args` carries a derivative of the innermost forward-mode level."""
     return any(
         isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args

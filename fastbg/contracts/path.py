@@ -123,10 +123,12 @@ def _gradient_detector_backward_again(ctx: Any, again: Tensor) -> tuple[Tensor |
     """The second derivative is that of the reference, whatever backend gave the first."""
     grad, sr, windows = ctx.saved_tensors
     box = _windows(windows, sr)
-    _, adjoint = torch.func.vjp(
-        lambda g, x: reference.gradient_detector_backward(g, x, box), grad, sr
-    )
-    return (*adjoint(again), None, None)
+
+    def derivative(grad: Tensor, sr: Tensor) -> Tensor:
+        return reference.gradient_detector_backward(grad, sr, box)
+
+    to_grad, to_sr = torch.func.vjp(derivative, grad, sr)[1](again)
+    return to_grad, to_sr, None, None
 
 
 gradient_detector_backward.register_autograd(

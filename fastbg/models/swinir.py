@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, leaky_relu, pad, scaled_dot_product_attention
 
+from fastbg.contracts.operator import has_tangent
 from fastbg.errors import InvalidArgument
 from fastbg.models.conv import Conv3x3
 from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
@@ -145,7 +146,7 @@ class WindowAttention(nn.Module):
             windows = len(mask)
             bias = (bias + mask).expand(count // windows, windows, self.heads, n, n)
             bias = bias.reshape(count, self.heads, n, n)
-        if bias.requires_grad:  # the fused kernel has no gradient to the bias
+        if bias.requires_grad or has_tangent(q, bias):  # what the fused kernel cannot derive
             logits = (q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1) + bias
             y = logits.softmax(dim=-1) @ v
         else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from fastbg.errors import InvalidArgument
@@ -44,7 +44,7 @@ def values_are_known(value: Tensor) -> bool:
     """Whether `value` can be read without a synchronisation and outside of a traced graph."""
     if torch.compiler.is_compiling() or isinstance(value, FakeTensor):
         return False
-    if is_batchedtensor(value):  # in torch.func.vmap
+    if is_functorch_wrapped_tensor(value):  # it may stand for many
         return False
     return value.device.type == "cpu"
 
