@@ -8,6 +8,7 @@
 #pragma once
 
 #include "conv_params.h"
+#include "fingerprint.h"
 #include "isa.h"
 
 namespace fastbg {
@@ -41,6 +42,14 @@ struct ConvGrid {
   std::int64_t block, blocks;
 };
 
+// A weight in memory and what its fingerprint was when the factors were made of it.
+struct ConvContents {
+  const char* weight;
+  std::int64_t bytes;  // 0 where nothing is to be compared
+  const std::uint64_t* secret;
+  FingerprintState* states;  // of each piece
+};
+
 struct ConvJob {
   ConvGrid grid;
   ConvMaps x, gate, residual, out;
@@ -50,6 +59,8 @@ struct ConvJob {
   float residual_scale;
   std::int64_t in, out_padded;  // channels, in multiples of kConvLanes
   std::int64_t group_padded;    // of out.group
+  ConvContents contents;
+  bool* changed;  // set where the contents' fingerprint is another
 };
 
 // Blocks are dealt to `parts`, each with sums of its own, so that threads do not change a bit.
@@ -71,6 +82,7 @@ struct ConvFactorsJob {
 };
 
 FASTBG_DECLARE_VARIANTS(conv3x3, ConvJob)
+FASTBG_DECLARE_VARIANTS(conv_fingerprint, ConvContents)
 FASTBG_DECLARE_VARIANTS(conv_factors, ConvFactorsJob)
 FASTBG_DECLARE_VARIANTS(conv_weight_gradient, ConvWeightJob)
 

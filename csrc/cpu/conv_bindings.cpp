@@ -1,8 +1,9 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
-#include <cstring>
+#include <random>
 
 #include "bindings.h"
 #include "conv.h"
@@ -36,7 +37,25 @@ ConvGrid divided(std::int64_t images, std::int64_t height, std::int64_t width, i
   return grid;
 }
 
-void run_conv(const ConvParams& params, int threads) {
+// Chosen once per process, so that no contents are known that have the fingerprint of others.
+const std::uint64_t* fingerprint_secret() {
+  static const auto secret = [] {
+    std::array<std::uint64_t, kFingerprintWords> words;
+    std::random_device random;
+    for (std::uint64_t& word : words) word = std::uint64_t{random()} << 32 | random();
+    return words;
+  }();
+  return secret.data();
+}
+
+ConvContents contents_from(std::uintptr_t weight, std::int64_t bytes, const TensorView& states) {
+  return {reinterpret_cast<const char*>(weight), bytes, fingerprint_secret(),
+          static_cast<FingerprintState*>(states.data)};
+}
+
+// Whether the contents are those that the factors were made of; if not, the result is worth nothing.
+bool run_conv(const ConvParams& params, const ConvContents& contents, int threads) {
+  bool changed = false;
   const std::int64_t* in = params.x.view.sizes;
   const std::int64_t* out = params.out.view.sizes;
   const std::int64_t r_in = params.x.upscale, r_out = params.out.upscale;
@@ -53,7 +72,10 @@ void run_conv(const ConvParams& params, int threads) {
   job.in = in[1] * r_in * r_in;
   job.group_padded = up_to_multiple(out[1], kConvLanes);
   job.out_padded = job.group_padded * r_out * r_out;
+  job.contents = contents;
+  job.changed = &changed;
   FASTBG_CALL_VARIANT(conv3x3, job, threads);
+  return !changed;
 }
 
 void run_weight_gradient(const ConvWeightParams& params, int threads) {
@@ -74,11 +96,13 @@ void run_weight_gradient(const ConvWeightParams& params, int threads) {
 
 }  // namespace
 
-// Maps may be None where they are optional; `out` is written whole.
+// Maps may be None where they are optional; `out` is written whole. conv3x3 answers whether the `bytes`
+// at the address `weight` have the fingerprint `states`, or None, which conv_fingerprint has made.
 void register_conv(py::module_& m) {
   m.def("conv3x3", [](const py::tuple& x, const py::object& gate, std::int64_t x_upscale,
                       const py::tuple& factors, const py::object& bias, const py::object& residual,
                       float residual_scale, bool relu, const py::tuple& out, std::int64_t upscale,
+                      std::uintptr_t weight, std::int64_t bytes, const py::object& states,
                       int threads) {
     const ConvParams params{maps_from(x, x_upscale),
                             maps_from(gate, x_upscale),
@@ -88,8 +112,9 @@ void register_conv(py::module_& m) {
                             maps_from(out, upscale),
                             relu,
                             residual_scale};
+    const ConvContents contents = contents_from(weight, bytes, maps_from(states, 1).view);
     const py::gil_scoped_release released;
-    if (params.out.view.sizes[0] > 0) run_conv(params, threads);
+    return params.out.view.sizes[0] == 0 || run_conv(params, contents, threads);
   });
   m.def("conv_weight_gradient", [](const py::tuple& x, const py::tuple& grad, const py::object& gate,
                                    std::int64_t upscale, const py::tuple& sums,
@@ -100,9 +125,12 @@ void register_conv(py::module_& m) {
     run_weight_gradient(params, threads);
   });
   m.attr("conv_weight_parts") = kWeightParts;
-  m.def("equal_bytes", [](std::uintptr_t a, std::uintptr_t b, std::size_t count) {
+  m.attr("fingerprint_piece") = kFingerprintPiece;
+  m.attr("fingerprint_state") = kFingerprintStride;
+  m.def("conv_fingerprint", [](std::uintptr_t weight, std::int64_t bytes, const py::tuple& states) {
+    const ConvContents contents = contents_from(weight, bytes, view_from(states));
     const py::gil_scoped_release released;
-    return std::memcmp(reinterpret_cast<const void*>(a), reinterpret_cast<const void*>(b), count) == 0;
+    FASTBG_CALL_VARIANT(conv_fingerprint, contents, 1);
   });
   m.def("conv_factors", [](const py::tuple& weight, std::int64_t group, const py::tuple& factors,
                            int threads) {

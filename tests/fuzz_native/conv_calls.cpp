@@ -68,6 +68,11 @@ Call conv3x3_call(Input& input) {
   call.arguments.push_back(input.coin());  // ReLU
   call.arguments.push_back(call.result(channels_last(out)));
   call.arguments.push_back(of_out);
+  const std::int64_t bytes = 4 * input.number(0, 5000);
+  const std::int64_t pieces = (bytes + fastbg::kFingerprintPiece - 1) / fastbg::kFingerprintPiece;
+  call.arguments.push_back(call.keep(floats(input, {bytes / 4}))[0]);
+  call.arguments.push_back(bytes);
+  call.arguments.push_back(call.keep(floats(input, {pieces * fastbg::kFingerprintStride / 4})));
   return call;
 }
 

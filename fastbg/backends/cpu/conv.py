@@ -5,7 +5,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fastbg.backends.cpu import native
-from fastbg.backends.cpu.conv_weight import LANES, by_place, known_weight, padded
+from fastbg.backends.cpu.conv_weight import (
+    LANES,
+    NOTHING,
+    Contents,
+    KnownWeight,
+    by_place,
+    known_weight,
+    learn,
+    padded,
+)
 from fastbg.backends.tensor_view import optional_view, view
 
 
@@ -26,7 +35,8 @@ def conv3x3(
         _channels_last(x),
         None,
         1,
-        known_weight(weight).factors(False, upscale),
+        weight,
+        False,
         bias,
         None if residual is None else _channels_last(residual, 1),
         residual_scale,
@@ -44,7 +54,8 @@ def conv3x3_input_gradient(
         _channels_last(grad),
         None if gate is None else _channels_last(gate),
         upscale,
-        known_weight(weight).factors(True, upscale),
+        weight,
+        True,
         None,
         None,
         1.0,
@@ -84,7 +95,8 @@ def _run(
     x: Tensor,
     gate: Tensor | None,
     x_upscale: int,
-    factors: Tensor,
+    weight: Tensor,
+    transposed: bool,
     bias: Tensor | None,
     residual: Tensor | None,
     residual_scale: float,
@@ -95,19 +107,26 @@ def _run(
     batch, _, height, width = x.shape
     size = (height // x_upscale * upscale, width // x_upscale * upscale)
     out = torch.empty((batch, *size, channels)).permute(0, 3, 1, 2)
-    native().conv3x3(
-        view(x),
-        optional_view(gate),
-        x_upscale,
-        view(factors),
-        optional_view(bias),
-        optional_view(residual),
-        residual_scale,
-        relu,
-        view(out),
-        upscale,
-        torch.get_num_threads(),
-    )
+
+    def compute(known: KnownWeight, contents: Contents) -> bool:
+        same: bool = native().conv3x3(
+            view(x),
+            optional_view(gate),
+            x_upscale,
+            view(known.factors(transposed, x_upscale if transposed else upscale)),
+            optional_view(bias),
+            optional_view(residual),
+            residual_scale,
+            relu,
+            view(out),
+            upscale,
+            *contents,
+            torch.get_num_threads(),
+        )
+        return same
+
+    if not compute(*known_weight(weight)):
+        compute(learn(weight), NOTHING)
     return out
 
 

@@ -1,7 +1,8 @@
 """Winograd factors of the weights of conv3x3, kept while the weights hold the same bytes.
 
 Frozen networks use a weight many times. That it is still the same is seen from its contents alone:
-a tensor's version, its address and even its identity stay as they are under many a write.
+a tensor's version, its address and even its identity stay as they are under many a write. The kernel
+takes a fingerprint of them at every call (csrc/cpu/fingerprint.h) and says when it is another.
 """
 
 import weakref
@@ -12,37 +13,52 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fastbg.backends.cpu import native
-from fastbg.backends.tensor_view import view
+from fastbg.backends.tensor_view import View, view
 
 LANES = 16  # kConvLanes in csrc/cpu/conv.h: channels come in multiples of it
 
 
+# Address and bytes of a weight, and its fingerprint, for the kernel to compare.
+Contents = tuple[int, int, View | None]
+NOTHING: Contents = 0, 0, None
+
+
 class KnownWeight:
-    """A copy of a weight (Co,Ci,3,3), and the factors that were made of it."""
+    """A copy of a weight (Co,Ci,3,3), its fingerprint, and the factors that were made of it."""
 
     def __init__(self, weight: Tensor, last_reference: weakref.ref[Tensor]) -> None:
-        self.copy = _in_one_piece(weight.detach()).clone()
-        self._dtype, self._shape, self._strides = weight.dtype, weight.shape, self.copy.stride()
-        self._place, self._size = self.copy.data_ptr(), self.copy.nbytes
+        self._copy = _in_one_piece(weight.detach()).clone()
+        self._dtype, self._shape, self._strides = weight.dtype, weight.shape, self._copy.stride()
+        self._bytes = self._copy.nbytes
+        words = -(-self._bytes // native().fingerprint_piece) * native().fingerprint_state // 4
+        self._fingerprint = torch.empty(words, dtype=torch.int32)
+        self._view = view(self._fingerprint)
+        native().conv_fingerprint(self._copy.data_ptr(), self._bytes, self._view)
         self._factors: dict[tuple[bool, int], Tensor] = {}
         self._last_reference = last_reference  # keeps its callback alive
 
+    def lies_like(self, weight: Tensor) -> bool:
+        """Whether `weight` is a tensor of the copy's kind, whatever it holds."""
+        same: bool = (
+            weight.stride() == self._strides
+            and weight.shape == self._shape
+            and weight.dtype == self._dtype
+        )
+        return same
+
+    def contents(self, weight: Tensor) -> Contents:
+        """For the kernel to compare, of a weight that lies like the copy."""
+        return weight.data_ptr(), self._bytes, self._view
+
     def equals(self, weight: Tensor) -> bool:
         """Whether `weight` is the copy bit by bit."""
-        if weight.shape != self._shape or weight.dtype != self._dtype:
-            return False
-        if weight.stride() != self._strides:
-            weight = _in_one_piece(weight)
-            if weight.stride() != self._strides:
-                return False
-        same: bool = native().equal_bytes(weight.data_ptr(), self._place, self._size)
-        return same
+        return self.lies_like(weight) and torch.equal(_bytes(weight), _bytes(self._copy))
 
     def factors(self, transposed: bool, upscale: int) -> Tensor:
         """For the convolution with `upscale`, or for the transposed one: its input gradient."""
         made = self._factors.get((transposed, upscale))
         if made is None:
-            made = _make_factors(self.copy, transposed, upscale)
+            made = _make_factors(self._copy, transposed, upscale)
             self._factors[transposed, upscale] = made
         return made
 
@@ -52,13 +68,22 @@ class KnownWeight:
 _KNOWN: dict[int, KnownWeight] = {}
 
 
-def known_weight(weight: Tensor) -> KnownWeight:
-    """What is kept of `weight` as it is now."""
+def known_weight(weight: Tensor) -> tuple[KnownWeight, Contents]:
+    """What is kept of `weight`, and what the kernel must find equal, or else `learn` it again."""
+    known = _KNOWN.get(id(weight))
+    if known is None:
+        return learn(weight), NOTHING
+    if known.lies_like(weight):
+        return known, known.contents(weight)
+    if known.equals(_in_one_piece(weight)):
+        return known, NOTHING
+    return learn(weight), NOTHING
+
+
+def learn(weight: Tensor) -> KnownWeight:
+    """Keeps `weight` as it is now."""
     key = id(weight)
-    known = _KNOWN.get(key)
-    if known is None or not known.equals(weight):
-        known = KnownWeight(weight, weakref.ref(weight, partial(_forget, key)))
-        _KNOWN[key] = known
+    known = _KNOWN[key] = KnownWeight(weight, weakref.ref(weight, partial(_forget, key)))
     return known
 
 
@@ -74,6 +99,10 @@ def _in_one_piece(weight: Tensor) -> Tensor:
     if weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last):
         return weight
     return weight.contiguous()
+
+
+def _bytes(whole: Tensor) -> Tensor:
+    return whole.flatten().view(torch.uint8)
 
 
 def by_place(x: Tensor, places: int) -> Tensor:
