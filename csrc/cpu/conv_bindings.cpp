@@ -48,9 +48,9 @@ const std::uint64_t* fingerprint_secret() {
   return secret.data();
 }
 
-ConvContents contents_from(std::uintptr_t weight, std::int64_t bytes, const TensorView& states) {
+ConvContents contents_from(std::uintptr_t weight, std::int64_t bytes, std::uintptr_t states) {
   return {reinterpret_cast<const char*>(weight), bytes, fingerprint_secret(),
-          static_cast<FingerprintState*>(states.data)};
+          reinterpret_cast<FingerprintState*>(states)};
 }
 
 // Whether the contents are those that the factors were made of; if not, the result is worth nothing.
@@ -97,13 +97,12 @@ void run_weight_gradient(const ConvWeightParams& params, int threads) {
 }  // namespace
 
 // Maps may be None where they are optional; `out` is written whole. conv3x3 answers whether the `bytes`
-// at the address `weight` have the fingerprint `states`, or None, which conv_fingerprint has made.
+// at the address `weight` have the fingerprint at `states`, which conv_fingerprint has made; 0 bytes do.
 void register_conv(py::module_& m) {
   m.def("conv3x3", [](const py::tuple& x, const py::object& gate, std::int64_t x_upscale,
                       const py::tuple& factors, const py::object& bias, const py::object& residual,
                       float residual_scale, bool relu, const py::tuple& out, std::int64_t upscale,
-                      std::uintptr_t weight, std::int64_t bytes, const py::object& states,
-                      int threads) {
+                      std::uintptr_t weight, std::int64_t bytes, std::uintptr_t states, int threads) {
     const ConvParams params{maps_from(x, x_upscale),
                             maps_from(gate, x_upscale),
                             view_from(factors),
@@ -112,7 +111,7 @@ void register_conv(py::module_& m) {
                             maps_from(out, upscale),
                             relu,
                             residual_scale};
-    const ConvContents contents = contents_from(weight, bytes, maps_from(states, 1).view);
+    const ConvContents contents = contents_from(weight, bytes, states);
     const py::gil_scoped_release released;
     return params.out.view.sizes[0] == 0 || run_conv(params, contents, threads);
   });
@@ -127,8 +126,8 @@ void register_conv(py::module_& m) {
   m.attr("conv_weight_parts") = kWeightParts;
   m.attr("fingerprint_piece") = kFingerprintPiece;
   m.attr("fingerprint_state") = kFingerprintStride;
-  m.def("conv_fingerprint", [](std::uintptr_t weight, std::int64_t bytes, const py::tuple& states) {
-    const ConvContents contents = contents_from(weight, bytes, view_from(states));
+  m.def("conv_fingerprint", [](std::uintptr_t weight, std::int64_t bytes, std::uintptr_t states) {
+    const ConvContents contents = contents_from(weight, bytes, states);
     const py::gil_scoped_release released;
     FASTBG_CALL_VARIANT(conv_fingerprint, contents, 1);
   });

@@ -10,7 +10,7 @@ namespace fastbg {
 // d; keys differ from place to place and from process to process. One changed word always shows, as its
 // own value is in a sum; several pass only if sum and product cancel in every word, which is a matter
 // of chance below 2^-31 for the fewest that could, two exchanged in one word's places.
-constexpr std::int64_t kFingerprintPiece = 8192;
+constexpr std::int64_t kFingerprintPiece = 24576;
 constexpr std::int64_t kFingerprintWords = 32;
 constexpr std::int64_t kFingerprintStride = kFingerprintWords * 8;  // bytes
 

@@ -72,7 +72,8 @@ Call conv3x3_call(Input& input) {
   const std::int64_t pieces = (bytes + fastbg::kFingerprintPiece - 1) / fastbg::kFingerprintPiece;
   call.arguments.push_back(call.keep(floats(input, {bytes / 4}))[0]);
   call.arguments.push_back(bytes);
-  call.arguments.push_back(call.keep(floats(input, {pieces * fastbg::kFingerprintStride / 4})));
+  call.arguments.push_back(
+      call.keep(floats(input, {pieces * fastbg::kFingerprintStride / 4}))[0]);
   return call;
 }
 

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fastbg.backends.cpu import native
-from fastbg.backends.tensor_view import View, view
+from fastbg.backends.tensor_view import view
 
 LANES = 16  # kConvLanes in csrc/cpu/conv.h: channels come in multiples of it
 
 
-# Address and bytes of a weight, and its fingerprint, for the kernel to compare.
-Contents = tuple[int, int, View | None]
-NOTHING: Contents = 0, 0, None
+# Address and bytes of a weight, and the address of its fingerprint, for the kernel to compare.
+Contents = tuple[int, int, int]
+NOTHING: Contents = 0, 0, 0
 
 
 class KnownWeight:
@@ -32,23 +32,22 @@ class KnownWeight:
         self._bytes = self._copy.nbytes
         words = -(-self._bytes // native().fingerprint_piece) * native().fingerprint_state // 4
         self._fingerprint = torch.empty(words, dtype=torch.int32)
-        self._view = view(self._fingerprint)
-        native().conv_fingerprint(self._copy.data_ptr(), self._bytes, self._view)
+        self._place = self._fingerprint.data_ptr()
+        native().conv_fingerprint(self._copy.data_ptr(), self._bytes, self._place)
         self._factors: dict[tuple[bool, int], Tensor] = {}
         self._last_reference = last_reference  # keeps its callback alive
 
     def lies_like(self, weight: Tensor) -> bool:
         """Whether `weight` is a tensor of the copy's kind, whatever it holds."""
-        same: bool = (
+        return (
             weight.stride() == self._strides
             and weight.shape == self._shape
-            and weight.dtype == self._dtype
+            and weight.dtype is self._dtype
         )
-        return same
 
     def contents(self, weight: Tensor) -> Contents:
         """For the kernel to compare, of a weight that lies like the copy."""
-        return weight.data_ptr(), self._bytes, self._view
+        return weight.data_ptr(), self._bytes, self._place
 
     def equals(self, weight: Tensor) -> bool:
         """Whether `weight` is the copy bit by bit."""
