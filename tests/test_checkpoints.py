@@ -213,7 +213,7 @@ def test_range_and_mean_can_be_overruled(tmp_path: Path) -> None:
     net = fastbg.load_model(path, img_range=1.0, mean=(0.5, 0.5, 0.5))
     assert (net.config["img_range"], net.config["mean"]) == (1.0, (0.5, 0.5, 0.5))
     path = saved({"params": golden("swinir_light")}, tmp_path / "s.pth")
-    with pytest.raises(CheckpointError, match=r"s\.pth: swinir has no res_scale, got 0\.1"):
+    with pytest.raises(CheckpointError, match=r"s\.pth as swinir has no res_scale, got 0\.1"):
         fastbg.load_model(path, res_scale=0.1)
 
 
@@ -237,7 +237,10 @@ def test_code_in_a_pickle_is_never_run(
         torch.save({"params": Code()}, path)
     else:
         path.write_bytes(pickle.dumps({"params": Code()}))
-    with pytest.raises(CheckpointError, match=r"evil\.pt is damaged, or holds more than tensors"):
+    message = (
+        "holds more than tensors, which is never run: .*mkdir" if torch_file else "never loaded"
+    )
+    with pytest.raises(CheckpointError, match=rf"evil\.pt is .*{message}"):
         fastbg.load_model(path)
     assert not Path("this_must_not_appear").exists()
 
@@ -290,8 +293,8 @@ def without(key: str) -> Callable[[dict[str, Tensor]], object]:
         ("edsr_sanghyun_16x4", without("add_mean.bias"), "incomplete mean shift"),
         (
             "edsr_sanghyun_16x4",
-            lambda state: {**state, "sub_mean.weight": 2 * torch.eye(3).view(3, 3, 1, 1)},
-            "mean shift that is more than",
+            lambda state: {**state, "sub_mean.weight": torch.ones(3, 3, 1, 1)},
+            "mean shift that cannot be undone",
         ),
         (
             "rcan_yulunzhang_2x3x16",
