@@ -79,19 +79,6 @@ def load_model(
     return model.to(device, dtype)
 
 
-def load_models(
-    names_or_paths: Sequence[str | os.PathLike[str]], device: str | torch.device = "cpu"
-) -> list[Network]:
-    """Several networks of `load_model`; where names repeat, a number tells them apart."""
-    models: list[Network] = []
-    for number, name_or_path in enumerate(names_or_paths, 1):
-        model = load_model(name_or_path, device)
-        if model.name in (other.name for other in models):
-            model.name = f"{model.name} ({number})"
-        models.append(model)
-    return models
-
-
 def save_model(
     model: Network,
     path: str | os.PathLike[str],

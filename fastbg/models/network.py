@@ -1,6 +1,7 @@
 """What every network in this package is: an image in [0,1] in, a larger one out."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -49,8 +50,10 @@ class Network(nn.Module):
 
 
 def fingerprint(net: nn.Module) -> str:
-    """SHA-256 of the weights' values."""
+    """SHA-256 of the weights' values and of what else decides the output (`Network.config`)."""
     digest = hashlib.sha256()
+    if isinstance(net, Network):
+        digest.update(json.dumps([net.architecture, net.config], sort_keys=True).encode())
     for value in net.state_dict().values():
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
