@@ -40,6 +40,7 @@ from fastbg.models.wrappers import (
 from fastbg.models.zoo import ZooError, load_zoo
 
 ARCHITECTURES: dict[str, type[Network]] = {net.architecture: net for net in (EDSR, RCAN, SwinIR)}
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WEIGHTS = Path(__file__).parents[1] / "assets" / "weights"
 
 
@@ -140,7 +141,11 @@ def built_in_path(name: str | os.PathLike[str]) -> Path | None:
 
 
 def _read(path: Path, given: dict[str, Any]) -> Network:
-    if not path.exists():
+    try:
+        missing = not path.exists()
+    except OSError as error:  # a name that no file can have
+        raise CheckpointError(f"{path!s:.80}... cannot be read: {error.strerror}") from error
+    if missing:
         raise CheckpointError(f"{path}: no such file; the built-in networks are {[*BUILT_IN]}")
     kind = recognise_file(path)
     if kind != SAFETENSORS:
@@ -275,6 +280,14 @@ def _compare(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     wrong = [key for key in wanted if state[key].shape != wanted[key].shape]
     shapes = (f"{k} {tuple(state[k].shape)} for {tuple(wanted[k].shape)}" for k in wrong)
     _complain(f"{what} has wrong shapes:", shapes)
+    _complain(
+        f"{what} has other than floats (it may be quantised):",
+        (
+            f"{k} {str(v.dtype).removeprefix('torch.')}"
+            for k, v in state.items()
+            if v.dtype not in FLOATS
+        ),
+    )
     return config
 
 

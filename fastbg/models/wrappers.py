@@ -150,5 +150,10 @@ def _same(one: Found, other: Found) -> bool:
     )
 
 
+def is_inside(found: Found, other: Found) -> bool:
+    """Whether `found` is a part of `other`."""
+    return not other.place or found.place.startswith(other.place + " / ")
+
+
 def _place(place: str, prefix: str) -> str:
     return " / ".join(part for part in (place, prefix) if part)

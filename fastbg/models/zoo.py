@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastbg.models.network import Network
 from fastbg.models.wrapped import Wrapped
-from fastbg.models.wrappers import Found, choose
+from fastbg.models.wrappers import Found, choose, is_inside
 
 
 class ZooError(Exception):
@@ -29,12 +29,12 @@ def load_zoo(levels: Sequence[Found]) -> Network:
         spandrel: Any = import_module("spandrel")
     except (ImportError, RuntimeError) as error:  # torchvision of another torch: RuntimeError
         raise ZooError(
-            f"other networks need spandrel (pip install 'fastbg[zoo]'): {error}"
+            f"if it is another network, it needs spandrel (pip install 'fastbg[zoo]'): {error}"
         ) from error
-    known = [level for level in levels if _detected(spandrel, level.state)]
+    known = _outermost([level for level in levels if _detected(spandrel, level.state)])
     if not known:
         raise ZooError("spandrel does not know this network either")
-    found = known[choose(_outermost(known))]
+    found = known[choose(known)]
     descriptor = _built(spandrel, found)
     channels = descriptor.input_channels, descriptor.output_channels
     if channels != (3, 3):
@@ -45,6 +45,9 @@ def load_zoo(levels: Sequence[Found]) -> Network:
             " to fastbg.wrap"
         )
     sizes = descriptor.size_requirements
+    infinite = [k for k, v in descriptor.model.state_dict().items() if not v.isfinite().all()]
+    if infinite:
+        raise ZooError(f"it has NaN or infinity in {', '.join(infinite[:4])}")
     network = Wrapped(descriptor.model, descriptor.scale, multiple=sizes.multiple_of or 1)
     network.origin = found.place
     return network
@@ -61,7 +64,7 @@ def _outermost(known: Sequence[Found]) -> list[Found]:
     return [
         found
         for i, found in enumerate(known)
-        if not any(found.place.startswith(other.place) for other in known[:i])
+        if not any(is_inside(found, other) for other in known[:i])
     ]
 
 
@@ -74,8 +77,9 @@ def _built(spandrel: Any, found: Found) -> Any:
             warnings.simplefilter("ignore")  # torch's, of spandrel's own code
             return spandrel.ModelLoader(device="cpu").load_from_state_dict(dict(found.state))
     except Exception as error:  # what spandrel's constructors raise of tensors that do not fit
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ZooError(f"spandrel cannot build it: {reason[:200]}") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2]) or type(error).__name__
+        raise ZooError(f"spandrel cannot build it: {reason[:300]}") from error
 
 
 def _check_numbers(state: Mapping[str, Tensor]) -> None:
@@ -94,7 +98,7 @@ class _Budget(TorchDispatchMode):
 
     def __init__(self, stored: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.most = self.left = 4 * stored + (64 << 20)
+        self.most = self.left = 3 * stored + (32 << 20)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None

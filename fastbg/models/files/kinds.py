@@ -3,6 +3,7 @@
 Whatever is not read here is named, with what to do instead.
 """
 
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ MOST_DIRECTORY = 4 << 20  # bytes of a zip's table of contents: some 40,000 entr
 
 WRAP = "build the network in PyTorch, and pass it to fastbg.wrap(module, scale=...)"
 CONVERT = f"convert it to PyTorch weights, or {WRAP}"
+JOIN = "join them into one file first (safetensors.torch.save_file of all their tensors)"
+PART = re.compile(r"-\d+-of-\d+\.|\.distcp$")  # model-00001-of-00003.safetensors
 UNPACK = "unpack it, and pass the weights file inside"
 
 # What other formats begin with.
@@ -83,6 +86,8 @@ def recognise_file(path: Path) -> str:
         raise CheckpointError(f"{path} is a folder; pass the weights file{_weights_inside(path)}")
     if not path.is_file():
         raise CheckpointError(f"{path} is no regular file")
+    if PART.search(path.name):
+        raise CheckpointError(f"{path} is a part of weights in several files; {JOIN}")
     try:
         with path.open("rb") as stream:
             head = stream.read(HEAD)
@@ -123,7 +128,7 @@ def _foreign(path: Path, head: bytes) -> tuple[str, str]:
         return "XML", "pass a weights file (of OpenVINO's networks, the PyTorch weights)"
     if text.startswith(b"{"):
         if b"weight_map" in head or path.name.endswith(".index.json"):
-            return "the index of weights in several files", "join them into one file first"
+            return "the index of weights in several files", JOIN
         return "JSON", "pass a weights file"
     if path.suffix.lower() in SUFFIXES:
         return SUFFIXES[path.suffix.lower()]

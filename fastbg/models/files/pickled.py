@@ -46,7 +46,8 @@ def read_pickled(path: Path, kind: str) -> object:
         stand_ins: list[Any] = [(_stand_in(name), name) for name in sorted(names)]
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old storages; not of use to a reader
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as stream:  # of a path, torch goes by the suffix
+                return torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
             f"{path} is damaged, or holds more than tensors, which is never run: {_reason(error)}"
