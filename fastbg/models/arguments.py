@@ -6,13 +6,15 @@ from typing import Any
 
 from fastbg.errors import InvalidArgument
 
+MOST = 1 << 20  # layers, channels or pixels
 LARGEST = 1e6  # of an image range or a factor: beyond it float32 has no digits left for an image
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int of at least `least`; InvalidArgument."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise InvalidArgument(name, _shown(value), f"a whole number of at least {least}")
+    """`value` as an int of at least `least` and at most MOST; InvalidArgument."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not least <= value <= MOST:
+        raise InvalidArgument(name, _shown(value), f"a whole number from {least} to {MOST:,}")
     return int(value)
 
 

@@ -199,7 +199,10 @@ def _same_size(said: object, found: object, width: int) -> bool:
 
 
 def _find(dictionaries: Sequence[Found], given: dict[str, Any]) -> Network:
-    """The network of a file's tensors: one of ours if it is exactly that, else spandrel's."""
+    """The network of a file's tensors: one of ours if it is exactly that, else spandrel's.
+
+    A file that is ours but does not tell all its options is never left to spandrel's guess.
+    """
     fitting: list[tuple[Found, Recipe]] = []
     reasons: list[str] = []
     for dictionary in dictionaries:
@@ -208,7 +211,7 @@ def _find(dictionaries: Sequence[Found], given: dict[str, Any]) -> Network:
             part = under_prefix(dictionary, prefix)
             try:
                 recipe = recognise(part.state)
-                _compare(recipe, given)
+                _compare(recipe)
                 claimed[prefix] = part, recipe
             except LayoutError as error:
                 reasons.append(str(error))
@@ -249,7 +252,12 @@ def _of_zoo(
 
 def _build(recipe: Recipe, given: dict[str, Any]) -> Network:
     """The network of `recipe`, with the keywords `given` by the caller in place of its own."""
-    config = _compare(recipe, given)
+    what, config = f"as {recipe.architecture}", {**recipe.config, **given}
+    unknown = (f"{key}, got {given[key]}" for key in config.keys() - recipe.config.keys())
+    _complain(f"{what} has no", unknown)
+    untold = [key for key, value in config.items() if value is None]
+    _complain(f"{what} does not tell what you must pass to load_model:", untold)
+    _compare(recipe._replace(config=config))
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
         model = ARCHITECTURES[recipe.architecture](**config)
     model.load_state_dict(recipe.state)
@@ -258,21 +266,16 @@ def _build(recipe: Recipe, given: dict[str, Any]) -> Network:
     return model
 
 
-def _compare(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
-    """The constructor's keywords; LayoutError unless keys and shapes are the network's, exactly.
+def _compare(recipe: Recipe) -> None:
+    """LayoutError unless keys and shapes of `recipe` are its network's, exactly.
 
     The network is built without memory for its weights (on PyTorch's meta device).
     """
     architecture, config, state = recipe
-    what = f"as {architecture}"
-    unknown = (f"{key}, got {value}" for key, value in given.items() if key not in config)
-    _complain(f"{what} has no", unknown)
-    config = {**config, **given}
-    untold = [key for key, value in config.items() if value is None]
-    _complain(f"{what} does not tell what you must pass to load_model:", untold)
+    what, told = f"as {architecture}", {k: v for k, v in config.items() if v is not None}
     try:
         with torch.device("meta"):
-            wanted = ARCHITECTURES[architecture](**config).state_dict()
+            wanted = ARCHITECTURES[architecture](**told).state_dict()
     except (InvalidArgument, TypeError) as error:
         raise LayoutError(f"{what}: {error}") from error
     _complain(f"{what} lacks", wanted.keys() - state.keys())
@@ -280,15 +283,9 @@ def _compare(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     wrong = [key for key in wanted if state[key].shape != wanted[key].shape]
     shapes = (f"{k} {tuple(state[k].shape)} for {tuple(wanted[k].shape)}" for k in wrong)
     _complain(f"{what} has wrong shapes:", shapes)
-    _complain(
-        f"{what} has other than floats (it may be quantised):",
-        (
-            f"{k} {str(v.dtype).removeprefix('torch.')}"
-            for k, v in state.items()
-            if v.dtype not in FLOATS
-        ),
-    )
-    return config
+    kinds = {k: str(v.dtype).removeprefix("torch.") for k, v in state.items()}
+    coded = (f"{k} {kinds[k]}" for k, v in state.items() if v.dtype not in FLOATS)
+    _complain(f"{what} has other than floats (it may be quantised):", coded)
 
 
 def _complain(what: str, keys: Iterable[str]) -> None:

@@ -210,8 +210,8 @@ def _with_mean_shift(state: State, names: list[tuple[str, str]], architecture: s
     """
     rest = {k: v for k, v in state.items() if not k.startswith(("sub_mean.", "add_mean."))}
     ours = _rename(rest, names)
-    if len(rest) == len(state):
-        return _recipe(architecture, ours, _input(255.0))
+    if len(rest) == len(state):  # taken out of the file, or never there: nobody's guess
+        return _recipe(architecture, ours, {"img_range": None, "mean": None})
     _image_layers(ours)
     try:
         sub, subtracted, add, added = (
