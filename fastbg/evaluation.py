@@ -19,8 +19,8 @@ from fastbg.data.images import ImageItem, ImageSet, open_folder, read_image
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.metrics import CHANNELS, psnr, ssim
 from fastbg.models.bicubic import Bicubic
-from fastbg.models.checkpoints import load_models
 from fastbg.models.network import Network
+from fastbg.models.options import HELP, METAVAR, load_choices
 from fastbg.ops.resampling import KERNELS
 
 Image = NDArray[np.uint8]
@@ -142,8 +142,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         required=True,
-        metavar="NAME|PATH",
-        help="networks to score",
+        metavar=METAVAR,
+        help=HELP,
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="HR images")
     parser.add_argument("--channel", choices=CHANNELS, default="y", help="default: y")
@@ -159,7 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Score the networks and bicubic, and print the table."""
-    models = load_models(arguments.model, arguments.device)
+    models = load_choices(arguments.model, arguments.device)
     images = open_folder(arguments.data)
     lr = None if arguments.lr is None else open_folder(arguments.lr)
     console = Console(highlight=False)

@@ -28,6 +28,7 @@ from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
 from fastbg.experiments.records import headline, report, settle, settle_network
 from fastbg.experiments.study import Study
 from fastbg.models.network import Network, fingerprint
+from fastbg.models.plausible import check_output
 from fastbg.results.store import RunStore
 
 Labelled: TypeAlias = tuple[NetLabel, Network, str]  # with a digest of its weights
@@ -59,8 +60,8 @@ def run_experiments(
         backend: of fastbg's operators.
 
     Returns the path of the report. Raises InvalidArgument for a bad argument, CheckpointError for
-    networks of several scales or whose output is not a number, RunStoreError if `out` holds a run
-    of other images, options or weights.
+    networks of several scales, or whose output is not a number or no image in [0,1],
+    RunStoreError if `out` holds a run of other images, options or weights.
     """
     if not networks or not all(isinstance(net, Network) for net in networks.values()):
         kinds = {name: type(net).__name__ for name, net in networks.items()}
@@ -80,9 +81,12 @@ def run_experiments(
     study = Study(
         images, common_scale(nets), seed, like.device, like.dtype, backend, folder=Path(out)
     )
+    console = Console(highlight=False)
+    for doubt in filter(None, (check_output(net) for net in networks.values())):
+        console.print(f"warning: {doubt}", markup=False, soft_wrap=True)
     config = configuration(study)
     with RunStore.open(Path(out), config, seeds={"seed": seed}) as store:
-        return measure_all(chosen, nets, study, store, limit, Console(highlight=False), Job.run)
+        return measure_all(chosen, nets, study, store, limit, console, Job.run)
 
 
 def chosen_experiments(

@@ -213,8 +213,39 @@ def test_range_and_mean_can_be_overruled(tmp_path: Path) -> None:
     net = fastbg.load_model(path, img_range=1.0, mean=(0.5, 0.5, 0.5))
     assert (net.config["img_range"], net.config["mean"]) == (1.0, (0.5, 0.5, 0.5))
     path = saved({"params": golden("swinir_light")}, tmp_path / "s.pth")
-    with pytest.raises(CheckpointError, match=r"s\.pth: swinir has no res_scale, got 0\.1"):
+    with pytest.raises(CheckpointError, match=r"s\.pth as swinir has no res_scale, got 0\.1"):
         fastbg.load_model(path, res_scale=0.1)
+
+
+def test_a_learned_mean_shift_is_folded_into_the_convolutions(tmp_path: Path) -> None:
+    """1x1 convolutions before and behind the network, as sanghyun-son's code computes them."""
+    torch.manual_seed(0)
+    state = golden("edsr_sanghyun_16x4")
+    plain = fastbg.load_model(saved(state, tmp_path / "plain.pth")).double()
+    shift = {
+        f"{name}_mean.weight": torch.eye(3) + 0.1 * torch.randn(3, 3) for name in ("sub", "add")
+    }
+    shift["sub_mean.bias"], shift["add_mean.bias"] = torch.randn(3) / 3, torch.rand(3)
+    state |= {
+        key: value.view(3, 3, 1, 1) if value.dim() == 2 else value for key, value in shift.items()
+    }
+    net = fastbg.load_model(saved(state, tmp_path / "learned.pth"), dtype=torch.float64)
+
+    def shifted(name: str, x: Tensor) -> Tensor:
+        weight, bias = (state[f"{name}_mean.{kind}"].double() for kind in ("weight", "bias"))
+        return nn.functional.conv2d(x, weight, bias)
+
+    x, mean = torch.rand(1, 3, 9, 10, dtype=torch.float64), plain.mean
+    inside = plain(shifted("sub", x) + mean) - mean  # the network without its own mean shift
+    torch.testing.assert_close(net(x), shifted("add", inside), rtol=0, atol=1e-5)
+
+
+def test_a_mean_shift_that_was_taken_out_must_be_told(tmp_path: Path) -> None:
+    state = {k: v for k, v in golden("edsr_sanghyun_16x4").items() if "_mean" not in k}
+    path = saved(state, tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match="must pass to load_model: img_range, mean"):
+        fastbg.load_model(path)
+    assert fastbg.load_model(path, img_range=1.0, mean=DIV2K_MEAN).config["img_range"] == 1.0
 
 
 # Bad files ---------------------------------------------------------------------------------------
@@ -237,7 +268,10 @@ def test_code_in_a_pickle_is_never_run(
         torch.save({"params": Code()}, path)
     else:
         path.write_bytes(pickle.dumps({"params": Code()}))
-    with pytest.raises(CheckpointError, match=r"evil\.pt is damaged, or holds more than tensors"):
+    message = (
+        "holds more than tensors, which is never run: .*mkdir" if torch_file else "never loaded"
+    )
+    with pytest.raises(CheckpointError, match=rf"evil\.pt is .*{message}"):
         fastbg.load_model(path)
     assert not Path("this_must_not_appear").exists()
 
@@ -290,8 +324,8 @@ def without(key: str) -> Callable[[dict[str, Tensor]], object]:
         ("edsr_sanghyun_16x4", without("add_mean.bias"), "incomplete mean shift"),
         (
             "edsr_sanghyun_16x4",
-            lambda state: {**state, "sub_mean.weight": 2 * torch.eye(3).view(3, 3, 1, 1)},
-            "mean shift that is more than",
+            lambda state: {**state, "sub_mean.weight": torch.ones(3, 3, 1, 1)},
+            "mean shift that cannot be undone",
         ),
         (
             "rcan_yulunzhang_2x3x16",

@@ -1,6 +1,8 @@
 """The command `fastbg attribute`: the attribution figure of an image, as a file."""
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from fastbg.attribution.quadrature import METHODS
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import read_image
 from fastbg.errors import InvalidArgument
-from fastbg.models.checkpoints import load_models
+from fastbg.models.options import HELP, METAVAR, load_choices
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -34,7 +36,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = command.add_argument
     add("image", metavar="IMAGE", help="the networks' LR input; with --hr it is made from IMAGE")
-    add("--model", nargs="+", required=True, metavar="M", help="edsr, rcan, swinir, or files")
+    add("--model", nargs="+", required=True, metavar=METAVAR, help=HELP)
     add("--window", nargs=3, type=int, required=True, metavar=("Y", "X", "SIZE"), help="SR pixels")
     add("--out", type=Path, required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
     add("--hr", action="store_true", help="IMAGE is high resolution: reduce it first")
@@ -60,7 +62,9 @@ def main(arguments: argparse.Namespace) -> None:
             raise InvalidArgument(option, str(path), "a file in a folder that exists")
     if arguments.grid is not None and arguments.grid < 1:
         raise InvalidArgument("--grid", arguments.grid, "at least 1 SR pixel")
-    models = {model.name: model for model in load_models(arguments.model, arguments.device)}
+    say = partial(print, file=sys.stderr)  # what is printed otherwise are paths
+    loaded = load_choices(arguments.model, arguments.device, say)
+    models = {model.name: model for model in loaded}
     scales = sorted({model.scale for model in models.values()})
     if len(scales) > 1:
         raise InvalidArgument("--model", f"networks of scales {scales}", "one scale for all")

@@ -1,12 +1,12 @@
 """`fastbg run`: measure, keep, report. The same command resumes."""
 
 import argparse
-import hashlib
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import Experiment, NetLabel
 from fastbg.experiments.study import CPU, Study
 from fastbg.metrics import CHANNELS
-from fastbg.models.checkpoints import built_in_path, installed, load_model
+from fastbg.models.checkpoints import installed
+from fastbg.models.network import fingerprint
+from fastbg.models.options import HELP, METAVAR, load_choice, parse_choice
 from fastbg.models.rcan import RCAN
 from fastbg.models.sizes import BUILT_IN
 from fastbg.ops.resampling import KERNELS
@@ -64,9 +66,8 @@ def register(commands: Any) -> None:
     add(
         "--model",
         action="append",
-        metavar="NAME|PATH",
-        help=f"{', '.join(BUILT_IN)}, or a weights file; may be repeated "
-        "(default: every built-in network whose weights are installed)",
+        metavar=METAVAR,
+        help=f"{HELP}; may be repeated (default: every built-in network that is installed)",
     )
     add(
         "--pooling",
@@ -215,21 +216,22 @@ def pick_device(name: str) -> torch.device:
 def networks(
     names: Sequence[str], device: torch.device, dtype: torch.dtype, pooling: int | None = None
 ) -> list[Labelled]:
-    """Label, network and SHA-256 of the weights file of each of `names`.
+    """Label, network and fingerprint of each of `names`.
 
     With `pooling`, each RCAN is followed by itself with local channel means.
     """
     found: list[Labelled] = []
     for name in dict.fromkeys(names):
-        net = load_model(name, device=device, dtype=dtype)
-        path = built_in_path(name) or Path(name)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        label = name if name in BUILT_IN else f"{net.name}-{digest[:6]}"
+        choice = parse_choice(name)
+        net = load_choice(choice, device, dtype)
+        digest = fingerprint(net)
+        label = net.name if choice.name in BUILT_IN else f"{net.name}-{digest[:6]}"
         found.append((NetLabel(label, net.architecture), net, digest))
-        if pooling is not None and isinstance(net, RCAN):
-            local = load_model(name, device=device, dtype=dtype, pooling=pooling)
+        if pooling is not None and isinstance(net, RCAN) and "pooling" not in choice.options:
+            local = deepcopy(net)
+            local.pool_over(pooling)
             about = NetLabel(f"{label} (pooled over {pooling})", net.architecture)
-            found.append((about, local, digest))
+            found.append((about, local, fingerprint(local)))
     if pooling is not None and not any(isinstance(net, RCAN) for _, net, _ in found):
         raise InvalidArgument("--pooling", pooling, "an RCAN among the networks (--model)")
     twice = [label for label, n in Counter(label.label for label, _, _ in found).items() if n > 1]

@@ -10,8 +10,9 @@ import torch
 from fastbg.cli.run import pick_device
 from fastbg.data.images import open_folder
 from fastbg.errors import CheckpointError, InvalidArgument
-from fastbg.models.checkpoints import load_model, save_model
+from fastbg.models.checkpoints import save_model
 from fastbg.models.network import Network, fingerprint
+from fastbg.models.options import HELP, METAVAR, load_choice, parse_choice
 from fastbg.models.sizes import BUILT_IN
 from fastbg.training import TrainConfig, train
 
@@ -34,7 +35,7 @@ def register(commands: Any) -> None:
     add("--patch", type=int, default=default.patch, metavar="N", help="LR pixels a side")
     add("--rate", type=float, default=default.learning_rate, metavar="R", help="highest one")
     add("--resize", type=float, nargs="+", default=(), metavar="F", help="smaller copies too")
-    add("--start", metavar="FILE", help="go on from these weights (a name or a file), anew")
+    add("--start", metavar=METAVAR, help=f"go on from these weights, anew: {HELP}")
     add("--seed", type=int, default=default.seed, metavar="N")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     add("--resume", action="store_true", help="go on from OUT.ckpt")
@@ -91,13 +92,13 @@ def run(arguments: argparse.Namespace) -> None:
     print(out)
 
 
-def _load_start(net: Network, name_or_path: str) -> str:
+def _load_start(net: Network, text: str) -> str:
     """Gives `net` the weights of a file; returns what identifies them."""
-    source = load_model(name_or_path)
+    source = load_choice(parse_choice(text, "--start"))
     if (source.architecture, source.config) != (net.architecture, net.config):
         expected = f"{net.architecture} with {net.config}"
         raise CheckpointError(
-            f"--start {name_or_path} is {source.architecture} {source.config}, not {expected}"
+            f"--start {text} is {source.architecture} {source.config}, not {expected}"
         )
     net.load_state_dict(source.state_dict())
     return fingerprint(net)[:16]

@@ -5,6 +5,7 @@ under the key ``fastbg``, JSON with the architecture, its constructor's keywords
 the weights come from).
 """
 
+import inspect
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,20 +13,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.models.edsr import EDSR
-from fastbg.models.formats import LayoutError, Recipe, UnknownNetworkError, recognise, unwrap
+from fastbg.models.files.kinds import SAFETENSORS, recognise_file
+from fastbg.models.files.pickled import read_pickled
+from fastbg.models.files.tensors import read_safetensors
+from fastbg.models.formats import FIRST_KEYS, Recipe, check_values, recognise, sizes_of
 from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
 from fastbg.models.sizes import BUILT_IN
 from fastbg.models.swinir import SwinIR
-from fastbg.models.zoo import load_zoo
+from fastbg.models.wrappers import (
+    Found,
+    LayoutError,
+    choose,
+    peeled,
+    prefixes,
+    strangers,
+    tensor_dictionaries,
+    under_prefix,
+)
+from fastbg.models.zoo import ZooError, load_zoo
 
 ARCHITECTURES: dict[str, type[Network]] = {net.architecture: net for net in (EDSR, RCAN, SwinIR)}
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WEIGHTS = Path(__file__).parents[1] / "assets" / "weights"
 
 
@@ -65,19 +80,6 @@ def load_model(
     return model.to(device, dtype)
 
 
-def load_models(
-    names_or_paths: Sequence[str | os.PathLike[str]], device: str | torch.device = "cpu"
-) -> list[Network]:
-    """Several networks of `load_model`; where names repeat, a number tells them apart."""
-    models: list[Network] = []
-    for number, name_or_path in enumerate(names_or_paths, 1):
-        model = load_model(name_or_path, device)
-        if model.name in (other.name for other in models):
-            model.name = f"{model.name} ({number})"
-        models.append(model)
-    return models
-
-
 def save_model(
     model: Network,
     path: str | os.PathLike[str],
@@ -97,7 +99,9 @@ def save_model(
     half = {
         key: value.detach().to("cpu", torch.float16).contiguous() for key, value in state.items()
     }
-    _check_finite(path, half)
+    infinite = [key for key, value in half.items() if not value.isfinite().all()]
+    if infinite:
+        raise CheckpointError(f"{path}: NaN or infinity in {', '.join(infinite[:4])}")
     about = {"architecture": model.architecture, "config": model.config, "card": dict(card or {})}
     partial = path.with_name(path.name + ".partial")
     try:
@@ -111,7 +115,7 @@ def save_model(
 def read_card(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     """The card that save_model() stored; raises CheckpointError."""
     path = built_in_path(name_or_path) or Path(name_or_path)
-    card: dict[str, Any] = _read_safetensors(path)[1].get("card", {})
+    card: dict[str, Any] = read_safetensors(path)[1].get("card", {})
     return card
 
 
@@ -137,96 +141,156 @@ def built_in_path(name: str | os.PathLike[str]) -> Path | None:
 
 
 def _read(path: Path, given: dict[str, Any]) -> Network:
-    if not path.is_file():
+    try:
+        missing = not path.exists()
+    except OSError as error:  # a name that no file can have
+        raise CheckpointError(f"{path!s:.80}... cannot be read: {error.strerror}") from error
+    if missing:
         raise CheckpointError(f"{path}: no such file; the built-in networks are {[*BUILT_IN]}")
-    if path.suffix == ".safetensors":
-        tensors, about = _read_safetensors(path)
-        if about:
-            return _build(path, Recipe(about["architecture"], about["config"], tensors), given)
-        content: object = tensors
+    kind = recognise_file(path)
+    if kind != SAFETENSORS:
+        content: object = read_pickled(path, kind)
     else:
-        content = _read_pickle(path)
+        tensors, about = read_safetensors(path)
+        if about:
+            try:
+                return _build(_own_recipe(about, tensors), given)
+            except LayoutError as error:
+                raise CheckpointError(f"{path} {error}") from error
+        content = tensors
     try:
-        state = unwrap(content)
+        dictionaries = tensor_dictionaries(content)
+        _check_bytes(dictionaries, path.stat().st_size)
+        return _find(dictionaries, given)
     except LayoutError as error:
         raise CheckpointError(f"{path} {error}") from error
-    try:
-        return _build(path, recognise(state), given)
-    except UnknownNetworkError as error:
-        if given:
-            raise CheckpointError(f"{path} {error}, so {', '.join(given)} cannot be set") from error
-        return load_zoo(path, state)
-    except LayoutError as error:
-        raise CheckpointError(f"{path} {error}") from error
 
 
-def _read_pickle(path: Path) -> object:
-    """Tensors and plain containers; code in a pickle is never run."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors, which is never run: {reason}"
-        ) from error
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and our metadata (empty if the file is somebody else's)."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("fastbg", "{}"))
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
-    if about and not (isinstance(about, dict) and about.keys() >= {"architecture", "config"}):
-        raise CheckpointError(f"{path}: its 'fastbg' metadata lacks the architecture or its config")
-    return tensors, about
-
-
-def _build(path: Path, recipe: Recipe, given: dict[str, Any]) -> Network:
-    """The network of `recipe`, with the keywords `given` by the caller in place of its own."""
-    architecture, config, state = recipe
+def _own_recipe(about: dict[str, Any], tensors: dict[str, Tensor]) -> Recipe:
+    """What a file of save_model() says of itself, after its sizes are found in its tensors."""
+    architecture, config = about["architecture"], about["config"]
     if architecture not in ARCHITECTURES:
-        raise CheckpointError(
-            f"{path}: unknown architecture {architecture!r}, expected {[*ARCHITECTURES]}"
-        )
-    strange = (key for key, value in state.items() if value.is_complex() or not value.numel())
-    _complain(f"{path} as {architecture}: no real numbers in", strange)
-    for key, value in given.items():
-        if key not in config:
-            raise CheckpointError(f"{path}: {architecture} has no {key}, got {value}")
-    config = {**config, **given}
-    untold = [key for key, value in config.items() if value is None]
-    _complain(f"{path} as {architecture} does not tell what you must pass to load_model:", untold)
+        known = [*ARCHITECTURES]
+        raise LayoutError(f"has unknown architecture {architecture!r:.80}, expected {known}")
+    what = f"as {architecture}"
+    keywords = inspect.signature(ARCHITECTURES[architecture]).parameters
+    _complain(f"{what} has unknown keywords", config.keys() - keywords.keys())
     try:
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
-            model = ARCHITECTURES[architecture](**config)
+        check_values(tensors)
+        sizes = sizes_of(architecture, tensors)
+    except LayoutError as error:
+        raise LayoutError(f"{what} {error}") from error
+    for key, size in sizes.items():
+        if key in config and not _same_size(config[key], size, sizes.get("width", 1)):
+            raise LayoutError(f"{what} says {key} {config[key]!r:.80}, its tensors say {size}")
+    _complain(f"{what} does not tell", keywords.keys() - config.keys() - {"pooling"})
+    config = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
+    return Recipe(architecture, config, tensors)
+
+
+def _same_size(said: object, found: object, width: int) -> bool:
+    """Whether the constructor makes of `said` what it makes of `found`."""
+    if isinstance(found, float):  # the MLPs' ratio, which is cut to whole channels
+        plain = isinstance(said, int | float) and 0 < said < 1e6
+        return plain and int(width * said) == int(width * found)  # type: ignore[operator]
+    if isinstance(found, tuple):
+        return isinstance(said, list) and [*map(repr, said)] == [*map(repr, found)]
+    return type(said) is type(found) and said == found
+
+
+def _find(dictionaries: Sequence[Found], given: dict[str, Any]) -> Network:
+    """The network of a file's tensors: one of ours if it is exactly that, else spandrel's.
+
+    A file that is ours but does not tell all its options is never left to spandrel's guess.
+    """
+    fitting: list[tuple[Found, Recipe]] = []
+    reasons: list[str] = []
+    for dictionary in dictionaries:
+        claimed = {}
+        for prefix in prefixes(dictionary.state, FIRST_KEYS):
+            part = under_prefix(dictionary, prefix)
+            try:
+                recipe = recognise(part.state)
+                _compare(recipe)
+                claimed[prefix] = part, recipe
+            except LayoutError as error:
+                reasons.append(str(error))
+        others = strangers(dictionary.state, claimed)
+        if claimed and others:
+            reasons.append(f"holds more than a network: {', '.join(others[:4])}")
+        elif claimed:
+            fitting += claimed.values()
+    if not fitting:
+        return _of_zoo(dictionaries, given, reasons)
+    part, recipe = fitting[choose([part for part, _ in fitting])]
+    net = _build(recipe, given)
+    net.origin = part.place
+    return net
+
+
+def _check_bytes(dictionaries: Sequence[Found], stored: int) -> None:
+    """LayoutError if tensors claim far more than the file's `stored` bytes (views of one value)."""
+    for found in dictionaries:
+        claimed = sum(value.numel() * value.element_size() for value in found.state.values())
+        if claimed > 8 * stored + (1 << 20):
+            raise LayoutError(f"claims {claimed:,} bytes of tensors, and is {stored:,} bytes long")
+
+
+def _of_zoo(
+    dictionaries: Sequence[Found], given: dict[str, Any], reasons: Sequence[str]
+) -> Network:
+    """spandrel's network; LayoutError with the `reasons` why it is none of ours either."""
+    first = ", ".join([*dictionaries[0].state][:4])
+    why = reasons[0] if reasons else f"is no EDSR, RCAN or SwinIR; its first keys are {first}"
+    if given:
+        raise LayoutError(f"{why}; of other networks {', '.join(given)} cannot be set")
+    try:
+        return load_zoo([level for found in dictionaries for level in peeled(found)])
+    except ZooError as error:
+        raise LayoutError(f"{why}; {error}") from error
+
+
+def _build(recipe: Recipe, given: dict[str, Any]) -> Network:
+    """The network of `recipe`, with the keywords `given` by the caller in place of its own."""
+    what, config = f"as {recipe.architecture}", {**recipe.config, **given}
+    unknown = (f"{key}, got {given[key]}" for key in config.keys() - recipe.config.keys())
+    _complain(f"{what} has no", unknown)
+    untold = [key for key, value in config.items() if value is None]
+    _complain(f"{what} does not tell what you must pass to load_model:", untold)
+    _compare(recipe._replace(config=config))
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
+        model = ARCHITECTURES[recipe.architecture](**config)
+    model.load_state_dict(recipe.state)
+    infinite = (key for key, value in model.state_dict().items() if not value.isfinite().all())
+    _complain("has NaN or infinity in", infinite)
+    return model
+
+
+def _compare(recipe: Recipe) -> None:
+    """LayoutError unless keys and shapes of `recipe` are its network's, exactly.
+
+    The network is built without memory for its weights (on PyTorch's meta device).
+    """
+    architecture, config, state = recipe
+    what, told = f"as {architecture}", {k: v for k, v in config.items() if v is not None}
+    try:
+        with torch.device("meta"):
+            wanted = ARCHITECTURES[architecture](**told).state_dict()
     except (InvalidArgument, TypeError) as error:
-        raise CheckpointError(f"{path} as {architecture}: {error}") from error
-    wanted = model.state_dict()
-    what = f"{path} as {architecture}"
+        raise LayoutError(f"{what}: {error}") from error
     _complain(f"{what} lacks", wanted.keys() - state.keys())
     _complain(f"{what} has unknown", state.keys() - wanted.keys())
     wrong = [key for key in wanted if state[key].shape != wanted[key].shape]
     shapes = (f"{k} {tuple(state[k].shape)} for {tuple(wanted[k].shape)}" for k in wrong)
     _complain(f"{what} has wrong shapes:", shapes)
-    _check_finite(path, state)
-    model.load_state_dict(state)
-    return model
+    kinds = {k: str(v.dtype).removeprefix("torch.") for k, v in state.items()}
+    coded = (f"{k} {kinds[k]}" for k, v in state.items() if v.dtype not in FLOATS)
+    _complain(f"{what} has other than floats (it may be quantised):", coded)
 
 
 def _complain(what: str, keys: Iterable[str]) -> None:
-    """CheckpointError with the first few of `keys`, if there are any."""
+    """LayoutError with the first few of `keys`, if there are any."""
     names = sorted(keys)
     if names:
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        raise CheckpointError(f"{what} {', '.join(names[:4])}{more}")
-
-
-def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
-    _complain(
-        f"{path}: NaN or infinity in",
-        (key for key, value in state.items() if not value.isfinite().all()),
-    )
+        raise LayoutError(f"{what} {', '.join(name[:80] for name in names[:4])}{more}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.conv import Conv3x3
 from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.models.upsampler import Upsampler
@@ -41,6 +42,9 @@ class EDSR(Network):
         img_range: float = 255.0,
         mean: Sequence[float] = DIV2K_MEAN,
     ) -> None:
+        check_whole("features", features)
+        check_whole("blocks", blocks, least=0)
+        check_number("res_scale", res_scale)
         super().__init__(
             scale, img_range, mean, features=features, blocks=blocks, res_scale=res_scale
         )

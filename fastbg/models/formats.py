@@ -6,13 +6,14 @@ mean shift as a 1x1 convolution), BasicSR's EDSR and RCAN, JingyunLiang's SwinIR
 
 import re
 from collections.abc import Mapping
-from math import isqrt
+from math import inf, isqrt, nextafter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastbg.models.network import DIV2K_MEAN
+from fastbg.models.wrappers import LayoutError
 
 State = Mapping[str, Tensor]
 
@@ -23,14 +24,6 @@ class Recipe(NamedTuple):
     architecture: str
     config: dict[str, Any]
     state: dict[str, Tensor]
-
-
-class LayoutError(Exception):
-    """The keys or shapes are not what their network has; says why."""
-
-
-class UnknownNetworkError(LayoutError):
-    """The keys are those of no network known here."""
 
 
 # Their names, ours. Patterns match whole keys without ".weight" / ".bias".
@@ -69,117 +62,198 @@ SWINIR = [
     (r"conv_before_upsample\.0", "conv_before_upsample"),
 ]
 # Attention buffers that SwinIR files carry; the network computes them itself.
-RECOMPUTED = re.compile(r".*\.(relative_position_index|attn_mask)")
+INDEX = re.compile(r"layers\.\d+\.residual_group\.blocks\.\d+\.attn\.relative_position_index")
+MASK = re.compile(r"layers\.\d+\.residual_group\.blocks\.\d+\.attn_mask")
 
+# The first layers of the families' networks: where these keys are, one of them may begin.
+FIRST_KEYS = ("conv_first.weight", "conv_first.bias", "head.0.weight", "head.0.bias")
 EDSR_BODY = r"body\.(\d+)\.conv1\.weight"
 RCAN_BODY = r"body\.(\d+)\.blocks\.(\d+)\.conv1\.weight"
 SWINIR_BODY = r"layers\.(\d+)\.blocks\.(\d+)\.norm1\.weight"
 
 
-def unwrap(content: object) -> dict[str, Tensor]:
-    """The tensors of a loaded file, out of the dictionaries that training code puts around them."""
-    for key in ("params_ema", "params", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise LayoutError(f"holds a {type(content).__name__}, no dictionary of tensors")
-    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if strange:
-        raise LayoutError(f"holds no tensors under {', '.join(strange[:4])}")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
-
-
 def recognise(state: State) -> Recipe:
-    """What network `state` belongs to, under our key names; raises LayoutError."""
+    """The network whose names `state` has, under our names; raises LayoutError.
+
+    Whether it has all of that network's keys and shapes is for the caller to compare.
+    """
     keys = " ".join(state)
+    check_values(state)
     if "layers.0.residual_group." in keys:
         return _swinir(state)
     if "head.0." in keys and ".conv_du." in keys:
-        return _rcan(*_without_mean_shift(state, YULUNZHANG))
+        return _with_mean_shift(state, YULUNZHANG, "rcan")
     if "head.0." in keys and "tail.1." in keys:
-        return _edsr(*_without_mean_shift(state, SANGHYUN))
+        return _with_mean_shift(state, SANGHYUN, "edsr")
     if ".rcab." in keys:
-        return _rcan(_rename(state, BASICSR_RCAN), {})
+        return _recipe("rcan", _rename(state, BASICSR_RCAN), _input(255.0))
     if "conv_first." in keys and "body.0.conv1." in keys:
-        return _edsr(dict(state), {})
-    raise UnknownNetworkError(
-        f"is no EDSR, RCAN or SwinIR; its first keys are {', '.join([*state][:4])}"
-    )
+        return _recipe("edsr", dict(state), _input(255.0))
+    raise LayoutError(f"is no EDSR, RCAN or SwinIR; its first keys are {', '.join([*state][:4])}")
 
 
-def _edsr(state: dict[str, Tensor], shift: dict[str, Any]) -> Recipe:
-    features = _shape(state, "conv_first.weight")[0]
-    # No file tells it; these are the two published nets.
-    res_scale = 1.0 if features <= 64 else 0.1 if features == 256 else None
-    sizes = {"features": features, "blocks": _count(state, EDSR_BODY), "res_scale": res_scale}
-    return Recipe("edsr", {**sizes, "scale": _scale(state), **_input(255.0), **shift}, state)
+def sizes_of(architecture: str, state: State) -> dict[str, Any]:
+    """Keywords of the constructor that the tensors `state`, under our names, tell."""
+    return {"edsr": _edsr, "rcan": _rcan, "swinir": _swinir_sizes}[architecture](state)
 
 
-def _rcan(state: dict[str, Tensor], shift: dict[str, Any]) -> Recipe:
+def _recipe(architecture: str, state: dict[str, Tensor], told: dict[str, Any]) -> Recipe:
+    sizes = sizes_of(architecture, state)
+    if architecture == "edsr":  # no file tells it; these are the two published nets
+        features = sizes["features"]
+        sizes["res_scale"] = 1.0 if features <= 64 else 0.1 if features == 256 else None
+    elif architecture == "rcan":
+        sizes["res_scale"] = 1.0
+    return Recipe(architecture, {**sizes, **told}, state)
+
+
+def _edsr(state: State) -> dict[str, Any]:
+    features = _image_layers(state)
+    return {"features": features, "blocks": _count(state, EDSR_BODY), "scale": _scale(state)}
+
+
+def _rcan(state: State) -> dict[str, Any]:
     squeezed, features, _, _ = _shape(state, "body.0.blocks.0.squeeze.weight", 4)
-    sizes = {
+    _image_layers(state)
+    return {
         "features": features,
         "groups": _count(state, RCAN_BODY),
         "blocks": _count(state, RCAN_BODY.replace(r"(\d+)", "0", 1)),
         "squeezed": squeezed,
-        "res_scale": 1.0,
+        "scale": _scale(state),
     }
-    return Recipe("rcan", {**sizes, "scale": _scale(state), **_input(255.0), **shift}, state)
 
 
 def _swinir(state: State) -> Recipe:
     for key in ("conv_up1.weight", "layers.0.conv.0.weight", "absolute_pos_embed"):
         if key in state:
-            raise UnknownNetworkError(f"is a SwinIR variant that is not built here (it has {key})")
-    ours = _rename({k: v for k, v in state.items() if not RECOMPUTED.fullmatch(k)}, SWINIR)
-    count = _count(ours, SWINIR_BODY)
+            raise LayoutError(f"is a SwinIR variant that is not built here (it has {key})")
+    recomputed = {k: v for k, v in state.items() if INDEX.fullmatch(k) or MASK.fullmatch(k)}
+    ours = _rename({k: v for k, v in state.items() if k not in recomputed}, SWINIR)
+    recipe = _recipe("swinir", ours, _input(1.0))
+    window = recipe.config["window"]
+    if window == 7:  # published for JPEG only, with another range: nobody's guess
+        recipe.config["img_range"] = None
+    for key, value in recomputed.items():
+        side = window**2
+        fits = (
+            value.shape == (side, side) if INDEX.fullmatch(key) else value.shape[1:] == (side,) * 2
+        )
+        if not fits:
+            raise LayoutError(f"has {key} of shape {tuple(value.shape)} for windows of {window}")
+    return recipe
+
+
+def _swinir_sizes(state: State) -> dict[str, Any]:
+    count = _count(state, SWINIR_BODY)
     layers = range(count)
-    table = [_shape(ours, f"layers.{i}.blocks.0.attn.bias_table", 2) for i in layers]
-    first = "layers.0.blocks.0"
-    hidden, width = _shape(ours, f"{first}.fc1.weight", 2)
-    direct = "conv_last.weight" not in ours
+    table = [_shape(state, f"layers.{i}.blocks.0.attn.bias_table", 2) for i in layers]
+    hidden, width = _shape(state, "layers.0.blocks.0.fc1.weight", 2)
+    direct = "conv_last.weight" not in state
+    _image_layers(state, "conv_first.weight" if direct else "conv_last.weight")
     sizes = {
         "width": width,
-        "depths": tuple(_count(ours, SWINIR_BODY.replace(r"(\d+)", str(i), 1)) for i in layers),
+        "depths": tuple(_count(state, SWINIR_BODY.replace(r"(\d+)", str(i), 1)) for i in layers),
         "heads": tuple(heads for _, heads in table),
-        "window": (isqrt(table[0][0]) + 1) // 2 if table else 8,
-        "mlp_ratio": hidden / width,
+        "window": (isqrt(table[0][0]) + 1) // 2,
+        "mlp_ratio": _ratio(hidden, width),
         "upsampler": "pixelshuffledirect" if direct else "pixelshuffle",
     }
     if direct:
-        scale = isqrt(_shape(ours, "upsample.0.weight")[0] // 3)
-    else:
-        scale = _scale(ours)
-        sizes["features"] = _shape(ours, "conv_last.weight", 4)[1]
-    return Recipe("swinir", {**sizes, "scale": scale, **_input(1.0)}, ours)
+        return {**sizes, "scale": isqrt(_shape(state, "upsample.0.weight")[0] // 3)}
+    return {
+        **sizes,
+        "scale": _scale(state),
+        "features": _shape(state, "conv_last.weight", 4)[1],
+    }
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """A ratio of which the network makes `hidden` again: int(width * ratio)."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else nextafter(ratio, inf)
+
+
+def _image_layers(state: State, last: str = "conv_last.weight") -> int:
+    """Outputs of the first layer; LayoutError unless first and last layer work on RGB."""
+    features, inputs, *_ = _shape(state, "conv_first.weight", 4)
+    outputs = 3 if last == "conv_first.weight" else _shape(state, last, 4)[0]
+    if (inputs, outputs) != (3, 3):
+        grey = " (grey or luma images)" if inputs == outputs == 1 else ""
+        raise LayoutError(
+            f"maps {inputs} channels to {outputs}{grey}, and networks here map RGB to RGB; build"
+            " it in PyTorch inside a module that does, and pass that to fastbg.wrap"
+        )
+    return features
+
+
+def check_values(state: State) -> None:
+    """LayoutError for tensors that hold no plain numbers, or fewer than their shape claims."""
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise LayoutError(f"has {key} without plain values (sparse, quantised or meta)")
+        if not value.numel() or value.is_complex():
+            raise LayoutError(f"has no real numbers in {key}")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise LayoutError(f"has {key} of shape {tuple(value.shape)}, more than it stores")
 
 
 def _input(img_range: float) -> dict[str, Any]:
     return {"img_range": img_range, "mean": DIV2K_MEAN}
 
 
-def _without_mean_shift(
-    state: State, names: list[tuple[str, str]]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Our names, and the image range and mean that ``sub_mean`` and ``add_mean`` hold, if any."""
+def _with_mean_shift(state: State, names: list[tuple[str, str]], architecture: str) -> Recipe:
+    """Recipe of a network with ``sub_mean`` and ``add_mean``: range and mean are what they hold.
+
+    Where they are more than subtracting and adding one mean (a learned shift), the rest of them
+    is folded into the first and last convolution, which is exact.
+    """
     rest = {k: v for k, v in state.items() if not k.startswith(("sub_mean.", "add_mean."))}
-    shift = {k: v.double() for k, v in state.items() if k not in rest}
-    if not shift:
-        return _rename(rest, names), {}
-    identity = torch.eye(3, dtype=torch.float64)
+    ours = _rename(rest, names)
+    if len(rest) == len(state):  # taken out of the file, or never there: nobody's guess
+        return _recipe(architecture, ours, {"img_range": None, "mean": None})
+    _image_layers(ours)
     try:
-        plain = all(
-            torch.allclose(shift[f"{name}.weight"].view(3, 3), identity)
+        sub, subtracted, add, added = (
+            state[f"{name}.{kind}"].double().view(shape)
             for name in ("sub_mean", "add_mean")
+            for kind, shape in (("weight", (3, 3)), ("bias", (3,)))
         )
-        subtracted, added = shift["sub_mean.bias"].view(3), shift["add_mean.bias"].view(3)
     except (KeyError, RuntimeError) as error:
         raise LayoutError(f"has an incomplete mean shift ({error})") from error
-    if not plain or not torch.allclose(subtracted, -added):
-        raise LayoutError("has a mean shift that is more than subtracting and adding a mean")
-    img_range = 255.0 if added.abs().max() > 1 else 1.0
-    mean = tuple(round(v, 6) for v in (added / img_range).tolist())
-    return _rename(rest, names), {"img_range": img_range, "mean": mean}
+    identity = torch.eye(3, dtype=torch.float64)
+    plain = torch.allclose(sub, identity) and torch.allclose(add, identity)
+    if plain and torch.allclose(subtracted, -added):
+        mean, digits = added, 6
+    else:
+        mean, digits = _fold(ours, sub, subtracted, add, added), 17
+    if not bool(mean.any()):
+        return _recipe(architecture, ours, {"img_range": None, "mean": (0.0, 0.0, 0.0)})
+    img_range = 255.0 if mean.abs().max() > 1 else 1.0
+    shares = (mean / img_range).tolist()
+    told = {"img_range": img_range, "mean": tuple(round(v, digits) for v in shares)}
+    return _recipe(architecture, ours, told)
+
+
+def _fold(
+    state: dict[str, Tensor], sub: Tensor, subtracted: Tensor, add: Tensor, added: Tensor
+) -> Tensor:
+    """Put the matrices of a mean shift into the first and last layer; the mean that is left.
+
+    ``sub x + subtracted = sub (x - mean)``, so that the first layer's zero padding is that of
+    ``x - mean``, as in a network that only subtracts it.
+    """
+    if not float(torch.linalg.cond(sub)) < 1e6:
+        raise LayoutError("has a mean shift that cannot be undone (its matrix is singular)")
+    mean = -torch.linalg.solve(sub, subtracted)
+    _shape(state, "conv_last.bias", 1)
+    first, last, bias = (
+        state[key].double() for key in ("conv_first.weight", "conv_last.weight", "conv_last.bias")
+    )
+    state["conv_first.weight"] = torch.einsum("oihw,ij->ojhw", first, sub)
+    state["conv_last.weight"] = torch.einsum("oi,ijhw->ojhw", add, last)
+    state["conv_last.bias"] = add @ bias + added - mean
+    return mean
 
 
 def _rename(state: State, names: list[tuple[str, str]]) -> dict[str, Tensor]:
@@ -197,9 +271,13 @@ def _rename(state: State, names: list[tuple[str, str]]) -> dict[str, Tensor]:
 
 
 def _count(state: State, pattern: str) -> int:
-    """1 + the largest number that the pattern's first group takes in a key; 0 if there is none."""
-    matches = (re.fullmatch(pattern, key) for key in state)
-    return max((int(match[1]) + 1 for match in matches if match), default=0)
+    """How many numbers 0, 1, 2 ... the first group takes in keys; LayoutError for gaps."""
+    found = {int(match[1][:9]) for key in state if (match := re.fullmatch(pattern, key))}
+    missing = next(i for i in range(len(found) + 1) if i not in found)
+    if missing != len(found) or not found:
+        key = pattern.replace(r"(\d+)", str(missing), 1).replace(r"(\d+)", "0").replace("\\", "")
+        raise LayoutError(f"lacks {key}")
+    return len(found)
 
 
 def _shape(state: State, key: str, dims: int | None = None) -> tuple[int, ...]:

@@ -1,13 +1,14 @@
 """What every network in this package is: an image in [0,1] in, a larger one out."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fastbg.errors import InvalidArgument
+from fastbg.models.arguments import check_mean, check_number, check_whole
 from fastbg.models.window import check_window
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -21,14 +22,15 @@ class Network(nn.Module):
     """
 
     architecture: ClassVar[str]
+    origin = ""  # where in its file the weights were, such as "params_ema"
     mean: Tensor
 
     def __init__(self, scale: int, img_range: float, mean: Sequence[float], **sizes: Any) -> None:
         super().__init__()
-        if len(mean) != 3:
-            raise InvalidArgument("mean", tuple(mean), "one number for each of R, G, B")
+        scale = check_whole("scale", scale)
+        img_range, mean = check_number("img_range", img_range, least=1e-6), check_mean(mean)
         self.scale, self.img_range, self.name = scale, img_range, self.architecture
-        self.config = {**sizes, "scale": scale, "img_range": img_range, "mean": tuple(mean)}
+        self.config = {**sizes, "scale": scale, "img_range": img_range, "mean": mean}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, image: Tensor) -> Tensor:
@@ -48,8 +50,10 @@ class Network(nn.Module):
 
 
 def fingerprint(net: nn.Module) -> str:
-    """SHA-256 of the weights' values."""
+    """SHA-256 of the weights' values and of what else decides the output (`Network.config`)."""
     digest = hashlib.sha256()
+    if isinstance(net, Network):
+        digest.update(json.dumps([net.architecture, net.config], sort_keys=True).encode())
     for value in net.state_dict().values():
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from fastbg.errors import InvalidArgument
+from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.conv import Conv3x3
 from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.models.upsampler import Upsampler
@@ -113,6 +113,10 @@ class RCAN(Network):
         pooling: int = 0,
     ) -> None:
         sizes = {"features": features, "groups": groups, "blocks": blocks, "squeezed": squeezed}
+        for name, size in sizes.items():
+            check_whole(name, size)
+        check_number("res_scale", res_scale)
+        check_whole("pooling", pooling, least=0)
         super().__init__(scale, img_range, mean, **sizes, res_scale=res_scale, pooling=pooling)
         self.conv_first = nn.Conv2d(3, features, 3, padding=1)
         self.body = nn.Sequential(
@@ -124,8 +128,7 @@ class RCAN(Network):
 
     def pool_over(self, size: int) -> None:
         """Take the channel weights' means over `size` x `size` LR pixels, 0: the whole map."""
-        if size < 0:
-            raise InvalidArgument("pooling", size, "0 (the whole map) or a side in LR pixels")
+        check_whole("pooling", size, least=0)
         for module in self.modules():
             if isinstance(module, ChannelBlock):
                 module.pooling = size

@@ -15,6 +15,7 @@ from torch.nn.functional import gelu, leaky_relu, pad, scaled_dot_product_attent
 
 from fastbg.contracts.operator import has_tangent
 from fastbg.errors import InvalidArgument
+from fastbg.models.arguments import check_number, check_whole, check_wholes
 from fastbg.models.conv import Conv3x3
 from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
 from fastbg.models.upsampler import Upsampler
@@ -226,13 +227,20 @@ class SwinIR(Network):
         img_range: float = 1.0,
         mean: Sequence[float] = DIV2K_MEAN,
     ) -> None:
+        for name, size in {"width": width, "window": window, "features": features}.items():
+            check_whole(name, size)
+        check_number("mlp_ratio", mlp_ratio, least=1 / width)
+        depths, heads = check_wholes("depths", depths), check_wholes("heads", heads)
+        if len(heads) != len(depths) or any(width % n for n in heads):
+            expected = f"for each of depths {depths} a divisor of width {width}"
+            raise InvalidArgument("heads", heads, expected)
         super().__init__(
             scale,
             img_range,
             mean,
             width=width,
-            depths=tuple(depths),
-            heads=tuple(heads),
+            depths=depths,
+            heads=heads,
             window=window,
             mlp_ratio=mlp_ratio,
             upsampler=upsampler,

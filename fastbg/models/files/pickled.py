@@ -1,0 +1,136 @@
+"""torch.save's files: their tensors, and inert stand-ins for every object that is none.
+
+Code in a pickle is never run. Training states hold objects of their framework beside the tensors
+(histories, namespaces, NumPy's numbers): torch's restricted reader is told to put `StandIn` there.
+"""
+
+import pickletools
+import re
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from fastbg.errors import CheckpointError
+from fastbg.models.files.kinds import LEGACY
+
+MOST_STEPS = 600_000  # of the pickle's machine; 20,000 tensors take so many
+MOST_BYTES = 16 << 20  # of the pickle, without the tensors
+# Names that torch refuses whatever is allowed; a file with them is an attack.
+BLOCKED = re.compile(r"(os|sys|posix|nt|subprocess|shutil|socket|ctypes|importlib|runpy)\.")
+
+
+class StandIn:
+    """An object of a training state that is no tensor. It does nothing and keeps nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> "StandIn":
+        """Whatever it is called with."""
+        return object.__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        """Nothing to do."""
+
+    def __setstate__(self, _: object) -> None:
+        """Nothing to keep."""
+
+
+def read_pickled(path: Path, kind: str) -> object:
+    """What torch.save wrote, with a `StandIn` for each object that torch does not build."""
+    try:
+        names = _names(path, kind)
+        _refuse_blocked(names)
+        stand_ins: list[Any] = [(_stand_in(name), name) for name in sorted(names)]
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old storages; not of use to a reader
+            with path.open("rb") as stream:  # of a path, torch goes by the suffix
+                return torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than tensors, which is never run: {_reason(error)}"
+        ) from error
+
+
+def _stand_in(name: str) -> type[StandIn]:
+    """A class that is called like the one it stands for."""
+    return type(name.rpartition(".")[2], (StandIn,), {})
+
+
+def _names(path: Path, kind: str) -> set[str]:
+    """The full name of every class and function that the file calls.
+
+    Raises ValueError for more steps or bytes than weights need, before any of them is done.
+    """
+    names: set[str] = set()
+    if kind == LEGACY:
+        with path.open("rb") as stream:
+            limited = _Limited(stream)
+            for _ in range(5):  # magic, version, system, content, keys
+                names |= _globals(limited)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+            if archive.getinfo(name).file_size > MOST_BYTES:
+                raise ValueError(f"{name} is larger than {MOST_BYTES:,} bytes")
+            names = _globals(BytesIO(archive.read(name)))
+    return names
+
+
+def _globals(stream: Any) -> set[str]:
+    names = set()
+    for step, (code, argument, _) in enumerate(pickletools.genops(stream)):
+        if step > MOST_STEPS:
+            raise ValueError(f"it takes more than {MOST_STEPS:,} steps to read")
+        if code.name == "GLOBAL":
+            names.add(_full_name(str(argument)))
+    return names
+
+
+def _full_name(argument: str) -> str:
+    """Of "module name", under Python 3's names: torch.save writes those of Python 2."""
+    module, _, name = argument.partition(" ")
+    module, name = NAME_MAPPING.get((module, name), (module, name))
+    return f"{IMPORT_MAPPING.get(module, module)}.{name}"
+
+
+class _Limited:
+    """A stream that ends in ValueError after MOST_BYTES."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.left = stream, MOST_BYTES
+
+    def read(self, size: int) -> bytes:
+        """As the stream's."""
+        self._spend(size)
+        return self.stream.read(size)
+
+    def readline(self) -> bytes:
+        """As the stream's."""
+        line = self.stream.readline(min(self.left, 1 << 16))
+        self._spend(len(line))
+        return line
+
+    def tell(self) -> int:
+        """As the stream's."""
+        return self.stream.tell()
+
+    def _spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise ValueError(f"its pickle is larger than {MOST_BYTES:,} bytes")
+
+
+def _refuse_blocked(names: set[str]) -> None:
+    for name in sorted(names):
+        if BLOCKED.match(name):
+            raise ValueError(f"it would call {name}")
+
+
+def _reason(error: Exception) -> str:
+    """torch's reason without its advice to trust the file."""
+    text = str(error) or type(error).__name__
+    found = re.search(r"WeightsUnpickler error: (.+)", text)
+    return (found[1] if found else text).partition("\n")[0][:300]

@@ -1,0 +1,109 @@
+"""Networks on a command line: ``NAME|FILE[,OPTION=VALUE...]``, as every command takes them.
+
+Such as ``edsr``, ``EDSR_L.pth,res_scale=0.1`` or ``net.pth,img_range=1,mean=0.5:0.5:0.5``.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fastbg.errors import InvalidArgument
+from fastbg.models.checkpoints import load_model
+from fastbg.models.network import Network
+from fastbg.models.plausible import check_output
+from fastbg.models.sizes import BUILT_IN
+
+Say = Callable[[str], None]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(":"))
+
+
+OPTIONS: dict[str, Callable[[str], Any]] = {
+    "res_scale": float,
+    "img_range": float,
+    "mean": _numbers,
+    "scale": int,
+    "pooling": int,
+}
+HELP = (
+    f"{', '.join(BUILT_IN)}, or a weights file; what the file does not tell (or tells wrongly) is"
+    " set behind it: FILE,res_scale=0.1,img_range=255,mean=R:G:B,scale=4,pooling=24"
+)
+METAVAR = "NAME|FILE[,OPTION=VALUE]"
+
+
+class Choice(NamedTuple):
+    """A network as a command line names it."""
+
+    name: str  # built in, or the path of a file
+    options: dict[str, Any]  # keywords of load_model
+    told: str  # the options as they were written, for labels; empty if there are none
+
+
+def parse_choice(text: str, argument: str = "--model") -> Choice:
+    """`text` taken apart; InvalidArgument, which names `argument`, for options unknown or bad."""
+    name, *parts = [text] if Path(text).exists() else re.split(r",(?=\w+=)", text)
+    options: dict[str, Any] = {}
+    for part in parts:
+        option, _, value = part.partition("=")
+        if option not in OPTIONS or option in options:
+            raise InvalidArgument(
+                argument, repr(text), f"each of {', '.join(OPTIONS)} at most once"
+            )
+        try:
+            options[option] = OPTIONS[option](value)
+        except ValueError as error:
+            expected = "three numbers R:G:B" if option == "mean" else "a number"
+            raise InvalidArgument(f"{argument} {name},{option}", repr(value), expected) from error
+    return Choice(name, options, ",".join(parts))
+
+
+def load_choice(
+    choice: Choice,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    say: Say = print,
+) -> Network:
+    """The network, after a look at its output (`check_output`).
+
+    A line about a network that is not built in goes to `say`, and one of doubt. Its `name` has
+    the options. Raises CheckpointError.
+    """
+    net = load_model(choice.name, device, dtype, **choice.options)
+    if choice.told:
+        net.name = f"{net.name} ({choice.told})"
+    doubt = check_output(net)
+    if choice.name not in BUILT_IN or choice.told:
+        say(describe(net))
+    if doubt:
+        say(f"warning: {doubt}")
+    return net
+
+
+def load_choices(
+    texts: Sequence[str], device: str | torch.device = "cpu", say: Say = print
+) -> list[Network]:
+    """Several networks of `load_choice`; where names repeat, a number tells them apart."""
+    models: list[Network] = []
+    for number, text in enumerate(texts, 1):
+        model = load_choice(parse_choice(text), device, say=say)
+        if model.name in (other.name for other in models):
+            model.name = f"{model.name} ({number})"
+        models.append(model)
+    return models
+
+
+def describe(net: Network) -> str:
+    """What the file did not tell in full, in one line: architecture, scale, options, place."""
+    told = [f"{net.architecture} x{net.scale}"]
+    for option in ("res_scale", "img_range", "pooling"):
+        if net.config.get(option):
+            told.append(f"{option} {net.config[option]:g}")
+    told.append(f"mean {':'.join(f'{v:.4g}' for v in net.config['mean'])}")
+    place = f", weights under {net.origin!r}" if net.origin else ""
+    return f"{net.name}: {', '.join(told)}{place}"
