@@ -31,4 +31,10 @@ def load_zoo(path: object, state: dict[str, Tensor]) -> Network:
             " not RGB to RGB"
         )
     sizes = descriptor.size_requirements
-    return Wrapped(descriptor.model, descriptor.scale, multiple=sizes.multiple_of or 1)
+    return Wrapped(
+        descriptor.model,
+        descriptor.scale,
+        multiple=sizes.multiple_of or 1,
+        minimum=sizes.minimum or 1,
+        square=bool(sizes.square),
+    )
