@@ -1,4 +1,4 @@
-"""Rank correlations within groups and across them, with intervals that draw whole photographs."""
+"""Rank correlations within groups and across them; photographs are the clusters."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from fastbg.statistics import Interval, draw_clusters, percentile_interval
+from fastbg.statistics import Interval, mean_interval
 
 Rows = NDArray[np.float64]  # (n,K): K values of each of n groups
+
+CERTAIN = 1 - 1e-6
+"""Correlations beyond it count as this: Fisher's transform of 1 is infinite."""
 
 
 def spearman(x: Rows, y: Rows) -> NDArray[np.float64]:
@@ -25,42 +28,67 @@ def kendall(x: Rows, y: Rows) -> NDArray[np.float64]:
     return np.array(found) / max(pairs, 1)
 
 
-def pooled_spearman(x: Rows, y: Rows, clusters: Sequence[object], seed: int = 0) -> Interval:
-    """Spearman's rho of all n*K values, its interval over whole clusters.
+def pooled_spearman(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
+    """Spearman's rho of all n*K values; `clusters` (n) names the photograph of each row.
 
-    The ranks are those of the full sample in every resample.
+    The interval is that of the mean influence of each value on rho: what its own ranks
+    contribute, and what its presence does to the ranks of the others.
     """
-    a, b = (rankdata(values).reshape(values.shape) for values in (x, y))
-    member, drawn = draw_clusters(clusters, seed=seed)
-    moments = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b]).sum(axis=2)  # [6,n]
-    each = np.stack([np.bincount(member, weights=moment) for moment in moments], axis=1)  # [C,6]
-
-    def rho(total: Rows) -> Rows:
-        n, sa, sb, saa, sbb, sab = total.T
-        scale = np.sqrt((n * saa - sa * sa).clip(0) * (n * sbb - sb * sb).clip(0))
-        return np.divide(n * sab - sa * sb, scale, out=np.zeros(len(n)), where=scale > 0)
-
-    whole = float(rho(each.sum(axis=0, keepdims=True))[0])
-    return percentile_interval(whole, rho(drawn.astype(np.float64) @ each), drawn)
+    a, b = (_centred_ranks(values) for values in (x, y))
+    scale = np.sqrt((a * a).mean() * (b * b).mean())
+    if scale == 0:  # all values equal on one side: no order to agree with
+        return _correlation(0.0, np.zeros(x.shape), clusters)
+    rho = float((a * b).mean() / scale)
+    influence = (a * b + _above(x, b) + _above(y, a)) / scale
+    return _correlation(rho, influence.reshape(x.shape) - influence.mean(), clusters)
 
 
-def pooled_kendall(x: Rows, y: Rows, clusters: Sequence[object], seed: int = 0) -> Interval:
-    """Kendall's tau-a of all n*K values, its interval over whole clusters."""
-    member, drawn = draw_clusters(clusters, seed=seed)
-    groups = drawn.shape[1]
-    agreement, pairs = np.zeros((groups, groups)), np.zeros((groups, groups))
-    for g in range(groups):
-        own = member == g
-        table = _agreement(x[own].ravel(), y[own].ravel(), x.ravel(), y.ravel())
-        agreement[g] = np.bincount(member.repeat(x.shape[1]), table.sum(axis=0), groups)
-        pairs[g] = own.sum() * x.shape[1] * np.bincount(member, minlength=groups) * x.shape[1]
-        pairs[g, g] -= own.sum() * x.shape[1]  # a value with itself
-    tau = _form(drawn, agreement) / np.maximum(_form(drawn, pairs), 1)
-    return percentile_interval(agreement.sum() / max(pairs.sum(), 1), tau, drawn)
+def pooled_kendall(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
+    """Kendall's tau-a of all n*K values; arguments and interval as for `pooled_spearman`."""
+    flat_x, flat_y = x.ravel(), y.ravel()
+    agreement = np.stack(
+        [
+            _agreement(a, b, flat_x, flat_y).sum(axis=1, dtype=np.float64)
+            for a, b in zip(x, y, strict=True)
+        ]
+    )  # [n,K]: with how many others each value agrees, less the contrary
+    each = agreement / max(flat_x.size - 1, 1)
+    tau = float(each.mean())
+    return _correlation(tau, 2 * (each - tau), clusters)
+
+
+def _correlation(value: float, influence: Rows, clusters: Sequence[object]) -> Interval:
+    """`value` with the interval of its clusters' `influence` (n,K), on Fisher's scale."""
+    held = min(max(value, -CERTAIN), CERTAIN)
+    along = np.arctanh(held) + influence / (1 - held**2)
+    labels = [label for label in clusters for _ in range(influence.shape[1])]
+    interval = mean_interval(along.ravel(), labels)
+    if not interval.known:
+        return Interval(value, -1.0, 1.0, interval.photographs)
+    low, high = np.tanh(interval.low), np.tanh(interval.high)
+    return Interval(value, min(float(low), value), max(float(high), value), interval.photographs)
 
 
 def _centred(values: Rows) -> Rows:
     return values - values.mean(axis=1, keepdims=True)
+
+
+def _centred_ranks(values: Rows) -> NDArray[np.float64]:
+    """Ranks of all values, flat, as shares of their number and about 0."""
+    ranks = rankdata(values)
+    centred: NDArray[np.float64] = (ranks - ranks.mean()) / ranks.size
+    return centred
+
+
+def _above(values: Rows, other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each value, the mean over all of `other` where `values` is not below it, equals half."""
+    flat = values.ravel()
+    order = np.argsort(flat, kind="stable")
+    running = np.concatenate([[0.0], np.cumsum(other[order])])
+    total, ordered = running[-1], flat[order]
+    first = running[np.searchsorted(ordered, flat, "left")]
+    last = running[np.searchsorted(ordered, flat, "right")]
+    return (total - (first + last) / 2) / flat.size
 
 
 def _agreement(
@@ -73,8 +101,3 @@ def _agreement(
     above = (x[:, None] > others_x).view(np.int8) - (x[:, None] < others_x).view(np.int8)
     over = (y[:, None] > others_y).view(np.int8) - (y[:, None] < others_y).view(np.int8)
     return above * over
-
-
-def _form(weights: NDArray[np.int64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """w M w of each row w."""
-    return ((weights @ matrix) * weights).sum(axis=1)

@@ -1,16 +1,24 @@
-"""Intervals and verdicts: how sure a number is, and what follows from it."""
+"""Intervals and verdicts: how sure a number is, and what follows from it.
+
+Values of one photograph are not independent, so photographs are the clusters of every interval
+here. All of them come from `mean_interval`; tests/test_coverage.py simulates how often they cover.
+"""
 
 import enum
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, t
 
 from fastbg.errors import InvalidArgument
 
-Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Floats = NDArray[np.float64]
+
+FEWEST = 5
+"""Photographs from which on a verdict is given. Fewer are too few to speak of others."""
 
 
 class Outcome(str, enum.Enum):
@@ -19,40 +27,109 @@ class Outcome(str, enum.Enum):
     HOLDS = "holds"
     FAILS = "does not hold"
     UNDECIDED = "undecided here"
+    TOO_FEW = "too few photographs"
 
     @property
     def opposite(self) -> "Outcome":
         """What the same numbers say about the contrary claim."""
-        if self is Outcome.UNDECIDED:
-            return self
-        return Outcome.FAILS if self is Outcome.HOLDS else Outcome.HOLDS
+        swapped = {Outcome.HOLDS: Outcome.FAILS, Outcome.FAILS: Outcome.HOLDS}
+        return swapped.get(self, self)
 
 
-class Interval(NamedTuple):
-    """An estimate and the ends of its confidence interval."""
+def all_of(outcomes: Iterable[Outcome]) -> Outcome:
+    """Of a claim with several parts: holds if each does, fails if one does."""
+    found = set(outcomes)
+    for outcome in (Outcome.TOO_FEW, Outcome.FAILS, Outcome.UNDECIDED):
+        if outcome in found:
+            return outcome
+    return Outcome.HOLDS
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate, the ends of its confidence interval, and how many photographs it comes from."""
 
     value: float
     low: float
     high: float
+    photographs: int
 
     def compare(self, threshold: float) -> Outcome:
-        """HOLDS if the whole interval lies above `threshold`, FAILS if all of it lies below."""
-        if self.low > threshold:
+        """HOLDS if the whole interval lies above `threshold`, FAILS if all of it lies below.
+
+        TOO_FEW if it comes from less than `FEWEST` photographs.
+        """
+        return self.judge(above=threshold, below=threshold)
+
+    def judge(self, *, above: float, below: float) -> Outcome:
+        """HOLDS if the interval lies above `above`, FAILS if it lies below `below`."""
+        if self.photographs < FEWEST:
+            return Outcome.TOO_FEW
+        if self.low > above:
             return Outcome.HOLDS
-        if self.high < threshold:
+        return Outcome.FAILS if self.high < below else Outcome.UNDECIDED
+
+    def within(self, limit: float) -> Outcome:
+        """HOLDS if the interval lies between -`limit` and `limit`, FAILS if beyond either."""
+        if self.photographs < FEWEST:
+            return Outcome.TOO_FEW
+        if self.low > limit or self.high < -limit:
             return Outcome.FAILS
-        return Outcome.UNDECIDED
+        inside = -limit < self.low and self.high < limit
+        return Outcome.HOLDS if inside else Outcome.UNDECIDED
+
+    @property
+    def opposite(self) -> "Interval":
+        """Of minus the value."""
+        return Interval(-self.value, -self.high, -self.low, self.photographs)
+
+    @property
+    def known(self) -> bool:
+        """Whether it has ends: one photograph says nothing about others."""
+        return bool(np.isfinite([self.low, self.high]).all())
 
     def percent(self) -> "Interval":
         """A share as percentage."""
-        return Interval(*(100 * v for v in self))
+        return Interval(100 * self.value, 100 * self.low, 100 * self.high, self.photographs)
 
     def text(self, digits: int = 1, signed: bool = False) -> str:
         """ "41.3 (33.3 to 49.3)"."""
         form = f"{'+' if signed else ''}.{digits}f"
-        if not np.isfinite([self.low, self.high]).all():
+        if not self.known:
             return f"{self.value:{form}} (no interval from one photograph)"
         return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+
+def mean_interval(
+    values: ArrayLike, clusters: Sequence[object] | None = None, *, level: float = 0.95
+) -> Interval:
+    """Mean of `values` (n) over all items, with a confidence interval for clustered data.
+
+    The difference of a pair as value makes this the paired interval. Student's t on the
+    bias-reduced cluster variance CR2 with Satterthwaite's degrees of freedom (Bell and McCaffrey
+    2002; Imbens and Kolesar 2016), which stays right for few clusters of unequal size; where the
+    clusters' sums are skewed, each end reaches at least as far as Hall's (1992) correction for
+    skewness puts it. Without finite ends if there is one cluster.
+
+    Args:
+        values: numbers, any unit.
+        clusters: the photograph of each value; None: each value is its own.
+        level: share of samples whose interval shall hold the mean of the population.
+
+    Raises:
+        InvalidArgument: `values` empty, not one-dimensional or not finite; `clusters` of another
+            length; `level` not in (0,1).
+    """
+    data, member, count = _grouped(values, clusters)
+    if not 0 < level < 1:
+        raise InvalidArgument("level", level, "0 < level < 1")
+    mean, groups = float(data.mean()), len(count)
+    if groups < 2:
+        return Interval(mean, -np.inf, np.inf, groups)
+    share, error, freedom = _spread(data - mean, member, count)
+    reach = float(t.ppf((1 + level) / 2, freedom))
+    below, above = _skewed_reach(share, reach)
+    return Interval(mean, mean - below * error, mean + above * error, groups)
 
 
 def bootstrap_mean(
@@ -60,60 +137,41 @@ def bootstrap_mean(
     clusters: Sequence[object] | None = None,
     *,
     level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Interval:
-    """Mean of `values` (n) with its percentile-bootstrap interval.
+    """Former name of `mean_interval`, which draws nothing: `seed` has no effect."""
+    warnings.warn("bootstrap_mean is mean_interval now", DeprecationWarning, stacklevel=2)
+    return mean_interval(values, clusters, level=level)
 
-    Values of one cluster (sub-images of one photograph) are not independent: with `clusters` (n),
-    whole clusters are drawn. A pair's difference as value makes this the paired bootstrap. Not
-    finite without at least two clusters: one photograph says nothing about others.
 
-    Raises InvalidArgument if `values` is empty or not one-dimensional, or `level` is not in (0,1).
+def share_interval(
+    happened: ArrayLike, clusters: Sequence[object], *, level: float = 0.95
+) -> Interval:
+    """Share of the values (n) that are true, with an interval for clustered data.
+
+    Clopper and Pearson's exact interval at the effective number of trials (Korn and Graubard
+    1998): p (1 - p) over the cluster variance of `mean_interval`, never more than the number of
+    values, and less by the squared ratio of Student's quantiles. Where all clusters agree, that
+    variance is 0 and says nothing: then, and as the least that is ever claimed, each photograph
+    counts as one trial.
+
+    Raises InvalidArgument as `mean_interval`.
     """
-    data = np.asarray(values, dtype=np.float64)
-    if data.ndim != 1 or not data.size:
-        raise InvalidArgument("values", f"shape {data.shape}", "shape (n,), n >= 1")
-    if not 0 < level < 1:
-        raise InvalidArgument("level", level, "0 < level < 1")
-    labels = list(range(data.size)) if clusters is None else list(clusters)
-    if len(labels) != data.size:
-        raise InvalidArgument("clusters", f"{len(labels)} labels", f"one for each of {data.size}")
-
-    member, drawn = draw_clusters(labels, resamples, seed)
-    total = np.bincount(member, weights=data)  # [clusters]
-    count = np.bincount(member).astype(np.float64)
-    return percentile_interval(float(data.mean()), (drawn @ total) / (drawn @ count), drawn, level)
-
-
-def draw_clusters(
-    labels: Sequence[object], resamples: int = 10_000, seed: int = 0
-) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Cluster (n) of each label, and how often each resample draws each cluster: (resamples,C)."""
-    index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    member = np.array([index[label] for label in labels], dtype=np.intp)
-    return member, _draws(len(index), resamples, seed)
-
-
-@lru_cache(maxsize=4)  # a report asks for the same few again; 800 photographs take 64 MB
-def _draws(clusters: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
-    drawn.flags.writeable = False
-    return drawn
-
-
-def percentile_interval(
-    value: float,
-    resampled: NDArray[np.float64],
-    drawn: NDArray[np.int64],
-    level: float = 0.95,
-) -> Interval:
-    """`value` with the percentiles of its resamples, by `draw_clusters`' second result."""
-    if drawn.shape[1] < 2:  # one photograph says nothing about others
-        return Interval(value, -np.inf, np.inf)
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
+    data, member, count = _grouped(np.asarray(happened, dtype=np.float64), clusters)
+    share, groups, trials = float(data.mean()), len(count), data.size
+    if groups < 2:
+        return Interval(share, 0.0, 1.0, groups)
+    alone = share_limit(groups, (1 + level) / 2)
+    effective = float(groups)
+    if 0 < share < 1:
+        _, error, freedom = _spread(data - share, member, count)
+        tail = (1 + level) / 2
+        shrink = float(t.ppf(tail, max(trials - 1, 1)) / t.ppf(tail, freedom)) ** 2
+        effective = min(share * (1 - share) / error**2 if error else trials, trials) * shrink
+    seen, rest = share * effective, (1 - share) * effective
+    low = float(beta.ppf((1 - level) / 2, seen, rest + 1)) if share > 0 else 0.0
+    high = float(beta.ppf((1 + level) / 2, seen + 1, rest)) if share < 1 else 1.0
+    return Interval(share, min(low, 1 - alone), max(high, alone), groups)
 
 
 def share_limit(total: int, level: float = 0.95) -> float:
@@ -126,25 +184,67 @@ def share_limit(total: int, level: float = 0.95) -> float:
     return float(1 - (1 - level) ** (1 / total))
 
 
-def bootstrap_share(happened: ArrayLike, clusters: Sequence[object], *, seed: int = 0) -> Interval:
-    """Share of the values (n) that are true, as `bootstrap_mean` gives it.
+def never_seen(seen: ArrayLike, clusters: Sequence[object], tolerated: float) -> Outcome:
+    """Whether "it never happens" holds, where `seen` (n) says in which trials it did.
 
-    Resamples of few clusters agree too well, and altogether where all or none are true. So the
-    interval never excludes what that number of clusters could not, if they all agreed
-    (`share_limit`): four photographs rule out no share between 47 and 53 %.
+    FAILS once it was seen; HOLDS when so many photographs went by that the share in which it
+    happens is below `tolerated` at 95 %; UNDECIDED before; TOO_FEW below `FEWEST` photographs.
     """
-    share = bootstrap_mean(happened, clusters, seed=seed)
-    unseen = share_limit(len(set(clusters)))
-    low, high = min(share.low, 1 - unseen), max(share.high, unseen)
-    return Interval(share.value, max(low, 0.0), min(high, 1.0))
-
-
-def never_seen(events: int, total: int, tolerated: float) -> Outcome:
-    """Whether "it never happens" holds, after `events` of `total` trials showed it.
-
-    FAILS once it was seen; HOLDS when so many trials went by that its share is below `tolerated`
-    at 95 %; UNDECIDED before.
-    """
-    if events:
+    photographs = len(set(clusters))
+    if photographs < FEWEST:
+        return Outcome.TOO_FEW
+    if np.any(seen):
         return Outcome.FAILS
-    return Outcome.HOLDS if share_limit(total) < tolerated else Outcome.UNDECIDED
+    return Outcome.HOLDS if share_limit(photographs) < tolerated else Outcome.UNDECIDED
+
+
+def _grouped(
+    values: ArrayLike, clusters: Sequence[object] | None
+) -> tuple[Floats, NDArray[np.intp], Floats]:
+    """Checked values (n), the cluster of each (n), and how many values each cluster has."""
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or not data.size:
+        raise InvalidArgument("values", f"shape {data.shape}", "shape (n,), n >= 1")
+    if not np.isfinite(data).all():
+        bad = int(np.flatnonzero(~np.isfinite(data))[0])
+        raise InvalidArgument("values", f"{data[bad]} at {bad}", "finite numbers")
+    labels: Sequence[object] = range(data.size) if clusters is None else list(clusters)
+    if len(labels) != data.size:
+        raise InvalidArgument("clusters", f"{len(labels)} labels", f"one for each of {data.size}")
+    index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    member = np.array([index[label] for label in labels], dtype=np.intp)
+    return data, member, np.bincount(member).astype(np.float64)
+
+
+def _spread(
+    deviation: Floats, member: NDArray[np.intp], count: Floats
+) -> tuple[Floats, float, float]:
+    """Each cluster's part (C) in the error of a mean, its standard error, degrees of freedom.
+
+    CR2 of a regression on a constant: a cluster with the share w of all values enters with
+    1 / (1 - w). Satterthwaite's degrees of freedom of that sum of squares, for independent values
+    of equal variance.
+    """
+    weight = count / count.sum()
+    part = np.bincount(member, weights=deviation) / count.sum()  # [C], they sum to 0
+    scale = 1 / (1 - weight)
+    error = float(np.sqrt((scale * part**2).sum()))
+    # Covariance of the parts, times the number of values: diag(w) - w w'.
+    form = scale[:, None] * (np.diag(weight) - np.outer(weight, weight))
+    freedom = float(np.trace(form) ** 2 / (form * form.T).sum())
+    return part, error, freedom
+
+
+def _skewed_reach(part: Floats, reach: float) -> tuple[float, float]:
+    """Standard errors below and above the mean: `reach`, or Hall's where that is farther."""
+    power = float((part**2).sum())
+    if power == 0:
+        return reach, reach
+    skewness = float((part**3).sum()) / power**1.5
+    if abs(skewness) < 1e-9:
+        return reach, reach
+
+    def corrected(z: float) -> float:
+        return float(3 / skewness * (np.cbrt(1 + skewness * (z - skewness / 6)) - 1))
+
+    return max(reach, corrected(reach)), max(reach, -corrected(-reach))

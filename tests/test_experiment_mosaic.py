@@ -156,12 +156,14 @@ def result(net: str, mosaic: list[float], tta: list[float]) -> Measured:
         ([0.3] * 60, [0.05] * 59 + [-0.1], "holds, holds, holds, holds"),
         ([-0.3] * 60, [0.2] * 60, "fails, fails, fails, fails"),
         ([0.3] * 59 + [-0.1], [0.05] * 60, "holds, fails, holds, fails"),
-        ([1.0, 1.0, -1.0, -1.0], [0.5, 0.5, 0.0, 0.0], "open, fails, open, open"),
+        ([1.0, 1.0, -1.0, -1.0] * 3, [0.5, 0.5, 0.0, 0.0] * 3, "open, fails, open, open"),
+        ([0.3] * 8, [0.05] * 8, "few, few, few, few"),
         ([0.3] * 10, [0.05] * 10, "holds, open, holds, open"),
     ],
 )
 def test_c9_follows_from_the_gains(mosaic: list[float], tta: list[float], outcomes: str) -> None:
     names = {"holds": Outcome.HOLDS, "fails": Outcome.FAILS, "open": Outcome.UNDECIDED}
+    names["few"] = Outcome.TOO_FEW
     verdicts = Mosaic().summarise([result("edsr", mosaic, tta)]).verdicts
     assert {verdict.claim for verdict in verdicts} == {"C9"}
     assert [v.outcome for v in verdicts] == [names[word] for word in outcomes.split(", ")]

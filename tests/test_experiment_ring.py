@@ -16,12 +16,11 @@ from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.nested import randomised
-from fastbg.experiments.nested_report import all_of
 from fastbg.experiments.ring import Ring, RingOptions
 from fastbg.experiments.study import Item, Study
 from fastbg.models.edsr import EDSR
 from fastbg.results.content import Chart, Gallery
-from fastbg.statistics import Outcome
+from fastbg.statistics import Outcome, all_of
 from fastbg.texture import gram_distance, texture_gram
 
 SMALL = RingOptions(count=3, candidates=8, size=64, window=16, sizes="0,32,48")

@@ -111,14 +111,14 @@ def table1_result(net: str, alone_better: int, count: int = 60) -> Measured:
 
 @pytest.mark.parametrize(
     ("alone_better", "outcome"),
-    [(24, Outcome.HOLDS), (0, Outcome.FAILS), (7, Outcome.UNDECIDED)],
+    [(48, Outcome.HOLDS), (0, Outcome.FAILS), (14, Outcome.UNDECIDED)],
 )
 def test_c1_follows_from_the_share(alone_better: int, outcome: Outcome) -> None:
-    summary = Table1().summarise([table1_result("edsr", alone_better)])
+    summary = Table1().summarise([table1_result("edsr", alone_better, 120)])
     verdict = summary.verdicts[0]
     assert (verdict.claim, verdict.outcome) == ("C1", outcome)
     assert verdict.paper == "62 of 150 better alone"
-    assert summary.tables[0].rows[0][2:5] == (60 - alone_better, alone_better, 0)
+    assert summary.tables[0].rows[0][2:5] == (120 - alone_better, alone_better, 0)
 
 
 def test_c1_orders_the_networks_only_where_both_ran() -> None:
@@ -134,10 +134,11 @@ def test_c1_orders_the_networks_only_where_both_ran() -> None:
 @pytest.mark.parametrize(
     ("gains", "differs", "always"),
     [
-        ([-0.3] * 40, Outcome.FAILS, Outcome.FAILS),
-        ([0.2] * 39 + [1.4], Outcome.HOLDS, Outcome.HOLDS),
-        ([0.2] * 5, Outcome.UNDECIDED, Outcome.UNDECIDED),
-        ([-1.2] + [0.2] * 4, Outcome.HOLDS, Outcome.FAILS),
+        ([-0.3] * 60, Outcome.FAILS, Outcome.FAILS),
+        ([0.2] * 59 + [1.4], Outcome.HOLDS, Outcome.HOLDS),
+        ([0.2] * 10, Outcome.UNDECIDED, Outcome.UNDECIDED),
+        ([-1.2] + [0.2] * 9, Outcome.HOLDS, Outcome.FAILS),
+        ([-1.2] + [0.2] * 7, Outcome.TOO_FEW, Outcome.TOO_FEW),
     ],
 )
 def test_c2_follows_from_the_gains(gains: list[float], differs: Outcome, always: Outcome) -> None:

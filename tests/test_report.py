@@ -97,10 +97,10 @@ def test_cells_and_csv() -> None:
     column = Column("gain", "dB", 2, signed=True)
     assert cell_text(0.126, column) == "+0.13"
     assert cell_text(None, column) == "-"
-    assert cell_text(Interval(0.5, -0.25, 1.25), column) == "+0.50"
-    assert range_text(Interval(0.5, -0.25, 1.25), column) == "-0.25 to +1.25"
-    assert range_text(Interval(0.5, float("-inf"), float("inf")), column) == ""
-    table = Table("t", "t", [Column("net"), column], [["a", Interval(1, 0, 2)], ["b", None]])
+    assert cell_text(Interval(0.5, -0.25, 1.25, 9), column) == "+0.50"
+    assert range_text(Interval(0.5, -0.25, 1.25, 9), column) == "-0.25 to +1.25"
+    assert range_text(Interval(0.5, float("-inf"), float("inf"), 1), column) == ""
+    table = Table("t", "t", [Column("net"), column], [["a", Interval(1, 0, 2, 9)], ["b", None]])
     assert list(csv.reader(csv_text(table).splitlines())) == [
         ["net", "gain (dB)", "gain (dB): low", "gain (dB): high"],
         ["a", "1", "0", "2"],

@@ -4,77 +4,132 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fastbg.errors import InvalidArgument
 from fastbg.statistics import (
     Interval,
     Outcome,
+    all_of,
     bootstrap_mean,
-    bootstrap_share,
+    mean_interval,
     never_seen,
+    share_interval,
     share_limit,
 )
 
 
-def test_bootstrap_of_independent_values_agrees_with_the_normal_interval() -> None:
-    values = np.random.default_rng(1).normal(3.0, 2.0, 400)
-    interval = bootstrap_mean(values)
-    half = 1.96 * values.std() / math.sqrt(values.size)
-    assert interval.value == pytest.approx(values.mean())
-    assert interval.low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+def test_mean_of_independent_values_has_students_interval() -> None:
+    values = np.random.default_rng(1).exponential(size=12)
+    values = np.concatenate([values, -values])  # no skewness
+    interval = mean_interval(values)
+    expected = stats.t.interval(0.95, 23, loc=values.mean(), scale=stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+    assert interval.value == pytest.approx(values.mean(), abs=1e-15)
+    assert interval.photographs == 24
+
+
+def test_the_ends_reach_as_far_as_halls_correction_for_skewness() -> None:
+    values = np.array([0.0, 0, 0, 0, 0, 0, 0, 0, 0, 10])
+    interval = mean_interval(values)
+    half = stats.t.ppf(0.975, 9) * stats.sem(values)
+    part = values - 1
+    skewness = (part**3).sum() / (part**2).sum() ** 1.5
+    root = np.cbrt(1 + skewness * (-stats.t.ppf(0.975, 9) - skewness / 6))
+    assert interval.low == pytest.approx(1 - half)
+    assert interval.high == pytest.approx(1 - 3 / skewness * (root - 1) * stats.sem(values))
+    assert interval.high > 1 + 1.5 * half
+    mirrored = mean_interval(-values)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-interval.high, -interval.low))
+
+
+def test_unequal_clusters_by_hand() -> None:
+    """Clusters of 3, 1 and 2 values; each one's part weighed with 1 / (1 - its share)."""
+    values, clusters = [1.0, 2, 3, 6, 0, 1], ["a", "a", "a", "b", "c", "c"]
+    mean = 13 / 6
+    parts = np.array([6 - 3 * mean, 6 - mean, 1 - 2 * mean]) / 6
+    error = math.sqrt(
+        parts[0] ** 2 / (1 - 1 / 2) + parts[1] ** 2 / (1 - 1 / 6) + parts[2] ** 2 / (1 - 1 / 3)
+    )
+    interval = mean_interval(values, clusters, level=0.9)
+    assert interval.value == pytest.approx(mean)
+    below, above = (mean - interval.low) / error, (interval.high - mean) / error
+    # Satterthwaite's degrees of freedom lie between 1 and 2, those of two and three clusters.
+    assert stats.t.ppf(0.95, 2) < min(below, above) < stats.t.ppf(0.95, 1)
 
 
 def test_repeating_each_cluster_does_not_narrow_the_interval() -> None:
     """Ten crops of one photograph are no ten photographs."""
     values = np.random.default_rng(2).normal(size=20)
-    once = bootstrap_mean(values)
-    tenfold = bootstrap_mean(np.repeat(values, 10), np.repeat(np.arange(20), 10).tolist())
-    naive = bootstrap_mean(np.repeat(values, 10))
-    assert tenfold == pytest.approx(once)
+    once = mean_interval(values)
+    tenfold = mean_interval(np.repeat(values, 10), np.repeat(np.arange(20), 10).tolist())
+    naive = mean_interval(np.repeat(values, 10))
+    assert (tenfold.value, tenfold.low, tenfold.high) == pytest.approx(
+        (once.value, once.low, once.high)
+    )
     assert naive.high - naive.low < 0.5 * (once.high - once.low)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(3)
-    covered = 0
-    for _ in range(300):
-        low, high = bootstrap_mean(rng.exponential(size=60), resamples=800)[1:]
-        covered += low <= 1.0 <= high
-    assert 0.89 <= covered / 300 <= 0.98
-
-
-def test_the_seed_decides_the_interval() -> None:
-    values = np.arange(30.0)
-    assert bootstrap_mean(values, seed=1) == bootstrap_mean(values, seed=1)
-    assert bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
+def test_the_former_name_warns_and_gives_the_same() -> None:
+    with pytest.warns(DeprecationWarning, match="mean_interval"):
+        former = bootstrap_mean([1.0, 2, 4], seed=3)
+    assert former == mean_interval([1.0, 2, 4])
 
 
 def test_one_photograph_gives_no_interval() -> None:
-    interval = bootstrap_mean([1.0, 2.0], ["a", "a"])
-    assert interval == (1.5, -math.inf, math.inf)
-    assert interval.compare(0.0) is Outcome.UNDECIDED
+    interval = mean_interval([1.0, 2.0], ["a", "a"])
+    assert interval == Interval(1.5, -math.inf, math.inf, 1)
+    assert interval.compare(0.0) is Outcome.TOO_FEW
     assert "no interval" in interval.text()
+
+
+def test_equal_values_have_an_interval_of_no_width() -> None:
+    assert mean_interval([2.0] * 6) == Interval(2.0, 2.0, 2.0, 6)
+
+
+@pytest.mark.parametrize("photographs", [1, 2, 3, 4])
+def test_no_verdict_from_less_than_five_photographs(photographs: int) -> None:
+    sure = Interval(1.0, 0.9, 1.1, photographs)
+    assert sure.compare(0.0) is sure.opposite.compare(0.0) is Outcome.TOO_FEW
+    assert sure.within(2.0) is sure.judge(above=0, below=0) is Outcome.TOO_FEW
+    for seen in (True, False):
+        found = never_seen([seen] * 100, [i % photographs for i in range(100)], 0.5)
+        assert found is Outcome.TOO_FEW
+        assert found.opposite is Outcome.TOO_FEW
+    parts = [Outcome.HOLDS, Outcome.FAILS, Outcome.UNDECIDED]
+    assert all_of([*parts, Outcome.TOO_FEW]) is Outcome.TOO_FEW
+    assert all_of(parts) is Outcome.FAILS
+    assert all_of(parts[::2]) is Outcome.UNDECIDED
+    assert all_of(parts[:1]) is Outcome.HOLDS
+
+
+def test_within() -> None:
+    assert Interval(0, -0.2, 0.2, 9).within(0.3) is Outcome.HOLDS
+    assert Interval(0, -0.2, 0.3, 9).within(0.3) is Outcome.UNDECIDED
+    assert Interval(0.5, 0.4, 0.6, 9).within(0.3) is Outcome.FAILS
+    assert Interval(-0.5, -0.6, -0.4, 9).within(0.3) is Outcome.FAILS
 
 
 @pytest.mark.parametrize(
     ("interval", "outcome"),
     [
-        (Interval(0.3, 0.2, 0.4), Outcome.HOLDS),
-        (Interval(0.05, 0.01, 0.09), Outcome.FAILS),
-        (Interval(0.1, 0.05, 0.2), Outcome.UNDECIDED),
-        (Interval(0.1, 0.1, 0.2), Outcome.UNDECIDED),
+        (Interval(0.3, 0.2, 0.4, 5), Outcome.HOLDS),
+        (Interval(0.05, 0.01, 0.09, 5), Outcome.FAILS),
+        (Interval(0.1, 0.05, 0.2, 5), Outcome.UNDECIDED),
+        (Interval(0.1, 0.1, 0.2, 5), Outcome.UNDECIDED),
     ],
 )
 def test_compare(interval: Interval, outcome: Outcome) -> None:
     assert interval.compare(0.1) is outcome
 
 
-def test_never_seen_needs_enough_trials() -> None:
+def test_never_seen_needs_enough_photographs() -> None:
     assert share_limit(30) == pytest.approx(3 / 30, rel=0.05)  # the rule of three
-    assert never_seen(1, 1000, 0.1) is Outcome.FAILS
-    assert never_seen(0, 7, 0.1) is Outcome.UNDECIDED
-    assert never_seen(0, 29, 0.1) is Outcome.HOLDS
+    assert never_seen([True] + [False] * 999, range(1000), 0.1) is Outcome.FAILS
+    assert never_seen([False] * 28, range(28), 0.1) is Outcome.UNDECIDED
+    assert never_seen([False] * 29, range(29), 0.1) is Outcome.HOLDS
+    crops = [i // 100 for i in range(700)]  # of seven photographs
+    assert never_seen([False] * 700, crops, 0.1) is Outcome.UNDECIDED
 
 
 @pytest.mark.parametrize(
@@ -84,27 +139,45 @@ def test_never_seen_needs_enough_trials() -> None:
         ([[1.0]], {}, "values"),
         ([1.0], {"level": 1.0}, "level"),
         ([1.0, 2.0], {"clusters": ["a"]}, "clusters"),
+        ([1.0, math.nan], {}, "values"),
+        ([math.inf, 0.0], {}, "values"),
     ],
 )
 def test_bad_arguments_are_named(values: list, keywords: dict, argument: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        bootstrap_mean(values, **keywords)
+        mean_interval(values, **keywords)
     assert caught.value.argument == argument
 
 
 def test_a_share_that_nobody_contradicts_still_has_an_interval() -> None:
     photographs = ["a", "a", "b", "c"]
-    unseen = share_limit(3)
-    assert bootstrap_share([True] * 4, photographs) == (1, 1 - unseen, 1)
-    assert bootstrap_share([False] * 4, photographs) == (0, 0, unseen)
-    mixed = [True, False, False, True]
-    assert bootstrap_share(mixed, photographs) == bootstrap_mean(mixed, photographs)
+    unseen = 1 - 0.025 ** (1 / 3)  # of Clopper and Pearson's interval, three trials
+    everybody = share_interval([True] * 4, photographs)
+    assert (everybody.low, everybody.high) == pytest.approx((1 - unseen, 1))
+    nobody = share_interval([False] * 4, photographs)
+    assert (nobody.low, nobody.high) == pytest.approx((0, unseen))
+    assert share_interval([True, False], [0, 0]) == Interval(0.5, 0.0, 1.0, 1)
+
+
+def test_a_share_of_single_trials_has_the_exact_binomial_interval() -> None:
+    """30 of 100, one a photograph: nothing is lost to clusters."""
+    share = share_interval([True] * 30 + [False] * 70, range(100))
+    exact = stats.binomtest(30, 100).proportion_ci(method="exact")
+    assert share.low == pytest.approx(exact.low, abs=0.002)
+    assert share.high == pytest.approx(exact.high, abs=0.002)
+
+
+def test_a_share_of_whole_photographs_counts_photographs() -> None:
+    """Ten photographs, each of one opinion: the cluster variance is p (1 - p) / 9."""
+    tenfold = share_interval([i < 30 for i in range(100)], [i // 10 for i in range(100)])
+    trials = 9 * (stats.t.ppf(0.975, 99) / stats.t.ppf(0.975, 9)) ** 2
+    assert tenfold.low == pytest.approx(stats.beta.ppf(0.025, 0.3 * trials, 0.7 * trials + 1))
+    assert tenfold.high == pytest.approx(stats.beta.ppf(0.975, 0.3 * trials + 1, 0.7 * trials))
 
 
 def test_one_exception_does_not_narrow_the_interval_of_a_share() -> None:
     """39 of 40 in four photographs are no stronger evidence than 40 of 40."""
     photographs = [i % 4 for i in range(40)]
-    all_but_one = bootstrap_share([True] * 39 + [False], photographs)
+    all_but_one = share_interval([True] * 39 + [False], photographs)
     assert all_but_one.value == 0.975
-    assert all_but_one.low <= bootstrap_share([True] * 40, photographs).low
-    assert bootstrap_share([True, False], [0, 0]) == (0.5, 0.0, 1.0)
+    assert all_but_one.low <= share_interval([True] * 40, photographs).low

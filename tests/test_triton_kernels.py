@@ -17,11 +17,10 @@ from fastbg.testing import BackendUnderTest, backend_under_test
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
+from fastbg.backends.triton import composite as backend
 from fastbg.kernels import launch_configs
 from fastbg.kernels.composite import plan_composite
 from fastbg.kernels.composite_lr import plan_composite_lr
-
-from fastbg.backends.triton import composite as backend
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

@@ -17,8 +17,11 @@ from fastbg.attribution.paths import GaussianBlurPath, Path
 from fastbg.attribution.quadrature import Cells, quadrature
 from fastbg.attribution.result import AttributionResult
 from fastbg.errors import InvalidArgument
+from fastbg.models.foreign import guarded, super_resolve
+from fastbg.models.network import Network
 from fastbg.models.window import Box
-from fastbg.ops.checks import check_images
+from fastbg.ops.checks import check_finite, check_images, check_unit_range
+from fastbg.precision import in_precision
 
 Windows = Tensor | Sequence[int] | Sequence[Sequence[int]]
 
@@ -33,8 +36,10 @@ class LocalAttribution:
     """Which LR pixels made the structure in a window of the SR image?
 
     Args:
-        model: SR network, LR (B,3,h,w) in [0,1] -> SR (B,3,s*h,s*w). If it has a method
-            ``forward_window(x, box)`` (`forward` cut to a box, as fastbg's networks), that is used.
+        model: SR network, LR (B,3,h,w) in [0,1] -> SR (B,3,s*h,s*w), on any device and in any
+            float dtype; it may answer a tuple, list, mapping or dataclass with the SR image. If it
+            has a method ``forward_window(x, box)`` (`forward` cut to a box, as fastbg's networks),
+            that is used.
         path: from a baseline to the image; default LAM's `GaussianBlurPath(1.2, 9)`.
         objective: default LAM's `GradientDetector()`; or an `Objective`, or a function of the
             window's SR pixels (B,3,size,size) with a value for each image (B).
@@ -43,7 +48,8 @@ class LocalAttribution:
         memory_budget: bytes that one pass may take; default 2 GiB on CPUs, half of the free memory
             on GPUs. If the nodes of a pass need more, the network's blocks are recomputed in
             backward. Raises InvalidArgument then if the model has no stack of blocks.
-        autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, not exact.
+        autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, not exact. An
+            autocast around the call has no effect: this argument decides.
     """
 
     def __init__(
@@ -56,6 +62,8 @@ class LocalAttribution:
         memory_budget: int | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InvalidArgument("model", type(model).__name__, "a torch.nn.Module")
         self.model = model
         self.path = GaussianBlurPath() if path is None else path
         if objective is None:
@@ -70,6 +78,7 @@ class LocalAttribution:
         self.skip_tolerance, self.memory_budget = skip_tolerance, memory_budget
         self.autocast = autocast
 
+    @in_precision
     def attribute(
         self,
         images: Tensor,
@@ -84,7 +93,8 @@ class LocalAttribution:
         """Attribute the objective in each window to the pixels of its image.
 
         Args:
-            images: (B,3,h,w) LR in [0,1].
+            images: (B,3,h,w) LR in [0,1], any float dtype, on the model's device; computed in the
+                model's dtype. One channel if the model takes one.
             windows: ``(y, x, size)``, top-left corner and side in SR pixels, for all images; or
                 integers (B,3), one for each; or (N,3) for a single image, or (B,N,3): several for
                 each, which share its path.
@@ -96,20 +106,45 @@ class LocalAttribution:
             accuracy: "published": as accurate as the published 50 steps with as few passes as
                 possible; takes the place of `n_steps` and `method`.
 
+        Works inside `torch.no_grad`, `torch.inference_mode` and autocast as outside.
+
         Returns:
             An `AttributionResult` of one entry for each pair of image and window.
 
         Raises:
-            InvalidArgument: an argument's shape, value or dtype; a window that leaves the SR image.
+            InvalidArgument: an argument's shape, value, dtype or device; a window that leaves the
+                SR image; a model that raises, answers no SR image, NaN, or without a gradient.
         """
-        check_images("images", images)
+        with torch.inference_mode(False), torch.enable_grad():
+            # Plain tensors, as those of inference mode take no part in autograd.
+            plain = images.clone() if isinstance(images, Tensor) else images
+            return self._attribute(
+                plain,
+                windows,
+                n_steps,
+                method,
+                internal_batch_size,
+                return_convergence_delta,
+                accuracy,
+            )
+
+    def _attribute(
+        self,
+        images: Tensor,
+        windows: Windows,
+        n_steps: int,
+        method: str,
+        internal_batch_size: int | None,
+        return_convergence_delta: bool,
+        accuracy: str | None,
+    ) -> AttributionResult:
+        images = _checked(images, self.model)
         if accuracy is not None:
             if accuracy != "published":
                 raise InvalidArgument("accuracy", repr(accuracy), "'published' or None")
             method, n_steps = PUBLISHED
         if internal_batch_size is not None and internal_batch_size < 1:
             raise InvalidArgument("internal_batch_size", internal_batch_size, "at least 1")
-        images = images.detach()
         corners = _windows(windows, images.shape[0])  # [B,N,3]
         cells = quadrature(method, n_steps, self.path.at_length)
         cells = cells[self.path.step_sizes(cells) > self.skip_tolerance]
@@ -127,6 +162,7 @@ class LocalAttribution:
                     total[i, j] += part
                 if return_convergence_delta:
                     ends[:, i] = run.values_at_ends(image, boxes[i])
+        check_finite("model", total, "an attribution")
         delta = total.double().sum((2, 3, 4)) - (ends[1] - ends[0])
         shape = _leading_shape(windows, b)
         size = images.shape[1:]
@@ -186,20 +222,23 @@ class _Run:
         for box in boxes:
             with memory.autocast(nodes.device, self.autocast):
                 if self.forward_window is not None:
-                    patch = self.forward_window(nodes, self._readable(box, nodes))
+                    patch = self._window(nodes, self._readable(box, nodes))
                 else:
                     sr = self._super_resolved(nodes) if sr is None else sr
                     y0, x0, y1, x1 = self._readable(box, nodes)
                     patch = sr[..., y0:y1, x0:x1]
             yield self.objective(patch, box.y1 - box.y0, box.x1 - box.x0)
 
+    def _window(self, nodes: Tensor, box: Box) -> Tensor:
+        """The model's own window; an error of its module is told as such."""
+        forward: Any = self.forward_window
+        about = f"for the window {tuple(box)} of an input {tuple(nodes.shape)}"
+        patch: Any = guarded(lambda: forward(nodes, box), "model", about)
+        return patch
+
     def _super_resolved(self, nodes: Tensor) -> Tensor:
-        sr: Tensor = self.model(nodes)
+        sr = super_resolve(self.model, nodes, "model")
         self.scale = sr.shape[-1] // nodes.shape[-1]
-        if sr.dim() != 4 or sr.shape[-2:] != tuple(self.scale * v for v in nodes.shape[-2:]):
-            raise InvalidArgument(
-                "model", f"an output of shape {tuple(sr.shape)}", "(B, 3, scale * h, scale * w)"
-            )
         return sr
 
     def _readable(self, box: Box, nodes: Tensor) -> Box:
@@ -218,6 +257,12 @@ class _Run:
         with memory.recomputed(self.model, self.recompute):
             for j, value in enumerate(self._values(nodes, boxes)):
                 shared = self.forward_window is None and j + 1 < len(boxes)
+                if not value.requires_grad:
+                    raise InvalidArgument(
+                        "model",
+                        "an output that has no gradient to the input",
+                        "a differentiable module: no detach, no_grad or rounding inside",
+                    )
                 (gradient,) = torch.autograd.grad(value.sum(), nodes, retain_graph=shared)
                 yield gradient
 
@@ -256,12 +301,28 @@ class _Run:
         return max(boxes, key=cost)
 
 
+def _checked(images: Tensor, model: nn.Module) -> Tensor:
+    """`images` as a leaf in the model's dtype, or InvalidArgument."""
+    check_images("images", images)
+    channels = (3,) if isinstance(model, Network) else (1, 3)
+    if images.shape[1] not in channels:
+        expected = " or ".join(f"(B, {n}, h, w)" for n in channels)
+        raise InvalidArgument("images", f"shape {tuple(images.shape)}", expected)
+    check_unit_range("images", images)
+    like = getattr(model, "mean", None)
+    if not isinstance(like, Tensor):
+        like = next((p for p in model.parameters() if p.is_floating_point()), images)
+    if like.device != images.device:
+        raise InvalidArgument("images", f"device {images.device}", f"the model's, {like.device}")
+    return images.detach().to(like.dtype)
+
+
 def _windows(windows: Windows, count: int) -> Tensor:
     """`windows` as integers (B,N,3) on the CPU."""
     value = torch.as_tensor(windows)
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise InvalidArgument("windows", value.dtype, "integers y, x, size")
-    value = value.to("cpu", torch.int64)
+    value = value.clone().to("cpu", torch.int64)
     if value.shape == (3,):
         return value.expand(count, 1, 3)
     if value.dim() == 2 and value.shape[1] == 3 and count == 1:

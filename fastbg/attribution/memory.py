@@ -1,7 +1,7 @@
 """How much a network's backward pass keeps, and how to make it keep less."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ PEAK_OVER_SAVED = 2.0
 STACKS = (nn.Sequential, nn.ModuleList)
 
 
-class OverBudget(Exception):
+class OverBudget(MemoryError):
     """Raised inside a forward pass that saves more than its budget; callers never see it."""
 
 
@@ -114,5 +114,5 @@ def default_budget(device: torch.device) -> int:
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
-    """torch.autocast to `dtype`, or nothing for None."""
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+    """torch.autocast to `dtype`; for None none, whatever surrounds the call."""
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)

@@ -44,7 +44,7 @@ from fastbg.results.content import (
     Strip,
     Table,
 )
-from fastbg.statistics import bootstrap_mean
+from fastbg.statistics import mean_interval
 
 SHOWN = 3  # groups of each set in the contact sheet
 FOREIGN = 5  # foreign backgrounds of each of them
@@ -154,7 +154,7 @@ class Composites(Experiment):
             clusters = [item.source for item in items]
 
             means = {
-                column: bootstrap_mean(values[index, 1:].mean(axis=1), clusters, seed=self.seed)
+                column: mean_interval(values[index, 1:].mean(axis=1), clusters)
                 for column, values in result.columns.items()
             }
             rows.append(
@@ -181,7 +181,7 @@ class Composites(Experiment):
         )
         note = (
             drawn_text(result, self.options)
-            + " Intervals: 95 %, bootstrap over images; levels are grey levels. The last two "
+            + " Intervals: 95 %, Student's t over images; levels are grey levels. The last two "
             "columns are what a foreign background does to the foreground's own pixels in the "
             "network's input, through down-sampling. With --domain lr, LR images are composed and "
             "nothing of it is left."

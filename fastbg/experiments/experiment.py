@@ -93,7 +93,7 @@ class Measured:
 
     @property
     def sources(self) -> list[str]:
-        """The photograph of each item: what the bootstrap resamples."""
+        """The photograph of each item: the cluster in every interval."""
         return [item.source for item in self.items]
 
 

@@ -29,7 +29,7 @@ from fastbg.models.network import Network
 from fastbg.results import figures
 from fastbg.results.content import Cell, Chart, Column, Gallery, Table, Verdict
 from fastbg.similarity import PAPER, SIMILARITIES, Descriptions
-from fastbg.statistics import Interval, Outcome, bootstrap_mean
+from fastbg.statistics import Interval, all_of, mean_interval
 
 Rows = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -99,7 +99,7 @@ class Gram(Experiment):
             for name, part in parts(result).items():
                 near, score = likeness(part)[PAPER], foreign_psnr(part)
                 within = self.mean(spearman(near, score), part)
-                across = pooled_spearman(near, score, part.sources, self.seed)
+                across = pooled_spearman(near, score, part.sources)
                 papers.append(
                     [
                         result.net.label,
@@ -108,7 +108,7 @@ class Gram(Experiment):
                         within,
                         self.mean(kendall(near, score), part),
                         across,
-                        pooled_kendall(near, score, part.sources, self.seed),
+                        pooled_kendall(near, score, part.sources),
                     ]
                 )
                 verdicts.append(self.no_clear_relation(part, name, within, across))
@@ -125,7 +125,7 @@ class Gram(Experiment):
                     f"{contest[best].held.text(2)}"
                 )
             headlines[result.net.label] = headline
-        intervals = "Intervals: 95 %, bootstrap that draws whole images."
+        intervals = "Intervals: 95 %, Student's t over images."
         tables = [
             Table(
                 "gram",
@@ -164,7 +164,7 @@ class Gram(Experiment):
 
     def mean(self, values: Rows, part: Measured) -> Interval:
         """Mean over foregrounds, interval over images."""
-        return bootstrap_mean(values, part.sources, seed=self.seed)
+        return mean_interval(values, part.sources)
 
     def no_clear_relation(
         self, part: Measured, name: str, within: Interval, across: Interval
@@ -181,7 +181,7 @@ class Gram(Experiment):
             f"foregrounds {within.text(2, signed=True)}",
             test=f"Holds if the 95 % intervals of both rank correlations (Spearman) lie between "
             f"-{limit:g} and +{limit:g}, does not hold if either lies beyond.",
-            outcome=within_limits([within, across], limit),
+            outcome=all_of(interval.within(limit) for interval in (within, across)),
         )
 
     def contest(self, result: Measured) -> "dict[str, Entry]":
@@ -209,9 +209,7 @@ class Gram(Experiment):
     def entry(self, rho: Rows, result: Measured, known: Bools, held: Bools) -> "Entry":
         """Means of `rho` (n) over both halves."""
         sources_held = [s for s, chosen in zip(result.sources, held, strict=True) if chosen]
-        return Entry(
-            float(rho[known].mean()), bootstrap_mean(rho[held], sources_held, seed=self.seed)
-        )
+        return Entry(float(rho[known].mean()), mean_interval(rho[held], sources_held))
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
         """All composites, across and within foregrounds; then all measures side by side."""
@@ -270,7 +268,7 @@ class Gram(Experiment):
                 held = contest[name].held
                 colour = figures.FULL if name != PAPER else figures.ALONE
                 axis.barh(row, held.value, height=0.6, color=colour, zorder=2)
-                if np.isfinite([held.low, held.high]).all():
+                if held.known:
                     axis.plot([held.low, held.high], [row, row], color=figures.INK, zorder=3)
                 looks = {"color": figures.PAPER, "markeredgecolor": figures.INK, "markersize": 5}
                 axis.plot(contest[name].known, row, "D", zorder=4, **looks)
@@ -325,11 +323,3 @@ def halves(items: Sequence[Item], seed: int) -> tuple[Bools, Bools]:
         first |= {images[i] for i in order[: (len(images) + 1) // 2]}
     known = np.array([item.source in first for item in items])
     return known, ~known
-
-
-def within_limits(intervals: Sequence[Interval], limit: float) -> Outcome:
-    """HOLDS if all lie between -limit and limit, FAILS if one of them lies beyond."""
-    if any(i.low > limit or i.high < -limit for i in intervals):
-        return Outcome.FAILS
-    inside = all(-limit < i.low and i.high < limit for i in intervals)
-    return Outcome.HOLDS if inside else Outcome.UNDECIDED

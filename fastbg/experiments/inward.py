@@ -10,7 +10,7 @@ from fastbg.experiments.nested import Box, Nested, NestedOptions, change
 from fastbg.experiments.nested_report import first, outcomes
 from fastbg.experiments.study import centre
 from fastbg.results.content import Chart, Gallery, Verdict
-from fastbg.statistics import Interval, bootstrap_mean
+from fastbg.statistics import Interval, mean_interval
 
 PAPER = {
     "edsr": "drops to some degree",
@@ -83,7 +83,7 @@ class Inward(Nested):
     def loss(self, result: Measured) -> Interval:
         """PSNR that the most foreign content costs, dB."""
         losses = -change(result, self.sizes[-1], self.untouched)
-        return bootstrap_mean(losses, result.sources, seed=self.seed)
+        return mean_interval(losses, result.sources)
 
     def drops(self, result: Measured, loss: Interval) -> list[Verdict]:
         """C7 for one network."""
@@ -100,7 +100,7 @@ class Inward(Nested):
             statement = "With channel attention PSNR drops little when foreign content closes in."
             test = f"holds if the 95 % interval of the mean loss lies below {little:g} dB, does "
             test += "not hold if it lies above."
-            outcome = opposite(loss).compare(-little)
+            outcome = loss.opposite.compare(-little)
         else:
             statement = "A plain CNN loses some PSNR when foreign content closes in."
             test = "holds if the 95 % interval of the mean loss lies above 0, does not hold if it "
@@ -129,7 +129,7 @@ class Inward(Nested):
                 continue
             size = self.sizes[-1]
             more = change(other, size, self.untouched) - change(transformer, size, self.untouched)
-            interval = bootstrap_mean(more, other.sources, seed=self.seed)
+            interval = mean_interval(more, other.sources)
             verdicts.append(
                 Verdict(
                     claim="C7",
@@ -147,8 +147,3 @@ class Inward(Nested):
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
         """One pair as in Figs 11-13, means over all pairs."""
         return nested_report.charts(self, results)
-
-
-def opposite(interval: Interval) -> Interval:
-    """The interval of the negative."""
-    return Interval(-interval.value, -interval.high, -interval.low)

@@ -31,7 +31,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.statistics import Interval, bootstrap_mean, never_seen
+from fastbg.statistics import Interval, mean_interval, never_seen
 
 # Mean PSNR (dB) of the region in its own image and in the mosaic (Table 2).
 PAPER = {"edsr": (23.02, 23.28), "rcan": (23.11, 23.39), "swinir": (23.24, 23.33)}
@@ -251,8 +251,8 @@ class Mosaic(Experiment):
             Column("worse than alone", "%", 1),
         )
         note = (
-            f"{len(results[0].items)} regions. Intervals: 95 %, paired percentile bootstrap that "
-            "draws whole photographs. "
+            f"{len(results[0].items)} regions. Intervals: 95 %, paired, Student's t over "
+            "photographs. "
             f"Worse: the share of the regions that lose more than {self.options.harm:g} dB."
         )
         table = Table("mosaic", "Region restored in four ways, by network", columns, rows, note)
@@ -267,7 +267,7 @@ class Mosaic(Experiment):
 
         def means(result: Measured, part: str) -> list[Interval]:
             gains = (gain(result, *pair, part) for pair in pairs)
-            return [bootstrap_mean(values, result.sources, seed=self.seed) for values in gains]
+            return [mean_interval(values, result.sources) for values in gains]
 
         rows: list[Sequence[Cell]] = [
             (result.net.label, title, *means(result, part))
@@ -303,15 +303,15 @@ class Mosaic(Experiment):
 
     def mean(self, result: Measured, way: str, other: str) -> Interval:
         """Mean gain of one way over another, paired, dB."""
-        return bootstrap_mean(gain(result, way, other), result.sources, seed=self.seed)
+        return mean_interval(gain(result, way, other), result.sources)
 
-    def harmed(self, result: Measured, way: str, other: str) -> int:
-        """Regions that one way restores worse than another."""
-        return int((gain(result, way, other) < -self.options.harm).sum())
+    def harmed(self, result: Measured, way: str, other: str) -> NDArray[np.bool_]:
+        """Which regions (n) one way restores worse than another."""
+        return gain(result, way, other) < -self.options.harm
 
     def harm(self, result: Measured, way: str, other: str) -> float:
         """Their share, %."""
-        return 100 * self.harmed(result, way, other) / len(result.items)
+        return 100 * float(self.harmed(result, way, other).mean())
 
     def raises(self, result: Measured) -> Verdict:
         """C9, the mean gain."""
@@ -331,18 +331,19 @@ class Mosaic(Experiment):
 
     def never_harms(self, result: Measured) -> Verdict:
         """C9, no risk."""
-        harmed, count = self.harmed(result, "mosaic", "whole"), len(result.items)
+        harmed = self.harmed(result, "mosaic", "whole")
         worst = gain(result, "mosaic", "whole").min()
         return Verdict(
             claim="C9",
             statement="The mosaic never harms.",
             net=result.net.label,
             paper="no risk of harm",
-            ours=f"worse than in its own image: {harmed} of {count} regions, "
+            ours=f"worse than in its own image: {harmed.sum()} of {harmed.size} regions, "
             f"at worst {worst:+.2f} dB",
             test=f"One region that loses more than {self.options.harm:g} dB refutes it. Holds if "
-            f"there is none among so many that their share is below {TOLERATED:.0%} at 95 %.",
-            outcome=never_seen(harmed, count, TOLERATED),
+            "there is none in so many photographs that the share of photographs with one is below "
+            f"{TOLERATED:.0%} at 95 %.",
+            outcome=never_seen(harmed, result.sources, TOLERATED),
         )
 
     def little(self, result: Measured) -> Verdict:
@@ -362,18 +363,18 @@ class Mosaic(Experiment):
 
     def can_harm(self, result: Measured) -> Verdict:
         """C9, TTA's risk."""
-        harmed, count = self.harmed(result, "tta", "alone"), len(result.items)
+        harmed = self.harmed(result, "tta", "alone")
         return Verdict(
             claim="C9",
             statement="Test-time augmentation can harm.",
             net=result.net.label,
             paper="sometimes worse than without",
-            ours=f"worse than without: {harmed} of {count} regions, "
+            ours=f"worse than without: {harmed.sum()} of {harmed.size} regions, "
             f"at worst {gain(result, 'tta', 'alone').min():+.2f} dB",
             test=f"One region that loses more than {self.options.harm:g} dB is enough. Does not "
-            f"hold if there is none among so many that their share is below {TOLERATED:.0%} at "
-            "95 %.",
-            outcome=never_seen(harmed, count, TOLERATED).opposite,
+            "hold if there is none in so many photographs that the share of photographs with one "
+            f"is below {TOLERATED:.0%} at 95 %.",
+            outcome=never_seen(harmed, result.sources, TOLERATED).opposite,
         )
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
@@ -398,7 +399,7 @@ class Mosaic(Experiment):
         for row, result in enumerate(results):
             for place, (label, way, other, colour) in enumerate(series):
                 interval, y = self.mean(result, way, other), row + 0.24 * (place - 1)
-                if np.isfinite([interval.low, interval.high]).all():
+                if interval.known:
                     axis.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2)
                 axis.plot(interval.value, y, "o", color=colour, label=label if not row else None)
             paper = PAPER.get(result.net.architecture)

@@ -1,6 +1,6 @@
 """Tables, charts and pictures of the experiments with nested squares (`ring`, `inward`)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,18 +9,10 @@ from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.nested import GAP, Nested, change
 from fastbg.results import figures
 from fastbg.results.content import Cell, Chart, Column, Gallery, Mark, Panel, Strip, Table, Verdict
-from fastbg.statistics import Interval, Outcome, bootstrap_mean
+from fastbg.statistics import Interval, mean_interval
 
 COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
 READABLE = 0.07  # a share from which its bar has room for a number
-
-
-def all_of(outcomes: Iterable[Outcome]) -> Outcome:
-    """Of a claim with several parts: holds if each does, fails if one does."""
-    found = set(outcomes)
-    if Outcome.FAILS in found:
-        return Outcome.FAILS
-    return Outcome.UNDECIDED if Outcome.UNDECIDED in found else Outcome.HOLDS
 
 
 def outcomes(verdicts: Sequence[Verdict]) -> str:
@@ -38,13 +30,13 @@ def first(results: Sequence[Measured], architecture: str) -> Measured | None:
 
 def mean(experiment: Nested, result: Measured, column: str) -> Interval:
     """Mean of a column over the pairs, with its interval."""
-    return bootstrap_mean(result.columns[column], result.sources, seed=experiment.seed)
+    return mean_interval(result.columns[column], result.sources)
 
 
 def mean_change(experiment: Nested, result: Measured, size: int) -> Interval:
     """Mean change of PSNR from the untouched image to `size`, dB."""
     gains = change(result, size, experiment.untouched)
-    return bootstrap_mean(gains, result.sources, seed=experiment.seed)
+    return mean_interval(gains, result.sources)
 
 
 def attributed(experiment: Nested, results: Sequence[Measured]) -> list[tuple[str, Measured, str]]:
@@ -80,7 +72,7 @@ def psnr_table(experiment: Nested, results: Sequence[Measured]) -> Table:
     ]
     note = (
         f"Change: PSNR of the central window minus that of the same window, {untouched}, over the "
-        "same pairs. Intervals: 95 %, percentile bootstrap that draws whole photographs."
+        "same pairs. Intervals: 95 %, Student's t over photographs."
     )
     title = "PSNR of the window, by size"
     return Table(experiment.name, title, columns, rows, note)
@@ -172,7 +164,9 @@ def line(
     axis: Axes, means: Sequence[Interval], number: int, count: int, label: str, dash: str = "-"
 ) -> None:
     """Means with their intervals at 0, 1, ...; line `number` of `count`, set a little apart."""
-    values, lows, highs = (np.array(column) for column in zip(*means, strict=True))
+    values, lows, highs = (
+        np.array(column) for column in zip(*((m.value, m.low, m.high) for m in means), strict=True)
+    )
     x = np.arange(len(means)) + 0.12 * (number - (count - 1) / 2)
     colour = COLOURS[number % len(COLOURS)]
     axis.plot(

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from fastbg.experiments import nested_report
 from fastbg.experiments.experiment import Measured, Options, Summary
 from fastbg.experiments.nested import Box, Nested, NestedOptions, change
-from fastbg.experiments.nested_report import all_of, first, mean, outcomes
+from fastbg.experiments.nested_report import first, mean, outcomes
 from fastbg.experiments.study import centre
 from fastbg.results.content import Chart, Gallery, Verdict
-from fastbg.statistics import bootstrap_mean
+from fastbg.statistics import all_of, mean_interval
 
 # PSNR (dB) of the paper's one pair by ring size, as far as its text tells (Figs 8-10).
 PAPER = {
@@ -94,8 +94,7 @@ class Ring(Nested):
     def hurts(self, result: Measured) -> Verdict:
         """C5, first half."""
         losses = {
-            size: bootstrap_mean(-change(result, size, 0), result.sources, seed=self.seed)
-            for size in self.changed
+            size: mean_interval(-change(result, size, 0), result.sources) for size in self.changed
         }
         least = min(losses, key=lambda size: losses[size].value)
         return Verdict(
@@ -115,9 +114,7 @@ class Ring(Nested):
         steps = [s for s in JUMPS.get(architecture, ()) if set(s) <= set(self.sizes)]
         if not steps:
             return []
-        gains = [
-            bootstrap_mean(change(result, *step), result.sources, seed=self.seed) for step in steps
-        ]
+        gains = [mean_interval(change(result, *step), result.sources) for step in steps]
         ours = "; ".join(
             f"ring {small} against {large}: {gain.text(2, signed=True)} dB"
             for (small, large), gain in zip(steps, gains, strict=True)
@@ -144,7 +141,7 @@ class Ring(Nested):
         if plain is None:
             return []
         difference = change(result, *step) - change(plain, *step)
-        gain = bootstrap_mean(difference, result.sources, seed=self.seed)
+        gain = mean_interval(difference, result.sources)
         return [
             Verdict(
                 claim="C5",
@@ -170,10 +167,7 @@ class Ring(Nested):
         floor = self.options.noticed
         ring, beyond = (mean(self, result, f"{part}_{NEAR}") for part in ("foreign", "own"))
         far = {s: mean(self, result, f"own_{s}") for s in self.changed if s >= FAR}
-        near = [
-            bootstrap_mean(1 - result.columns[f"own_{s}"], result.sources, seed=self.seed)
-            for s in far
-        ]
+        near = [mean_interval(1 - result.columns[f"own_{s}"], result.sources) for s in far]
         return [
             Verdict(
                 claim="C6",
@@ -202,8 +196,8 @@ class Ring(Nested):
     def rcan_looks(self, result: Measured, plain: Measured | None) -> list[Verdict]:
         """C6 for channel attention."""
         columns = result.columns
-        spared = bootstrap_mean(
-            columns[f"before_{NEAR}"] - columns[f"foreign_{NEAR}"], result.sources, seed=self.seed
+        spared = mean_interval(
+            columns[f"before_{NEAR}"] - columns[f"foreign_{NEAR}"], result.sources
         )
         ring = mean(self, result, f"foreign_{NEAR}")
         before = mean(self, result, f"before_{NEAR}")
@@ -256,7 +250,7 @@ class Ring(Nested):
         self, result: Measured, plain: Measured, statement: str, difference: NDArray[np.float64]
     ) -> Verdict:
         """C6: a share of the attribution against EDSR's, in favour of the claim where positive."""
-        interval = bootstrap_mean(difference, result.sources, seed=self.seed)
+        interval = mean_interval(difference, result.sources)
         return Verdict(
             claim="C6",
             statement=statement,

@@ -34,7 +34,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.statistics import Interval, bootstrap_mean, bootstrap_share
+from fastbg.statistics import Interval, mean_interval, share_interval
 
 SHOWN = 2  # cases of either kind in the gallery
 COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
@@ -164,7 +164,7 @@ class Surroundings(Experiment):
     def share(self, result: Measured) -> Interval:
         """Share of the boxes that fewer surroundings restore better, by more than `gap`."""
         better = self.regret(result) > self.options.gap
-        return bootstrap_share(better, result.sources, seed=self.seed)
+        return share_interval(better, result.sources)
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
         """PSNR by margin; how often less is more."""
@@ -188,7 +188,7 @@ class Surroundings(Experiment):
                     float(decibels(result, "psnr_0").mean()),
                     *(self.mean_gain(result, margin) for margin in self.margins[1:]),
                     share.percent(),
-                    bootstrap_mean(spread, result.sources, seed=self.seed),
+                    mean_interval(spread, result.sources),
                     float(spread.max()),
                 )
             )
@@ -202,14 +202,14 @@ class Surroundings(Experiment):
         note = (
             f"Better with fewer: boxes that some smaller margin restores better than the largest "
             f"by more than {self.options.gap:g} dB. Best minus worst: over all margins of one box. "
-            "Intervals: 95 %, percentile bootstrap that draws whole photographs."
+            "Intervals: 95 %, Student's t over photographs."
         )
         title = "PSNR of the box, by its surroundings"
         return Summary(headlines, [Table(self.name, title, columns, rows, note)], verdicts)
 
     def mean_gain(self, result: Measured, margin: int) -> Interval:
         """Mean of `gain`."""
-        return bootstrap_mean(self.gain(result, margin), result.sources, seed=self.seed)
+        return mean_interval(self.gain(result, margin), result.sources)
 
     def not_always_useful(self, result: Measured, share: Interval) -> Verdict:
         """C1, as Fig. 1 introduces it."""
@@ -244,7 +244,7 @@ class Surroundings(Experiment):
             means = [self.mean_gain(result, margin) for margin in self.margins]
             axis.plot(x, [m.value for m in means], color=colour, marker="o", markersize=4)
             for place, interval in zip(x, means, strict=True):
-                if np.isfinite([interval.low, interval.high]).all():
+                if interval.known:
                     axis.vlines(place, interval.low, interval.high, color=colour, linewidth=1.6)
             low, high = np.percentile(gains, [1, 99])
             axis.set_ylim(min(low, -0.1) - 0.1, max(high, 0.1) + 0.1)

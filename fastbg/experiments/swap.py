@@ -42,7 +42,7 @@ from fastbg.results.content import (
     Verdict,
 )
 from fastbg.similarity import PAPER, SIMILARITIES, Descriptions
-from fastbg.statistics import Interval, bootstrap_mean, bootstrap_share
+from fastbg.statistics import Interval, mean_interval, share_interval
 
 ENDS = 5  # best and worst foreign backgrounds that are compared and shown
 VIEW = 3  # side of a picture, in sides of the foreground
@@ -195,8 +195,8 @@ class Swap(Experiment):
                 Column("lost in a foreign one", "dB", 2),
             ),
             own_rows,
-            drawn_text(results[0], self.options) + " Intervals: 95 %, percentile bootstrap that "
-            "draws whole images. Rank 1 is the highest PSNR.",
+            drawn_text(results[0], self.options) + " Intervals: 95 %, Student's t over "
+            "images. Rank 1 is the highest PSNR.",
         )
         alike = Table(
             "swap_alike",
@@ -220,15 +220,14 @@ class Swap(Experiment):
 
     def mean(self, values: NDArray[np.float64], part: Measured) -> Interval:
         """Mean over foregrounds, interval over images."""
-        return bootstrap_mean(values, part.sources, seed=self.seed)
+        return mean_interval(values, part.sources)
 
     def share(self, part: Measured) -> Interval:
         """Share of the foregrounds whose own background is the best.
 
-        All of a few images, or none of them, say less than a bootstrap of them does: then the
-        interval ends at what the number of images rules out.
+        The interval never claims more than that many images can rule out.
         """
-        return bootstrap_share(rank_of_own(part) == 1, part.sources, seed=self.seed)
+        return share_interval(rank_of_own(part) == 1, part.sources)
 
     def own_is_best(self, part: Measured, name: str) -> Verdict:
         """C3 for one network and set."""

@@ -25,7 +25,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.statistics import Interval, bootstrap_mean, bootstrap_share
+from fastbg.statistics import Interval, mean_interval, share_interval
 
 # Regions restored better with the full image and better alone, of 150 (Table 1).
 PAPER = {"edsr": (88, 62), "rcan": (117, 33), "swinir": (111, 39)}
@@ -157,7 +157,7 @@ class Table1(Experiment):
                     None if paper is None else 100 * paper[1] / sum(paper),
                     float(decibels(result, "psnr_full").mean()),
                     float(decibels(result, "psnr_partial").mean()),
-                    bootstrap_mean(gains, result.sources, seed=self.seed),
+                    mean_interval(gains, result.sources),
                 )
             )
             verdict = self.not_always_useful(result, share, partial)
@@ -168,7 +168,7 @@ class Table1(Experiment):
             )
         verdicts += self.order_of_networks(results)
         note = (
-            "Intervals: 95 %, percentile bootstrap that draws whole photographs, because regions "
+            "Intervals: 95 %, Student's t over photographs, because regions "
             "of one photograph are not independent. The background's gain is PSNR with the full "
             "image minus PSNR alone."
         )
@@ -177,7 +177,7 @@ class Table1(Experiment):
 
     def share(self, result: Measured) -> Interval:
         """Share of the regions that are restored better alone."""
-        return bootstrap_share(gain(result) < 0, result.sources, seed=self.seed)
+        return share_interval(gain(result) < 0, result.sources)
 
     def not_always_useful(self, result: Measured, share: Interval, partial: int) -> Verdict:
         """C1 for one network."""
@@ -203,7 +203,7 @@ class Table1(Experiment):
         for name in (n for n in ATTENTION if n in first):
             edsr, other = first["edsr"], first[name]
             difference = (gain(edsr) < 0).astype(float) - (gain(other) < 0)
-            interval = bootstrap_mean(difference, edsr.sources, seed=self.seed)
+            interval = mean_interval(difference, edsr.sources)
             paper = 100 * (PAPER["edsr"][1] - PAPER[name][1]) / sum(PAPER[name])
             verdicts.append(
                 Verdict(

@@ -34,7 +34,9 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, image: Tensor) -> Tensor:
-        """What the first layer sees of an image in [0,1]."""
+        """What the first layer sees of an image in [0,1]; InvalidArgument if it is not RGB."""
+        if image.dim() != 4 or image.shape[1] != 3:
+            raise InvalidArgument("image", f"shape {tuple(image.shape)}", "RGB (B, 3, h, w)")
         return (image - self.mean) * self.img_range
 
     def denormalise(self, y: Tensor) -> Tensor:
@@ -60,14 +62,20 @@ def fingerprint(net: nn.Module) -> str:
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """`x` (B,C,h,w) reflected at its lower and right border, only if `multiple` demands it.
+    """`x` (B,C,h,w) reflected at its lower and right border, only if `multiple` demands it."""
+    height, width = (-(-side // multiple) * multiple for side in x.shape[-2:])
+    return pad_reflected(x, height, width)
+
+
+def pad_reflected(x: Tensor, height: int, width: int) -> Tensor:
+    """`x` (B,C,h,w) reflected at its lower and right border to (B,C,height,width).
 
     Reflected as often as it takes, so that images smaller than the padding work too.
     """
-    for dim in (-2, -1):
+    for dim, wanted in ((-2, height), (-1, width)):
         size = x.shape[dim]
-        if size % multiple:
-            index = torch.arange(-(-size // multiple) * multiple, device=x.device)
+        if size != wanted:
+            index = torch.arange(wanted, device=x.device)
             period = max(2 * size - 2, 1)
             index = index % period
             x = x.index_select(dim, torch.minimum(index, (period - index) % period))

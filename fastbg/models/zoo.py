@@ -48,7 +48,13 @@ def load_zoo(levels: Sequence[Found]) -> Network:
     infinite = [k for k, v in descriptor.model.state_dict().items() if not v.isfinite().all()]
     if infinite:
         raise ZooError(f"it has NaN or infinity in {', '.join(infinite[:4])}")
-    network = Wrapped(descriptor.model, descriptor.scale, multiple=sizes.multiple_of or 1)
+    network = Wrapped(
+        descriptor.model,
+        descriptor.scale,
+        multiple=sizes.multiple_of or 1,
+        minimum=sizes.minimum or 1,
+        square=bool(sizes.square),
+    )
     network.origin = found.place
     return network
 

@@ -28,6 +28,23 @@ def check_images(name: str, value: Tensor, dtypes: tuple[torch.dtype, ...] = FLO
         raise InvalidArgument(name, value.dtype, f"one of {', '.join(map(str, dtypes))}")
 
 
+def check_unit_range(name: str, value: Tensor) -> None:
+    """Values of images in [0,1]; half a unit beyond either end is allowed, as filters overshoot."""
+    if not values_are_known(value) or not value.numel():
+        return
+    low, high = (float(v) for v in torch.aminmax(value.detach()))
+    if not (low >= -0.5 and high <= 1.5):
+        hint = "; divide 8-bit grey levels by 255" if high > 1.5 else ""
+        got = "NaN" if low != low else f"values from {low:g} to {high:g}"
+        raise InvalidArgument(name, got, f"values in [0, 1]{hint}")
+
+
+def check_finite(name: str, value: Tensor, what: str) -> None:
+    """No NaN and no infinity in `value`, which `name` is to blame for."""
+    if not isinstance(value, FakeTensor) and not bool(value.isfinite().all()):
+        raise InvalidArgument(name, f"{what} that is NaN or infinite", "finite numbers")
+
+
 def check_same(name: str, value: Tensor, like: str, other: Tensor) -> None:
     """`value` has the device, dtype and (C,H,W) of `other`."""
     if value.device != other.device:

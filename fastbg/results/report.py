@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,12 @@ from fastbg.results.content import CLAIMS, Cell, Chart, Column, Picture, Section
 from fastbg.statistics import Interval, Outcome
 
 # CSS class and sign of each outcome.
-SIGNS = {Outcome.HOLDS: "holds", Outcome.FAILS: "fails", Outcome.UNDECIDED: "open"}
+SIGNS = {
+    Outcome.HOLDS: "holds",
+    Outcome.FAILS: "fails",
+    Outcome.UNDECIDED: "open",
+    Outcome.TOO_FEW: "few",
+}
 SIDES = (400, 256, 160, 96)  # pixels; larger pictures are shrunk in the page, the more the fuller
 LIMIT = 20_000_000  # bytes of the page
 
@@ -147,7 +151,7 @@ def cell_text(cell: Cell, column: Column) -> str:
 
 def range_text(cell: Interval, column: Column) -> str:
     """ "0.12 to 0.34"; empty where a single photograph gives no interval."""
-    if not (math.isfinite(cell.low) and math.isfinite(cell.high)):
+    if not cell.known:
         return ""
     return f"{cell.low:{_form(column)}} to {cell.high:{_form(column)}}"
 
@@ -159,6 +163,11 @@ def _form(column: Column) -> str:
 def heading(column: Column) -> str:
     """A column's title with its unit."""
     return f"{column.title} ({column.unit})" if column.unit else column.title
+
+
+def ends(cell: Interval) -> list[float]:
+    """The three numbers of an interval."""
+    return [cell.value, cell.low, cell.high]
 
 
 def csv_text(table: Table) -> str:
@@ -178,7 +187,7 @@ def csv_text(table: Table) -> str:
         writer.writerow(
             part
             for cell, span in zip(row, spans, strict=True)
-            for part in (cell if isinstance(cell, Interval) else [cell, *[None] * (2 * span)])
+            for part in (ends(cell) if isinstance(cell, Interval) else [cell, *[None] * (2 * span)])
         )
     return text.getvalue()
 

@@ -4,7 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, pixel_shuffle
 
+from fastbg.precision import in_precision
 
+
+@in_precision
 def conv3x3(
     x: Tensor,
     weight: Tensor,
@@ -23,6 +26,7 @@ def conv3x3(
     return y if residual is None else residual + residual_scale * y
 
 
+@in_precision
 def conv3x3_input_gradient(
     grad: Tensor, weight: Tensor, gate: Tensor | None, upscale: int
 ) -> Tensor:
@@ -33,6 +37,7 @@ def conv3x3_input_gradient(
     return conv_transpose2d(grad, weight, padding=1).to(dtype)
 
 
+@in_precision
 def conv3x3_weight_gradient(
     grad: Tensor, x: Tensor, gate: Tensor | None, upscale: int
 ) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from fastbg.backends.torch_reference.composite import ACCUMULATE
+from fastbg.precision import in_precision
 
 
+@in_precision
 def gram(features: Tensor, mask: Tensor | None) -> Tensor:
     """sum over the pixels of a mask, whose others may hold NaN, of mask * f f^T: (B,M,C,C)."""
     dtype = ACCUMULATE.get(features.dtype, torch.float32)
@@ -18,6 +20,7 @@ def gram(features: Tensor, mask: Tensor | None) -> Tensor:
     return (upper + upper.triu(1).mT).to(features.dtype)
 
 
+@in_precision
 def conv_gram(images: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
     """Gram matrices of relu(conv 3x3 (images)), borders padded with zeros: (B,M,64,64)."""
     dtype = ACCUMULATE.get(images.dtype, torch.float32)

@@ -1,0 +1,104 @@
+"""How exact float32 arithmetic is: IEEE unless the caller asks otherwise.
+
+PyTorch runs float32 convolutions on GPUs in TF32 (10 bits of mantissa) by default, and
+`torch.set_float32_matmul_precision` may lower matrix products on GPUs and CPUs. fastbg's networks,
+attributions and reference operators set these flags for the time of a pass and then restore what
+they were. The flags belong to the process: what another thread runs meanwhile sees them too.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+from fastbg.errors import InvalidArgument
+
+KINDS = ("ieee", "tf32")
+
+_asked: ContextVar[str] = ContextVar("precision", default="ieee")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def current() -> str:
+    """What float32 passes run in here: "ieee" or "tf32"."""
+    return _asked.get()
+
+
+@contextmanager
+def use_precision(kind: str) -> Iterator[None]:
+    """Inside ``with``, fastbg's float32 passes run in `kind`.
+
+    "ieee": float32 as the standard has it, the default. "tf32": GPUs may round the inputs of
+    products to 10 bits of mantissa, which is faster; on CPUs it changes nothing.
+
+    Raises InvalidArgument for another `kind`.
+    """
+    if kind not in KINDS:
+        raise InvalidArgument("kind", repr(kind), f"one of {KINDS}")
+    token = _asked.set(kind)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """PyTorch's flags as `current()` says, restored exactly afterwards."""
+    kind = current()
+    changed: list[tuple[Any, str, Any]] = []
+    try:
+        for owner, name, wanted in _flags(kind):
+            was = getattr(owner, name)
+            if was != wanted:
+                setattr(owner, name, wanted)
+                changed.append((owner, name, was))
+        yield
+    finally:
+        for owner, name, was in reversed(changed):
+            setattr(owner, name, was)
+
+
+def in_precision(function: Callable[P, T]) -> Callable[P, T]:
+    """`function` under `held`. A graph that torch.compile traces takes the flags of its caller."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        with held():
+            return function(*args, **kwargs)
+
+    return run
+
+
+class _MatmulPrecision:
+    """torch.set_float32_matmul_precision as an attribute: all there is before torch 2.9."""
+
+    @property
+    def level(self) -> str:
+        return torch.get_float32_matmul_precision()
+
+    @level.setter
+    def level(self, value: str) -> None:
+        torch.set_float32_matmul_precision(value)
+
+
+@functools.cache
+def _flags(kind: str) -> list[tuple[Any, str, Any]]:
+    """Owner, name and wanted value of each flag that PyTorch has for it."""
+    backends: Any = torch.backends
+    if hasattr(backends.cuda.matmul, "fp32_precision"):  # torch >= 2.9
+        gpu = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+        cpu = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+        found = [(owner, "fp32_precision", kind) for owner in gpu]
+        return found + [(owner, "fp32_precision", "ieee") for owner in cpu]
+    tf32 = kind == "tf32"
+    # Setting the level sets cuda.matmul.allow_tf32 too.
+    levels = [(_MatmulPrecision(), "level", "high" if tf32 else "highest")]
+    return [*levels, (backends.cudnn, "allow_tf32", tf32)]
