@@ -201,6 +201,12 @@ def test_pickles_that_ask_for_too_much(
     refused(writer(content, tmp_path))
 
 
+def test_other_protocols_are_named(tmp_path: Path) -> None:
+    state = NETWORKS["edsr"]().state_dict()
+    torch.save(state, tmp_path / "net.pth", pickle_protocol=4)
+    refused(tmp_path / "net.pth", "another protocol than 2")
+
+
 def test_archives_that_grow(tmp_path: Path) -> None:
     refused(archive(b"\x80\x02" + bytes(200 << 20), tmp_path, packed=True), "is compressed")
     path = tmp_path / "many.pth"
