@@ -16,7 +16,10 @@ from torch import Tensor
 
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import ImageItem, ImageSet, open_folder, read_image
-from fastbg.errors import DataError, InvalidArgument
+from fastbg.data.pairs import counterparts
+from fastbg.data.readable import readable
+from fastbg.data.sets import check_lr_size
+from fastbg.errors import InvalidArgument
 from fastbg.metrics import CHANNELS, psnr, ssim
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.network import Network
@@ -39,21 +42,25 @@ def evaluate(
     models: Sequence[Network],
     images: ImageSet,
     *,
-    channel: str = "y",
+    channel: str = "rgb",
     shave: int | None = None,
     kernel: str | None = None,
     lr: ImageSet | None = None,
+    lr_name: str | None = None,
 ) -> Iterator[Score]:
     """Score of every network on every image, image by image, as soon as it is known.
 
     Args:
         models: networks of one scale, on the device and in the dtype that they shall run in.
         images: HR images; rows and columns that the scale does not divide are cut off.
-        channel: "y" (luma) or "rgb".
+        channel: "rgb", as in the experiments, or "y" (luma), as the benchmarks are published and
+            as the command does by default.
         shave: border, in SR pixels, that is not measured; None: as many as the scale.
         kernel: LR images are made with "matlab" or "pil" bicubic; None: the data set's own LR
             images where it has them, else "matlab".
-        lr: LR images to use, named like the HR images, or with "x4" added.
+        lr: LR images to use, named like the HR images or as the field's data sets name them
+            ("babyx4", "baby_LR4", "baby_bicLRx4").
+        lr_name: other names, as a template: "{}_small{scale}" for "baby_small4.png".
 
     Raises InvalidArgument for networks of several scales, or `lr` and `kernel` together; DataError
     for images that cannot be read, or have no LR image of their size.
@@ -65,8 +72,10 @@ def evaluate(
         raise InvalidArgument("kernel", repr(kernel), "none beside given LR images")
     scale = scales.pop()
     shave = scale if shave is None else shave
+    images.refuse_low()
+    own = None if lr is None else counterparts(images, lr, scale, lr_name)
     for item in images.items:
-        low, high = image_pair(item, scale, kernel, lr)
+        low, high = image_pair(item, scale, kernel, None if own is None else own[item.key])
         hr = to_tensor(high).double()
         for model in models:
             sr = run(model, low).double()
@@ -75,26 +84,43 @@ def evaluate(
 
 
 def image_pair(
-    item: ImageItem, scale: int, kernel: str | None = None, lr: ImageSet | None = None
+    item: ImageItem, scale: int, kernel: str | None = None, lr: Path | None = None
 ) -> tuple[Image, Image]:
-    """LR (h,w,3) and HR (s*h,s*w,3) of `item`; arguments and errors as for `evaluate`."""
+    """LR (h,w,3) and HR (s*h,s*w,3) of `item`, the LR image made, its own, or the file `lr`.
+
+    Raises DataError for a file that is unreadable or of another size than HR / `scale`.
+    """
     high = item.load()
+    low = None
     if lr is not None:
-        low: Image | None = read_image(_counterpart(item, lr, scale))
-    else:
-        low = item.load_lr(scale) if kernel is None else None
+        low = read_image(lr)
+        check_lr_size(lr, low.shape[:2], high.shape[:2], scale, item.path)
+    elif kernel is None:
+        low = item.load_lr(scale)
     if low is None:
         high = crop_to_multiple(high, scale)
         return downsample(high, scale, kernel or "matlab"), high
     # A data set may have rounded an odd size either way: keep what both have.
     low = low[: high.shape[0] // scale, : high.shape[1] // scale]
-    height, width = low.shape[0] * scale, low.shape[1] * scale
-    if high.shape[0] - height >= scale or high.shape[1] - width >= scale:
-        raise DataError(
-            f"{item.path}: its LR image is {low.shape[0]}x{low.shape[1]}; expected 1/{scale} of"
-            f" {high.shape[0]}x{high.shape[1]}"
-        )
-    return low, high[:height, :width]
+    return low, high[: low.shape[0] * scale, : low.shape[1] * scale]
+
+
+def described(
+    images: ImageSet,
+    scale: int,
+    *,
+    kernel: str | None = None,
+    lr: ImageSet | None = None,
+) -> str:
+    """One line: which images, and which LR images they are given with."""
+    if lr is not None:
+        source = f"LR x{scale} read from {lr.name}"
+    elif kernel is None and images.items and images.items[0].lr_path(scale) is not None:
+        source = f"LR x{scale} read from {images.lr_source}"
+    else:
+        source = f"LR x{scale} made by {kernel or 'matlab'} bicubic"
+        source += f" (own LR images: {images.lr_source})" if images.lr_source else ""
+    return f"{images.name}: {len(images)} HR images; {source}"
 
 
 def run(model: Network, low: Image) -> Tensor:
@@ -120,18 +146,6 @@ def mean_scores(scores: Sequence[Score]) -> list[Score]:
     return means
 
 
-def _counterpart(item: ImageItem, lr: ImageSet, scale: int) -> Path:
-    stem = item.path.stem
-    names = {stem, f"{stem}x{scale}", stem.removesuffix("_HR") + "_LR"}
-    found = [other.path for other in lr.items if other.path.stem in names]
-    if len(found) != 1:
-        raise DataError(
-            f"{item.path}: {len(found)} images of {lr.name} are named like it; expected one of"
-            f" {sorted(names)}"
-        )
-    return found[0]
-
-
 # The command -------------------------------------------------------------------------------------
 
 
@@ -154,15 +168,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bicubic that makes the LR images; default: the data set's own, else matlab",
     )
     parser.add_argument("--lr", type=Path, metavar="DIR", help="LR images to use")
+    add_image_arguments(parser)
     parser.add_argument("--device", default="cpu", help="default: cpu")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Score the networks and bicubic, and print the table."""
     models = load_choices(arguments.model, arguments.device)
-    images = open_folder(arguments.data)
-    lr = None if arguments.lr is None else open_folder(arguments.lr)
+    scale = models[0].scale
     console = Console(highlight=False)
+    own = scale if arguments.lr is None and arguments.kernel is None else None
+    images = open_images(arguments, lr_scale=own)
+    lr = None if arguments.lr is None else open_folder(arguments.lr)
+    shave = scale if arguments.shave is None else arguments.shave
+    line = described(images, scale, kernel=arguments.kernel, lr=lr)
+    line += f"; channel {arguments.channel}, border of {shave} pixels left out"
+    console.print(line, markup=False, soft_wrap=True)
     scores = []
     for score in evaluate(
         [Bicubic(models[0].scale), *models],
@@ -171,11 +192,32 @@ def main(arguments: argparse.Namespace) -> None:
         shave=arguments.shave,
         kernel=arguments.kernel,
         lr=lr,
+        lr_name=arguments.lr_name,
     ):
         line = f"{score.image}  {score.model}  {score.psnr:.2f} dB  {score.ssim:.4f}"
         console.print(line, markup=False, soft_wrap=True)
         scores.append(score)
     console.print(table(images.name, arguments.channel, scores))
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that reads a folder of images."""
+    parser.add_argument(
+        "--lr-name",
+        metavar="TEMPLATE",
+        help="how LR files are named, where it is not found: the HR name as {}, such as "
+        "'{}_bicLRx{scale}'",
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="go on without images that cannot be read"
+    )
+
+
+def open_images(arguments: argparse.Namespace, lr_scale: int | None = None) -> ImageSet:
+    """The HR images of ``--data``, all of them readable; raises DataError."""
+    images = open_folder(arguments.data, arguments.lr_name)
+    images.refuse_low()
+    return readable(images, skip_bad=arguments.skip_bad, lr_scale=lr_scale)
 
 
 def table(name: str, channel: str, scores: Sequence[Score]) -> Table:

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import open_folder
+from fastbg.data.readable import readable
 from fastbg.engines.local import Job, taking_part
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
@@ -77,7 +78,8 @@ def run_experiments(
     like = nets[0][1].mean
     assignments = [f"{name}={value}" for name, value in (options or {}).items()]
     chosen = chosen_experiments(experiments, {}, assignments, seed)
-    images = builtin_images() if data is None else open_folder(Path(data))
+    images = builtin_images() if data is None else readable(open_folder(Path(data)))
+    images.refuse_low()
     study = Study(
         images, common_scale(nets), seed, like.device, like.dtype, backend, folder=Path(out)
     )

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_run import make_images
+from small_run import make_images, rounded_once
 
 from fastbg.cli import main
-from fastbg.data.degradation import downsample
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.inward import Inward, InwardOptions
@@ -32,7 +31,7 @@ def test_only_the_centre_is_kept(study: Study) -> None:
         expected = foreign.copy()
         kept = slice(32 - size // 2, 32 + size // 2)
         expected[kept, kept] = own[kept, kept]
-        reduced = torch.from_numpy(downsample(expected, 4)).permute(2, 0, 1).float() / 255
+        reduced = torch.from_numpy(rounded_once(expected, 4)).permute(2, 0, 1).float() / 255
         torch.testing.assert_close(lr[i], reduced)
 
 

@@ -5,11 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small_run import plain_psnr
+from small_run import plain_psnr, rounded_once
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastbg.data.degradation import downsample
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.mosaic import WAYS, Mosaic, MosaicOptions, cut, inside
@@ -51,7 +50,7 @@ def test_measures_what_a_plain_loop_measures(study: Study, net: EDSR) -> None:
     cells, counts = experiment.draws(items, study)
     for i, item in enumerate(items):
         hr = study.images[item.source].load()
-        lr = torch.from_numpy(downsample(hr, 4)).permute(2, 0, 1)[None].float() / 255
+        lr = torch.from_numpy(rounded_once(hr, 4)).permute(2, 0, 1)[None].float() / 255
         y0, x0, y1, x1 = item.box
         tile = lr[..., y0 // 4 : y1 // 4, x0 // 4 : x1 // 4]
         rows = [torch.cat([plain_copy(tile, c) for c in row], -1) for row in cells[i].tolist()]

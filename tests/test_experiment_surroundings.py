@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from small_run import rounded_once
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastbg.data.degradation import downsample
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.study import Item, Study
@@ -35,9 +35,9 @@ def test_records_equal_a_plain_loop(domain: str, study: Study, net: EDSR) -> Non
         for margin in (0, 8, 16):
             low, high = 16 - margin, 48 + margin
             if domain == "hr":
-                small = downsample(np.ascontiguousarray(hr[low:high, low:high]), 4)
+                small = rounded_once(np.ascontiguousarray(hr[low:high, low:high]), 4)
             else:
-                small = downsample(hr, 4)[low // 4 : high // 4, low // 4 : high // 4]
+                small = rounded_once(hr, 4)[low // 4 : high // 4, low // 4 : high // 4]
             lr = torch.from_numpy(np.ascontiguousarray(small)).permute(2, 0, 1)[None].float() / 255
             sr = net(lr)[0].numpy().transpose(1, 2, 0)
             window = sr[margin + 4 : margin + 28, margin + 4 : margin + 28]

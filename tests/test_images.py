@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -35,18 +36,27 @@ def save(path: Path, height: int = 8, width: int = 12, seed: int = 0) -> Path:
     return path
 
 
-def deep_png(height: int, width: int, color_type: int, channels: int) -> bytes:
-    """A valid PNG of 16 bits per channel; Pillow writes only grey ones."""
+def deep_png(values: NDArray[np.uint16], color_type: int, filtered: int = 0) -> bytes:
+    """A PNG of 16 bits per channel, which Pillow writes of grey only; one filter for all rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
+    height, width, channels = values.shape
+    step = 2 * channels
+    plain = np.zeros((height + 1, (width + 1) * step), int)
+    plain[1:, step:] = values.astype(">u2").reshape(height, -1).view(np.uint8)
+    x, a, b = plain[1:, step:], plain[1:, :-step], plain[:-1, step:]
+    c = plain[:-1, :-step]
+    p, q, r = abs(b - c), abs(a - c), abs(a + b - 2 * c)
+    paeth = np.where((p <= q) & (p <= r), a, np.where(q <= r, b, c))
+    rows = (x - (0, a, b, (a + b) // 2, paeth)[filtered]).astype(np.uint8)
+    body = b"".join(bytes([filtered]) + row.tobytes() for row in rows)
     header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
-    rows = (b"\0" + bytes(2 * channels * width)) * height
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+    packed = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + packed
 
 
 class TestReadImage:
@@ -106,20 +116,69 @@ class TestReadImage:
         assert image_size(tmp_path / "a.png") == (5, 7)
         np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
 
+    @pytest.mark.parametrize("filtered", range(5))
     @pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-    def test_sixteen_bit_png_is_refused(
-        self, tmp_path: Path, color_type: int, channels: int
+    def test_sixteen_bit_png_is_scaled_to_eight(
+        self, tmp_path: Path, color_type: int, channels: int, filtered: int
     ) -> None:
+        values = np.random.default_rng(0).integers(0, 65536, (4, 5, channels), dtype=np.uint16)
+        values[0, :3, 0] = 128, 129, 65535
         file = tmp_path / "deep.png"
-        file.write_bytes(deep_png(4, 5, color_type, channels))
-        with pytest.raises(DataError, match=r"deep\.png: has more than 8 bits per channel"):
+        file.write_bytes(deep_png(values, color_type, filtered))
+        colours = values[..., :3] if channels > 2 else values[..., :1].repeat(3, 2)
+        expected = np.floor(colours / 257 + 0.5)
+        assert expected[0, :3, 0].tolist() == [0, 1, 255]
+        np.testing.assert_array_equal(read_image(file), expected)
+        assert image_size(file) == (4, 5)
+        file.write_bytes(deep_png(values, color_type, filtered)[:-30])
+        with pytest.raises(DataError, match=r"deep\.png"):
             read_image(file)
 
-    @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
-    def test_deep_tiff_is_refused(self, tmp_path: Path, dtype: type) -> None:
+    @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3), (4, 5, 4)])
+    def test_sixteen_bit_tiff_is_scaled_to_eight(self, tmp_path: Path, shape: tuple) -> None:
+        values = np.random.default_rng(0).integers(0, 65536, shape, dtype=np.uint16)
+        tifffile.imwrite(tmp_path / "deep.tif", values)
+        expected = np.floor(values / 257 + 0.5)
+        expected = expected[..., None].repeat(3, 2) if len(shape) == 2 else expected[..., :3]
+        np.testing.assert_array_equal(read_image(tmp_path / "deep.tif"), expected)
+
+    @pytest.mark.parametrize("dtype", [np.int32, np.float32])
+    def test_deeper_tiff_is_refused(self, tmp_path: Path, dtype: type) -> None:
         Image.fromarray(np.zeros((4, 5), dtype)).save(tmp_path / "deep.tif")
-        with pytest.raises(DataError, match=r"deep\.tif: has more than 8 bits"):
+        with pytest.raises(DataError, match=r"deep\.tif: (has more than 8 bits|holds int32)"):
             read_image(tmp_path / "deep.tif")
+
+    @pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP"])
+    @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+    def test_the_size_is_that_of_the_pixels_read(
+        self, tmp_path: Path, kind: str, orientation: int
+    ) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = tmp_path / f"a.{kind.lower()}"
+        file.write_bytes(encoded(noise(96, 160), kind, exif=exif))
+        assert image_size(file) == read_image(file).shape[:2]
+
+    def test_animations_are_refused(self, tmp_path: Path) -> None:
+        frames = [Image.fromarray(noise(8, 8, seed=i)) for i in range(3)]
+        for name in ("a.webp", "a.png", "a.tif"):
+            frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+            with pytest.raises(DataError, match="holds 3 images"):
+                read_image(tmp_path / name)
+
+    def test_between_pillows_limits_an_image_is_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+        assert read_image(save(tmp_path / "a.png", 8, 12)).shape == (8, 12, 3)
+        with pytest.raises(DataError, match="decompression bomb"):
+            read_image(save(tmp_path / "b.png", 80, 12))
+
+    def test_names_that_are_too_long_are_told(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="name too long"):
+            read_image(tmp_path / ("x" * 300 + ".png"))
+        with pytest.raises(DataError, match=r"name too long|no such folder"):
+            open_folder(tmp_path / ("x" * 300))
 
     @pytest.mark.parametrize("kept", [0, 5, 20, 33, 60, 500, 0.5, 0.9, 0.99])
     def test_truncated_png_names_file_and_cause(self, tmp_path: Path, kept: float) -> None:

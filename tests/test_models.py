@@ -269,7 +269,7 @@ def test_wrapped_modules_get_their_range_and_mean() -> None:
 
 def test_wrapping_with_a_wrong_scale_is_an_error_on_use() -> None:
     net = fastbg.wrap(Doubler(), scale=4)
-    with pytest.raises(InvalidArgument, match=r"module: got an output \(1, 3, 8, 8\)"):
+    with pytest.raises(InvalidArgument, match=r"module: got an output of shape \(1, 3, 8, 8\)"):
         net(torch.rand(1, 3, 4, 4, dtype=torch.float64))
 
 

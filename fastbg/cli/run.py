@@ -17,11 +17,12 @@ from rich.console import Console
 from fastbg.cli import dry_run
 from fastbg.cli.info import devices
 from fastbg.data.builtin import builtin_images
-from fastbg.data.images import ImageSet, open_folder
+from fastbg.data.images import ImageSet
 from fastbg.dispatch import BACKENDS
 from fastbg.engines.local import Job
 from fastbg.engines.ray import RayEngine
 from fastbg.errors import InvalidArgument
+from fastbg.evaluation import add_image_arguments, described, open_images
 from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import Experiment, NetLabel
 from fastbg.experiments.study import CPU, Study
@@ -77,6 +78,7 @@ def register(commands: Any) -> None:
         "of the whole input (the built-in one was trained on 24)",
     )
     add("--data", type=Path, metavar="DIR", help="folder of HR images (default: built-in images)")
+    add_image_arguments(command)
     add("--out", type=Path, default=Path("fastbg-run"), metavar="DIR", help="run folder")
     add("--seed", type=int, default=0, metavar="N", help="draws sub-images and resamples")
     add("--limit", type=int, metavar="N", help="at most N items per experiment")
@@ -112,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.limit is not None and arguments.limit < 1:
         raise InvalidArgument("--limit", arguments.limit, "at least 1")
     chosen = experiments(arguments)
-    images = builtin_images() if arguments.data is None else open_folder(arguments.data)
+    images = builtin_images() if arguments.data is None else open_images(arguments)
     console = Console(highlight=False)
     if arguments.dry_run:
         named = arguments.device != "auto"
@@ -124,6 +126,7 @@ def run(arguments: argparse.Namespace) -> None:
     own = CPU if arguments.engine == "ray" else device  # of this process
     nets, study = prepare(arguments, images, own)
     config = configuration(study) | {"device": device.type}
+    console.print(described(images, study.scale, kernel=arguments.kernel or "matlab"), markup=False)
     with (
         RunStore.open(arguments.out, config, seeds={"seed": arguments.seed}) as store,
         engine(arguments, nets, study, console) as execute,

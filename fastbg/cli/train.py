@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from fastbg.cli.run import pick_device
-from fastbg.data.images import open_folder
 from fastbg.errors import CheckpointError, InvalidArgument
+from fastbg.evaluation import add_image_arguments, open_images
 from fastbg.models.checkpoints import save_model
 from fastbg.models.network import Network, fingerprint
 from fastbg.models.options import HELP, METAVAR, load_choice, parse_choice
@@ -27,6 +27,7 @@ def register(commands: Any) -> None:
     )
     default = TrainConfig()
     add = command.add_argument
+    add_image_arguments(command)
     add("network", metavar="NETWORK", help=f"any of: {', '.join(BUILT_IN)}")
     add("--data", type=Path, required=True, metavar="DIR", help="folder of HR images")
     add("--out", type=Path, required=True, metavar="FILE", help="weights file (.safetensors)")
@@ -60,7 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
     if out.exists():
         raise CheckpointError(f"{out} exists; choose another --out, or delete it")
 
-    images = open_folder(arguments.data)
+    images = open_images(arguments)
+    print(f"{images.name}: {len(images)} HR images; LR made by matlab bicubic")
     torch.manual_seed(arguments.seed)
     net, start = BUILT_IN[name](), ""
     if arguments.start:

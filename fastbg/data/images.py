@@ -1,262 +1,296 @@
-"""Image files and image folders: read lazily, the layouts of the field's datasets recognised."""
+"""Image folders: the layouts of the field's data sets are recognised, anything unclear is refused.
 
-import hashlib
+By the names of its folders and files (`fastbg.data.layouts`) each image is HR, LR or says nothing.
+Where there are HR names, those images are taken; where only LR images are marked, the others are
+HR. What fits neither is an error that says what was found.
+"""
+
 import os
 import re
-import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+import stat
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
-
+from fastbg.data import layouts
+from fastbg.data.files import SUFFIXES, image_size, read_image
+from fastbg.data.layouts import Name
+from fastbg.data.pairs import paired
+from fastbg.data.sets import ImageItem, ImageSet
 from fastbg.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+__all__ = ["ImageItem", "ImageSet", "image_size", "open_folder", "read_image"]
+
 OST_CLASSES = ("animal", "building", "grass", "mountain", "plant", "sky", "water")
 _LOOKED_FOR = (
-    "DIV2K_<split>_HR/ (with DIV2K_<split>_LR_bicubic/X4/), HR/ (with LR_bicubic/X4/), "
-    "image_SRF_4/*_HR.png, the class folders of OutdoorSceneTrain_v2, and "
+    "DIV2K_<split>_HR/ (with DIV2K_<split>_LR_bicubic/X4/), HR/ or GT/ (with LR/, LQ/ or "
+    "LR_bicubic/X4/), GTmod12/ (with LRbicx4/), image_SRF_4/*_HR.png, *_HR.png (with *_LR4.png), "
+    "the class folders of OutdoorSceneTrain_v2, and "
     + ", ".join("*" + suffix for suffix in SUFFIXES)
     + " in any subfolder"
 )
-_EXIF_ORIENTATION = 0x0112
-# What Pillow raises on damaged files, beyond OSError.
-_PILLOW_ERRORS = (SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-
-def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """RGB pixels (h,w,3), 8 bit, of an image file.
-
-    Grey is repeated over the channels, alpha is dropped, palettes are looked up. The EXIF
-    orientation of JPEG, TIFF and WebP files is applied; PNG pixels are taken as stored.
-
-    Raises DataError, naming the file and the cause, for a file that is missing, no image, cut off
-    before its last pixel, or of more than 8 bits per channel.
-    """
-    with _opened(path) as image:
-        _refuse_deep_pixels(path, image)
-        if image.format != "PNG":
-            image = ImageOps.exif_transpose(image)
-        if image.mode in ("P", "PA"):
-            image = image.convert("RGBA")  # straight to RGB, Pillow warns of transparent palettes
-        return np.array(image.convert("RGB"), dtype=np.uint8)
-
-
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of `read_image(path)`, from the file's header; DataError as there."""
-    with _opened(path) as image:
-        width, height = image.size
-        turned = image.format != "PNG" and image.getexif().get(_EXIF_ORIENTATION, 1) in range(5, 9)
-        return (width, height) if turned else (height, width)
-
-
-@contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """The Pillow image of a file; every failure of Pillow inside the block becomes a DataError."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, *_PILLOW_ERRORS) as error:
-        if isinstance(error, UnidentifiedImageError):
-            cause = "not an image, or cut off within its header"
-        else:
-            cause = str(getattr(error, "strerror", None) or error)
-        raise DataError(f"{os.fspath(path)}: cannot be read as an image: {cause}") from error
-
-
-def _refuse_deep_pixels(path: str | os.PathLike[str], image: Image.Image) -> None:
-    # Pillow opens 16-bit colour as mode RGB and drops the low byte without a word; only the raw
-    # mode of the decoder tells.
-    raw_modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
-    if image.mode.startswith(("I", "F")) or any(";16" in raw for raw in raw_modes):
-        raise DataError(
-            f"{os.fspath(path)}: has more than 8 bits per channel (mode {image.mode}); "
-            "expected 8 bits: convert it first"
-        )
 
 
 @dataclass(frozen=True)
-class ImageItem:
-    """One HR image of a set, and the LR files that the dataset pairs with it."""
+class _File:
+    """An image file and what its names say."""
 
-    key: str  # path inside the set, with '/' between folders: the same on every machine
     path: Path
-    lr_paths: tuple[tuple[int, Path], ...] = ()  # (scale, file)
-
-    def size(self) -> tuple[int, int]:
-        """Height and width in HR pixels, from the file's header."""
-        return image_size(self.path)
-
-    def load(self) -> NDArray[np.uint8]:
-        """HR pixels (h,w,3); DataError as `read_image`."""
-        return read_image(self.path)
-
-    def load_lr(self, scale: int) -> NDArray[np.uint8] | None:
-        """The dataset's own LR image (h/scale,w/scale,3), or None if it has none at `scale`.
-
-        Raises DataError if the dataset has LR images at `scale`, but this one is missing,
-        unreadable or not of the HR size divided by `scale` (rounded either way).
-        """
-        path = dict(self.lr_paths).get(scale)
-        if path is None:
-            return None
-        lr = read_image(path)
-        hr_size = self.size()
-        for length, hr_length in zip(lr.shape[:2], hr_size, strict=True):
-            if length not in (hr_length // scale, -(-hr_length // scale)):
-                raise DataError(
-                    f"{path}: is {lr.shape[0]}x{lr.shape[1]}; expected 1/{scale} of "
-                    f"{hr_size[0]}x{hr_size[1]}, the size of {self.path}"
-                )
-        return lr
+    folder: Path | None = None  # the outermost folder that has a role, None: the file's own name
+    name: Name | None = None  # what that folder or the file says
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """Images with stable keys, sorted by key; nothing is read before an item's `load`."""
+def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> ImageSet:
+    """The images of a folder, without opening any, whether it is the data set or holds it.
 
-    name: str
-    items: tuple[ImageItem, ...]
-    classes: Mapping[str, str] = field(default_factory=dict)  # key -> texture class, if known
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, key: str) -> ImageItem:
-        """The item of that key; DataError if the set has none."""
-        try:
-            return self._by_key[key]
-        except KeyError:
-            raise DataError(f"image set {self.name}: has no image {key!r}") from None
-
-    @cached_property
-    def _by_key(self) -> dict[str, ImageItem]:
-        return {item.key: item for item in self.items}
-
-    def fingerprint(self) -> str:
-        """16 hex digits that change when a file is added, removed, renamed or resized in bytes."""
-        digest = hashlib.sha256()
-        for item in self.items:
-            try:
-                size = item.path.stat().st_size
-            except OSError as error:
-                raise DataError(f"{item.path}: cannot be read: {error.strerror}") from error
-            digest.update(f"{item.key}\0{size}\n".encode())
-        return digest.hexdigest()[:16]
-
-
-def open_folder(path: str | os.PathLike[str]) -> ImageSet:
-    """The images of a folder, without opening any.
-
-    Recognised, whether `path` is the dataset or the folder that holds it:
-    - DIV2K: `DIV2K_valid_HR/0801.png`, paired with `DIV2K_valid_LR_bicubic/X4/0801x4.png`;
-    - Urban100 and the like: `HR/img_001.png`, paired with `LR_bicubic/X4/img_001x4.png`, or
-      `image_SRF_4/img_001_SRF_4_HR.png`, paired with `..._LR.png`;
+    Recognised, with the LR images beside them:
+    - DIV2K, Flickr2K: `DIV2K_valid_HR/0801.png` with `DIV2K_valid_LR_bicubic/X4/0801x4.png`;
+    - benchmark folders: `HR/img_001.png` with `LR_bicubic/X4/img_001x4.png`, BasicSR's
+      `GTmod12/baby.png` with `LRbicx4/baby.png`, RCAN's `HR/Set5/x4/baby_HR_x4.png`,
+      `image_SRF_4/img_001_SRF_4_HR.png` with `..._LR.png`;
+    - RealSR: `Canon_001_HR.png` with `Canon_001_LR4.png` in one folder; REDS: `train_sharp/` with
+      `train_sharp_bicubic/X4/`;
+    - any `HR/`, `GT/`, `HQ/` or `target/` with `LR/`, `LQ/` or `input/` of the same file names;
     - OST: one folder for each texture class, which `classes` then tells; images elsewhere in it
       are photographs without a class.
-    Any other folder is searched for images in all its subfolders.
+    A folder without such names is searched for images in all its subfolders. Of a data set's HR
+    copies for several scales, those for x4 are taken, else those for the largest.
 
-    Raises DataError if there is no such folder, no image in it, or more than one dataset.
+    Args:
+        path: folder.
+        lr_name: how LR files are named where none of the above fits: the HR file's name as "{}",
+            and the scale, such as "{}_bicLRx{scale}".
+
+    Raises DataError if there is no such folder, no image in it, more than one data set, a data set
+    beside other images, two LR images for one HR image, or a link to nothing; InvalidArgument for
+    a bad `lr_name`.
     """
     given = Path(path)
-    if not given.is_dir():
-        problem = "is a file" if given.exists() else "no such folder"
+    try:
+        is_folder, there = given.is_dir(), given.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise DataError(f"{given}: cannot be opened: {error.strerror}") from error
+    if not is_folder:
+        problem = "is a file" if there else "no such folder"
         raise DataError(f"{given}: {problem}; expected a folder of images")
+    if lr_name is not None:
+        layouts.template_pattern(lr_name)
     root = given.resolve()
-    found = _dataset_holding(root) or _datasets(root)
-    if not found:
-        inside = {child: _datasets(child) for child in _folders(root)}
-        found = [dataset for datasets in inside.values() for dataset in datasets]
-        if found:
-            unknown = [child for child, datasets in inside.items() if not datasets]
-            if _images(root, deep=False) or any(_images(child) for child in unknown):
-                names = ", ".join(dataset.name for dataset in found)
-                raise DataError(f"{given}: holds {names} beside other images; name one of them")
-    if len(found) > 1:
-        names = ", ".join(dataset.name for dataset in found)
-        raise DataError(f"{given}: holds more than one dataset ({names}); name one of them")
-    images = found[0] if found else _image_set(root.name, root, _images(root))
-    if not images.items:
+    files = [_classified(file, root) for file in _images(root)]
+    if not files:
         raise DataError(f"{given}: holds no images; looked for {_LOOKED_FOR}")
-    return images
+    files = _sure(files)
+    high = [file for file in files if file.name is not None and file.name.role == "hr"]
+    low = [file for file in files if file.name is not None and file.name.role == "lr"]
+    plain = [file for file in files if file.name is None]
+    if not high and not low:
+        return _plain_set(root, plain, lr_name)
+    if not high and not plain:
+        return replace(_image_set(root.name, root, [file.path for file in low]), low=True)
+    if not high:
+        return _with_low(root.name, _common_folder(plain), plain, low, lr_name)
+    return _recognised(given, root, high, plain, low, lr_name)
 
 
-def _dataset_holding(folder: Path) -> list[ImageSet]:
-    """The dataset if `folder` is the HR part of one."""
-    if split := re.fullmatch(r"DIV2K_(\w+)_HR", folder.name):
-        lr = folder.parent / f"DIV2K_{split[1]}_LR_bicubic"
-        return [_paired(f"DIV2K_{split[1]}", folder, lr)]
-    if folder.name == "HR":
-        return [_paired(folder.parent.name, folder, folder.parent / "LR_bicubic")]
-    if scale := re.fullmatch(r"image_SRF_(\d)", folder.name):
-        return [_srf(folder, int(scale[1]))]
-    return []
+def _classified(file: Path, root: Path) -> _File:
+    """What the folders from `root` down, and then the file, say of themselves."""
+    folders = file.relative_to(root).parts[:-1]
+    for depth in range(len(folders) + 1):
+        folder = root.joinpath(*folders[:depth])
+        name = layouts.folder_name(folder.name)
+        if name is not None and not _by_files(folder.name):
+            return _File(file, folder, name)
+    return _File(file, None, layouts.marked(file.stem))
 
 
-def _datasets(folder: Path) -> list[ImageSet]:
-    """The known datasets that `folder` is, without looking deeper."""
-    children = {child.name: child for child in _folders(folder)}
-    for pattern in (r"HR", r"DIV2K_\w+_HR", r"image_SRF_4", r"image_SRF_\d"):
-        matching = [child for name, child in children.items() if re.fullmatch(pattern, name)]
-        if matching:
-            return [found for child in matching for found in _dataset_holding(child)]
-    textures = [child for name, child in children.items() if name.lower() in OST_CLASSES]
-    if len(textures) > 1 or (textures and folder.name.startswith("OutdoorScene")):
-        images = _image_set(folder.name, folder, _images(folder))
+def _by_files(folder: str) -> bool:
+    """Folders that hold both: there the files tell."""
+    return re.fullmatch(r"image_SRF_\d", folder, re.IGNORECASE) is not None
+
+
+def _sure(files: Sequence[_File]) -> list[_File]:
+    """Names such as "input" or "X4" mean something only beside their counterpart."""
+    roles = {
+        file.name.role
+        for file in files
+        if file.name and not (file.folder and layouts.UNSURE.fullmatch(file.folder.name))
+    }
+    if roles:
+        return list(files)
+    names = {file.name.role for file in files if file.name}
+    plain = any(file.name is None for file in files)
+    return list(files) if len(names) + plain > 1 else [_File(file.path) for file in files]
+
+
+def _recognised(
+    given: Path,
+    root: Path,
+    high: Sequence[_File],
+    plain: Sequence[_File],
+    low: Sequence[_File],
+    lr_name: str | None,
+) -> ImageSet:
+    """The one data set whose HR images are `high`."""
+    homes: dict[tuple[Path, str], list[_File]] = defaultdict(list)
+    for file in high:
+        homes[_home(file)].append(file)
+    chosen = _of_one_scale(homes)
+    names = sorted({_set_name(home, file) for (home, _), (file, *_) in chosen.items()})
+    if len(chosen) > 1:
+        raise DataError(f"{given}: holds more than one dataset ({', '.join(names)}); name one")
+    ((home, _), files) = next(iter(chosen.items()))
+    strange = [f.path for f in plain if not _by_files(f.path.parent.name)]
+    if strange:
+        raise DataError(
+            f"{given}: holds {names[0]} beside other images ({strange[0].name}); name one of them"
+        )
+    beside = _beside(home, root)
+    own = [f for f in (*low, *beside) if _belongs(f, files[0])]
+    return _with_low(names[0], home, files, own, lr_name)
+
+
+def _home(file: _File) -> tuple[Path, str]:
+    """The folder that an HR file's key starts from, and its set below it (RCAN: HR/Set5/x4)."""
+    if file.folder is None:
+        return file.path.parent, ""
+    inside = file.path.relative_to(file.folder).parts[:-1]
+    scales = [i for i, part in enumerate(inside) if re.fullmatch(r"[xX]\d", part)]
+    return (
+        (file.folder.joinpath(*inside[: scales[0] + 1]), "scale") if scales else (file.folder, "")
+    )
+
+
+def _of_one_scale(
+    homes: dict[tuple[Path, str], list[_File]],
+) -> dict[tuple[Path, str], list[_File]]:
+    """Of HR copies for several scales those for x4, else the largest; of BasicSR's the cropped."""
+    families: dict[Path, list[tuple[Path, str]]] = defaultdict(list)
+    others = {}
+    for key in homes:
+        home, kind = key
+        if kind == "scale" or re.fullmatch(r"image_SRF_\d|GTmod\d*|original", home.name, re.I):
+            families[home.parent].append(key)
+        else:
+            others[key] = homes[key]
+
+    def rank(key: tuple[Path, str]) -> tuple[bool, bool, int]:
+        name = key[0].name
+        number = int(re.sub(r"\D", "", name) or 0)
+        return name.lower() != "original", number == 4 or name.lower().startswith("gt"), number
+
+    return others | {(best := max(keys, key=rank)): homes[best] for keys in families.values()}
+
+
+def _set_name(home: Path, file: _File) -> str:
+    """What the data set is called: by its HR folder's name, else by the folder that holds it."""
+    if file.folder is not None and file.name is not None and file.name.key:
+        return file.name.key
+    named = home.name.lower() in ("", *(f"x{n}" for n in range(10)))
+    marked = layouts.folder_name(home.name) is not None
+    if home.name.isdigit():  # RealSR: Canon/Test/4
+        return "/".join(home.parts[-3:])
+    return home.parent.name if named or marked else home.name
+
+
+def _beside(home: Path, root: Path) -> list[_File]:
+    """LR images in the folders beside `home`, if the caller named the HR folder itself."""
+    if home != root:
+        return []
+    found = []
+    for folder in _folders(home.parent):
+        name = layouts.folder_name(folder.name)
+        if folder != home and name is not None and name.role == "lr":
+            found += [_File(file, folder, name) for file in _images(folder)]
+    return found
+
+
+def _belongs(low: _File, high: _File) -> bool:
+    """Whether an LR folder is of the same set: DIV2K_train_HR has no use for DIV2K_valid_LR."""
+    if low.folder is None or high.folder is None or low.name is None or high.name is None:
+        return low.folder is None and high.folder is None
+    if layouts.UNSURE.fullmatch(low.folder.name) or layouts.UNSURE.fullmatch(high.folder.name):
+        return True
+    return low.name.key.lower() == high.name.key.lower()
+
+
+def _with_low(
+    name: str, home: Path, high: Sequence[_File], low: Sequence[_File], lr_name: str | None
+) -> ImageSet:
+    """The HR images under `home`, each with its LR images."""
+    images = _image_set(name, home, [file.path for file in high])
+    by_kind: dict[str, list[tuple[Path, Path, int | None]]] = defaultdict(list)
+    for file in low:
+        top = file.folder or file.path.parent
+        kind = file.name.kind.lower() if file.name else ""
+        by_kind[kind].append((file.path, top, file.name.scale if file.name else None))
+    if not by_kind:
+        return images
+    bicubic = [kind for kind in by_kind if kind.startswith("bi") or kind == ""]
+    chosen = bicubic if len(bicubic) == 1 else list(by_kind)
+    if len(chosen) > 1:
+        found = ", ".join(sorted(chosen))
+        return replace(images, lr_source=f"none, as there are several ({found})")
+    return paired(images, by_kind[chosen[0]], lr_name)
+
+
+def _plain_set(root: Path, files: Sequence[_File], lr_name: str | None) -> ImageSet:
+    """Images whose names say nothing: OST's classes, HR and LR in one folder, or all there are."""
+    textures = {child.name.lower() for child in _folders(root)} & set(OST_CLASSES)
+    holder = root
+    if not textures:
+        inside = [child for child in _folders(root) if child.name.startswith("OutdoorScene")]
+        holder = inside[0] if len(inside) == 1 and len(_folders(root)) == 1 else root
+        textures = {child.name.lower() for child in _folders(holder)} & set(OST_CLASSES)
+    paths = [file.path for file in files]
+    if len(textures) > 1 or (textures and holder.name.startswith("OutdoorScene")):
+        images = _image_set(holder.name, holder, paths)
         tops = {i.key: i.key.partition("/")[0].lower() for i in images.items if "/" in i.key}
-        classes = {key: top for key, top in tops.items() if top in OST_CLASSES}
-        return [ImageSet(images.name, images.items, classes)] if images.items else []
-    return []
+        return replace(images, classes={k: top for k, top in tops.items() if top in OST_CLASSES})
+    high, low = _split_by_suffix(files, lr_name)
+    if low:
+        return paired(_image_set(root.name, root, high), low, lr_name)
+    return _image_set(root.name, root, paths)
 
 
-def _image_set(name: str, root: Path, paths: list[Path]) -> ImageSet:
+def _split_by_suffix(
+    files: Sequence[_File], lr_name: str | None
+) -> tuple[list[Path], list[tuple[Path, Path, int | None]]]:
+    """`baby.png` and `babyx4.png` in one folder: the second is the LR image of the first."""
+    stems = {(file.path.parent, file.path.stem) for file in files}
+    high, low = [], []
+    for file in files:
+        readings = [n for n in layouts.lr_readings(file.path.stem, lr_name) if n.scale is not None]
+        found = [n for n in readings if (file.path.parent, n.key) in stems]
+        if found:
+            low.append((file.path, file.path.parent, found[0].scale))
+        else:
+            high.append(file.path)
+    return high, low
+
+
+def _common_folder(files: Sequence[_File]) -> Path:
+    return Path(os.path.commonpath([file.path.parent for file in files]))
+
+
+def _image_set(name: str, root: Path, paths: Sequence[Path]) -> ImageSet:
     keyed = sorted((path.relative_to(root).as_posix(), path) for path in paths)
     return ImageSet(name, tuple(ImageItem(key, path) for key, path in keyed))
 
 
-def _paired(name: str, hr: Path, lr: Path) -> ImageSet:
-    """The images of `hr`, each with its `X<scale>/<stem>x<scale>` file in `lr`.
-
-    A scale that has a folder is expected to have every image: a gap is then found at loading.
-    """
-    by_scale = {}
-    for folder in _folders(lr) if lr.is_dir() else []:
-        if scale := re.fullmatch(r"X(\d)", folder.name):
-            by_scale[int(scale[1])] = (folder, {path.stem: path for path in _images(folder)})
-
-    def lr_paths(item: ImageItem) -> Iterator[tuple[int, Path]]:
-        for scale, (folder, files) in sorted(by_scale.items()):
-            stem = f"{item.path.stem}x{scale}"
-            yield scale, files.get(stem, folder / f"{stem}{item.path.suffix}")
-
-    items = _image_set(name, hr, _images(hr)).items
-    return ImageSet(name, tuple(ImageItem(i.key, i.path, tuple(lr_paths(i))) for i in items))
-
-
-def _srf(folder: Path, scale: int) -> ImageSet:
-    """`img_001_SRF_4_HR.png` with `img_001_SRF_4_LR.png`; the results of methods are left out."""
-    hr = [path for path in _images(folder, deep=False) if path.stem.endswith(f"_SRF_{scale}_HR")]
-    items = tuple(
-        ImageItem(i.key, i.path, ((scale, i.path.with_stem(i.path.stem[:-2] + "LR")),))
-        for i in _image_set("", folder, hr).items
-    )
-    return ImageSet(folder.parent.name, items)
-
-
 def _folders(folder: Path) -> list[Path]:
     try:
-        return sorted(p for p in folder.iterdir() if p.is_dir() and not _ignored(p.name))
+        children = [p for p in folder.iterdir() if not layouts.ignored(p.name) and p.is_dir()]
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed: {error.strerror}") from error
+    return sorted(children)
 
 
-def _images(folder: Path, *, deep: bool = True) -> list[Path]:
-    """Image files in `folder`; linked folders are followed, each real folder once."""
+def _images(folder: Path) -> list[Path]:
+    """Image files below `folder`; linked folders are followed, each real folder once.
+
+    Pipes, sockets and devices are left out: opening one may never end.
+    """
 
     def unreadable(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
@@ -268,15 +302,21 @@ def _images(folder: Path, *, deep: bool = True) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if deep and not _ignored(name))
-        found += [
-            Path(place, name)
-            for name in files
-            if not _ignored(name) and name.lower().endswith(SUFFIXES)
-        ]
+        folders[:] = sorted(name for name in folders if not layouts.ignored(name))
+        found += list(_regular(place, sorted(files)))
     return found
 
 
-def _ignored(name: str) -> bool:
-    """Hidden files, and what macOS leaves in archives."""
-    return name.startswith((".", "__MACOSX"))
+def _regular(place: str, names: Sequence[str]) -> Iterator[Path]:
+    """The image files among `names`."""
+    for name in names:
+        if layouts.ignored(name) or not name.lower().endswith(SUFFIXES):
+            continue
+        path = Path(place, name)
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            problem = "is a link to nothing" if path.is_symlink() else error.strerror
+            raise DataError(f"{path}: {problem}") from error
+        if stat.S_ISREG(mode):
+            yield path

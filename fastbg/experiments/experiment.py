@@ -23,7 +23,9 @@ from fastbg.results.content import Chart, Gallery, Picture, Strip, Table, Verdic
 class Options:
     """What the paper leaves open, with PAPER.md's reading as default; stored with the run."""
 
-    kernel: Literal["matlab", "pil"] = "matlab"  # bicubic down-sampling that makes the LR input
+    # Bicubic down-sampling that makes the LR input, on real values and rounded to 8 bit once: so a
+    # composite and the images it is made of are treated alike (see `fastbg.composite_lr`).
+    kernel: Literal["matlab", "pil"] = "matlab"
     channel: Literal["rgb", "y"] = "rgb"  # on which PSNR is taken
     lr: Literal["made", "paired"] = "made"  # the input: made from HR, or the data set's own file
 

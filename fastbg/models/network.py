@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from fastbg.errors import InvalidArgument
 from fastbg.models.arguments import check_mean, check_number, check_whole
 from fastbg.models.window import check_window
 

@@ -74,7 +74,9 @@ def composite_lr(
         scale: integer that divides H and W.
         kernel: "matlab" (antialiased, mirrored borders, as the field's networks are trained) or
             "pil" (kernel cut and renormalised at borders).
-        quantize: clip to [0,1] and round to grey levels, as a stored LR image would be.
+        quantize: clip to [0,1] and round to grey levels, once, after both passes: MATLAB's imresize
+            on doubles. On uint8 images it rounds after its first pass too, as do Pillow's `resize`
+            and `fastbg.data.degradation.downsample`; one in seven values differs, by one level.
 
     Returns:
         (N,C,H/s,W/s) in a's dtype (float32 for uint8 sources). Not differentiable.

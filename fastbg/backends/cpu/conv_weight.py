@@ -1,8 +1,8 @@
 """Winograd factors of the weights of conv3x3, kept while the weights hold the same bytes.
 
 Frozen networks use a weight many times. That it is still the same is seen from its contents alone:
-a tensor's version, its address and even its identity stay as they are under many a write. The kernel
-takes a fingerprint of them at every call (csrc/cpu/fingerprint.h) and says when it is another.
+a tensor's version, its address and even its identity stay as they are under many a write. The
+kernel takes a fingerprint of them at every call (csrc/cpu/fingerprint.h) and says when it differs.
 """
 
 import weakref

@@ -96,4 +96,5 @@ def gradient_detector_backward(grad: Tensor, sr: Tensor, windows: Tensor) -> Ten
     share = (upstream / torch.where(flat, 1, length)).where(~flat, 0)  # of a NaN it is NaN
     down, right = down * share, right * share
     result = pad(down, (0, 1, 1, 0)) + pad(right, (1, 0, 0, 1)) - pad(down + right, (0, 1, 0, 1))
-    return result.to(sr.dtype)
+    height, width = sr.shape[-2:]
+    return result[..., :height, :width].to(sr.dtype)  # an image without pixels stays one

@@ -1,0 +1,91 @@
+"""SHA-256 of files, kept in the user's cache folder by path, size and time of change."""
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+from fastbg.errors import DataError
+
+_TABLE = "CREATE TABLE IF NOT EXISTS digests (version TEXT PRIMARY KEY, digest TEXT NOT NULL)"
+# A file that changed so shortly ago may change again and keep its time of change: never kept.
+_SETTLED = 2_000_000_000  # nanoseconds
+
+
+def digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """SHA-256 of the contents of each file, 64 hex digits; DataError for one that is unreadable.
+
+    A cache that cannot be used (read-only, damaged) only costs time: every file is read then.
+    """
+    versions = {path: _version(path) for path in dict.fromkeys(paths)}
+    known = _recalled()
+    found, fresh = {}, {}
+    for path, version in versions.items():
+        digest = known.get(version)
+        if digest is None:
+            digest = _digest(path)
+            if _settled(path) and _version(path) == version:  # unchanged while it was read
+                fresh[version] = digest
+        found[path] = digest
+    _remember(fresh)
+    return found
+
+
+def cache_file() -> Path:
+    """Where digests are kept."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fastbg" / "digests.sqlite"
+
+
+def _version(path: Path) -> str:
+    about = _stat(path)
+    # Names of any bytes, as text that SQLite takes.
+    real = os.fsencode(os.path.realpath(path)).decode("latin-1")
+    return f"{real}\0{about.st_size}\0{about.st_ino}\0{about.st_mtime_ns}\0{about.st_ctime_ns}"
+
+
+def _settled(path: Path) -> bool:
+    about = _stat(path)
+    return time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > _SETTLED
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _digest(path: Path) -> str:
+    whole = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                whole.update(block)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return whole.hexdigest()
+
+
+def _recalled() -> dict[str, str]:
+    try:
+        with closing(sqlite3.connect(f"file:{cache_file()}?mode=ro", uri=True)) as cache:
+            return dict(cache.execute("SELECT version, digest FROM digests"))
+    except (sqlite3.Error, OSError, RuntimeError):  # none yet, damaged, or no home
+        return {}
+
+
+def _remember(fresh: Mapping[str, str]) -> None:
+    if not fresh:
+        return
+    try:
+        file = cache_file()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(file, timeout=5)) as cache, cache:
+            cache.execute(_TABLE)
+            cache.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", fresh.items())
+    except (sqlite3.Error, OSError, RuntimeError):  # read-only or damaged: read again next time
+        return

@@ -1,0 +1,131 @@
+"""What the names of folders and files say: which images are HR, which are LR, and of what scale.
+
+The names are those of DIV2K, Flickr2K, BasicSR, RealSR, REDS, the benchmark folders that RCAN and
+SwinIR are tested on, and HR beside LR. Only names are looked at here, no file is opened.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from fastbg.errors import InvalidArgument
+
+_ANY_SET = r"(?:(?P<set>.+)[_-])?"
+_PARTS = r"(?:[_-](?:sub|crops?|images))?"
+HR_FOLDERS = (
+    rf"{_ANY_SET}(?:HR|GT|HQ|GTmod\d*|ground_?truth|target|original){_PARTS}",
+    r"(?P<set>(?:train|val|valid|test)_sharp)",  # REDS
+    r"image_SRF_(?P<scale>\d)",
+)
+LR_FOLDERS = (
+    rf"{_ANY_SET}(?:LR|LQ)(?:[_-]?(?P<kind>[a-z]+?))?(?:[_-]?x(?P<scale>\d))?{_PARTS}",
+    rf"x(?P<scale>\d){_PARTS}",
+    r"(?P<set>(?:train|val|valid|test)_sharp)_(?P<kind>bicubic)",
+    r"(?P<set>input|low|low_?res(?:olution)?)",
+)
+# Said of a folder only beside its counterpart; alone, such a name tells nothing.
+UNSURE = re.compile(r"target|original|input|low|low_?res(?:olution)?|x\d", re.IGNORECASE)
+
+HR_FILES = (r"(?P<key>.+)_SRF_(?P<scale>\d)_HR", r"(?P<key>.+)_(?:HR|GT|HQ)(?:_x(?P<scale>\d))?")
+LR_FILES = (
+    r"(?P<key>.+)_SRF_(?P<scale>\d)_LR",
+    r"(?P<key>.+)_(?:LR|LQ)(?:BI|BD|DN|bic)?(?:_?x?(?P<scale>\d))?",
+    r"(?P<key>.+)_bicLRx(?P<scale>\d)",
+)
+# "babyx4", and DIV2K's tracks mild, difficult, wild. A photograph may be called so, too: said of a
+# file only in an LR folder, or beside its HR image.
+LR_SUFFIX = r"(?P<key>.+?)_?x(?P<scale>\d)(?:[mdw]\d?)?"
+
+_IGNORED = re.compile(
+    r"\..*|__MACOSX|@eaDir|#recycle|\$RECYCLE\.BIN|lost\+found|System Volume Information",
+    re.IGNORECASE,
+)
+
+
+def ignored(name: str) -> bool:
+    """Hidden files, and what systems and archives leave behind."""
+    return _IGNORED.fullmatch(name) is not None
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a folder's or file's name says."""
+
+    role: str  # "hr" or "lr"
+    key: str  # the name without what marks the role
+    scale: int | None = None
+    kind: str = ""  # of LR: "bicubic", "unknown", "mild" ...
+
+
+def folder_name(name: str) -> Name | None:
+    """What the name of a folder says; None if nothing."""
+    for role, patterns in (("hr", HR_FOLDERS), ("lr", LR_FOLDERS)):
+        for pattern in patterns:
+            if found := re.fullmatch(pattern, name, re.IGNORECASE):
+                parts = found.groupdict()
+                return Name(role, parts.get("set") or "", _scale(parts), parts.get("kind") or "")
+    return None
+
+
+def marked(stem: str) -> Name | None:
+    """What a file's stem says beyond doubt, such as "baby_HR" and "baby_LR4"; else None."""
+    for role, patterns in (("hr", HR_FILES), ("lr", LR_FILES)):
+        for pattern in patterns:
+            if found := re.fullmatch(pattern, stem, re.IGNORECASE):
+                return _name(role, found)
+    return None
+
+
+def lr_readings(stem: str, template: str | None = None) -> Iterator[Name]:
+    """Every HR name that an LR file of this stem may belong to: the stem itself, then shorter ones.
+
+    `template`, such as "{}_bicLRx{scale}", is the only reading if it is given.
+    """
+    if template is not None:
+        if found := re.fullmatch(template_pattern(template), stem):
+            yield _name("lr", found)
+        return
+    yield Name("lr", stem)
+    for pattern in (*LR_FILES, LR_SUFFIX):
+        if found := re.fullmatch(pattern, stem, re.IGNORECASE):
+            yield _name("lr", found)
+
+
+def hr_key(stem: str) -> str:
+    """An HR file's stem without what marks it as HR."""
+    name = marked(stem)
+    return name.key if name is not None and name.role == "hr" else stem
+
+
+def template_pattern(template: str) -> str:
+    """The regular expression of a template of LR names; raises InvalidArgument."""
+    if template.count("{}") != 1 or template.count("{scale}") > 1:
+        expected = "the HR name as {} once and {scale} at most once, such as {}_bicLRx{scale}"
+        raise InvalidArgument("lr_name", repr(template), expected)
+    stem = PurePath(template).stem if PurePath(template).suffix else template
+    pattern = re.escape(stem).replace(re.escape("{}"), "(?P<key>.+)")
+    return pattern.replace(re.escape("{scale}"), r"(?P<scale>\d+)")
+
+
+def without_scales(folders: Sequence[str]) -> tuple[str, ...]:
+    """Subfolders without those that name a scale ("X4", "x4_sub", "4")."""
+    return tuple(f for f in folders if not re.fullmatch(r"x?\d(?:_sub)?", f, re.IGNORECASE))
+
+
+def scale_of(folders: Sequence[str]) -> int | None:
+    """The scale that subfolders name, None if they name none."""
+    for folder in folders:
+        if found := re.fullmatch(r"x?(\d)(?:_sub)?", folder, re.IGNORECASE):
+            return int(found[1])
+    return None
+
+
+def _name(role: str, found: re.Match[str]) -> Name:
+    parts = found.groupdict()
+    return Name(role, parts["key"], _scale(parts))
+
+
+def _scale(parts: dict[str, str | None]) -> int | None:
+    text = parts.get("scale")
+    return None if text is None else int(text)

@@ -1,0 +1,54 @@
+"""What of an image set cannot be read, told before work begins."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from fastbg.data.files import read_image
+from fastbg.data.sets import ImageItem, ImageSet
+from fastbg.errors import DataError
+
+SHOWN = 10  # files named in an error
+
+
+def readable(
+    images: ImageSet,
+    *,
+    skip_bad: bool = False,
+    lr_scale: int | None = None,
+    say: Callable[[str], None] = print,
+) -> ImageSet:
+    """`images`, after every file of them was decoded once; with `skip_bad` without the bad ones.
+
+    With `lr_scale` the set's own LR files at that scale are read too. `say` is told what is left
+    out. Raises DataError, naming files and reasons, if one is bad and `skip_bad` is not set, or
+    none is good.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reasons = list(pool.map(lambda item: _reason(item, lr_scale), images.items))
+    bad = [reason for reason in reasons if reason]
+    if not bad:
+        return images
+    listed = "\n".join(f"  {reason}" for reason in bad[:SHOWN])
+    more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    if not skip_bad or len(bad) == len(images):
+        hint = "" if skip_bad else "; --skip-bad goes on without them"
+        raise DataError(
+            f"image set {images.name}: {len(bad)} of {len(images)} images cannot be read{hint}:\n"
+            f"{listed}{more}"
+        )
+    say(f"left out, as they cannot be read, {len(bad)} of {len(images)} images:\n{listed}{more}")
+    good = [item for item, reason in zip(images.items, reasons, strict=True) if not reason]
+    return replace(images, items=tuple(good))
+
+
+def _reason(item: ImageItem, lr_scale: int | None) -> str:
+    """Why the item cannot be used; empty if it can."""
+    try:
+        read_image(item.path)
+        if lr_scale is not None:
+            item.load_lr(lr_scale)
+    except DataError as error:
+        return str(error)
+    return ""

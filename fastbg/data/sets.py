@@ -1,0 +1,121 @@
+"""Images with stable keys, read lazily, each with the LR images that belong to it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbg.data.digests import digests
+from fastbg.data.files import image_size, read_image
+from fastbg.errors import DataError
+
+ANY_SCALE = 0
+"""Stands for the scale of LR images whose names tell none."""
+
+
+def check_lr_size(
+    path: object, lr: Sequence[int], hr: Sequence[int], scale: int, hr_path: object
+) -> None:
+    """DataError unless each side of `lr` is that of `hr` divided by `scale`, rounded either way."""
+    if any(small not in (n // scale, -(-n // scale)) for small, n in zip(lr, hr, strict=True)):
+        factor = hr[0] / lr[0] if lr[0] else 0
+        hint = (
+            f", it fits x{factor:.0f}" if factor == hr[1] / max(lr[1], 1) == round(factor) else ""
+        )
+        raise DataError(
+            f"{path}: is {lr[0]}x{lr[1]}; expected 1/{scale} of {hr[0]}x{hr[1]}, the size of "
+            f"{hr_path}{hint}"
+        )
+
+
+@dataclass(frozen=True)
+class ImageItem:
+    """One HR image of a set, and the LR files that the dataset pairs with it."""
+
+    key: str  # path inside the set, with '/' between folders: the same on every machine
+    path: Path
+    lr_paths: tuple[tuple[int, Path], ...] = ()  # (scale or ANY_SCALE, file)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width in HR pixels, from the file's header."""
+        return image_size(self.path)
+
+    def load(self) -> NDArray[np.uint8]:
+        """HR pixels (h,w,3); DataError as `read_image`."""
+        return read_image(self.path)
+
+    def lr_path(self, scale: int) -> Path | None:
+        """The dataset's own LR file at `scale`, None if it has none."""
+        paths = dict(self.lr_paths)
+        return paths.get(scale, paths.get(ANY_SCALE))
+
+    def load_lr(self, scale: int) -> NDArray[np.uint8] | None:
+        """The dataset's own LR image (h/scale,w/scale,3), or None if it has none at `scale`.
+
+        Raises DataError if the dataset has LR images at `scale`, but this one is missing,
+        unreadable or not of the HR size divided by `scale` (rounded either way).
+        """
+        path = self.lr_path(scale)
+        if path is None:
+            return None
+        lr = read_image(path)
+        check_lr_size(path, lr.shape[:2], self.size(), scale, self.path)
+        return lr
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with stable keys, sorted by key; nothing is read before an item's `load`."""
+
+    name: str
+    items: tuple[ImageItem, ...]
+    classes: Mapping[str, str] = field(default_factory=dict)  # key -> texture class, if known
+    lr_source: str = ""  # the folder of the set's own LR images, or why none were taken
+    low: bool = False  # by its names the set holds LR images only
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: str) -> ImageItem:
+        """The item of that key; DataError if the set has none."""
+        try:
+            return self._by_key[key]
+        except KeyError:
+            raise DataError(f"image set {self.name}: has no image {key!r}") from None
+
+    @cached_property
+    def _by_key(self) -> dict[str, ImageItem]:
+        return {item.key: item for item in self.items}
+
+    def refuse_low(self) -> None:
+        """DataError if the set's names say that its images are LR: they are no ground truth."""
+        if self.low:
+            raise DataError(
+                f"image set {self.name}: is named like low-resolution images; expected HR images "
+                "(LR images beside them are found, or given as --lr)"
+            )
+
+    def fingerprint(self, lr_scale: int | None = None) -> str:
+        """16 hex digits of the keys and contents of all HR files.
+
+        With `lr_scale` those of the set's own LR files at that scale too. Digests are kept in the
+        user's cache folder by path, size and time, so that a file is read once.
+
+        Raises DataError for a file that cannot be read.
+        """
+        files = [(item.key, item.path) for item in self.items]
+        if lr_scale is not None:
+            files += [
+                (f"{item.key} LR", path)
+                for item in self.items
+                if (path := item.lr_path(lr_scale)) is not None
+            ]
+        known = digests([path for _, path in files])
+        whole = hashlib.sha256()
+        for key, path in files:
+            whole.update(f"{key}\0{known[path]}\n".encode("utf-8", "surrogateescape"))
+        return whole.hexdigest()[:16]
