@@ -33,7 +33,7 @@ from bench import measure
 from bench.baselines import lam_torch
 from bench.baselines.networks_torch import in_torch
 from fastbg.attribution.statistics import attribution_map
-from fastbg.data.builtin import builtin_images
+from fastbg.data.builtin import example_images
 from fastbg.data.degradation import downsample
 from fastbg.models.checkpoints import WEIGHTS
 from fastbg.models.network import Network
@@ -64,7 +64,7 @@ def photograph(size: int = 64) -> Tensor:
     A real one: in flat synthetic windows the objective's derivative, difference over length, turns
     rounding errors into differences of 1e-4 between any two ways.
     """
-    hr = builtin_images()["astronaut"].load()[: 4 * size, 100 : 100 + 4 * size]
+    hr = example_images()["astronaut"].load()[: 4 * size, 100 : 100 + 4 * size]
     return torch.from_numpy(downsample(hr, 4)).permute(2, 0, 1)[None].float() / 255
 
 

@@ -19,9 +19,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from fastbg import precision
+from fastbg.backends.cpu import native
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import open_folder
 from fastbg.data.readable import readable
+from fastbg.dispatch import FAMILIES, Place, select
 from fastbg.engines.local import Job, taking_part
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
@@ -87,7 +90,8 @@ def run_experiments(
     for doubt in filter(None, (check_output(net) for net in networks.values())):
         console.print(f"warning: {doubt}", markup=False, soft_wrap=True)
     config = configuration(study)
-    with RunStore.open(Path(out), config, seeds={"seed": seed}) as store:
+    around = environment(study)
+    with RunStore.open(Path(out), config, seeds={"seed": seed}, environment=around) as store:
         return measure_all(chosen, nets, study, store, limit, console, Job.run)
 
 
@@ -104,6 +108,8 @@ def chosen_experiments(
     kinds = {kind.name: kind for kind in (*needed, *asked)}
     texts: dict[str, dict[str, str]] = {name: {} for name in kinds}
     for option, value in shared.items():
+        if not any(hasattr(kind.options_type(), option) for kind in kinds.values()):
+            raise InvalidArgument(f"--{option}", repr(value), f"none, as {[*kinds]} have no such")
         for name, kind in kinds.items():
             if hasattr(kind.options_type(), option):
                 texts[name][option] = value
@@ -141,7 +147,19 @@ def configuration(study: Study) -> dict[str, Any]:
         "device": study.device.type,
         "dtype": str(study.dtype).removeprefix("torch."),
         "backend": study.backend,
+        "precision": precision.current(),
     }
+
+
+def environment(study: Study) -> dict[str, str]:
+    """What may change the last digits of the records: recorded with them, no part of the run."""
+    place = Place(study.device, study.dtype)
+    named = study.backend != "auto"
+    backends = {study.backend} if named else {select(op, place) for op in FAMILIES}
+    found = {"operators": ", ".join(sorted(backends))}
+    if "cpu" in backends:
+        found["instruction set"] = str(native().isa())
+    return found
 
 
 def measure_all(

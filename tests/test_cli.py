@@ -125,7 +125,7 @@ def test_pooling_adds_a_row_beside_each_rcan(
     arguments = ["run", "table1", *data, *options, "--model", str(rcan), "--pooling", "10"]
     assert main([*arguments, "--limit", "3", "--out", str(out)]) == 0
     values = {}
-    for _, net, item, text in contents(out)["records"]:
+    for _, net, item, text, _ in contents(out)["records"]:
         values[net.rpartition("-")[0], "pooled" in net, item] = json.loads(text)
     items = {item for _, _, item in values}
     assert {(net, pooled) for net, pooled, _ in values} == {

@@ -66,7 +66,7 @@ def test_counts_are_the_papers_where_images_allow(study: Study) -> None:
 
 def test_built_in_images_give_both_sets() -> None:
     sets = image_sets(builtin_images())
-    assert [len(images) for images in sets.values()] == [4, 3]
+    assert [len(images) for images in sets.values()] == [24, 45]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Image files, good and bad, and the folder layouts of the field's datasets."""
 
+import hashlib
 import io
+import json
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -12,11 +15,15 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastbg.data.builtin import builtin_images
-from fastbg.data.images import ImageSet, image_size, open_folder, read_image
-from fastbg.errors import DataError
+from fastbg.data.builtin import IMAGES, builtin_images, example_images
+from fastbg.data.degradation import downsample
+from fastbg.data.digests import cache_file
+from fastbg.data.images import OST_CLASSES, ImageSet, image_size, open_folder, read_image
+from fastbg.data.readable import readable
+from fastbg.errors import DataError, InvalidArgument
 
 Pixels = NDArray[np.uint8]
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> Pixels:
@@ -395,13 +402,197 @@ class TestOpenFolder:
         assert open_folder(tmp_path).fingerprint() != one
 
 
-def test_builtin_images_need_no_download() -> None:
+def test_builtin_images_are_those_of_the_manifest() -> None:
+    """Pixels by their digests, so that no release of Pillow reads them otherwise."""
     images = builtin_images()
-    names = ["astronaut", "brick", "chelsea", "coffee", "grass", "gravel", "rocket"]
-    assert keys(images) == names
-    for item in images.items:
+    entries = json.loads((IMAGES / "manifest.json").read_text(encoding="utf-8"))
+    assert [f"{key}.webp" for key in keys(images)] == [entry["file"] for entry in entries]
+    assert set(images.classes.values()) == set(OST_CLASSES)
+    assert len(images) - len(images.classes) == 24
+    for item, entry in zip(images.items, entries, strict=True):
         pixels = item.load()
-        assert pixels.dtype == np.uint8
         assert pixels.shape == (*item.size(), 3)
-        assert min(pixels.shape[:2]) >= 256
-        assert pixels.std() > 10
+        assert hashlib.sha256(pixels.tobytes()).hexdigest() == entry["sha256_of_pixels"]
+        assert entry["origin"]
+        assert entry["licence"]
+    assert sum(item.path.stat().st_size for item in images.items) <= 8_000_000
+
+
+def test_example_images_need_no_download() -> None:
+    images = example_images()
+    assert keys(images) == ["astronaut", "chelsea", "coffee", "rocket"]
+    for item in images.items:
+        assert item.load().shape == (*item.size(), 3)
+
+
+LAYOUTS = {  # files; what is pointed at; HR key; its LR file at x4
+    "BasicSR": (
+        ["Set5/GTmod12/baby.png", "Set5/original/baby.png", "Set5/LRbicx4/baby.png"],
+        "Set5",
+        "baby.png",
+        "Set5/LRbicx4/baby.png",
+    ),
+    "BasicSR, cut": (
+        ["DIV2K_train_HR_sub/1_s001.png", "DIV2K_train_LR_bicubic/X4_sub/1_s001.png"],
+        "",
+        "1_s001.png",
+        "DIV2K_train_LR_bicubic/X4_sub/1_s001.png",
+    ),
+    "Flickr2K": (
+        ["Flickr2K_HR/000001.png", "Flickr2K_LR_bicubic/X4/000001x4.png"],
+        "Flickr2K_HR",
+        "000001.png",
+        "Flickr2K_LR_bicubic/X4/000001x4.png",
+    ),
+    "DIV2K, mild": (
+        ["DIV2K_train_HR/0801.png", "DIV2K_train_LR_mild/0801x4m.png"],
+        "",
+        "0801.png",
+        "DIV2K_train_LR_mild/0801x4m.png",
+    ),
+    "DIV2K, bicubic before unknown": (
+        ["V_HR/1.png", "V_LR_unknown/X4/1x4.png", "V_LR_bicubic/X4/1x4.png"],
+        "",
+        "1.png",
+        "V_LR_bicubic/X4/1x4.png",
+    ),
+    "RCAN": (
+        ["HR/Set5/x4/baby_HR_x4.png", "LR/LRBI/Set5/x4/baby_LRBI_x4.png"],
+        "",
+        "baby_HR_x4.png",
+        "LR/LRBI/Set5/x4/baby_LRBI_x4.png",
+    ),
+    "SwinIR": (
+        ["testsets/Set5/HR/baby.png", "testsets/Set5/LR_bicubic/X4/babyx4.png"],
+        "testsets",
+        "baby.png",
+        "testsets/Set5/LR_bicubic/X4/babyx4.png",
+    ),
+    "RealSR": (
+        ["Canon/Test/4/Canon_001_HR.png", "Canon/Test/4/Canon_001_LR4.png"],
+        "",
+        "Canon_001_HR.png",
+        "Canon/Test/4/Canon_001_LR4.png",
+    ),
+    "REDS": (
+        ["train_sharp/000/0001.png", "train_sharp_bicubic/X4/000/0001.png"],
+        "train_sharp",
+        "000/0001.png",
+        "train_sharp_bicubic/X4/000/0001.png",
+    ),
+    "gt, lq": (["gt/a.png", "lq/a.png"], "", "a.png", "lq/a.png"),
+    "target, input": (["target/a.png", "input/a.png"], "", "a.png", "input/a.png"),
+    "HR, LR_x4": (["HR/a.png", "LR_x4/a.png", "LR_x2/a.png"], "", "a.png", "LR_x4/a.png"),
+    "HR above LR": (["a.png", "LRbicx4/a.png"], "", "a.png", "LRbicx4/a.png"),
+    "one folder": (["a.png", "ax4.png"], "", "a.png", "ax4.png"),
+    "subfolders": (["HR/b/1.png", "LR/b/1.png"], "", "b/1.png", "LR/b/1.png"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_the_field(tmp_path: Path, layout: str) -> None:
+    files, pointed_at, key, lr = LAYOUTS[layout]
+    for file in files:
+        save(tmp_path / file)
+    images = open_folder(tmp_path / pointed_at)
+    assert keys(images) == [key]
+    assert images.items[0].lr_path(4) == tmp_path / lr
+    assert not images.low
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["HR/a.png", "LR/a.png", "LR/a.jpg"], "both named like the LR image of a.png"),
+        (["Set5/HR/a.png", "Set14/HR/a.png"], r"more than one dataset \(Set14, Set5\)"),
+        (["Canon/Test/4/a_HR.png", "Nikon/Test/4/a_HR.png"], "more than one dataset"),
+        (["HR/a.png", "more/b.png"], "beside other images"),
+    ],
+)
+def test_what_is_unclear_is_refused(tmp_path: Path, files: list[str], said: str) -> None:
+    for file in files:
+        save(tmp_path / file)
+    with pytest.raises(DataError, match=said):
+        open_folder(tmp_path)
+
+
+def test_low_resolution_images_are_no_ground_truth(tmp_path: Path) -> None:
+    for name in ("DIV2K_valid_LR_bicubic/X4/0801x4.png", "only/a_LR4.png"):
+        images = open_folder(save(tmp_path / name).parent)
+        assert images.low
+        with pytest.raises(DataError, match="named like low-resolution images"):
+            images.refuse_low()
+    assert not open_folder(save(tmp_path / "photos/redbox2.png").parent).low
+    assert not open_folder(save(tmp_path / "input/a.png").parent).low
+
+
+def test_other_lr_names_are_told_by_a_template(tmp_path: Path) -> None:
+    save(tmp_path / "hr/a.png")
+    save(tmp_path / "lr/a-small4.png")
+    images = open_folder(tmp_path, "{}-small{scale}")
+    assert images.items[0].lr_path(4) == tmp_path / "lr/a-small4.png"
+    assert open_folder(tmp_path).items[0].lr_path(4) is None
+    with pytest.raises(InvalidArgument, match="lr_name: got 'small'"):
+        open_folder(tmp_path, "small")
+
+
+def test_what_systems_leave_behind_and_special_files_are_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    for name in ("@eaDir/b.png", "#recycle/b.png", "lost+found/b.png", "__MACOSX/b.png", "._b.png"):
+        save(tmp_path / name)
+    os.mkfifo(tmp_path / "c.png")
+    assert keys(open_folder(tmp_path)) == ["a.png"]
+    (tmp_path / "d.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"d\.png: is a link to nothing"):
+        open_folder(tmp_path)
+
+
+def test_the_fingerprint_is_of_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where name, size and time are equal, and with a cache that is damaged."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "set/a.bmp"
+    seen = []
+    for seed in range(3):
+        save(file, seed=seed)
+        os.utime(file, ns=(10**18, 10**18))
+        images = open_folder(tmp_path / "set")
+        assert images.fingerprint() == images.fingerprint()
+        seen.append(images.fingerprint())
+    assert len(set(seen)) == 3
+    cache_file().parent.mkdir(parents=True, exist_ok=True)
+    cache_file().write_bytes(b"no database")
+    assert open_folder(tmp_path / "set").fingerprint() == seen[-1]
+
+
+def test_bad_files_are_listed_before_work_or_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(encoded(noise(8, 8), "PNG")[:-40])
+    (tmp_path / "c.png").write_text("no image")
+    images = open_folder(tmp_path)
+    with pytest.raises(DataError, match=r"2 of 3 images cannot be read; --skip-bad") as caught:
+        readable(images)
+    assert "b.png" in str(caught.value)
+    assert "c.png" in str(caught.value)
+    said: list[str] = []
+    assert keys(readable(images, skip_bad=True, say=said.append)) == ["a.png"]
+    assert "2 of 3" in said[0]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match="2 of 2 images cannot be read"):
+        readable(open_folder(tmp_path), skip_bad=True)
+
+
+def test_matlabs_own_files_are_equalled_on_every_value() -> None:
+    """Corners of Set5's images and of what MATLAB's imresize made of the whole images."""
+    stored = np.load(GOLDEN / "imresize.npz")
+    for scale in (2, 3, 4):
+        hr, lr = stored[f"hr_x{scale}"], stored[f"lr_x{scale}"]
+        made = downsample(hr, scale)[: lr.shape[0], : lr.shape[1]]
+        np.testing.assert_array_equal(made, lr)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_pillows_resize_is_equalled_on_every_value(scale: int) -> None:
+    hr = noise(24, 36)
+    size = (36 // scale, 24 // scale)
+    expected = np.array(Image.fromarray(hr).resize(size, Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(downsample(hr, scale, "pil"), expected)

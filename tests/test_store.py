@@ -1,7 +1,6 @@
 """The run store: exact values, one writer, resuming after kill -9, and errors that help."""
 
 import csv
-import json
 import math
 import os
 import resource
@@ -22,6 +21,7 @@ import pytest
 
 from fastbg.errors import InvalidArgument, RunStoreError
 from fastbg.results import Record, RunStore
+from fastbg.results.store import checksum
 
 CONFIG = {"models": ["edsr"], "scale": 4, "lam": {"steps": 50}}
 ODD_FLOATS = [math.pi, 1 / 3, -0.0, 5e-324, 1.7976931348623157e308, 1e23, math.inf, -math.inf]
@@ -142,6 +142,50 @@ class TestArrays:
                 store.put_array("lam", "edsr", "i", "map", np.ones(3))
 
 
+def read_all(store: RunStore) -> tuple[object, ...]:
+    values = store.records()[0].values
+    array = store.array("e", "m", "i", "map").tolist()
+    return store.config, store.remember("plan", list), values, array
+
+
+class TestChecksums:
+    """What was changed in the file behind fastbg's back is named, and never shown as a result."""
+
+    CHANGES = (
+        ("UPDATE records SET vals = replace(vals, '1.25', '1.35')", r"record \('e', 'm', 'i'\)"),
+        ("UPDATE records SET vals = 'no JSON'", r"record \('e', 'm', 'i'\)"),
+        ("UPDATE records SET item = 'j'", r"record \('e', 'm', 'j'\)"),
+        ("UPDATE arrays SET data = zeroblob(24)", r"array \('e', 'm', 'i', 'map'\)"),
+        ("UPDATE arrays SET shape = '[1, 3]'", r"array \('e', 'm', 'i', 'map'\)"),
+        ("UPDATE meta SET value = '{}' WHERE key = 'config'", "what it says of config"),
+        ("UPDATE meta SET value = '[2]' WHERE key = 'remember plan'", "what it says of plan"),
+        ("DELETE FROM meta WHERE key = 'config'", "what it says of config"),
+    )
+
+    @pytest.mark.parametrize(("change", "named"), CHANGES)
+    def test_a_change_is_named(self, tmp_path: Path, change: str, named: str) -> None:
+        with RunStore.open(tmp_path, CONFIG) as store, store.transaction():
+            store.remember("plan", lambda: [1])
+            store.put("e", "m", "i", {"psnr": 1.25})
+            store.put_array("e", "m", "i", "map", np.ones(3))
+        with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+            assert connection.execute(change).rowcount == 1
+        with RunStore.read(tmp_path) as store, pytest.raises(RunStoreError, match=named):
+            read_all(store)
+
+    def test_an_unchanged_run_is_read(self, tmp_path: Path) -> None:
+        with RunStore.open(tmp_path, CONFIG) as store, store.transaction():
+            store.remember("plan", lambda: [1])
+            store.put("e", "m", "i", {"psnr": 1.25})
+            store.put_array("e", "m", "i", "map", np.ones(3))
+        with RunStore.read(tmp_path) as store:
+            assert read_all(store) == (CONFIG, [1], {"psnr": 1.25}, [1, 1, 1])
+
+    def test_parts_of_a_checksum_do_not_run_together(self) -> None:
+        assert checksum("ab", "c") != checksum("a", "bc")
+        assert checksum("a") != checksum("a", "")
+
+
 class TestWhatTheRunIs:
     def test_identity_is_stored_and_a_resumed_run_keeps_it(self, tmp_path: Path) -> None:
         manifest = {"sub_images": [{"item": "a", "y": 0}]}
@@ -151,7 +195,7 @@ class TestWhatTheRunIs:
                 assert store.seeds == {"draw": 3}
                 assert store.manifest == manifest
                 assert len(store.versions) == 1
-                names = {"fastbg", "torch", "numpy", "python", "platform"}
+                names = {"fastbg", "torch", "numpy", "scipy", "pillow", "python", "platform"}
                 assert set(store.versions[0]) == names
 
     def test_another_configuration_is_refused_by_key(self, tmp_path: Path) -> None:
@@ -173,14 +217,12 @@ class TestWhatTheRunIs:
         RunStore.open(tmp_path, CONFIG, seeds={"draw": 3}).close()  # unharmed, and not locked
 
     def test_other_versions_are_added(self, tmp_path: Path) -> None:
-        RunStore.open(tmp_path, CONFIG).close()
-        old = json.dumps([{"torch": "1.0"}])
-        with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
-            connection.execute("UPDATE meta SET value = ? WHERE key = 'versions'", (old,))
+        RunStore.open(tmp_path, CONFIG, environment={"instruction set": "avx2"}).close()
         for _ in range(2):
-            with RunStore.open(tmp_path, CONFIG) as store:
-                assert store.versions[0] == {"torch": "1.0"}
-                assert len(store.versions) == 2
+            around = {"instruction set": "avx512"}
+            with RunStore.open(tmp_path, CONFIG, environment=around) as store:
+                sets = [versions["instruction set"] for versions in store.versions]
+                assert sets == ["avx2", "avx512"]
 
     def test_remember_draws_once(self, tmp_path: Path) -> None:
         draws = iter([[1, 2], [3, 4]])
@@ -362,15 +404,15 @@ class TestBadFolders:
                 with RunStore.read(folder) as store:
                     assert store.done("e", "m") == {"i"}
 
-    @pytest.mark.parametrize("schema", [0, 2])
+    @pytest.mark.parametrize("schema", [1, 3])
     def test_a_store_of_another_schema(self, tmp_path: Path, schema: int) -> None:
         RunStore.open(tmp_path, CONFIG).close()
         with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection:
             connection.execute(f"PRAGMA user_version = {schema}")
-        age = "a newer" if schema == 2 else "an older"
+        age = "a newer" if schema == 3 else "an older"
         with pytest.raises(RunStoreError, match=f"has schema {schema}, written by {age} fastbg"):
             RunStore.open(tmp_path, CONFIG)
-        with pytest.raises(RunStoreError, match="expects schema 1"):
+        with pytest.raises(RunStoreError, match="expects schema 2"):
             RunStore.read(tmp_path)
 
     def test_a_database_of_another_program_is_left_alone(self, tmp_path: Path) -> None:

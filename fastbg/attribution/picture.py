@@ -137,7 +137,8 @@ def result_figure(result: AttributionResult, index: int | tuple[int, ...] = 0) -
 
 def _show(axis: Axes, image: Pixels, title: str) -> None:
     axis.imshow(image, interpolation="nearest")
-    axis.set_title(title, fontsize="medium")
+    # A network may be called "$x$": names are no formulas.
+    axis.set_title(title, fontsize="medium", parse_math=False)
 
 
 def _mark(axis: Axes, window: Sequence[int]) -> None:

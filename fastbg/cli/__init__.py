@@ -1,7 +1,12 @@
 """The command `fastbg`: run, report, attribute, evaluate, train, info."""
 
 import argparse
-from collections.abc import Sequence
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from rich.console import Console
 
@@ -10,22 +15,51 @@ from fastbg.attribution import command as attribute
 from fastbg.cli import evaluate, info, report, run, train
 from fastbg.errors import FastbgError
 
+STOPPED = 130  # exit status after Ctrl-C, as shells have it
 COMMANDS = (run, report, attribute, evaluate, train, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 2 for errors of the user's making, 130 after Ctrl-C."""
+    """Exit code: 0, 2 for errors of the user's making, 130 after Ctrl-C or SIGTERM."""
     options = parser().parse_args(arguments)
     try:
-        options.command(options)
+        with interruptible():
+            options.command(options)
     except FastbgError as error:
         Console(stderr=True).print(f"fastbg: {error}", style="red", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         hint = getattr(options, "resume_hint", "")
         Console(stderr=True).print(f"\nstopped. {hint}".rstrip(), markup=False, soft_wrap=True)
-        return 130
+        return STOPPED
     return 0
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop in good order; a second one stops at once.
+
+    What is stored is on disk already, so that nothing but the order is lost.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def at_once(number: int, frame: FrameType | None) -> None:
+        os._exit(STOPPED)
+
+    def in_order(number: int, frame: FrameType | None) -> None:
+        for each in signals:
+            signal.signal(each, at_once)
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(each, in_order) for each in signals]
+    try:
+        yield
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
 
 
 def parser() -> argparse.ArgumentParser:

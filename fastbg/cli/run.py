@@ -40,6 +40,7 @@ from fastbg.running import (
     chosen_experiments,
     common_scale,
     configuration,
+    environment,
     measure_all,
 )
 
@@ -128,7 +129,12 @@ def run(arguments: argparse.Namespace) -> None:
     config = configuration(study) | {"device": device.type}
     console.print(described(images, study.scale, kernel=arguments.kernel or "matlab"), markup=False)
     with (
-        RunStore.open(arguments.out, config, seeds={"seed": arguments.seed}) as store,
+        RunStore.open(
+            arguments.out,
+            config,
+            seeds={"seed": arguments.seed},
+            environment=environment(study),
+        ) as store,
         engine(arguments, nets, study, console) as execute,
     ):
         path = measure_all(chosen, nets, study, store, arguments.limit, console, execute)

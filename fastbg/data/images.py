@@ -85,7 +85,10 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
     low = [file for file in files if file.name is not None and file.name.role == "lr"]
     plain = [file for file in files if file.name is None]
     if not high and not low:
-        return _plain_set(root, plain, lr_name)
+        # DIV2K_valid_LR_bicubic/X4 itself says only a scale.
+        above = layouts.folder_name(root.parent.name) if layouts.scale_of([root.name]) else None
+        low_folder = above is not None and above.role == "lr"
+        return replace(_plain_set(root, plain, lr_name), low=low_folder)
     if not high and not plain:
         return replace(_image_set(root.name, root, [file.path for file in low]), low=True)
     if not high:

@@ -137,7 +137,23 @@ def section(store: RunStore, experiment: Experiment) -> Section | None:
 def report(store: RunStore) -> Path:
     """Write the report of all that the run has measured; the path of report.html."""
     sections = [section(store, experiment) for experiment in stored_experiments(store)]
-    return write_report(store.folder, [s for s in sections if s is not None], about(store))
+    found = [s for s in sections if s is not None]
+    return write_report(store.folder, found, about(store), unfinished(store))
+
+
+def unfinished(store: RunStore) -> list[str]:
+    """What the run has planned and not measured: "swap: rcan 3 of 20 items"."""
+    labels = [name.removeprefix("network ") for name in store.remembered("network ")]
+    found = []
+    for name, kind in EXPERIMENTS.items():
+        if not store.remembered(f"options {name}"):
+            continue
+        planned = len(_stored(store, f"plan {(kind.uses or kind).name}"))
+        for label in labels if kind.networks else [NO_NETWORK.label]:
+            done = len(store.done(name, label))
+            if done < planned:
+                found.append(f"{name}: {label} {done} of {planned} items")
+    return found
 
 
 def about(store: RunStore) -> dict[str, str]:
@@ -155,7 +171,8 @@ def about(store: RunStore) -> dict[str, str]:
         "seed": str(store.seeds["seed"]),
         "magnification": f"x{config['scale']}",
         "ran on": f"{config['device']}, {config['dtype']}, operators {config['backend']}",
-        "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
+        "versions": ", ".join(f"{name} {value}" for name, value in versions.items())
+        + (", others before" if len(store.versions) > 1 else ""),
     }
 
 

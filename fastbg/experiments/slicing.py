@@ -38,7 +38,7 @@ class SlicingOptions(Options):
     """Sizes in HR pixels."""
 
     tile: int = 64  # side of a slice; images are cropped to a multiple of it
-    count: int = 100  # images at most
+    count: int = 60  # images at most, spread over the set
     # What is cut: the network's input ("lr"), or the HR image, whose slices are then down-sampled
     # one by one ("hr").
     domain: Literal["lr", "hr"] = "lr"
@@ -68,10 +68,13 @@ class Slicing(Experiment):
     def plan(self, study: Study) -> list[Item]:
         """Whole images, cropped to full slices."""
         o, scale = self.options, study.scale
+        o.check_pairing(self.name)
         if o.tile < 2 * scale or o.tile % (2 * scale):
             raise InvalidArgument("slicing.tile", o.tile, f"a positive multiple of {2 * scale}")
         items = []
-        for image in study.images.items[: o.count]:
+        count = min(o.count, len(study.images))
+        for i in range(count):
+            image = study.images.items[i * len(study.images) // count]  # of the whole set
             height, width = image.size()
             rows, columns = height // o.tile, width // o.tile
             if rows * columns < 2:

@@ -52,8 +52,8 @@ VIEW = 3  # side of a picture, in sides of the foreground
 class SwapOptions(GroupOptions):
     """Fewer than the paper's, so that it takes a minute; its size is groups=100 backgrounds=100."""
 
-    groups: int = 40
-    backgrounds: int = 32
+    groups: int = 24
+    backgrounds: int = 20
     most: float = 0.5  # C3: a larger share of the foregrounds than this is best in its own
 
 

@@ -77,11 +77,17 @@ def anchor(section: Section, number: int) -> str:
     return f"{section.name}-claim-{number}"
 
 
-def write_report(folder: Path, sections: Sequence[Section], about: Mapping[str, Any]) -> Path:
+def write_report(
+    folder: Path,
+    sections: Sequence[Section],
+    about: Mapping[str, Any],
+    unfinished: Sequence[str] = (),
+) -> Path:
     """Write report.html, figures/*.png, figures/*.pdf and tables/*.csv; the path of the first.
 
-    `about` says what was run on what: label -> text. Pictures in the page are made smaller until
-    it has at most 20 MB. Raises RunStoreError if `folder` cannot be written.
+    `about` says what was run on what: label -> text; `unfinished` what the run still lacks.
+    Pictures in the page are made smaller until it has at most 20 MB. Raises RunStoreError if
+    `folder` cannot be written.
     """
     try:
         for name in ("figures", "tables"):
@@ -93,7 +99,7 @@ def write_report(folder: Path, sections: Sequence[Section], about: Mapping[str, 
                 _replace(folder / "tables" / f"{table.name}.csv", csv_text(table))
         report = folder / "report.html"
         for side in SIDES:
-            page = html(sections, about, side)
+            page = html(sections, about, side, unfinished)
             if len(page.encode()) <= LIMIT:
                 break
         _replace(report, page)
@@ -105,7 +111,12 @@ def write_report(folder: Path, sections: Sequence[Section], about: Mapping[str, 
     return report
 
 
-def html(sections: Sequence[Section], about: Mapping[str, Any], side: int = SIDES[0]) -> str:
+def html(
+    sections: Sequence[Section],
+    about: Mapping[str, Any],
+    side: int = SIDES[0],
+    unfinished: Sequence[str] = (),
+) -> str:
     """The page, its pictures at most `side` pixels wide and high.
 
     Names of files and networks are not trusted: all text is escaped.
@@ -135,6 +146,7 @@ def html(sections: Sequence[Section], about: Mapping[str, Any], side: int = SIDE
         claims=CLAIMS,
         anchor=anchor,
         about=about,
+        unfinished=unfinished,
         signs=SIGNS,
         style=Markup(style),  # noqa: S704  # nosec B704
     )

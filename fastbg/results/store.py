@@ -7,6 +7,7 @@ committed was never there. The same command then opens the store again, asks `do
 import csv
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -31,19 +32,24 @@ from fastbg.errors import InvalidArgument, RunStoreError
 Value: TypeAlias = float | int | str | None
 Json: TypeAlias = Any  # dicts with string keys, lists, strings, numbers, booleans, None
 
-SCHEMA = 1
+SCHEMA = 2
 _APPLICATION_ID = 0x46_42_47_31  # "FBG1" in the file's header: `file run.sqlite` shows it
 _TABLES = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) "
+    "WITHOUT ROWID",
     # `vals` is a JSON object: Python writes every float with as many digits as it takes to read
     # the same bits back, and NaN, which SQLite would turn into NULL in a REAL column.
     """CREATE TABLE records (
         experiment TEXT NOT NULL, model TEXT NOT NULL, item TEXT NOT NULL, vals TEXT NOT NULL,
-        PRIMARY KEY (experiment, model, item)) WITHOUT ROWID""",
+        checksum BLOB NOT NULL, PRIMARY KEY (experiment, model, item)) WITHOUT ROWID""",
     """CREATE TABLE arrays (
         experiment TEXT NOT NULL, model TEXT NOT NULL, item TEXT NOT NULL, name TEXT NOT NULL,
         dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL,
-        PRIMARY KEY (experiment, model, item, name))""",
+        checksum BLOB NOT NULL, PRIMARY KEY (experiment, model, item, name))""",
+)
+_ARRAY = (
+    "SELECT dtype, shape, data, checksum FROM arrays "
+    "WHERE experiment = ? AND model = ? AND item = ? AND name = ?"
 )
 _EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it becomes the name of a CSV file
 
@@ -75,13 +81,15 @@ class RunStore:
         *,
         seeds: Mapping[str, int] | None = None,
         manifest: Json = None,
+        environment: Mapping[str, str] | None = None,
     ) -> "RunStore":
         """Create the run of this `config` in `folder`, or resume it.
 
         `config` holds all that decides the records, as JSON values; so do `seeds` and `manifest`.
         What belongs to one experiment only is better stored with `remember`. The versions of
-        fastbg, torch, numpy, Python and the platform are stored too; resuming under others is
-        allowed and adds to `versions`.
+        fastbg, torch, numpy, scipy, Pillow, Python and the platform, and `environment` (what else
+        may change the last digits), are stored too; resuming under others is allowed and adds to
+        `versions`.
 
         Raises RunStoreError if the folder holds a run of another configuration (naming each key
         that differs), another process has it open, or it cannot be written.
@@ -98,7 +106,8 @@ class RunStore:
         store = cls(path, connection, lock)
         try:
             store._prepare()
-            store._settle({"config": config, "seeds": dict(seeds or {}), "manifest": manifest})
+            identity = {"config": config, "seeds": dict(seeds or {}), "manifest": manifest}
+            store._settle(identity, environment or {})
         except BaseException:
             store.close()
             raise
@@ -180,12 +189,15 @@ class RunStore:
         of one experiment.
         """
         key = f"remember {name}"
-        found = self._rows("SELECT value FROM meta WHERE key = ?", key)
-        if not found:
-            text = _dumps(name, make())
-            self._write("INSERT INTO meta VALUES (?, ?)", key, text)
-            found = [(text,)]
-        return json.loads(found[0][0])
+        if not self._rows("SELECT 1 FROM meta WHERE key = ?", key):
+            self._put_meta(key, _dumps(name, make()))
+        return self._meta(key)
+
+    def remembered(self, prefix: str) -> list[str]:
+        """The names under which `remember` has stored values, of those that begin so."""
+        rows = self._rows("SELECT key FROM meta ORDER BY key")
+        names = [key.removeprefix("remember ") for (key,) in rows if key.startswith("remember ")]
+        return [name for name in names if name.startswith(prefix)]
 
     # Records.
 
@@ -216,14 +228,11 @@ class RunStore:
         _check_key(experiment, model, item)
         key = (experiment, model, item, name)
         new = (array.dtype.str, json.dumps(array.shape), array.tobytes())
-        old = self._rows(
-            "SELECT dtype, shape, data FROM arrays "
-            "WHERE experiment = ? AND model = ? AND item = ? AND name = ?",
-            *key,
-        )
+        old = self._rows(_ARRAY, *key)
         if not old:
-            self._write("INSERT INTO arrays VALUES (?, ?, ?, ?, ?, ?, ?)", *key, *new)
-        elif old[0] != new:
+            row = (*key, *new)
+            self._write("INSERT INTO arrays VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *row, checksum(*row))
+        elif old[0][:3] != new:
             raise RunStoreError(f"{self.folder}: array {key} is already stored with other contents")
 
     @contextmanager
@@ -255,13 +264,25 @@ class RunStore:
     def records(self, experiment: str | None = None, model: str | None = None) -> list[Record]:
         """Records, of one experiment or model or of all, sorted by experiment, model and item."""
         rows = self._rows(
-            "SELECT experiment, model, item, vals FROM records "
+            "SELECT experiment, model, item, vals, checksum FROM records "
             "WHERE experiment = ifnull(?, experiment) AND model = ifnull(?, model) "
             "ORDER BY experiment, model, item",
             experiment,
             model,
         )
-        return [Record(e, m, item, json.loads(values)) for e, m, item, values in rows]
+        return [Record(e, m, item, self._values(e, m, item, *rest)) for e, m, item, *rest in rows]
+
+    def _values(self, experiment: str, model: str, item: str, text: str, stored: bytes) -> Any:
+        """The values of a record, which must be those that were stored."""
+        if checksum(experiment, model, item, text) != stored:
+            raise self._changed(f"record {(experiment, model, item)}")
+        return json.loads(text)
+
+    def _changed(self, what: str) -> RunStoreError:
+        return RunStoreError(
+            f"{self.folder}: {what} is not what was stored (its checksum differs): the file was "
+            "changed or damaged; use a copy of it, or measure again in another folder"
+        )
 
     def arrays(self, experiment: str, model: str) -> set[tuple[str, str]]:
         """Item and name of each stored array."""
@@ -272,18 +293,13 @@ class RunStore:
 
     def array(self, experiment: str, model: str, item: str, name: str) -> NDArray[Any]:
         """What `put_array` stored; RunStoreError if it stored nothing there."""
-        rows = self._rows(
-            "SELECT dtype, shape, data FROM arrays "
-            "WHERE experiment = ? AND model = ? AND item = ? AND name = ?",
-            experiment,
-            model,
-            item,
-            name,
-        )
+        key = (experiment, model, item, name)
+        rows = self._rows(_ARRAY, *key)
         if not rows:
-            key = (experiment, model, item, name)
             raise RunStoreError(f"{self.folder}: no array is stored as {key}")
-        dtype, shape, data = rows[0]
+        dtype, shape, data, stored = rows[0]
+        if checksum(*key, dtype, shape, data) != stored:
+            raise self._changed(f"array {key}")
         return np.frombuffer(data, dtype).reshape(json.loads(shape)).copy()
 
     def export_csv(self, folder: str | os.PathLike[str]) -> list[Path]:
@@ -327,13 +343,14 @@ class RunStore:
                 )
         key = (record.experiment, record.model, record.item)
         old = self._rows(
-            "SELECT vals FROM records WHERE experiment = ? AND model = ? AND item = ?", *key
+            "SELECT vals, checksum FROM records WHERE experiment = ? AND model = ? AND item = ?",
+            *key,
         )
         if not old:
-            text = _dumps("values", dict(record.values))
-            self._write("INSERT INTO records VALUES (?, ?, ?, ?)", *key, text)
+            row = (*key, _dumps("values", dict(record.values)))
+            self._write("INSERT INTO records VALUES (?, ?, ?, ?, ?)", *row, checksum(*row))
             return
-        differing = _differences(json.loads(old[0][0]), dict(record.values))
+        differing = _differences(self._values(*key, *old[0]), dict(record.values))
         if differing:
             raise RunStoreError(
                 f"{self.folder}: record {key} is already stored with other values: "
@@ -366,24 +383,24 @@ class RunStore:
                 f"{fastbg.__version__} expects schema {SCHEMA}: choose another folder"
             )
 
-    def _settle(self, identity: Mapping[str, Json]) -> None:
+    def _settle(self, identity: Mapping[str, Json], environment: Mapping[str, str]) -> None:
         """Store what the run is, or compare it with what is stored."""
         texts = {key: _dumps(key, value) for key, value in identity.items()}
         versions = {
             "fastbg": fastbg.__version__,
             "torch": torch.__version__,
-            "numpy": version("numpy"),
+            **{name: version(name) for name in ("numpy", "scipy", "pillow")},
             "python": platform.python_version(),
             "platform": platform.platform(),
+            **environment,
         }
         with self.transaction():
-            stored = dict(self._rows("SELECT key, value FROM meta"))
-            if not stored:
+            if not self._rows("SELECT 1 FROM meta"):
                 texts["versions"] = json.dumps([versions])
                 for key, text in texts.items():
-                    self._write("INSERT INTO meta VALUES (?, ?)", key, text)
+                    self._put_meta(key, text)
                 return
-            old = {key: json.loads(stored[key]) for key in texts}
+            old = {key: self._meta(key) for key in texts}
             differing = _differences(old, {key: json.loads(text) for key, text in texts.items()})
             if differing:
                 raise RunStoreError(
@@ -391,13 +408,19 @@ class RunStore:
                     + _listed(differing)
                     + ". Repeat that configuration to resume it, or choose another folder"
                 )
-            known = json.loads(stored["versions"])
+            known = self._meta("versions")
             if versions not in known:
-                text = json.dumps([*known, versions])
-                self._write("UPDATE meta SET value = ? WHERE key = 'versions'", text)
+                self._put_meta("versions", json.dumps([*known, versions]))
 
     def _meta(self, key: str) -> Json:
-        return json.loads(self._rows("SELECT value FROM meta WHERE key = ?", key)[0][0])
+        rows = self._rows("SELECT value, checksum FROM meta WHERE key = ?", key)
+        if not rows or checksum(key, rows[0][0]) != rows[0][1]:
+            raise self._changed(f"what it says of {key.removeprefix('remember ')}")
+        return json.loads(rows[0][0])
+
+    def _put_meta(self, key: str, text: str) -> None:
+        row = (key, text, checksum(key, text))
+        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", *row)
 
     def _rows(self, query: str, *values: Value) -> list[Any]:
         with _reported(self.folder):
@@ -409,6 +432,15 @@ class RunStore:
 
     def _execute(self, statement: str) -> None:
         self._write(statement)
+
+
+def checksum(*parts: str | bytes) -> bytes:
+    """16 bytes that change with any of `parts`, or where one ends and the next begins."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else bytes(part)
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.digest()
 
 
 def _check_key(experiment: str, model: str, item: str) -> None:

@@ -1,5 +1,6 @@
 """C++ with OpenMP (csrc/cpu), compiled per instruction set and chosen at run time."""
 
+import os
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -9,8 +10,14 @@ import torch
 
 @cache
 def native() -> ModuleType:
-    """The compiled module; raises ImportError where it was not built."""
-    return import_module("fastbg._cpu")
+    """The compiled module; raises ImportError where it was not built.
+
+    A forked child has none of its parent's OpenMP threads, and would wait for them for ever: it
+    computes on one thread, as PyTorch's own workers do.
+    """
+    module = import_module("fastbg._cpu")
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+    return module
 
 
 def unavailable(device: torch.device) -> str | None:

@@ -1,0 +1,54 @@
+"""Is a built-in image part of a training image? Prints the closest pairs.
+
+    python bench/check_overlap.py TRAINING_DIR
+
+Each built-in image is sought in each training image by normalised cross-correlation, both shrunk to
+a quarter, the built-in one also to further sizes. The same scene gives above 0.9; different
+photographs of grass, sky or brick stay well below.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.feature import match_template
+
+from fastbg.data.builtin import builtin_images
+from fastbg.data.images import open_folder
+from fastbg.data.sets import ImageItem
+
+SAME = 0.85
+SIZES = (1.0, 0.8, 0.64, 0.5)
+
+
+def main() -> None:
+    """Print the ten closest pairs; exit status 1 if one is the same scene."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("training", type=Path)
+    training = [(i.key, small(i, 0.25)) for i in open_folder(parser.parse_args().training).items]
+    found = []
+    for item in builtin_images().items:
+        sought = [small(item, 0.25 * size) for size in SIZES]
+        for key, image in training:
+            fitting = [
+                s for s in sought if s.shape[0] <= image.shape[0] and s.shape[1] <= image.shape[1]
+            ]
+            best = max((float(match_template(image, s).max()) for s in fitting), default=0.0)
+            found.append((best, item.key, key))
+    found.sort(reverse=True)
+    for best, ours, theirs in found[:10]:
+        print(f"{best:.3f}  {ours}  {theirs}")
+    raise SystemExit(1 if found[0][0] > SAME else 0)
+
+
+def small(item: ImageItem, factor: float) -> NDArray[np.float32]:
+    """Grey levels, shrunk."""
+    image = Image.fromarray(item.load()).convert("L")
+    size = tuple(max(1, round(side * factor)) for side in image.size)
+    return np.asarray(image.resize(size, Image.Resampling.BOX), dtype=np.float32)
+
+
+if __name__ == "__main__":
+    main()
