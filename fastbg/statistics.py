@@ -83,6 +83,10 @@ class Interval:
         """Of minus the value."""
         return Interval(-self.value, -self.high, -self.low, self.photographs)
 
+    def clipped(self, low: float, high: float) -> "Interval":
+        """Its ends no farther than `low` and `high`, which the quantity cannot pass."""
+        return Interval(self.value, max(self.low, low), min(self.high, high), self.photographs)
+
     @property
     def known(self) -> bool:
         """Whether it has ends: one photograph says nothing about others."""

@@ -187,3 +187,15 @@ class TestCommand:
         words = {"--model": "net", "--out": "figure.png", **change}
         with pytest.raises(InvalidArgument, match=message):
             self.run("lr.png", "--window", *WINDOW, *(w for pair in words.items() for w in pair))
+
+
+def test_an_image_without_structure_has_a_picture_too(tmp_path: Path) -> None:
+    """And a network may be called like a formula that Matplotlib cannot read."""
+    net = EDSR(features=4, blocks=1).eval()
+    image = torch.zeros(3, 12, 12)
+    panels = picture.explain(image, {"$\\bad{$": net}, (0, 0, 16), n_steps=2)
+    drawn = picture.figure(image, panels, (0, 0, 16), 4)
+    drawn.savefig(tmp_path / "a.png")
+    texts = [axis.get_xlabel() for axis in drawn.axes] + [axis.get_title() for axis in drawn.axes]
+    assert "nothing attributed" in texts
+    assert "$\\bad{$" in texts

@@ -60,7 +60,7 @@ def density_over(image: Pixels, map_: NDArray[Any], scale: int) -> Pixels:
     height, width = map_.shape
     size = (width * scale, height * scale)
     below = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    blend: Pixels = (0.5 * below + 0.5 * heat(kde_density(map_), scale)).round().astype(np.uint8)
+    blend: Pixels = (0.5 * below + 0.5 * heat(_density(map_), scale)).round().astype(np.uint8)
     return blend
 
 
@@ -109,7 +109,7 @@ def figure(image: Tensor, panels: Sequence[Panel], window: Sequence[int], scale:
         _show(axes[1, column], density_over(lr, panel.map, scale), "")
         _mark(axes[1, column], window)
         _show(axes[2, column], panel.sr[view], "")
-        axes[2, column].set_xlabel(f"DI {panel.diffusion_index:.2f}")
+        axes[2, column].set_xlabel(_spread(panel.map, panel.diffusion_index))
     for row, text in enumerate(("attribution", "density", "SR"), start=0):
         if columns > 1:
             axes[row, 1].set_ylabel(text)
@@ -131,8 +131,18 @@ def result_figure(result: AttributionResult, index: int | tuple[int, ...] = 0) -
     _show(axes[1], heat(map_), "attribution")
     _show(axes[2], density_over(lr, map_, result.scale), "density")
     _mark(axes[2], window)
-    axes[1].set_xlabel(f"DI {float(result.diffusion_index[index]):.2f}")
+    axes[1].set_xlabel(_spread(map_, float(result.diffusion_index[index])))
     return drawn
+
+
+def _density(map_: NDArray[np.float32]) -> NDArray[np.float64]:
+    """`kde_density`, and nothing for a map of zeros: that of an image without any structure."""
+    return kde_density(map_) if map_.any() else np.zeros(map_.shape)
+
+
+def _spread(map_: NDArray[np.float32], diffusion_index: float) -> str:
+    """The diffusion index, which a map of zeros has none of."""
+    return f"DI {diffusion_index:.2f}" if map_.any() else "nothing attributed"
 
 
 def _show(axis: Axes, image: Pixels, title: str) -> None:

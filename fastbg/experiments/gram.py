@@ -164,7 +164,7 @@ class Gram(Experiment):
 
     def mean(self, values: Rows, part: Measured) -> Interval:
         """Mean over foregrounds, interval over images."""
-        return mean_interval(values, part.sources)
+        return mean_interval(values, part.sources).clipped(-1, 1)
 
     def no_clear_relation(
         self, part: Measured, name: str, within: Interval, across: Interval
@@ -209,7 +209,9 @@ class Gram(Experiment):
     def entry(self, rho: Rows, result: Measured, known: Bools, held: Bools) -> "Entry":
         """Means of `rho` (n) over both halves."""
         sources_held = [s for s, chosen in zip(result.sources, held, strict=True) if chosen]
-        return Entry(float(rho[known].mean()), mean_interval(rho[held], sources_held))
+        return Entry(
+            float(rho[known].mean()), mean_interval(rho[held], sources_held).clipped(-1, 1)
+        )
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
         """All composites, across and within foregrounds; then all measures side by side."""

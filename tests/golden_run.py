@@ -1,0 +1,67 @@
+"""A small run of all nine experiments, whose numbers are committed: `golden/run.json`.
+
+    python tests/golden_run.py --write      # after a change that is meant to change numbers
+
+Remake them only where a number was wrong before, and say in the commit why the new one is right.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import fastbg
+from fastbg.experiments.records import section, stored_experiments
+from fastbg.results.store import RunStore
+
+GOLDEN = Path(__file__).parent / "golden" / "run.json"
+LIMIT = 6  # items of each experiment: enough photographs for verdicts
+OPTIONS = {
+    "ring.sizes": "0,32,48",
+    "inward.sizes": "128,64,32",
+    "swap.backgrounds": 6,
+    "swap.groups": 6,
+    "ring.candidates": 40,
+    "inward.candidates": 40,
+    "surroundings.margins": "0,32,96",
+}
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """Records and verdicts of the run, made in `folder`."""
+    net = fastbg.load_model("edsr")
+    fastbg.run_experiments({"edsr": net}, out=folder, options=OPTIONS, limit=LIMIT)
+    with RunStore.read(folder) as store:
+        records = {}
+        for r in store.records():
+            values = records[f"{r.experiment} {r.item}"] = dict(r.values)
+            for item, name in sorted(store.arrays(r.experiment, r.model)):
+                array = store.array(r.experiment, r.model, item, name)
+                if item == r.item and array.dtype.kind == "f":  # curves; pictures are uint8
+                    values[f"mean of {name}"] = float(array.mean())
+        verdicts: dict[str, list[str]] = {}
+        for experiment in stored_experiments(store):
+            part = section(store, experiment)
+            assert part is not None
+            verdicts[experiment.name] = [
+                f"{v.claim} {v.net}: {v.outcome.value}" for v in part.verdicts
+            ]
+    return {"records": records, "verdicts": verdicts}
+
+
+def main() -> None:
+    """Compare, or write the numbers anew."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", required=True)
+    parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measured(Path(folder) / "run")
+    for values in found["records"].values():
+        for name, value in values.items():
+            values[name] = float(f"{value:.7g}")
+    GOLDEN.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
