@@ -1,5 +1,5 @@
-"""Sessions: lint, tests, interpret, compile_only, emulate, wheel, kill, fuzz, races, compatibility,
-audit, bench, gpu.
+"""Sessions: lint, tests, interpret, compile_only, emulate, wheel, kill, fuzz, races, mutate,
+compatibility, audit, bench, gpu.
 
 `nox -l` lists them with what they do.
 
@@ -107,6 +107,17 @@ def races(session: nox.Session) -> None:
     """The CPU kernels under ThreadSanitizer, and equal bits for any number of threads."""
     install(session, "test")
     session.run("pytest", "tests/test_races.py", *session.posargs, env={"FASTBG_TSAN": "1"})
+
+
+AREAS = ["statistics", "similarity", "attribution", "experiments", "data", "checkpoints"]
+
+
+@nox.session
+@nox.parametrize("area", AREAS, ids=AREAS)
+def mutate(session: nox.Session, area: str) -> None:
+    """One line changed at a time: the share that the tests notice, and what survives (mutmut)."""
+    install(session, "test", "mutate")
+    session.run("python", "tests/mutation_campaign.py", area, *session.posargs)
 
 
 CORE = ["composite", "path", "gram", "conv", "models", "missing_parts"]

@@ -2,9 +2,9 @@
 
     python bench/check_overlap.py TRAINING_DIR
 
-Each built-in image is sought in each training image by normalised cross-correlation, both shrunk to
-a quarter, the built-in one also to further sizes. The same scene gives above 0.9; different
-photographs of grass, sky or brick stay well below.
+Each built-in image is sought in each training image by normalised cross-correlation of their detail
+(without it any two skies are alike), both shrunk to a quarter, the built-in one also to further
+sizes. A cut of the training images themselves, sought for comparison, gives above 0.9.
 """
 
 import argparse
@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from skimage.feature import match_template
 
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import open_folder
 from fastbg.data.sets import ImageItem
 
-SAME = 0.85
+SAME = 0.7
 SIZES = (1.0, 0.8, 0.64, 0.5)
 
 
@@ -38,16 +39,20 @@ def main() -> None:
             best = max((float(match_template(image, s).max()) for s in fitting), default=0.0)
             found.append((best, item.key, key))
     found.sort(reverse=True)
+    known = max(float(match_template(image, image[8:72, 8:72]).max()) for _, image in training[:9])
+    print(f"{known:.3f}  a cut of a training image in itself, for comparison")
     for best, ours, theirs in found[:10]:
         print(f"{best:.3f}  {ours}  {theirs}")
     raise SystemExit(1 if found[0][0] > SAME else 0)
 
 
 def small(item: ImageItem, factor: float) -> NDArray[np.float32]:
-    """Grey levels, shrunk."""
+    """Detail of the grey levels, shrunk."""
     image = Image.fromarray(item.load()).convert("L")
     size = tuple(max(1, round(side * factor)) for side in image.size)
-    return np.asarray(image.resize(size, Image.Resampling.BOX), dtype=np.float32)
+    grey = np.asarray(image.resize(size, Image.Resampling.BOX), dtype=np.float32)
+    detail: NDArray[np.float32] = grey - gaussian_filter(grey, 2.0)
+    return detail
 
 
 if __name__ == "__main__":

@@ -24,18 +24,21 @@ ROOT = Path(__file__).parents[1]
 AREAS = {
     "statistics": (
         ["fastbg/statistics.py", "fastbg/correlation.py"],
-        ["test_statistics.py", "test_experiment_gram.py"],
+        ["test_statistics.py", "test_coverage.py", "test_experiment_gram.py"],
     ),
     "similarity": (
         ["fastbg/similarity.py", "fastbg/texture.py", "fastbg/metrics.py"],
         ["test_gram_texture.py", "test_experiment_gram.py", "test_evaluation.py"],
     ),
-    "attribution": (["fastbg/attribution/*.py"], ["test_attribution*.py"]),
-    "experiments": (["fastbg/experiments/*.py"], ["test_experiment*.py"]),
-    "data": (["fastbg/data/*.py"], ["test_images.py", "test_manifests.py"]),
+    "attribution": (["fastbg/attribution/*.py"], ["test_attribution*.py", "test_wrapped.py"]),
+    "experiments": (["fastbg/experiments/*.py"], ["test_experiment*.py", "test_golden_run.py"]),
+    "data": (
+        ["fastbg/data/*.py"],
+        ["test_images.py", "test_manifests.py", "test_evaluation.py"],
+    ),
     "checkpoints": (
-        ["fastbg/models/checkpoints.py", "fastbg/models/formats.py"],
-        ["test_checkpoints.py"],
+        ["fastbg/models/checkpoints.py", "fastbg/models/formats.py", "fastbg/models/wrappers.py"],
+        ["test_checkpoints.py", "test_wrappers.py", "test_weights_files.py"],
     ),
 }
 NOTICED = ("killed", "timeout", "segfault")
