@@ -118,7 +118,9 @@ class Nested(Experiment):
             grams.append(texture_gram(hr, backend=study.backend))
         textures = torch.cat(grams)
         distance = gram_distance(textures, textures).cpu().numpy()
-        firsts = [i for i in range(len(drawn)) if detailed[i]][: self.options.count]
+        # Photographs before textures: what lies around a texture is more of the same.
+        order = sorted(range(len(drawn)), key=lambda i: drawn[i].source in study.images.classes)
+        firsts = [i for i in order if detailed[i]][: self.options.count]
         return self.pairs(drawn, firsts, distance)
 
     def pairs(

@@ -38,7 +38,7 @@ class SlicingOptions(Options):
     """Sizes in HR pixels."""
 
     tile: int = 64  # side of a slice; images are cropped to a multiple of it
-    count: int = 60  # images at most, spread over the set
+    count: int = 69  # images at most, spread over the set
     # What is cut: the network's input ("lr"), or the HR image, whose slices are then down-sampled
     # one by one ("hr").
     domain: Literal["lr", "hr"] = "lr"

@@ -44,7 +44,7 @@ COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
 class SurroundingsOptions(Options):
     """Sizes in HR pixels."""
 
-    count: int = 48  # boxes
+    count: int = 69  # boxes, one of each built-in image
     box: int = 64  # side of the box
     shave: int = 4  # border of the box that is not measured, as in Table 1
     margins: str = "0,8,16,32,64,96"  # surroundings on each side of the box

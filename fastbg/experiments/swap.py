@@ -52,6 +52,7 @@ VIEW = 3  # side of a picture, in sides of the foreground
 class SwapOptions(GroupOptions):
     """Fewer than the paper's, so that it takes a minute; its size is groups=100 backgrounds=100."""
 
+    sources: int = 24  # so that each foreground of the built-in sets is of another image
     groups: int = 24
     backgrounds: int = 20
     most: float = 0.5  # C3: a larger share of the foregrounds than this is best in its own
