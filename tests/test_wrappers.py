@@ -105,6 +105,11 @@ FRAMEWORKS: dict[str, Callable[[State], object]] = {
     },
     "DeepSpeed": lambda s: {"module": under("module.", s), "ds_version": "0.1"},
     "training state": lambda s: {"model": s, "optimizer": trained(s), "opt": {"lr": [1, 2]}},
+    "an optimizer by names": lambda s: {
+        "net": s,
+        "optimizer": {"exp_avg": changed(s), "exp_avg_sq": changed(s)},
+        "exp_avg": {"net": changed(s)},
+    },
     "a list": lambda s: [s, 3],
     "the same twice": lambda s: {"model": s, "state_dict": dict(s)},
     "parameters": lambda s: {key: torch.nn.Parameter(value) for key, value in s.items()},

@@ -23,7 +23,9 @@ BESIDE = re.compile(
     r"|n_averaged|step|steps|step_counter|initted|num_updates|decay|data_preprocessor",
     re.IGNORECASE,
 )
-AVERAGED = re.compile(r"(^|[._\-/ ])ema($|[._\-/ ])|averaged", re.IGNORECASE)
+# Tensors of optimizers under the names of a network's.
+OPTIMIZER = re.compile(r"(.*_)?(optim|optimizers?|exp_avg|exp_avg_sq|momentum|grads?)(_.*)?", re.I)
+AVERAGED = re.compile(r"(^|[._\-/ ])ema($|[._\-/ ])|averaged|(^|[._])swa($|[._])", re.IGNORECASE)
 
 
 class Found(NamedTuple):
@@ -80,7 +82,7 @@ def _walk(content: object, place: str, seen: set[int], depth: int) -> Iterator[F
     else:
         return
     for key, value in inner:
-        if isinstance(value, Mapping | list | tuple):
+        if isinstance(value, Mapping | list | tuple) and not OPTIMIZER.fullmatch(key):
             yield from _walk(value, f"{place} / {key}" if place else key, seen, depth - 1)
 
 

@@ -72,10 +72,14 @@ def _names(path: Path, kind: str) -> set[str]:
                 names |= _globals(limited)
     else:
         with zipfile.ZipFile(path) as archive:
-            name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-            if archive.getinfo(name).file_size > MOST_BYTES:
-                raise ValueError(f"{name} is larger than {MOST_BYTES:,} bytes")
-            names = _globals(BytesIO(archive.read(name)))
+            damaged = archive.testzip()  # torch itself does not look at checksums
+            if damaged:
+                raise ValueError(f"the checksum of {damaged} is not that of its bytes")
+            for record in archive.infolist():
+                if record.filename.endswith("data.pkl"):
+                    if record.file_size > MOST_BYTES:
+                        raise ValueError(f"its pickle is larger than {MOST_BYTES:,} bytes")
+                    names |= _globals(BytesIO(archive.read(record)))
     return names
 
 
@@ -132,5 +136,7 @@ def _refuse_blocked(names: set[str]) -> None:
 def _reason(error: Exception) -> str:
     """torch's reason without its advice to trust the file."""
     text = str(error) or type(error).__name__
+    if "Unsupported operand" in text:
+        return "it is pickled with another protocol than 2, torch.save's own; save it again"
     found = re.search(r"WeightsUnpickler error: (.+)", text)
     return (found[1] if found else text).partition("\n")[0][:300]
