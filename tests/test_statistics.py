@@ -181,3 +181,35 @@ def test_one_exception_does_not_narrow_the_interval_of_a_share() -> None:
     all_but_one = share_interval([True] * 39 + [False], photographs)
     assert all_but_one.value == 0.975
     assert all_but_one.low <= share_interval([True] * 40, photographs).low
+
+
+def test_what_intervals_say_of_themselves() -> None:
+    share = Interval(0.25, 0.125, 0.5, 7)
+    assert share.percent() == Interval(25, 12.5, 50, 7)
+    assert share.opposite == Interval(-0.25, -0.5, -0.125, 7)
+    assert share.clipped(0.2, 0.4) == Interval(0.25, 0.2, 0.4, 7)
+    assert Interval(0.3, 0.3, 0.4, 5).within(0.3) is Outcome.UNDECIDED  # touches the limit
+    assert share.text(2, signed=True) == "+0.25 (+0.12 to +0.50)"
+
+
+def test_degrees_of_freedom_by_hand() -> None:
+    """Two clusters of three values and one of six: Satterthwaite's formula worked out."""
+    values = [1.0, 1, 1, -1, -1, -1, 2, 2, 2, -2, -2, -2]
+    interval = mean_interval(values, [0] * 3 + [1] * 3 + [2] * 6)
+    weight = np.array([0.25, 0.25, 0.5])
+    part = np.array([3.0, -3, 0]) / 12
+    error = np.sqrt((part**2 / (1 - weight)).sum())
+    form = np.diag(1 / (1 - weight)) @ (np.diag(weight) - np.outer(weight, weight))
+    freedom = np.trace(form) ** 2 / np.trace(form @ form)
+    assert interval.high == pytest.approx(stats.t.ppf(0.975, freedom) * error)
+
+
+def test_the_least_number_of_trials() -> None:
+    assert share_limit(1) == pytest.approx(0.95)
+    with pytest.raises(InvalidArgument) as caught:
+        share_limit(0)
+    assert caught.value.argument == "total"
+    two = share_interval([True, True, False, False], [0, 0, 1, 1])
+    assert two.photographs == 2
+    assert 0 < two.low + 1e-9 < two.value < two.high <= 1
+    assert share_interval([1, 0, 1], [0, 1, 2]).value == pytest.approx(2 / 3)

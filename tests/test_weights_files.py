@@ -201,6 +201,29 @@ def test_pickles_that_ask_for_too_much(
     refused(writer(content, tmp_path))
 
 
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_flipped_bits_are_noticed(name: str, tmp_path: Path) -> None:
+    """Wherever in the tensors: both formats hold checksums of them."""
+    net, path = NETWORKS["edsr"](), tmp_path / name
+    if name == "net.pth":
+        torch.save({"params": net.state_dict()}, path)
+    else:
+        fastbg.save_model(net, path)
+    content, state = path.read_bytes(), fastbg.load_model(path).state_dict()
+    flipped = 0
+    for place in range(len(content) // 40, len(content), len(content) // 40):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            found = fastbg.load_model(path).state_dict()
+        except CheckpointError:
+            flipped += 1
+        else:  # the padding between records, or the card
+            assert all(torch.equal(found[key], value) for key, value in state.items())
+    assert flipped > 20
+
+
 def test_other_protocols_are_named(tmp_path: Path) -> None:
     state = NETWORKS["edsr"]().state_dict()
     torch.save(state, tmp_path / "net.pth", pickle_protocol=4)

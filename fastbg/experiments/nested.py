@@ -46,7 +46,7 @@ GAP, SEPARATOR = 4, (104, 112, 124)  # pixels; grey that shows on a light and on
 class NestedOptions(Options):
     """Sizes in HR pixels; those of nested squares are separated by commas."""
 
-    count: int = 22  # pairs of images
+    count: int = 20  # pairs of images
     candidates: int = 80  # sub-images that the pairs are chosen from
     size: int = 128  # side of an image
     window: int = 16  # side of the central window that is measured

@@ -1,5 +1,6 @@
 """Section 3.1 and Fig. 2: an image restored whole against restored in slices."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastbg.data.sets import ImageItem, ImageSet
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, Work, decibels
 from fastbg.experiments.study import Item, Study, as_image, restore
@@ -38,7 +40,7 @@ class SlicingOptions(Options):
     """Sizes in HR pixels."""
 
     tile: int = 64  # side of a slice; images are cropped to a multiple of it
-    count: int = 69  # images at most, spread over the set
+    count: int = 44  # images at most, photographs and textures in turn
     # What is cut: the network's input ("lr"), or the HR image, whose slices are then down-sampled
     # one by one ("hr").
     domain: Literal["lr", "hr"] = "lr"
@@ -72,9 +74,7 @@ class Slicing(Experiment):
         if o.tile < 2 * scale or o.tile % (2 * scale):
             raise InvalidArgument("slicing.tile", o.tile, f"a positive multiple of {2 * scale}")
         items = []
-        count = min(o.count, len(study.images))
-        for i in range(count):
-            image = study.images.items[i * len(study.images) // count]  # of the whole set
+        for image in in_turn(study.images)[: o.count]:
             height, width = image.size()
             rows, columns = height // o.tile, width // o.tile
             if rows * columns < 2:
@@ -386,3 +386,17 @@ def mean_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
     total = flat.new_zeros(len(flat), groups + 1).index_add_(1, index, flat)
     count = flat.new_zeros(groups + 1).index_add_(0, index, torch.ones_like(flat[0]))
     return (total / count.clamp(min=1))[:, :groups]
+
+
+def in_turn(images: ImageSet) -> list[ImageItem]:
+    """A photograph, a texture, a photograph ..., as long as there are both; then the others.
+
+    Shuffled by a digest of their keys, so that any first part has several classes.
+    """
+    sets = [
+        [item for item in images.items if (item.key in images.classes) is textured]
+        for textured in (False, True)
+    ]
+    spread = [sorted(items, key=lambda item: zlib.crc32(item.key.encode())) for items in sets]
+    longest = max(map(len, spread))
+    return [items[i] for i in range(longest) for items in spread if i < len(items)]

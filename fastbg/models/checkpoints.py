@@ -23,7 +23,7 @@ from fastbg.models.files.kinds import SAFETENSORS, recognise_file
 from fastbg.models.files.pickled import read_pickled
 from fastbg.models.files.tensors import read_safetensors
 from fastbg.models.formats import FIRST_KEYS, Recipe, check_values, recognise, sizes_of
-from fastbg.models.network import Network
+from fastbg.models.network import Network, digest_of
 from fastbg.models.rcan import RCAN
 from fastbg.models.sizes import BUILT_IN
 from fastbg.models.swinir import SwinIR
@@ -102,7 +102,12 @@ def save_model(
     infinite = [key for key, value in half.items() if not value.isfinite().all()]
     if infinite:
         raise CheckpointError(f"{path}: NaN or infinity in {', '.join(infinite[:4])}")
-    about = {"architecture": model.architecture, "config": model.config, "card": dict(card or {})}
+    about = {
+        "architecture": model.architecture,
+        "config": model.config,
+        "card": dict(card or {}),
+        "sha256": digest_of(half),
+    }
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,6 +180,8 @@ def _own_recipe(about: dict[str, Any], tensors: dict[str, Tensor]) -> Recipe:
     what = f"as {architecture}"
     keywords = inspect.signature(ARCHITECTURES[architecture]).parameters
     _complain(f"{what} has unknown keywords", config.keys() - keywords.keys())
+    if about.get("sha256", digest_of(tensors)) != digest_of(tensors):
+        raise LayoutError("is damaged: its tensors are not those that were saved")
     try:
         check_values(tensors)
         sizes = sizes_of(architecture, tensors)

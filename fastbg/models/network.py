@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -57,8 +57,16 @@ def fingerprint(net: nn.Module) -> str:
     digest = hashlib.sha256()
     if isinstance(net, Network):
         digest.update(json.dumps([net.architecture, net.config], sort_keys=True).encode())
-    for value in net.state_dict().values():
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(digest_of(net.state_dict()).encode())
+    return digest.hexdigest()
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the values of `state`, by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
