@@ -262,3 +262,20 @@ def test_one_openmp_runtime() -> None:
     native()
     loaded = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line}
     assert len(loaded) <= 1
+
+
+def test_a_forked_child_computes_the_same() -> None:
+    """It has none of its parent's OpenMP threads; waiting for them would never end."""
+    script = """
+import os, signal, torch, fastbg
+torch.set_num_threads(2)
+x, w = torch.rand(2, 16, 32, 32), torch.rand(16, 16, 3, 3)
+before = fastbg.conv3x3(x, w, backend="cpu"), fastbg.gram(x, backend="cpu")
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    after = fastbg.conv3x3(x, w, backend="cpu"), fastbg.gram(x, backend="cpu")
+    os._exit(0 if all(map(torch.equal, before, after)) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0
