@@ -6,12 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from fastbg.statistics import Interval, mean_interval
+from fastbg.statistics import Interval, mean_interval, share_limit
 
 Rows = NDArray[np.float64]  # (n,K): K values of each of n groups
 
 CERTAIN = 1 - 1e-6
 """Correlations beyond it count as this: Fisher's transform of 1 is infinite."""
+
+NO_SPREAD = 1e-9
+"""An interval narrower than this is one of clusters that all pull alike: it would say nothing."""
+
+# With a share u of disagreeing pairs, tau is 1 - 2 u, and rho at least 1 - 3 u (Daniels 1950).
+TAU_SLOPE, RHO_SLOPE = 2, 3
 
 
 def spearman(x: Rows, y: Rows) -> NDArray[np.float64]:
@@ -37,10 +43,10 @@ def pooled_spearman(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
     a, b = (_centred_ranks(values) for values in (x, y))
     scale = np.sqrt((a * a).mean() * (b * b).mean())
     if scale == 0:  # all values equal on one side: no order to agree with
-        return _correlation(0.0, np.zeros(x.shape), clusters)
+        return _correlation(0.0, np.zeros(x.shape), clusters, RHO_SLOPE)
     rho = float((a * b).mean() / scale)
     influence = (a * b + _above(x, b) + _above(y, a)) / scale
-    return _correlation(rho, influence.reshape(x.shape) - influence.mean(), clusters)
+    return _correlation(rho, influence.reshape(x.shape) - influence.mean(), clusters, RHO_SLOPE)
 
 
 def pooled_kendall(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
@@ -54,19 +60,39 @@ def pooled_kendall(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
     )  # [n,K]: with how many others each value agrees, less the contrary
     each = agreement / max(flat_x.size - 1, 1)
     tau = float(each.mean())
-    return _correlation(tau, 2 * (each - tau), clusters)
+    return _correlation(tau, 2 * (each - tau), clusters, TAU_SLOPE)
 
 
-def _correlation(value: float, influence: Rows, clusters: Sequence[object]) -> Interval:
-    """`value` with the interval of its clusters' `influence` (n,K), on Fisher's scale."""
+def _correlation(value: float, influence: Rows, clusters: Sequence[object], slope: int) -> Interval:
+    """`value` with the interval of its clusters' `influence` (n,K), on Fisher's scale.
+
+    Where all clusters pull alike, as in perfect agreement, the interval says what that many
+    photographs can rule out, see `_unopposed`.
+    """
     held = min(max(value, -CERTAIN), CERTAIN)
-    along = np.arctanh(held) + influence / (1 - held**2)
+    steep = 1 - held**2
     labels = [label for label in clusters for _ in range(influence.shape[1])]
-    interval = mean_interval(along.ravel(), labels)
+    interval = mean_interval((np.arctanh(held) + influence / steep).ravel(), labels)
+    photographs = interval.photographs
     if not interval.known:
-        return Interval(value, -1.0, 1.0, interval.photographs)
+        return Interval(value, -1.0, 1.0, photographs)
+    if (interval.high - interval.low) * steep < NO_SPREAD:
+        return _unopposed(value, photographs, slope)
     low, high = np.tanh(interval.low), np.tanh(interval.high)
-    return Interval(value, min(float(low), value), max(float(high), value), interval.photographs)
+    return Interval(value, min(float(low), value), max(float(high), value), photographs)
+
+
+def _unopposed(value: float, photographs: int, slope: int) -> Interval:
+    """Interval of a correlation of 1 or -1; of any other without spread, all that is possible.
+
+    Two by two, photographs are independent trials: of so many pairs none disagrees.
+    """
+    limit = max(-1.0, 1 - slope * share_limit(photographs // 2, 0.975))
+    if value >= CERTAIN:
+        return Interval(value, limit, 1.0, photographs)
+    if value <= -CERTAIN:
+        return Interval(value, -1.0, -limit, photographs)
+    return Interval(value, -1.0, 1.0, photographs)
 
 
 def _centred(values: Rows) -> Rows:

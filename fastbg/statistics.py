@@ -125,8 +125,7 @@ def mean_interval(
             length; `level` not in (0,1).
     """
     data, member, count = _grouped(values, clusters)
-    if not 0 < level < 1:
-        raise InvalidArgument("level", level, "0 < level < 1")
+    _check_level(level)
     mean, groups = float(data.mean()), len(count)
     if groups < 2:
         return Interval(mean, -np.inf, np.inf, groups)
@@ -161,7 +160,8 @@ def share_interval(
 
     Raises InvalidArgument as `mean_interval`.
     """
-    data, member, count = _grouped(np.asarray(happened, dtype=np.float64), clusters)
+    data, member, count = _grouped(happened, clusters)
+    _check_level(level)
     share, groups, trials = float(data.mean()), len(count), data.size
     if groups < 2:
         return Interval(share, 0.0, 1.0, groups)
@@ -176,6 +176,35 @@ def share_interval(
     low = float(beta.ppf((1 - level) / 2, seen, rest + 1)) if share > 0 else 0.0
     high = float(beta.ppf((1 + level) / 2, seen + 1, rest)) if share < 1 else 1.0
     return Interval(share, min(low, 1 - alone), max(high, alone), groups)
+
+
+def share_difference(
+    first: ArrayLike, second: ArrayLike, clusters: Sequence[object], *, level: float = 0.95
+) -> Interval:
+    """Share of the values (n) true in `first` minus the share true in `second`, paired.
+
+    That is the share true in `first` alone minus the share true in `second` alone, each with its
+    `share_interval`; their distances to the estimate are put together as Zou and Donner (2008)
+    do, with the correlation of two shares of the same trials. So it is honest where nothing or
+    everything differs, in which the t interval of the differences would have no width.
+
+    Raises InvalidArgument as `mean_interval`, and if `first` and `second` differ in length.
+    """
+    ours, theirs = np.asarray(first, dtype=np.bool_), np.asarray(second, dtype=np.bool_)
+    if ours.shape != theirs.shape:
+        raise InvalidArgument("second", f"shape {theirs.shape}", f"that of first, {ours.shape}")
+    more = share_interval(ours & ~theirs, clusters, level=level)
+    less = share_interval(theirs & ~ours, clusters, level=level)
+    a, b = more.value, less.value
+    # Where every value differs, one share is what the other leaves.
+    alike = np.sqrt(a * b / ((1 - a) * (1 - b))) if a + b < 1 else 1.0
+
+    def reach(of_more: float, of_less: float) -> float:
+        return float(np.sqrt(of_more**2 + of_less**2 + 2 * alike * of_more * of_less))
+
+    low = a - b - reach(a - more.low, less.high - b)
+    high = a - b + reach(more.high - a, b - less.low)
+    return Interval(a - b, max(low, -1.0), min(high, 1.0), more.photographs)
 
 
 def share_limit(total: int, level: float = 0.95) -> float:
@@ -194,12 +223,18 @@ def never_seen(seen: ArrayLike, clusters: Sequence[object], tolerated: float) ->
     FAILS once it was seen; HOLDS when so many photographs went by that the share in which it
     happens is below `tolerated` at 95 %; UNDECIDED before; TOO_FEW below `FEWEST` photographs.
     """
-    photographs = len(set(clusters))
+    trials, _, count = _grouped(seen, clusters)
+    photographs = len(count)
     if photographs < FEWEST:
         return Outcome.TOO_FEW
-    if np.any(seen):
+    if trials.any():
         return Outcome.FAILS
     return Outcome.HOLDS if share_limit(photographs) < tolerated else Outcome.UNDECIDED
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise InvalidArgument("level", level, "0 < level < 1")
 
 
 def _grouped(
@@ -233,9 +268,10 @@ def _spread(
     part = np.bincount(member, weights=deviation) / count.sum()  # [C], they sum to 0
     scale = 1 / (1 - weight)
     error = float(np.sqrt((scale * part**2).sum()))
-    # Covariance of the parts, times the number of values: diag(w) - w w'.
-    form = scale[:, None] * (np.diag(weight) - np.outer(weight, weight))
-    freedom = float(np.trace(form) ** 2 / (form * form.T).sum())
+    # The parts have the covariance diag(w) - w w', times the variance of the mean. Of
+    # F = diag(scale) (diag(w) - w w') the trace is 1; 1 / trace(F F) are the degrees of freedom.
+    form = scale * weight**2
+    freedom = float(1 / ((weight**2).sum() + form.sum() ** 2 - (form**2).sum()))
     return part, error, freedom
 
 

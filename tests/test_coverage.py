@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastbg.correlation import pooled_kendall, pooled_spearman
-from fastbg.statistics import Interval, mean_interval, share_interval
+from fastbg.statistics import Interval, mean_interval, share_difference, share_interval
 
 SAMPLES = 1_500
 PHOTOGRAPHS = [3, 4, 7, 24, 60]
@@ -84,6 +84,52 @@ def test_shares(photographs: int, share: float, alike: float) -> None:
         return share_interval(rng.random(member.size) < each[member], member.tolist())
 
     assert covered(share, make, 400) >= 0.93
+
+
+@pytest.mark.parametrize("photographs", [24, 60])
+@pytest.mark.parametrize("shape", ["two with most", "each a third smaller"])
+def test_means_where_few_photographs_hold_most_items(shape: str, photographs: int) -> None:
+    """Effectively two to five photographs, and nothing says which: some coverage is lost."""
+    if shape == "two with most":
+        sizes = np.append(np.ones(photographs - 2, dtype=int), [20, 20])
+    else:
+        sizes = np.maximum(1, (100 * (2 / 3) ** np.arange(photographs)).astype(int))
+    member = members(sizes)
+
+    def make(rng: np.random.Generator) -> Interval:
+        between = rng.normal(size=photographs)
+        return mean_interval(between[member] + 0.3 * rng.normal(size=member.size), member.tolist())
+
+    assert 0.90 <= covered(0.0, make, SAMPLES) <= 0.98
+
+
+@pytest.mark.parametrize("alike", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("more", "less"), [(0.5, 0.5), (0.1, 0.1), (0.05, 0.0), (0.3, 0.05), (0.95, 0.02)]
+)
+@pytest.mark.parametrize("photographs", [4, 7, 24, 60])
+def test_differences_of_shares(photographs: int, more: float, less: float, alike: float) -> None:
+    """`more` is the share true in the first alone, `less` in the second alone."""
+    member = members(np.full(photographs, 3))
+
+    def make(rng: np.random.Generator) -> Interval:
+        chance = rng.random(photographs)[member] if alike else rng.random(member.size)
+        first, second = chance < more, (more <= chance) & (chance < more + less)
+        return share_difference(first, second, member.tolist())
+
+    assert covered(more - less, make, 300) >= 0.93
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.7, 0.99])
+@pytest.mark.parametrize("photographs", [4, 5, 7, 24])
+def test_rank_correlations_of_single_values(photographs: int, rho: float) -> None:
+    """Few of them are often in perfect order by chance."""
+
+    def make(rng: np.random.Generator) -> Interval:
+        x, y = rng.normal(size=(2, photographs, 1))
+        return pooled_kendall(x, rho * x + np.sqrt(1 - rho**2) * y, range(photographs))
+
+    assert covered(2 / np.pi * np.arcsin(rho), make, 400) >= 0.93
 
 
 @pytest.mark.parametrize("alike", [0.1, 0.8])

@@ -54,6 +54,21 @@ def test_a_measure_sees_the_texture_and_nothing_of_the_other_region(name: str, n
         assert filled_in == pytest.approx(own, rel=0.05, abs=1e-6)
 
 
+def test_colour_moments_by_hand(net: EDSR) -> None:
+    """A quarter of the foreground is white, three quarters of the rest are: skewed apart."""
+    white = torch.zeros(64, 64, dtype=torch.bool)
+    white[::2, ::2] = True
+    inside = torch.zeros(64, 64, dtype=torch.bool)
+    inside[BOX.y0 : BOX.y1, BOX.x0 : BOX.x1] = True
+    hr = (255 * torch.where(inside, white, ~white)).to(torch.uint8).expand(1, 3, 64, 64)
+    lr = torch.zeros(1, 3, 16, 16)
+    foreground, around = SIMILARITIES["colour_moments"].describe(Images(hr, lr, BOX, net, "torch"))
+    spread = (3 / 16) ** 0.5
+    skew = (1 / 4 * (3 / 4) ** 3 - 3 / 4 * (1 / 4) ** 3) ** (1 / 3)  # 0.454
+    assert foreground[0].tolist() == pytest.approx([0.25, spread, skew] * 3, abs=1e-6)
+    assert around[0].tolist() == pytest.approx([0.75, spread, -skew] * 3, abs=1e-6)
+
+
 def test_descriptions_are_made_once(net: EDSR) -> None:
     images = some_images(net)
     made: list[int] = []
@@ -108,9 +123,32 @@ def test_correlations_are_scipys() -> None:
         assert interval.low < interval.value < interval.high
     assert not pooled_spearman(x, y, ["a"] * 6).low > -1  # one image says nothing of others
     same = pooled_spearman(np.ones((3, 4)), x[:3, :4], ["a", "b", "c"])
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-    assert pooled_kendall(x, x, clusters).value == 1
+    assert (same.value, same.low, same.high) == (0, -1, 1)  # nothing to put in order
     assert spearman(np.ones((1, 4)), x[:1, :4]).tolist() == [0]
+
+
+def test_equal_values_are_neither_agreement_nor_its_opposite() -> None:
+    """Of six pairs four agree, one ties in x and one in y."""
+    x, y = np.array([[1.0, 1, 2, 3]]), np.array([[1.0, 2, 2, 3]])
+    assert kendall(x, y).tolist() == kendall(-x, -y).tolist() == [4 / 6]
+    assert kendall(-x, y).tolist() == [-4 / 6]
+    assert pooled_kendall(x, y, ["a"]).value == pytest.approx(4 / 6)
+    expected = stats.spearmanr(x[0], y[0]).statistic
+    assert spearman(x, y) == pytest.approx(expected)
+    assert pooled_spearman(x.T, y.T, list("abcd")).value == pytest.approx(expected)
+
+
+def test_perfect_agreement_of_few_photographs_is_not_certain() -> None:
+    """Seven photographs are three independent pairs, and none of them disagrees."""
+    x, seven = np.arange(21.0).reshape(7, 3), list("abcdefg")
+    disagree = 1 - 0.025 ** (1 / 3)  # at most
+    tau, rho = pooled_kendall(x, x**3, seven), pooled_spearman(x, x**3, seven)
+    assert (tau.value, tau.low, tau.high) == pytest.approx((1, 1 - 2 * disagree, 1))
+    assert (rho.value, rho.low, rho.high) == pytest.approx((1, -1, 1))  # 1 - 3 * disagree < -1
+    tau, many = pooled_kendall(x, -x, seven), np.arange(60.0)[:, None]
+    assert (tau.value, tau.low, tau.high) == pytest.approx((-1, -1, 2 * disagree - 1))
+    rho = pooled_spearman(many, -many, range(60))
+    assert (rho.low, rho.high) == pytest.approx((-1, 3 * (1 - 0.025 ** (1 / 30)) - 1))
 
 
 def result(psnr: np.ndarray, **planted: np.ndarray) -> Measured:
@@ -135,6 +173,17 @@ def test_the_measure_that_predicts_is_found_on_held_out_images() -> None:
     summary = Gram().summarise([measured])
     assert "chosen on one half: colour moments" in summary.headlines["edsr"]
     assert [len(table.rows) for table in summary.tables] == [1, len(SIMILARITIES) + 1]
+
+
+def test_the_held_out_half_only_judges() -> None:
+    """A measure that predicts on one half and misleads on the other: the fit must be misled."""
+    psnr = 30 + np.random.default_rng(0).random((24, 21))
+    known, _ = halves(result(psnr).items, 0)
+    misleading = np.where(known[:, None], 40 - psnr, psnr)
+    contest = Gram().contest(result(psnr, colour_moments=misleading))
+    for name in ("colour_moments", COMBINED):
+        assert contest[name].known > 0.95
+        assert contest[name].held.value < -0.95
 
 
 def test_no_image_is_in_both_halves() -> None:

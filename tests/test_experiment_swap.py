@@ -84,6 +84,12 @@ def made(psnr: Sequence[Sequence[float]], distance: Sequence[Sequence[float]]) -
     return Measured(NetLabel("edsr", "edsr"), items, columns)
 
 
+def test_a_tie_does_not_cost_the_own_background_its_rank() -> None:
+    """Own first. What is beyond 100 dB, exact or not, counts as equal."""
+    psnr = [[30, 30, 29, 31], [30, 30, 30, 29], [np.inf, 120, 99, 101], [28, 30, 30, 29]]
+    assert rank_of_own(made(psnr, np.ones((4, 4)).tolist())).tolist() == [2, 1, 1, 4]
+
+
 def test_rank_and_places() -> None:
     result = made([[30, 29, 31, 28, 27]], [[0, 1, 2, 3, 4]])
     assert rank_of_own(result).tolist() == [2]

@@ -1,6 +1,7 @@
 """Intervals and verdicts."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fastbg.statistics import (
     bootstrap_mean,
     mean_interval,
     never_seen,
+    share_difference,
     share_interval,
     share_limit,
 )
@@ -54,8 +56,30 @@ def test_unequal_clusters_by_hand() -> None:
     interval = mean_interval(values, clusters, level=0.9)
     assert interval.value == pytest.approx(mean)
     below, above = (mean - interval.low) / error, (interval.high - mean) / error
-    # Satterthwaite's degrees of freedom lie between 1 and 2, those of two and three clusters.
-    assert stats.t.ppf(0.95, 2) < min(below, above) < stats.t.ppf(0.95, 1)
+    # Satterthwaite's degrees of freedom, by hand: 1 / (7/18 + 0.7**2 - 251/900) = 5/3.
+    assert min(below, above) == pytest.approx(stats.t.ppf(0.95, 5 / 3))
+
+
+def test_degrees_of_freedom_are_those_of_the_whole_matrix() -> None:
+    """Satterthwaite's, trace(F)^2 / trace(F F), with F written out."""
+    count = np.array([7, 1, 2, 2, 11])
+    weight = count / count.sum()
+    form = (np.diag(weight) - np.outer(weight, weight)) / (1 - weight)[:, None]
+    freedom = np.trace(form) ** 2 / np.trace(form @ form)
+    values = np.repeat([3.0, -1, 0, 2, 1], count)
+    interval = mean_interval(values, np.repeat(range(5), count).tolist())
+    parts = weight * (np.array([3.0, -1, 0, 2, 1]) - values.mean())
+    error = np.sqrt((parts**2 / (1 - weight)).sum())
+    reach = min(interval.value - interval.low, interval.high - interval.value)
+    assert reach == pytest.approx(stats.t.ppf(0.975, freedom) * error)
+
+
+def test_many_photographs_need_no_more_memory_than_their_values() -> None:
+    """A matrix of clusters by clusters would take 320 GB."""
+    values = np.random.default_rng(3).normal(size=200_000)
+    interval = mean_interval(values)
+    half = 1.96 / math.sqrt(values.size)
+    assert interval.high - interval.value == pytest.approx(half, rel=0.01)
 
 
 def test_repeating_each_cluster_does_not_narrow_the_interval() -> None:
@@ -147,6 +171,55 @@ def test_bad_arguments_are_named(values: list, keywords: dict, argument: str) ->
     with pytest.raises(InvalidArgument) as caught:
         mean_interval(values, **keywords)
     assert caught.value.argument == argument
+
+
+def test_bad_arguments_of_shares_are_named() -> None:
+    def refuses(argument: str, call: Callable[[], object]) -> None:
+        with pytest.raises(InvalidArgument) as caught:
+            call()
+        assert caught.value.argument == argument
+
+    for level in (0.0, 1.0, 1.5, math.nan):
+        refuses("level", lambda level=level: share_interval([True, False], [0, 1], level=level))
+    refuses("clusters", lambda: share_interval([True, False], [0]))
+    refuses("clusters", lambda: never_seen([False] * 6, range(5), 0.1))
+    refuses("values", lambda: never_seen([], [], 0.1))
+    refuses("second", lambda: share_difference([True], [True, False], [0]))
+    refuses("total", lambda: share_limit(0))
+
+
+def test_a_difference_of_shares_that_nobody_contradicts_still_has_an_interval() -> None:
+    """Of 60 pairs in six photographs; each photograph counts as one trial."""
+    photographs = [i % 6 for i in range(60)]
+    unseen = 1 - 0.025 ** (1 / 6)
+    yes, no = np.ones(60, dtype=bool), np.zeros(60, dtype=bool)
+    for same in (yes, no):
+        interval = share_difference(same, same, photographs)
+        assert interval.value == 0
+        assert (interval.low, interval.high) == pytest.approx((-unseen, unseen))
+    always = share_difference(yes, no, photographs)
+    assert (always.value, always.low, always.high) == pytest.approx((1, 1 - 2 * unseen, 1))
+    never = share_difference(no, yes, photographs)
+    assert (never.low, never.high) == pytest.approx((-1, 2 * unseen - 1))
+    assert never.photographs == 6
+
+
+def test_a_difference_of_shares_by_hand() -> None:
+    """30 of 100 photographs for the first, 10 for the second, 60 for both or neither."""
+    first = np.arange(100) < 70
+    second = (np.arange(100) >= 30) & (np.arange(100) < 80)
+    interval = share_difference(first, second, range(100))
+    more, less = (stats.binomtest(n, 100).proportion_ci(method="exact") for n in (30, 10))
+    alike = math.sqrt(0.3 * 0.1 / (0.7 * 0.9))
+    down, up = (0.3 - more.low, less.high - 0.1), (more.high - 0.3, 0.1 - less.low)
+    reach = [math.sqrt(p * p + q * q + 2 * alike * p * q) for p, q in (down, up)]
+    assert interval.value == pytest.approx(0.2)
+    assert interval.low == pytest.approx(0.2 - reach[0], abs=0.003)
+    assert interval.high == pytest.approx(0.2 + reach[1], abs=0.003)
+    # Without zeros one share is what the other leaves, and the interval that of one share.
+    opposed = share_difference(first, ~first, range(100))
+    share = share_interval(first, range(100))
+    assert (opposed.low, opposed.high) == pytest.approx((2 * share.low - 1, 2 * share.high - 1))
 
 
 def test_a_share_that_nobody_contradicts_still_has_an_interval() -> None:

@@ -25,7 +25,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.statistics import Interval, mean_interval, share_interval
+from fastbg.statistics import Interval, mean_interval, share_difference, share_interval
 
 # Regions restored better with the full image and better alone, of 150 (Table 1).
 PAPER = {"edsr": (88, 62), "rcan": (117, 33), "swinir": (111, 39)}
@@ -202,8 +202,7 @@ class Table1(Experiment):
         verdicts = []
         for name in (n for n in ATTENTION if n in first):
             edsr, other = first["edsr"], first[name]
-            difference = (gain(edsr) < 0).astype(float) - (gain(other) < 0)
-            interval = mean_interval(difference, edsr.sources)
+            interval = share_difference(gain(edsr) < 0, gain(other) < 0, edsr.sources)
             paper = 100 * (PAPER["edsr"][1] - PAPER[name][1]) / sum(PAPER[name])
             verdicts.append(
                 Verdict(
