@@ -204,7 +204,7 @@ def share_difference(
 
     low = a - b - reach(a - more.low, less.high - b)
     high = a - b + reach(more.high - a, b - less.low)
-    return Interval(a - b, max(low, -1.0), min(high, 1.0), more.photographs)
+    return Interval(a - b, low, high, more.photographs)
 
 
 def share_limit(total: int, level: float = 0.95) -> float:

@@ -16,7 +16,7 @@ from fastbg.models.bicubic import Bicubic
 from fastbg.models.edsr import EDSR
 from fastbg.models.window import Box
 from fastbg.similarity import SIMILARITIES, Descriptions, Images, Similarity, layer_outputs
-from fastbg.statistics import Outcome
+from fastbg.statistics import Interval, Outcome, mean_interval
 
 BOX = Box(24, 24, 40, 40)
 
@@ -138,6 +138,48 @@ def test_equal_values_are_neither_agreement_nor_its_opposite() -> None:
     assert pooled_spearman(x.T, y.T, list("abcd")).value == pytest.approx(expected)
 
 
+def fisher_interval(value: float, influence: np.ndarray, clusters: Sequence[str]) -> Interval:
+    """Of a correlation's `influence` (n,K), on Fisher's scale."""
+    along = np.arctanh(value) + influence / (1 - value**2)
+    interval = mean_interval(along.ravel(), [c for c in clusters for _ in range(along.shape[1])])
+    low, high = np.tanh([interval.low, interval.high])
+    return Interval(value, pytest.approx(low), pytest.approx(high), interval.photographs)
+
+
+def test_pooled_intervals_are_those_of_each_values_influence() -> None:
+    """Written out pair by pair, with ties in x, in y and in both."""
+    rng = np.random.default_rng(5)
+    x = rng.integers(0, 6, size=(9, 4)).astype(float)
+    y = x + rng.integers(0, 5, size=(9, 4))
+    clusters = list("aabbbcdef")
+    signs = [np.sign(v.ravel()[:, None] - v.ravel()) for v in (x, y)]
+    each = ((signs[0] * signs[1]).sum(axis=1) / 35).reshape(9, 4)
+    tau = pooled_kendall(x, y, clusters)
+    assert tau == fisher_interval(tau.value, 2 * (each - each.mean()), clusters)
+    assert tau.value == pytest.approx(each.mean())
+
+    a, b = (stats.rankdata(v) - 18.5 for v in (x, y))
+    # What the presence of i adds to the rank of j: one above it, half at a tie.
+    lifted = [(1 - s) / 2 for s in signs]  # [i,j]
+    variance = np.sqrt((a * a).mean() * (b * b).mean())
+    pull = a * b + sum(up @ c for up, c in zip(lifted, (b, a), strict=True))
+    rho = pooled_spearman(x, y, clusters)
+    pull = (pull - pull.mean()).reshape(9, 4) / variance
+    assert rho == fisher_interval(rho.value, pull, clusters)
+    with pytest.raises(ValueError, match="shorter"):
+        kendall(x, y[:-1])
+
+
+def test_correlations_of_two_values_and_of_none_that_differ() -> None:
+    assert pooled_kendall(np.array([[1.0, 2]]), np.array([[3.0, 2]]), ["a"]).value == -1
+    rows = np.array([[1.0, 2], [5, 5], [4, 3]])
+    assert spearman(rows, np.array([[1.0, 2]] * 3)).tolist() == pytest.approx([1, 0, -1])
+    alone = pooled_kendall(rows[:1], rows[:1], ["a"])
+    assert alone == Interval(1.0, -1.0, 1.0, 1)
+    flat = pooled_spearman(np.ones((60, 1)), np.arange(60.0)[:, None], range(60))
+    assert flat == Interval(0.0, -1.0, 1.0, 60)
+
+
 def test_perfect_agreement_of_few_photographs_is_not_certain() -> None:
     """Seven photographs are three independent pairs, and none of them disagrees."""
     x, seven = np.arange(21.0).reshape(7, 3), list("abcdefg")
@@ -149,6 +191,7 @@ def test_perfect_agreement_of_few_photographs_is_not_certain() -> None:
     assert (tau.value, tau.low, tau.high) == pytest.approx((-1, -1, 2 * disagree - 1))
     rho = pooled_spearman(many, -many, range(60))
     assert (rho.low, rho.high) == pytest.approx((-1, 3 * (1 - 0.025 ** (1 / 30)) - 1))
+    assert (tau.photographs, rho.photographs) == (7, 60)
 
 
 def result(psnr: np.ndarray, **planted: np.ndarray) -> Measured:

@@ -96,8 +96,8 @@ def test_repeating_each_cluster_does_not_narrow_the_interval() -> None:
 
 def test_the_former_name_warns_and_gives_the_same() -> None:
     with pytest.warns(DeprecationWarning, match="mean_interval"):
-        former = bootstrap_mean([1.0, 2, 4], seed=3)
-    assert former == mean_interval([1.0, 2, 4])
+        former = bootstrap_mean([1.0, 2, 4], ["a", "a", "b"], level=0.8, seed=3)
+    assert former == mean_interval([1.0, 2, 4], ["a", "a", "b"], level=0.8)
 
 
 def test_one_photograph_gives_no_interval() -> None:
@@ -105,6 +105,20 @@ def test_one_photograph_gives_no_interval() -> None:
     assert interval == Interval(1.5, -math.inf, math.inf, 1)
     assert interval.compare(0.0) is Outcome.TOO_FEW
     assert "no interval" in interval.text()
+
+
+def test_two_photographs_give_an_interval() -> None:
+    """Student's t with one degree of freedom; of a share, one trial in effect."""
+    interval = mean_interval([1.0, 3.0], ["a", "b"])
+    assert (interval.low, interval.high) == pytest.approx(stats.t.interval(0.95, 1, 2, 1))
+    share = share_interval([True, False], ["a", "b"])
+    ends = stats.beta.ppf(0.025, 0.5, 1.5), stats.beta.ppf(0.975, 1.5, 0.5)
+    assert (share.low, share.high) == pytest.approx(ends)
+
+
+def test_values_of_any_type_are_averaged_in_double_precision() -> None:
+    single = np.random.default_rng(4).normal(1000, 1, size=30).astype(np.float32)
+    assert mean_interval(single) == mean_interval(single.astype(np.float64))
 
 
 def test_equal_values_have_an_interval_of_no_width() -> None:
@@ -132,6 +146,9 @@ def test_within() -> None:
     assert Interval(0, -0.2, 0.3, 9).within(0.3) is Outcome.UNDECIDED
     assert Interval(0.5, 0.4, 0.6, 9).within(0.3) is Outcome.FAILS
     assert Interval(-0.5, -0.6, -0.4, 9).within(0.3) is Outcome.FAILS
+    for touching in (Interval(-0.4, -0.5, -0.3, 9), Interval(0.4, 0.3, 0.5, 9)):
+        assert touching.within(0.3) is Outcome.UNDECIDED
+    assert Interval(-0.2, -0.3, 0, 9).within(0.3) is Outcome.UNDECIDED
 
 
 @pytest.mark.parametrize(
@@ -141,6 +158,7 @@ def test_within() -> None:
         (Interval(0.05, 0.01, 0.09, 5), Outcome.FAILS),
         (Interval(0.1, 0.05, 0.2, 5), Outcome.UNDECIDED),
         (Interval(0.1, 0.1, 0.2, 5), Outcome.UNDECIDED),
+        (Interval(0.1, 0.0, 0.1, 5), Outcome.UNDECIDED),
     ],
 )
 def test_compare(interval: Interval, outcome: Outcome) -> None:
@@ -152,6 +170,8 @@ def test_never_seen_needs_enough_photographs() -> None:
     assert never_seen([True] + [False] * 999, range(1000), 0.1) is Outcome.FAILS
     assert never_seen([False] * 28, range(28), 0.1) is Outcome.UNDECIDED
     assert never_seen([False] * 29, range(29), 0.1) is Outcome.HOLDS
+    assert never_seen([False] * 5, range(5), 0.5) is Outcome.HOLDS
+    assert never_seen([False] * 5, range(5), share_limit(5)) is Outcome.UNDECIDED
     crops = [i // 100 for i in range(700)]  # of seven photographs
     assert never_seen([False] * 700, crops, 0.1) is Outcome.UNDECIDED
 
@@ -173,19 +193,23 @@ def test_bad_arguments_are_named(values: list, keywords: dict, argument: str) ->
     assert caught.value.argument == argument
 
 
-def test_bad_arguments_of_shares_are_named() -> None:
-    def refuses(argument: str, call: Callable[[], object]) -> None:
-        with pytest.raises(InvalidArgument) as caught:
+def test_bad_arguments_are_told_with_their_value() -> None:
+    def refuses(message: str, call: Callable[[], object]) -> None:
+        with pytest.raises(InvalidArgument, match=message):
             call()
-        assert caught.value.argument == argument
 
     for level in (0.0, 1.0, 1.5, math.nan):
-        refuses("level", lambda level=level: share_interval([True, False], [0, 1], level=level))
-    refuses("clusters", lambda: share_interval([True, False], [0]))
-    refuses("clusters", lambda: never_seen([False] * 6, range(5), 0.1))
-    refuses("values", lambda: never_seen([], [], 0.1))
-    refuses("second", lambda: share_difference([True], [True, False], [0]))
-    refuses("total", lambda: share_limit(0))
+        message = f"^level: got {level}; expected 0 < level < 1$"
+        refuses(message, lambda level=level: share_interval([True, False], [0, 1], level=level))
+    refuses("^clusters: got 1 labels; expected", lambda: share_interval([True, False], [0]))
+    refuses("^clusters: got 5 labels; expected", lambda: never_seen([False] * 6, range(5), 0.1))
+    refuses("^values: got nan at 1; expected finite numbers", lambda: mean_interval([0, math.nan]))
+    refuses(r"^values: got shape \(0,\); expected shape", lambda: never_seen([], [], 0.1))
+    refuses(
+        r"^second: got shape \(2,\); expected that of first, \(1,\)",
+        lambda: share_difference([True], [True, False], [0]),
+    )
+    refuses("^total: got 0; expected at least one trial", lambda: share_limit(0))
 
 
 def test_a_difference_of_shares_that_nobody_contradicts_still_has_an_interval() -> None:
@@ -205,17 +229,18 @@ def test_a_difference_of_shares_that_nobody_contradicts_still_has_an_interval() 
 
 
 def test_a_difference_of_shares_by_hand() -> None:
-    """30 of 100 photographs for the first, 10 for the second, 60 for both or neither."""
-    first = np.arange(100) < 70
-    second = (np.arange(100) >= 30) & (np.arange(100) < 80)
-    interval = share_difference(first, second, range(100))
-    more, less = (stats.binomtest(n, 100).proportion_ci(method="exact") for n in (30, 10))
+    """Of 100 photographs 30 for the first, 10 for the second, 60 for both or neither."""
+    first = (np.arange(100) < 70).astype(int)
+    second = ((np.arange(100) >= 30) & (np.arange(100) < 80)).astype(int)
+    interval = share_difference(first, second, range(100), level=0.9)
+    more, less = (share_interval(np.arange(100) < n, range(100), level=0.9) for n in (30, 10))
     alike = math.sqrt(0.3 * 0.1 / (0.7 * 0.9))
     down, up = (0.3 - more.low, less.high - 0.1), (more.high - 0.3, 0.1 - less.low)
     reach = [math.sqrt(p * p + q * q + 2 * alike * p * q) for p, q in (down, up)]
     assert interval.value == pytest.approx(0.2)
-    assert interval.low == pytest.approx(0.2 - reach[0], abs=0.003)
-    assert interval.high == pytest.approx(0.2 + reach[1], abs=0.003)
+    assert (interval.low, interval.high) == pytest.approx((0.2 - reach[0], 0.2 + reach[1]))
+    first, second = first > 0, second > 0
+    assert share_difference(first, second, range(100), level=0.9) == interval
     # Without zeros one share is what the other leaves, and the interval that of one share.
     opposed = share_difference(first, ~first, range(100))
     share = share_interval(first, range(100))
@@ -248,6 +273,13 @@ def test_a_share_of_whole_photographs_counts_photographs() -> None:
     assert tenfold.high == pytest.approx(stats.beta.ppf(0.975, 0.3 * trials + 1, 0.7 * trials))
 
 
+def test_photographs_that_all_are_divided_alike_count_their_values() -> None:
+    """Half of each photograph's values: nothing lies between photographs."""
+    share = share_interval([True, False] * 5, [i // 2 for i in range(10)])
+    trials = 10 * (stats.t.ppf(0.975, 9) / stats.t.ppf(0.975, 4)) ** 2
+    assert share.low == pytest.approx(stats.beta.ppf(0.025, trials / 2, trials / 2 + 1))
+
+
 def test_one_exception_does_not_narrow_the_interval_of_a_share() -> None:
     """39 of 40 in four photographs are no stronger evidence than 40 of 40."""
     photographs = [i % 4 for i in range(40)]
@@ -263,6 +295,7 @@ def test_what_intervals_say_of_themselves() -> None:
     assert share.clipped(0.2, 0.4) == Interval(0.25, 0.2, 0.4, 7)
     assert Interval(0.3, 0.3, 0.4, 5).within(0.3) is Outcome.UNDECIDED  # touches the limit
     assert share.text(2, signed=True) == "+0.25 (+0.12 to +0.50)"
+    assert Interval(0.25, 0.12, 0.5, 7).text() == "0.2 (0.1 to 0.5)"
 
 
 def test_degrees_of_freedom_by_hand() -> None:
