@@ -28,7 +28,13 @@ AREAS = {
     ),
     "similarity": (
         ["fastbg/similarity.py", "fastbg/texture.py", "fastbg/metrics.py"],
-        ["test_gram_texture.py", "test_experiment_gram.py", "test_evaluation.py"],
+        [
+            "test_similarity.py",
+            "test_metrics.py",
+            "test_gram_texture.py",
+            "test_experiment_gram.py",
+            "test_evaluation.py",
+        ],
     ),
     "attribution": (["fastbg/attribution/*.py"], ["test_attribution*.py", "test_wrapped.py"]),
     "experiments": (["fastbg/experiments/*.py"], ["test_experiment*.py", "test_golden_run.py"]),

@@ -1,0 +1,124 @@
+"""Measures of likeness, each against a plain loop over the pixels or tiles of a region."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastbg.models.edsr import EDSR
+from fastbg.models.vgg import conv1_1, imagenet_normalised
+from fastbg.models.window import Box
+from fastbg.similarity import SIMILARITIES, Images, layer_outputs
+from fastbg.texture import texture_gram
+
+SIDE, SCALE = 64, 4
+BOX = Box(24, 24, 40, 40)
+
+
+@pytest.fixture
+def net() -> EDSR:
+    torch.manual_seed(0)
+    return EDSR(features=4, blocks=1).eval().requires_grad_(False)
+
+
+def some_images(net: EDSR, box: Box = BOX) -> Images:
+    torch.manual_seed(1)
+    hr = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    lr = torch.nn.functional.avg_pool2d(hr.float() / 255, SCALE)
+    return Images(hr, lr, box, net, "torch")
+
+
+def described(name: str, images: Images) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the second image, in float64: its foreground, and what surrounds it."""
+    foregrounds, around = SIMILARITIES[name].describe(images)
+    return foregrounds[1].double(), around[1].double()
+
+
+def regions(box: Box, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels (side,side) lie in the box, which do not."""
+    inside = np.zeros((side, side), dtype=bool)
+    inside[box.y0 : box.y1, box.x0 : box.x1] = True
+    return inside, ~inside
+
+
+def test_gram_and_pyramid_by_definition(net: EDSR) -> None:
+    images = some_images(net)
+    scales = []
+    for level in range(3):
+        pooled = torch.nn.functional.avg_pool2d(images.levels[1:], 2**level)
+        box = Box(*(v // 2**level for v in (BOX.y0, BOX.x0, BOX.y1, BOX.x1)))
+        masks = [torch.tensor(r)[None].float() for r in regions(box, SIDE // 2**level)]
+        scales.append([texture_gram(pooled, mask, backend="torch")[0].double() for mask in masks])
+    for region, found in enumerate(described("vgg_gram", images)):
+        torch.testing.assert_close(found, scales[0][region], rtol=1e-4, atol=1e-6)
+    for region, found in enumerate(described("vgg_pyramid", images)):
+        expected = torch.cat([scale[region] for scale in scales])
+        torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_covariance_is_numpys(net: EDSR) -> None:
+    images = some_images(net)
+    weight, bias = conv1_1(torch.device("cpu"), torch.float64)
+    normalised = imagenet_normalised(images.levels.double())
+    features = torch.conv2d(normalised, weight, bias, padding=1).relu()[1].numpy()
+    for region, found in zip(regions(BOX, SIDE), described("vgg_covariance", images), strict=True):
+        expected = np.cov(features[:, region], bias=True)
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_features_are_gram_matrices_of_the_networks_layers(net: EDSR) -> None:
+    images = some_images(net)
+    for name, layer in zip(
+        ("first_features", "deep_features"), layer_outputs(net, images.lr), strict=True
+    ):
+        features = layer[1].double().numpy()
+        box = Box(*(v // SCALE for v in (BOX.y0, BOX.x0, BOX.y1, BOX.x1)))
+        pairs = zip(regions(box, SIDE // SCALE), described(name, images), strict=True)
+        for region, found in pairs:
+            values = features[:, region]
+            expected = values @ values.T / values.size
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_power_spectrum_is_the_mean_over_tiles(net: EDSR) -> None:
+    """Tiles of 16 pixels: one is the foreground; four above, four below, one on either side."""
+    images = some_images(net)
+    grey = images.levels[1].double().mean(0).numpy()
+    window = np.outer(np.hanning(16), np.hanning(16))
+    corners = [[(24, 24)], [(y, x) for y in (0, 40) for x in range(0, 64, 16)]]
+    corners[1] += [(24, 0), (24, 40)]
+    found = described("power_spectrum", images)
+    for places, spectrum in zip(corners, found, strict=True):
+        tiles = [grey[y : y + 16, x : x + 16] for y, x in places]
+        powers = [np.abs(np.fft.rfft2((t - t.mean()) * window)) ** 2 for t in tiles]
+        expected = np.log(np.mean(powers, axis=0) + 1e-6)
+        np.testing.assert_allclose(spectrum.numpy(), expected, rtol=1e-3, atol=1e-2)
+
+
+def test_a_flat_region_has_the_least_power(net: EDSR) -> None:
+    hr = torch.full((2, 3, SIDE, SIDE), 77, dtype=torch.uint8)
+    images = Images(hr, torch.zeros(2, 3, 16, 16), BOX, net, "torch")
+    for spectrum in described("power_spectrum", images):
+        torch.testing.assert_close(
+            spectrum, torch.full_like(spectrum, np.log(1e-6)), rtol=1e-3, atol=0
+        )
+
+
+@pytest.mark.parametrize(
+    ("box", "side"), [(BOX, 3), (Box(28, 28, 36, 36), 2), (Box(8, 8, 56, 56), 2)]
+)
+def test_patches_lie_wholly_in_one_region(net: EDSR, box: Box, side: int) -> None:
+    """Three LR pixels wide, or as wide as the foreground or its distance to the border allow."""
+    images = some_images(net, box)
+    inside, outside = regions(
+        Box(*(v // SCALE for v in (box.y0, box.x0, box.y1, box.x1))), SIDE // SCALE
+    )
+    lr = images.lr[1].double().numpy()
+    corners = range(SIDE // SCALE - side + 1)
+    for region, found in zip((inside, outside), described("nearest_patch", images), strict=True):
+        expected = [
+            lr[:, y : y + side, x : x + side].ravel()
+            for y in corners
+            for x in corners
+            if region[y : y + side, x : x + side].all()
+        ]
+        np.testing.assert_allclose(found.numpy(), np.array(expected), rtol=1e-6)
