@@ -4,7 +4,8 @@
 
 Each built-in image is sought in each training image by normalised cross-correlation of their detail
 (without it any two skies are alike), both shrunk to a quarter, the built-in one also to further
-sizes. A cut of the training images themselves, sought for comparison, gives above 0.9.
+sizes. It finds cuts of about the same size: one that is scaled otherwise, or lies half outside of
+the training image, scores 0.1 to 0.5, no more than different images do.
 """
 
 import argparse

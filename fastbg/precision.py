@@ -89,15 +89,38 @@ class _MatmulPrecision:
         torch.set_float32_matmul_precision(value)
 
 
+class _Setting:
+    """A node of the tree of settings of torch >= 2.9, where "none" means what its parent says.
+
+    Through the public attributes a child shows its parent's value, and mkldnn's own sets another.
+    """
+
+    def __init__(self, backend: str, operation: str) -> None:
+        self._key = backend, operation
+
+    @property
+    def value(self) -> str:
+        return str(torch._C._get_fp32_precision_getter(*self._key))
+
+    @value.setter
+    def value(self, value: str) -> None:
+        torch._C._set_fp32_precision_setter(*self._key, value)
+
+
 @functools.cache
 def _flags(kind: str) -> list[tuple[Any, str, Any]]:
-    """Owner, name and wanted value of each flag that PyTorch has for it."""
+    """Owner, name and wanted value of each flag that PyTorch has for it; parents come first.
+
+    A parent is cleared before its children are read, so that each shows what it holds itself and
+    gets just that back.
+    """
+    if hasattr(torch._C, "_get_fp32_precision_getter"):  # torch >= 2.9
+        parents = [("generic", "all"), ("cuda", "all"), ("mkldnn", "all")]
+        found: list[tuple[Any, str, Any]] = [(_Setting(*key), "value", "none") for key in parents]
+        for backend, wanted in (("cuda", kind), ("mkldnn", "ieee")):
+            found += [(_Setting(backend, op), "value", wanted) for op in ("matmul", "conv", "rnn")]
+        return found
     backends: Any = torch.backends
-    if hasattr(backends.cuda.matmul, "fp32_precision"):  # torch >= 2.9
-        gpu = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
-        cpu = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
-        found = [(owner, "fp32_precision", kind) for owner in gpu]
-        return found + [(owner, "fp32_precision", "ieee") for owner in cpu]
     tf32 = kind == "tf32"
     # Setting the level sets cuda.matmul.allow_tf32 too.
     levels = [(_MatmulPrecision(), "level", "high" if tf32 else "highest")]

@@ -14,6 +14,7 @@ from typing import Any
 import fastbg
 from fastbg.experiments.records import section, stored_experiments
 from fastbg.results.store import RunStore
+from fastbg.statistics import Interval
 
 GOLDEN = Path(__file__).parent / "golden" / "run.json"
 LIMIT = 6  # items of each experiment: enough photographs for verdicts
@@ -29,7 +30,7 @@ OPTIONS = {
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Records and verdicts of the run, made in `folder`."""
+    """Records, intervals of the tables and verdicts of the run, made in `folder`."""
     net = fastbg.load_model("edsr")
     fastbg.run_experiments({"edsr": net}, out=folder, options=OPTIONS, limit=LIMIT)
     with RunStore.read(folder) as store:
@@ -41,13 +42,20 @@ def measured(folder: Path) -> dict[str, Any]:
                 if item == r.item and array.dtype.kind == "f":  # curves; pictures are uint8
                     values[f"mean of {name}"] = float(array.mean())
         verdicts: dict[str, list[str]] = {}
+        intervals: dict[str, dict[str, float]] = {}
         for experiment in stored_experiments(store):
             part = section(store, experiment)
             assert part is not None
             verdicts[experiment.name] = [
                 f"{v.claim} {v.net}: {v.outcome.value}" for v in part.verdicts
             ]
-    return {"records": records, "verdicts": verdicts}
+            for table in part.tables:
+                for i, row in enumerate(table.rows):
+                    for column, cell in zip(table.columns, row, strict=True):
+                        if isinstance(cell, Interval):
+                            ends = {"value": cell.value, "low": cell.low, "high": cell.high}
+                            intervals[f"{table.name} {i} {column.title}"] = ends
+    return {"records": records, "intervals": intervals, "verdicts": verdicts}
 
 
 def main() -> None:
@@ -57,7 +65,7 @@ def main() -> None:
     parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measured(Path(folder) / "run")
-    for values in found["records"].values():
+    for values in [*found["records"].values(), *found["intervals"].values()]:
         for name, value in values.items():
             values[name] = float(f"{value:.7g}")
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

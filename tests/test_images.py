@@ -1,5 +1,6 @@
 """Image files, good and bad, and the folder layouts of the field's datasets."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -416,6 +417,16 @@ def test_builtin_images_are_those_of_the_manifest() -> None:
         assert entry["origin"]
         assert entry["licence"]
     assert sum(item.path.stat().st_size for item in images.items) <= 8_000_000
+
+
+def test_a_built_in_image_that_was_changed_is_refused(tmp_path: Path) -> None:
+    item = builtin_images().items[0]
+    pixels = item.load().copy()
+    pixels[3, 5, 1] ^= 1
+    Image.fromarray(pixels).save(tmp_path / "a.webp", lossless=True)
+    changed = dataclasses.replace(item, path=tmp_path / "a.webp")
+    with pytest.raises(DataError, match=r"a\.webp: is not the image that fastbg ships"):
+        changed.load()
 
 
 def test_example_images_need_no_download() -> None:

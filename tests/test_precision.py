@@ -125,3 +125,18 @@ def test_the_references_keep_float32_where_the_process_lowered_it() -> None:
         torch.backends.mkldnn.conv.fp32_precision = was[1]
     for a, b in zip(found, wanted, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.skipif(not NEW, reason="torch < 2.9 has no tree of settings")
+def test_what_a_setting_inherits_is_not_written_into_it() -> None:
+    """A pass under a general "tf32" must not fix it in the operators for ever."""
+    was = torch.backends.fp32_precision
+    own = torch.backends.cuda.matmul.fp32_precision
+    try:
+        torch.backends.fp32_precision = "tf32"
+        fastbg.wrap(Recording(), 2)(torch.rand(1, 3, 8, 8))
+        assert Recorder.seen == [ieee()]
+        torch.backends.fp32_precision = was
+        assert torch.backends.cuda.matmul.fp32_precision == own
+    finally:
+        torch.backends.fp32_precision = was

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import forward_ad
+from torch.autograd import Function, forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 from fastbg.dispatch import Place, select
 from fastbg.errors import NoDerivative
@@ -53,7 +54,7 @@ class Operator:
         schema = torch.library.infer_schema(compute, mutates_args=())
         _LIBRARY.define(self.name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         self._overload = getattr(torch.ops.fastbg, self.name).default
-        self._function = self._autograd_function()
+        self._function, self._one_level = self._autograd_functions()
         _LIBRARY.impl(self.name, self._compute, "CompositeExplicitAutograd")
         _LIBRARY.impl(self.name, self._differentiable, "Autograd", with_keyset=True)
         torch.library.register_vmap(f"fastbg::{self.name}", self._one_by_one, lib=_LIBRARY)
@@ -76,8 +77,8 @@ class Operator:
         with torch._C._AutoDispatchBelowAutograd():
             return self._overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
-    def _autograd_function(self) -> type[torch.autograd.Function]:
-        """The operator with its backward formula, as PyTorch's reverse mode wants it."""
+    def _autograd_functions(self) -> tuple[Any, Any]:
+        """The operator with its backward formula, for plain reverse mode and for torch.func's."""
 
         def forward(ctx: Any, *args: Any) -> Any:
             *inputs, keyset = args
@@ -92,7 +93,8 @@ class Operator:
             return (*self._backward(ctx, *grads), None)
 
         body = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-        return type(self.name, (torch.autograd.Function,), body)
+        plain = type(self.name, (Function,), dict(body))
+        return plain, type(self.name, (_SingleLevelFunction,), dict(body))
 
     def _differentiable(self, keyset: Any, *args: Any) -> Any:
         if has_tangent(*args):
@@ -103,7 +105,7 @@ class Operator:
             return self._function.apply(*args, keyset)
         # torch.func has called this for one of its levels, which is all that is to be derived here.
         with enable_single_level_autograd_function():
-            return super(torch.autograd.Function, self._function).apply(*args, keyset)  # type: ignore[misc]
+            return self._one_level.apply(*args, keyset)
 
     def _in_plain_pytorch(self, args: tuple[Any, ...]) -> Any:
         """In place of the operator, so that the tangents pass through PyTorch's own functions."""
