@@ -17,7 +17,7 @@ from torch import Tensor
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import ImageItem, ImageSet, open_folder, read_image
 from fastbg.data.pairs import counterparts
-from fastbg.data.readable import readable
+from fastbg.data.readable import open_readable
 from fastbg.data.sets import check_lr_size
 from fastbg.errors import InvalidArgument
 from fastbg.metrics import CHANNELS, psnr, ssim
@@ -215,9 +215,12 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_images(arguments: argparse.Namespace, lr_scale: int | None = None) -> ImageSet:
     """The HR images of ``--data``, all of them readable; raises DataError."""
-    images = open_folder(arguments.data, arguments.lr_name)
-    images.refuse_low()
-    return readable(images, skip_bad=arguments.skip_bad, lr_scale=lr_scale)
+    return open_readable(
+        arguments.data,
+        lr_name=arguments.lr_name,
+        skip_bad=arguments.skip_bad,
+        lr_scale=lr_scale,
+    )
 
 
 def table(name: str, channel: str, scores: Sequence[Score]) -> Table:

@@ -22,8 +22,7 @@ from rich.text import Text
 from fastbg import precision
 from fastbg.backends.cpu import native
 from fastbg.data.builtin import builtin_images
-from fastbg.data.images import open_folder
-from fastbg.data.readable import readable
+from fastbg.data.readable import open_readable
 from fastbg.dispatch import FAMILIES, Place, select
 from fastbg.engines.local import Job, taking_part
 from fastbg.errors import CheckpointError, InvalidArgument
@@ -81,8 +80,7 @@ def run_experiments(
     like = nets[0][1].mean
     assignments = [f"{name}={value}" for name, value in (options or {}).items()]
     chosen = chosen_experiments(experiments, {}, assignments, seed)
-    images = builtin_images() if data is None else readable(open_folder(Path(data)))
-    images.refuse_low()
+    images = builtin_images() if data is None else open_readable(data)
     study = Study(
         images, common_scale(nets), seed, like.device, like.dtype, backend, folder=Path(out)
     )

@@ -21,7 +21,7 @@ import pytest
 
 from fastbg.errors import InvalidArgument, RunStoreError
 from fastbg.results import Record, RunStore
-from fastbg.results.store import checksum
+from fastbg.results.values import checksum
 
 CONFIG = {"models": ["edsr"], "scale": 4, "lam": {"steps": 50}}
 ODD_FLOATS = [math.pi, 1 / 3, -0.0, 5e-324, 1.7976931348623157e308, 1e23, math.inf, -math.inf]

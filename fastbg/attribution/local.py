@@ -79,6 +79,8 @@ class LocalAttribution:
         self.autocast = autocast
 
     @in_precision
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def attribute(
         self,
         images: Tensor,
@@ -115,29 +117,6 @@ class LocalAttribution:
             InvalidArgument: an argument's shape, value, dtype or device; a window that leaves the
                 SR image; a model that raises, answers no SR image, NaN, or without a gradient.
         """
-        with torch.inference_mode(False), torch.enable_grad():
-            # Plain tensors, as those of inference mode take no part in autograd.
-            plain = images.clone() if isinstance(images, Tensor) else images
-            return self._attribute(
-                plain,
-                windows,
-                n_steps,
-                method,
-                internal_batch_size,
-                return_convergence_delta,
-                accuracy,
-            )
-
-    def _attribute(
-        self,
-        images: Tensor,
-        windows: Windows,
-        n_steps: int,
-        method: str,
-        internal_batch_size: int | None,
-        return_convergence_delta: bool,
-        accuracy: str | None,
-    ) -> AttributionResult:
         images = _checked(images, self.model)
         if accuracy is not None:
             if accuracy != "published":
@@ -314,7 +293,8 @@ def _checked(images: Tensor, model: nn.Module) -> Tensor:
         like = next((p for p in model.parameters() if p.is_floating_point()), images)
     if like.device != images.device:
         raise InvalidArgument("images", f"device {images.device}", f"the model's, {like.device}")
-    return images.detach().to(like.dtype)
+    # A tensor of inference mode takes no part in autograd; its copy out here does.
+    return images.clone().detach().to(like.dtype)
 
 
 def _windows(windows: Windows, count: int) -> Tensor:

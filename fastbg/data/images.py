@@ -16,7 +16,7 @@ from pathlib import Path
 from fastbg.data import layouts
 from fastbg.data.files import SUFFIXES, image_size, read_image
 from fastbg.data.layouts import Name
-from fastbg.data.pairs import paired
+from fastbg.data.pairs import Low, paired
 from fastbg.data.sets import ImageItem, ImageSet
 from fastbg.errors import DataError
 
@@ -189,11 +189,10 @@ def _set_name(home: Path, file: _File) -> str:
     """What the data set is called: by its HR folder's name, else by the folder that holds it."""
     if file.folder is not None and file.name is not None and file.name.key:
         return file.name.key
-    named = home.name.lower() in ("", *(f"x{n}" for n in range(10)))
-    marked = layouts.folder_name(home.name) is not None
     if home.name.isdigit():  # RealSR: Canon/Test/4
         return "/".join(home.parts[-3:])
-    return home.parent.name if named or marked else home.name
+    # "X4" too is a name that says something, if only a scale.
+    return home.parent.name if layouts.folder_name(home.name) else home.name
 
 
 def _beside(home: Path, root: Path) -> list[_File]:
@@ -222,7 +221,7 @@ def _with_low(
 ) -> ImageSet:
     """The HR images under `home`, each with its LR images."""
     images = _image_set(name, home, [file.path for file in high])
-    by_kind: dict[str, list[tuple[Path, Path, int | None]]] = defaultdict(list)
+    by_kind: dict[str, list[Low]] = defaultdict(list)
     for file in low:
         top = file.folder or file.path.parent
         kind = file.name.kind.lower() if file.name else ""
@@ -256,9 +255,7 @@ def _plain_set(root: Path, files: Sequence[_File], lr_name: str | None) -> Image
     return _image_set(root.name, root, paths)
 
 
-def _split_by_suffix(
-    files: Sequence[_File], lr_name: str | None
-) -> tuple[list[Path], list[tuple[Path, Path, int | None]]]:
+def _split_by_suffix(files: Sequence[_File], lr_name: str | None) -> tuple[list[Path], list[Low]]:
     """`baby.png` and `babyx4.png` in one folder: the second is the LR image of the first."""
     stems = {(file.path.parent, file.path.stem) for file in files}
     high, low = [], []

@@ -24,13 +24,8 @@ def paired(images: ImageSet, low: Sequence[Low], lr_name: str | None = None) -> 
             path = found.get(item.key) or _expected(item, scale, next(iter(found.values())))
             paths.append((scale, path))
         items.append(replace(item, lr_paths=tuple(paths)))
-    folders = sorted(
-        {
-            top.name
-            for path, top, _ in low
-            if any(path in found.values() for found in by_scale.values())
-        }
-    )
+    used = {path for found in by_scale.values() for path in found.values()}
+    folders = sorted({top.name for path, top, _ in low if path in used})
     return replace(images, items=tuple(items), lr_source=", ".join(folders))
 
 

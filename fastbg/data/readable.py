@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from fastbg.data.files import read_image
+from fastbg.data.images import open_folder
 from fastbg.data.sets import ImageItem, ImageSet
 from fastbg.errors import DataError
 
@@ -41,6 +42,19 @@ def readable(
     say(f"left out, as they cannot be read, {len(bad)} of {len(images)} images:\n{listed}{more}")
     good = [item for item, reason in zip(images.items, reasons, strict=True) if not reason]
     return replace(images, items=tuple(good))
+
+
+def open_readable(
+    path: str | os.PathLike[str],
+    *,
+    lr_name: str | None = None,
+    skip_bad: bool = False,
+    lr_scale: int | None = None,
+) -> ImageSet:
+    """The HR images of a folder, all of them `readable`; errors as `open_folder`, and for LR."""
+    images = open_folder(path, lr_name)
+    images.refuse_low()
+    return readable(images, skip_bad=skip_bad, lr_scale=lr_scale)
 
 
 def _reason(item: ImageItem, lr_scale: int | None) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from fastbg.models.window import Box
 from fastbg.ops.composite import composite, composite_lr
 from fastbg.results import figures
 from fastbg.similarity import Descriptions, Images
+
+T = TypeVar("T")
 
 SETS = {"natural": "photographs", "OSSCD": "textures (OSSCD)"}
 COLOURS = dict(zip(SETS, (figures.FULL, figures.OTHERS[2]), strict=True))
@@ -83,8 +85,13 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
                 for number, group in enumerate(groups)
             ]
         )
-    longest = max(map(len, plans))
-    return [plan[i] for i in range(longest) for plan in plans if i < len(plan)]
+    return in_turn(plans)
+
+
+def in_turn(lists: Sequence[Sequence[T]]) -> list[T]:
+    """The first of each of `lists`, then the second of each that has one, and so on."""
+    longest = max(map(len, lists))
+    return [each[i] for i in range(longest) for each in lists if i < len(each)]
 
 
 def check_options(study: Study, o: GroupOptions, owner: str) -> None:

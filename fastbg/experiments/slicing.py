@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastbg.data.sets import ImageItem, ImageSet
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, Work, decibels
+from fastbg.experiments.groups import image_sets, in_turn
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.metrics import grey_levels, psnr
 from fastbg.models.network import Network
@@ -74,7 +74,12 @@ class Slicing(Experiment):
         if o.tile < 2 * scale or o.tile % (2 * scale):
             raise InvalidArgument("slicing.tile", o.tile, f"a positive multiple of {2 * scale}")
         items = []
-        for image in in_turn(study.images)[: o.count]:
+        # Shuffled by a digest of their keys, so that any first part has several classes.
+        sets = [
+            sorted(images.items, key=lambda item: zlib.crc32(item.key.encode()))
+            for images in image_sets(study.images).values()
+        ]
+        for image in in_turn(sets)[: o.count]:
             height, width = image.size()
             rows, columns = height // o.tile, width // o.tile
             if rows * columns < 2:
@@ -386,17 +391,3 @@ def mean_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
     total = flat.new_zeros(len(flat), groups + 1).index_add_(1, index, flat)
     count = flat.new_zeros(groups + 1).index_add_(0, index, torch.ones_like(flat[0]))
     return (total / count.clamp(min=1))[:, :groups]
-
-
-def in_turn(images: ImageSet) -> list[ImageItem]:
-    """A photograph, a texture, a photograph ..., as long as there are both; then the others.
-
-    Shuffled by a digest of their keys, so that any first part has several classes.
-    """
-    sets = [
-        [item for item in images.items if (item.key in images.classes) is textured]
-        for textured in (False, True)
-    ]
-    spread = [sorted(items, key=lambda item: zlib.crc32(item.key.encode())) for items in sets]
-    longest = max(map(len, spread))
-    return [items[i] for i in range(longest) for items in spread if i < len(items)]

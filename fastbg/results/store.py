@@ -7,7 +7,6 @@ committed was never there. The same command then opens the store again, asks `do
 import csv
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -28,9 +27,9 @@ from numpy.typing import NDArray
 
 import fastbg
 from fastbg.errors import InvalidArgument, RunStoreError
+from fastbg.results.values import Json, checksum, differences, listed
 
 Value: TypeAlias = float | int | str | None
-Json: TypeAlias = Any  # dicts with string keys, lists, strings, numbers, booleans, None
 
 SCHEMA = 2
 _APPLICATION_ID = 0x46_42_47_31  # "FBG1" in the file's header: `file run.sqlite` shows it
@@ -350,11 +349,11 @@ class RunStore:
             row = (*key, _dumps("values", dict(record.values)))
             self._write("INSERT INTO records VALUES (?, ?, ?, ?, ?)", *row, checksum(*row))
             return
-        differing = _differences(self._values(*key, *old[0]), dict(record.values))
+        differing = differences(self._values(*key, *old[0]), dict(record.values))
         if differing:
             raise RunStoreError(
                 f"{self.folder}: record {key} is already stored with other values: "
-                + _listed(differing)
+                + listed(differing)
             )
 
     def _prepare(self) -> None:
@@ -401,11 +400,11 @@ class RunStore:
                     self._put_meta(key, text)
                 return
             old = {key: self._meta(key) for key in texts}
-            differing = _differences(old, {key: json.loads(text) for key, text in texts.items()})
+            differing = differences(old, {key: json.loads(text) for key, text in texts.items()})
             if differing:
                 raise RunStoreError(
                     f"{self.folder}: holds a run of another configuration: "
-                    + _listed(differing)
+                    + listed(differing)
                     + ". Repeat that configuration to resume it, or choose another folder"
                 )
             known = self._meta("versions")
@@ -434,15 +433,6 @@ class RunStore:
         self._write(statement)
 
 
-def checksum(*parts: str | bytes) -> bytes:
-    """16 bytes that change with any of `parts`, or where one ends and the next begins."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else bytes(part)
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.digest()
-
-
 def _check_key(experiment: str, model: str, item: str) -> None:
     if not _EXPERIMENT_NAME.fullmatch(experiment):
         raise InvalidArgument("experiment", repr(experiment), "letters, digits, '_', '.', '-'")
@@ -456,34 +446,6 @@ def _dumps(argument: str, value: Json) -> str:
         return json.dumps(value)
     except (TypeError, ValueError) as error:
         raise InvalidArgument(argument, str(error), "values that JSON can hold") from error
-
-
-def _differences(old: Json, new: Json, key: str = "") -> list[str]:
-    """One text per leaf that differs, by dotted key; floats count as equal only bit for bit."""
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        old, new = dict(enumerate(old)), dict(enumerate(new))
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            text
-            for name in [*old, *(name for name in new if name not in old)]
-            for text in _differences(
-                old.get(name, _ABSENT), new.get(name, _ABSENT), f"{key}.{name}" if key else name
-            )
-        ]
-    was, now = ("nothing" if v is _ABSENT else json.dumps(v, sort_keys=True) for v in (old, new))
-    return [] if was == now else [f"{key}: stored {_shortened(was)}, now {_shortened(now)}"]
-
-
-_ABSENT = object()
-
-
-def _listed(texts: list[str], shown: int = 8) -> str:
-    more = f"; and {len(texts) - shown} more" if len(texts) > shown else ""
-    return "; ".join(texts[:shown]) + more
-
-
-def _shortened(text: str, length: int = 120) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _lock(folder: Path) -> int:

@@ -1,0 +1,45 @@
+"""Values of a run as JSON: by what they are known again, and where two of them differ."""
+
+import hashlib
+import json
+from typing import Any, TypeAlias
+
+Json: TypeAlias = Any  # dicts with string keys, lists, strings, numbers, booleans, None
+
+
+def checksum(*parts: str | bytes) -> bytes:
+    """16 bytes that change with any of `parts`, or where one ends and the next begins."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else bytes(part)
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.digest()
+
+
+def differences(old: Json, new: Json, key: str = "") -> list[str]:
+    """One text per leaf that differs, by dotted key; floats count as equal only bit for bit."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            text
+            for name in [*old, *(name for name in new if name not in old)]
+            for text in differences(
+                old.get(name, _ABSENT), new.get(name, _ABSENT), f"{key}.{name}" if key else name
+            )
+        ]
+    was, now = ("nothing" if v is _ABSENT else json.dumps(v, sort_keys=True) for v in (old, new))
+    return [] if was == now else [f"{key}: stored {_shortened(was)}, now {_shortened(now)}"]
+
+
+_ABSENT = object()
+
+
+def listed(texts: list[str], shown: int = 8) -> str:
+    """The first of `texts`, and how many more there are."""
+    more = f"; and {len(texts) - shown} more" if len(texts) > shown else ""
+    return "; ".join(texts[:shown]) + more
+
+
+def _shortened(text: str, length: int = 120) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
