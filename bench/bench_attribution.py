@@ -32,12 +32,12 @@ import fastbg
 from bench import measure
 from bench.baselines import lam_torch
 from bench.baselines.networks_torch import in_torch
-from fastbg.attribution.statistics import attribution_map
+from fastbg.attribution.diffusion import attribution_map
 from fastbg.data.builtin import example_images
 from fastbg.data.degradation import downsample
 from fastbg.models.checkpoints import WEIGHTS
 from fastbg.models.network import Network
-from fastbg.models.sizes import BUILT_IN
+from fastbg.models.registry import BUILT_IN
 from fastbg.training import autocast_dtype
 
 STEPS, WINDOW = 50, (120, 120, 16)

@@ -27,13 +27,13 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 
 import fastbg
 from bench.bench_attribution import difference, network
+from fastbg.attribution.diffusion import attribution_map, diffusion_index
 from fastbg.attribution.quadrature import Array, Cells, quadrature
-from fastbg.attribution.statistics import attribution_map, diffusion_index
 from fastbg.data.builtin import builtin_images
 from fastbg.data.degradation import downsample
 from fastbg.data.images import open_folder
 from fastbg.models.network import Network, fingerprint
-from fastbg.models.sizes import BUILT_IN
+from fastbg.models.registry import BUILT_IN
 
 SCALE, WINDOW, CONVERGED = 4, 16, 400
 NEGLIGIBLE = 1e-7  # LocalAttribution's skip_tolerance

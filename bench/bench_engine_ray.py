@@ -19,14 +19,14 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installed one
 
 from fastbg.data.builtin import builtin_images
-from fastbg.engines.estimate import timed
-from fastbg.engines.local import Job
-from fastbg.engines.ray import RayEngine
 from fastbg.experiments.experiment import NetLabel
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.table1 import Table1
 from fastbg.models.checkpoints import load_model
-from fastbg.results.store import RunStore
+from fastbg.runs.estimate import timed
+from fastbg.runs.local import Job
+from fastbg.runs.ray import RayEngine
+from fastbg.runs.store import RunStore
 
 
 class Measuring(Table1):

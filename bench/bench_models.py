@@ -36,7 +36,7 @@ from bench import measure
 from bench.baselines.networks_torch import in_torch
 from fastbg.models.checkpoints import WEIGHTS
 from fastbg.models.network import Network
-from fastbg.models.sizes import BUILT_IN
+from fastbg.models.registry import BUILT_IN
 
 # Relative: what different kernels of the same arithmetic may differ by, values by their largest
 # difference, gradients in the L2 norm. Of EDSR's 4 million ReLUs about one lies so near its kink

@@ -26,7 +26,7 @@ import fastbg
 from bench import measure
 from bench.baselines.lam_torch import kernels
 from fastbg.attribution import kde_density
-from fastbg.attribution.statistics import attribution_map
+from fastbg.attribution.diffusion import attribution_map
 
 STEPS = 50
 SIGMAS = torch.linspace(1.2, 0, STEPS + 1, dtype=torch.float64)

@@ -13,16 +13,17 @@ from fastbg.attribution import (
     LocalAttribution,
     PixelSum,
 )
+from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.checkpoints import load_model, save_model
 from fastbg.models.wrapped import wrap
 from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
 from fastbg.ops.conv import conv3x3
 from fastbg.ops.gram import conv_gram, gram
 from fastbg.ops.path import blur_path, gradient_detector, path_integral
-from fastbg.texture import gram_distance, texture_gram
+from fastbg.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from fastbg.running import run_experiments
+    from fastbg.runs.running import run_experiments
 
 __all__ = [
     "AttributionResult",
@@ -51,13 +52,12 @@ __all__ = [
     "texture_gram",
     "wrap",
 ]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """run_experiments brings figures and tables along: loaded by those who use it."""
     if name != "run_experiments":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fastbg.running import run_experiments
+    from fastbg.runs.running import run_experiments
 
     return run_experiments

@@ -20,11 +20,11 @@ from fastbg.data.pairs import counterparts
 from fastbg.data.readable import open_readable
 from fastbg.data.sets import check_lr_size
 from fastbg.errors import InvalidArgument
-from fastbg.metrics import CHANNELS, psnr, ssim
+from fastbg.filters.bicubic import KERNELS
+from fastbg.measures.quality import CHANNELS, psnr, ssim
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.network import Network
 from fastbg.models.options import HELP, METAVAR, load_choices
-from fastbg.ops.resampling import KERNELS
 
 Image = NDArray[np.uint8]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fastbg.dispatch import BACKENDS, Place, unavailable
+from fastbg.registration.dispatch import BACKENDS, Place, unavailable
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import sys
 import torch
 
 import fastbg
-from fastbg.models.sizes import BUILT_IN
+from fastbg.models.registry import BUILT_IN
 
 
 def peak() -> float:

@@ -19,9 +19,9 @@ from runnable_backend import runnable
 from small_run import make_images
 
 from fastbg.data.images import open_folder
-from fastbg.dispatch import BACKENDS
 from fastbg.experiments.study import Study
 from fastbg.models.edsr import EDSR
+from fastbg.registration.dispatch import BACKENDS
 from fastbg.testing import BackendUnderTest
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import fastbg
-from fastbg.experiments.records import section, stored_experiments
-from fastbg.results.store import RunStore
-from fastbg.statistics import Interval
+from fastbg.runs.records import section, stored_experiments
+from fastbg.runs.store import RunStore
+from fastbg.stats.intervals import Interval
 
 GOLDEN = Path(__file__).parent / "golden" / "run.json"
 LIMIT = 6  # items of each experiment: enough photographs for verdicts

@@ -21,7 +21,7 @@ from pathlib import Path
 from small_run import EXPERIMENTS, OPTIONS, contents, make_images, make_network
 
 from fastbg.cli import main
-from fastbg.engines.local import Job
+from fastbg.runs.local import Job
 
 CHUNKS = 16  # of table1, 10 records each: many to be killed between, for few reports
 TOTAL = 4 + 10 * CHUNKS  # records of the run

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastbg.results.store import Record, RunStore
+from fastbg.runs.store import Record, RunStore
 
 ITEMS = 120
 BATCH = 5

@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[1]
 # What is mutated, and the tests that are to notice: quick ones, as they run for each mutant.
 AREAS = {
     "statistics": (
-        ["fastbg/statistics.py", "fastbg/correlation.py"],
+        ["fastbg/stats/intervals.py", "fastbg/stats/correlation.py"],
         ["test_statistics.py", "test_coverage.py", "test_experiment_gram.py"],
     ),
     "similarity": (
-        ["fastbg/similarity.py", "fastbg/texture.py", "fastbg/metrics.py"],
+        ["fastbg/measures/likeness.py", "fastbg/measures/texture.py", "fastbg/measures/quality.py"],
         [
             "test_similarity.py",
             "test_metrics.py",

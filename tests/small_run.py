@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastbg.filters.bicubic import bicubic_matrix
 from fastbg.models.checkpoints import save_model
 from fastbg.models.edsr import EDSR
 from fastbg.models.rcan import RCAN
-from fastbg.ops.resampling import bicubic_matrix
 
 EXPERIMENTS = ("slicing", "table1")  # few, so that a test of runs does not grow with each new one
 OPTIONS = (

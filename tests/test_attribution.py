@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fastbg
 from fastbg.attribution import Objective, kde_density
 from fastbg.attribution import Path as AttributionPath
-from fastbg.attribution import statistics as stats
+from fastbg.attribution import diffusion as stats
 from fastbg.attribution.quadrature import METHODS, Cells, quadrature
 from fastbg.errors import InvalidArgument
 from fastbg.models.edsr import EDSR

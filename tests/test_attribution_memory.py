@@ -16,7 +16,7 @@ from fastbg.errors import InvalidArgument
 from fastbg.models.edsr import EDSR
 from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
-from fastbg.models.sizes import BUILT_IN
+from fastbg.models.registry import BUILT_IN
 from fastbg.models.swinir import Block, SwinIR
 
 WINDOW = (30, 40, 16)

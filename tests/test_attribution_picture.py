@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 import fastbg
-from fastbg.attribution import command, picture
+from fastbg.attribution import picture
+from fastbg.attribution.explain import explain
 from fastbg.attribution.page import grid_windows, page
+from fastbg.cli import attribute
 from fastbg.errors import InvalidArgument
 from fastbg.models.edsr import EDSR
 
@@ -36,7 +38,7 @@ def image() -> torch.Tensor:
 
 
 def test_figure_shows_every_network(image: torch.Tensor, models: dict[str, EDSR]) -> None:
-    panels = picture.explain(image, models, WINDOW, n_steps=4)
+    panels = explain(image, models, WINDOW, n_steps=4)
     assert [panel.sr.shape for panel in panels] == [(80, 96, 3)] * 2
     drawn = picture.figure(image, panels, WINDOW, scale=4)
     axes = np.array(drawn.axes).reshape(3, 3)
@@ -150,7 +152,7 @@ class TestCommand:
 
     def run(self, *words: object) -> None:
         parser = argparse.ArgumentParser()
-        command.register(parser.add_subparsers())
+        attribute.register(parser.add_subparsers())
         options = parser.parse_args(["attribute", *map(str, words)])
         options.command(options)
 
@@ -193,7 +195,7 @@ def test_an_image_without_structure_has_a_picture_too(tmp_path: Path) -> None:
     """And a network may be called like a formula that Matplotlib cannot read."""
     net = EDSR(features=4, blocks=1).eval()
     image = torch.zeros(3, 12, 12)
-    panels = picture.explain(image, {"$\\bad{$": net}, (0, 0, 16), n_steps=2)
+    panels = explain(image, {"$\\bad{$": net}, (0, 0, 16), n_steps=2)
     drawn = picture.figure(image, panels, (0, 0, 16), 4)
     drawn.savefig(tmp_path / "a.png")
     texts = [axis.get_xlabel() for axis in drawn.axes] + [axis.get_title() for axis in drawn.axes]

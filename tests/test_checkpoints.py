@@ -20,7 +20,7 @@ from fastbg.models.checkpoints import WEIGHTS, read_card
 from fastbg.models.edsr import EDSR
 from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.models.rcan import RCAN
-from fastbg.models.sizes import BUILT_IN
+from fastbg.models.registry import BUILT_IN
 from fastbg.models.swinir import SwinIR
 
 GOLDEN = Path(__file__).parent / "golden" / "networks.safetensors"

@@ -9,9 +9,9 @@ import torch
 from small_run import EXPERIMENTS, OPTIONS, contents, make_images, make_network, make_rcan
 
 from fastbg.cli import main, train
-from fastbg.engines.local import Job
 from fastbg.models.checkpoints import load_model
 from fastbg.models.edsr import EDSR
+from fastbg.runs.local import Job
 
 
 @pytest.fixture(scope="module")

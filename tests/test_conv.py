@@ -21,9 +21,9 @@ from runnable_backend import runnable
 import fastbg
 from fastbg.backends.cpu.conv_weight import _KNOWN, known_weight
 from fastbg.backends.torch_reference import conv as reference
-from fastbg.dispatch import Place, unavailable
 from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.models.conv import Conv3x3
+from fastbg.registration.dispatch import Place, unavailable
 from fastbg.testing import BackendUnderTest
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -138,7 +138,7 @@ def test_weight_gradients_equal_float64(backend: BackendUnderTest, case: dict[st
 
 @pytest.mark.parametrize("upscale", [1, 2])
 @pytest.mark.parametrize("end", ["nothing", "relu", "residual"])
-def test_gradcheck_of_the_contract(end: str, upscale: int) -> None:
+def test_gradcheck_of_the_operator(end: str, upscale: int) -> None:
     torch.manual_seed(0)
     channels = 2 * upscale**2
     x, weight, bias = torch.randn(2, 3, 4, 5), torch.randn(channels, 3, 3, 3), torch.randn(channels)

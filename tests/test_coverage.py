@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fastbg.correlation import pooled_kendall, pooled_spearman
-from fastbg.statistics import Interval, mean_interval, share_difference, share_interval
+from fastbg.stats.correlation import pooled_kendall, pooled_spearman
+from fastbg.stats.intervals import Interval, mean_interval, share_difference, share_interval
 
 SAMPLES = 1_500
 PHOTOGRAPHS = [3, 4, 7, 24, 60]

@@ -8,11 +8,11 @@ from small_run import EXPERIMENTS, OPTIONS, make_images, make_network
 from fastbg.cli import main
 from fastbg.cli.dry_run import amount, duration
 from fastbg.data.images import open_folder
-from fastbg.engines.estimate import estimate, makespan
 from fastbg.experiments.slicing import Slicing, SlicingOptions
 from fastbg.experiments.study import Study
 from fastbg.experiments.table1 import Table1, Table1Options
 from fastbg.models.checkpoints import load_model
+from fastbg.runs.estimate import estimate, makespan
 
 
 @pytest.fixture(scope="module")

@@ -20,16 +20,16 @@ from torch import Tensor
 
 from fastbg.cli import main
 from fastbg.data.images import ImageItem, open_folder
-from fastbg.engines.local import Job
-from fastbg.engines.ray import RayEngine, SharedImage, share
 from fastbg.errors import DataError, EngineError, InvalidArgument
 from fastbg.experiments.experiment import Experiment, NetLabel
-from fastbg.experiments.records import settle, settle_network
 from fastbg.experiments.slicing import Slicing, SlicingOptions
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.table1 import Table1, Table1Options
 from fastbg.models.checkpoints import load_model
-from fastbg.results.store import RunStore
+from fastbg.runs.local import Job
+from fastbg.runs.ray import RayEngine, SharedImage, share
+from fastbg.runs.records import settle, settle_network
+from fastbg.runs.store import RunStore
 
 LONGEST = 240.0  # seconds that a driver may take until it is killed
 MEMORY = 80 << 20  # bytes of each node's object store: the least that Ray takes
@@ -152,7 +152,7 @@ def worker_processes(cluster: Any) -> list[int]:
 # Before the engine below takes all cores.
 
 SLOW_DRIVER = (
-    "import sys, time; from fastbg.cli import main; from fastbg.engines.local import Job;"
+    "import sys, time; from fastbg.cli import main; from fastbg.runs.local import Job;"
     "put = Job.put;"
     "Job.put = lambda *a: (put(*a), time.sleep(0.5));"  # time to be killed in
     "sys.exit(main(sys.argv[1:]))"

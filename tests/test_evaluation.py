@@ -15,7 +15,7 @@ from fastbg.data.degradation import downsample
 from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.evaluation import Score, add_arguments, evaluate, main, mean_scores
-from fastbg.metrics import grey_levels, ssim
+from fastbg.measures.quality import grey_levels, ssim
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.checkpoints import save_model
 from fastbg.models.edsr import EDSR

@@ -7,16 +7,16 @@ import pytest
 import torch
 from scipy import stats
 
-from fastbg.correlation import kendall, pooled_kendall, pooled_spearman, spearman
 from fastbg.errors import CheckpointError
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.gram import COMBINED, Gram, halves
 from fastbg.experiments.study import Item
+from fastbg.measures.likeness import SIMILARITIES, Descriptions, Images, Similarity, layer_outputs
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.edsr import EDSR
 from fastbg.models.window import Box
-from fastbg.similarity import SIMILARITIES, Descriptions, Images, Similarity, layer_outputs
-from fastbg.statistics import Interval, Outcome, mean_interval
+from fastbg.stats.correlation import kendall, pooled_kendall, pooled_spearman, spearman
+from fastbg.stats.intervals import Interval, Outcome, mean_interval
 
 BOX = Box(24, 24, 40, 40)
 

@@ -15,7 +15,7 @@ from fastbg.experiments.study import Item, Study
 from fastbg.models.checkpoints import save_model
 from fastbg.models.edsr import EDSR
 from fastbg.models.rcan import RCAN
-from fastbg.statistics import Outcome
+from fastbg.stats.intervals import Outcome
 
 SMALL = InwardOptions(count=2, candidates=8, size=64, sizes="64,48,32")
 

@@ -16,7 +16,7 @@ from fastbg.experiments.study import Item, Study
 from fastbg.experiments.tta import average, restored_copies
 from fastbg.models.edsr import EDSR
 from fastbg.ops.composite import Transform
-from fastbg.statistics import Outcome
+from fastbg.stats.intervals import Outcome
 
 SMALL = MosaicOptions(count=6, region=32)
 

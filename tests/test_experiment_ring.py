@@ -18,10 +18,10 @@ from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.nested import randomised
 from fastbg.experiments.ring import Ring, RingOptions
 from fastbg.experiments.study import Item, Study
+from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.edsr import EDSR
-from fastbg.results.content import Chart, Gallery
-from fastbg.statistics import Outcome, all_of
-from fastbg.texture import gram_distance, texture_gram
+from fastbg.reports.content import Chart, Gallery
+from fastbg.stats.intervals import Outcome, all_of
 
 SMALL = RingOptions(count=3, candidates=8, size=64, window=16, sizes="0,32,48")
 

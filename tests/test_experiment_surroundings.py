@@ -13,8 +13,8 @@ from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.surroundings import Surroundings, SurroundingsOptions
 from fastbg.models.edsr import EDSR
-from fastbg.results.content import Gallery
-from fastbg.statistics import Outcome
+from fastbg.reports.content import Gallery
+from fastbg.stats.intervals import Outcome
 
 SMALL = SurroundingsOptions(count=3, box=32, margins="0,8,16")
 

@@ -17,9 +17,9 @@ from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.groups import lr_composites, sources
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap, SwapOptions, nearness, rank_of_own
+from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.edsr import EDSR
-from fastbg.statistics import Outcome
-from fastbg.texture import gram_distance, texture_gram
+from fastbg.stats.intervals import Outcome
 
 SMALL = SwapOptions(size=64, region=16, groups=2, backgrounds=4)
 

@@ -15,7 +15,7 @@ from fastbg.experiments.slicing import Slicing, SlicingOptions, cut, join, seam_
 from fastbg.experiments.study import Item, Study, restore
 from fastbg.experiments.table1 import Table1, Table1Options
 from fastbg.models.edsr import EDSR
-from fastbg.statistics import Outcome
+from fastbg.stats.intervals import Outcome
 
 SMALL = Table1Options(count=6, size=64, region=32)
 

@@ -22,13 +22,13 @@ from safetensors.torch import save_file
 
 import fastbg
 from fastbg.data.images import image_size, read_image
-from fastbg.dispatch import BACKENDS
 from fastbg.errors import CheckpointError, DataError, InvalidArgument
 from fastbg.models.checkpoints import load_model
 from fastbg.models.edsr import EDSR
 from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
 from fastbg.models.swinir import SwinIR
+from fastbg.registration.dispatch import BACKENDS
 
 CASES = int(os.environ.get("FASTBG_FUZZ_CASES", "4"))
 campaign = settings(

@@ -9,8 +9,8 @@ from runnable_backend import runnable
 
 import fastbg
 from fastbg.backends.torch_reference import gram as reference
-from fastbg.dispatch import BACKENDS, Place, unavailable
 from fastbg.errors import BackendUnavailable, InvalidArgument
+from fastbg.registration.dispatch import BACKENDS, Place, unavailable
 from fastbg.testing import BackendUnderTest
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")

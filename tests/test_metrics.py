@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastbg.errors import InvalidArgument
-from fastbg.metrics import cut_window, grey_levels, psnr, ssim
+from fastbg.measures.quality import cut_window, grey_levels, psnr, ssim
 
 
 def flat(*levels: float, size: int = 12) -> torch.Tensor:

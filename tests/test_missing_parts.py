@@ -17,7 +17,7 @@ for name in sys.argv[1].split(","):
 import torch
 import fastbg
 from fastbg.cli import main
-from fastbg.dispatch import Place, select
+from fastbg.registration.dispatch import Place, select
 from fastbg.errors import BackendUnavailable
 
 a, place = torch.rand(2, 3, 16, 16), Place(torch.device("cpu"), torch.float32)

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 import fastbg
-from fastbg.metrics import psnr
+from fastbg.measures.quality import psnr
 from fastbg.models.edsr import EDSR
 
 # Fake tensors need no GPU, but copies between fake CUDA tensors need a CUDA build of PyTorch.

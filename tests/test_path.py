@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import fastbg
 from fastbg.backends.torch_reference import path as reference
 from fastbg.errors import InvalidArgument
-from fastbg.ops.gaussian import difference_taps, gaussian_taps
+from fastbg.filters.gaussian import difference_taps, gaussian_taps
 from fastbg.testing import BackendUnderTest, backend_under_test
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")

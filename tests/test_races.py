@@ -12,7 +12,7 @@ import race_build
 import torch
 from race_cases import cases, equal
 
-from fastbg.dispatch import Place, unavailable
+from fastbg.registration.dispatch import Place, unavailable
 
 CPU = Place(torch.device("cpu"), torch.float32)
 

@@ -13,10 +13,11 @@ import pytest
 from small_run import EXPERIMENTS, OPTIONS, make_images, make_network
 
 from fastbg.cli import main
-from fastbg.results import figures, report
-from fastbg.results.content import Column, Gallery, Panel, Section, Strip, Table, Verdict
-from fastbg.results.report import cell_text, csv_text, html, index, range_text, write_report
-from fastbg.statistics import Interval, Outcome
+from fastbg.reports import figures
+from fastbg.reports import page as report
+from fastbg.reports.content import Column, Gallery, Panel, Section, Strip, Table, Verdict
+from fastbg.reports.page import cell_text, csv_text, html, index, range_text, write_report
+from fastbg.stats.intervals import Interval, Outcome
 
 HOSTILE = "<img src=x onerror=console.error(1)>$a_{b}$ & 'q' \"d\""
 CHROMIUM = (

@@ -21,8 +21,8 @@ from small_run import EXPERIMENTS, OPTIONS, contents, make_images, make_network
 from torch import Tensor
 
 from fastbg.cli import main
-from fastbg.engines.local import Job
 from fastbg.experiments.study import Item
+from fastbg.runs.local import Job
 
 LONGEST = 120.0  # seconds until the record at which the run is killed
 
@@ -52,7 +52,7 @@ def test_a_killed_run_resumes(
     assert total == 4 + 25
 
     script = (
-        "import sys, time; from fastbg.cli import main; from fastbg.engines.local import Job;"
+        "import sys, time; from fastbg.cli import main; from fastbg.runs.local import Job;"
         "put = Job.put;"
         "Job.put = lambda *a: (put(*a), time.sleep(0.5));"  # time to be killed in
         "sys.exit(main(sys.argv[1:]))"

@@ -16,8 +16,8 @@ from fastbg.attribution.page import page
 from fastbg.errors import CheckpointError
 from fastbg.models.checkpoints import load_model
 from fastbg.models.wrapped import wrap
-from fastbg.results import figures
-from fastbg.results.content import (
+from fastbg.reports import figures
+from fastbg.reports.content import (
     Chart,
     Column,
     Gallery,
@@ -27,8 +27,8 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.results.report import html
-from fastbg.statistics import Outcome
+from fastbg.reports.page import html
+from fastbg.stats.intervals import Outcome
 
 # Each tries to leave another place: element, attribute, SVG, style, script, template.
 ATTACKS = (

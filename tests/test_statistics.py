@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from fastbg.errors import InvalidArgument
-from fastbg.statistics import (
+from fastbg.stats.intervals import (
     Interval,
     Outcome,
     all_of,

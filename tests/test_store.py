@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from fastbg.errors import InvalidArgument, RunStoreError
-from fastbg.results import Record, RunStore
-from fastbg.results.values import checksum
+from fastbg.runs import Record, RunStore
+from fastbg.runs.values import checksum
 
 CONFIG = {"models": ["edsr"], "scale": 4, "lam": {"steps": 50}}
 ODD_FLOATS = [math.pi, 1 / 3, -0.0, 5e-324, 1.7976931348623157e308, 1e23, math.inf, -math.inf]

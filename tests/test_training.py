@@ -13,7 +13,7 @@ from fastbg.data.degradation import downsample
 from fastbg.errors import CheckpointError, DataError
 from fastbg.models.checkpoints import read_card, save_model
 from fastbg.models.edsr import EDSR
-from fastbg.models.sizes import BUILT_IN
+from fastbg.models.registry import BUILT_IN
 from fastbg.training import PatchSampler, TrainConfig, train
 
 CONFIG = TrainConfig(steps=6, batch=2, patch=8, warmup=2)

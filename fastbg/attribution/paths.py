@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastbg.attribution.quadrature import Array, Cells
 from fastbg.errors import InvalidArgument
-from fastbg.ops.gaussian import gaussian_taps
+from fastbg.filters.gaussian import gaussian_taps
 from fastbg.ops.path import blur_path, path_integral
 
 ARC_GRID = 4096  # cells on which a kernel's arc length is summed

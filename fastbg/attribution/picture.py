@@ -4,9 +4,9 @@ Colours as in the LAM paper: `seismic`, white for nothing, red for much.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from fastbg.attribution.density import kde_density
-from fastbg.attribution.local import LocalAttribution
-from fastbg.attribution.result import AttributionResult
-from fastbg.models.network import Network
+
+if TYPE_CHECKING:
+    from fastbg.attribution.result import AttributionResult
 
 Pixels = NDArray[np.uint8]
 WINDOW_COLOUR = "#e6194b"
@@ -64,23 +64,6 @@ def density_over(image: Pixels, map_: NDArray[Any], scale: int) -> Pixels:
     return blend
 
 
-def explain(
-    image: Tensor, models: Mapping[str, Network], window: Sequence[int], **options: Any
-) -> list[Panel]:
-    """The panel of each network for one LR image (3,h,w) and window y, x, size in SR pixels.
-
-    `options` are those of `LocalAttribution.attribute`. Raises InvalidArgument as it does.
-    """
-    panels = []
-    for name, model in models.items():
-        result = LocalAttribution(model).attribute(image[None], tuple(window), **options)
-        with torch.no_grad():
-            sr = model(image[None])[0]
-        di = float(result.diffusion_index[0])
-        panels.append(Panel(name, result.map[0].cpu().numpy(), di, pixels(sr)))
-    return panels
-
-
 def figure(image: Tensor, panels: Sequence[Panel], window: Sequence[int], scale: int) -> Figure:
     """Input with window; below each network's name its map, density, SR crop, diffusion index.
 
@@ -116,7 +99,7 @@ def figure(image: Tensor, panels: Sequence[Panel], window: Sequence[int], scale:
     return drawn
 
 
-def result_figure(result: AttributionResult, index: int | tuple[int, ...] = 0) -> Figure:
+def result_figure(result: "AttributionResult", index: int | tuple[int, ...] = 0) -> Figure:
     """Input with window, map and density of one entry of `result`."""
     lr = pixels(result.images[index])
     window = result.windows[index].tolist()

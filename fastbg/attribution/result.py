@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fastbg.attribution import statistics
+from fastbg.attribution import diffusion as statistics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,11 +10,12 @@ from types import FrameType
 
 from rich.console import Console
 
-import fastbg
-from fastbg.attribution import command as attribute
+from fastbg.cli import attribute as attribute
 from fastbg.cli import evaluate, info, report, run, train
 from fastbg.errors import FastbgError
+from fastbg.version import __version__
 
+ABOUT = "Which pixels did a super-resolution network use, and did they help?"
 STOPPED = 130  # exit status after Ctrl-C, as shells have it
 COMMANDS = (run, report, attribute, evaluate, train, info)
 
@@ -64,8 +65,8 @@ def interruptible() -> Iterator[None]:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    whole = argparse.ArgumentParser(prog="fastbg", description=fastbg.__doc__)
-    whole.add_argument("--version", action="version", version=f"fastbg {fastbg.__version__}")
+    whole = argparse.ArgumentParser(prog="fastbg", description=ABOUT)
+    whole.add_argument("--version", action="version", version=f"fastbg {__version__}")
     commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.register(commands)

@@ -10,12 +10,12 @@ from rich.table import Table
 
 from fastbg.cli.info import describe
 from fastbg.data.images import ImageSet
-from fastbg.engines.estimate import Estimate, estimate, makespan
-from fastbg.engines.local import taking_part
 from fastbg.experiments.experiment import Experiment, NetLabel
 from fastbg.experiments.study import Study
 from fastbg.models.network import Network
-from fastbg.results.store import RunStore
+from fastbg.runs.estimate import Estimate, estimate, makespan
+from fastbg.runs.local import taking_part
+from fastbg.runs.store import RunStore
 
 WORKERS = (1, 8, 64)
 Nets = Sequence[tuple[NetLabel, Network, str]]

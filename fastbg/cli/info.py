@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import fastbg
-from fastbg.dispatch import BACKENDS, FAMILIES, PREFERENCE, Place, select, unavailable
 from fastbg.errors import CheckpointError
 from fastbg.experiments import EXPERIMENTS
 from fastbg.models.checkpoints import built_in_path
-from fastbg.models.sizes import BUILT_IN
+from fastbg.models.registry import BUILT_IN
+from fastbg.registration.dispatch import BACKENDS, FAMILIES, PREFERENCE, Place, select, unavailable
+from fastbg.version import __version__
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "scikit-image", "matplotlib")
 
@@ -29,7 +29,7 @@ def register(commands: Any) -> None:
 def run(_: argparse.Namespace) -> None:
     """Print it all."""
     console = Console(highlight=False)
-    console.print(f"[bold]fastbg {fastbg.__version__}[/]  Python {platform.python_version()}")
+    console.print(f"[bold]fastbg {__version__}[/]  Python {platform.python_version()}")
     console.print(*(f"{name} {_version(name)}" for name in PACKAGES), sep=", ", soft_wrap=True)
     for device in devices():
         console.print(f"\n[bold]{device.type}[/]  {describe(device)}", soft_wrap=True)

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fastbg.experiments.records import report
-from fastbg.results.store import RunStore
+from fastbg.runs.records import report
+from fastbg.runs.store import RunStore
 
 
 def register(commands: Any) -> None:

@@ -18,23 +18,22 @@ from fastbg.cli import dry_run
 from fastbg.cli.info import devices
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageSet
-from fastbg.dispatch import BACKENDS
-from fastbg.engines.local import Job
-from fastbg.engines.ray import RayEngine
 from fastbg.errors import InvalidArgument
 from fastbg.evaluation import add_image_arguments, described, open_images
 from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import Experiment, NetLabel
 from fastbg.experiments.study import CPU, Study
-from fastbg.metrics import CHANNELS
+from fastbg.filters.bicubic import KERNELS
+from fastbg.measures.quality import CHANNELS
 from fastbg.models.checkpoints import installed
 from fastbg.models.network import fingerprint
 from fastbg.models.options import HELP, METAVAR, load_choice, parse_choice
 from fastbg.models.rcan import RCAN
-from fastbg.models.sizes import BUILT_IN
-from fastbg.ops.resampling import KERNELS
-from fastbg.results.store import RunStore
-from fastbg.running import (
+from fastbg.models.registry import BUILT_IN
+from fastbg.registration.dispatch import BACKENDS
+from fastbg.runs.local import Job
+from fastbg.runs.ray import RayEngine
+from fastbg.runs.running import (
     Execute,
     Labelled,
     chosen_experiments,
@@ -43,6 +42,7 @@ from fastbg.running import (
     environment,
     measure_all,
 )
+from fastbg.runs.store import RunStore
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Options that several experiments have; each is set in all that have it.

@@ -13,7 +13,7 @@ from fastbg.evaluation import add_image_arguments, open_images
 from fastbg.models.checkpoints import save_model
 from fastbg.models.network import Network, fingerprint
 from fastbg.models.options import HELP, METAVAR, load_choice, parse_choice
-from fastbg.models.sizes import BUILT_IN
+from fastbg.models.registry import BUILT_IN
 from fastbg.training import TrainConfig, train
 
 

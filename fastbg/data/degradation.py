@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastbg.ops.resampling import bicubic_matrix, bicubic_taps
+from fastbg.filters.bicubic import bicubic_matrix, bicubic_taps
 
 
 def downsample(image: NDArray[np.uint8], scale: int, kernel: str = "matlab") -> NDArray[np.uint8]:

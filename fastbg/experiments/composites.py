@@ -29,11 +29,11 @@ from fastbg.experiments.groups import (
     sources,
 )
 from fastbg.experiments.study import Item, Study, as_image, centre
-from fastbg.metrics import grey_levels
+from fastbg.measures.quality import grey_levels
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite
-from fastbg.results import figures
-from fastbg.results.content import (
+from fastbg.reports import figures
+from fastbg.reports.content import (
     Cell,
     Chart,
     Column,
@@ -44,7 +44,7 @@ from fastbg.results.content import (
     Strip,
     Table,
 )
-from fastbg.statistics import mean_interval
+from fastbg.stats.intervals import mean_interval
 
 SHOWN = 3  # groups of each set in the contact sheet
 FOREIGN = 5  # foreign backgrounds of each of them

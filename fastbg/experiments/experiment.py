@@ -16,7 +16,7 @@ from torch import Tensor
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
-from fastbg.results.content import Chart, Gallery, Picture, Strip, Table, Verdict
+from fastbg.reports.content import Chart, Gallery, Picture, Strip, Table, Verdict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from fastbg.correlation import kendall, pooled_kendall, pooled_spearman, spearman
 from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, Work, decibels
 from fastbg.experiments.groups import (
     COLOURS,
@@ -25,11 +24,12 @@ from fastbg.experiments.groups import (
 )
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap
+from fastbg.measures.likeness import PAPER, SIMILARITIES, Descriptions
 from fastbg.models.network import Network
-from fastbg.results import figures
-from fastbg.results.content import Cell, Chart, Column, Gallery, Table, Verdict
-from fastbg.similarity import PAPER, SIMILARITIES, Descriptions
-from fastbg.statistics import Interval, all_of, mean_interval
+from fastbg.reports import figures
+from fastbg.reports.content import Cell, Chart, Column, Gallery, Table, Verdict
+from fastbg.stats.correlation import kendall, pooled_kendall, pooled_spearman, spearman
+from fastbg.stats.intervals import Interval, all_of, mean_interval
 
 Rows = NDArray[np.float64]
 Bools = NDArray[np.bool_]

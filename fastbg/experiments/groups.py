@@ -15,11 +15,11 @@ from fastbg.data.manifests import SubImage, composite_groups, load_sub_image, su
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Measured, Options
 from fastbg.experiments.study import Item, Study, centre
+from fastbg.measures.likeness import Descriptions, Images
 from fastbg.models.network import Network
 from fastbg.models.window import Box
 from fastbg.ops.composite import composite, composite_lr
-from fastbg.results import figures
-from fastbg.similarity import Descriptions, Images
+from fastbg.reports import figures
 
 T = TypeVar("T")
 

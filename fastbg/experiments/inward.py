@@ -9,8 +9,8 @@ from fastbg.experiments.experiment import Measured, Options, Summary
 from fastbg.experiments.nested import Box, Nested, NestedOptions, change
 from fastbg.experiments.nested_report import first, outcomes
 from fastbg.experiments.study import centre
-from fastbg.results.content import Chart, Gallery, Verdict
-from fastbg.statistics import Interval, mean_interval
+from fastbg.reports.content import Chart, Gallery, Verdict
+from fastbg.stats.intervals import Interval, mean_interval
 
 PAPER = {
     "edsr": "drops to some degree",

@@ -15,11 +15,11 @@ from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, decibels
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
 from fastbg.experiments.tta import average, family, restored_copies
-from fastbg.metrics import psnr
+from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
 from fastbg.ops.composite import Transform, mosaic
-from fastbg.results import figures
-from fastbg.results.content import (
+from fastbg.reports import figures
+from fastbg.reports.content import (
     Cell,
     Chart,
     Column,
@@ -31,7 +31,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.statistics import Interval, mean_interval, never_seen
+from fastbg.stats.intervals import Interval, mean_interval, never_seen
 
 # Mean PSNR (dB) of the region in its own image and in the mosaic (Table 2).
 PAPER = {"edsr": (23.02, 23.28), "rcan": (23.11, 23.39), "swinir": (23.24, 23.33)}

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 
 from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.nested import GAP, Nested, change
-from fastbg.results import figures
-from fastbg.results.content import Cell, Chart, Column, Gallery, Mark, Panel, Strip, Table, Verdict
-from fastbg.statistics import Interval, mean_interval
+from fastbg.reports import figures
+from fastbg.reports.content import Cell, Chart, Column, Gallery, Mark, Panel, Strip, Table, Verdict
+from fastbg.stats.intervals import Interval, mean_interval
 
 COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
 READABLE = 0.07  # a share from which its bar has room for a number

@@ -12,8 +12,8 @@ from fastbg.experiments.experiment import Measured, Options, Summary
 from fastbg.experiments.nested import Box, Nested, NestedOptions, change
 from fastbg.experiments.nested_report import first, mean, outcomes
 from fastbg.experiments.study import centre
-from fastbg.results.content import Chart, Gallery, Verdict
-from fastbg.statistics import all_of, mean_interval
+from fastbg.reports.content import Chart, Gallery, Verdict
+from fastbg.stats.intervals import all_of, mean_interval
 
 # PSNR (dB) of the paper's one pair by ring size, as far as its text tells (Figs 8-10).
 PAPER = {

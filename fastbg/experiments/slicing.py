@@ -14,10 +14,10 @@ from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, Work, decibels
 from fastbg.experiments.groups import image_sets, in_turn
 from fastbg.experiments.study import Item, Study, as_image, restore
-from fastbg.metrics import grey_levels, psnr
+from fastbg.measures.quality import grey_levels, psnr
 from fastbg.models.network import Network
-from fastbg.results import figures
-from fastbg.results.content import (
+from fastbg.reports import figures
+from fastbg.reports.content import (
     Chart,
     Column,
     Gallery,
@@ -28,7 +28,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.statistics import mean_interval, never_seen, share_limit
+from fastbg.stats.intervals import mean_interval, never_seen, share_limit
 
 TOLERATED = 0.10  # an event that is rarer than this, at 95 %, counts as one that never happens
 SHOWN = 2  # cases in the gallery

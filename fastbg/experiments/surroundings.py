@@ -19,10 +19,10 @@ from fastbg.experiments.experiment import (
     integers,
 )
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
-from fastbg.metrics import psnr
+from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
-from fastbg.results import figures
-from fastbg.results.content import (
+from fastbg.reports import figures
+from fastbg.reports.content import (
     Cell,
     Chart,
     Column,
@@ -34,7 +34,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.statistics import Interval, mean_interval, share_interval
+from fastbg.stats.intervals import Interval, mean_interval, share_interval
 
 SHOWN = 2  # cases of either kind in the gallery
 COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)

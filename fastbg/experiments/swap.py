@@ -26,10 +26,11 @@ from fastbg.experiments.groups import (
     texture_distances,
 )
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
-from fastbg.metrics import psnr
+from fastbg.measures.likeness import PAPER, SIMILARITIES, Descriptions
+from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
-from fastbg.results import figures
-from fastbg.results.content import (
+from fastbg.reports import figures
+from fastbg.reports.content import (
     Cell,
     Chart,
     Column,
@@ -41,8 +42,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.similarity import PAPER, SIMILARITIES, Descriptions
-from fastbg.statistics import Interval, mean_interval, share_interval
+from fastbg.stats.intervals import Interval, mean_interval, share_interval
 
 ENDS = 5  # best and worst foreign backgrounds that are compared and shown
 VIEW = 3  # side of a picture, in sides of the foreground

@@ -11,10 +11,10 @@ from torch import Tensor
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Options, Summary, Work, decibels
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
-from fastbg.metrics import psnr
+from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
-from fastbg.results import figures
-from fastbg.results.content import (
+from fastbg.reports import figures
+from fastbg.reports.content import (
     Chart,
     Column,
     Gallery,
@@ -25,7 +25,7 @@ from fastbg.results.content import (
     Table,
     Verdict,
 )
-from fastbg.statistics import Interval, mean_interval, share_difference, share_interval
+from fastbg.stats.intervals import Interval, mean_interval, share_difference, share_interval
 
 # Regions restored better with the full image and better alone, of 150 (Table 1).
 PAPER = {"edsr": (88, 62), "rcan": (117, 33), "swinir": (111, 39)}

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastbg.filters.bicubic import cubic
 from fastbg.models.network import Network
-from fastbg.ops.resampling import cubic
 from fastbg.precision import in_precision
 
 

@@ -25,7 +25,8 @@ from fastbg.models.files.tensors import read_safetensors
 from fastbg.models.formats import FIRST_KEYS, Recipe, check_values, recognise, sizes_of
 from fastbg.models.network import Network, digest_of
 from fastbg.models.rcan import RCAN
-from fastbg.models.sizes import BUILT_IN
+from fastbg.models.registry import BUILT_IN
+from fastbg.models.spandrel import ZooError, load_zoo
 from fastbg.models.swinir import SwinIR
 from fastbg.models.wrappers import (
     Found,
@@ -37,7 +38,6 @@ from fastbg.models.wrappers import (
     tensor_dictionaries,
     under_prefix,
 )
-from fastbg.models.zoo import ZooError, load_zoo
 
 ARCHITECTURES: dict[str, type[Network]] = {net.architecture: net for net in (EDSR, RCAN, SwinIR)}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fastbg.backends.torch_reference.conv import conv3x3 as plain
 from fastbg.ops.conv import conv3x3
+from fastbg.registration.conv import plain
 
 
 class Conv3x3(nn.Conv2d):

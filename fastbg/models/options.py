@@ -14,7 +14,7 @@ from fastbg.errors import InvalidArgument
 from fastbg.models.checkpoints import load_model
 from fastbg.models.network import Network
 from fastbg.models.plausible import check_output
-from fastbg.models.sizes import BUILT_IN
+from fastbg.models.registry import BUILT_IN
 
 Say = Callable[[str], None]
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, leaky_relu, pad, scaled_dot_product_attention
 
-from fastbg.contracts.operator import has_tangent
 from fastbg.errors import InvalidArgument
 from fastbg.models.arguments import check_number, check_whole, check_wholes
 from fastbg.models.conv import Conv3x3
@@ -21,6 +20,7 @@ from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Box, Patch, Stage, check_window, required_boxes, whole_map
 from fastbg.precision import in_precision
+from fastbg.registration.operator import has_tangent
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect")
 

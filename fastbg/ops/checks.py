@@ -1,7 +1,7 @@
 """Argument checks that every operator shares; each error names argument, value, expectation.
 
 Shapes and dtypes are looked at here; the values of indices, boxes and codes by the operator, when
-it runs (fastbg.contracts.indices).
+it runs (fastbg.registration.indices).
 """
 
 from collections.abc import Sequence

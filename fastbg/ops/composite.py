@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastbg.contracts import composite as contract
-from fastbg.contracts.indices import Transform as Transform
 from fastbg.errors import InvalidArgument
+from fastbg.filters.bicubic import KERNELS
 from fastbg.ops.checks import (
     FLOATS,
     BoxLike,
@@ -17,7 +16,8 @@ from fastbg.ops.checks import (
     index_pairs,
     integers,
 )
-from fastbg.ops.resampling import KERNELS
+from fastbg.registration import composite as registered
+from fastbg.registration.indices import Transform as Transform
 
 SOURCES = (*FLOATS, torch.uint8)
 Pairs = Tensor | Sequence[Sequence[int]]
@@ -52,7 +52,7 @@ def composite(
         BackendUnavailable: the named backend cannot run here.
     """
     pairs, inner, outer = _check_sources(a, b, pairs, inner, outer)
-    return contract.composite(a, b, pairs, inner, outer, backend)
+    return registered.composite(a, b, pairs, inner, outer, backend)
 
 
 def composite_lr(
@@ -91,7 +91,7 @@ def composite_lr(
     if scale < 1 or a.shape[2] % scale or a.shape[3] % scale:
         size = f"{a.shape[2]}x{a.shape[3]}"
         raise InvalidArgument("scale", scale, f"an integer >= 1 that divides the image size {size}")
-    return contract.composite_lr(a, b, pairs, inner, outer, scale, kernel, quantize, backend)
+    return registered.composite_lr(a, b, pairs, inner, outer, scale, kernel, quantize, backend)
 
 
 def mosaic(
@@ -116,7 +116,7 @@ def mosaic(
     n = len(tiles)
     if codes.dim() != 3 or codes.shape[0] != n or codes.shape[1] != codes.shape[2]:
         raise InvalidArgument("cells", f"shape {tuple(codes.shape)}", f"shape ({n}, g, g)")
-    return contract.mosaic(tiles, codes, backend)
+    return registered.mosaic(tiles, codes, backend)
 
 
 def _check_sources(

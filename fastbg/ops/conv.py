@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from fastbg.contracts import conv as contract
 from fastbg.errors import InvalidArgument
 from fastbg.ops.checks import check_images
+from fastbg.registration import conv as registered
 
 
 def conv3x3(
@@ -62,6 +62,6 @@ def conv3x3(
         if value is not None and (value.dtype, value.device) != (x.dtype, x.device):
             expected_kind = f"{x.dtype} on {x.device}, as x"
             raise InvalidArgument(name, f"{value.dtype} on {value.device}", expected_kind)
-    return contract.conv3x3(
+    return registered.conv3x3(
         x, weight, bias, residual, float(residual_scale), relu, upscale, backend
     )

@@ -1,12 +1,11 @@
 """Gram matrices of feature maps, and of a convolution's features (paper, section 6.1)."""
 
-import torch
 from torch import Tensor
 
-from fastbg.backends.torch_reference.composite import ACCUMULATE
-from fastbg.contracts import gram as contract
 from fastbg.errors import InvalidArgument
+from fastbg.filters.dtypes import accumulation_dtype
 from fastbg.ops.checks import check_images
+from fastbg.registration import gram as registered
 
 CONV_WEIGHT = (64, 3, 3, 3)  # VGG's conv1_1: what the kernels are written for
 
@@ -36,7 +35,7 @@ def gram(features: Tensor, mask: Tensor | None = None, *, backend: str = "auto")
     row = isinstance(features, Tensor) and features.dim() == 3
     maps = features.unsqueeze(2) if row else features  # N pixels are an image of one row
     check_images("features", maps)
-    result = contract.gram(maps, _weights(mask, features), backend)
+    result = registered.gram(maps, _weights(mask, features), backend)
     return _per_region(result, mask, features)
 
 
@@ -81,7 +80,7 @@ def conv_gram(
             raise InvalidArgument(name, value.dtype, f"images' dtype {images.dtype}")
         if value.device != images.device:
             raise InvalidArgument(name, f"device {value.device}", f"images' device {images.device}")
-    result = contract.conv_gram(images, weight, bias, _weights(mask, images), backend)
+    result = registered.conv_gram(images, weight, bias, _weights(mask, images), backend)
     return _per_region(result, mask, images)
 
 
@@ -105,7 +104,7 @@ def _weights(mask: Tensor | None, maps: Tensor) -> Tensor | None:
     regions = mask.unsqueeze(1) if one else mask
     if len(pixels) == 1:
         regions = regions.unsqueeze(2)
-    wide = regions.to(ACCUMULATE.get(maps.dtype, torch.float32))
+    wide = regions.to(accumulation_dtype(maps.dtype))
     return wide.expand(batch, -1, -1, -1)
 
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastbg.contracts import path as contract
 from fastbg.errors import InvalidArgument
+from fastbg.filters.gaussian import difference_taps, gaussian_taps
 from fastbg.ops.checks import BoxLike, boxes, check_images, values_are_known
-from fastbg.ops.gaussian import difference_taps, gaussian_taps
+from fastbg.registration import path as registered
 
 Sigmas = Tensor | Sequence[float] | Sequence[Sequence[float]]
 
@@ -39,7 +39,7 @@ def blur_path(
     if widths.dim() != 1:
         raise InvalidArgument("sigmas", f"shape {tuple(widths.shape)}", "shape (K,)")
     taps = _like(gaussian_taps(widths, kernel_size), image)
-    return contract.blur_path(image, taps, backend)
+    return registered.blur_path(image, taps, backend)
 
 
 def path_integral(
@@ -98,7 +98,7 @@ def path_integral(
         if factor.shape != (count,):
             raise InvalidArgument("weights", f"shape {tuple(factor.shape)}", f"({count},)")
         change = change * factor[:, None]
-    return contract.path_integral(
+    return registered.path_integral(
         gradients, image, _like(change, image), _like(level, image), backend
     )
 
@@ -124,7 +124,7 @@ def gradient_detector(sr: Tensor, windows: BoxLike, *, backend: str = "auto") ->
     """
     check_images("sr", sr)
     box = boxes("windows", windows, len(sr), sr.device)
-    return contract.gradient_detector(sr, box, backend)
+    return registered.gradient_detector(sr, box, backend)
 
 
 def _check_image(image: Tensor, kernel_size: int) -> None:

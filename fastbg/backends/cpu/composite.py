@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastbg.backends.cpu import native
 from fastbg.backends.tensor_view import view
-from fastbg.ops.resampling import bicubic_taps
+from fastbg.filters.bicubic import bicubic_taps
 
 
 def composite(a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor) -> Tensor:

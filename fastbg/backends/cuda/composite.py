@@ -8,7 +8,7 @@ from torch import Tensor
 from fastbg.backends.cuda import launching_on, native
 from fastbg.backends.tensor_view import view
 from fastbg.errors import InvalidArgument
-from fastbg.ops.resampling import bicubic_taps
+from fastbg.filters.bicubic import bicubic_taps
 
 MAX_SCALE = 511  # at 512 not even a one-pixel tile fits in 48 KiB of shared memory
 

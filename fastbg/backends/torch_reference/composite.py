@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from fastbg.ops.resampling import Taps, bicubic_taps
-
-ACCUMULATE = {torch.float64: torch.float64}  # everything else accumulates in float32
+from fastbg.filters.bicubic import Taps, bicubic_taps
+from fastbg.filters.dtypes import accumulation_dtype, as_float
 
 
 def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -20,11 +19,6 @@ def taken_from_b(inner: Tensor, outer: Tensor, height: int, width: int) -> Tenso
     """Mask (1 or N, 1, H, W) of the pixels inside outer and outside inner."""
     mask = box_mask(outer, height, width) & ~box_mask(inner, height, width)
     return mask[:, None] if mask.dim() == 3 else mask[None, None]
-
-
-def as_float(source: Tensor) -> Tensor:
-    """8-bit grey levels as [0,1]; floats unchanged."""
-    return source.float() / 255 if source.dtype == torch.uint8 else source
 
 
 def composite(a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
@@ -47,7 +41,7 @@ def composite_lr(
     """Bicubic down-sampling of `composite`: (N,C,H/s,W/s)."""
     image = composite(a, b, pairs, inner, outer)
     height, width = image.shape[-2:]
-    small = image.to(ACCUMULATE.get(image.dtype, torch.float32))
+    small = image.to(accumulation_dtype(image.dtype))
     small = _apply_taps(small, bicubic_taps(height, scale, kernel), axis=2)  # [N,C,H/s,W]
     small = _apply_taps(small, bicubic_taps(width, scale, kernel), axis=3)  # [N,C,H/s,W/s]
     if quantize:

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from fastbg.backends.torch_reference.composite import ACCUMULATE
+from fastbg.filters.dtypes import accumulation_dtype
 from fastbg.precision import in_precision
 
 
 @in_precision
 def gram(features: Tensor, mask: Tensor | None) -> Tensor:
     """sum over the pixels of a mask, whose others may hold NaN, of mask * f f^T: (B,M,C,C)."""
-    dtype = ACCUMULATE.get(features.dtype, torch.float32)
+    dtype = accumulation_dtype(features.dtype)
     counted = weighted = features.to(dtype).flatten(2)[:, None]  # [B,1,C,HW]
     if mask is not None:
         weights = mask.flatten(2)[:, :, None]  # [B,M,1,HW]
@@ -23,6 +23,6 @@ def gram(features: Tensor, mask: Tensor | None) -> Tensor:
 @in_precision
 def conv_gram(images: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
     """Gram matrices of relu(conv 3x3 (images)), borders padded with zeros: (B,M,64,64)."""
-    dtype = ACCUMULATE.get(images.dtype, torch.float32)
+    dtype = accumulation_dtype(images.dtype)
     wide = torch.conv2d(images.to(dtype), weight.to(dtype), bias.to(dtype), padding=1).relu()
     return gram(wide, mask).to(images.dtype)

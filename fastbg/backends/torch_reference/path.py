@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-ACCUMULATE = {torch.float64: torch.float64}  # everything else accumulates in float32
+from fastbg.filters.dtypes import accumulation_dtype
 
 
 def mirrored(size: int, radius: int, device: torch.device) -> Tensor:
@@ -23,7 +23,7 @@ def separable_filter(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
     h, w = image.shape[-2:]
     radius = rows.shape[1] // 2
-    x = image.to(ACCUMULATE.get(image.dtype, torch.float32))[:, None]
+    x = image.to(accumulation_dtype(image.dtype))[:, None]
     x = x.index_select(3, mirrored(h, radius, x.device))
     x = x.index_select(4, mirrored(w, radius, x.device))  # [B,1,C,H+2r,W+2r]
     x = _sum(tap * x[..., t : t + w] for t, tap in enumerate(_taps(columns, x)))
@@ -34,7 +34,7 @@ def separable_filter_adjoint(grad: Tensor, rows: Tensor, columns: Tensor) -> Ten
     """Adjoint of `separable_filter`: (B,K,C,H,W) -> (B,C,H,W)."""
     b, _, c, h, w = grad.shape
     radius = rows.shape[1] // 2
-    x = grad.to(ACCUMULATE.get(grad.dtype, torch.float32))
+    x = grad.to(accumulation_dtype(grad.dtype))
     last = 2 * radius
     x = _sum(pad(tap * x, (0, 0, t, last - t)) for t, tap in enumerate(_taps(rows, x)))
     x = _sum(pad(tap * x, (t, last - t)) for t, tap in enumerate(_taps(columns, x)))
@@ -70,7 +70,7 @@ def path_integral(gradients: Tensor, image: Tensor, change: Tensor, level: Tenso
 
 def _differences(sr: Tensor, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Differences down and right (B,C,H-1,W-1), zero outside the windows, and their length."""
-    x = sr.to(ACCUMULATE.get(sr.dtype, torch.float32))
+    x = sr.to(accumulation_dtype(sr.dtype))
     down = x[..., 1:, :-1] - x[..., :-1, :-1]
     right = x[..., :-1, 1:] - x[..., :-1, :-1]
     row = torch.arange(down.shape[-2], device=sr.device)[:, None]

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastbg.filters.bicubic import bicubic_taps
 from fastbg.kernels.composite import launch_composite, launch_mosaic
 from fastbg.kernels.composite_lr import AxisTaps, launch_composite_lr
-from fastbg.ops.resampling import bicubic_taps
 
 
 @lru_cache(maxsize=64)

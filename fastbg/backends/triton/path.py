@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from fastbg.filters.gaussian import folded_weights
 from fastbg.kernels import path as kernels
-from fastbg.ops.gaussian import folded_weights
 
 
 def blur_path(image: Tensor, taps: Tensor) -> Tensor:

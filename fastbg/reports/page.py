@@ -15,9 +15,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from fastbg.errors import RunStoreError
-from fastbg.results import figures
-from fastbg.results.content import CLAIMS, Cell, Chart, Column, Picture, Section, Table
-from fastbg.statistics import Interval, Outcome
+from fastbg.reports import figures
+from fastbg.reports.content import CLAIMS, Cell, Chart, Column, Picture, Section, Table
+from fastbg.stats.intervals import Interval, Outcome
 
 # CSS class and sign of each outcome.
 SIGNS = {
@@ -122,7 +122,7 @@ def html(
     Names of files and networks are not trusted: all text is escaped.
     """
     environment = Environment(
-        loader=PackageLoader("fastbg.results"),
+        loader=PackageLoader("fastbg.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -138,7 +138,7 @@ def html(
     environment.tests["interval"] = lambda cell: isinstance(cell, Interval)
     environment.tests["number"] = lambda cell: not isinstance(cell, str)
     # The style sheet is a file of this package.
-    style = (files("fastbg.results") / "templates" / "report.css").read_text(encoding="utf-8")
+    style = (files("fastbg.reports") / "templates" / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         sections=sections,
         nets=networks(sections),

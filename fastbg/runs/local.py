@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fastbg.errors import CheckpointError
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
-from fastbg.experiments.records import collect
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
-from fastbg.results.content import Picture
-from fastbg.results.store import Record, RunStore
+from fastbg.reports.content import Picture
+from fastbg.runs.records import collect
+from fastbg.runs.store import Record, RunStore
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbg.attribution.explain import explain
 from fastbg.attribution.page import page
-from fastbg.attribution.picture import explain, figure
+from fastbg.attribution.picture import figure
 from fastbg.attribution.quadrature import METHODS
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import read_image

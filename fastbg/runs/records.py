@@ -11,10 +11,10 @@ from fastbg.errors import RunStoreError
 from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, NetLabel
 from fastbg.experiments.study import Item, Study
-from fastbg.results import figures
-from fastbg.results.content import Section
-from fastbg.results.report import write_report
-from fastbg.results.store import RunStore
+from fastbg.reports import figures
+from fastbg.reports.content import Section
+from fastbg.reports.page import write_report
+from fastbg.runs.store import RunStore
 
 
 def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from fastbg.backends.gram_arguments import empty_grams
-from fastbg.backends.torch_reference.composite import ACCUMULATE
-from fastbg.contracts.conv import (
+from fastbg.filters.dtypes import accumulation_dtype
+from fastbg.registration.conv import (
     conv3x3,
     conv3x3_input_gradient,
     conv3x3_weight_gradient,
 )
-from fastbg.contracts.operator import Operator
-from fastbg.dispatch import implementation
+from fastbg.registration.dispatch import implementation
+from fastbg.registration.operator import Operator
 
 
 @Operator
@@ -126,7 +126,7 @@ def _keep_images(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _conv_gram_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The feature map is computed again, and freed with this function."""
     mask = ctx.saved_tensors[3]
-    dtype = ACCUMULATE.get(grad.dtype, torch.float32)
+    dtype = accumulation_dtype(grad.dtype)
     images, weight, bias = (saved.to(dtype) for saved in ctx.saved_tensors[:3])
     features = conv3x3(images, weight, bias, None, 1.0, True, 1, "torch")
     wants_images, wants_weight, wants_bias, wants_mask = ctx.needs_input_grad[:4]

@@ -22,14 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import fastbg
 from fastbg.data.images import ImageItem, ImageSet
-from fastbg.engines.local import Job, on_host
 from fastbg.errors import EngineError, FastbgError, InvalidArgument
 from fastbg.experiments.experiment import Experiment
 from fastbg.experiments.study import CPU, Item, Study
 from fastbg.models.network import Network
-from fastbg.results.content import Picture
+from fastbg.reports.content import Picture
+from fastbg.runs.local import Job, on_host
+from fastbg.version import __version__
 
 LIVES = 3  # workers that a chunk may take with it; starts in a row that may fail
 PATIENCE = 300.0  # seconds that the run waits for a first worker
@@ -346,7 +346,7 @@ def share(
 
 def versions() -> dict[str, str]:
     """Of the packages that decide the records."""
-    return {"fastbg": fastbg.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    return {"fastbg": __version__, "torch": torch.__version__, "numpy": np.__version__}
 
 
 def _import_ray() -> Any:

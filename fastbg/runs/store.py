@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import fastbg
 from fastbg.errors import InvalidArgument, RunStoreError
-from fastbg.results.values import Json, checksum, differences, listed
+from fastbg.runs.values import Json, checksum, differences, listed
+from fastbg.version import __version__
 
 Value: TypeAlias = float | int | str | None
 
@@ -379,14 +379,14 @@ class RunStore:
             age = "a newer" if schema > SCHEMA else "an older"
             raise RunStoreError(
                 f"{file}: has schema {schema}, written by {age} fastbg; fastbg "
-                f"{fastbg.__version__} expects schema {SCHEMA}: choose another folder"
+                f"{__version__} expects schema {SCHEMA}: choose another folder"
             )
 
     def _settle(self, identity: Mapping[str, Json], environment: Mapping[str, str]) -> None:
         """Store what the run is, or compare it with what is stored."""
         texts = {key: _dumps(key, value) for key, value in identity.items()}
         versions = {
-            "fastbg": fastbg.__version__,
+            "fastbg": __version__,
             "torch": torch.__version__,
             **{name: version(name) for name in ("numpy", "scipy", "pillow")},
             "python": platform.python_version(),

@@ -22,8 +22,8 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import Function, forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-from fastbg.dispatch import Place, select
 from fastbg.errors import NoDerivative
+from fastbg.registration.dispatch import Place, select
 
 _LIBRARY = torch.library.Library("fastbg", "FRAGMENT")
 

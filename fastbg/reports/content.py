@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fastbg.statistics import Interval, Outcome
+from fastbg.stats.intervals import Interval, Outcome
 
 # What the paper claims, in a few words each.
 CLAIMS = {
@@ -62,7 +62,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Chart:
-    """A matplotlib figure, drawn with `fastbg.results.figures.new_figure`."""
+    """A matplotlib figure, drawn with `fastbg.reports.figures.new_figure`."""
 
     name: str
     title: str

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastbg.errors import BackendUnavailable, InvalidArgument
 
-# Operator -> its family: the name of its file in ops/, contracts/, backends/*/, csrc/, kernels/.
+# Operator -> its family: the name of its file in ops/, registration/, backends/*/, csrc/, kernels/.
 FAMILIES = {
     "composite": "composite",
     "composite_lr": "composite",
@@ -103,6 +103,11 @@ def _automatic(op: str, place: Place) -> str:
             "fastbg.models.conv.Conv3x3.fused = False"
         )
     return "torch"
+
+
+def instruction_set() -> str:
+    """The variant of the compiled CPU kernels that runs: "baseline", "avx2" or "avx512"."""
+    return str(import_module(BACKENDS["cpu"]).native().isa())
 
 
 def implementation(op: str, requested: str, like: Tensor) -> Callable[..., Any]:

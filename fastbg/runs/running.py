@@ -20,19 +20,18 @@ from rich.progress import (
 from rich.text import Text
 
 from fastbg import precision
-from fastbg.backends.cpu import native
 from fastbg.data.builtin import builtin_images
 from fastbg.data.readable import open_readable
-from fastbg.dispatch import FAMILIES, Place, select
-from fastbg.engines.local import Job, taking_part
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
-from fastbg.experiments.records import headline, report, settle, settle_network
 from fastbg.experiments.study import Study
 from fastbg.models.network import Network, fingerprint
 from fastbg.models.plausible import check_output
-from fastbg.results.store import RunStore
+from fastbg.registration.dispatch import FAMILIES, Place, instruction_set, select
+from fastbg.runs.local import Job, taking_part
+from fastbg.runs.records import headline, report, settle, settle_network
+from fastbg.runs.store import RunStore
 
 Labelled: TypeAlias = tuple[NetLabel, Network, str]  # with a digest of its weights
 Execute: TypeAlias = Callable[[Job, Callable[[int], None]], int]  # Job.run, or another engine's
@@ -156,7 +155,7 @@ def environment(study: Study) -> dict[str, str]:
     backends = {study.backend} if named else {select(op, place) for op in FAMILIES}
     found = {"operators": ", ".join(sorted(backends))}
     if "cpu" in backends:
-        found["instruction set"] = str(native().isa())
+        found["instruction set"] = instruction_set()
     return found
 
 

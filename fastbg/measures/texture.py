@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from fastbg.backends.torch_reference.composite import ACCUMULATE, as_float
 from fastbg.errors import InvalidArgument
+from fastbg.filters.dtypes import accumulation_dtype, as_float
 from fastbg.models.vgg import conv1_1, imagenet_normalised
 from fastbg.ops.checks import FLOATS, check_images
 from fastbg.ops.gram import conv_gram
@@ -31,7 +31,7 @@ def texture_gram(images: Tensor, mask: Tensor | None = None, *, backend: str = "
     check_images("images", images, (*FLOATS, torch.uint8))
     if images.shape[1] != 3:
         raise InvalidArgument("images", f"shape {tuple(images.shape)}", "shape (B, 3, H, W)")
-    dtype = ACCUMULATE.get(images.dtype, torch.float32)
+    dtype = accumulation_dtype(images.dtype)
     weight, bias = conv1_1(images.device, dtype)
     normalised = imagenet_normalised(as_float(images).to(dtype))
     total = conv_gram(normalised, weight, bias, mask, backend=backend)
@@ -77,4 +77,4 @@ def gram_distance(ga: Tensor, gb: Tensor) -> Tensor:
     # Bound of the rounding of a sum of C*C products: below it, nothing was measured.
     rounding = a.shape[1] * torch.finfo(torch.float64).eps * norms
     measured = torch.where(distance > rounding, distance, 0.0)
-    return measured.to(ACCUMULATE.get(ga.dtype, torch.float32))
+    return measured.to(accumulation_dtype(ga.dtype))

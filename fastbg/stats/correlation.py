@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from fastbg.statistics import Interval, mean_interval, share_limit
+from fastbg.stats.intervals import Interval, mean_interval, share_limit
 
 Rows = NDArray[np.float64]  # (n,K): K values of each of n groups
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastbg.engines.local import cut, on_host
 from fastbg.experiments.experiment import Experiment, Work
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
+from fastbg.runs.local import cut, on_host
 
 PATIENCE = 5.0  # seconds; a chunk that takes longer than this is judged by one of its items
 

@@ -1,4 +1,4 @@
-"""Contract of the 3x3 convolution. B images, Ci and Co channels, H x W pixels."""
+"""Registration of the 3x3 convolution. B images, Ci and Co channels, H x W pixels."""
 
 from typing import Any
 
@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from fastbg.contracts.operator import Operator, has_tangent
-from fastbg.dispatch import implementation
+from fastbg.backends.torch_reference import conv as reference
+from fastbg.registration.dispatch import implementation
+from fastbg.registration.operator import Operator, has_tangent
+
+plain = reference.conv3x3  # the same without an operator, where the networks want PyTorch's
 
 
 def _channels_last(y: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, unfold
 
 from fastbg.errors import CheckpointError
+from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.network import Network
 from fastbg.models.vgg import conv1_1, imagenet_normalised
 from fastbg.models.window import Box
 from fastbg.ops.gram import gram
-from fastbg.texture import gram_distance, texture_gram
 
 PATCH = 3  # LR pixels
 PYRAMID = 3  # scales: 1, 1/2, 1/4

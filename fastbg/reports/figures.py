@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from fastbg.results.content import Chart, Gallery, Mark, Panel
+from fastbg.reports.content import Chart, Gallery, Mark, Panel
 
 INK, MUTED, RULE, PAPER = "#20242a", "#68707c", "#d8dbe0", "#fffffe"
 FULL, ALONE = "#2b6f9e", "#c2543a"  # with background, without

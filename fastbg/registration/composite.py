@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from fastbg.backends.torch_reference.composite import taken_from_b
-from fastbg.contracts.indices import boxes_inside, cell_codes, image_pairs
-from fastbg.contracts.operator import Operator
-from fastbg.dispatch import implementation
+from fastbg.registration.dispatch import implementation
+from fastbg.registration.indices import boxes_inside, cell_codes, image_pairs
+from fastbg.registration.operator import Operator
 
 
 def _float_dtype(source: Tensor) -> torch.dtype:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from fastbg.backends.torch_reference import path as reference
 from fastbg.backends.torch_reference.path import path_derivative, separable_filter_adjoint
-from fastbg.contracts.indices import boxes_inside
-from fastbg.contracts.operator import Operator
-from fastbg.dispatch import implementation
+from fastbg.registration.dispatch import implementation
+from fastbg.registration.indices import boxes_inside
+from fastbg.registration.operator import Operator
 
 
 @Operator

@@ -1,0 +1,1 @@
+"""Filter taps and number formats: what operators and backends alike stand on."""

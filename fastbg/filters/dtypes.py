@@ -1,0 +1,14 @@
+"""Number formats: what operators accumulate in, and how 8-bit images become floats."""
+
+import torch
+from torch import Tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64; everything else accumulates in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def as_float(source: Tensor) -> Tensor:
+    """8-bit grey levels as [0,1]; floats unchanged."""
+    return source.float() / 255 if source.dtype == torch.uint8 else source

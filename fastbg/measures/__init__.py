@@ -1,0 +1,1 @@
+"""PSNR and SSIM, texture, likeness of two image regions."""
