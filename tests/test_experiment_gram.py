@@ -9,12 +9,14 @@ from scipy import stats
 
 from fastbg.errors import CheckpointError
 from fastbg.experiments.experiment import Measured, NetLabel
-from fastbg.experiments.gram import COMBINED, Gram, halves
+from fastbg.experiments.gram import Gram
 from fastbg.experiments.study import Item
 from fastbg.measures.likeness import SIMILARITIES, Descriptions, Images, Similarity, layer_outputs
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.edsr import EDSR
 from fastbg.models.window import Box
+from fastbg.reports.gram import COMBINED, halves
+from fastbg.reports.sections import report_of
 from fastbg.stats.correlation import kendall, pooled_kendall, pooled_spearman, spearman
 from fastbg.stats.intervals import Interval, Outcome, mean_interval
 
@@ -213,7 +215,7 @@ def test_the_measure_that_predicts_is_found_on_held_out_images() -> None:
     assert contest["colour_moments"].held.value == pytest.approx(1)
     assert contest[COMBINED].held.value > 0.95
     assert abs(contest["vgg_gram"].held.value) < 0.2
-    summary = Gram().summarise([measured])
+    summary = report_of(Gram()).summarise([measured])
     assert "chosen on one half: colour moments" in summary.headlines["edsr"]
     assert [len(table.rows) for table in summary.tables] == [1, len(SIMILARITIES) + 1]
 
@@ -241,7 +243,7 @@ def test_no_image_is_in_both_halves() -> None:
 def test_c8_holds_without_a_relation_and_fails_with_one() -> None:
     rng = np.random.default_rng(0)
     psnr = 30 + rng.random((120, 31))
-    verdict = Gram().summarise([result(psnr)]).verdicts[0]
+    verdict = report_of(Gram()).summarise([result(psnr)]).verdicts[0]
     assert (verdict.claim, verdict.outcome) == ("C8", Outcome.HOLDS)
-    related = Gram().summarise([result(psnr, vgg_gram=31 - psnr)]).verdicts[0]
+    related = report_of(Gram()).summarise([result(psnr, vgg_gram=31 - psnr)]).verdicts[0]
     assert related.outcome is Outcome.FAILS

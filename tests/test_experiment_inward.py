@@ -15,6 +15,7 @@ from fastbg.experiments.study import Item, Study
 from fastbg.models.checkpoints import save_model
 from fastbg.models.edsr import EDSR
 from fastbg.models.rcan import RCAN
+from fastbg.reports.sections import report_of
 from fastbg.stats.intervals import Outcome
 
 SMALL = InwardOptions(count=2, candidates=8, size=64, sizes="64,48,32")
@@ -84,13 +85,13 @@ def test_c7_follows_from_the_loss(
     architecture: str, loss: float, spread: float, outcome: Outcome
 ) -> None:
     experiment = Inward(InwardOptions(sizes="128,64,32"))
-    verdicts = experiment.summarise([measured(architecture, loss, spread)]).verdicts
+    verdicts = report_of(experiment).summarise([measured(architecture, loss, spread)]).verdicts
     assert [(v.claim, v.outcome) for v in verdicts] == [("C7", outcome)]
 
 
 def test_c7_orders_the_networks() -> None:
     results = [measured("edsr", 0.3), measured("rcan", 2.5), measured("swinir", 1.9)]
-    verdicts = Inward(InwardOptions(sizes="128,64,32")).summarise(results).verdicts
+    verdicts = report_of(Inward(InwardOptions(sizes="128,64,32"))).summarise(results).verdicts
     assert [(v.net, v.outcome) for v in verdicts[3:]] == [
         ("swinir against edsr", Outcome.HOLDS),
         ("swinir against rcan", Outcome.FAILS),

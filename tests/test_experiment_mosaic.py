@@ -11,11 +11,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
-from fastbg.experiments.mosaic import WAYS, Mosaic, MosaicOptions, cut, inside
+from fastbg.experiments.mosaic import Mosaic, MosaicOptions, cut, inside
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.tta import average, restored_copies
 from fastbg.models.edsr import EDSR
 from fastbg.ops.composite import Transform
+from fastbg.reports.mosaic import WAYS
+from fastbg.reports.sections import report_of
 from fastbg.stats.intervals import Outcome
 
 SMALL = MosaicOptions(count=6, region=32)
@@ -163,14 +165,14 @@ def result(net: str, mosaic: list[float], tta: list[float]) -> Measured:
 def test_c9_follows_from_the_gains(mosaic: list[float], tta: list[float], outcomes: str) -> None:
     names = {"holds": Outcome.HOLDS, "fails": Outcome.FAILS, "open": Outcome.UNDECIDED}
     names["few"] = Outcome.TOO_FEW
-    verdicts = Mosaic().summarise([result("edsr", mosaic, tta)]).verdicts
+    verdicts = report_of(Mosaic()).summarise([result("edsr", mosaic, tta)]).verdicts
     assert {verdict.claim for verdict in verdicts} == {"C9"}
     assert [v.outcome for v in verdicts] == [names[word] for word in outcomes.split(", ")]
     assert verdicts[0].paper == "23.02 to 23.28 dB"
 
 
 def test_tables_hold_gains_harm_and_cost() -> None:
-    summary = Mosaic().summarise([result("rcan", [0.3] * 57 + [-0.6] * 3, [0.1] * 60)])
+    summary = report_of(Mosaic()).summarise([result("rcan", [0.3] * 57 + [-0.6] * 3, [0.1] * 60)])
     quality, inner, cost = summary.tables
     whole, alone, mosaic, tta = quality.rows
     assert whole[3:6] == (23.11, None, None)
@@ -181,13 +183,17 @@ def test_tables_hold_gains_harm_and_cost() -> None:
     assert tta[7] == 0
     assert [row[1] for row in inner.rows] == ["region", "inner half"]
     assert [row[1:] for row in cost.rows] == [(1, 8.0), (1, 1.0), (1, 25.0), (25, 25.0)]
-    zooming = Mosaic(MosaicOptions(tta="zooms")).summarise([result("rcan", [0.3], [0.1])])
+    zooming = report_of(Mosaic(MosaicOptions(tta="zooms"))).summarise(
+        [result("rcan", [0.3], [0.1])]
+    )
     assert zooming.tables[2].rows[3][1:] == (25, 25 * (6 + 4 + 16) / 8)
 
 
 def test_a_small_loss_may_be_allowed() -> None:
     losing = result("edsr", [-0.01] * 60, [-0.01] * 60)
-    strict, mild = (Mosaic(MosaicOptions(harm=harm)).summarise([losing]) for harm in (0.0, 0.02))
+    strict, mild = (
+        report_of(Mosaic(MosaicOptions(harm=harm))).summarise([losing]) for harm in (0.0, 0.02)
+    )
     assert [s.verdicts[1].outcome for s in (strict, mild)] == [Outcome.FAILS, Outcome.HOLDS]
 
 

@@ -21,6 +21,7 @@ from fastbg.experiments.study import Item, Study
 from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.edsr import EDSR
 from fastbg.reports.content import Chart, Gallery
+from fastbg.reports.sections import report_of
 from fastbg.stats.intervals import Outcome, all_of
 
 SMALL = RingOptions(count=3, candidates=8, size=64, window=16, sizes="0,32,48")
@@ -204,7 +205,7 @@ def measured(architecture: str, count: int = 30, **given: float) -> Measured:
 
 def outcomes(results: Sequence[Measured], claim: str) -> dict[tuple[str, str], Outcome]:
     experiment = Ring(RingOptions(sizes="0,32,48,64"))
-    verdicts = experiment.summarise(results).verdicts
+    verdicts = report_of(experiment).summarise(results).verdicts
     return {(v.net, v.statement.split()[-1]): v.outcome for v in verdicts if v.claim == claim}
 
 
@@ -247,7 +248,7 @@ def test_c6_follows_from_the_shares() -> None:
 
 def test_a_network_that_the_paper_lacks_is_measured_all_the_same() -> None:
     experiment = Ring(RingOptions(sizes="0,32,48,64"))
-    summary = experiment.summarise([measured("wrapped")])
+    summary = report_of(experiment).summarise([measured("wrapped")])
     assert [v.claim for v in summary.verdicts] == ["C5"]
     assert len(summary.tables[1].rows) == 4
 
@@ -260,7 +261,7 @@ def test_figures_show_one_pair_and_the_means(study: Study, net: EDSR) -> None:
         pictures = experiment.exhibit(net, items[0], study)
     assert pictures["grid"].shape == (3 * 64 + 2 * 4, 3 * 64, 3)
     shown = {(items[0].key, name): picture for name, picture in pictures.items()}
-    drawn = experiment.draw([Measured(NetLabel("edsr", "edsr"), items, columns, shown)])
+    drawn = report_of(experiment).draw([Measured(NetLabel("edsr", "edsr"), items, columns, shown)])
     galleries = [d for d in drawn if isinstance(d, Gallery)]
     assert len(galleries) == 1
     panels = galleries[0].strips[0].panels

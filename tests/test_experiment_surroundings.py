@@ -14,6 +14,7 @@ from fastbg.experiments.study import Item, Study
 from fastbg.experiments.surroundings import Surroundings, SurroundingsOptions
 from fastbg.models.edsr import EDSR
 from fastbg.reports.content import Gallery
+from fastbg.reports.sections import report_of
 from fastbg.stats.intervals import Outcome
 
 SMALL = SurroundingsOptions(count=3, box=32, margins="0,8,16")
@@ -91,7 +92,7 @@ def measured(losing: int, count: int = 60) -> Measured:
     ("losing", "outcome"), [(24, Outcome.HOLDS), (0, Outcome.FAILS), (7, Outcome.UNDECIDED)]
 )
 def test_c1_follows_from_the_share(losing: int, outcome: Outcome) -> None:
-    summary = Surroundings(SMALL).summarise([measured(losing)])
+    summary = report_of(Surroundings(SMALL)).summarise([measured(losing)])
     assert [(v.claim, v.outcome) for v in summary.verdicts] == [("C1", outcome)]
     row = summary.tables[0].rows[0]
     assert row[3].value == 1.0  # 8 pixels around gain 1 dB
@@ -116,7 +117,7 @@ def test_cases_are_the_largest_loss_and_the_largest_gain(study: Study, net: EDSR
             for i in cases
             for name, picture in experiment.exhibit(net, items[i], study).items()
         }
-    drawn = experiment.draw([dataclasses.replace(result, pictures=shown)])
+    drawn = report_of(experiment).draw([dataclasses.replace(result, pictures=shown)])
     assert isinstance(drawn[0], Gallery)
     panels = drawn[0].strips[0].panels
     assert [panel.title for panel in panels[2:]] == [

@@ -16,9 +16,11 @@ from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.groups import lr_composites, sources
 from fastbg.experiments.study import Item, Study
-from fastbg.experiments.swap import Swap, SwapOptions, nearness, rank_of_own
+from fastbg.experiments.swap import Swap, SwapOptions
 from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.edsr import EDSR
+from fastbg.reports.sections import report_of
+from fastbg.reports.swap import nearness, rank_of_own
 from fastbg.stats.intervals import Outcome
 
 SMALL = SwapOptions(size=64, region=16, groups=2, backgrounds=4)
@@ -104,7 +106,7 @@ def test_rank_and_places() -> None:
 )
 def test_c3_follows_from_the_share(own_best: int, outcome: Outcome) -> None:
     psnr = [[31 if i < own_best else 28, 29, 30, 29.5] for i in range(20)]
-    verdict = Swap().summarise([made(psnr, [[0, 1, 2, 3]] * 20)]).verdicts[0]
+    verdict = report_of(Swap()).summarise([made(psnr, [[0, 1, 2, 3]] * 20)]).verdicts[0]
     assert (verdict.claim, verdict.outcome) == ("C3", outcome)
     assert f"for {own_best} of 20" in verdict.ours
 
@@ -119,7 +121,7 @@ def test_c4_follows_from_the_places(order: int, outcome: Outcome) -> None:
     signs = np.array([order or (-1) ** (i // 2) for i in range(20)])[:, None]
     psnr = 30 - signs * distance + 0.1 * rng.random((20, 21))
     result = made(psnr.tolist(), distance.tolist())
-    verdict = Swap().summarise([result]).verdicts[1]
+    verdict = report_of(Swap()).summarise([result]).verdicts[1]
     assert (verdict.claim, verdict.outcome) == ("C4", outcome)
 
 

@@ -15,6 +15,7 @@ from fastbg.experiments.slicing import Slicing, SlicingOptions, cut, join, seam_
 from fastbg.experiments.study import Item, Study, restore
 from fastbg.experiments.table1 import Table1, Table1Options
 from fastbg.models.edsr import EDSR
+from fastbg.reports.sections import report_of
 from fastbg.stats.intervals import Outcome
 
 SMALL = Table1Options(count=6, size=64, region=32)
@@ -114,7 +115,7 @@ def table1_result(net: str, alone_better: int, count: int = 60) -> Measured:
     [(48, Outcome.HOLDS), (0, Outcome.FAILS), (14, Outcome.UNDECIDED)],
 )
 def test_c1_follows_from_the_share(alone_better: int, outcome: Outcome) -> None:
-    summary = Table1().summarise([table1_result("edsr", alone_better, 120)])
+    summary = report_of(Table1()).summarise([table1_result("edsr", alone_better, 120)])
     verdict = summary.verdicts[0]
     assert (verdict.claim, verdict.outcome) == ("C1", outcome)
     assert verdict.paper == "62 of 150 better alone"
@@ -123,11 +124,11 @@ def test_c1_follows_from_the_share(alone_better: int, outcome: Outcome) -> None:
 
 def test_c1_orders_the_networks_only_where_both_ran() -> None:
     edsr = table1_result("edsr", 40)
-    assert len(Table1().summarise([edsr]).verdicts) == 1
-    verdicts = Table1().summarise([edsr, table1_result("rcan", 5)]).verdicts
+    assert len(report_of(Table1()).summarise([edsr]).verdicts) == 1
+    verdicts = report_of(Table1()).summarise([edsr, table1_result("rcan", 5)]).verdicts
     assert verdicts[-1].net == "edsr against rcan"
     assert verdicts[-1].outcome is Outcome.HOLDS
-    reversed_ = Table1().summarise([table1_result("edsr", 5), table1_result("rcan", 40)])
+    reversed_ = report_of(Table1()).summarise([table1_result("edsr", 5), table1_result("rcan", 40)])
     assert reversed_.verdicts[-1].outcome is Outcome.FAILS
 
 
@@ -144,13 +145,13 @@ def test_c1_orders_the_networks_only_where_both_ran() -> None:
 def test_c2_follows_from_the_gains(gains: list[float], differs: Outcome, always: Outcome) -> None:
     sliced = (30 + np.array(gains)).tolist()
     result = measured("edsr", psnr_whole=[30.0] * len(gains), psnr_sliced=sliced)
-    verdicts = Slicing().summarise([result]).verdicts
+    verdicts = report_of(Slicing()).summarise([result]).verdicts
     assert [v.outcome for v in verdicts] == [differs, always]
 
 
 def test_a_perfect_result_does_not_spoil_the_means() -> None:
     result = measured("edsr", psnr_full=[np.inf, 30, 31], psnr_partial=[np.inf, 29, np.inf])
-    row = Table1().summarise([result]).tables[0].rows[0]
+    row = report_of(Table1()).summarise([result]).tables[0].rows[0]
     assert row[2:5] == (1, 1, 1)
     assert all(np.isfinite(row[7:9]))
 

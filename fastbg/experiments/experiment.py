@@ -1,13 +1,13 @@
-"""The shape that every experiment has: plan, measure, exhibit, summarise, draw.
+"""The shape that every experiment has: plan, measure, exhibit.
 
-The first three see images and networks (through `Study`) and fill the run store; the last two see
-only what the store holds, so that a report can be made again without them.
+They see images and networks (through `Study`) and fill the run store. What follows from the numbers
+is in fastbg/reports, one file for each experiment.
 """
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from torch import Tensor
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
-from fastbg.reports.content import Chart, Gallery, Picture, Strip, Table, Verdict
+
+Picture: TypeAlias = NDArray[np.uint8]  # (h, w, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,15 +101,6 @@ class Measured:
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
-    """Numbers of an experiment, for all networks together."""
-
-    headlines: Mapping[str, str]  # network -> one line
-    tables: Sequence[Table]
-    verdicts: Sequence[Verdict]
-
-
-@dataclasses.dataclass(frozen=True)
 class Work:
     """What measuring some items takes, as `fastbg run --dry-run` tells it."""
 
@@ -169,34 +161,3 @@ class Experiment(ABC):
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
         """The pictures of one of the `cases`, by the names in `shown`."""
         return {}
-
-    @abstractmethod
-    def summarise(self, results: Sequence[Measured]) -> Summary:
-        """Tables and verdicts over all networks."""
-
-    @abstractmethod
-    def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """Figures over all networks."""
-
-    def galleries(
-        self,
-        results: Sequence[Measured],
-        strip: Callable[[Measured, int], Strip],
-        title: str,
-        caption: str,
-    ) -> list[Gallery]:
-        """A gallery for each network: `strip` of each of its cases that was `exhibit`ed.
-
-        `title` stands before the network's label.
-        """
-        galleries = []
-        for number, result in enumerate(results):
-            strips = [
-                strip(result, i)
-                for i in self.cases(result)
-                if all((result.items[i].key, name) in result.pictures for name in self.shown)
-            ]
-            if strips:
-                name = f"{self.name}_cases_{number + 1}"
-                galleries.append(Gallery(name, f"{title} {result.net.label}", caption, strips))
-        return galleries

@@ -19,12 +19,10 @@ from fastbg.measures.likeness import Descriptions, Images
 from fastbg.models.network import Network
 from fastbg.models.window import Box
 from fastbg.ops.composite import composite, composite_lr
-from fastbg.reports import figures
 
 T = TypeVar("T")
 
 SETS = {"natural": "photographs", "OSSCD": "textures (OSSCD)"}
-COLOURS = dict(zip(SETS, (figures.FULL, figures.OTHERS[2]), strict=True))
 LEAST = 3  # backgrounds of a foreground: its own, and two to compare
 ROOM = 2  # sub-images are drawn until they would cover the images this many times
 
@@ -136,42 +134,10 @@ def number_of(item: Item) -> int:
     return int(item.key.split("/", 2)[1])
 
 
-def place(item: Item) -> str:
-    """Where a sub-image was cut, for captions."""
-    return f"{item.source}, at {item.box[0]}, {item.box[1]}"
-
-
 def by_set(result: Measured) -> dict[str, NDArray[np.intp]]:
     """Indices of the items of each set that has any."""
     names = np.array([set_of(item) for item in result.items])
     return {name: np.flatnonzero(names == name) for name in SETS if (names == name).any()}
-
-
-def parts(result: Measured) -> dict[str, Measured]:
-    """The result by set."""
-    return {
-        name: Measured(
-            result.net,
-            [result.items[i] for i in rows],
-            {column: values[rows] for column, values in result.columns.items()},
-            result.pictures,
-        )
-        for name, rows in by_set(result).items()
-    }
-
-
-def drawn_text(result: Measured, o: GroupOptions) -> str:
-    """What was asked for and what was drawn, in one sentence for the report."""
-    counts = [
-        f"{len(part.items)} foregrounds in {1 + len(part.items[0].partners)} backgrounds each "
-        f"({SETS[name]})"
-        for name, part in parts(result).items()
-    ]
-    return (
-        f"Drawn: {', '.join(counts)}. Asked for: {o.groups} in {o.backgrounds}; the paper: 100 in "
-        "100. A foreign background comes from another image, and the sub-images cover the images "
-        f"at most {ROOM} times, so that few images give fewer."
-    )
 
 
 @lru_cache(maxsize=768)  # a sub-image of 128 x 128 takes 48 KiB

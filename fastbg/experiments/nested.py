@@ -24,13 +24,20 @@ from fastbg.attribution import (
 from fastbg.attribution.picture import heat
 from fastbg.data.manifests import MIN_STD
 from fastbg.errors import DataError, InvalidArgument
-from fastbg.experiments.experiment import Experiment, Measured, Options, Work, decibels, integers
+from fastbg.experiments.experiment import (
+    Experiment,
+    Measured,
+    Options,
+    Picture,
+    Work,
+    decibels,
+    integers,
+)
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
 from fastbg.measures.quality import psnr
 from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite, composite_lr
-from fastbg.reports.content import Picture
 
 Box = tuple[int, int, int, int]
 

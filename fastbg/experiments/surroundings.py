@@ -13,7 +13,7 @@ from fastbg.experiments.experiment import (
     Experiment,
     Measured,
     Options,
-    Summary,
+    Picture,
     Work,
     decibels,
     integers,
@@ -21,23 +21,8 @@ from fastbg.experiments.experiment import (
 from fastbg.experiments.study import Item, Study, as_image, centre, restore
 from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
-from fastbg.reports import figures
-from fastbg.reports.content import (
-    Cell,
-    Chart,
-    Column,
-    Gallery,
-    Mark,
-    Panel,
-    Picture,
-    Strip,
-    Table,
-    Verdict,
-)
-from fastbg.stats.intervals import Interval, mean_interval, share_interval
 
 SHOWN = 2  # cases of either kind in the gallery
-COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
 
 
 @dataclass(frozen=True)
@@ -155,151 +140,3 @@ class Surroundings(Experiment):
         scores = np.stack([decibels(result, f"psnr_{margin}") for margin in self.margins])
         best: NDArray[np.float64] = scores.max(axis=0) - scores[-1]
         return best
-
-    def spread(self, result: Measured) -> NDArray[np.float64]:
-        """Best minus worst PSNR of all margins, dB (n)."""
-        scores = np.stack([decibels(result, f"psnr_{margin}") for margin in self.margins])
-        return np.ptp(scores, axis=0)
-
-    def share(self, result: Measured) -> Interval:
-        """Share of the boxes that fewer surroundings restore better, by more than `gap`."""
-        better = self.regret(result) > self.options.gap
-        return share_interval(better, result.sources)
-
-    def summarise(self, results: Sequence[Measured]) -> Summary:
-        """PSNR by margin; how often less is more."""
-        columns = [
-            Column("network"),
-            Column("boxes"),
-            Column("mean PSNR, box alone", "dB"),
-            *(Column(f"gain, {m} pixels around", "dB", signed=True) for m in self.margins[1:]),
-            Column("better with fewer", "%", 1),
-            Column("best minus worst, mean", "dB"),
-            Column("best minus worst, largest", "dB"),
-        ]
-        rows: list[tuple[Cell, ...]] = []
-        headlines, verdicts = {}, []
-        for result in results:
-            share, spread = self.share(result), self.spread(result)
-            rows.append(
-                (
-                    result.net.label,
-                    len(result.items),
-                    float(decibels(result, "psnr_0").mean()),
-                    *(self.mean_gain(result, margin) for margin in self.margins[1:]),
-                    share.percent(),
-                    mean_interval(spread, result.sources),
-                    float(spread.max()),
-                )
-            )
-            verdict = self.not_always_useful(result, share)
-            verdicts.append(verdict)
-            gain = self.mean_gain(result, self.margins[-1])
-            headlines[result.net.label] = (
-                f"{self.margins[-1]} pixels around gain {gain.text(2, signed=True)} dB, fewer are "
-                f"better for {share.percent().text()} %; C1 {verdict.outcome.value}"
-            )
-        note = (
-            f"Better with fewer: boxes that some smaller margin restores better than the largest "
-            f"by more than {self.options.gap:g} dB. Best minus worst: over all margins of one box. "
-            "Intervals: 95 %, Student's t over photographs."
-        )
-        title = "PSNR of the box, by its surroundings"
-        return Summary(headlines, [Table(self.name, title, columns, rows, note)], verdicts)
-
-    def mean_gain(self, result: Measured, margin: int) -> Interval:
-        """Mean of `gain`."""
-        return mean_interval(self.gain(result, margin), result.sources)
-
-    def not_always_useful(self, result: Measured, share: Interval) -> Verdict:
-        """C1, as Fig. 1 introduces it."""
-        o = self.options
-        return Verdict(
-            claim="C1",
-            statement="More surroundings are not always better: many boxes are restored best with "
-            "fewer of them.",
-            net=result.net.label,
-            paper="one example",
-            ours=f"{share.percent().text()} % of the boxes lose more than {o.gap:g} dB with "
-            f"{self.margins[-1]} pixels around, against fewer",
-            test=f"Holds if the 95 % interval of that share lies above {100 * o.many:g} %, does "
-            "not hold if it lies below.",
-            outcome=share.compare(o.many),
-        )
-
-    def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """The clearest cases as in Fig. 1, and the gain of every box by its surroundings."""
-        return [*self.pictures(results), self.draw_gains(results)]
-
-    def draw_gains(self, results: Sequence[Measured]) -> Chart:
-        """A thin line per box, the mean with its interval."""
-        figure = figures.new_figure(0.5 + 2.3 * len(results))
-        axes = figure.subplots(len(results), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
-        x = np.arange(len(self.margins))
-        for number, (axis, result) in enumerate(zip(axes, results, strict=True)):
-            colour = COLOURS[number % len(COLOURS)]
-            gains = np.stack([self.gain(result, margin) for margin in self.margins])
-            axis.plot(x, gains, color=figures.MUTED, linewidth=0.5, alpha=0.35)
-            axis.axhline(0, color=figures.MUTED, linewidth=0.8)
-            means = [self.mean_gain(result, margin) for margin in self.margins]
-            axis.plot(x, [m.value for m in means], color=colour, marker="o", markersize=4)
-            for place, interval in zip(x, means, strict=True):
-                if interval.known:
-                    axis.vlines(place, interval.low, interval.high, color=colour, linewidth=1.6)
-            low, high = np.percentile(gains, [1, 99])
-            axis.set_ylim(min(low, -0.1) - 0.1, max(high, 0.1) + 0.1)
-            axis.set_title(figures.short(result.net.label, 60))
-            axis.set_ylabel("gain, dB")
-            axis.grid(axis="y")
-        axes[-1].set_xticks(x, [str(margin) for margin in self.margins])
-        axes[-1].set_xlabel("HR pixels of surroundings on each side of the box")
-        return Chart(
-            "surroundings_gains",
-            "What do more surroundings bring?",
-            "PSNR of the box against that of the box alone. Thin: each box. Thick: the mean, with "
-            "its 95 % interval. A line that falls to the right lost by seeing more.",
-            figure,
-        )
-
-    def pictures(self, results: Sequence[Measured]) -> list[Gallery]:
-        """The clearest cases of each network."""
-        found = []
-        for number, result in enumerate(results):
-            strips = [
-                self.strip(result, i)
-                for i in self.cases(result)
-                if all((result.items[i].key, name) in result.pictures for name in self.shown)
-            ]
-            if strips:
-                caption = (
-                    "White: the box. Yellow: the inputs with more and more surroundings. Then the "
-                    "box as it was restored from each of them; the best is in bold. First where "
-                    "the largest input loses most, then where it gains most."
-                )
-                title = f"One box, growing surroundings: {result.net.label}"
-                found.append(Gallery(f"surroundings_cases_{number + 1}", title, caption, strips))
-        return found
-
-    def strip(self, result: Measured, i: int) -> Strip:
-        """One box: where it lies, its ground truth, and what became of it by margin."""
-        item, box, size = result.items[i], self.options.box, self.size
-        hr = result.pictures[item.key, "hr"]
-        crops = np.split(result.pictures[item.key, "crops"], len(self.margins), axis=1)
-        scores = [float(result.columns[f"psnr_{margin}"][i]) for margin in self.margins]
-        y0, x0, y1, x1 = inside = centre(box, size, size)
-        inputs = [centre(box + 2 * margin, size, size) for margin in self.margins[1:-1]]
-        marks = [Mark.pixels(given, (size, size), "input") for given in reversed(inputs)]
-        panels = [
-            Panel(hr, "ground truth", "", [*marks, Mark.pixels(inside, (size, size), "window")]),
-            Panel(hr[y0:y1, x0:x1], "the box", ""),
-        ]
-        for margin, crop, score in zip(self.margins, crops, scores, strict=True):
-            title = f"{margin} pixels around" if margin else "box alone"
-            panels.append(Panel(crop, title, f"{score:.2f} dB", (), score == max(scores)))
-        loss = max(scores) - scores[-1]
-        gain = scores[-1] - scores[0]
-        return Strip(
-            f"{item.source}, at {item.box[0]}, {item.box[1]}",
-            panels,
-            f"all surroundings: {gain:+.2f} dB against none, {-loss:+.2f} dB against the best",
-        )

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from fastbg.experiments.experiment import Picture
 from fastbg.stats.intervals import Interval, Outcome
 
 # What the paper claims, in a few words each.
@@ -22,7 +21,6 @@ CLAIMS = {
     "C9": "A mosaic of a region's own copies helps and never harms",
 }
 
-Picture = NDArray[np.uint8]  # (h, w, 3)
 Cell = str | int | float | Interval | None
 
 

@@ -15,8 +15,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from fastbg.errors import RunStoreError
+from fastbg.experiments.experiment import Picture
 from fastbg.reports import figures
-from fastbg.reports.content import CLAIMS, Cell, Chart, Column, Picture, Section, Table
+from fastbg.reports.content import CLAIMS, Cell, Chart, Column, Section, Table
 from fastbg.stats.intervals import Interval, Outcome
 
 # CSS class and sign of each outcome.

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from fastbg.errors import CheckpointError
-from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
+from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel, Picture
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
-from fastbg.reports.content import Picture
 from fastbg.runs.records import collect
 from fastbg.runs.store import Record, RunStore
 

@@ -24,10 +24,9 @@ from torch import Tensor
 
 from fastbg.data.images import ImageItem, ImageSet
 from fastbg.errors import EngineError, FastbgError, InvalidArgument
-from fastbg.experiments.experiment import Experiment
+from fastbg.experiments.experiment import Experiment, Picture
 from fastbg.experiments.study import CPU, Item, Study
 from fastbg.models.network import Network
-from fastbg.reports.content import Picture
 from fastbg.runs.local import Job, on_host
 from fastbg.version import __version__
 

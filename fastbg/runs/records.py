@@ -14,6 +14,7 @@ from fastbg.experiments.study import Item, Study
 from fastbg.reports import figures
 from fastbg.reports.content import Section
 from fastbg.reports.page import write_report
+from fastbg.reports.sections import report_of
 from fastbg.runs.store import RunStore
 
 
@@ -103,7 +104,7 @@ def stored_experiments(store: RunStore) -> list[Experiment]:
 def headline(store: RunStore, experiment: Experiment, label: str) -> str:
     """What the experiment says so far about a network, in one line; may be empty."""
     measured = results(store, experiment)
-    return experiment.summarise(measured).headlines[label] if measured else ""
+    return report_of(experiment).summarise(measured).headlines[label] if measured else ""
 
 
 def section(store: RunStore, experiment: Experiment) -> Section | None:
@@ -111,9 +112,10 @@ def section(store: RunStore, experiment: Experiment) -> Section | None:
     measured = results(store, experiment)
     if not measured:
         return None
-    summary = experiment.summarise(measured)
+    said = report_of(experiment)
+    summary = said.summarise(measured)
     with figures.style():
-        drawn = experiment.draw(measured)
+        drawn = said.draw(measured)
     plan = _stored(store, _plan_of(experiment))
     options = dataclasses.asdict(experiment.options)
     default = dataclasses.asdict(experiment.options_type())

@@ -1,0 +1,40 @@
+"""What the reports of the group experiments (`composites`, `swap`, `gram`) share."""
+
+from fastbg.experiments.experiment import Measured
+from fastbg.experiments.groups import ROOM, SETS, GroupOptions, by_set
+from fastbg.experiments.study import Item
+from fastbg.reports import figures
+
+COLOURS = dict(zip(SETS, (figures.FULL, figures.OTHERS[2]), strict=True))
+
+
+def place(item: Item) -> str:
+    """Where a sub-image was cut, for captions."""
+    return f"{item.source}, at {item.box[0]}, {item.box[1]}"
+
+
+def parts(result: Measured) -> dict[str, Measured]:
+    """The result by set."""
+    return {
+        name: Measured(
+            result.net,
+            [result.items[i] for i in rows],
+            {column: values[rows] for column, values in result.columns.items()},
+            result.pictures,
+        )
+        for name, rows in by_set(result).items()
+    }
+
+
+def drawn_text(result: Measured, o: GroupOptions) -> str:
+    """What was asked for and what was drawn, in one sentence for the report."""
+    counts = [
+        f"{len(part.items)} foregrounds in {1 + len(part.items[0].partners)} backgrounds each "
+        f"({SETS[name]})"
+        for name, part in parts(result).items()
+    ]
+    return (
+        f"Drawn: {', '.join(counts)}. Asked for: {o.groups} in {o.backgrounds}; the paper: 100 in "
+        "100. A foreign background comes from another image, and the sub-images cover the images "
+        f"at most {ROOM} times, so that few images give fewer."
+    )

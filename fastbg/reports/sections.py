@@ -1,0 +1,30 @@
+"""Which report belongs to which experiment; a new one adds a line here."""
+
+from fastbg.experiments.experiment import Experiment
+from fastbg.reports.composites import CompositesReport
+from fastbg.reports.gram import GramReport
+from fastbg.reports.inward import InwardReport
+from fastbg.reports.mosaic import MosaicReport
+from fastbg.reports.ring import RingReport
+from fastbg.reports.section import ExperimentReport
+from fastbg.reports.slicing import SlicingReport
+from fastbg.reports.surroundings import SurroundingsReport
+from fastbg.reports.swap import SwapReport
+from fastbg.reports.table1 import Table1Report
+
+REPORTS: dict[str, type[ExperimentReport]] = {
+    "surroundings": SurroundingsReport,
+    "slicing": SlicingReport,
+    "composites": CompositesReport,
+    "table1": Table1Report,
+    "swap": SwapReport,
+    "ring": RingReport,
+    "inward": InwardReport,
+    "gram": GramReport,
+    "mosaic": MosaicReport,
+}
+
+
+def report_of(experiment: Experiment) -> ExperimentReport:
+    """What turns the experiment's records into tables, verdicts and figures."""
+    return REPORTS[experiment.name](experiment)

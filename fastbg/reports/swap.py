@@ -1,0 +1,345 @@
+"""What the report says of `swap`: tables, verdicts and figures."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from fastbg.experiments.experiment import Measured, decibels
+from fastbg.experiments.groups import SETS
+from fastbg.experiments.study import centre
+from fastbg.experiments.swap import ENDS, VIEW, Swap
+from fastbg.reports import figures
+from fastbg.reports.content import (
+    Cell,
+    Chart,
+    Column,
+    Gallery,
+    Mark,
+    Panel,
+    Strip,
+    Table,
+    Verdict,
+)
+from fastbg.reports.groups import COLOURS, drawn_text, parts, place
+from fastbg.reports.section import ExperimentReport, Summary
+from fastbg.stats.intervals import Interval, mean_interval, share_interval
+
+
+class SwapReport(ExperimentReport):
+    """Tables, verdicts and figures of `Swap`."""
+
+    experiment: Swap
+
+    def summarise(self, results: Sequence[Measured]) -> Summary:
+        """Rank of the own background, what foreign ones cost, who is alike; claims C3 and C4."""
+        own_rows: list[list[Cell]] = []
+        alike_rows: list[list[Cell]] = []
+        verdicts: list[Verdict] = []
+        headlines = {}
+        for result in results:
+            said = []
+            for name, part in parts(result).items():
+                rank, share, near = rank_of_own(part), self.share(part), nearness(part)
+                score = decibels(part, "psnr")
+                foreign = score[:, 1:]
+                cost = score[:, 0] - foreign.mean(axis=1)
+                c3, c4 = self.own_is_best(part, name), self.alike_helps(part, name)
+                verdicts += [c3, c4]
+                own_rows.append(
+                    [
+                        result.net.label,
+                        SETS[name],
+                        len(part.items),
+                        score.shape[1],
+                        share.percent(),
+                        float(rank.mean()),
+                        float(score[:, 0].mean()),
+                        self.mean(cost, part),
+                    ]
+                )
+                alike_rows.append(
+                    [
+                        result.net.label,
+                        SETS[name],
+                        float((foreign.max(axis=1) - foreign.min(axis=1)).mean()),
+                        float(near.best.mean()),
+                        float(near.worst.mean()),
+                        self.mean(near.worst - near.best, part),
+                        100 * float((near.worst > near.best).mean()),
+                    ]
+                )
+                said.append(
+                    f"{name}: own best {share.percent().text(0)} % of {len(part.items)}, "
+                    f"C3 {c3.outcome.value}, C4 {c4.outcome.value}"
+                )
+            headlines[result.net.label] = "; ".join(said)
+        own = Table(
+            "swap",
+            "The own background against foreign ones",
+            (
+                Column("network"),
+                Column("set"),
+                Column("foregrounds"),
+                Column("backgrounds"),
+                Column("own is the best", "%", 0),
+                Column("mean rank of the own", "", 1),
+                Column("PSNR in the own", "dB"),
+                Column("lost in a foreign one", "dB", 2),
+            ),
+            own_rows,
+            drawn_text(results[0], self.options) + " Intervals: 95 %, Student's t over "
+            "images. Rank 1 is the highest PSNR.",
+        )
+        alike = Table(
+            "swap_alike",
+            "Do backgrounds that look like the foreground help?",
+            (
+                Column("network"),
+                Column("set"),
+                Column("PSNR, best minus worst background", "dB"),
+                Column("place of the best", "%", 0),
+                Column("place of the worst", "%", 0),
+                Column("worst minus best", "points", 0, signed=True),
+                Column("foregrounds whose best look more alike", "%", 0),
+            ),
+            alike_rows,
+            f"Foreign backgrounds only; the best and the worst: the {ENDS} with the highest and "
+            "the lowest PSNR (fewer of few). Place: where they stand when a foreground's foreign "
+            "backgrounds are put in order of their texture distance to it, 0 % the most alike, "
+            "100 % the least.",
+        )
+        return Summary(headlines, [own, alike], verdicts)
+
+    def mean(self, values: NDArray[np.float64], part: Measured) -> Interval:
+        """Mean over foregrounds, interval over images."""
+        return mean_interval(values, part.sources)
+
+    def share(self, part: Measured) -> Interval:
+        """Share of the foregrounds whose own background is the best.
+
+        The interval never claims more than that many images can rule out.
+        """
+        return share_interval(rank_of_own(part) == 1, part.sources)
+
+    def own_is_best(self, part: Measured, name: str) -> Verdict:
+        """C3 for one network and set."""
+        share, rank = self.share(part), rank_of_own(part)
+        count = 1 + len(part.items[0].partners)
+        return Verdict(
+            claim="C3",
+            statement="Among many backgrounds, a foreground is restored best in its own.",
+            net=f"{part.net.label}, {SETS[name]}",
+            paper="the own one is preferred among 100 (Fig. 4)",
+            ours=f"best of {count} for {int((rank == 1).sum())} of {rank.size} foregrounds: "
+            f"{share.percent().text(0)} %; mean rank {rank.mean():.1f}",
+            test="Each foreground against itself in all of its backgrounds: holds if the 95 % "
+            "interval of the share of foregrounds whose own background gives the highest PSNR "
+            f"lies above {100 * self.options.most:g} %, does not hold if it lies below. Where all "
+            "or none are, the interval ends at what that many images rule out.",
+            outcome=share.compare(self.options.most),
+        )
+
+    def alike_helps(self, part: Measured, name: str) -> Verdict:
+        """C4 for one network and set."""
+        near = nearness(part)
+        apart = self.mean(near.worst - near.best, part)
+        return Verdict(
+            claim="C4",
+            statement="Backgrounds that look like the foreground help.",
+            net=f"{part.net.label}, {SETS[name]}",
+            paper="the best look alike, the worst do not (Figs 4, 5)",
+            ours=f"in order of texture distance the best stand at {near.best.mean():.0f} %, the "
+            f"worst at {near.worst.mean():.0f} %: {apart.text(0, signed=True)} points",
+            test=f"Paired within each foreground, its {ENDS} best foreign backgrounds against its "
+            f"{ENDS} worst: holds if the 95 % interval of the difference of their places, by "
+            "Gram distance, lies above 0, does not hold if it lies below.",
+            outcome=apart.compare(0.0),
+        )
+
+    def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
+        """Share of own, what backgrounds cost each foreground, likeness, the pictures."""
+        return [
+            self.draw_shares(results),
+            self.draw_costs(results),
+            *self.draw_cases(results),
+            self.draw_likeness(results),
+        ]
+
+    def draw_shares(self, results: Sequence[Measured]) -> Chart:
+        """How often the own background is the best, with interval and chance."""
+        bars = [(r.net.label, name, part) for r in results for name, part in parts(r).items()]
+        figure = figures.new_figure(0.9 + 0.42 * len(bars))
+        axis = figure.subplots()
+        for row, (_, name, part) in enumerate(bars):
+            share = self.share(part).percent()
+            axis.barh(row, share.value, height=0.55, color=COLOURS[name], zorder=2)
+            ends = [max(share.low, 0), min(share.high, 100)]
+            axis.plot(ends, [row, row], color=figures.INK, linewidth=1.4, zorder=3)
+            chance = 100 / (1 + len(part.items[0].partners))
+            axis.plot([chance] * 2, [row - 0.4, row + 0.4], color=figures.MUTED, zorder=4)
+        labels = [f"{figures.short(label, 16)}, {name}" for label, name, _ in bars]
+        axis.set_yticks(range(len(bars)), labels, color=figures.INK)
+        axis.set_ylim(len(bars) - 0.4, -0.6)
+        axis.set_xlim(0, 100)
+        axis.set_xlabel("foregrounds restored best in their own background, %")
+        axis.tick_params(axis="y", length=0)
+        axis.grid(axis="x", zorder=0)
+        return Chart(
+            "swap_shares",
+            "Is the own background the best?",
+            "Bars: share of the foregrounds whose PSNR is highest in their own background. "
+            "Black line: 95 % interval. Grey tick: what chance alone would give.",
+            figure,
+        )
+
+    def draw_costs(self, results: Sequence[Measured]) -> Chart:
+        """What each foreign background changes, foreground by foreground."""
+        names = list(parts(results[0]))
+        figure = figures.new_figure(0.6 + 2.0 * len(results))
+        axes = figure.subplots(len(results), len(names), squeeze=False, sharey=True)
+        for row, result in zip(axes, results, strict=True):
+            for axis, (name, part) in zip(row, parts(result).items(), strict=True):
+                score = decibels(part, "psnr")
+                change = score[:, 1:] - score[:, :1]
+                change = change[np.argsort(np.median(change, axis=1))]
+                at = np.arange(len(change))
+                low, high = change.min(axis=1), change.max(axis=1)
+                axis.vlines(at, low, high.clip(max=0), color=figures.ALONE, linewidth=2)
+                axis.vlines(at, low.clip(min=0), high.clip(min=0), color=figures.FULL, linewidth=2)
+                axis.plot(at, np.median(change, axis=1), ".", color=figures.INK, markersize=3.5)
+                axis.axhline(0, color=figures.MUTED, linewidth=0.8)
+                axis.set_title(f"{figures.short(result.net.label, 16)}, {name}")
+                axis.set_xticks([])
+                axis.spines["bottom"].set_visible(False)
+                axis.grid(axis="y")
+                axis.set_axisbelow(True)
+            row[0].set_ylabel("against the own, dB")
+        for axis in axes[-1]:
+            axis.set_xlabel("foregrounds")
+        return Chart(
+            "swap_costs",
+            "What does a foreign background cost?",
+            "A line per foreground, from its worst to its best foreign background; dot: the "
+            "median. 0 dB is the own background: red parts are worse than it, blue ones better.",
+            figure,
+        )
+
+    def draw_likeness(self, results: Sequence[Measured]) -> Chart:
+        """How alike the best and the worst backgrounds look, foreground by foreground."""
+        figure = figures.new_figure(0.7 + 5.4 / max(2, len(results)), figures.WIDTH)
+        axes = figure.subplots(1, len(results), squeeze=False, sharex=True, sharey=True)[0]
+        for axis, result in zip(axes, results, strict=True):
+            axis.plot([0, 100], [0, 100], color=figures.MUTED, linewidth=0.8)
+            for name, part in parts(result).items():
+                near = nearness(part)
+                axis.plot(
+                    *(near.worst, near.best), "o", color=COLOURS[name], alpha=0.75, label=name
+                )
+            axis.set_title(figures.short(result.net.label, 36 // len(results)))
+            axis.set_xlabel("place of the worst, %")
+            axis.set_aspect("equal")
+            axis.set_xlim(0, 100)
+            axis.set_ylim(0, 100)
+            axis.grid()
+        axes[0].set_ylabel("place of the best, %")
+        axes[-1].legend(
+            loc="lower right",
+            bbox_to_anchor=(1, 1.11),  # above the titles
+            ncols=2,
+            fontsize=8.5,
+            borderaxespad=0.2,
+            handletextpad=0.1,
+            columnspacing=0.8,
+        )
+        return Chart(
+            "swap_likeness",
+            "Do the best backgrounds look more like the foreground than the worst?",
+            "A dot per foreground. Its foreign backgrounds are put in order of their texture "
+            f"distance to it (0 %: the most alike). Upwards: where its {ENDS} best backgrounds "
+            f"stand on average; to the right: its {ENDS} worst. Below the line the best look more "
+            "alike than the worst.",
+            figure,
+        )
+
+    def draw_cases(self, results: Sequence[Measured]) -> list[Gallery]:
+        """Best and worst backgrounds of some foregrounds, as each network restores them."""
+        galleries = []
+        for number, result in enumerate(results):
+            strips = [
+                strip
+                for i in self.experiment.cases(result)
+                if (result.items[i].key, "own") in result.pictures
+                for strip in self.strips(result, i)
+            ]
+            if strips:
+                galleries.append(
+                    Gallery(
+                        f"swap_cases_{number + 1}",
+                        f"Best and worst backgrounds for {result.net.label}",
+                        "What the network makes of the foreground (white frame) and of what lies "
+                        "next to it. Only PSNR in the frame counts. Of each set first the "
+                        "foreground to which the background matters most, then a usual one.",
+                        strips,
+                    )
+                )
+        return galleries
+
+    def strips(self, result: Measured, i: int) -> list[Strip]:
+        """One foreground: own and best backgrounds, then truth and worst backgrounds."""
+        o, item = self.options, result.items[i]
+        score = decibels(result, "psnr")[i]
+        order = np.argsort(-score[1:], kind="stable")
+        ends = {"best": score[1:][order], "worst": score[1:][order[::-1]]}
+        side = min(o.size, VIEW * o.region)
+        frame = [Mark.pixels(centre(o.region, side, side), (side, side), "window")]
+        first = {
+            "best": Panel(
+                result.pictures[item.key, "own"],
+                "own background",
+                f"{score[0]:.2f} dB",
+                frame,
+                best=bool(rank_of_own(result)[i] == 1),
+            ),
+            "worst": Panel(result.pictures[item.key, "truth"], "ground truth", "", frame),
+        }
+        rank = int(rank_of_own(result)[i])
+        found = []
+        for end, scores in ends.items():
+            panels = [first[end]]
+            for k, value in enumerate(scores[:ENDS]):
+                if (item.key, f"{end}_{k}") in result.pictures:
+                    picture = result.pictures[item.key, f"{end}_{k}"]
+                    panels.append(
+                        Panel(picture, f"{end} foreign, {k + 1}", f"{value:.2f} dB", frame)
+                    )
+            detail = f"; the own has rank {rank} of {score.size}" if end == "best" else ""
+            found.append(Strip(place(item), panels, f"{end} foreign backgrounds{detail}"))
+        return found
+
+
+class Nearness(NamedTuple):
+    """Mean place of a foreground's best and worst foreign backgrounds, 0 % the most alike: (n)."""
+
+    best: NDArray[np.float64]
+    worst: NDArray[np.float64]
+
+
+def rank_of_own(result: Measured) -> NDArray[np.intp]:
+    """Rank of the own background's PSNR among all, 1 the highest: (n)."""
+    score = decibels(result, "psnr")
+    return 1 + (score[:, 1:] > score[:, :1]).sum(axis=1)
+
+
+def nearness(result: Measured) -> Nearness:
+    """Where the best and worst backgrounds stand in the order of texture distance."""
+    score, distance = decibels(result, "psnr")[:, 1:], result.columns["distance"][:, 1:]
+    count = score.shape[1]
+    places = 100 * (rankdata(distance, axis=1) - 1) / (count - 1)
+    order = np.argsort(score, axis=1, kind="stable")
+    ends = min(ENDS, count // 2)
+    worst = np.take_along_axis(places, order[:, :ends], axis=1).mean(axis=1)
+    best = np.take_along_axis(places, order[:, -ends:], axis=1).mean(axis=1)
+    return Nearness(best, worst)
