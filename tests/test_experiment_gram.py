@@ -11,10 +11,10 @@ from fastbg.errors import CheckpointError
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.gram import Gram
 from fastbg.experiments.study import Item
+from fastbg.geometry import Box
 from fastbg.measures.likeness import SIMILARITIES, Descriptions, Images, Similarity, layer_outputs
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.edsr import EDSR
-from fastbg.models.window import Box
 from fastbg.reports.gram import COMBINED, halves
 from fastbg.reports.sections import report_of
 from fastbg.stats.correlation import kendall, pooled_kendall, pooled_spearman, spearman
