@@ -35,13 +35,11 @@ from fastbg.experiments.experiment import (
 )
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
-from fastbg.geometry import centre
+from fastbg.geometry import Box, centre
 from fastbg.measures.quality import psnr
 from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite, composite_lr
-
-Box = tuple[int, int, int, int]
 
 NODES: dict[str, dict[str, Any]] = {
     "quick": {"accuracy": "published"},
