@@ -38,7 +38,7 @@ def contains(start, stop, low, high):
 
 @triton.jit
 def meets(start, stop, low, high):
-    """Whether start..stop (half-open) holds any of low..high, or is empty in there."""
+    """Whether the intervals start..stop and low..high (half-open) overlap, or the first is empty."""
     return (high >= start) & (low < stop)
 
 

@@ -153,7 +153,7 @@ def test_random_weights_keep_mean_and_spread() -> None:
     assert float(weight.std() / before.std()) == pytest.approx(1, abs=0.1)
 
 
-def test_published_nodes_differ_little(study: Study, net: EDSR) -> None:
+def test_naive_nodes_differ_little(study: Study, net: EDSR) -> None:
     items = Ring(SMALL).plan(study)[:1]
     quick = Ring(SMALL).measure(net, items, study)
     exact = Ring(dataclasses.replace(SMALL, nodes="published")).measure(net, items, study)

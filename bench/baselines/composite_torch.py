@@ -1,6 +1,6 @@
 """Plain PyTorch composites, twice.
 
-`published_*`: one pair at a time, as analysis scripts are written: clone the background, paste
+`naive_*`: one pair at a time, as analysis scripts are written: clone the background, paste
 the foreground, interpolate. `good_*`: the same batched: index, paste, one `F.interpolate`.
 PyTorch's antialiased bicubic equals fastbg's ``matlab`` kernel but at the image borders, where it
 equals ``pil``.
@@ -13,12 +13,12 @@ from torch.nn import functional
 Box = tuple[int, int, int, int]
 
 
-def published_composite(a: Tensor, b: Tensor, pairs: Tensor, inner: Box) -> Tensor:
+def naive_composite(a: Tensor, b: Tensor, pairs: Tensor, inner: Box) -> Tensor:
     """(N,C,H,W), pair by pair."""
     return torch.stack([_pasted(a[i], b[j], inner) for i, j in pairs.tolist()])
 
 
-def published_composite_lr(a: Tensor, b: Tensor, pairs: Tensor, inner: Box) -> Tensor:
+def naive_composite_lr(a: Tensor, b: Tensor, pairs: Tensor, inner: Box) -> Tensor:
     """(N,C,H/4,W/4), pair by pair."""
     return torch.cat([_quartered(_pasted(a[i], b[j], inner)[None]) for i, j in pairs.tolist()])
 

@@ -1,6 +1,6 @@
 """Plain PyTorch Gram matrices, twice.
 
-`published_*`: as style-transfer code is written: conv2d, relu, flatten, bmm with the transpose.
+`naive_*`: as style-transfer code is written: conv2d, relu, flatten, bmm with the transpose.
 `good_*`: the same channels_last, ReLU in place, whose feature map bmm takes without a copy.
 """
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def published_conv_gram(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def naive_conv_gram(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(B,64,64) from contiguous images (B,3,H,W)."""
     features = torch.relu(torch.conv2d(images, weight, bias, padding=1)).flatten(2)
     return torch.bmm(features, features.transpose(1, 2))

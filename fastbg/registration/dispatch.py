@@ -72,7 +72,7 @@ def unavailable(op: str, backend: str, place: Place) -> str | None:
 
 
 def select(op: str, place: Place, requested: str = "auto") -> str:
-    """Name of the backend that shall run `op`.
+    """Name of the backend that will run `op`.
 
     Raises InvalidArgument for a name that is none, BackendUnavailable with the reason when the
     named backend cannot run.
