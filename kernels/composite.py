@@ -38,7 +38,7 @@ def contains(start, stop, low, high):
 
 @triton.jit
 def meets(start, stop, low, high):
-    """Whether the intervals start..stop and low..high (half-open) overlap, or the first is empty."""
+    """True if start..stop (half-open) overlaps low..high (ends included); an empty one may be True."""
     return (high >= start) & (low < stop)
 
 
