@@ -38,7 +38,7 @@ def contains(start, stop, low, high):
 
 @triton.jit
 def meets(start, stop, low, high):
-    """True if start..stop (half-open) overlaps low..high (ends included); an empty one may be True."""
+    """True if start..stop (half-open) overlaps low..high (ends included), or may, being empty."""
     return (high >= start) & (low < stop)
 
 
