@@ -114,10 +114,10 @@ def run(name: str, chunk: int | None, runs: int, clock: measure.Clock) -> measur
     measure.print_ratio(f"{name}_over_good_torch", result.ratio("good_torch", "fastbg"))
     if "batched_torch" in case.ways:
         measure.print_ratio(f"{name}_over_batched", result.ratio("batched_torch", "fastbg"))
-    naive = result.ratio("naive", "fastbg") * len(pairs) / min(NAIVE_PAIRS, len(pairs))
+    naive = result.ratio("naive", "fastbg", len(pairs) / min(NAIVE_PAIRS, len(pairs)))
     measure.print_ratio(f"{name}_over_naive", naive)
     for way, size in (("copy", necessary), ("big_copy", BIG_COPY)):
-        of_copy = result.ratio(way, "fastbg") * necessary / size
+        of_copy = result.ratio(way, "fastbg", necessary / size)
         measure.print_ratio(f"{name}_of_{way}_bandwidth", of_copy)
         print(f"{name}: {way} {size / result.median(way) / 1e9:.1f} GB/s, read and written")
     return result

@@ -69,6 +69,7 @@ def gram_ways(shape: str) -> tuple[dict[str, measure.Way], float]:
     ways: dict[str, measure.Way] = {
         "fastbg": partial(fastbg.gram, features),
         "bmm": partial(baseline.bmm_gram, features),
+        "ssyrk": partial(baseline.ssyrk_gram, features),
     }
     return ways, count * pixels * channels * (channels + 1)
 
@@ -88,7 +89,7 @@ def run(operator: str, shape: str, runs: int, clock: measure.Clock) -> measure.R
     for way in ways:
         if way != "fastbg":
             measure.print_ratio(f"{name}_over_{way}", result.ratio(way, "fastbg"))
-    share = result.ratio("matmul", "fastbg") * operations / (2 * MATMUL**3)
+    share = result.ratio("matmul", "fastbg", operations / (2 * MATMUL**3))
     measure.print_ratio(f"{name}_of_matmul_rate", share)
     return result
 
@@ -99,7 +100,7 @@ def run(operator: str, shape: str, runs: int, clock: measure.Clock) -> measure.R
         (operator, shape, way)
         for operator, ways in (
             ("conv_gram", ("fastbg", "good_torch", "naive")),
-            ("gram", ("fastbg", "bmm")),
+            ("gram", ("fastbg", "bmm", "ssyrk")),
         )
         for shape in OPERATORS[operator][1]
         for way in ways

@@ -222,12 +222,13 @@ def main() -> None:
             results.append(result)
             for label in result.seconds:
                 print(f"{result.name} {label}: {result.median(label):.3f} s")
-            ratios = (result.ratio(slow, "fastbg") for slow in ("naive", "good"))
-            print("ratio", result.name, *(f"{ratio:.3g}" for ratio in ratios), flush=True)
+            for slow in ("naive", "good"):
+                key = f"{result.name.replace(' ', '_')}_over_{slow}"
+                measure.print_ratio(key, result.ratio(slow, "fastbg"))
     if len(results) > 1:
         total = {way: sum(whole(result, way) for result in results) for way in SIDES}
-        ratios = (total[slow] / total["fastbg"] for slow in ("naive", "good"))
-        print("ratio suite", *(f"{ratio:.3g}" for ratio in ratios))
+        for slow in ("naive", "good"):
+            measure.print_ratio(f"suite_over_{slow}", total[slow] / total["fastbg"])
     if options.record:
         measure.write_record(options.record, results)
 
