@@ -206,7 +206,7 @@ def measured(architecture: str, count: int = 30, **given: float) -> Measured:
 def outcomes(results: Sequence[Measured], claim: str) -> dict[tuple[str, str], Outcome]:
     experiment = Ring(RingOptions(sizes="0,32,48,64"))
     verdicts = report_of(experiment).summarise(results).verdicts
-    return {(v.net, v.statement.split()[-1]): v.outcome for v in verdicts if v.claim == claim}
+    return {(v.subject, v.statement.split()[-1]): v.outcome for v in verdicts if v.claim == claim}
 
 
 def test_c5_needs_a_loss_at_every_ring() -> None:
