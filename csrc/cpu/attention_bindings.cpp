@@ -14,8 +14,8 @@ namespace {
 
 namespace py = pybind11;
 
-const float* floats_at(const py::handle& address) {
-  return reinterpret_cast<const float*>(address.cast<std::uintptr_t>());
+float* floats_at(const py::tuple& addresses, std::size_t i) {
+  return reinterpret_cast<float*>(addresses[i].cast<std::uintptr_t>());
 }
 
 // (attends, box, eps, addresses, hidden, heads, window, shift), see _described() in
@@ -28,11 +28,11 @@ SwinStep step_from(const py::tuple& described) {
   step.box = {box[0].cast<std::int64_t>(), box[1].cast<std::int64_t>(), box[2].cast<std::int64_t>(),
               box[3].cast<std::int64_t>()};
   step.eps = described[2].cast<float>();
-  step.first = {floats_at(weights[0]), floats_at(weights[1])};
-  step.second = {floats_at(weights[2]), floats_at(weights[3])};
-  step.first_back = floats_at(weights[4]);
-  step.second_back = floats_at(weights[5]);
-  step.position = floats_at(weights[6]);
+  step.first = {floats_at(weights, 0), floats_at(weights, 1)};
+  step.second = {floats_at(weights, 2), floats_at(weights, 3)};
+  step.first_back = floats_at(weights, 4);
+  step.second_back = floats_at(weights, 5);
+  step.position = floats_at(weights, 6);
   step.hidden = described[4].cast<std::int64_t>();
   step.heads = described[5].cast<std::int64_t>();
   step.window = described[6].cast<std::int64_t>();
@@ -51,10 +51,10 @@ struct Run {
   std::vector<SwinStep> steps;
   std::vector<float*> states;
 
-  Run(const TensorView& x, const py::list& described, const py::list& addresses) {
-    for (const py::handle step : described) steps.push_back(step_from(step.cast<py::tuple>()));
-    for (const py::handle address : addresses) states.push_back(const_cast<float*>(floats_at(address)));
-    if (steps.empty()) throw std::invalid_argument("no steps");
+  Run(const TensorView& x, const py::tuple& described, const py::tuple& addresses) {
+    for (std::size_t i = 0; i < described.size(); ++i) steps.push_back(step_from(described[i].cast<py::tuple>()));
+    for (std::size_t i = 0; i < addresses.size(); ++i) states.push_back(floats_at(addresses, i));
+    if (steps.empty() || states.size() != steps.size() + 1) throw std::invalid_argument("steps, and one state more");
     const CellBox& box = steps[0].box;
     map = {x.sizes[0], box.y0, box.x0, box.y1 - box.y0, box.x1 - box.x0, x.sizes[1]};
     const CellBox* outer = &box;
@@ -114,7 +114,7 @@ void backward(const Run& run, const TensorView& x, const TensorView& grad, const
 // `states` are the addresses of the cells before each step and after the last; in the forward pass they may
 // all be the same. `out` is written whole.
 void register_attention(py::module_& m) {
-  m.def("swin_layers", [](const py::tuple& x, const py::list& steps, const py::list& states, const py::tuple& out,
+  m.def("swin_layers", [](const py::tuple& x, const py::tuple& steps, const py::tuple& states, const py::tuple& out,
                           int threads) {
     const TensorView from = view_from(x), to = view_from(out);
     const Run run(from, steps, states);
@@ -122,8 +122,8 @@ void register_attention(py::module_& m) {
     const py::gil_scoped_release released;
     forward(run, from, to, threads);
   });
-  m.def("swin_layers_gradient", [](const py::tuple& x, const py::tuple& grad, const py::list& steps,
-                                   const py::list& states, const py::tuple& out, int threads) {
+  m.def("swin_layers_gradient", [](const py::tuple& x, const py::tuple& grad, const py::tuple& steps,
+                                   const py::tuple& states, const py::tuple& out, int threads) {
     const TensorView from = view_from(x), through = view_from(grad), to = view_from(out);
     const Run run(from, steps, states);
     run.check(through, run.steps.back().box);

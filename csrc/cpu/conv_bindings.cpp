@@ -134,10 +134,10 @@ void register_conv(py::module_& m) {
     FASTBG_CALL_VARIANT(conv_fingerprint, contents, 1);
   });
   // Whether contents (address, bytes, states) all have their fingerprints.
-  m.def("fingerprints_hold", [](const py::list& described) {
+  m.def("fingerprints_hold", [](const py::tuple& described) {
     std::vector<ConvContents> all;
-    for (const py::handle entry : described) {
-      const auto one = entry.cast<py::tuple>();
+    for (std::size_t i = 0; i < described.size(); ++i) {
+      const auto one = described[i].cast<py::tuple>();
       all.push_back(contents_from(one[0].cast<std::uintptr_t>(), one[1].cast<std::int64_t>(),
                                   one[2].cast<std::uintptr_t>()));
     }

@@ -215,7 +215,6 @@ class Block(nn.Module):
         kinds = {nn.Linear: linear, nn.LayerNorm: norms, WindowAttention: (self.attn,)}
         return (
             self.fused
-            and not self.training
             and all(type(part) is kind for kind, parts in kinds.items() for part in parts)
             and all(part.bias is not None for part in (*linear, *norms))
             and self.norm1.eps == self.norm2.eps

@@ -27,9 +27,9 @@ def swin_layers(
     between = len(described) - 1 if keep else 0
     kept = torch.empty(between, x.numel())
     ends = torch.empty(x.numel())  # the cells of x, in the end those of the result
-    states = [ends.data_ptr(), *_addresses(kept), ends.data_ptr()]
+    states = (ends.data_ptr(), *_addresses(kept), ends.data_ptr())
     if not keep:
-        states = [ends.data_ptr()] * (len(described) + 1)
+        states = (ends.data_ptr(),) * (len(described) + 1)
     last = split(steps)[-1]
     out = torch.empty(len(x), last.y1 - last.y0, last.x1 - last.x0, x.shape[1]).permute(0, 3, 1, 2)
     native().swin_layers(view(x), described, states, view(out), torch.get_num_threads())
@@ -57,7 +57,7 @@ def swin_layers_gradient(
         view(x),
         view(grad),
         described,
-        [first, *_addresses(kept), gradient],
+        (first, *_addresses(kept), gradient),
         view(out),
         torch.get_num_threads(),
     )
@@ -70,17 +70,17 @@ def _addresses(rows: Tensor) -> list[int]:
 
 def _described(
     parameters: Sequence[Tensor], steps: Sequence[int], eps: float
-) -> tuple[list[tuple[Any, ...]], list[KnownStep]]:
+) -> tuple[tuple[tuple[Any, ...], ...], list[KnownStep]]:
     """Each step for the kernel, and what owns the memory that it points to."""
     side, given = native().attention_cell_side, list(parameters)
-    described: list[tuple[Any, ...]] = []
+    described = []
     owners = []
     for step in split(steps):
         known = known_step(given[: step.parameters], step.heads, step.window)
         del given[: step.parameters]
         owners.append(known)
         described.append(_for_kernel(step, known, side, eps))
-    return described, owners
+    return tuple(described), owners
 
 
 def _for_kernel(step: Step, known: KnownStep, side: int, eps: float) -> tuple[Any, ...]:

@@ -45,10 +45,10 @@ class KnownStep:
         if self._settings != (heads, window) or self._shapes != [p.shape for p in parameters]:
             return False
         whole = [p.detach().contiguous() for p in parameters]
-        entries = [
+        entries = tuple(
             (p.data_ptr(), p.nbytes, states.data_ptr())
             for p, states in zip(whole, self._fingerprints, strict=True)
-        ]
+        )
         same: bool = native().fingerprints_hold(entries)
         return same
 
