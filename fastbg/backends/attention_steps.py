@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Step(NamedTuple):
-    """x + attention(norm(x)), or x + MLP(norm(x)) where `heads` is 0, computed on a box of the map."""
+    """x + attention(norm(x)), or x + MLP(norm(x)) where `heads` is 0, on a box of the map."""
 
     heads: int
     window: int

@@ -207,7 +207,6 @@ class Block(nn.Module):
         y = Patch(y, x.box).cut(ahead).data
         return Patch(on_pixels(y, self.mix), ahead)
 
-
     def is_itself(self) -> bool:
         """Whether its parts are the modules that __init__ made, and nobody waits for their calls."""
         linear = self.attn.qkv, self.attn.proj, self.fc1, self.fc2
@@ -406,7 +405,9 @@ class SwinIR(Network):
         deep = first.cut(ahead).run(partial(on_pixels, layer=self.norm_first))
         for layer in layers:
             entry = deep
-            deep = layer.transform(deep, list(islice(hops, len(layer.blocks))), height, width, masks)
+            deep = layer.transform(
+                deep, list(islice(hops, len(layer.blocks))), height, width, masks
+            )
             deep, ahead = deep.run(layer.conv), next(hops)[1]
             deep = Patch(entry.cut(ahead).data + deep.cut(ahead).data, ahead)
         deep = deep.run(partial(on_pixels, layer=self.norm)).run(self.conv_after_body)

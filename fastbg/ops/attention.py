@@ -72,7 +72,15 @@ def window_attention(
         *((channels,), (channels,), (3 * channels, channels), (3 * channels,)),
         *(((2 * window - 1) ** 2, heads), (channels, channels), (channels,)),
     ]
-    names = "norm_weight norm_bias qkv_weight qkv_bias bias_table proj_weight proj_bias".split()
+    names = [
+        "norm_weight",
+        "norm_bias",
+        "qkv_weight",
+        "qkv_bias",
+        "bias_table",
+        "proj_weight",
+        "proj_bias",
+    ]
     _check_parameters(x, names, parameters, shapes)
     step = Step(heads, window, shift, 0, 0, height, width)
     return swin_layers(x, parameters, [step], height, width, eps, backend)
@@ -108,7 +116,7 @@ def pixel_mlp(
         raise InvalidArgument("x", f"shape {tuple(x.shape)}", "at least one channel and pixel")
     hidden = len(fc1_weight)
     shapes = [*((channels,),) * 2, (hidden, channels), (hidden,), (channels, hidden), (channels,)]
-    names = "norm_weight norm_bias fc1_weight fc1_bias fc2_weight fc2_bias".split()
+    names = ["norm_weight", "norm_bias", "fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias"]
     _check_parameters(x, names, parameters, shapes)
     step = Step(0, 0, 0, 0, 0, height, width)
     return swin_layers(x, parameters, [step], height, width, eps, backend)

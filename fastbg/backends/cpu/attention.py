@@ -12,7 +12,6 @@ from fastbg.backends.cpu.attention_weight import KnownStep, known_step
 from fastbg.backends.tensor_view import view
 
 
-
 def swin_layers(
     x: Tensor,
     parameters: Sequence[Tensor],

@@ -110,7 +110,15 @@ def _attention(parameters: Sequence[Tensor], heads: int, window: int) -> list[Te
 def _mlp(parameters: Sequence[Tensor]) -> list[Tensor]:
     scale, offset, fc1, fc1_bias, fc2, fc2_bias = parameters
     fc1, fc1_bias = _normed(fc1, fc1_bias, scale, offset)
-    return [_pack(fc1), fc1_bias, _pack(fc2), fc2_bias, _pack(fc1.T), _pack(fc2.T), fc1.new_empty(0)]
+    return [
+        _pack(fc1),
+        fc1_bias,
+        _pack(fc2),
+        fc2_bias,
+        _pack(fc1.T),
+        _pack(fc2.T),
+        fc1.new_empty(0),
+    ]
 
 
 def _position(table: Tensor, window: int) -> Tensor:
