@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastbg.backends.cpu.attention_weight import _KNOWN
 from fastbg.errors import BackendUnavailable, InvalidArgument
-from fastbg.ops.attention import Step, pixel_mlp, swin_layers, window_attention
+from fastbg.ops.attention import ATTENTION, Step, pixel_mlp, swin_layers, window_attention
 from fastbg.testing import BackendUnderTest
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -260,6 +260,18 @@ def test_the_graph_does_not_change_a_bit(native: BackendUnderTest) -> None:
     assert torch.equal(again, first)
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_opcheck(native: BackendUnderTest, kept: bool) -> None:
+    steps, parameters = run_of(1)
+    x = torch.randn(1, 20, 24, 32, requires_grad=True)
+    numbers = list(chain.from_iterable(steps))
+    arguments = (parameters, numbers, 32, 40, 1e-5)
+    op, gradient = torch.ops.fastbg.swin_layers, torch.ops.fastbg.swin_layers_gradient
+    torch.library.opcheck(op.default, (x, *arguments, kept, "cpu"))
+    y = op(x.detach(), *arguments, False, "cpu")[0]
+    torch.library.opcheck(gradient.default, (y, x.detach(), None, *arguments, "cpu"))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_not_a_number_reaches_what_depends_on_it_and_no_more(
     native: BackendUnderTest, value: float
@@ -332,16 +344,7 @@ def test_instruction_set_variants_agree(isa: str, tmp_path: Path) -> None:
     ],
 )
 def test_bad_arguments_are_named(argument: str, changed: dict[str, Any]) -> None:
-    names = [
-        "norm_weight",
-        "norm_bias",
-        "qkv_weight",
-        "qkv_bias",
-        "bias_table",
-        "proj_weight",
-        "proj_bias",
-    ]
-    good = dict(zip(names, attention_parameters(8, 2, 8), strict=True))
+    good: dict[str, Any] = dict(zip(ATTENTION, attention_parameters(8, 2, 8), strict=True))
     good |= {"x": torch.zeros(1, 8, 8, 8), "heads": 2, "window": 8}
     with pytest.raises(InvalidArgument, match=argument):
         window_attention(**(good | changed))
@@ -350,7 +353,7 @@ def test_bad_arguments_are_named(argument: str, changed: dict[str, Any]) -> None
 def test_a_named_backend_says_why_it_cannot(native: BackendUnderTest) -> None:
     x, parameters = torch.zeros(1, 8, 8, 8), attention_parameters(8, 2, 8)
     trained = [p.requires_grad_() for p in mlp_parameters(8, 8)]
-    settings = {"heads": 2, "window": 8, "backend": "cpu"}
+    settings: dict[str, Any] = {"heads": 2, "window": 8, "backend": "cpu"}
     with pytest.raises(BackendUnavailable, match="cells of 4x4"):
         window_attention(x, *parameters, **settings, shift=2)
     with pytest.raises(BackendUnavailable, match="no gradient to parameters"):

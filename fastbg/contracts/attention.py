@@ -22,7 +22,7 @@ def swin_layers(
     keep: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """The steps on `x` (B,C,h,w), cut to the last one's box, and what the gradient needs, if `keep`.
+    """The steps on `x` (B,C,h,w), the last one's box of it; if `keep`, what the gradient needs.
 
     Parameters are constants: they have no gradient.
     """
@@ -49,7 +49,8 @@ def _(
     last = split(steps)[-1]
     size = len(x), x.shape[1], last.y1 - last.y0, last.x1 - last.x0
     kept = x.new_empty(len(split(steps)) - 1 if keep else 0, x.numel())
-    return x.new_empty(size, memory_format=torch.channels_last), kept
+    layout = torch.channels_last
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout), kept
 
 
 @Operator

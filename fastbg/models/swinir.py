@@ -3,8 +3,8 @@
 Feature maps are (B,C,h,w) for convolutions and, as a view, (B,h,w,C) for the transformer. Forward
 and forward_window are one way through the network: `forward` asks for the whole image.
 
-The modules here are the definition, and what training, tracing, forward mode and torch.func see. Frozen
-float32 networks on CPUs run the blocks of a layer in one native call instead: see `Layer.transform`.
+The modules here are the definition, and what training, tracing, forward mode and torch.func see.
+Frozen float32 networks on CPUs run the blocks of a layer in one native call instead: `run_native`.
 """
 
 from collections.abc import Callable, Sequence
@@ -208,7 +208,7 @@ class Block(nn.Module):
         return Patch(on_pixels(y, self.mix), ahead)
 
     def is_itself(self) -> bool:
-        """Whether its parts are the modules that __init__ made, and nobody waits for their calls."""
+        """Whether its parts are those that __init__ made, and nobody waits for their calls."""
         linear = self.attn.qkv, self.attn.proj, self.fc1, self.fc2
         norms = self.norm1, self.norm2
         kinds = {nn.Linear: linear, nn.LayerNorm: norms, WindowAttention: (self.attn,)}
@@ -252,8 +252,8 @@ def run_native(
     """`blocks` one after the other in one native call; None where the modules must do it.
 
     They must where a block `is_itself` no longer, and for what `why_plain` names: gradients to
-    parameters, tracing, torch.func, forward mode, autocast, other devices and dtypes, windows that are not
-    made of whole cells. A gradient that is to be derived again is computed by PyTorch's own functions.
+    parameters, tracing, torch.func, forward mode, autocast, other devices and dtypes, windows that
+    are not made of whole cells. A gradient that is to be derived again is PyTorch's own.
     """
     if not all(block.is_itself() and block.norm1.eps == blocks[0].norm1.eps for block in blocks):
         return None

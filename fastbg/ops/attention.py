@@ -1,4 +1,4 @@
-"""Swin Transformer layers (Liu et al., ICCV 2021) on feature maps: window attention, MLP, runs of both."""
+"""Swin Transformer layers (Liu et al., ICCV 2021): window attention, MLP, runs of both."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from fastbg.backends.attention_steps import Step
+from fastbg.backends.attention_steps import Step as Step
 from fastbg.contracts import attention as contract
 from fastbg.contracts.operator import has_tangent
 from fastbg.dispatch import Place, select
@@ -16,6 +16,9 @@ from fastbg.ops.checks import check_images
 
 CELL = 4  # pixels: the kernel's boxes, windows and shifts are made of whole cells
 LARGEST_WINDOW = 32
+NORM = ("norm_weight", "norm_bias")
+ATTENTION = (*NORM, "qkv_weight", "qkv_bias", "bias_table", "proj_weight", "proj_bias")
+MLP = (*NORM, "fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias")
 
 
 def window_attention(
@@ -36,8 +39,8 @@ def window_attention(
 ) -> Tensor:
     """``x + proj(attention(qkv(layer_norm(x))))``, attention among the pixels of each window.
 
-    On CPUs one kernel does it, on cells of 4x4 pixels that a window addresses, shifted or not, without
-    copies and without a mask. Where it cannot (see `why_plain`) PyTorch's own functions do.
+    On CPUs one kernel does it, on cells of 4x4 pixels that a window addresses, shifted or not,
+    without copies and without a mask. Where it cannot (`why_plain`) PyTorch's own functions do.
 
     Args:
         x: (B,C,H,W) float, any strides; H and W are multiples of `window`.
@@ -47,13 +50,13 @@ def window_attention(
         proj_weight, proj_bias: (C,C) and (C).
         heads: a divisor of C.
         window: side of a window in pixels.
-        shift: by how much the windows are shifted down and right, less than `window`. Those that the
-            border cuts are masked as in Swin: parts from opposite sides do not see each other.
+        shift: by how much the windows are shifted down and right, less than `window`. Those that
+            the border cuts stay apart: pixels from opposite sides do not see each other.
         backend: "auto", "torch" or "cpu".
 
     Returns:
-        (B,C,H,W) in the dtype of `x`. Differentiable, also twice, to `x`, and by PyTorch's own functions
-        to the parameters.
+        (B,C,H,W) in the dtype of `x`. Differentiable, also twice, to `x`, and by PyTorch's own
+        functions to the parameters.
 
     Raises:
         InvalidArgument: type, shape or size.
@@ -72,16 +75,7 @@ def window_attention(
         *((channels,), (channels,), (3 * channels, channels), (3 * channels,)),
         *(((2 * window - 1) ** 2, heads), (channels, channels), (channels,)),
     ]
-    names = [
-        "norm_weight",
-        "norm_bias",
-        "qkv_weight",
-        "qkv_bias",
-        "bias_table",
-        "proj_weight",
-        "proj_bias",
-    ]
-    _check_parameters(x, names, parameters, shapes)
+    _check_parameters(x, ATTENTION, parameters, shapes)
     step = Step(heads, window, shift, 0, 0, height, width)
     return swin_layers(x, parameters, [step], height, width, eps, backend)
 
@@ -116,8 +110,7 @@ def pixel_mlp(
         raise InvalidArgument("x", f"shape {tuple(x.shape)}", "at least one channel and pixel")
     hidden = len(fc1_weight)
     shapes = [*((channels,),) * 2, (hidden, channels), (hidden,), (channels, hidden), (channels,)]
-    names = ["norm_weight", "norm_bias", "fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias"]
-    _check_parameters(x, names, parameters, shapes)
+    _check_parameters(x, MLP, parameters, shapes)
     step = Step(0, 0, 0, 0, 0, height, width)
     return swin_layers(x, parameters, [step], height, width, eps, backend)
 
@@ -136,8 +129,8 @@ def swin_layers(
     Args:
         x: the box of the first step, of a map (B,C,height,width).
         parameters: those of each step in turn, as for `window_attention` and `pixel_mlp`.
-        steps: each with the box that it computes, in pixels, inside that of the step before it and, for
-            attention, made of whole windows.
+        steps: each with the box that it computes, in pixels, inside that of the step before it
+            and, for attention, made of whole windows.
 
     Returns, raises: as `window_attention`, for the box of the last step.
     """

@@ -1,8 +1,9 @@
-"""Weights of window_attention and pixel_mlp as their kernels take them, kept while they hold the same bytes.
+"""Weights of Swin layers as their kernels take them, kept while they hold the same bytes.
 
-The norm's affine part is multiplied into the layer behind it, the scale of the queries and log2(e) into
-queries and position bias, all in float64; rows are packed in tiles (csrc/cpu/attention.h). That nothing was
-written to a parameter is seen from the bytes of all of them at every call, as for conv3x3.
+The norm's affine part is multiplied into the layer behind it, the scale of the queries and log2(e)
+into queries and position bias, all in float64; rows are packed in tiles (csrc/cpu/attention.h).
+That nothing was written to a parameter is seen from the bytes of all of them at every call, as for
+conv3x3.
 """
 
 import math
@@ -53,8 +54,8 @@ class KnownStep:
         return same
 
 
-# By id of the first layer's weight, which another tensor may have later: that only costs a comparison. An
-# entry goes with its weight.
+# By id of the first layer's weight, which another tensor may have later: that only costs a
+# comparison. An entry goes with its weight.
 _KNOWN: dict[int, KnownStep] = {}
 
 
@@ -122,7 +123,7 @@ def _mlp(parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _position(table: Tensor, window: int) -> Tensor:
-    """(heads, 2n-1, 2n-1, key pixel, query pixel) by the place of the query's cell relative to the key's."""
+    """(heads, 2n-1, 2n-1, key pixel, query pixel) by the query's cell relative to the key's."""
     side = native().attention_cell_side
     cells = window // side
     apart = side * torch.arange(1 - cells, cells)

@@ -1,4 +1,4 @@
-"""Swin Transformer layers in plain PyTorch: the reference of csrc/cpu/attention.cpp and pixel_mlp.cpp."""
+"""Swin Transformer layers in plain PyTorch: the reference of csrc/cpu/attention.cpp."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def swin_layers(
     eps: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The steps on `x` (B,C,h,w), the first step's box of a (height, width) map; nothing is kept."""
+    """The steps on `x` (B,C,h,w), the first one's box of a (height, width) map; keeps nothing."""
     given = list(parameters)
     y = x.permute(0, 2, 3, 1)
     top, left = split(steps)[0].box[:2]
@@ -46,7 +46,7 @@ def swin_layers_gradient(*_: object) -> Tensor:
 def _attention(
     x: Tensor, parameters: Sequence[Tensor], step: Step, height: int, width: int
 ) -> Tensor:
-    """Of a box (B,h,w,C) made of whole windows. Those that the border cuts are filled up, and masked."""
+    """Of a box (B,h,w,C) of whole windows. Those that the border cuts are filled up and masked."""
     qkv, qkv_bias, table, proj, proj_bias = parameters
     n, (batch, down, across, channels) = step.window, x.shape
     before = [n - step.shift if step.shift and start == 0 else 0 for start in (step.x0, step.y0)]
