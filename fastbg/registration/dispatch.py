@@ -29,6 +29,8 @@ FAMILIES = {
     "conv3x3": "conv",
     "conv3x3_input_gradient": "conv",
     "conv3x3_weight_gradient": "conv",
+    "swin_layers": "attention",
+    "swin_layers_gradient": "attention",
 }
 
 # Backend -> the package that implements it.
