@@ -122,3 +122,57 @@ def test_patches_lie_wholly_in_one_region(net: EDSR, box: Box, side: int) -> Non
             if region[y : y + side, x : x + side].all()
         ]
         np.testing.assert_allclose(found.numpy(), np.array(expected), rtol=1e-6)
+
+
+def across_the_rim(image: np.ndarray, box: Box) -> list[tuple[np.ndarray, np.ndarray]]:
+    """At each place of the rim: pixels (depth,3) from it inwards, and outwards."""
+    found = []
+    for x in range(box.x0, box.x1):
+        column = image[:, x]
+        found.append((column[box.y0 : box.y1], column[: box.y0][::-1]))
+        found.append((column[box.y0 : box.y1][::-1], column[box.y1 :]))
+    for y in range(box.y0, box.y1):
+        row = image[y]
+        found.append((row[box.x0 : box.x1], row[: box.x0][::-1]))
+        found.append((row[box.x0 : box.x1][::-1], row[box.x1 :]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("rim_step", 1), ("rim_step_2", 2), ("rim_step_4", 4), ("rim_step_lr", 1)]
+)
+def test_the_step_across_the_rim_by_a_plain_loop(net: EDSR, name: str, width: int) -> None:
+    """Of the first image's foreground in the second image's surroundings."""
+    images = some_images(net)
+    values = images.lr if name.endswith("lr") else images.levels
+    box = images.lr_box if name.endswith("lr") else BOX
+    own, other = (across_the_rim(v.double().permute(1, 2, 0).numpy(), box) for v in values)
+    steps = [
+        np.abs(inside[:width].mean(0) - outside[:width].mean(0))
+        for (inside, _), (_, outside) in zip(own, other, strict=True)
+    ]
+    foregrounds, around = SIMILARITIES[name].describe(images)
+    found = SIMILARITIES[name].distance(foregrounds[:1], around)
+    assert found[1].item() == pytest.approx(np.mean(steps), rel=1e-5)
+
+
+def test_the_slope_across_the_rim_by_a_plain_loop(net: EDSR) -> None:
+    images = some_images(net)
+    own, other = (across_the_rim(v.double().permute(1, 2, 0).numpy(), BOX) for v in images.levels)
+    changes = [
+        np.abs((inside[0] - inside[1]) - (outside[1] - outside[0]))
+        for (inside, _), (_, outside) in zip(own, other, strict=True)
+    ]
+    foregrounds, around = SIMILARITIES["rim_slope"].describe(images)
+    found = SIMILARITIES["rim_slope"].distance(foregrounds[:1], around)
+    assert found[1].item() == pytest.approx(np.mean(changes), rel=1e-5)
+
+
+def test_a_continuous_image_has_no_step_and_a_plane_no_change_of_slope(net: EDSR) -> None:
+    ramp = torch.arange(SIDE, dtype=torch.uint8).expand(1, 3, SIDE, SIDE).contiguous()
+    images = Images(ramp, torch.zeros(1, 3, 16, 16), BOX, net, "torch")
+    step = SIMILARITIES["rim_step"]
+    slope = SIMILARITIES["rim_slope"]
+    # Two of four sides run along the ramp; across the others a pixel's step is one grey level.
+    assert step.distance(*step.describe(images)).item() == pytest.approx(0.5 / 255, rel=1e-4)
+    assert slope.distance(*slope.describe(images)).item() == pytest.approx(0, abs=1e-6)

@@ -9,7 +9,7 @@ function and add a line to `SIMILARITIES`.
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -159,6 +159,41 @@ def patches(images: Images) -> Described:
     return every[:, within.flatten()], every[:, outside.flatten()]
 
 
+def rim_step(images: Images, width: int = 1, *, lr: bool = False) -> Described:
+    """Both sides of the rim: means (B,3,4n) over the `width` pixels next to each of its places.
+
+    n is the side of the foreground, in HR pixels or, with `lr`, in those of the network's input.
+    What lies beyond the image's border is left out; there must be a pixel on each side.
+    """
+    values, box = (images.lr.float(), images.lr_box) if lr else (images.levels, images.box)
+    inside, outside = _across(values, box)
+    return inside[..., :width].mean(-1), outside[..., :width].mean(-1)
+
+
+def rim_slope(images: Images) -> Described:
+    """Slopes (B,3,4n) across the rim, outwards: the foreground's last, the background's first.
+
+    A side that is one pixel deep has slope 0.
+    """
+    inside, outside = _across(images.levels, images.box)
+    further_in, further_out = (side[..., min(1, side.shape[-1] - 1)] for side in (inside, outside))
+    return inside[..., 0] - further_in, further_out - outside[..., 0]
+
+
+def _across(values: Tensor, box: Box) -> tuple[Tensor, Tensor]:
+    """Pixels on the way in and on the way out at each place of the rim: (B,3,4n,depth) each.
+
+    For a square in the middle of a square image, as all `Images` have.
+    """
+    inside, outside = [], []
+    for turns in range(4):  # its upper side is looked at, then the image is turned
+        turned = values.rot90(turns, (-2, -1))
+        columns = turned[..., box.x0 : box.x1]
+        inside.append(columns[..., box.y0 : box.y1, :].mT)
+        outside.append(columns[..., : box.y0, :].flip(-2).mT)
+    return torch.cat(inside, dim=-2), torch.cat(outside, dim=-2)
+
+
 # Distances ---------------------------------------------------------------------------------------
 
 
@@ -170,6 +205,11 @@ def matrix_distance(foreground: Tensor, surroundings: Tensor) -> Tensor:
 def vector_distance(foreground: Tensor, surroundings: Tensor) -> Tensor:
     """Mean squared difference between (1,...) and (K,...): (K)."""
     return (foreground - surroundings).square().flatten(1).mean(1)
+
+
+def absolute_distance(foreground: Tensor, surroundings: Tensor) -> Tensor:
+    """Mean absolute difference between (1,...) and (K,...): (K)."""
+    return (foreground - surroundings).abs().flatten(1).mean(1)
 
 
 def nearest_patch(foreground: Tensor, surroundings: Tensor) -> Tensor:
@@ -199,8 +239,20 @@ SIMILARITIES: dict[str, Similarity] = {
     "colour_moments": Similarity("colour moments", colour_moments, vector_distance),
     "power_spectrum": Similarity("power spectrum", power_spectrum, vector_distance),
     "nearest_patch": Similarity("nearest patch in the input", patches, nearest_patch),
+    "rim_step": Similarity("step across the rim", rim_step, absolute_distance),
+    "rim_step_2": Similarity(
+        "step across the rim, 2 pixels wide", partial(rim_step, width=2), absolute_distance
+    ),
+    "rim_step_4": Similarity(
+        "step across the rim, 4 pixels wide", partial(rim_step, width=4), absolute_distance
+    ),
+    "rim_step_lr": Similarity(
+        "step across the rim, in the input", partial(rim_step, lr=True), absolute_distance
+    ),
+    "rim_slope": Similarity("change of slope across the rim", rim_slope, absolute_distance),
 }
 PAPER = "vgg_gram"
+STEP = "rim_step"
 
 
 class Descriptions:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from matplotlib.ticker import NullFormatter
@@ -12,12 +13,18 @@ from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.gram import Gram
 from fastbg.experiments.groups import SETS, set_of
 from fastbg.experiments.study import Item
-from fastbg.measures.likeness import PAPER, SIMILARITIES
+from fastbg.measures.likeness import PAPER, SIMILARITIES, STEP
 from fastbg.reports import figures
 from fastbg.reports.content import Cell, Chart, Column, Gallery, Table, Verdict
 from fastbg.reports.groups import COLOURS, drawn_text, parts
 from fastbg.reports.section import ExperimentReport, Summary
-from fastbg.stats.correlation import kendall, pooled_kendall, pooled_spearman, spearman
+from fastbg.stats.correlation import (
+    kendall,
+    partial_spearman,
+    pooled_kendall,
+    pooled_spearman,
+    spearman,
+)
 from fastbg.stats.intervals import Interval, all_of, mean_interval
 
 Rows = NDArray[np.float64]
@@ -101,7 +108,68 @@ class GramReport(ExperimentReport):
                 + intervals,
             ),
         ]
-        return Summary(headlines, tables, verdicts)
+        return Summary(
+            headlines, [*tables, self.given_the_step(results), *self.ceiling(results)], verdicts
+        )
+
+    def given_the_step(self, results: Sequence[Measured]) -> Table:
+        """What each measure tells beyond the step across the rim, and the step beyond it."""
+        rows: list[list[Cell]] = []
+        for result in results:
+            near, score = likeness(result), foreign_psnr(result)
+            for name, values in near.items():
+                if name != STEP:
+                    beyond = partial_spearman(values, score, near[STEP])
+                    step = partial_spearman(near[STEP], score, values)
+                    rows.append(
+                        [
+                            result.net.label,
+                            SIMILARITIES[name].title,
+                            self.mean(spearman(values, score), result),
+                            self.mean(beyond, result),
+                            self.mean(step, result),
+                        ]
+                    )
+        return Table(
+            "gram_given_step",
+            "What does a measure tell beyond the step across the rim?",
+            (
+                Column("network"),
+                Column("measure"),
+                Column("alone", "", 2, signed=True),
+                Column("given the step", "", 2, signed=True),
+                Column("the step, given it", "", 2, signed=True),
+            ),
+            rows,
+            "Mean rank correlation (Spearman) with PSNR within foregrounds, all images; partial "
+            "where one measure is held fixed. The step: mean absolute difference between the "
+            "foreground's border pixels and the background's pixels beside them. Intervals: "
+            "95 %, Student's t over images.",
+        )
+
+    def ceiling(self, results: Sequence[Measured]) -> list[Table]:
+        """How far two networks agree on which backgrounds are good: no measure can do better."""
+        rows: list[list[Cell]] = [
+            [
+                one.net.label,
+                other.net.label,
+                self.mean(spearman(foreign_psnr(one), foreign_psnr(other)), one),
+            ]
+            for one, other in combinations(results, 2)
+        ]
+        if not rows:
+            return []
+        return [
+            Table(
+                "gram_ceiling",
+                "How far do two networks agree on which backgrounds are good?",
+                (Column("network"), Column("other"), Column("rank correlation", "", 2)),
+                rows,
+                "Mean rank correlation (Spearman) of both networks' PSNR within foregrounds: what "
+                "a measure that knows nothing of the network can hope for. Intervals: 95 %, "
+                "Student's t over images.",
+            )
+        ]
 
     def mean(self, values: Rows, part: Measured) -> Interval:
         """Mean over foregrounds, interval over images."""

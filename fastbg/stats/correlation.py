@@ -27,6 +27,19 @@ def spearman(x: Rows, y: Rows) -> NDArray[np.float64]:
     return np.divide((a * b).sum(axis=1), scale, out=np.zeros(len(a)), where=scale > 0)
 
 
+def partial_spearman(x: Rows, y: Rows, given: Rows) -> NDArray[np.float64]:
+    """Spearman's rho of x and y in each row (n), with `given` held fixed.
+
+    The correlation of what a straight line in the ranks of `given` leaves of both ranks; 0 where
+    it leaves nothing of one of them.
+    """
+    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
+    left = (1 - xz**2) * (1 - yz**2)
+    known = left > NO_SPREAD
+    rho = np.divide(xy - xz * yz, np.sqrt(np.where(known, left, 1)), where=known, out=0 * xy)
+    return np.clip(rho, -1, 1)
+
+
 def kendall(x: Rows, y: Rows) -> NDArray[np.float64]:
     """Kendall's tau-a of each row (n): equal values count as neither agreement nor its opposite."""
     pairs = x.shape[1] * (x.shape[1] - 1)
