@@ -94,6 +94,17 @@ def test_pairs_are_dissimilar(study: Study) -> None:
     assert float(distance[place]) == pytest.approx(max(apart), rel=1e-5)
 
 
+def test_a_photograph_never_meets_itself(study: Study) -> None:
+    """Images 0 and 1 are of one photograph."""
+    images = dataclasses.replace(study.images, origins={"0.png": "p", "1.png": "p"})
+    items = Ring(SMALL).plan(dataclasses.replace(study, images=images))
+    assert any(item.source == "p" for item in items)
+    for item in items:
+        for one in (item, *item.partners):
+            assert one.source == images.source(one.image)
+        assert item.partners[0].source != item.source
+
+
 def test_windows_without_detail_are_passed_over(tmp_path: Path) -> None:
     """Of four images, two are flat in the middle: they serve as foreign content only."""
     folder = make_images(tmp_path / "images")

@@ -264,7 +264,7 @@ def strip(experiment: Nested, result: Measured, i: int) -> Strip:
         )
         for size, picture in zip(sizes, columns, strict=True)
     ]
-    return Strip(result.net.label, panels, f"{item.partners[0].source} in {item.source}")
+    return Strip(result.net.label, panels, f"{item.partners[0].image} in {item.image}")
 
 
 def marks(experiment: Nested, size: int, shape: tuple[int, ...]) -> list[Mark]:

@@ -192,7 +192,7 @@ class Table1Report(ExperimentReport):
             return Panel(picture[name], title, f"{ours:.2f} dB", own, best=ours > other)
 
         return Strip(
-            f"{item.source}, at {item.box[0]}, {item.box[1]}",
+            f"{item.image}, at {item.box[0]}, {item.box[1]}",
             [
                 Panel(picture["hr"], "ground truth", "", [given, window]),
                 Panel(picture["lr"], "input", "", [given]),
