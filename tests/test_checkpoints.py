@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 import fastbg
 from fastbg.errors import CheckpointError, InvalidArgument
-from fastbg.models.checkpoints import WEIGHTS, read_card
+from fastbg.models.checkpoints import WEIGHTS
 from fastbg.models.edsr import EDSR
+from fastbg.models.files.tensors import read_safetensors
 from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.models.rcan import RCAN
 from fastbg.models.registry import BUILT_IN
@@ -47,7 +48,7 @@ def test_what_is_saved_is_loaded(name: str, tmp_path: Path) -> None:
     net = NETWORKS[name]()
     path = tmp_path / "sub" / "mine.safetensors"
     fastbg.save_model(net, path, {"steps": 18_000, "set14": {"psnr_y": 28.2}})
-    assert read_card(path) == {"steps": 18_000, "set14": {"psnr_y": 28.2}}
+    assert read_safetensors(path)[1]["card"] == {"steps": 18_000, "set14": {"psnr_y": 28.2}}
     assert os.listdir(path.parent) == [path.name]
 
     loaded = fastbg.load_model(path)
@@ -195,7 +196,7 @@ def test_a_foreign_safetensors_file_is_recognised_too(tmp_path: Path) -> None:
     assert fastbg.load_model(path).config["img_range"] == 1.0
 
 
-def test_res_scale_is_a_keyword_with_the_published_defaults(tmp_path: Path) -> None:
+def test_res_scale_is_a_keyword_with_the_naive_defaults(tmp_path: Path) -> None:
     def load(features: int, **keywords: Any) -> Network:
         state = EDSR(features, 1).state_dict()
         return fastbg.load_model(saved({"params": state}, tmp_path / "e.pth"), **keywords)

@@ -17,9 +17,9 @@ from fastbg.attribution.paths import GaussianBlurPath, Path
 from fastbg.attribution.quadrature import Cells, quadrature
 from fastbg.attribution.result import AttributionResult
 from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box
 from fastbg.models.foreign import guarded, super_resolve
 from fastbg.models.network import Network
-from fastbg.models.window import Box
 from fastbg.ops.checks import check_finite, check_images, check_unit_range
 from fastbg.precision import in_precision
 
@@ -101,7 +101,8 @@ class LocalAttribution:
                 integers (B,3), one for each; or (N,3) for a single image, or (B,N,3): several for
                 each, which share its path.
             n_steps: nodes of the path; negligible ones are not computed.
-            method: "riemann_right" (as published), "trapezoid", "gausslegendre" or "arc_midpoint".
+            method: "riemann_right" (as published), "riemann_trapezoid", "gausslegendre" or
+                "arc_midpoint".
             internal_batch_size: nodes per network pass; None: chosen from the memory budget.
             return_convergence_delta: also report the quadrature's completeness error, for two more
                 forward passes.

@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,6 +18,7 @@ from fastbg.experiments.experiment import Picture
 from fastbg.reports import figures
 from fastbg.reports.content import CLAIMS, Cell, Chart, Column, Section, Table
 from fastbg.stats.intervals import Interval, Outcome
+from fastbg.writing import replacing
 
 # CSS class and sign of each outcome.
 SIGNS = {
@@ -55,12 +55,9 @@ def index(sections: Sequence[Section]) -> list[Line]:
     lines: dict[tuple[str, str], dict[str | None, list[Place]]] = {}
     for section in sections:
         for number, verdict in enumerate(section.verdicts, start=1):
-            # "edsr, natural images" stands in the column of "edsr".
-            net = next((n for n in nets if f"{verdict.net}, ".startswith(f"{n}, ")), None)
-            about = verdict.net if net is None else verdict.net[len(net) + 2 :]
             columns = lines.setdefault((verdict.claim, verdict.statement), {})
-            place = Place(anchor(section, number), about, verdict.outcome)
-            columns.setdefault(net, []).append(place)
+            place = Place(anchor(section, number), verdict.about, verdict.outcome)
+            columns.setdefault(verdict.net, []).append(place)
     return [
         Line(claim, statement, {net: columns.get(net, []) for net in nets}, columns.get(None, []))
         for (claim, statement), columns in lines.items()
@@ -216,6 +213,5 @@ def data_uri(picture: Picture, side: int) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
