@@ -1,6 +1,7 @@
 """`ring`: composites, records and claims; what it shares with `inward` is tested here."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.edsr import EDSR
 from fastbg.reports.content import Chart, Gallery
 from fastbg.reports.sections import report_of
-from fastbg.stats.intervals import Outcome, all_of
+from fastbg.stats.intervals import Interval, Outcome, all_of, mean_interval
 
 SMALL = RingOptions(count=3, candidates=8, size=64, window=16, sizes="0,32,48")
 
@@ -255,6 +256,28 @@ def test_c6_follows_from_the_shares() -> None:
         measured("swinir", own_48=0.01),
     ]
     assert set(outcomes(blind, "C6").values()) == {Outcome.FAILS}
+
+
+def test_intervals_of_shares_stay_between_0_and_100_percent() -> None:
+    """One pair of seven has all of its attribution elsewhere: Student's t would go below 0 %."""
+    result = measured("edsr", 7)
+    for size in (0, 32, 48, 64):
+        one = np.zeros(7)
+        one[0] = 1.0
+        result.columns[f"own_{size}"][:] = result.columns[f"foreign_{size}"][:] = one
+        result.columns[f"window_{size}"][:] = 1 - one
+        result.columns[f"before_{size}"][:] = 0
+        result.columns[f"di_{size}"][:] = 100 * one
+    assert mean_interval(result.columns["own_32"], result.sources).low < 0
+    rcan = dataclasses.replace(result, net=NetLabel("rcan", "rcan"))
+    summary = report_of(Ring(RingOptions(sizes="0,32,48,64"))).summarise([result, rcan])
+    cells = [c for row in summary.tables[1].rows for c in row if isinstance(c, Interval)]
+    assert len(cells) == 2 * 4 * 5
+    assert all(0 <= c.low <= c.value <= c.high <= 100 for c in cells)
+    texts = [v.ours for v in summary.verdicts if v.claim == "C6"]
+    assert len(texts) == 4
+    ends = [float(end) for text in texts for end in re.findall(r"[(](-?[0-9.]+) to", text)]
+    assert all(end >= 0 for end in ends[:-1])  # the last is of a difference
 
 
 def test_a_network_that_the_paper_lacks_is_measured_all_the_same() -> None:

@@ -52,7 +52,7 @@ class CompositesReport(ExperimentReport):
                     count,
                     means["step"],
                     means["mixed"],
-                    means["touched"].percent(),
+                    means["touched"].clipped(0, 1).percent(),
                 ]
             )
         columns = (
