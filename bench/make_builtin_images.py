@@ -10,6 +10,7 @@ is cut: the largest mean step between neighbouring pixels, among corners at mult
 import argparse
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,9 @@ def photograph(path: Path) -> dict[str, object]:
         f"photographs/{path.stem}.webp",
         pixels[y : y + SIDE, x : x + SIDE],
         origin=f"Kodak Lossless True Color Image Suite, {path.name}",
-        licence="released by Eastman Kodak Company for unrestricted use",
+        licence="released for unrestricted use",
+        author="Eastman Kodak Company",
+        found_in="Kodak Lossless True Color Image Suite",
         crop=[y, x, SIDE, SIDE],
     )
 
@@ -57,10 +60,19 @@ def texture(folder: Path, about: dict[str, object]) -> dict[str, object]:
         file.with_suffix(".webp").as_posix(),
         pixels,
         origin=str(about["source"]),
-        licence=str(about["licence"]),
+        **rights(str(about["licence"])),
         crop=[about["y"], about["x"], *pixels.shape[:2]],
         scaled_width=about.get("scaled_width"),
     )
+
+
+def rights(text: str) -> dict[str, str | None]:
+    """Licence, author (None if not told) and collection of "CC-BY-4.0 A. Author (collection)"."""
+    found = re.fullmatch(r"(\S+)\s*(.*?)\s*\((.+)\)", text)
+    if found is None:
+        raise SystemExit(f"{text!r}: expected a licence, an author if known, and (a collection)")
+    licence, author, collection = found.groups()
+    return {"licence": licence, "author": author or None, "found_in": collection}
 
 
 def busiest(pixels: NDArray[np.uint8]) -> tuple[int, int]:

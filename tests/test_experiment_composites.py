@@ -57,6 +57,30 @@ def test_groups_are_drawn_from_both_sets_in_turn(study: Study) -> None:
     assert items != plan_groups(dataclasses.replace(study, seed=1), SMALL, "swap")
 
 
+def test_images_of_one_photograph_never_meet(study: Study) -> None:
+    """Textures 1 and 3 are of one photograph: each meets the third only."""
+    images = dataclasses.replace(study.images, origins={"1.png": "p", "3.png": "p"})
+    small = dataclasses.replace(SMALL, size=32)
+    items = plan_groups(dataclasses.replace(study, images=images), small, "swap")
+    textures = [item for item in items if set_of(item) == "OSSCD"]
+    assert {item.source for item in textures} == {"p", "5.png"}
+    for item in textures:
+        alone = {"5.png"} if item.source == "5.png" else {"1.png", "3.png"}
+        assert item.image in alone
+        assert {partner.image for partner in item.partners}.isdisjoint(alone)
+        assert all(partner.source != item.source for partner in item.partners)
+    y0, x0, y1, x1 = textures[0].box
+    whole = images[textures[0].image].load()[y0:y1, x0:x1]
+    found = sources(textures[0], dataclasses.replace(study, images=images))[0]
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), whole)
+
+
+def test_textures_of_one_photograph_are_no_set(study: Study) -> None:
+    images = dataclasses.replace(study.images, origins=dict.fromkeys(study.images.classes, "p"))
+    items = plan_groups(dataclasses.replace(study, images=images), SMALL, "swap")
+    assert {set_of(item) for item in items} == {"natural"}
+
+
 def test_counts_are_the_papers_where_images_allow(study: Study) -> None:
     few = dataclasses.replace(SMALL, groups=2, backgrounds=3)
     items = plan_groups(study, few, "swap")

@@ -1,6 +1,7 @@
 """`ring`: composites, records and claims; what it shares with `inward` is tested here."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.edsr import EDSR
 from fastbg.reports.content import Chart, Gallery
 from fastbg.reports.sections import report_of
-from fastbg.stats.intervals import Outcome, all_of
+from fastbg.stats.intervals import Interval, Outcome, all_of, mean_interval
 
 SMALL = RingOptions(count=3, candidates=8, size=64, window=16, sizes="0,32,48")
 
@@ -92,6 +93,17 @@ def test_pairs_are_dissimilar(study: Study) -> None:
     apart = [float(row[j]) for j, item in enumerate(drawn) if item.source != drawn[0].source]
     place = [item.box for item in items].index(drawn[0].box)
     assert float(distance[place]) == pytest.approx(max(apart), rel=1e-5)
+
+
+def test_a_photograph_never_meets_itself(study: Study) -> None:
+    """Images 0 and 1 are of one photograph."""
+    images = dataclasses.replace(study.images, origins={"0.png": "p", "1.png": "p"})
+    items = Ring(SMALL).plan(dataclasses.replace(study, images=images))
+    assert any(item.source == "p" for item in items)
+    for item in items:
+        for one in (item, *item.partners):
+            assert one.source == images.source(one.image)
+        assert item.partners[0].source != item.source
 
 
 def test_windows_without_detail_are_passed_over(tmp_path: Path) -> None:
@@ -244,6 +256,28 @@ def test_c6_follows_from_the_shares() -> None:
         measured("swinir", own_48=0.01),
     ]
     assert set(outcomes(blind, "C6").values()) == {Outcome.FAILS}
+
+
+def test_intervals_of_shares_stay_between_0_and_100_percent() -> None:
+    """One pair of seven has all of its attribution elsewhere: Student's t would go below 0 %."""
+    result = measured("edsr", 7)
+    for size in (0, 32, 48, 64):
+        one = np.zeros(7)
+        one[0] = 1.0
+        result.columns[f"own_{size}"][:] = result.columns[f"foreign_{size}"][:] = one
+        result.columns[f"window_{size}"][:] = 1 - one
+        result.columns[f"before_{size}"][:] = 0
+        result.columns[f"di_{size}"][:] = 100 * one
+    assert mean_interval(result.columns["own_32"], result.sources).low < 0
+    rcan = dataclasses.replace(result, net=NetLabel("rcan", "rcan"))
+    summary = report_of(Ring(RingOptions(sizes="0,32,48,64"))).summarise([result, rcan])
+    cells = [c for row in summary.tables[1].rows for c in row if isinstance(c, Interval)]
+    assert len(cells) == 2 * 4 * 5
+    assert all(0 <= c.low <= c.value <= c.high <= 100 for c in cells)
+    texts = [v.ours for v in summary.verdicts if v.claim == "C6"]
+    assert len(texts) == 4
+    ends = [float(end) for text in texts for end in re.findall(r"[(](-?[0-9.]+) to", text)]
+    assert all(end >= 0 for end in ends[:-1])  # the last is of a difference
 
 
 def test_a_network_that_the_paper_lacks_is_measured_all_the_same() -> None:

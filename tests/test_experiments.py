@@ -1,6 +1,7 @@
 """What the experiments measure, and what they conclude from it."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from fastbg.experiments.study import Item, Study, restore
 from fastbg.experiments.table1 import Table1, Table1Options
 from fastbg.models.edsr import EDSR
 from fastbg.reports.sections import report_of
+from fastbg.runs import records
 from fastbg.stats.intervals import Outcome
 
 SMALL = Table1Options(count=6, size=64, region=32)
@@ -64,6 +66,26 @@ def test_slicing_equals_a_plain_loop(study: Study, net: EDSR) -> None:
     # The change sits at the seams: this network looks 6 LR pixels far.
     change = columns["difference"][0]
     assert change[0] > 5 * change[-1]
+
+
+def test_slicing_takes_one_image_of_each_photograph_first(study: Study) -> None:
+    keys = [item.key for item in study.images.items]
+    images = dataclasses.replace(study.images, origins=dict.fromkeys(keys[:3], "p"))
+    one = Slicing(SlicingOptions(tile=32, count=2)).plan(dataclasses.replace(study, images=images))
+    assert {item.source for item in one} == {"p", keys[3]}
+    all_ = Slicing(SlicingOptions(tile=32)).plan(dataclasses.replace(study, images=images))
+    assert sorted(item.image for item in all_) == keys
+    assert all(item.source == images.source(item.image) for item in all_)
+
+
+def test_the_plan_is_stored_with_its_images_and_photographs() -> None:
+    partner = Item("b", "other", (0, 0, 8, 8), image="b.png")
+    item = Item("a", "photograph", (0, 4, 8, 12), (partner,), image="a.png")
+    stored = json.loads(json.dumps(records._plain(item)))
+    assert records._item(stored) == item
+    # As fastbg wrote it before: the source was the image.
+    assert records._item(["a", "a.png", [0, 4, 8, 12], []]) == Item("a", "a.png", (0, 4, 8, 12))
+    assert Item("a", "a.png", (0, 4, 8, 12)).image == "a.png"
 
 
 def test_slices_put_together_are_the_image() -> None:

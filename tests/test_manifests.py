@@ -1,5 +1,6 @@
 """Manifests: the same for a seed in every process, spread evenly, inside their images."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageItem, ImageSet, open_folder
 from fastbg.data.manifests import (
     SubImage,
+    by_photograph,
     composite_groups,
     load_sub_image,
     sub_images,
@@ -62,6 +64,25 @@ def test_every_possible_square_can_be_had_and_not_one_more(images: ImageSet) -> 
 def test_seed_decides(images: ImageSet) -> None:
     assert sub_images(images, 20, 32, seed=1) == sub_images(images, 20, 32, seed=1)
     assert sub_images(images, 20, 32, seed=1) != sub_images(images, 20, 32, seed=2)
+
+
+def test_squares_are_spread_over_photographs_not_over_their_images(images: ImageSet) -> None:
+    """a, c and e are of one photograph: together they give as many squares as each other image."""
+    cut = dataclasses.replace(images, origins=dict.fromkeys(("a.png", "c.png", "e.png"), "one"))
+    subs = sub_images(cut, 6, 24, seed=3)
+    assert Counter(cut.source(sub.item) for sub in subs) == {"one": 2, "b.png": 2, "d.png": 2}
+    assert {cut.source(sub.item) for sub in subs[:3]} == {"one", "b.png", "d.png"}
+    later = sub_images(cut, 9, 24, seed=3)
+    assert later[:6] == subs
+    # One of each of its images before a second of any.
+    assert sorted(s.item for s in later if cut.source(s.item) == "one") == [
+        "a.png",
+        "c.png",
+        "e.png",
+    ]
+    assert [item.key for item in by_photograph(cut, cut.items)] == [
+        *("a.png", "b.png", "d.png", "c.png", "e.png")
+    ]
 
 
 def test_the_same_in_another_process() -> None:

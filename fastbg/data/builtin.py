@@ -1,8 +1,9 @@
 """The built-in images: 24 photographs and 45 textures in OST's seven classes.
 
-The photographs are crops of Kodak's, the textures of 33 CC0 and CC-BY photographs; three pairs of
-textures share pixels. assets/images/manifest.json has origin, licence and crop of each, CREDITS.md
-beside it the credits.
+The photographs are crops of Kodak's, the textures of 33 CC0 and CC-BY photographs. Of nine of those
+there are two or three textures, of which three pairs show some of the same pixels: so the original
+photograph, not the texture, is the cluster of every interval. assets/images/manifest.json has
+origin, crop, licence and, where it is known, author of each, CREDITS.md beside it the credits.
 """
 
 import hashlib
@@ -41,6 +42,7 @@ class BuiltinItem(ImageItem):
 def builtin_images() -> ImageSet:
     """24 photographs of 320 x 320 pixels, and 45 textures of 256 x 256, each with its class.
 
+    Their `origins` are the 57 photographs that they were cut from.
     Lossless. Raises DataError if the installation lacks one of them.
     """
     try:
@@ -54,7 +56,8 @@ def builtin_images() -> ImageSet:
         raise DataError(f"{IMAGES}: lacks {', '.join(missing[:4])}; reinstall fastbg")
     items = [BuiltinItem(_key(e["file"]), IMAGES / e["file"], (), e[_DIGEST]) for e in entries]
     classes = {i.key: i.path.parent.name for i in items if i.path.parent.name != "photographs"}
-    return ImageSet("builtin", tuple(items), classes)
+    origins = {_key(entry["file"]): entry["origin"] for entry in entries}
+    return ImageSet("builtin", tuple(items), classes, origins=origins)
 
 
 def _key(file: str) -> str:

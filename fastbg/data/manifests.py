@@ -4,8 +4,11 @@ A run stores what it drew, because numpy may change the streams of its generator
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +16,8 @@ from numpy.typing import NDArray
 from fastbg.data.images import ImageItem, ImageSet
 from fastbg.data.sets import decoded
 from fastbg.errors import DataError, InvalidArgument
+
+T = TypeVar("T")
 
 MIN_STD = 4.0
 """Grey levels. The mean alone restores a crop flatter than this to 36 dB: it tells nothing."""
@@ -52,13 +57,14 @@ def sub_images(
     multiple: int = 4,
     min_std: float = MIN_STD,
 ) -> list[SubImage]:
-    """`count` different squares of `size` HR pixels, spread evenly over the images.
+    """`count` different squares of `size` HR pixels, spread evenly over the photographs.
 
-    One is taken of every image before a second of any, so any first part of the list is spread
-    as well. Corners lie at multiples of `multiple`. Images smaller than `size` are passed over,
-    and squares whose grey levels (mean of R, G, B) have a standard deviation below `min_std`;
-    `min_std` 0 takes all and need not decode the images. (The paper draws 150 of 256 pixels for
-    Table 1 and 300 of 128 pixels for composites.)
+    One is taken of every photograph before a second of any, so any first part of the list is
+    spread as well; of several images of one photograph, one of each in turn. Corners lie at
+    multiples of `multiple`. Images smaller than `size` are passed over, and squares whose grey
+    levels (mean of R, G, B) have a standard deviation below `min_std`; `min_std` 0 takes all and
+    need not decode the images. (The paper draws 150 of 256 pixels for Table 1 and 300 of 128
+    pixels for composites.)
 
     Raises InvalidArgument, and DataError if the images do not hold so many.
     """
@@ -67,19 +73,12 @@ def sub_images(
             raise InvalidArgument(name, value, "at least 1")
     _check_seed(seed)
     rng = np.random.default_rng(seed)
-    shuffled = [images.items[i] for i in rng.permutation(len(images.items))]
-    sources = [_squares(item, count, size, seed, multiple, min_std) for item in shuffled]
-    drawn: list[SubImage] = []
-    while sources and len(drawn) < count:
-        left = []
-        for source in sources:
-            if (square := next(source, None)) is None:
-                continue
-            drawn.append(square)
-            left.append(source)
-            if len(drawn) == count:
-                break
-        sources = left
+    photographs: dict[str, list[Iterator[SubImage]]] = defaultdict(list)
+    for i in rng.permutation(len(images.items)):
+        item = images.items[i]
+        squares = _squares(item, count, size, seed, multiple, min_std)
+        photographs[images.source(item.key)].append(squares)
+    drawn = list(islice(in_turn(map(in_turn, photographs.values())), count))
     if len(drawn) < count:
         raise DataError(
             f"image set {images.name}: its {len(images)} images hold {len(drawn)} different "
@@ -87,6 +86,26 @@ def sub_images(
             f"at least {min_std} grey levels); expected {count}"
         )
     return drawn
+
+
+def in_turn(lists: Iterable[Iterable[T]]) -> Iterator[T]:
+    """The first of each of `lists`, then the second of each that has one, and so on."""
+    waiting = [iter(each) for each in lists]
+    while waiting:
+        left = []
+        for each in waiting:
+            for one in islice(each, 1):
+                yield one
+                left.append(each)
+        waiting = left
+
+
+def by_photograph(images: ImageSet, items: Iterable[ImageItem]) -> list[ImageItem]:
+    """One image of each photograph, in the order of `items`, before a second of any."""
+    photographs: dict[str, list[ImageItem]] = defaultdict(list)
+    for item in items:
+        photographs[images.source(item.key)].append(item)
+    return list(in_turn(photographs.values()))
 
 
 def _squares(

@@ -82,6 +82,8 @@ class ImageSet:
     classes: Mapping[str, str] = field(default_factory=dict)  # key -> texture class, if known
     lr_source: str = ""  # the folder of the set's own LR images, or why none were taken
     low: bool = False  # by its names the set holds LR images only
+    # key -> the photograph that it was cut from, where several images are of one; else its own key
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -92,6 +94,10 @@ class ImageSet:
             return self._by_key[key]
         except KeyError:
             raise DataError(f"image set {self.name}: has no image {key!r}") from None
+
+    def source(self, key: str) -> str:
+        """The photograph that an image was cut from: its cluster in every interval."""
+        return self.origins.get(key, key)
 
     @cached_property
     def _by_key(self) -> dict[str, ImageItem]:

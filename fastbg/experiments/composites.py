@@ -141,7 +141,7 @@ def export(item: Item, hr: Tensor, lr: Tensor, folder: Path) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
         for k, back in enumerate((item, *item.partners)):
-            row = [item.source, y, x, back.source, *back.box[:2], bottom - y]
+            row = [item.image, y, x, back.image, *back.box[:2], bottom - y]
             table.writerow([f"{k:03}", *row])
             for kind, image in (("hr", hr[k]), ("lr", lr[k])):
                 Image.fromarray(as_image(image)).save(place / f"{k:03}_{kind}.png")

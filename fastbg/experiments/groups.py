@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.data.images import ImageItem, ImageSet
-from fastbg.data.manifests import SubImage, composite_groups, load_sub_image, sub_images
+from fastbg.data.manifests import SubImage, composite_groups, in_turn, load_sub_image, sub_images
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Measured, Options
-from fastbg.experiments.study import Item, Study
+from fastbg.experiments.study import Item, Study, as_item
 from fastbg.geometry import Box, centre
 from fastbg.measures.likeness import Descriptions, Images
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite, composite_lr
-
-T = TypeVar("T")
 
 SETS = {"natural": "photographs", "OSSCD": "textures (OSSCD)"}
 LEAST = 3  # backgrounds of a foreground: its own, and two to compare
@@ -45,16 +43,16 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
     """Foregrounds of both sets in turn, each with the foreign backgrounds it is put into.
 
     The natural set is drawn from the images without a texture class, OSSCD from those with one,
-    each where there are two images: a foreign background comes from another image. All groups of
-    a run are of one size. Raises InvalidArgument naming `owner`.option, and DataError.
+    each where there are two photographs: a foreign background comes from another photograph. All
+    groups of a run are of one size. Raises InvalidArgument naming `owner`.option, and DataError.
     """
     check_options(study, o, owner)
     drawn: dict[str, tuple[list[Item], list[Item]]] = {}
     for name, images in image_sets(study.images).items():
         count = 2 * min(o.sources, ROOM * capacity(images, o.size) // 2)
-        if len(images) > 1 and count > 1:
+        if len({images.source(item.key) for item in images.items}) > 1 and count > 1:
             subs = sub_images(images, count, o.size, study.seed, multiple=study.scale)
-            items = [Item(s.key, s.item, (s.y, s.x, s.y + s.size, s.x + s.size)) for s in subs]
+            items = [as_item(images, sub) for sub in subs]
             drawn[name] = items[: count // 2], items[count // 2 :]
     foreign = {
         name: [[k for k, b in enumerate(backs) if b.source != f.source] for f in fronts]
@@ -83,13 +81,7 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
                 for number, group in enumerate(groups)
             ]
         )
-    return in_turn(plans)
-
-
-def in_turn(lists: Sequence[Sequence[T]]) -> list[T]:
-    """The first of each of `lists`, then the second of each that has one, and so on."""
-    longest = max(map(len, lists))
-    return [each[i] for i in range(longest) for each in lists if i < len(each)]
+    return list(in_turn(plans))
 
 
 def check_options(study: Study, o: GroupOptions, owner: str) -> None:
@@ -113,7 +105,7 @@ def image_sets(images: ImageSet) -> dict[str, ImageSet]:
     plain = tuple(i for i in images.items if i.key not in images.classes)
     textures = tuple(i for i in images.items if i.key in images.classes)
     return {
-        name: ImageSet(images.name, items)
+        name: ImageSet(images.name, items, origins=images.origins)
         for name, items in (("natural", plain), ("OSSCD", textures))
     }
 
@@ -151,8 +143,8 @@ def sources(item: Item, study: Study) -> Tensor:
     images = (item, *item.partners)
     size = item.box[2] - item.box[0]
     cut = np.empty((len(images), size, size, 3), np.uint8)
-    for k in sorted(range(len(images)), key=lambda k: images[k].source):  # each decoded once
-        cut[k] = _cut(study.images[images[k].source], images[k].box)
+    for k in sorted(range(len(images)), key=lambda k: images[k].image):  # each decoded once
+        cut[k] = _cut(study.images[images[k].image], images[k].box)
     return torch.from_numpy(cut.transpose(0, 3, 1, 2)).to(study.device, non_blocking=True)
 
 
@@ -190,7 +182,7 @@ def texture_distances(
         some = hr[list(index)]
         return Images(some, study.degrade(some, o.kernel), box, net, study.backend)
 
-    keys = [(image.source, image.box) for image in (item, *item.partners)]
+    keys = [(image.image, image.box) for image in (item, *item.partners)]
     return descriptions.distances(net, keys, load)
 
 

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -79,20 +79,20 @@ class Mosaic(Experiment):
         for item in study.sub_images(o.count, o.size or o.region):
             y0, x0, y1, x1 = item.box
             box = (y0 + border, x0 + border, y1 - border, x1 - border)
-            items.append(Item(item.key, item.source, box))
+            items.append(replace(item, box=box))
         return items
 
     def surroundings(self, item: Item, study: Study) -> Item:
         """The image that the region `item` is a part of."""
         size, scale = self.options.size, study.scale
         if not size:
-            height, width = study.images[item.source].size()
+            height, width = study.images[item.image].size()
             box = (0, 0, height // scale * scale, width // scale * scale)
         else:
             border = (size - self.options.region) // 2
             y0, x0, y1, x1 = item.box
             box = (y0 - border, x0 - border, y1 + border, x1 + border)
-        return Item(item.key, item.source, box)
+        return replace(item, box=box)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
         """PSNR (dB) of the region restored in each way; size of the image around it."""

@@ -7,7 +7,7 @@ pixels in the middle. `ring` and `inward` say where the squares lie and what fol
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -126,7 +126,7 @@ class Nested(Experiment):
         textures = torch.cat(grams)
         distance = gram_distance(textures, textures).cpu().numpy()
         # Photographs before textures: what lies around a texture is more of the same.
-        order = sorted(range(len(drawn)), key=lambda i: drawn[i].source in study.images.classes)
+        order = sorted(range(len(drawn)), key=lambda i: drawn[i].image in study.images.classes)
         firsts = [i for i in order if detailed[i]][: self.options.count]
         return self.pairs(drawn, firsts, distance)
 
@@ -144,7 +144,8 @@ class Nested(Experiment):
             j = max(free, key=lambda j: distance[i, j])
             taken.add(j)
             a, b = drawn[i], drawn[j]
-            found.append((float(distance[i, j]), Item(f"{a.key} + {b.key}", a.source, a.box, (b,))))
+            pair = replace(a, key=f"{a.key} + {b.key}", partners=(b,))
+            found.append((float(distance[i, j]), pair))
         if len(found) < self.options.count:
             raise DataError(
                 f"{self.name}: {len(drawn)} sub-images give {len(found)} pairs of different "

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastbg.data.manifests import by_photograph, in_turn
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Options, Picture, Work, decibels
-from fastbg.experiments.groups import image_sets, in_turn
+from fastbg.experiments.groups import image_sets
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.measures.quality import grey_levels, psnr
@@ -63,10 +65,10 @@ class Slicing(Experiment):
         items = []
         # Shuffled by a digest of their keys, so that any first part has several classes.
         sets = [
-            sorted(images.items, key=lambda item: zlib.crc32(item.key.encode()))
+            by_photograph(images, sorted(images.items, key=lambda i: zlib.crc32(i.key.encode())))
             for images in image_sets(study.images).values()
         ]
-        for image in in_turn(sets)[: o.count]:
+        for image in islice(in_turn(sets), o.count):
             height, width = image.size()
             rows, columns = height // o.tile, width // o.tile
             if rows * columns < 2:
@@ -74,7 +76,8 @@ class Slicing(Experiment):
                     f"{image.path} ({height}x{width}) is smaller than two slices of "
                     f"{o.tile}x{o.tile}; choose a smaller slicing.tile"
                 )
-            items.append(Item(image.key, image.key, (0, 0, rows * o.tile, columns * o.tile)))
+            box = (0, 0, rows * o.tile, columns * o.tile)
+            items.append(Item(image.key, study.images.source(image.key), box, image=image.key))
         return items
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:

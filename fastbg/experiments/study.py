@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.data.images import ImageSet
-from fastbg.data.manifests import sub_images
+from fastbg.data.manifests import SubImage, sub_images
 from fastbg.data.sets import decoded
 from fastbg.errors import DataError
 from fastbg.geometry import cut
@@ -30,9 +30,14 @@ class Item:
     """One thing to measure: a region of an image, named by a key that no other item has."""
 
     key: str
-    source: str  # name of the photograph
+    source: str  # name of the photograph: items of one photograph are one cluster
     box: tuple[int, int, int, int]  # y0, x0, y1, x1 in HR pixels
     partners: tuple["Item", ...] = ()  # what it meets, such as the backgrounds of a foreground
+    image: str = ""  # key of the image that the box lies in; "": the source is an image itself
+
+    def __post_init__(self) -> None:
+        if not self.image:
+            object.__setattr__(self, "image", self.source)
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,11 @@ class Study:
     def sub_images(self, count: int, size: int) -> list[Item]:
         """`count` squares of `size` HR pixels on the LR grid, drawn by the seed."""
         drawn = sub_images(self.images, count, size, self.seed, multiple=self.scale)
-        return [Item(s.key, s.item, (s.y, s.x, s.y + s.size, s.x + s.size)) for s in drawn]
+        return [as_item(self.images, sub) for sub in drawn]
 
     def ground_truth(self, items: Sequence[Item]) -> Tensor:
         """The HR regions of `items`, which are of one size: (B,3,h,w) uint8 on the device."""
-        regions = [cut(decoded(self.images[item.source]), item.box) for item in items]
+        regions = [cut(decoded(self.images[item.image]), item.box) for item in items]
         return self._stack(regions)
 
     def inputs(self, items: Sequence[Item], hr: Tensor, lr: str, kernel: str) -> Tensor:
@@ -67,10 +72,10 @@ class Study:
         return self._stack([self._paired(item) for item in items]).to(self.dtype) / 255
 
     def _paired(self, item: Item) -> NDArray[np.uint8]:
-        image = self.images[item.source].load_lr(self.scale)
+        image = self.images[item.image].load_lr(self.scale)
         if image is None:
             raise DataError(
-                f"image set {self.images.name}: has no LR image of {item.source} at scale "
+                f"image set {self.images.name}: has no LR image of {item.image} at scale "
                 f"{self.scale}; expected one, as the option lr is 'paired'"
             )
         return cut(image, tuple(v // self.scale for v in item.box))
@@ -93,6 +98,12 @@ class Study:
             quantize=True,
             backend=self.backend,
         ).to(self.dtype)
+
+
+def as_item(images: ImageSet, sub: SubImage) -> Item:
+    """A sub-image of `images` as a thing to measure."""
+    box = (sub.y, sub.x, sub.y + sub.size, sub.x + sub.size)
+    return Item(sub.key, images.source(sub.item), box, image=sub.item)
 
 
 @torch.inference_mode()

@@ -46,13 +46,13 @@ class CompositesReport(ExperimentReport):
             rows.append(
                 [
                     SETS[name],
-                    len({image.source for image in (*items, *used)}),
+                    len({image.image for image in (*items, *used)}),
                     len(items),
                     len(used),
                     count,
                     means["step"],
                     means["mixed"],
-                    means["touched"].percent(),
+                    means["touched"].clipped(0, 1).percent(),
                 ]
             )
         columns = (
@@ -67,8 +67,8 @@ class CompositesReport(ExperimentReport):
         )
         note = (
             drawn_text(result, self.options)
-            + " Intervals: 95 %, Student's t over images; levels are grey levels. The last two "
-            "columns are what a foreign background does to the foreground's own pixels in the "
+            + " Intervals: 95 %, Student's t over photographs; levels are grey levels. The last "
+            "two columns are what a foreign background does to the foreground's own pixels in the "
             "network's input, through down-sampling. With --domain lr, LR images are composed and "
             "nothing of it is left."
         )

@@ -73,7 +73,7 @@ class GramReport(ExperimentReport):
                     f"{contest[best].held.text(2)}"
                 )
             headlines[result.net.label] = headline
-        intervals = "Intervals: 95 %, Student's t over images."
+        intervals = "Intervals: 95 %, Student's t over photographs."
         tables = [
             Table(
                 "gram",

@@ -10,7 +10,7 @@ COLOURS = dict(zip(SETS, (figures.FULL, figures.OTHERS[2]), strict=True))
 
 def place(item: Item) -> str:
     """Where a sub-image was cut, for captions."""
-    return f"{item.source}, at {item.box[0]}, {item.box[1]}"
+    return f"{item.image}, at {item.box[0]}, {item.box[1]}"
 
 
 def parts(result: Measured) -> dict[str, Measured]:
@@ -35,6 +35,6 @@ def drawn_text(result: Measured, o: GroupOptions) -> str:
     ]
     return (
         f"Drawn: {', '.join(counts)}. Asked for: {o.groups} in {o.backgrounds}; the paper: 100 in "
-        "100. A foreign background comes from another image, and the sub-images cover the images "
-        f"at most {ROOM} times, so that few images give fewer."
+        "100. A foreign background comes from another photograph, and the sub-images cover the "
+        f"images at most {ROOM} times, so that few images give fewer."
     )

@@ -290,7 +290,7 @@ class MosaicReport(ExperimentReport):
 
         return [
             Strip(
-                f"{item.source}, at {item.box[0]}, {item.box[1]}",
+                f"{item.image}, at {item.box[0]}, {item.box[1]}",
                 [
                     Panel(
                         picture["photograph"], "photograph", "", [Mark.pixels(box, size, "window")]

@@ -33,6 +33,11 @@ def mean(experiment: Nested, result: Measured, column: str) -> Interval:
     return mean_interval(result.columns[column], result.sources)
 
 
+def share(experiment: Nested, result: Measured, column: str) -> Interval:
+    """Mean of a column of shares, which its interval cannot take beyond 0 and 1."""
+    return mean(experiment, result, column).clipped(0, 1)
+
+
 def mean_change(experiment: Nested, result: Measured, size: int) -> Interval:
     """Mean change of PSNR from the untouched image to `size`, dB."""
     gains = change(result, size, experiment.untouched)
@@ -93,10 +98,10 @@ def attribution_table(experiment: Nested, results: Sequence[Measured]) -> Table:
     for name, result, prefix in attributed(experiment, results):
         for size in experiment.sizes:
             shares = (
-                mean(experiment, result, f"{prefix}{part}_{size}").percent()
+                share(experiment, result, f"{prefix}{part}_{size}").percent()
                 for part in ("window", "foreign", "before", "own")
             )
-            index = mean(experiment, result, f"{prefix}di_{size}")
+            index = mean(experiment, result, f"{prefix}di_{size}").clipped(0, 100)
             rows.append((name, experiment.label(size), index, *shares))
     note = (
         "Shares of the attribution map, which add up to 100 %. 'There, untouched': what the same "
@@ -144,7 +149,10 @@ def draw_index(experiment: Nested, results: Sequence[Measured]) -> Chart:
     lines = attributed(experiment, results)
     nets = [result.net.label for result in results]
     for name, result, prefix in lines:
-        means = [mean(experiment, result, f"{prefix}di_{size}") for size in experiment.sizes]
+        means = [
+            mean(experiment, result, f"{prefix}di_{size}").clipped(0, 100)
+            for size in experiment.sizes
+        ]
         number = nets.index(result.net.label)
         line(axis, means, number, len(results), name, "--" if prefix else "-")
     size_axis(axis, experiment, experiment.sizes)
@@ -264,7 +272,7 @@ def strip(experiment: Nested, result: Measured, i: int) -> Strip:
         )
         for size, picture in zip(sizes, columns, strict=True)
     ]
-    return Strip(result.net.label, panels, f"{item.partners[0].source} in {item.source}")
+    return Strip(result.net.label, panels, f"{item.partners[0].image} in {item.image}")
 
 
 def marks(experiment: Nested, size: int, shape: tuple[int, ...]) -> list[Mark]:

@@ -10,7 +10,7 @@ from fastbg.experiments.nested import change
 from fastbg.experiments.ring import Ring
 from fastbg.reports import nested
 from fastbg.reports.content import Chart, Gallery, Verdict
-from fastbg.reports.nested import first, mean, outcomes
+from fastbg.reports.nested import first, outcomes, share
 from fastbg.reports.section import ExperimentReport, Summary
 from fastbg.stats.intervals import all_of, mean_interval
 
@@ -128,14 +128,16 @@ class RingReport(ExperimentReport):
         """C6 for the plain CNN."""
         floor = self.options.noticed
         ring, beyond = (
-            mean(self.experiment, result, f"{part}_{NEAR}") for part in ("foreign", "own")
+            share(self.experiment, result, f"{part}_{NEAR}") for part in ("foreign", "own")
         )
         far = {
-            s: mean(self.experiment, result, f"own_{s}")
+            s: share(self.experiment, result, f"own_{s}")
             for s in self.experiment.changed
             if s >= FAR
         }
-        near = [mean_interval(1 - result.columns[f"own_{s}"], result.sources) for s in far]
+        near = [
+            mean_interval(1 - result.columns[f"own_{s}"], result.sources).clipped(0, 1) for s in far
+        ]
         return [
             Verdict(
                 claim="C6",
@@ -154,10 +156,10 @@ class RingReport(ExperimentReport):
                 net=result.net.label,
                 paper="indifferent to what lies beyond the ring",
                 ours="beyond the ring "
-                + ", ".join(f"({s}) {share.percent().text()} %" for s, share in far.items()),
+                + ", ".join(f"({s}) {part.percent().text()} %" for s, part in far.items()),
                 test=f"Holds if the 95 % interval of the share beyond the ring lies below "
                 f"{floor:.0%} at every such size, does not hold if it lies above at one.",
-                outcome=all_of(share.compare(1 - floor) for share in near),
+                outcome=all_of(part.compare(1 - floor) for part in near),
             ),
         ]
 
@@ -166,9 +168,9 @@ class RingReport(ExperimentReport):
         columns = result.columns
         spared = mean_interval(
             columns[f"before_{NEAR}"] - columns[f"foreign_{NEAR}"], result.sources
-        )
-        ring = mean(self.experiment, result, f"foreign_{NEAR}")
-        before = mean(self.experiment, result, f"before_{NEAR}")
+        ).clipped(-1, 1)
+        ring = share(self.experiment, result, f"foreign_{NEAR}")
+        before = share(self.experiment, result, f"before_{NEAR}")
         statement = f"With ring {NEAR} the network skips the ring"
         verdicts = [
             Verdict(
@@ -193,7 +195,7 @@ class RingReport(ExperimentReport):
     def swinir_looks(self, result: Measured, plain: Measured | None) -> list[Verdict]:
         """C6 for self-attention."""
         floor = self.options.noticed
-        beyond = mean(self.experiment, result, f"own_{FAR}")
+        beyond = share(self.experiment, result, f"own_{FAR}")
         statement = f"With ring {FAR} the network sees past the ring"
         verdicts = [
             Verdict(
@@ -218,7 +220,7 @@ class RingReport(ExperimentReport):
         self, result: Measured, plain: Measured, statement: str, difference: NDArray[np.float64]
     ) -> Verdict:
         """C6: a share of the attribution against EDSR's, in favour of the claim where positive."""
-        interval = mean_interval(difference, result.sources)
+        interval = mean_interval(difference, result.sources).clipped(-1, 1)
         return Verdict(
             claim="C6",
             statement=statement,

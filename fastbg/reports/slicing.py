@@ -45,14 +45,14 @@ class SlicingReport(ExperimentReport):
                     float(decibels(result, "psnr_sliced").mean()),
                     mean,
                     float(gains[largest]),
-                    result.items[largest].source,
+                    result.items[largest].image,
                     int((gains > 0).sum()),
                     int((gains < 0).sum()),
                 )
             )
             for i, item in enumerate(result.items):
                 whole, sliced = (float(result.columns[f"psnr_{w}"][i]) for w in ("whole", "sliced"))
-                images.append((result.net.label, item.source, whole, sliced, float(gains[i])))
+                images.append((result.net.label, item.image, whole, sliced, float(gains[i])))
             both = [self.differs(result, gains), self.always_higher(result, gains)]
             verdicts += both
             headlines[result.net.label] = (
@@ -75,7 +75,7 @@ class SlicingReport(ExperimentReport):
                     Column("slicing lower"),
                 ),
                 overall,
-                "Interval: 95 %, Student's t over images.",
+                "Interval: 95 %, Student's t over photographs.",
             ),
             Table(
                 "slicing_images",
@@ -156,7 +156,7 @@ class SlicingReport(ExperimentReport):
             axis.spines["left"].set_visible(False)
             axis.tick_params(axis="y", length=0)
         figure.supxlabel("sliced minus whole, dB", color=figures.MUTED, fontsize=9.5)
-        names = [figures.short(results[0].items[i].source) for i in order] if named else []
+        names = [figures.short(results[0].items[i].image) for i in order] if named else []
         axes[0].set_yticks(range(len(names)), names)
         return Chart(
             "slicing_images",
@@ -210,7 +210,7 @@ class SlicingReport(ExperimentReport):
         whole, sliced = (float(result.columns[f"psnr_{w}"][i]) for w in ("whole", "sliced"))
         return [
             Strip(
-                item.source,
+                item.image,
                 [
                     Panel(picture["hr"], "ground truth", "", seams),
                     Panel(

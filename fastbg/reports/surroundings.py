@@ -179,7 +179,7 @@ class SurroundingsReport(ExperimentReport):
         gain = scores[-1] - scores[0]
         return [
             Strip(
-                f"{item.source}, at {item.box[0]}, {item.box[1]}",
+                f"{item.image}, at {item.box[0]}, {item.box[1]}",
                 panels,
                 f"all surroundings: {gain:+.2f} dB against none, {-loss:+.2f} dB against the best",
             )

@@ -194,7 +194,7 @@ class Table1Report(ExperimentReport):
 
         return [
             Strip(
-                f"{item.source}, at {item.box[0]}, {item.box[1]}",
+                f"{item.image}, at {item.box[0]}, {item.box[1]}",
                 [
                     Panel(picture["hr"], "ground truth", "", [given, window]),
                     Panel(picture["lr"], "input", "", [given]),

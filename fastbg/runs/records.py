@@ -200,9 +200,10 @@ def _stored(store: RunStore, name: str) -> Any:
 
 
 def _plain(item: Item) -> list[Any]:
-    return [item.key, item.source, list(item.box), [*map(_plain, item.partners)]]
+    return [item.key, item.source, list(item.box), [*map(_plain, item.partners)], item.image]
 
 
 def _item(value: list[Any]) -> Item:
-    key, source, box, partners = value
-    return Item(key, source, tuple(box), tuple(map(_item, partners)))
+    # Runs of before images and photographs were told apart lack the image: it is the source.
+    key, source, box, partners, *image = value
+    return Item(key, source, tuple(box), tuple(map(_item, partners)), *image)
