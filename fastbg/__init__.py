@@ -20,6 +20,7 @@ from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
 from fastbg.ops.conv import conv3x3
 from fastbg.ops.gram import conv_gram, gram
 from fastbg.ops.path import blur_path, gradient_detector, path_integral
+from fastbg.precision import use_precision
 from fastbg.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
     "run_experiments",
     "save_model",
     "texture_gram",
+    "use_precision",
     "wrap",
 ]
 

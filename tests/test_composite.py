@@ -367,3 +367,16 @@ class TestBadInput:
             BackendUnavailable, match="float64 is computed by the torch backend only"
         ):
             fastbg.composite(a, a, [[0, 1]], self.box, backend="cpu")
+
+
+def test_grey_levels_as_floats_are_refused_where_they_would_be_clipped() -> None:
+    """Without `quantize` the result is as real as the sources, in any range."""
+    grey = torch.randint(0, 256, (1, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    whole = {"pairs": [[0, 0]], "inner": (4, 4, 12, 12), "scale": 4}
+    for a, b, name in ((grey.float(), grey / 255, "a"), (grey / 255, grey.float(), "b")):
+        with pytest.raises(InvalidArgument, match=rf"^{name}: got values from 0 to 25\d; expected"):
+            fastbg.composite_lr(a, b, **whole, quantize=True)
+    real = fastbg.composite_lr(grey.float(), grey.float(), **whole)
+    torch.testing.assert_close(real / 255, fastbg.composite_lr(grey / 255, grey / 255, **whole))
+    levels = fastbg.composite_lr(*[grey.to(torch.uint8)] * 2, **whole, quantize=True)
+    assert torch.equal(levels, fastbg.composite_lr(grey / 255, grey / 255, **whole, quantize=True))

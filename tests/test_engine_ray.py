@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,14 +21,15 @@ from torch import Tensor
 
 from fastbg.cli import main
 from fastbg.data.images import ImageItem, open_folder
-from fastbg.errors import DataError, EngineError, InvalidArgument
+from fastbg.errors import DataError, EngineError, InvalidArgument, RunStoreError
 from fastbg.experiments.experiment import Experiment, NetLabel
 from fastbg.experiments.slicing import Slicing, SlicingOptions
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.table1 import Table1, Table1Options
 from fastbg.models.checkpoints import load_model
+from fastbg.runs import ray as ray_engine
 from fastbg.runs.local import Job
-from fastbg.runs.ray import RayEngine, SharedImage, share
+from fastbg.runs.ray import RayEngine, SharedImage, share, within
 from fastbg.runs.records import settle, settle_network
 from fastbg.runs.store import RunStore
 
@@ -191,8 +193,11 @@ def stored(out: Path) -> int:
     """Records of a run that another process is writing."""
     if not (out / "run.sqlite").is_file():
         return 0
-    with RunStore.read(out) as store:
-        return len(store.records())
+    try:
+        with RunStore.read(out) as store:
+            return len(store.records())
+    except RunStoreError:  # its tables are just being made
+        return 0
 
 
 def test_records_are_those_of_the_local_engine(
@@ -312,6 +317,82 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     study = Study(open_folder(make_images(tmp_path / "images", 1)))
     with pytest.raises(EngineError, match=r"ray is not installed.*pip install 'fastbg\[ray\]'"):
         RayEngine({}, study)
+
+
+def stub(**functions: Any) -> SimpleNamespace:
+    """A ray that is not connected and does as told."""
+    never: dict[str, Any] = {"is_initialized": lambda: False, "shutdown": lambda: None}
+    return SimpleNamespace(**(never | functions))
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [(None, "Ray did not start here"), ("10.0.0.1:6379", "Ray at '10.0.0.1:6379' is silent")],
+)
+@pytest.mark.parametrize("hanging", ["init", "nodes"])
+def test_a_cluster_that_hangs_is_given_up(
+    address: str | None,
+    said: str,
+    hanging: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """While it starts, or when it is asked for its nodes; the error comes in time."""
+    released = threading.Event()
+    working: dict[str, Any] = {"init": lambda **_: None, "nodes": list}
+    working[hanging] = lambda **_: released.wait(60)
+    monkeypatch.setitem(sys.modules, "ray", stub(**working))
+    monkeypatch.setattr(ray_engine, "PATIENCE", 0.2)
+    study = Study(open_folder(make_images(tmp_path / "images", 1)))
+    start = time.monotonic()
+    try:
+        with pytest.raises(EngineError, match=rf"^--engine ray: {said}: waited 0 s; look at"):
+            RayEngine({}, study, address=address)
+    finally:
+        released.set()
+    assert time.monotonic() - start < 10
+
+
+def test_the_command_ends_though_the_start_hangs(tmp_path: Path) -> None:
+    """The thread that waits does not keep the process alive."""
+    images, network = make_images(tmp_path / "images", 2), make_network(tmp_path / "n.safetensors")
+    script = (
+        "import sys, threading, types\n"
+        "hang = lambda **_: threading.Event().wait()\n"
+        "sys.modules['ray'] = types.SimpleNamespace(\n"
+        "    is_initialized=lambda: False, init=hang, shutdown=lambda: None)\n"
+        "from fastbg.runs import ray\n"
+        "ray.PATIENCE = 0.2\n"
+        "from fastbg.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = ["run", "slicing", "--data", str(images), "--model", str(network), *OPTIONS[-2:]]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command, "--engine", "ray", "--out", str(tmp_path / "run")],
+        cwd=Path(__file__).parent,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("fastbg: --engine ray: Ray did not start here")
+    assert done.stderr.count("\n") == 1
+
+
+def test_errors_of_the_start_come_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise ConnectionError("nobody there\nat all")
+
+    monkeypatch.setitem(sys.modules, "ray", stub(init=refuse))
+    study = Study(open_folder(make_images(tmp_path / "images", 1)))
+    with pytest.raises(EngineError, match=r"no Ray cluster answers at 'a:1': nobody there; start"):
+        RayEngine({}, study, address="a:1")
+    with pytest.raises(ZeroDivisionError):
+        within(10, lambda: 1 / 0)
+    assert within(10, lambda: None) is None
 
 
 @pytest.mark.parametrize(

@@ -115,3 +115,15 @@ def test_gram_distance_of_nothing() -> None:
 def test_gram_distance_names_the_argument(ga: object, gb: object, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         fastbg.gram_distance(ga, gb)
+
+
+def test_texture_gram_of_another_range_is_refused(photos: torch.Tensor) -> None:
+    """0..255 as floats; as uint8 they are read as what they are."""
+    grey = (photos * 255).round()
+    with pytest.raises(InvalidArgument, match=r"^images: got values .*\[0, 1\]; divide .* by 255"):
+        fastbg.texture_gram(grey)
+    expected = fastbg.texture_gram(grey / 255)
+    torch.testing.assert_close(fastbg.texture_gram(grey.to(torch.uint8)), expected)
+    spoilt, mask = photos.clone(), torch.ones(2, 48, 56)
+    spoilt[:, :, :4], mask[:, :8] = torch.nan, 0  # what no region counts may hold anything
+    assert fastbg.texture_gram(spoilt, mask).isfinite().all()

@@ -1,5 +1,8 @@
 """PSNR and its conventions, by hand."""
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +69,41 @@ def test_a_window_that_leaves_nothing_or_the_image_is_refused(
 ) -> None:
     with pytest.raises(InvalidArgument, match=r"^window: got .* shaved by .* pixels of 12x12"):
         psnr(flat(1), flat(2), window=window, shave=shave)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_another_range_is_refused_by_name(measure: Callable[..., torch.Tensor]) -> None:
+    """0..255 would be clipped to white, and uint8 taken for 0 and 1: both silently."""
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    grey = image * 255
+    told = r"got values from 0\.\d+ to 25\d\.\d+; expected values in \[0, 1\]; divide .* by 255"
+    for sr, hr, name in ((grey, grey, "sr"), (grey, image, "sr"), (image, grey, "hr")):
+        with pytest.raises(InvalidArgument, match=f"^{name}: {told}"):
+            measure(sr, hr)
+    with pytest.raises(InvalidArgument, match=r"^hr: got values from -0.99.* to .*\[0, 1\]$"):
+        measure(image, image * 2 - 1)
+    with pytest.raises(InvalidArgument, match=r"^sr: got torch.uint8; expected floats"):
+        measure(grey.to(torch.uint8), grey.to(torch.uint8))
+    spoilt = grey.clone()
+    spoilt[0, 0, 0, 0] = torch.nan  # hides nothing of the other image
+    with pytest.raises(InvalidArgument, match=r"^hr: got values from"):
+        measure(image, spoilt)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_a_network_may_overshoot(measure: Callable[..., torch.Tensor]) -> None:
+    """It is clipped, as ever; what is no number shows in the score of its own image alone."""
+    hr = flat(255, 255, size=16).clone()
+    sr = hr.clone()
+    sr[0, :, 3:5] = 6.0
+    assert measure(sr, hr).tolist() == [math.inf if measure is psnr else 1.0] * 2
+    sr[0, 0, 0, 0] = torch.nan
+    found = measure(sr, hr).tolist()
+    assert math.isnan(found[0])
+    assert not math.isnan(found[1])
+    outside = torch.full_like(hr, 99.0)
+    outside[..., 2:14, 2:14] = hr[..., 2:14, 2:14]  # only what is measured is looked at
+    assert not bool(measure(outside, hr, shave=2).isnan().any())
 
 
 def test_bad_arguments_are_named() -> None:

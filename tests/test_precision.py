@@ -99,15 +99,15 @@ def test_flags_are_restored_after_an_error() -> None:
 
 def test_the_caller_may_ask_for_tf32_and_passes_may_be_nested() -> None:
     net = fastbg.wrap(Recording(), 2)
-    with precision.use_precision("tf32"):
+    with fastbg.use_precision("tf32"):
         assert precision.current() == "tf32"
         net(torch.rand(1, 3, 8, 8))
-        with precision.use_precision("ieee"):
+        with fastbg.use_precision("ieee"):
             net(torch.rand(1, 3, 8, 8))
     assert precision.current() == "ieee"
     asked = [wanted for _, _, wanted in precision._flags("tf32")]
     assert Recorder.seen == [asked, ieee()]
-    with pytest.raises(InvalidArgument, match="bf15"), precision.use_precision("bf15"):
+    with pytest.raises(InvalidArgument, match="bf15"), fastbg.use_precision("bf15"):
         pass
 
 
@@ -123,6 +123,30 @@ def test_the_references_keep_float32_where_the_process_lowered_it() -> None:
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = was[0]
         torch.backends.mkldnn.conv.fp32_precision = was[1]
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.skipif(not NEW, reason="torch < 2.9 has no flags of single operators")
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_of_gram_keep_float32_where_the_process_lowered_it(masked: bool) -> None:
+    """Of first and second order: the flags are those of the moment when backward() runs."""
+    start = torch.rand(2, 64, 24, 24, generator=torch.Generator().manual_seed(0))
+    mask = torch.rand(2, 24, 24, generator=torch.Generator().manual_seed(1)) if masked else None
+
+    def gradients() -> list[Tensor]:
+        x = start.clone().requires_grad_()
+        loss = fastbg.gram(x, mask, backend="torch").square().sum()
+        (first,) = torch.autograd.grad(loss, x, create_graph=True)
+        return [first.detach(), *torch.autograd.grad(first.square().sum(), x)]
+
+    wanted = gradients()
+    was = torch.backends.mkldnn.matmul.fp32_precision
+    try:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        found = gradients()
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = was
     for a, b in zip(found, wanted, strict=True):
         assert torch.equal(a, b)
 

@@ -1,16 +1,20 @@
 """run_experiments: what `fastbg run` does, for networks in memory."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from small_run import contents, make_images, make_network
-from torch import nn
+from torch import Tensor, nn
 
 import fastbg
 from fastbg.cli import main
-from fastbg.errors import CheckpointError, InvalidArgument, RunStoreError
+from fastbg.errors import CheckpointError, DataError, InvalidArgument, RunStoreError
+from fastbg.experiments.study import Item
 from fastbg.models.edsr import EDSR
 from fastbg.models.network import fingerprint
+from fastbg.runs.local import Job
 
 
 def tiny(scale: int = 4) -> EDSR:
@@ -50,6 +54,115 @@ def test_measures_what_the_command_measures(folder: Path, tmp_path: Path) -> Non
     fastbg.run_experiments(nets, ["table1"], data=folder, out=out, options=OPTIONS)
     values = [[row[3] for row in contents(run)["records"]] for run in (tmp_path / "command", out)]
     assert values[0] == values[1]
+
+
+SLICED = ("-o", "slicing.tile=32", "--device", "cpu")
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keys of the items that are measured, as they are stored."""
+    keys: list[str] = []
+    put = Job.put
+
+    def counted(job: Job, items: Sequence[Item], columns: dict[str, Tensor]) -> None:
+        keys.extend(item.key for item in items)
+        put(job, items, columns)
+
+    monkeypatch.setattr(Job, "put", counted)
+    return keys
+
+
+@pytest.mark.parametrize("built_in", [True, False], ids=["built-in", "file"])
+@pytest.mark.parametrize("command_first", [True, False], ids=["command first", "Python first"])
+def test_the_command_and_python_resume_each_other(
+    built_in: bool, command_first: bool, folder: Path, tmp_path: Path, measured: list[str]
+) -> None:
+    """Half by one, the rest by the other, then both again: as one of them alone."""
+    name = "edsr" if built_in else str(make_network(tmp_path / "net.safetensors"))
+    net = fastbg.load_model(name)
+    label = "edsr" if built_in else f"{net.name}-{fingerprint(net)[:6]}"
+
+    def by_command(out: Path, *limit: str) -> None:
+        command = ["run", "slicing", "--model", name, "--data", str(folder), *SLICED, *limit]
+        assert main([*command, "--out", str(out)]) == 0
+
+    def by_python(out: Path, limit: int | None = None) -> None:
+        options = {"slicing.tile": 32}
+        fastbg.run_experiments(
+            {label: net}, ["slicing"], data=folder, out=out, options=options, limit=limit
+        )
+
+    by_command(tmp_path / "whole")
+    assert len(measured) == 4
+    measured.clear()
+    out = tmp_path / "run"
+    if command_first:
+        by_command(out, "--limit", "2")
+        by_python(out)
+    else:
+        by_python(out, limit=2)
+        by_command(out)
+    assert sorted(measured) == [f"{i}.png" for i in range(4)]
+    by_python(out)
+    by_command(out)
+    assert len(measured) == 4
+    assert contents(out)["records"] == contents(tmp_path / "whole")["records"]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """HR images with LR images of their own beside them."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    make_images(folder / "HR")
+    (folder / "LR").mkdir()
+    for path in sorted((folder / "HR").iterdir()):
+        with Image.open(path) as image:
+            image.resize((24, 20), Image.Resampling.BOX).save(folder / "LR" / path.name)
+    return folder
+
+
+def test_lr_images_of_the_data_set_are_part_of_the_run(
+    pairs: Path, tmp_path: Path, measured: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One pixel of an LR file that was changed: neither the command nor Python resume."""
+    weights, out = make_network(tmp_path / "net.safetensors"), tmp_path / "run"
+    command = ["run", "slicing", "--model", str(weights), "--data", str(pairs), *SLICED]
+    paired = [*command, "--lr", "paired", "--out", str(out)]
+    assert main([*paired, "--limit", "2"]) == 0
+    assert "LR x4 read from LR" in capsys.readouterr().out
+    assert "with its own LR images" in (out / "report.html").read_text()
+    path = pairs / "LR" / "3.png"  # not measured yet
+    before = path.read_bytes()
+    with Image.open(path) as image:
+        image.putpixel((0, 0), (1, 2, 3))
+        image.save(path)
+    measured.clear()
+    assert main(paired) == 2
+    assert "was run with other LR images of pairs" in capsys.readouterr().err
+    net = fastbg.load_model(weights)
+    options = {"slicing.tile": 32, "slicing.lr": "paired"}
+    nets = {f"{net.name}-{fingerprint(net)[:6]}": net}
+    with pytest.raises(RunStoreError, match="other LR images of pairs"):
+        fastbg.run_experiments(nets, ["slicing"], data=pairs, out=out, options=options)
+    path.unlink()
+    with pytest.raises((RunStoreError, DataError), match=r"LR"):
+        fastbg.run_experiments(nets, ["slicing"], data=pairs, out=out, options=options)
+    assert measured == []
+    path.write_bytes(before)
+    fastbg.run_experiments(nets, ["slicing"], data=pairs, out=out, options=options)
+    assert len(measured) == 2
+
+
+def test_lr_images_that_are_not_read_are_no_part_of_the_run(pairs: Path, tmp_path: Path) -> None:
+    options = {"slicing.tile": 32}
+    nets, out = {"a": tiny()}, tmp_path / "run"
+    fastbg.run_experiments(nets, ["slicing"], data=pairs, out=out, options=options)
+    (pairs / "LR" / "3.png").write_bytes((pairs / "LR" / "2.png").read_bytes())
+    before = contents(out)
+    fastbg.run_experiments(nets, ["slicing"], data=pairs, out=out, options=options)
+    assert contents(out) == before
 
 
 def test_refuses(folder: Path, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> None:
     own = CPU if arguments.engine == "ray" else device  # of this process
     nets, study = prepare(arguments, images, own)
     config = configuration(study) | {"device": device.type}
-    console.print(described(images, study.scale, kernel=arguments.kernel or "matlab"), markup=False)
+    console.print(inputs(chosen, images, study.scale, arguments.kernel), markup=False)
     with (
         RunStore.open(
             arguments.out,
@@ -139,6 +139,15 @@ def run(arguments: argparse.Namespace) -> None:
     ):
         path = measure_all(chosen, nets, study, store, arguments.limit, console, execute)
     print(path)
+
+
+def inputs(chosen: Sequence[Experiment], images: ImageSet, scale: int, kernel: str | None) -> str:
+    """One line: which images, and the LR images of each experiment."""
+    paired = [experiment.name for experiment in chosen if experiment.options.lr == "paired"]
+    if len(paired) == len(chosen):
+        return described(images, scale)
+    line = described(images, scale, kernel=kernel or "matlab")
+    return f"{line}; own LR images read by {', '.join(paired)}" if paired else line
 
 
 def prepare(

@@ -7,10 +7,13 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from fastbg.errors import InvalidArgument
+from fastbg.ops.checks import FLOATS, check_no_other_range
 
 CHANNELS = ("rgb", "y")
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601, "studio" range; + 16
 SSIM_SIZE, SSIM_SIGMA = 11, 1.5
+# A network may overshoot far and still be scored, as its output is clipped; beyond it is no image.
+SR_BEYOND = 7.0
 
 
 def grey_levels(image: Tensor, channel: str = "rgb") -> Tensor:
@@ -49,16 +52,16 @@ def psnr(
     """Peak signal-to-noise ratio in dB, float64 (B); infinite where the images are equal.
 
     Args:
-        sr, hr: (B,3,H,W) in [0,1]; clipped and rounded to 8 bit before they are compared.
+        sr, hr: (B,3,H,W) floats in [0,1]; clipped and rounded to 8 bit before they are compared.
         window: box y0, x0, y1, x1 in SR pixels that is measured; None: the whole image.
         shave: border, in SR pixels, that is left out of it.
         channel: "rgb", or "y" (luma of BT.601).
 
     Raises:
-        InvalidArgument: shapes differ, or the window leaves the image.
+        InvalidArgument: shapes differ, the window leaves the image, no floats, or on a CPU values
+            of another range, such as 0..255: `hr` beyond [-0.5, 1.5], `sr` beyond [-7, 8].
     """
-    _check_same_shape(sr, hr)
-    ours, truth = (grey_levels(cut_window(x, window, shave), channel) for x in (sr, hr))
+    ours, truth = (grey_levels(x, channel) for x in _compared(sr, hr, window, shave))
     error = (ours - truth).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(255**2 / error)
 
@@ -76,8 +79,7 @@ def ssim(
     in the authors' MATLAB code; RGB is the mean over the channels. Arguments as for `psnr`;
     InvalidArgument also if less than 11x11 pixels are left.
     """
-    _check_same_shape(sr, hr)
-    x, y = (grey_levels(cut_window(image, window, shave), channel) for image in (sr, hr))
+    x, y = (grey_levels(image, channel) for image in _compared(sr, hr, window, shave))
     batch, channels, height, width = x.shape
     if min(height, width) < SSIM_SIZE:
         raise InvalidArgument(
@@ -99,8 +101,18 @@ def ssim(
     return similarity.view(batch, -1).mean(dim=1)
 
 
-def _check_same_shape(sr: Tensor, hr: Tensor) -> None:
+def _compared(
+    sr: Tensor, hr: Tensor, window: Sequence[int] | None, shave: int
+) -> tuple[Tensor, Tensor]:
+    """What is measured of `sr` and `hr`; InvalidArgument as `psnr`."""
     if sr.dim() != 4 or sr.shape != hr.shape:
         raise InvalidArgument(
             "sr", f"shape {tuple(sr.shape)}", f"hr's shape (B, 3, H, W) = {tuple(hr.shape)}"
         )
+    for name, value in (("sr", sr), ("hr", hr)):
+        if value.dtype not in FLOATS:
+            raise InvalidArgument(name, value.dtype, "floats in [0, 1]; divide uint8 by 255")
+    sr, hr = (cut_window(image, window, shave) for image in (sr, hr))
+    check_no_other_range("sr", sr, SR_BEYOND)
+    check_no_other_range("hr", hr)
+    return sr, hr

@@ -6,7 +6,7 @@ from torch import Tensor
 from fastbg.errors import InvalidArgument
 from fastbg.filters.dtypes import accumulation_dtype, as_float
 from fastbg.models.vgg import conv1_1, imagenet_normalised
-from fastbg.ops.checks import FLOATS, check_images
+from fastbg.ops.checks import FLOATS, check_images, check_no_other_range
 from fastbg.ops.gram import conv_gram
 
 
@@ -26,9 +26,11 @@ def texture_gram(images: Tensor, mask: Tensor | None = None, *, backend: str = "
         Differentiable in float images.
 
     Raises:
-        InvalidArgument, BackendUnavailable: as for `fastbg.conv_gram`.
+        InvalidArgument, BackendUnavailable: as for `fastbg.conv_gram`. InvalidArgument too for
+            floats on a CPU beyond [-0.5, 1.5], such as 0..255.
     """
     check_images("images", images, (*FLOATS, torch.uint8))
+    check_no_other_range("images", images)
     if images.shape[1] != 3:
         raise InvalidArgument("images", f"shape {tuple(images.shape)}", "shape (B, 3, H, W)")
     dtype = accumulation_dtype(images.dtype)

@@ -39,6 +39,21 @@ def check_unit_range(name: str, value: Tensor) -> None:
         raise InvalidArgument(name, got, f"values in [0, 1]{hint}")
 
 
+def check_no_other_range(name: str, value: Tensor, beyond: float = 0.5) -> None:
+    """InvalidArgument for floats that lie more than `beyond` outside of [0,1], such as 0..255.
+
+    NaN passes, as it shows in the result. Looked at on CPUs only, where nobody has to wait for it.
+    """
+    if not value.is_floating_point() or not values_are_known(value) or not value.numel():
+        return
+    low, high = (float(v) for v in torch.aminmax(value.detach()))
+    if low != low and (known := value.detach()[~value.isnan()]).numel():
+        low, high = (float(v) for v in torch.aminmax(known))
+    if low < -beyond or high > 1 + beyond:
+        hint = "; divide 8-bit grey levels by 255" if low >= -beyond else ""
+        raise InvalidArgument(name, f"values from {low:g} to {high:g}", f"values in [0, 1]{hint}")
+
+
 def check_finite(name: str, value: Tensor, what: str) -> None:
     """No NaN and no infinity in `value`, which `name` is to blame for."""
     if not isinstance(value, FakeTensor) and not bool(value.isfinite().all()):

@@ -12,6 +12,7 @@ from fastbg.ops.checks import (
     BoxLike,
     boxes,
     check_images,
+    check_no_other_range,
     check_same,
     index_pairs,
     integers,
@@ -82,10 +83,14 @@ def composite_lr(
         (N,C,H/s,W/s) in a's dtype (float32 for uint8 sources). Not differentiable.
 
     Raises:
-        InvalidArgument, BackendUnavailable: as for `composite`.
+        InvalidArgument, BackendUnavailable: as for `composite`. With `quantize` InvalidArgument too
+            for floats on a CPU beyond [-0.5, 1.5], such as 0..255, which would be clipped to white.
         NoDerivative: one is asked for.
     """
     pairs, inner, outer = _check_sources(a, b, pairs, inner, outer)
+    if quantize:
+        check_no_other_range("a", a)
+        check_no_other_range("b", b)
     if kernel not in KERNELS:
         raise InvalidArgument("kernel", repr(kernel), f"one of {KERNELS}")
     if scale < 1 or a.shape[2] % scale or a.shape[3] % scale:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastbg.backends.gram_arguments import empty_grams
 from fastbg.filters.dtypes import accumulation_dtype
+from fastbg.precision import in_precision
 from fastbg.registration.conv import (
     conv3x3,
     conv3x3_input_gradient,
@@ -36,8 +37,14 @@ def _(features: Tensor, mask: Tensor | None, backend: str) -> Tensor:
 def product(a: Tensor, b: Tensor, backend: str) -> Tensor:
     """(B,m,n): a (B,m,k) times b (B,k,n), in plain PyTorch.
 
-    An operator, so that autocast leaves a backward formula alone, and its derivative too.
+    An operator, so that autocast leaves a backward formula alone, and its derivative too; and what
+    PyTorch's flags say when backward() is called does not lower it.
     """
+    return _multiply(a, b)
+
+
+@in_precision
+def _multiply(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 

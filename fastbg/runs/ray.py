@@ -9,13 +9,14 @@ others then measure; a driver that dies resumes with the same command.
 import importlib
 import os
 import tempfile
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -31,10 +32,11 @@ from fastbg.runs.local import Job, on_host
 from fastbg.version import __version__
 
 LIVES = 3  # workers that a chunk may take with it; starts in a row that may fail
-PATIENCE = 300.0  # seconds that the run waits for a first worker
+PATIENCE = 300.0  # seconds that the run waits for the cluster, and then for a first worker
 # ray is an extra, so nothing of it is imported before an engine is made.
 Ref: TypeAlias = Any
 Actor: TypeAlias = Any
+T = TypeVar("T")
 
 
 class RayEngine:
@@ -56,16 +58,14 @@ class RayEngine:
         None is one per `gpus` GPUs, or one per core if `gpus` is 0. `say` gets a line when a
         worker is lost.
 
-        Raises EngineError if ray is not installed or no cluster answers, InvalidArgument if the
-        cluster is too small for `workers`.
+        Raises EngineError if ray is not installed or no cluster answers within PATIENCE seconds,
+        InvalidArgument if the cluster is too small for `workers`.
         """
         self._ray = _import_ray()
         self._gpus, self._say = gpus, say
         self._owner = not self._ray.is_initialized()
-        if self._owner:
-            self._connect(address)
+        nodes = self._connect(address)
         try:
-            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             self.workers, self._cpus = share(nodes, workers, gpus)
             self.device = torch.device("cuda") if gpus else CPU
             shared = replace(
@@ -160,14 +160,30 @@ class RayEngine:
             feed()  # workers go on while the caller stores
             yield i, result
 
-    def _connect(self, address: str | None) -> None:
+    def _connect(self, address: str | None) -> list[Mapping[str, float]]:
+        """What the living nodes of the cluster have, "CPU" and "GPU"."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        where = {"include_dashboard": False} if address is None else {"address": address}
+
+        def connect() -> list[Mapping[str, float]]:
+            if self._owner:
+                self._ray.init(**where, **quiet)
+            try:
+                return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            except BaseException:
+                self.close()
+                raise
+
         try:
-            if address is None:
-                self._ray.init(include_dashboard=False, **quiet)
-            else:
-                self._ray.init(address=address, **quiet)
+            return within(PATIENCE, connect)
+        except Silence as error:
+            what = "Ray did not start here" if address is None else f"Ray at {address!r} is silent"
+            raise EngineError(
+                f"--engine ray: {what}: waited {PATIENCE:.0f} s; look at its logs "
+                "(ray/session_latest in the temporary folder), try `ray status`, or take "
+                "--engine local"
+            ) from error
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise EngineError(
                 f"--address: no Ray cluster answers at {address!r}: {_line(error)}; start one with "
@@ -315,6 +331,10 @@ class _WorkerLost(Exception):
     """A process or node died before its result was here; callers of the engine never see it."""
 
 
+class Silence(Exception):
+    """A call has not come back in time; callers of the engine never see it."""
+
+
 def share(
     nodes: Sequence[Mapping[str, float]], workers: int | None, gpus: float
 ) -> tuple[int, int]:
@@ -341,6 +361,31 @@ def share(
     count = most if workers is None else workers
     most_cpus = max(int(node.get("CPU", 0)) for node in nodes)
     return count, max(cpus for cpus in range(1, most_cpus + 1) if room(cpus) >= count)
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What `call` returns or raises; Silence if it takes longer than `seconds`.
+
+    It runs in a thread, which is left behind then and does not keep the process from ending: what
+    hangs outside of Python cannot be interrupted.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="fastbg waits for Ray", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise Silence(f"no answer within {seconds:g} s")
+    return results[0]
 
 
 def versions() -> dict[str, str]:

@@ -49,6 +49,22 @@ def settle_network(store: RunStore, net: NetLabel, weights: str) -> None:
         )
 
 
+def settle_pairing(store: RunStore, experiments: Sequence[Experiment], study: Study) -> None:
+    """Note the contents of the data set's own LR images, where an experiment reads them.
+
+    Raises RunStoreError if the run was made of others, DataError if one cannot be read.
+    """
+    if all(experiment.options.lr != "paired" for experiment in experiments):
+        return
+    now = study.images.fingerprint(study.scale)
+    stored = store.remember(_PAIRED, lambda: now)
+    if stored != now:
+        raise RunStoreError(
+            f"{store.folder}: was run with other LR images of {study.images.name} (fingerprint "
+            f"{stored}, now {now}); restore them, or choose another --out"
+        )
+
+
 def collect(
     store: RunStore, experiment: Experiment, net: NetLabel, items: Sequence[Item]
 ) -> Measured:
@@ -167,9 +183,12 @@ def about(store: RunStore) -> dict[str, str]:
         f"{label} ({network['architecture']}, weights {network['weights'][:12]})"
         for label, network in networks.items()
     ]
+    images = f"{config['images']} (fingerprint {config['fingerprint']}"
+    if _PAIRED in store.remembered(_PAIRED):
+        images += f", with its own LR images {_stored(store, _PAIRED)}"
     return {
         "networks": ", ".join(described),
-        "images": f"{config['images']} (fingerprint {config['fingerprint']})",
+        "images": images + ")",
         "seed": str(store.seeds["seed"]),
         "magnification": f"x{config['scale']}",
         "ran on": f"{config['device']}, {config['dtype']}, operators {config['backend']}",
@@ -178,6 +197,7 @@ def about(store: RunStore) -> dict[str, str]:
     }
 
 
+_PAIRED = "LR images"
 # The order of networks in tables and figures: the paper's.
 _ORDER = {"edsr": 0, "rcan": 1, "swinir": 2}
 

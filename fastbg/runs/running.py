@@ -30,7 +30,7 @@ from fastbg.models.network import Network, fingerprint
 from fastbg.models.plausible import check_output
 from fastbg.registration.dispatch import FAMILIES, Place, instruction_set, select
 from fastbg.runs.local import Job, taking_part
-from fastbg.runs.records import headline, report, settle, settle_network
+from fastbg.runs.records import headline, report, settle, settle_network, settle_pairing
 from fastbg.runs.store import RunStore
 
 Labelled: TypeAlias = tuple[NetLabel, Network, str]  # with a digest of its weights
@@ -136,7 +136,10 @@ def common_scale(nets: Sequence[Labelled]) -> int:
 
 
 def configuration(study: Study) -> dict[str, Any]:
-    """What decides the records, beside the networks and each experiment's options."""
+    """What decides the records, beside networks, LR images and each experiment's options.
+
+    Those are noted in the run when it first has to do with them (fastbg.runs.records).
+    """
     return {
         "images": study.images.name,
         "fingerprint": study.images.fingerprint(),
@@ -171,6 +174,7 @@ def measure_all(
     """Every network in every experiment, one line for each when it is done; then the report."""
     for label, _, weights in nets:
         settle_network(store, label, weights)
+    settle_pairing(store, chosen, study)
     plans = [(experiment, settle(store, experiment, study)[:limit]) for experiment in chosen]
     width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
     with progress(console) as bar:

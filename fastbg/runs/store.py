@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from fastbg.version import __version__
 
 Value: TypeAlias = float | int | str | None
 
-SCHEMA = 2
+SCHEMA = 3
 _APPLICATION_ID = 0x46_42_47_31  # "FBG1" in the file's header: `file run.sqlite` shows it
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) "
@@ -48,6 +49,11 @@ _ARRAY = (
     "SELECT dtype, shape, data, checksum FROM arrays "
     "WHERE experiment = ? AND model = ? AND item = ? AND name = ?"
 )
+# How many rows there are of each kind, as `RunStore._count` keeps them.
+_FOUND = """
+    SELECT 'records', experiment, model, count(*) FROM records GROUP BY experiment, model
+    UNION ALL SELECT 'arrays', experiment, model, count(*) FROM arrays GROUP BY experiment, model
+    UNION ALL SELECT 'notes', '', '', count(*) FROM meta WHERE key LIKE 'remember %'"""
 _EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it becomes the name of a CSV file
 
 
@@ -69,6 +75,7 @@ class RunStore:
         self._connection = connection
         self._lock = lock
         self._in_transaction = False
+        self._added: Counter[tuple[str, str, str]] = Counter()  # rows, in this transaction
 
     @classmethod
     def open(
@@ -89,7 +96,8 @@ class RunStore:
         `versions`.
 
         Raises RunStoreError if the folder holds a run of another configuration (naming each key
-        that differs), another process has it open, or it cannot be written.
+        that differs), lacks what was stored in it, another process has it open, or it cannot be
+        written.
         """
         path = Path(folder)
         with _reported(path):
@@ -105,6 +113,7 @@ class RunStore:
             store._prepare()
             identity = {"config": config, "seeds": dict(seeds or {}), "manifest": manifest}
             store._settle(identity, environment or {})
+            store._check_counts()
         except BaseException:
             store.close()
             raise
@@ -114,7 +123,7 @@ class RunStore:
     def read(cls, folder: str | os.PathLike[str]) -> "RunStore":
         """The run in `folder`, to look at: takes no lock, needs no configuration, writes nothing.
 
-        Raises RunStoreError if there is none.
+        Raises RunStoreError if there is none, or it lacks what was stored in it.
         """
         path = Path(folder)
         file = path / "run.sqlite"
@@ -129,6 +138,7 @@ class RunStore:
             store = cls(path, sqlite3.connect(uri, uri=True, isolation_level=None), None)
         try:
             store._check_schema()
+            store._check_counts()
         except BaseException:
             store.close()
             raise
@@ -187,7 +197,10 @@ class RunStore:
         """
         key = f"remember {name}"
         if not self._rows("SELECT 1 FROM meta WHERE key = ?", key):
-            self._put_meta(key, _dumps(name, make()))
+            text = _dumps(name, make())
+            with self.transaction():
+                self._put_meta(key, text)
+                self._added["notes", "", ""] += 1
         return self._meta(key)
 
     def remembered(self, prefix: str) -> list[str]:
@@ -227,8 +240,10 @@ class RunStore:
         new = (array.dtype.str, json.dumps(array.shape), array.tobytes())
         old = self._rows(_ARRAY, *key)
         if not old:
-            row = (*key, *new)
-            self._write("INSERT INTO arrays VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *row, checksum(*row))
+            row = (*key, *new, checksum(*key, *new))
+            with self.transaction():
+                self._write("INSERT INTO arrays VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *row)
+                self._added["arrays", experiment, model] += 1
         elif old[0][:3] != new:
             raise RunStoreError(f"{self.folder}: array {key} is already stored with other contents")
 
@@ -240,8 +255,10 @@ class RunStore:
             return
         self._execute("BEGIN IMMEDIATE")
         self._in_transaction = True
+        self._added.clear()
         try:
             yield
+            self._count()
             self._execute("COMMIT")
         except BaseException:
             # A full disk may have ended the transaction already.
@@ -318,6 +335,7 @@ class RunStore:
         if not old:
             row = (*key, _dumps("values", dict(record.values)))
             self._write("INSERT INTO records VALUES (?, ?, ?, ?, ?)", *row, checksum(*row))
+            self._added["records", record.experiment, record.model] += 1
             return
         differing = differences(self._values(*key, *old[0]), dict(record.values))
         if differing:
@@ -365,7 +383,7 @@ class RunStore:
         }
         with self.transaction():
             if not self._rows("SELECT 1 FROM meta"):
-                texts["versions"] = json.dumps([versions])
+                texts |= {"versions": json.dumps([versions]), "counts": "[]"}
                 for key, text in texts.items():
                     self._put_meta(key, text)
                 return
@@ -380,6 +398,37 @@ class RunStore:
             known = self._meta("versions")
             if versions not in known:
                 self._put_meta("versions", json.dumps([*known, versions]))
+
+    def _count(self) -> None:
+        """Note, in the transaction that adds rows, how many there are to be from now on."""
+        if self._added:
+            counts = self._counts() + self._added
+            self._put_meta("counts", json.dumps([[*key, n] for key, n in sorted(counts.items())]))
+
+    def _counts(self) -> Counter[tuple[str, str, str]]:
+        return Counter({(kind, e, m): n for kind, e, m, n in self._meta("counts")})
+
+    def _check_counts(self) -> None:
+        """RunStoreError if rows that were stored are gone; the others have their checksums."""
+        self._execute("BEGIN")  # another process may write: both from one moment
+        try:
+            if not self._rows("SELECT 1 FROM meta"):  # killed before it knew what run it is
+                return
+            stored = self._counts()
+            found = Counter({(kind, e, m): n for kind, e, m, n in self._rows(_FOUND)})
+        finally:
+            if self._connection.in_transaction:
+                self._execute("ROLLBACK")
+        wrong = [
+            f"{' '.join(filter(None, key))}: {stored[key]} stored, {found[key]} found"
+            for key in sorted({*stored, *found})
+            if stored[key] != found[key]
+        ]
+        if wrong:
+            raise RunStoreError(
+                f"{self.folder}: does not hold what was stored ({listed(wrong)}): the file was "
+                "changed or damaged; use a copy of it, or measure again in another folder"
+            )
 
     def _meta(self, key: str) -> Json:
         rows = self._rows("SELECT value, checksum FROM meta WHERE key = ?", key)
