@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from fastbg.errors import InvalidArgument
+from fastbg.vocabulary import CHANNELS as CHANNELS
 
-CHANNELS = ("rgb", "y")
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601, "studio" range; + 16
 SSIM_SIZE, SSIM_SIGMA = 11, 1.5
 
