@@ -1,4 +1,4 @@
-"""The command `fastbg`: run, report, attribute, evaluate, train, info."""
+"""The command `fastbg`: run, report, attribute, evaluate, train, info, options."""
 
 import os
 import signal

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="fastbg", description=ABOUT)
     whole.add_argument("--version", action="version", version=f"fastbg {__version__}")
     commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for register in (run, report, attribute, evaluate, train, info):
+    for register in (run, report, attribute, evaluate, train, info, options):
         register(commands)
     return whole
 
@@ -91,7 +91,7 @@ def run(commands: Any) -> None:
         action="append",
         default=[],
         metavar="EXPERIMENT.NAME=VALUE",
-        help="set one option of one experiment; `fastbg info` lists them",
+        help="set one option of one experiment; `fastbg options` tells what they mean",
     )
     add("--engine", default="local", choices=("local", "ray"), help="one process, or many")
     add("--address", metavar="HOST:PORT", help="Ray cluster, or auto (default: start one here)")
@@ -189,6 +189,20 @@ def info(commands: Any) -> None:
     """`fastbg info`."""
     command = commands.add_parser("info", help="versions, devices, backends, experiments")
     command.set_defaults(command=loaded("info"))
+
+
+def options(commands: Any) -> None:
+    """`fastbg options`."""
+    command = commands.add_parser(
+        "options",
+        help="what the options of experiments mean",
+        description="Every option of the experiments: default, the values it takes, meaning.",
+    )
+    command.set_defaults(command=loaded("options"))
+    known = ", ".join(EXPERIMENTS)
+    command.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help=f"any of: {known} (default: all)"
+    )
 
 
 def images(command: argparse.ArgumentParser) -> None:

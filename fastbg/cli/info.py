@@ -31,7 +31,9 @@ def main(_: argparse.Namespace) -> None:
     console.print("\n[bold]networks[/]")
     for name in BUILT_IN:
         console.print(f"  {name}: {_network(name)}", markup=False, soft_wrap=True)
-    console.print("\n[bold]experiments[/] (options: fastbg run -o EXPERIMENT.NAME=VALUE)")
+    console.print(
+        "\n[bold]experiments[/] (set by -o EXPERIMENT.NAME=VALUE; fastbg options tells meanings)"
+    )
     table = Table(box=None, padding=(0, 2))
     for name, kind in EXPERIMENTS.items():
         options = dataclasses.asdict(kind.options_type())
