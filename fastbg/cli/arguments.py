@@ -98,6 +98,9 @@ def run(commands: Any) -> None:
     add("--workers", type=int, metavar="N", help="of Ray (default: one per GPU share or core)")
     add("--gpus-per-worker", type=float, metavar="G", help="of Ray; 0.5 lets two share one GPU")
     add("--dry-run", action="store_true", help="say what the run would take, and stop")
+    told = command.add_mutually_exclusive_group()
+    told.add_argument("-q", "--quiet", action="store_true", help="print the report's path only")
+    told.add_argument("-v", "--verbose", action="store_true", help="print what is planned, too")
 
 
 def report(commands: Any) -> None:

@@ -16,7 +16,7 @@ from fastbg import vocabulary
 from fastbg.cli import dry_run
 from fastbg.cli.arguments import SHARED_OPTIONS
 from fastbg.cli.images import open_images
-from fastbg.cli.info import devices
+from fastbg.cli.info import describe, devices
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageSet
 from fastbg.errors import InvalidArgument
@@ -29,6 +29,7 @@ from fastbg.models.options import load_choice, parse_choice
 from fastbg.models.rcan import RCAN
 from fastbg.models.registry import BUILT_IN
 from fastbg.runs.local import Job
+from fastbg.runs.progress import NORMAL, QUIET, VERBOSE
 from fastbg.runs.ray import RayEngine
 from fastbg.runs.running import (
     Execute,
@@ -67,7 +68,14 @@ def main(arguments: argparse.Namespace) -> None:
     own = CPU if arguments.engine == "ray" else device  # of this process
     nets, study = prepare(arguments, images, own)
     config = configuration(study) | {"device": device.type}
-    console.print(described(images, study.scale, kernel=arguments.kernel or "matlab"), markup=False)
+    level = QUIET if arguments.quiet else VERBOSE if arguments.verbose else NORMAL
+    if level > QUIET:
+        console.print(
+            described(images, study.scale, kernel=arguments.kernel or "matlab"), markup=False
+        )
+    if level >= VERBOSE:
+        told = {"device": describe(device), "dtype": arguments.dtype, **environment(study)}
+        console.print("; ".join(f"{name}: {value}" for name, value in told.items()), markup=False)
     with (
         RunStore.open(
             arguments.out,
@@ -77,7 +85,7 @@ def main(arguments: argparse.Namespace) -> None:
         ) as store,
         engine(arguments, nets, study, console) as execute,
     ):
-        path = measure_all(chosen, nets, study, store, arguments.limit, console, execute)
+        path = measure_all(chosen, nets, study, store, arguments.limit, console, execute, level)
     print(path)
 
 

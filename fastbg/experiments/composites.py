@@ -60,6 +60,7 @@ class Composites(Experiment):
         "low-resolution (LR) input, so that LR pixels at the foreground's rim mix both."
     )
     options_type: ClassVar[type[GroupOptions]] = CompositesOptions
+    cost: ClassVar[float] = 0.2
     networks: ClassVar[bool] = False
     chunk: ClassVar[int] = 1  # a group of composites
     curves = ("step", "mixed", "touched")

@@ -47,6 +47,7 @@ class Gram(Experiment):
         "foregrounds are hard in any background."
     )
     options_type: ClassVar[type[Options]] = GramOptions
+    cost: ClassVar[float] = 1
     uses = Swap
     chunk: ClassVar[int] = 1
     curves = tuple(SIMILARITIES)

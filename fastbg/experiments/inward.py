@@ -35,6 +35,7 @@ class Inward(Nested):
         "map then tells which input pixels made the window."
     )
     options_type: ClassVar[type[Options]] = InwardOptions
+    cost: ClassVar[float] = 340
     axis = "side of the part that is kept, HR pixels"
     foreign_name = "the foreign surroundings"
     own_name = "the rest that is kept"

@@ -65,6 +65,7 @@ class Mosaic(Experiment):
         "copies one by one, undoes the transforms and averages. PSNR is that of the region."
     )
     options_type: ClassVar[type[Options]] = MosaicOptions
+    cost: ClassVar[float] = 130
     shown = ("photograph", "mosaic_lr", "hr", "whole", "mosaic", "tta")
 
     def plan(self, study: Study) -> list[Item]:

@@ -32,6 +32,7 @@ class Ring(Nested):
         "map then tells which input pixels made the window."
     )
     options_type: ClassVar[type[Options]] = RingOptions
+    cost: ClassVar[float] = 180
     axis = "outer side of the foreign ring, HR pixels"
     foreign_name = "the foreign ring"
     own_name = "the image beyond"

@@ -56,6 +56,7 @@ class Slicing(Experiment):
         "nearest seam, where a slice's pixels lost their neighbours."
     )
     options_type: ClassVar[type[Options]] = SlicingOptions
+    cost: ClassVar[float] = 3.5
     chunk: ClassVar[int] = 1  # images differ in size
     curves = ("mse_whole", "mse_sliced", "difference")
     shown = ("hr", "whole", "sliced", "change")

@@ -60,6 +60,7 @@ class Surroundings(Experiment):
         "compared with the ground truth."
     )
     options_type: ClassVar[type[Options]] = SurroundingsOptions
+    cost: ClassVar[float] = 9
     shown = ("hr", "crops")
 
     @property

@@ -59,6 +59,7 @@ class Swap(Experiment):
         "Gram matrices of VGG16's first features."
     )
     options_type: ClassVar[type[GroupOptions]] = SwapOptions
+    cost: ClassVar[float] = 3
     chunk: ClassVar[int] = 1  # a foreground in all of its backgrounds
     curves = ("psnr", "distance")
     shown = (

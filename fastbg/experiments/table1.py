@@ -53,6 +53,7 @@ class Table1(Experiment):
         "truth on the same central window, where the region's cut border does no harm."
     )
     options_type: ClassVar[type[Options]] = Table1Options
+    cost: ClassVar[float] = 1.5
     shown = ("hr", "lr", "full", "partial")
 
     def plan(self, study: Study) -> list[Item]:
