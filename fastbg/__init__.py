@@ -1,29 +1,35 @@
-"""fastbg: which pixels did a super-resolution network use, and did they help?"""
+"""fastbg: which pixels did a super-resolution network use, and did they help?
 
-from typing import TYPE_CHECKING, Any
+Every name is loaded when it is first used, PyTorch with it: `fastbg --help` needs neither. The
+operators are in `torch.ops.fastbg` after ``import torch, fastbg``, in this order, or after the
+first use of one of the names below, or after ``import fastbg.ops``.
+"""
 
-from fastbg.attribution import (
-    AttributionResult,
-    CustomObjective,
-    CustomPath,
-    GaussianBlurPath,
-    GaussianLinearPath,
-    GradientDetector,
-    LinearPath,
-    LocalAttribution,
-    PixelSum,
-)
-from fastbg.measures.texture import gram_distance, texture_gram
-from fastbg.models.checkpoints import load_model, save_model
-from fastbg.models.wrapped import wrap
-from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
-from fastbg.ops.conv import conv3x3
-from fastbg.ops.gram import conv_gram, gram
-from fastbg.ops.path import blur_path, gradient_detector, path_integral
-from fastbg.precision import use_precision
+import sys
+from typing import TYPE_CHECKING
+
 from fastbg.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from fastbg.attribution import (
+        AttributionResult,
+        CustomObjective,
+        CustomPath,
+        GaussianBlurPath,
+        GaussianLinearPath,
+        GradientDetector,
+        LinearPath,
+        LocalAttribution,
+        PixelSum,
+    )
+    from fastbg.measures.texture import gram_distance, texture_gram
+    from fastbg.models.checkpoints import load_model, save_model
+    from fastbg.models.wrapped import wrap
+    from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
+    from fastbg.ops.conv import conv3x3
+    from fastbg.ops.gram import conv_gram, gram
+    from fastbg.ops.path import blur_path, gradient_detector, path_integral
+    from fastbg.precision import use_precision
     from fastbg.runs.running import run_experiments
 
 __all__ = [
@@ -55,11 +61,47 @@ __all__ = [
     "wrap",
 ]
 
+# Where each name is; the imports above say the same to type checkers.
+_NAMES = {
+    "attribution": (
+        "AttributionResult CustomObjective CustomPath GaussianBlurPath GaussianLinearPath "
+        "GradientDetector LinearPath LocalAttribution PixelSum"
+    ),
+    "measures.texture": "gram_distance texture_gram",
+    "models.checkpoints": "load_model save_model",
+    "models.wrapped": "wrap",
+    "ops.composite": "Transform composite composite_lr mosaic",
+    "ops.conv": "conv3x3",
+    "ops.gram": "conv_gram gram",
+    "ops.path": "blur_path gradient_detector path_integral",
+    "precision": "use_precision",
+    "runs.running": "run_experiments",
+}
+_HOMES = {name: f"{__name__}.{home}" for home, names in _NAMES.items() for name in names.split()}
 
-def __getattr__(name: str) -> Any:
-    """run_experiments brings figures and tables along: loaded by those who use it."""
-    if name != "run_experiments":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fastbg.runs.running import run_experiments
 
-    return run_experiments
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, "__version__"]
+
+
+if not TYPE_CHECKING:  # which would find any name at all
+
+    def __getattr__(name: str) -> object:
+        """A public name or a module of the package, loaded at its first use."""
+        from importlib import import_module
+        from importlib.util import find_spec
+
+        if name in _HOMES:
+            import_module(f"{__name__}.ops")  # whoever uses a name finds the operators registered
+            found = getattr(import_module(_HOMES[name]), name)
+        elif not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+            found = import_module(f"{__name__}.{name}")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found
+        return found
+
+
+if "torch" in sys.modules:  # whoever has loaded it finds the operators in torch.ops.fastbg
+    import fastbg.ops  # noqa: F401

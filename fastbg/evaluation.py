@@ -1,6 +1,5 @@
 """PSNR and SSIM of networks on a benchmark folder, in the field's conventions."""
 
-import argparse
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,21 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from fastbg.data.degradation import crop_to_multiple, downsample
-from fastbg.data.images import ImageItem, ImageSet, open_folder, read_image
+from fastbg.data.images import ImageItem, ImageSet, read_image
 from fastbg.data.pairs import counterparts
-from fastbg.data.readable import open_readable
 from fastbg.data.sets import check_lr_size
 from fastbg.errors import InvalidArgument
-from fastbg.filters.bicubic import KERNELS
-from fastbg.measures.quality import CHANNELS, psnr, ssim
-from fastbg.models.bicubic import Bicubic
+from fastbg.measures.quality import psnr, ssim
 from fastbg.models.network import Network
-from fastbg.models.options import HELP, METAVAR, load_choices
 
 Image = NDArray[np.uint8]
 
@@ -144,88 +137,3 @@ def mean_scores(scores: Sequence[Score]) -> list[Score]:
         psnrs, ssims = [s.psnr for s in mine], [s.ssim for s in mine]
         means.append(Score(name, f"mean of {len(mine)}", fmean(psnrs), fmean(ssims)))
     return means
-
-
-# The command -------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `fastbg evaluate`."""
-    parser.add_argument(
-        "--model",
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar=METAVAR,
-        help=HELP,
-    )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="HR images")
-    parser.add_argument("--channel", choices=CHANNELS, default="y", help="default: y")
-    parser.add_argument("--shave", type=int, help="border left out, SR pixels; default: the scale")
-    parser.add_argument(
-        "--kernel",
-        choices=KERNELS,
-        help="bicubic that makes the LR images; default: the data set's own, else matlab",
-    )
-    parser.add_argument("--lr", type=Path, metavar="DIR", help="LR images to use")
-    add_image_arguments(parser)
-    parser.add_argument("--device", default="cpu", help="default: cpu")
-
-
-def main(arguments: argparse.Namespace) -> None:
-    """Score the networks and bicubic, and print the table."""
-    models = load_choices(arguments.model, arguments.device)
-    scale = models[0].scale
-    console = Console(highlight=False)
-    own = scale if arguments.lr is None and arguments.kernel is None else None
-    images = open_images(arguments, lr_scale=own)
-    lr = None if arguments.lr is None else open_folder(arguments.lr)
-    shave = scale if arguments.shave is None else arguments.shave
-    line = described(images, scale, kernel=arguments.kernel, lr=lr)
-    line += f"; channel {arguments.channel}, border of {shave} pixels left out"
-    console.print(line, markup=False, soft_wrap=True)
-    scores = []
-    for score in evaluate(
-        [Bicubic(models[0].scale), *models],
-        images,
-        channel=arguments.channel,
-        shave=arguments.shave,
-        kernel=arguments.kernel,
-        lr=lr,
-        lr_name=arguments.lr_name,
-    ):
-        line = f"{score.image}  {score.model}  {score.psnr:.2f} dB  {score.ssim:.4f}"
-        console.print(line, markup=False, soft_wrap=True)
-        scores.append(score)
-    console.print(table(images.name, arguments.channel, scores))
-
-
-def add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that reads a folder of images."""
-    parser.add_argument(
-        "--lr-name",
-        metavar="TEMPLATE",
-        help="how LR files are named, where it is not found: the HR name as {}, such as "
-        "'{}_bicLRx{scale}'",
-    )
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="go on without images that cannot be read"
-    )
-
-
-def open_images(arguments: argparse.Namespace, lr_scale: int | None = None) -> ImageSet:
-    """The HR images of ``--data``, all of them readable; raises DataError."""
-    return open_readable(
-        arguments.data,
-        lr_name=arguments.lr_name,
-        skip_bad=arguments.skip_bad,
-        lr_scale=lr_scale,
-    )
-
-
-def table(name: str, channel: str, scores: Sequence[Score]) -> Table:
-    """The mean of each network."""
-    result = Table("network", f"PSNR {channel}, dB", f"SSIM {channel}", title=name)
-    for mean in mean_scores(scores):
-        result.add_row(mean.model, f"{mean.psnr:.2f}", f"{mean.ssim:.4f}")
-    return result

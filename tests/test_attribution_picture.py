@@ -1,6 +1,5 @@
 """The figure, the interactive page and the command `fastbg attribute`."""
 
-import argparse
 import json
 import re
 import shutil
@@ -16,7 +15,7 @@ import fastbg
 from fastbg.attribution import picture
 from fastbg.attribution.explain import explain
 from fastbg.attribution.page import grid_windows, page
-from fastbg.cli import attribute
+from fastbg.cli.arguments import parser
 from fastbg.errors import InvalidArgument
 from fastbg.models.edsr import EDSR
 
@@ -151,9 +150,7 @@ class TestCommand:
         return tmp_path
 
     def run(self, *words: object) -> None:
-        parser = argparse.ArgumentParser()
-        attribute.register(parser.add_subparsers())
-        options = parser.parse_args(["attribute", *map(str, words)])
+        options = parser().parse_args(["attribute", *map(str, words)])
         options.command(options)
 
     @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])

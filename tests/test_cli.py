@@ -40,6 +40,7 @@ def test_run_prints_a_line_per_result_and_the_report_last(
     assert main([*command, "--out", str(out), "--limit", "4"]) == 0
     assert len(contents(out)["records"]) == 8
     page = (out / "report.html").read_text()
+    assert "side of the region that is given alone, HR pixels</span>" in page  # of the options
     (out / "report.html").unlink()
     capsys.readouterr()
     assert main(["report", str(out)]) == 0
@@ -66,7 +67,14 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--pooling", "24"], "--pooling: got 24; expected an RCAN"),
         (["--device", "abacus"], "--device: got 'abacus'"),
         (["-o", "table1.colour=red"], "table1.colour: got 'red'"),
-        (["-o", "table1.count=many"], "table1.count: got 'many'"),
+        (
+            ["-o", "table1.count=many"],
+            "table1.count: got 'many'; expected a whole number, at least",
+        ),
+        (["-o", "table1.count=0"], "table1.count: got 0; expected a whole number, at least 1"),
+        (["-o", "table1.many=1.5"], "table1.many: got 1.5; expected a number from 0 to 1"),
+        (["-o", "table1.many=nan"], "table1.many: got nan; expected a number from 0 to 1"),
+        (["-o", "table1.contu=3"], "did you mean table1.count?"),
         (["-o", "table1"], "--option: got 'table1'; expected EXPERIMENT.NAME=VALUE"),
         (["slicing", "-o", "table1.size=64"], "--option: got"),
         (["--data", "/no/such/folder"], "/no/such/folder: no such folder"),
@@ -166,6 +174,17 @@ def test_info_names_every_backend_and_experiment(capsys: pytest.CaptureFixture[s
     words = "fastbg |torch: available|cpu|triton|cuda|auto (|edsr|table1"
     for word in words.split("|"):
         assert word in out
+
+
+def test_options_are_told_with_their_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["options", "swap"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for words in ("region 32 a whole number, at", "side of the foreground", "domain hr one of hr,"):
+        assert words in out
+    assert "ring" not in out
+    assert main(["options"]) == 0
+    assert "outer sides of the ring" in " ".join(capsys.readouterr().out.split())
+    assert "got 'tabel1'" in refused(["options", "tabel1"], capsys)
 
 
 def test_train_writes_a_network_that_runs(

@@ -1,6 +1,5 @@
 """Scores of a benchmark folder: the field's conventions, every way to get LR images, bad input."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,11 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 import fastbg
+from fastbg.cli import main
 from fastbg.data.degradation import downsample
 from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
-from fastbg.evaluation import Score, add_arguments, evaluate, main, mean_scores
+from fastbg.evaluation import Score, evaluate, mean_scores
 from fastbg.measures.quality import grey_levels, ssim
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.checkpoints import save_model
@@ -150,10 +150,8 @@ def test_the_command_prints_a_table(
 ) -> None:
     weights = tmp_path / "mine.safetensors"
     fastbg.save_model(EDSR(features=4, blocks=1), weights)
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     options = ["--model", str(weights), "--data", str(folder), "--channel", "rgb", "--shave", "2"]
-    main(parser.parse_args(options))
+    assert main(["evaluate", *options]) == 0
     printed = capsys.readouterr().out
     assert "PSNR rgb, dB" in printed
     rows = [line.split("│") for line in printed.splitlines() if line.startswith("│")]
@@ -171,9 +169,7 @@ def test_networks_of_one_name_keep_their_rows(
     files = [tmp_path / name / "mine.safetensors" for name in ("old", "new")]
     for path in files:
         save_model(EDSR(features=4, blocks=1), path)
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    main(parser.parse_args(["--data", str(folder), "--model", *map(str, files)]))
+    assert main(["evaluate", "--data", str(folder), "--model", *map(str, files)]) == 0
     table = capsys.readouterr().out.splitlines()[-5:]
     assert [row.split()[1] for row in table if "mine" in row] == ["mine", "mine"]
     assert "mine (2)" in table[-2]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
-from fastbg.experiments.experiment import Measured, NetLabel
+from fastbg.experiments.experiment import Experiment, Measured, NetLabel
+from fastbg.experiments.groups import GroupOptions
 from fastbg.experiments.slicing import Slicing, SlicingOptions, cut, join, seam_distance
 from fastbg.experiments.study import Item, Study, restore
+from fastbg.experiments.swap import SwapOptions
 from fastbg.experiments.table1 import Table1, Table1Options
 from fastbg.models.edsr import EDSR
 from fastbg.reports.sections import report_of
@@ -215,6 +218,29 @@ def test_options_are_parsed_by_their_types() -> None:
     for texts in ({"count": "many"}, {"domain": "x"}, {"colour": "y"}):
         with pytest.raises(InvalidArgument, match=rf"table1\.{next(iter(texts))}"):
             Table1Options.parse(texts, "table1")
+
+
+@pytest.mark.parametrize("kind", EXPERIMENTS.values(), ids=EXPERIMENTS.keys())
+def test_every_option_is_declared_in_full(kind: type[Experiment]) -> None:
+    options = kind.options_type()
+    options.check(kind.name)  # the defaults are in range
+    for name, declared in kind.options_type.declared().items():
+        assert declared.name == name
+        assert declared.default == getattr(options, name)
+        assert declared.meaning, f"{kind.name}.{name} has no meaning: use option()"
+        assert declared.parse(str(declared.default), kind.name) == declared.default
+        if get_origin(declared.type) is Literal:
+            assert declared.choices.keys() <= set(get_args(declared.type))
+
+
+def test_a_new_default_keeps_range_and_meaning() -> None:
+    base, mine = GroupOptions.declared()["groups"], SwapOptions.declared()["groups"]
+    assert (base.default, mine.default) == (100, 24)
+    assert mine._replace(default=100) == base
+    with pytest.raises(InvalidArgument, match=r"swap\.groups: got 0; expected .* at least 1"):
+        SwapOptions(groups=0).check("swap")
+    with pytest.raises(InvalidArgument, match=r"swap\.domain: got 'x'; expected one of hr, lr"):
+        dataclasses.replace(SwapOptions(), domain="x").check("swap")
 
 
 def test_registry() -> None:

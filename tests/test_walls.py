@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "fastbg"
 
 # From the bottom up; a room may import those on lines above its own, and itself.
 ORDER = """
-errors version writing geometry kernels
+errors version vocabulary writing geometry kernels
 filters precision
 backends
 registration
@@ -23,6 +23,7 @@ reports
 runs
 fastbg
 cli
+__main__
 """.strip().splitlines()
 LEVEL = {room: level for level, line in enumerate(ORDER) for room in line.split()}
 

@@ -1,6 +1,5 @@
-"""The command `fastbg`: run, report, attribute, evaluate, train, info."""
+"""The command `fastbg`: run, report, attribute, evaluate, train, info, options."""
 
-import argparse
 import os
 import signal
 import threading
@@ -8,16 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from rich.console import Console
-
-from fastbg.cli import attribute as attribute
-from fastbg.cli import evaluate, info, report, run, train
+from fastbg.cli.arguments import parser
 from fastbg.errors import FastbgError
-from fastbg.version import __version__
 
-ABOUT = "Which pixels did a super-resolution network use, and did they help?"
 STOPPED = 130  # exit status after Ctrl-C, as shells have it
-COMMANDS = (run, report, attribute, evaluate, train, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,13 +20,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interruptible():
             options.command(options)
     except FastbgError as error:
-        Console(stderr=True).print(f"fastbg: {error}", style="red", markup=False, soft_wrap=True)
+        say(f"fastbg: {error}", style="red")
         return 2
     except KeyboardInterrupt:
         hint = getattr(options, "resume_hint", "")
-        Console(stderr=True).print(f"\nstopped. {hint}".rstrip(), markup=False, soft_wrap=True)
+        say(f"\nstopped. {hint}".rstrip())
         return STOPPED
     return 0
+
+
+def say(text: str, style: str = "") -> None:
+    """Print to the error stream."""
+    from rich.console import Console
+
+    Console(stderr=True).print(text, style=style, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -61,13 +61,3 @@ def interruptible() -> Iterator[None]:
     finally:
         for each, handler in zip(signals, before, strict=True):
             signal.signal(each, handler)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    whole = argparse.ArgumentParser(prog="fastbg", description=ABOUT)
-    whole.add_argument("--version", action="version", version=f"fastbg {__version__}")
-    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.register(commands)
-    return whole

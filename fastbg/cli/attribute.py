@@ -4,7 +4,6 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,45 +11,12 @@ from torch import Tensor
 from fastbg.attribution.explain import explain
 from fastbg.attribution.page import page
 from fastbg.attribution.picture import figure
-from fastbg.attribution.quadrature import METHODS
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import read_image
 from fastbg.errors import InvalidArgument
-from fastbg.models.options import HELP, METAVAR, load_choices
+from fastbg.models.options import load_choices
 
 FORMATS = (".png", ".pdf", ".svg")
-
-
-def register(commands: Any) -> None:
-    """Add the command to the parser."""
-    command = commands.add_parser(
-        "attribute",
-        help="which pixels did the networks use for a window?",
-        description="Local attribution maps of one or more networks side by side, with the SR "
-        "crops and the diffusion index of each.",
-    )
-    add_arguments(command)
-    command.set_defaults(command=main)
-
-
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    add = command.add_argument
-    add("image", metavar="IMAGE", help="the networks' LR input; with --hr it is made from IMAGE")
-    add("--model", nargs="+", required=True, metavar=METAVAR, help=HELP)
-    add("--window", nargs=3, type=int, required=True, metavar=("Y", "X", "SIZE"), help="SR pixels")
-    add("--out", type=Path, required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
-    add("--hr", action="store_true", help="IMAGE is high resolution: reduce it first")
-    add("--html", type=Path, metavar="FILE", help="also an interactive page")
-    add("--grid", type=int, metavar="N", help="SR pixels between the page's windows; 2 SIZE")
-    add("--steps", type=int, default=50, metavar="N", help="nodes of the path (default 50)")
-    add("--method", default="riemann_right", choices=tuple(METHODS))
-    add(
-        "--accuracy",
-        choices=("published",),
-        help="as accurate as 50 published steps in fewer passes; for --steps and --method",
-    )
-    add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
 
 
 def main(arguments: argparse.Namespace) -> None:

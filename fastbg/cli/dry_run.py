@@ -15,6 +15,7 @@ from fastbg.experiments.study import Study
 from fastbg.models.network import Network
 from fastbg.runs.estimate import Estimate, estimate, makespan
 from fastbg.runs.local import taking_part
+from fastbg.runs.progress import Display
 from fastbg.runs.store import RunStore
 
 WORKERS = (1, 8, 64)
@@ -30,26 +31,37 @@ def show(
 ) -> None:
     """Print counts, then for each of `places` (one a device) the expected times.
 
-    What the run folder `out` holds already is not counted; nothing is written.
+    What the run folder `out` holds already is not counted; nothing is written. What is being done
+    is shown on the error stream.
     """
-    plans = [(experiment, experiment.plan(places[0][1])[:limit]) for experiment in chosen]
+    plans = []
+    with activity() as display:
+        for number, experiment in enumerate(chosen, 1):
+            display.now(f"choosing images: {experiment.name} ({number} of {len(chosen)})")
+            plans.append((experiment, experiment.plan(places[0][1])[:limit]))
     done = stored(out)
     for number, (nets, study) in enumerate(places):
         start = time.perf_counter()
         study = replace(study, folder=None)  # a measured chunk exports nothing
-        found = {
-            (experiment.name, label.label): estimate(
-                experiment, net, items, done.get((experiment.name, label.label), set()), study
-            )
-            for experiment, items in plans
-            for label, net, _ in taking_part(experiment, nets)
-        }
+        jobs = [(e, items, *each) for e, items in plans for each in taking_part(e, nets)]
+        found: dict[tuple[str, str], Estimate] = {}
+        with activity() as display:
+            for experiment, items, label, net, _ in jobs:
+                key = experiment.name, label.label
+                on = f"{study.device.type}, {len(found) + 1} of {len(jobs)}"
+                display.now(f"timing a few items: {' '.join(key)} ({on})")
+                found[key] = estimate(experiment, net, items, done.get(key, set()), study)
         took = time.perf_counter() - start
         if number == 0:
             console.print(counts(found))
             console.print(transfers(study.images, nets), soft_wrap=True)
         device = f"{study.device.type} ({describe(study.device)})"
         console.print(times(list(found.values()), f"on {device}, calibrated in {took:.1f} s"))
+
+
+def activity() -> Display:
+    """Says what is being done."""
+    return Display(Console(stderr=True, highlight=False), steps=True)
 
 
 def stored(out: Path) -> dict[tuple[str, str], set[str]]:

@@ -1,12 +1,49 @@
 """`fastbg evaluate`: the score table of a benchmark folder."""
 
-from typing import Any
+import argparse
+from collections.abc import Sequence
 
-from fastbg import evaluation
+from rich.console import Console
+from rich.table import Table
+
+from fastbg.cli.images import open_images
+from fastbg.data.images import open_folder
+from fastbg.evaluation import Score, described, evaluate, mean_scores
+from fastbg.models.bicubic import Bicubic
+from fastbg.models.options import load_choices
 
 
-def register(commands: Any) -> None:
-    """Add the command to the parser."""
-    command = commands.add_parser("evaluate", help="PSNR and SSIM of networks on a folder")
-    evaluation.add_arguments(command)
-    command.set_defaults(command=evaluation.main)
+def main(arguments: argparse.Namespace) -> None:
+    """Score the networks and bicubic, and print the table."""
+    models = load_choices(arguments.model, arguments.device)
+    scale = models[0].scale
+    console = Console(highlight=False)
+    own = scale if arguments.lr is None and arguments.kernel is None else None
+    images = open_images(arguments, lr_scale=own)
+    lr = None if arguments.lr is None else open_folder(arguments.lr)
+    shave = scale if arguments.shave is None else arguments.shave
+    line = described(images, scale, kernel=arguments.kernel, lr=lr)
+    line += f"; channel {arguments.channel}, border of {shave} pixels left out"
+    console.print(line, markup=False, soft_wrap=True)
+    scores = []
+    for score in evaluate(
+        [Bicubic(models[0].scale), *models],
+        images,
+        channel=arguments.channel,
+        shave=arguments.shave,
+        kernel=arguments.kernel,
+        lr=lr,
+        lr_name=arguments.lr_name,
+    ):
+        line = f"{score.image}  {score.model}  {score.psnr:.2f} dB  {score.ssim:.4f}"
+        console.print(line, markup=False, soft_wrap=True)
+        scores.append(score)
+    console.print(table(images.name, arguments.channel, scores))
+
+
+def table(name: str, channel: str, scores: Sequence[Score]) -> Table:
+    """The mean of each network."""
+    result = Table("network", f"PSNR {channel}, dB", f"SSIM {channel}", title=name)
+    for mean in mean_scores(scores):
+        result.add_row(mean.model, f"{mean.psnr:.2f}", f"{mean.ssim:.4f}")
+    return result

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -20,13 +19,7 @@ from fastbg.version import __version__
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "scikit-image", "matplotlib")
 
 
-def register(commands: Any) -> None:
-    """Add the command to the parser."""
-    command = commands.add_parser("info", help="versions, devices, backends, experiments")
-    command.set_defaults(command=run)
-
-
-def run(_: argparse.Namespace) -> None:
+def main(_: argparse.Namespace) -> None:
     """Print it all."""
     console = Console(highlight=False)
     console.print(f"[bold]fastbg {__version__}[/]  Python {platform.python_version()}")
@@ -38,7 +31,9 @@ def run(_: argparse.Namespace) -> None:
     console.print("\n[bold]networks[/]")
     for name in BUILT_IN:
         console.print(f"  {name}: {_network(name)}", markup=False, soft_wrap=True)
-    console.print("\n[bold]experiments[/] (options: fastbg run -o EXPERIMENT.NAME=VALUE)")
+    console.print(
+        "\n[bold]experiments[/] (set by -o EXPERIMENT.NAME=VALUE; fastbg options tells meanings)"
+    )
     table = Table(box=None, padding=(0, 2))
     for name, kind in EXPERIMENTS.items():
         options = dataclasses.asdict(kind.options_type())

@@ -8,30 +8,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
+from fastbg import vocabulary
 from fastbg.cli import dry_run
-from fastbg.cli.info import devices
+from fastbg.cli.arguments import SHARED_OPTIONS
+from fastbg.cli.images import open_images
+from fastbg.cli.info import describe, devices
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageSet
 from fastbg.errors import InvalidArgument
-from fastbg.evaluation import add_image_arguments, described, open_images
-from fastbg.experiments import EXPERIMENTS
+from fastbg.evaluation import described
 from fastbg.experiments.experiment import Experiment, NetLabel
 from fastbg.experiments.study import CPU, Study
-from fastbg.filters.bicubic import KERNELS
-from fastbg.measures.quality import CHANNELS
 from fastbg.models.checkpoints import installed
 from fastbg.models.network import fingerprint
-from fastbg.models.options import HELP, METAVAR, load_choice, parse_choice
+from fastbg.models.options import load_choice, parse_choice
 from fastbg.models.rcan import RCAN
 from fastbg.models.registry import BUILT_IN
-from fastbg.registration.dispatch import BACKENDS
 from fastbg.runs.local import Job
+from fastbg.runs.progress import NORMAL, QUIET, VERBOSE
 from fastbg.runs.ray import RayEngine
 from fastbg.runs.running import (
     Execute,
@@ -44,67 +42,10 @@ from fastbg.runs.running import (
 )
 from fastbg.runs.store import RunStore
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Options that several experiments have; each is set in all that have it.
-SHARED_OPTIONS = {
-    "kernel": KERNELS,
-    "channel": CHANNELS,
-    "lr": ("made", "paired"),
-    "domain": ("hr", "lr"),
-}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in vocabulary.DTYPES}
 
 
-def register(commands: Any) -> None:
-    """Add the command to the parser."""
-    known = ", ".join(EXPERIMENTS)
-    command = commands.add_parser(
-        "run",
-        help="run experiments and write a report",
-        description="Run experiments, keep every result in the run folder, write report.html "
-        "there. A run that was stopped resumes with the same command.",
-    )
-    add = command.add_argument
-    add("experiments", nargs="*", metavar="EXPERIMENT", help=f"any of: {known} (default: all)")
-    add(
-        "--model",
-        action="append",
-        metavar=METAVAR,
-        help=f"{HELP}; may be repeated (default: every built-in network that is installed)",
-    )
-    add(
-        "--pooling",
-        type=int,
-        metavar="N",
-        help="beside each RCAN, the same weights with channel means over N x N LR pixels instead "
-        "of the whole input (the built-in one was trained on 24)",
-    )
-    add("--data", type=Path, metavar="DIR", help="folder of HR images (default: built-in images)")
-    add_image_arguments(command)
-    add("--out", type=Path, default=Path("fastbg-run"), metavar="DIR", help="run folder")
-    add("--seed", type=int, default=0, metavar="N", help="draws sub-images and resamples")
-    add("--limit", type=int, metavar="N", help="at most N items per experiment")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    add("--dtype", default="float32", choices=DTYPES, help="of the networks")
-    add("--backend", default="auto", choices=("auto", *BACKENDS), help="of fastbg's operators")
-    for name, choices in SHARED_OPTIONS.items():
-        add(f"--{name}", choices=choices, help=f"option {name} of every experiment that has it")
-    add(
-        "-o",
-        "--option",
-        action="append",
-        default=[],
-        metavar="EXPERIMENT.NAME=VALUE",
-        help="set one option of one experiment; `fastbg info` lists them",
-    )
-    add("--engine", default="local", choices=("local", "ray"), help="one process, or many")
-    add("--address", metavar="HOST:PORT", help="Ray cluster, or auto (default: start one here)")
-    add("--workers", type=int, metavar="N", help="of Ray (default: one per GPU share or core)")
-    add("--gpus-per-worker", type=float, metavar="G", help="of Ray; 0.5 lets two share one GPU")
-    add("--dry-run", action="store_true", help="say what the run would take, and stop")
-    command.set_defaults(command=run)
-
-
-def run(arguments: argparse.Namespace) -> None:
+def main(arguments: argparse.Namespace) -> None:
     """Measure what the run folder lacks, then write the report; its path is printed last."""
     arguments.resume_hint = (
         f"Every finished result is kept in {arguments.out}; the same command resumes:\n"
@@ -127,7 +68,12 @@ def run(arguments: argparse.Namespace) -> None:
     own = CPU if arguments.engine == "ray" else device  # of this process
     nets, study = prepare(arguments, images, own)
     config = configuration(study) | {"device": device.type}
-    console.print(inputs(chosen, images, study.scale, arguments.kernel), markup=False)
+    level = QUIET if arguments.quiet else VERBOSE if arguments.verbose else NORMAL
+    if level > QUIET:
+        console.print(inputs(chosen, images, study.scale, arguments.kernel), markup=False)
+    if level >= VERBOSE:
+        told = {"device": describe(device), "dtype": arguments.dtype, **environment(study)}
+        console.print("; ".join(f"{name}: {value}" for name, value in told.items()), markup=False)
     with (
         RunStore.open(
             arguments.out,
@@ -137,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
         ) as store,
         engine(arguments, nets, study, console) as execute,
     ):
-        path = measure_all(chosen, nets, study, store, arguments.limit, console, execute)
+        path = measure_all(chosen, nets, study, store, arguments.limit, console, execute, level)
     print(path)
 
 

@@ -2,57 +2,33 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
-from typing import Any
 
 import torch
 
+from fastbg.cli.images import open_images
 from fastbg.cli.run import pick_device
 from fastbg.errors import CheckpointError, InvalidArgument
-from fastbg.evaluation import add_image_arguments, open_images
 from fastbg.models.checkpoints import save_model
 from fastbg.models.network import Network, fingerprint
-from fastbg.models.options import HELP, METAVAR, load_choice, parse_choice
+from fastbg.models.options import load_choice, parse_choice
 from fastbg.models.registry import BUILT_IN
 from fastbg.training import TrainConfig, train
 
 
-def register(commands: Any) -> None:
-    """Add the command to the parser."""
-    command = commands.add_parser(
-        "train",
-        help="train a network",
-        description="L1 loss, Adam, warm-up and cosine; averaged weights are saved in float16. The "
-        "state is kept in OUT.ckpt every few minutes; --resume goes on from it.",
-    )
-    default = TrainConfig()
-    add = command.add_argument
-    add_image_arguments(command)
-    add("network", metavar="NETWORK", help=f"any of: {', '.join(BUILT_IN)}")
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of HR images")
-    add("--out", type=Path, required=True, metavar="FILE", help="weights file (.safetensors)")
-    add("--steps", type=int, default=default.steps, metavar="N")
-    add("--batch", type=int, default=default.batch, metavar="N", help="patches per step")
-    add("--patch", type=int, default=default.patch, metavar="N", help="LR pixels a side")
-    add("--rate", type=float, default=default.learning_rate, metavar="R", help="highest one")
-    add("--resize", type=float, nargs="+", default=(), metavar="F", help="smaller copies too")
-    add("--start", metavar=METAVAR, help=f"go on from these weights, anew: {HELP}")
-    add("--seed", type=int, default=default.seed, metavar="N")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    add("--resume", action="store_true", help="go on from OUT.ckpt")
-    command.set_defaults(command=run)
-
-
-def run(arguments: argparse.Namespace) -> None:
+def main(arguments: argparse.Namespace) -> None:
     """Train and save; the path of the weights file is printed last."""
     name, out = arguments.network, arguments.out
     if name not in BUILT_IN:
         raise InvalidArgument("NETWORK", repr(name), f"one of {', '.join(BUILT_IN)}")
+    named = ("steps", "batch", "patch", "learning_rate")
+    given = {
+        each: getattr(arguments, each) for each in named if getattr(arguments, each) is not None
+    }
     for option in ("steps", "batch", "patch"):
-        if getattr(arguments, option) < 1:
-            raise InvalidArgument(f"--{option}", getattr(arguments, option), "at least 1")
-    if not 0 < arguments.rate < float("inf"):
-        raise InvalidArgument("--rate", arguments.rate, "a positive number")
+        if given.get(option, 1) < 1:
+            raise InvalidArgument(f"--{option}", given[option], "at least 1")
+    if not 0 < given.get("learning_rate", 1) < float("inf"):
+        raise InvalidArgument("--rate", given["learning_rate"], "a positive number")
     for factor in arguments.resize:
         if not 0 < factor <= 1:
             raise InvalidArgument("--resize", factor, "in (0, 1]")
@@ -68,13 +44,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.start:
         start = _load_start(net, arguments.start)
     config = TrainConfig(
-        steps=arguments.steps,
-        batch=arguments.batch,
-        patch=arguments.patch,
-        learning_rate=arguments.rate,
         seed=arguments.seed,
         resize=tuple(arguments.resize),
         start=start,
+        **given,
     )
     state = train(
         net,

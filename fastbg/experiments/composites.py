@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastbg.errors import InvalidArgument, RunStoreError
+from fastbg.errors import RunStoreError
 from fastbg.experiments.experiment import Experiment, Measured, Picture, Work
 from fastbg.experiments.groups import (
     GroupOptions,
@@ -24,6 +24,7 @@ from fastbg.experiments.groups import (
     set_of,
     sources,
 )
+from fastbg.experiments.options import option
 from fastbg.experiments.study import Item, Study, as_image
 from fastbg.geometry import centre
 from fastbg.measures.quality import grey_levels
@@ -38,7 +39,9 @@ FOREIGN = 5  # foreign backgrounds of each of them
 class CompositesOptions(GroupOptions):
     """The groups, and how many of them are written to disk."""
 
-    exported: int = 1  # groups of each set, as PNG and CSV in the run folder's composites/
+    exported: int = option(
+        1, "groups of each set, as PNG and CSV in the run folder's composites/", low=0
+    )
 
 
 class Composites(Experiment):
@@ -57,6 +60,7 @@ class Composites(Experiment):
         "low-resolution (LR) input, so that LR pixels at the foreground's rim mix both."
     )
     options_type: ClassVar[type[GroupOptions]] = CompositesOptions
+    cost: ClassVar[float] = 0.2
     networks: ClassVar[bool] = False
     chunk: ClassVar[int] = 1  # a group of composites
     curves = ("step", "mixed", "touched")
@@ -64,8 +68,6 @@ class Composites(Experiment):
 
     def plan(self, study: Study) -> list[Item]:
         """Groups of both sets, drawn by the seed."""
-        if self.options.exported < 0:
-            raise InvalidArgument("composites.exported", self.options.exported, "0 or more")
         return plan_groups(study, self.options, self.name)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:

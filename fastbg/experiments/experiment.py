@@ -7,70 +7,17 @@ is in fastbg/reports, one file for each experiment.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastbg.errors import InvalidArgument
+from fastbg.experiments.options import Options
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
 
 Picture: TypeAlias = NDArray[np.uint8]  # (h, w, 3)
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the paper leaves open, with PAPER.md's reading as default; stored with the run."""
-
-    # Bicubic down-sampling that makes the LR input, on real values and rounded to 8 bit once: so a
-    # composite and the images it is made of are treated alike (see `fastbg.composite_lr`).
-    kernel: Literal["matlab", "pil"] = "matlab"
-    channel: Literal["rgb", "y"] = "rgb"  # on which PSNR is taken
-    lr: Literal["made", "paired"] = "made"  # the input: made from HR, or the data set's own file
-
-    @classmethod
-    def parse(cls, texts: Mapping[str, str], owner: str) -> "Options":
-        """Options with the fields in `texts` set; raises InvalidArgument naming `owner`.field."""
-        hints = get_type_hints(cls)
-        values: dict[str, Any] = {}
-        for name, text in texts.items():
-            if name not in hints:
-                raise InvalidArgument(f"{owner}.{name}", repr(text), f"one of {sorted(hints)}")
-            values[name] = _parse(f"{owner}.{name}", text, hints[name])
-        return cls(**values)
-
-    def check_pairing(self, owner: str) -> None:
-        """Raises InvalidArgument if HR composites or cuts are asked for of ready-made LR images."""
-        if self.lr == "paired" and getattr(self, "domain", "lr") == "hr":
-            raise InvalidArgument(f"{owner}.domain", "'hr'", "'lr', as paired LR images are used")
-
-
-def integers(name: str, text: str, among: int) -> list[int]:
-    """Different integers of an option such as "0,32,48", ascending, `among` one of several.
-
-    Raises InvalidArgument naming the option.
-    """
-    try:
-        found = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        found = []
-    if len(found) < 2 or among not in found:
-        expected = f"different integers, separated by commas, {among} among them"
-        raise InvalidArgument(name, repr(text), expected)
-    return found
-
-
-def _parse(name: str, text: str, hint: Any) -> Any:
-    if get_origin(hint) is Literal:
-        if text not in get_args(hint):
-            raise InvalidArgument(name, repr(text), f"one of {get_args(hint)}")
-        return text
-    try:
-        return hint(text)
-    except ValueError as error:
-        raise InvalidArgument(name, repr(text), f"a value of type {hint.__name__}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +75,9 @@ class Experiment(ABC):
     chunk: ClassVar[int] = 10  # items measured together and stored at once
     curves: ClassVar[tuple[str, ...]] = ()  # columns with K values per item
     shown: ClassVar[tuple[str, ...]] = ()  # pictures of a case
+    # Seconds that a million HR pixels of items take with a built-in network on a core with AVX2:
+    # what a run's progress starts from, until it has measured something itself.
+    cost: ClassVar[float] = 5.0
     networks: ClassVar[bool] = True  # False: they have no part in it, so it is measured once
     uses: "ClassVar[type[Experiment] | None]" = None  # whose items and columns it builds upon
 

@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastbg.experiments.experiment import Experiment, Options, Work
+from fastbg.experiments.experiment import Experiment, Work
 from fastbg.experiments.groups import (
     sources,
     texture_distances,
 )
+from fastbg.experiments.options import Options, option
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap
 from fastbg.measures.likeness import SIMILARITIES, Descriptions
@@ -23,7 +24,9 @@ from fastbg.models.network import Network
 class GramOptions(Options):
     """The composites and their PSNR are those of `swap`, with its options."""
 
-    clear: float = 0.3  # C8: a rank correlation beyond this would be a clear one
+    clear: float = option(
+        0.3, "C8: a rank correlation beyond this would be a clear one", low=0, high=1
+    )
 
 
 class Gram(Experiment):
@@ -44,6 +47,7 @@ class Gram(Experiment):
         "foregrounds are hard in any background."
     )
     options_type: ClassVar[type[Options]] = GramOptions
+    cost: ClassVar[float] = 1
     uses = Swap
     chunk: ClassVar[int] = 1
     curves = tuple(SIMILARITIES)

@@ -13,7 +13,8 @@ from torch import Tensor
 from fastbg.data.images import ImageItem, ImageSet
 from fastbg.data.manifests import SubImage, composite_groups, in_turn, load_sub_image, sub_images
 from fastbg.errors import DataError, InvalidArgument
-from fastbg.experiments.experiment import Measured, Options
+from fastbg.experiments.experiment import Measured
+from fastbg.experiments.options import Options, option
 from fastbg.experiments.study import Item, Study, as_item
 from fastbg.geometry import Box, centre
 from fastbg.measures.likeness import Descriptions, Images
@@ -29,14 +30,21 @@ ROOM = 2  # sub-images are drawn until they would cover the images this many tim
 class GroupOptions(Options):
     """Sizes in HR pixels. The paper's counts; fewer are drawn where the images hold no more."""
 
-    size: int = 128  # of a composite
-    region: int = 32  # side of the foreground in its middle
-    sources: int = 150  # sub-images that give foregrounds, and as many that give backgrounds
-    groups: int = 100  # foregrounds kept
-    backgrounds: int = 100  # of each: its own and foreign ones
-    # What is composed: the HR images, whose composite is then down-sampled ("hr"), or the LR
-    # images, so that the foreground's own LR pixels never change ("lr").
-    domain: Literal["hr", "lr"] = "hr"
+    size: int = option(128, "side of a composite, HR pixels", low=1)
+    region: int = option(32, "side of the foreground in its middle, HR pixels", low=1)
+    sources: int = option(
+        150, "sub-images that give foregrounds, and as many that give backgrounds", low=1
+    )
+    groups: int = option(100, "foregrounds kept; the paper: 100", low=1)
+    backgrounds: int = option(
+        100, "of each foreground: its own and foreign ones; the paper: 100", low=LEAST
+    )
+    domain: Literal["hr", "lr"] = option(
+        "hr",
+        "what is composed",
+        hr="the HR images, whose composite is then down-sampled",
+        lr="the LR images, so that the foreground's own LR pixels never change",
+    )
 
 
 def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
@@ -88,16 +96,14 @@ def check_options(study: Study, o: GroupOptions, owner: str) -> None:
     """Raises InvalidArgument for what cannot be composed on the LR grid."""
     scale = study.scale
     o.check_pairing(owner)
+    o.check(owner)
     for name in ("size", "region"):
-        if getattr(o, name) < 1 or getattr(o, name) % scale:
+        if getattr(o, name) % scale:
             expected = f"a positive multiple of the scale {scale}"
             raise InvalidArgument(f"{owner}.{name}", getattr(o, name), expected)
     if o.region >= o.size or (o.size - o.region) % (2 * scale):
         expected = f"less than {o.size}, and centred on the LR grid of scale {scale}"
         raise InvalidArgument(f"{owner}.region", o.region, expected)
-    for name, least in (("sources", 1), ("groups", 1), ("backgrounds", LEAST)):
-        if getattr(o, name) < least:
-            raise InvalidArgument(f"{owner}.{name}", getattr(o, name), f"at least {least}")
 
 
 def image_sets(images: ImageSet) -> dict[str, ImageSet]:

@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastbg.experiments.experiment import Options
 from fastbg.experiments.nested import Nested, NestedOptions
+from fastbg.experiments.options import Options, option
 from fastbg.geometry import Box, centre
 
 
 @dataclass(frozen=True)
 class InwardOptions(NestedOptions):
-    """Sizes in HR pixels: sides of the central part that is kept, `size` for all of it."""
+    """Sizes in HR pixels."""
 
-    sizes: str = "128,96,80,64,48,32"
-    little: float = 1.0  # dB; C7 calls a smaller loss little, a larger one large
+    sizes: str = option(
+        "128,96,80,64,48,32", "sides of the central part that is kept; `size` is all of it"
+    )
+    little: float = option(1.0, "dB; C7 calls a smaller loss little, a larger one large", low=0)
 
 
 class Inward(Nested):
@@ -33,6 +35,7 @@ class Inward(Nested):
         "map then tells which input pixels made the window."
     )
     options_type: ClassVar[type[Options]] = InwardOptions
+    cost: ClassVar[float] = 340
     axis = "side of the part that is kept, HR pixels"
     foreign_name = "the foreign surroundings"
     own_name = "the rest that is kept"

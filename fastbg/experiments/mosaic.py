@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from fastbg.errors import InvalidArgument
-from fastbg.experiments.experiment import Experiment, Measured, Options, Picture, decibels
+from fastbg.experiments.experiment import Experiment, Measured, Picture, decibels
+from fastbg.experiments.options import Options, option
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.experiments.tta import average, family, restored_copies
 from fastbg.filters.dtypes import as_float
@@ -29,15 +30,21 @@ LARGEST = 400  # pixels a side of the photograph in the gallery
 class MosaicOptions(Options):
     """Sizes in HR pixels, differences in dB."""
 
-    count: int = 69  # regions; the paper: 200
-    region: int = 64
-    size: int = 0  # of the image around the region that "its own image" means; 0: the photograph
-    shave: int = 0  # border of the region that is not measured
-    grid: int = 5  # regions along a side of the mosaic; TTA averages its square
-    # What TTA draws from: identity, flips and turns, or also nearest zooms by 2 and 4.
-    tta: Literal["turns", "zooms"] = "turns"
-    harm: float = 0.0  # a loss of more than this counts as harm
-    most: float = 0.1  # C9 says that TTA gains no more
+    count: int = option(69, "regions; the paper: 200", low=1)
+    region: int = option(64, "side of a region, HR pixels", low=1)
+    size: int = option(
+        0, "side of the image around the region, its own image; 0: the photograph", low=0
+    )
+    shave: int = option(0, "border of the region that is not measured, HR pixels", low=0)
+    grid: int = option(5, "regions along a side of the mosaic; TTA averages its square", low=1)
+    tta: Literal["turns", "zooms"] = option(
+        "turns",
+        "what TTA draws from",
+        turns="identity, flips and turns",
+        zooms="also nearest zooms by 2 and 4",
+    )
+    harm: float = option(0.0, "dB; a loss of more than this counts as harm", low=0)
+    most: float = option(0.1, "dB; C9 says that TTA gains no more", low=0)
 
 
 class Mosaic(Experiment):
@@ -58,19 +65,21 @@ class Mosaic(Experiment):
         "copies one by one, undoes the transforms and averages. PSNR is that of the region."
     )
     options_type: ClassVar[type[Options]] = MosaicOptions
+    cost: ClassVar[float] = 130
     shown = ("photograph", "mosaic_lr", "hr", "whole", "mosaic", "tta")
 
     def plan(self, study: Study) -> list[Item]:
         """Regions drawn by the seed, spread over the photographs."""
         o, scale = self.options, study.scale
-        if o.region < 1 or o.region % scale:
+        o.check(self.name)
+        if o.region % scale:
             raise InvalidArgument("mosaic.region", o.region, f"a multiple of the scale {scale}")
         if o.size and (o.size < o.region or (o.size - o.region) % (2 * scale)):
             expected = f"0, or at least {o.region} with borders that the scale {scale} divides"
             raise InvalidArgument("mosaic.size", o.size, expected)
-        if not 0 <= 2 * o.shave < o.region:
+        if 2 * o.shave >= o.region:
             raise InvalidArgument("mosaic.shave", o.shave, f"0 to less than {o.region // 2}")
-        if o.grid < 1 or o.grid % 2 == 0:
+        if o.grid % 2 == 0:
             raise InvalidArgument(
                 "mosaic.grid", o.grid, "an odd number: the region is in the middle"
             )

@@ -27,12 +27,11 @@ from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import (
     Experiment,
     Measured,
-    Options,
     Picture,
     Work,
     decibels,
-    integers,
 )
+from fastbg.experiments.options import Options, integers, option
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box, centre
@@ -53,18 +52,27 @@ GAP, SEPARATOR = 4, (104, 112, 124)  # pixels; grey that shows on a light and on
 class NestedOptions(Options):
     """Sizes in HR pixels; those of nested squares are separated by commas."""
 
-    count: int = 20  # pairs of images
-    candidates: int = 80  # sub-images that the pairs are chosen from
-    size: int = 128  # side of an image
-    window: int = 16  # side of the central window that is measured
-    sizes: str = ""
-    # Where they are put together: "hr", then reduced, or "lr", so that LR pixels of the first
-    # image never change.
-    domain: Literal["hr", "lr"] = "hr"
-    # Of the attribution's path: "published": 50 steps; "quick": as accurate with 16.
-    nodes: Literal["quick", "published"] = "quick"
-    null: Literal["off", "on"] = "off"  # also attribute with random weights
-    noticed: float = 0.05  # share of the attribution above which pixels count as used
+    count: int = option(20, "pairs of images", low=1)
+    candidates: int = option(80, "sub-images that the pairs are chosen from", low=2)
+    size: int = option(128, "side of an image, HR pixels", low=1)
+    window: int = option(16, "side of the central window that is measured, HR pixels", low=1)
+    sizes: str = option("", "sides of the nested squares, HR pixels")
+    domain: Literal["hr", "lr"] = option(
+        "hr",
+        "where the images are put together",
+        hr="in high resolution, then reduced",
+        lr="in low resolution, so that LR pixels of the first image never change",
+    )
+    nodes: Literal["quick", "published"] = option(
+        "quick",
+        "nodes of the attribution's path",
+        quick="16, as accurate as the published 50",
+        published="50 steps",
+    )
+    null: Literal["off", "on"] = option("off", "attribute with random weights, too")
+    noticed: float = option(
+        0.05, "share of the attribution above which pixels count as used", low=0, high=1
+    )
 
 
 class Nested(Experiment):
@@ -157,12 +165,11 @@ class Nested(Experiment):
     def check(self, scale: int) -> None:
         """Raise InvalidArgument for sizes that do not lie on the LR grid, one in the other."""
         o, step = self.options, 2 * scale
+        o.check(self.name)
         for name in ("size", "window"):
             if getattr(o, name) < step or getattr(o, name) % step:
                 expected = f"a positive multiple of {step}"
                 raise InvalidArgument(f"{self.name}.{name}", getattr(o, name), expected)
-        if o.count < 1:
-            raise InvalidArgument(f"{self.name}.count", o.count, "at least 1")
         o.check_pairing(self.name)
         for size in self.changed:
             if size % step or not o.window < size < o.size:

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastbg.experiments.experiment import Options
 from fastbg.experiments.nested import Nested, NestedOptions
+from fastbg.experiments.options import Options, option
 from fastbg.geometry import Box, centre
 
 
 @dataclass(frozen=True)
 class RingOptions(NestedOptions):
-    """Sizes in HR pixels: outer sides of the ring, 0 for none."""
+    """Sizes in HR pixels."""
 
-    sizes: str = "0,32,48,64,80,96"
+    sizes: str = option("0,32,48,64,80,96", "outer sides of the ring, 0 for none")
 
 
 class Ring(Nested):
@@ -32,6 +32,7 @@ class Ring(Nested):
         "map then tells which input pixels made the window."
     )
     options_type: ClassVar[type[Options]] = RingOptions
+    cost: ClassVar[float] = 180
     axis = "outer side of the foreign ring, HR pixels"
     foreign_name = "the foreign ring"
     own_name = "the image beyond"

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from fastbg.data.manifests import by_photograph, in_turn
 from fastbg.errors import DataError, InvalidArgument
-from fastbg.experiments.experiment import Experiment, Measured, Options, Picture, Work, decibels
+from fastbg.experiments.experiment import Experiment, Measured, Picture, Work, decibels
 from fastbg.experiments.groups import image_sets
+from fastbg.experiments.options import Options, option
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.measures.quality import grey_levels, psnr
@@ -28,12 +29,17 @@ STRONG = 64  # grey levels of change that are drawn white
 class SlicingOptions(Options):
     """Sizes in HR pixels."""
 
-    tile: int = 64  # side of a slice; images are cropped to a multiple of it
-    count: int = 44  # images at most, photographs and textures in turn
-    # What is cut: the network's input ("lr"), or the HR image, whose slices are then down-sampled
-    # one by one ("hr").
-    domain: Literal["lr", "hr"] = "lr"
-    gap: float = 1.0  # dB; C2 says that single images differ by more
+    tile: int = option(
+        64, "side of a slice, HR pixels; images are cropped to a multiple of it", low=1
+    )
+    count: int = option(44, "images at most, photographs and textures in turn", low=1)
+    domain: Literal["lr", "hr"] = option(
+        "lr",
+        "what is cut",
+        lr="the network's input",
+        hr="the HR image, whose slices are then down-sampled one by one",
+    )
+    gap: float = option(1.0, "dB; C2 says that single images differ by more", low=0)
 
 
 class Slicing(Experiment):
@@ -52,6 +58,7 @@ class Slicing(Experiment):
         "nearest seam, where a slice's pixels lost their neighbours."
     )
     options_type: ClassVar[type[Options]] = SlicingOptions
+    cost: ClassVar[float] = 3.5
     chunk: ClassVar[int] = 1  # images differ in size
     curves = ("mse_whole", "mse_sliced", "difference")
     shown = ("hr", "whole", "sliced", "change")
@@ -59,6 +66,7 @@ class Slicing(Experiment):
     def plan(self, study: Study) -> list[Item]:
         """Whole images, cropped to full slices."""
         o, scale = self.options, study.scale
+        o.check(self.name)
         o.check_pairing(self.name)
         if o.tile < 2 * scale or o.tile % (2 * scale):
             raise InvalidArgument("slicing.tile", o.tile, f"a positive multiple of {2 * scale}")

@@ -12,12 +12,11 @@ from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import (
     Experiment,
     Measured,
-    Options,
     Picture,
     Work,
     decibels,
-    integers,
 )
+from fastbg.experiments.options import Options, integers, option
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import centre
@@ -31,15 +30,18 @@ SHOWN = 2  # cases of either kind in the gallery
 class SurroundingsOptions(Options):
     """Sizes in HR pixels."""
 
-    count: int = 69  # boxes, one of each built-in image
-    box: int = 64  # side of the box
-    shave: int = 4  # border of the box that is not measured, as in Table 1
-    margins: str = "0,8,16,32,64,96"  # surroundings on each side of the box
-    # What is cut out: the network's input ("lr": the box holds the same LR pixels in all inputs),
-    # or the HR image, which is then down-sampled alone ("hr").
-    domain: Literal["lr", "hr"] = "lr"
-    gap: float = 0.1  # dB by which fewer surroundings must be better to count
-    many: float = 0.10  # C1 says "many": a larger share of the boxes than this
+    count: int = option(69, "boxes, one of each built-in image", low=1)
+    box: int = option(64, "side of the box, HR pixels", low=1)
+    shave: int = option(4, "border of the box that is not measured, as in Table 1", low=0)
+    margins: str = option("0,8,16,32,64,96", "surroundings on each side of the box, HR pixels")
+    domain: Literal["lr", "hr"] = option(
+        "lr",
+        "what is cut out",
+        lr="the network's input: the box holds the same LR pixels in all inputs",
+        hr="the HR image, which is then down-sampled alone",
+    )
+    gap: float = option(0.1, "dB by which fewer surroundings must be better to count", low=0)
+    many: float = option(0.10, "C1 says many: a larger share of the boxes", low=0, high=1)
 
 
 class Surroundings(Experiment):
@@ -58,6 +60,7 @@ class Surroundings(Experiment):
         "compared with the ground truth."
     )
     options_type: ClassVar[type[Options]] = SurroundingsOptions
+    cost: ClassVar[float] = 9
     shown = ("hr", "crops")
 
     @property
@@ -73,6 +76,7 @@ class Surroundings(Experiment):
     def plan(self, study: Study) -> list[Item]:
         """Sub-images drawn by the seed, a box in the middle of each."""
         o, scale = self.options, study.scale
+        o.check(self.name)
         if o.box < 1 or o.box % scale:
             raise InvalidArgument("surroundings.box", o.box, f"a multiple of the scale {scale}")
         for margin in self.margins:

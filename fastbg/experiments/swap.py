@@ -18,6 +18,7 @@ from fastbg.experiments.groups import (
     sources,
     texture_distances,
 )
+from fastbg.experiments.options import option
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import centre
@@ -33,10 +34,13 @@ VIEW = 3  # side of a picture, in sides of the foreground
 class SwapOptions(GroupOptions):
     """Fewer than the paper's, so that it takes a minute; its size is groups=100 backgrounds=100."""
 
-    sources: int = 24  # so that each foreground of the built-in sets is of another image
+    # So few that each foreground of the built-in sets is of another image.
+    sources: int = 24
     groups: int = 24
     backgrounds: int = 20
-    most: float = 0.5  # C3: a larger share of the foregrounds than this is best in its own
+    most: float = option(
+        0.5, "C3: a larger share of the foregrounds than this is best in its own", low=0, high=1
+    )
 
 
 class Swap(Experiment):
@@ -55,6 +59,7 @@ class Swap(Experiment):
         "Gram matrices of VGG16's first features."
     )
     options_type: ClassVar[type[GroupOptions]] = SwapOptions
+    cost: ClassVar[float] = 3
     chunk: ClassVar[int] = 1  # a foreground in all of its backgrounds
     curves = ("psnr", "distance")
     shown = (

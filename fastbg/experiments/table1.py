@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.errors import InvalidArgument
-from fastbg.experiments.experiment import Experiment, Measured, Options, Picture, Work, decibels
+from fastbg.experiments.experiment import Experiment, Measured, Picture, Work, decibels
+from fastbg.experiments.options import Options, option
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import centre
@@ -23,14 +24,17 @@ SHOWN = 2  # cases of either kind in the gallery
 class Table1Options(Options):
     """Sizes in HR pixels."""
 
-    count: int = 69  # images; the paper: 150
-    size: int = 256  # of an image
-    region: int = 64  # given alone
-    shave: int = 4  # border of the region that is not measured: 56 x 56 remain
-    # What is cut out: the network's input ("lr": both inputs hold the same LR pixels), or the HR
-    # image, which is then down-sampled alone ("hr").
-    domain: Literal["lr", "hr"] = "lr"
-    many: float = 0.10  # C1 says "many": a larger share of the regions than this
+    count: int = option(69, "images; the paper: 150", low=1)
+    size: int = option(256, "side of an image, HR pixels", low=1)
+    region: int = option(64, "side of the region that is given alone, HR pixels", low=1)
+    shave: int = option(4, "border of the region that is not measured: 56 x 56 remain", low=0)
+    domain: Literal["lr", "hr"] = option(
+        "lr",
+        "what is cut out",
+        lr="the network's input: both inputs hold the same LR pixels",
+        hr="the HR image, which is then down-sampled alone",
+    )
+    many: float = option(0.10, "C1 says many: a larger share of the regions", low=0, high=1)
 
 
 class Table1(Experiment):
@@ -49,18 +53,20 @@ class Table1(Experiment):
         "truth on the same central window, where the region's cut border does no harm."
     )
     options_type: ClassVar[type[Options]] = Table1Options
+    cost: ClassVar[float] = 1.5
     shown = ("hr", "lr", "full", "partial")
 
     def plan(self, study: Study) -> list[Item]:
         """Sub-images drawn by the seed."""
         o, scale = self.options, study.scale
+        o.check(self.name)
         for name, size in (("size", o.size), ("region", o.region)):
-            if size < 1 or size % scale:
+            if size % scale:
                 raise InvalidArgument(f"table1.{name}", size, f"a multiple of the scale {scale}")
         if (o.size - o.region) % (2 * scale) or o.region > o.size:
             expected = f"at most {o.size}, and centred on the LR grid of scale {scale}"
             raise InvalidArgument("table1.region", o.region, expected)
-        if not 0 <= 2 * o.shave < o.region:
+        if 2 * o.shave >= o.region:
             raise InvalidArgument("table1.shave", o.shave, f"0 to less than {o.region // 2}")
         o.check_pairing(self.name)
         return study.sub_images(o.count, o.size)

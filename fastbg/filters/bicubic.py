@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbg.errors import InvalidArgument
-
-KERNELS = ("matlab", "pil")
+from fastbg.vocabulary import KERNELS as KERNELS
 
 
 @dataclass(frozen=True)

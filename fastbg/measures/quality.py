@@ -8,8 +8,8 @@ from torch.nn.functional import conv2d
 
 from fastbg.errors import InvalidArgument
 from fastbg.ops.checks import FLOATS, check_no_other_range
+from fastbg.vocabulary import CHANNELS as CHANNELS
 
-CHANNELS = ("rgb", "y")
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601, "studio" range; + 16
 SSIM_SIZE, SSIM_SIGMA = 11, 1.5
 # A network may overshoot far and still be scored, as its output is clipped; beyond it is no image.

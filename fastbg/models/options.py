@@ -30,11 +30,6 @@ OPTIONS: dict[str, Callable[[str], Any]] = {
     "scale": int,
     "pooling": int,
 }
-HELP = (
-    f"{', '.join(BUILT_IN)}, or a weights file; what the file does not tell (or tells wrongly) is"
-    " set behind it: FILE,res_scale=0.1,img_range=255,mean=R:G:B,scale=4,pooling=24"
-)
-METAVAR = "NAME|FILE[,OPTION=VALUE]"
 
 
 class Choice(NamedTuple):

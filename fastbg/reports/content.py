@@ -1,7 +1,7 @@
 """What an experiment hands to the report: tables, verdicts, charts and galleries of pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
@@ -135,3 +135,4 @@ class Section:
     changed: Mapping[str, object]  # those of the options that are not the paper's reading
     measured: int  # items that every network has
     planned: int
+    meanings: Mapping[str, str] = field(default_factory=dict)  # of the options

@@ -1,7 +1,7 @@
 """Experiments and networks in a run store: written and read back."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +149,22 @@ def section(store: RunStore, experiment: Experiment) -> Section | None:
         changed={name: value for name, value in options.items() if value != default[name]},
         measured=len(measured[0].items),
         planned=len(plan),
+        meanings={name: each.told for name, each in experiment.options.declared().items()},
     )
 
 
-def report(store: RunStore) -> Path:
-    """Write the report of all that the run has measured; the path of report.html."""
-    sections = [section(store, experiment) for experiment in stored_experiments(store)]
-    found = [s for s in sections if s is not None]
+def report(store: RunStore, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Write the report of all that the run has measured; the path of report.html.
+
+    `say` is told what is being done.
+    """
+    experiments, found = stored_experiments(store), []
+    for number, experiment in enumerate(experiments, 1):
+        say(f"writing the report: {experiment.name} ({number} of {len(experiments)})")
+        drawn = section(store, experiment)
+        if drawn is not None:
+            found.append(drawn)
+    say("writing the report: the page, figures and tables as files")
     return write_report(store.folder, found, about(store), unfinished(store))
 
 

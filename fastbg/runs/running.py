@@ -1,23 +1,11 @@
 """Experiments on networks: measure what the run folder lacks, keep it, write the report."""
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from fastbg import precision
 from fastbg.data.builtin import builtin_images
@@ -25,11 +13,14 @@ from fastbg.data.readable import open_readable
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
-from fastbg.experiments.study import Study
+from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network, fingerprint
 from fastbg.models.plausible import check_output
 from fastbg.registration.dispatch import FAMILIES, Place, instruction_set, select
+from fastbg.runs.estimate import pixels
+from fastbg.runs.forecast import Forecast
 from fastbg.runs.local import Job, taking_part
+from fastbg.runs.progress import NORMAL, QUIET, VERBOSE, Display
 from fastbg.runs.records import headline, report, settle, settle_network, settle_pairing
 from fastbg.runs.store import RunStore
 
@@ -47,6 +38,7 @@ def run_experiments(
     seed: int = 0,
     limit: int | None = None,
     backend: str = "auto",
+    progress: bool = True,
 ) -> Path:
     """What `fastbg run` does, for networks that are in memory, in one process.
 
@@ -60,6 +52,7 @@ def run_experiments(
         seed: draws sub-images and resamples.
         limit: at most so many items per experiment.
         backend: of fastbg's operators.
+        progress: print results and progress; warnings are printed either way.
 
     Returns the path of the report. Raises InvalidArgument for a bad argument, CheckpointError for
     networks of several scales, or whose output is not a number or no image in [0,1],
@@ -89,7 +82,8 @@ def run_experiments(
     config = configuration(study)
     around = environment(study)
     with RunStore.open(Path(out), config, seeds={"seed": seed}, environment=around) as store:
-        return measure_all(chosen, nets, study, store, limit, console, Job.run)
+        level = NORMAL if progress else QUIET
+        return measure_all(chosen, nets, study, store, limit, console, Job.run, level)
 
 
 def chosen_experiments(
@@ -170,56 +164,70 @@ def measure_all(
     limit: int | None,
     console: Console,
     execute: Execute,
+    level: int = NORMAL,
 ) -> Path:
-    """Every network in every experiment, one line for each when it is done; then the report."""
+    """Every network in every experiment, one line for each when it is done; then the report.
+
+    `level` is QUIET, NORMAL or VERBOSE of fastbg.runs.progress: what is printed meanwhile.
+    """
     for label, _, weights in nets:
         settle_network(store, label, weights)
     settle_pairing(store, chosen, study)
-    plans = [(experiment, settle(store, experiment, study)[:limit]) for experiment in chosen]
-    width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
-    with progress(console) as bar:
-        tasks = {
-            (experiment.name, label.label): bar.add_task(
-                f"{experiment.name} {label.label}", total=len(items), start=False
-            )
+    with Display(console, level) as display:
+        plans = planned(chosen, study, store, limit, display)
+        display.forecast = guessed(plans, nets, store)
+        width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
+        for experiment, items in plans:
+            for label, net, _ in taking_part(experiment, nets):
+                stored = len(lacking(store, experiment, label.label, items))
+                follower = display.follow(
+                    (experiment.name, label.label), len(items), len(items) - stored
+                )
+                job = Job(experiment, net, label, items, study, store)
+                fresh = execute(job, follower.advance)
+                follower.finish()
+                took = f"{follower.seconds:.1f} s" if fresh else "resumed"
+                said = headline(store, experiment, label.label)
+                display.print(f"{experiment.name:12} {label.label:{width}}  {said}  [{took}]")
+        return report(store, display.now)
+
+
+def planned(
+    chosen: Sequence[Experiment],
+    study: Study,
+    store: RunStore,
+    limit: int | None,
+    display: Display,
+) -> list[tuple[Experiment, list[Item]]]:
+    """The items of each experiment: drawn now, or read back."""
+    plans = []
+    for number, experiment in enumerate(chosen, 1):
+        display.now(f"choosing images: {experiment.name} ({number} of {len(chosen)})")
+        display.tick()
+        items = settle(store, experiment, study)[:limit]
+        display.print(f"{experiment.name}: {len(items)} items", VERBOSE)
+        plans.append((experiment, items))
+    return plans
+
+
+def lacking(
+    store: RunStore, experiment: Experiment, label: str, items: Sequence[Item]
+) -> list[Item]:
+    """Those of `items` that the run folder has no record of."""
+    done = store.done(experiment.name, label)
+    return [item for item in items if item.key not in done]
+
+
+def guessed(
+    plans: Sequence[tuple[Experiment, Sequence[Item]]], nets: Sequence[Labelled], store: RunStore
+) -> Forecast:
+    """How long each network in each experiment may take: its pixels, times what one costs."""
+    return Forecast(
+        {
+            (experiment.name, label.label): experiment.cost
+            * pixels(lacking(store, experiment, label.label, items))
+            / 1e6
             for experiment, items in plans
             for label, _, _ in taking_part(experiment, nets)
         }
-        for experiment, items in plans:
-            for label, net, _ in taking_part(experiment, nets):
-                task = tasks[experiment.name, label.label]
-                bar.start_task(task)
-                start = time.monotonic()
-                job = Job(experiment, net, label, items, study, store)
-                fresh = execute(job, lambda n, task=task: bar.advance(task, n))  # type: ignore[misc]
-                bar.remove_task(task)
-                took = f"{time.monotonic() - start:.1f} s" if fresh else "resumed"
-                said = headline(store, experiment, label.label)
-                bar.console.print(
-                    f"{experiment.name:12} {label.label:{width}}  {said}  [{took}]",
-                    markup=False,
-                    soft_wrap=True,
-                )
-    return report(store)
-
-
-class Rate(ProgressColumn):
-    """Items per second."""
-
-    def render(self, task: Task) -> Text:
-        """Empty before there is one."""
-        return Text("" if task.speed is None else f"{task.speed:.2g}/s")
-
-
-def progress(console: Console) -> Progress:
-    """Items done, share, rate, remaining time."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
     )

@@ -1,0 +1,31 @@
+"""Names that users write in arguments and options, each list once.
+
+Loads nothing, so that the command line can tell them without loading PyTorch; the modules that
+give them their meaning take them from here.
+"""
+
+# Of experiments, in the order of the report; fastbg.experiments.EXPERIMENTS has their classes.
+EXPERIMENTS = (
+    "surroundings",
+    "slicing",
+    "composites",
+    "table1",
+    "swap",
+    "ring",
+    "inward",
+    "gram",
+    "mosaic",
+)
+NETWORKS = ("edsr", "rcan", "swinir")  # built in; fastbg.models.registry.BUILT_IN makes them
+BACKENDS = ("torch", "cpu", "triton", "cuda")
+DTYPES = ("float32", "bfloat16", "float16")  # of networks
+KERNELS = ("matlab", "pil")  # of bicubic down-sampling
+CHANNELS = ("rgb", "y")  # of PSNR and SSIM
+METHODS = ("riemann_right", "riemann_trapezoid", "gausslegendre", "arc_midpoint")  # along a path
+
+# A network on a command line, see fastbg.models.options.
+NETWORK = "NAME|FILE[,OPTION=VALUE]"
+NETWORK_HELP = (
+    f"{', '.join(NETWORKS)}, or a weights file; what the file does not tell (or tells wrongly) is"
+    " set behind it: FILE,res_scale=0.1,img_range=255,mean=R:G:B,scale=4,pooling=24"
+)
