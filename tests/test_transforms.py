@@ -44,6 +44,10 @@ CASES = {
     "composite": Case(
         lambda a, b, **k: fastbg.composite(a, b, PAIRS, INNER, OUTER, **k), (IMAGES, IMAGES)
     ),
+    "bridged_composite": Case(
+        lambda a, b, **k: fastbg.composite(a, b, PAIRS, INNER, OUTER, seam=1.5, **k),
+        (IMAGES, IMAGES),
+    ),
     "blur_path": Case(lambda x, **k: fastbg.blur_path(x, SIGMAS, 5, **k), (IMAGES,)),
     "path_integral": Case(
         lambda g, x, **k: fastbg.path_integral(g, x, SIGMAS, 5, **k), ((2, 2, *IMAGES[1:]), IMAGES)
@@ -204,6 +208,9 @@ def test_reverse_mode_transforms_equal_the_references(name: str, backend: str) -
 
 NO_DERIVATIVE = {
     "composite_lr": lambda x, **k: fastbg.composite_lr(x, x, PAIRS, (2, 2, 6, 6), scale=2, **k),
+    "bridged_composite_lr": lambda x, **k: fastbg.composite_lr(
+        x, x, PAIRS, (2, 2, 6, 6), scale=2, seam=1.5, **k
+    ),
     "mosaic": lambda x, **k: fastbg.mosaic(x, [[[1, 2], [3, 7]]] * 2, **k),
 }
 

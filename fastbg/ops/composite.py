@@ -1,6 +1,8 @@
 """Batched assembly of foregrounds and backgrounds (paper, sections 3.2, 3.3, 5 and 6.2)."""
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from fastbg.ops.checks import (
     integers,
 )
 from fastbg.registration import composite as registered
+from fastbg.registration import seam as registered_seam
 from fastbg.registration.indices import Transform as Transform
 
 SOURCES = (*FLOATS, torch.uint8)
@@ -31,6 +34,7 @@ def composite(
     inner: BoxLike,
     outer: BoxLike | None = None,
     *,
+    seam: str | float = "hard",
     backend: str = "auto",
 ) -> Tensor:
     """Image n is b[pairs[n, 1]] inside `outer` and outside `inner`, a[pairs[n, 0]] elsewhere.
@@ -39,21 +43,41 @@ def composite(
     foreground, `outer` None: the whole image), a foreign ring (method 1, Fig. 7: `inner` 16x16,
     `outer` SxS) and content growing inwards (method 2, Figs 11-13: `inner` KxK).
 
+    A hard seam jumps from a to b at the rim. With `seam` a length tau the content of b meets the
+    rim and returns to itself: a pixel of b at Chebyshev distance d >= 1 from the inner box becomes
+    b + (a[n] - b[r]) exp(-(d - 1) / tau), clipped to [0,1]; n is the nearest pixel of the box, r
+    that of the box grown by one pixel on each side. The inner box is what of it lies in `outer`;
+    pixels of a stay as they are. (So an image in its own background changes a little, too.)
+
+    An outer box inside the image has a rim too, on each side that has pixels beyond it. Its
+    correction is added before the pixel is clipped: d is counted inwards, 1 for the box's own
+    border pixels; r is the border pixel straight towards the nearest side, and n the pixel of a
+    beyond it. Sides equally near: top and bottom (or left and right) by their mean, then rows and
+    columns by the mean of both. Where the inner box covers r there is no rim, and no correction.
+
+    Weights below 2^-18 (of a step from black to white: 1/1028 grey level) count as none, so that
+    the bridge reaches 12.5 tau pixels; beyond it b is unchanged, and not clipped either.
+
     Args:
         a, b: sources (A,C,H,W) and (B,C,H,W): float, or uint8, read as grey level / 255.
         pairs: (N,2) integers, one index into a and one into b.
         inner, outer: boxes y0, x0, y1, x1, half-open, in pixels: one (4), or one per pair (N,4).
+        seam: "hard", or the decay length of a bridge, in pixels.
         backend: "auto", "torch", "cpu", "triton" or "cuda".
 
     Returns:
-        (N,C,H,W) in a's dtype (float32 for uint8 sources). Differentiable in float a and b.
+        (N,C,H,W) in a's dtype (float32 for uint8 sources, which a bridge does not round to grey
+        levels). Differentiable in float a and b; what was clipped passes no gradient.
 
     Raises:
         InvalidArgument: shape, dtype, device, index or box out of range.
         BackendUnavailable: the named backend cannot run here.
     """
     pairs, inner, outer = _check_sources(a, b, pairs, inner, outer)
-    return registered.composite(a, b, pairs, inner, outer, backend)
+    tau = _decay_length(seam)
+    if tau is None:
+        return registered.composite(a, b, pairs, inner, outer, backend)
+    return registered_seam.bridged_composite(a, b, pairs, inner, outer, tau, backend)
 
 
 def composite_lr(
@@ -66,12 +90,15 @@ def composite_lr(
     scale: int = 4,
     kernel: str = "matlab",
     quantize: bool = False,
+    seam: str | float = "hard",
     backend: str = "auto",
 ) -> Tensor:
     """`composite`, bicubically down-sampled by `scale`, without storing it in HR.
 
     Args:
-        a, b, pairs, inner, outer, backend: as for `composite`; boxes in HR pixels.
+        a, b, pairs, inner, outer, seam, backend: as for `composite`; boxes and decay length in HR
+            pixels. A bridge is computed pair by pair as far as it reaches (12.5 tau); with a hard
+            seam pairs share most of the work.
         scale: integer that divides H and W.
         kernel: "matlab" (antialiased, mirrored borders, as the field's networks are trained) or
             "pil" (kernel cut and renormalised at borders).
@@ -96,7 +123,12 @@ def composite_lr(
     if scale < 1 or a.shape[2] % scale or a.shape[3] % scale:
         size = f"{a.shape[2]}x{a.shape[3]}"
         raise InvalidArgument("scale", scale, f"an integer >= 1 that divides the image size {size}")
-    return registered.composite_lr(a, b, pairs, inner, outer, scale, kernel, quantize, backend)
+    tau = _decay_length(seam)
+    if tau is None:
+        return registered.composite_lr(a, b, pairs, inner, outer, scale, kernel, quantize, backend)
+    return registered_seam.bridged_composite_lr(
+        a, b, pairs, inner, outer, tau, scale, kernel, quantize, backend
+    )
 
 
 def mosaic(
@@ -122,6 +154,17 @@ def mosaic(
     if codes.dim() != 3 or codes.shape[0] != n or codes.shape[1] != codes.shape[2]:
         raise InvalidArgument("cells", f"shape {tuple(codes.shape)}", f"shape ({n}, g, g)")
     return registered.mosaic(tiles, codes, backend)
+
+
+def _decay_length(seam: str | float) -> float | None:
+    """Of a bridge; None for a hard seam."""
+    if isinstance(seam, str) and seam == "hard":
+        return None
+    if isinstance(seam, Real) and not isinstance(seam, bool):
+        tau = float(seam)
+        if 0 < tau < math.inf:
+            return tau
+    raise InvalidArgument("seam", repr(seam), '"hard" or a decay length in pixels, finite and > 0')
 
 
 def _check_sources(

@@ -11,11 +11,12 @@ from fastbg.registration.indices import boxes_inside, cell_codes, image_pairs
 from fastbg.registration.operator import Operator
 
 
-def _float_dtype(source: Tensor) -> torch.dtype:
+def float_dtype(source: Tensor) -> torch.dtype:
+    """Of a composite of `source`."""
     return torch.float32 if source.dtype == torch.uint8 else source.dtype
 
 
-def _regions(
+def regions(
     a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What both composites take besides images, looked at, in int32 on their device."""
@@ -33,13 +34,13 @@ def composite(
 ) -> Tensor:
     """(N,C,H,W): b inside outer and outside inner, a elsewhere."""
     run = implementation("composite", backend, a)
-    result: Tensor = run(a, b, *_regions(a, b, pairs, inner, outer))
+    result: Tensor = run(a, b, *regions(a, b, pairs, inner, outer))
     return result
 
 
 @composite.register_fake
 def _(a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor, backend: str) -> Tensor:
-    return a.new_empty((pairs.shape[0], *a.shape[1:]), dtype=_float_dtype(a))
+    return a.new_empty((pairs.shape[0], *a.shape[1:]), dtype=float_dtype(a))
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -78,7 +79,7 @@ def composite_lr(
 ) -> Tensor:
     """(N,C,H/s,W/s): `composite`, bicubically down-sampled."""
     run = implementation("composite_lr", backend, a)
-    result: Tensor = run(a, b, *_regions(a, b, pairs, inner, outer), scale, kernel, quantize)
+    result: Tensor = run(a, b, *regions(a, b, pairs, inner, outer), scale, kernel, quantize)
     return result
 
 
@@ -95,7 +96,7 @@ def _(
     backend: str,
 ) -> Tensor:
     n, (_, channels, height, width) = pairs.shape[0], a.shape
-    return a.new_empty((n, channels, height // scale, width // scale), dtype=_float_dtype(a))
+    return a.new_empty((n, channels, height // scale, width // scale), dtype=float_dtype(a))
 
 
 @Operator

@@ -20,6 +20,8 @@ FAMILIES = {
     "composite": "composite",
     "composite_lr": "composite",
     "mosaic": "composite",
+    "bridged_composite": "seam",
+    "bridged_composite_lr": "seam",
     "blur_path": "path",
     "path_integral": "path",
     "gradient_detector": "path",

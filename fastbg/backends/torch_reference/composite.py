@@ -39,7 +39,11 @@ def composite_lr(
     quantize: bool,
 ) -> Tensor:
     """Bicubic down-sampling of `composite`: (N,C,H/s,W/s)."""
-    image = composite(a, b, pairs, inner, outer)
+    return down_sample(composite(a, b, pairs, inner, outer), scale, kernel, quantize)
+
+
+def down_sample(image: Tensor, scale: int, kernel: str, quantize: bool) -> Tensor:
+    """Bicubic, rows first: (N,C,H/s,W/s) in the dtype of `image`."""
     height, width = image.shape[-2:]
     small = image.to(accumulation_dtype(image.dtype))
     small = _apply_taps(small, bicubic_taps(height, scale, kernel), axis=2)  # [N,C,H/s,W]

@@ -1,0 +1,18 @@
+"""How far the bridge of a seam reaches into the foreign content (`composite`, `seam=tau`)."""
+
+import torch
+from torch import Tensor
+
+# Weights below it count as none: 1/1028 grey level of a step from black to white.
+LEAST_WEIGHT = 2.0**-18
+
+
+def decay(distance: Tensor, tau: float) -> Tensor:
+    """exp(-(distance - 1) / tau) in float64; 0 where it is below LEAST_WEIGHT or distance < 1."""
+    weight = torch.exp((1 - distance.double()) / tau)
+    return torch.where((distance >= 1) & (weight >= LEAST_WEIGHT), weight, 0.0)
+
+
+def decay_table(tau: float, size: int) -> Tensor:
+    """Weights (size) float32 of the distances 1, 2, .. size, for kernels."""
+    return decay(torch.arange(1, size + 1), tau).float()
