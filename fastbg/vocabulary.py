@@ -11,6 +11,7 @@ EXPERIMENTS = (
     "composites",
     "table1",
     "swap",
+    "seam",
     "ring",
     "inward",
     "gram",

@@ -1,4 +1,4 @@
-"""The paper's tables, figures and sections, one file each; a new one adds a line here."""
+"""The paper's tables, figures and sections, and ours, a file each; a new one adds a line here."""
 
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.composites import Composites
@@ -7,6 +7,7 @@ from fastbg.experiments.gram import Gram
 from fastbg.experiments.inward import Inward
 from fastbg.experiments.mosaic import Mosaic
 from fastbg.experiments.ring import Ring
+from fastbg.experiments.seam import Seam
 from fastbg.experiments.slicing import Slicing
 from fastbg.experiments.surroundings import Surroundings
 from fastbg.experiments.swap import Swap
@@ -21,6 +22,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
         Composites,
         Table1,
         Swap,
+        Seam,
         Ring,
         Inward,
         Gram,

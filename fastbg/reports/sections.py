@@ -6,6 +6,7 @@ from fastbg.reports.gram import GramReport
 from fastbg.reports.inward import InwardReport
 from fastbg.reports.mosaic import MosaicReport
 from fastbg.reports.ring import RingReport
+from fastbg.reports.seam import SeamReport
 from fastbg.reports.section import ExperimentReport
 from fastbg.reports.slicing import SlicingReport
 from fastbg.reports.surroundings import SurroundingsReport
@@ -18,6 +19,7 @@ REPORTS: dict[str, type[ExperimentReport]] = {
     "composites": CompositesReport,
     "table1": Table1Report,
     "swap": SwapReport,
+    "seam": SeamReport,
     "ring": RingReport,
     "inward": InwardReport,
     "gram": GramReport,

@@ -1,0 +1,203 @@
+"""Does a foreign background cost what it shows, or its seam? Our question, after section 6.1."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastbg.experiments.experiment import Experiment, Measured, Picture, Work
+from fastbg.experiments.groups import GroupOptions, by_set, first_in_each, plan_groups, sources
+from fastbg.experiments.options import option
+from fastbg.experiments.study import Item, Study, as_image, restore
+from fastbg.filters.dtypes import as_float
+from fastbg.geometry import Box, centre
+from fastbg.measures.quality import psnr
+from fastbg.models.network import Network
+from fastbg.ops.composite import composite, composite_lr
+
+TAUS = (2, 4, 8, 16)  # decay lengths of bridges, HR pixels
+CONTROL_TAU = 4  # of the bridge to another foreground's rim
+VIEW = 3  # side of a picture, in sides of the foreground
+
+BRIDGED = tuple(f"bridged_{tau}" for tau in TAUS)
+WAYS = ("hard", "mean", *BRIDGED, "elsewhere")
+
+
+@dataclass(frozen=True)
+class SeamOptions(GroupOptions):
+    """Groups as of `swap`, with fewer backgrounds, as each is measured in seven ways."""
+
+    sources: int = 24
+    groups: int = 24
+    backgrounds: int = 12
+    most: float = option(
+        0.5, "C11: bridging removes more of the loss than this share", low=0, high=1
+    )
+
+
+class Made(NamedTuple):
+    """HR sources of composites: foregrounds (A,3,S,S) and backgrounds (K,3,S,S), floats."""
+
+    foregrounds: Tensor
+    backgrounds: Tensor
+
+
+class Seam(Experiment):
+    """PSNR of the centre in foreign backgrounds whose seam is hard, shifted away or bridged."""
+
+    name = "seam"
+    title = "Does a foreign background cost what it shows, or its seam?"
+    paper = "not in the paper"
+    question = (
+        "Cutting a foreground out and pasting it elsewhere leaves a jump of colour along its rim. "
+        "How much of what a foreign background costs is left when that jump is taken away?"
+    )
+    method = (
+        "Each foreground is restored in its own background and in foreign ones, composed in HR in "
+        "several ways. Hard: cut and pasted. Shifted: the background's mean colour made that of "
+        "the foreground. Bridged: beside the rim the background takes on the foreground's border "
+        "and returns to itself with a decay length of 2, 4, 8 or 16 HR pixels. As a control it is "
+        "bridged to the rim of another foreground (4 pixels), where the jump stays. The "
+        "foreground's own pixels are never changed, and PSNR is taken on them alone."
+    )
+    options_type: ClassVar[type[GroupOptions]] = SeamOptions
+    cost: ClassVar[float] = 15
+    chunk: ClassVar[int] = 1  # a foreground in all of its backgrounds
+    curves = (*WAYS, "excess")
+    shown = tuple(f"composite_{way}" for way in ("own", "hard", "mean", *BRIDGED))
+
+    def plan(self, study: Study) -> list[Item]:
+        """Groups of both sets, drawn by the seed."""
+        return plan_groups(study, self.options, self.name)
+
+    def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
+        """PSNR (dB) of each foreground in its backgrounds (n,K), own first, by way of composing.
+
+        "excess" (n,D): how much more squared error (grey levels) a hard seam leaves at distance d
+        from the rim than the own background, mean over the foreign ones.
+        """
+        rows = [self.compare(net, sources(item, study), study) for item in items]
+        return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
+
+    def work(self, items: Sequence[Item], study: Study) -> Work:
+        """Each foreground in its own background and in its partners', in every way."""
+        count = len(WAYS) * sum(1 + len(item.partners) for item in items)
+        return Work(forwards=count, composites=count)
+
+    def compare(self, net: Network, hr: Tensor, study: Study) -> dict[str, Tensor]:
+        """Columns of one foreground, hr[0], in all backgrounds `hr` (K,3,S,S) uint8."""
+        o, levels = self.options, as_float(hr)
+        y0, x0, y1, x1 = window = centre(o.region, o.size, o.size)
+        truth = levels[:1, :, y0:y1, x0:x1]
+        found = {}
+        for way in WAYS:
+            sr = restore(net, self.inputs(levels, way, study), window)
+            found[way] = psnr(sr, truth.expand_as(sr), channel=o.channel)
+            if way == "hard":
+                error = ((sr.float().clamp(0, 1) - truth) * 255).square().mean(1)  # [K,r,r]
+                found["excess"] = by_distance(error[1:].mean(0) - error[0])
+        return found
+
+    def inputs(self, levels: Tensor, way: str, study: Study) -> Tensor:
+        """LR composites (K,3,S/s,S/s) of the foreground of levels[0] in every background."""
+        o = self.options
+        if o.domain == "lr":
+            small = study.degrade((levels * 255).round().to(torch.uint8), o.kernel)
+            return self.composed(small, way, study, study.scale)
+        made, seam = self.made(levels, way, study, 1)
+        return composite_lr(
+            made.foregrounds,
+            made.backgrounds,
+            first_in_each(levels),
+            self.box(1),
+            scale=study.scale,
+            kernel=o.kernel,
+            quantize=True,
+            seam=seam,
+            backend=study.backend,
+        ).to(study.dtype)
+
+    def composed(self, levels: Tensor, way: str, study: Study, scale: int = 1) -> Tensor:
+        """Composites (K,3,h,w) of `levels` themselves; `scale`: HR pixels per pixel of theirs."""
+        made, seam = self.made(levels, way, study, scale)
+        pairs = first_in_each(levels)
+        return composite(
+            made.foregrounds,
+            made.backgrounds,
+            pairs,
+            self.box(scale),
+            seam=seam,
+            backend=study.backend,
+        )
+
+    def made(self, levels: Tensor, way: str, study: Study, scale: int) -> tuple[Made, str | float]:
+        """What is composed for a way, and with which seam."""
+        own = levels[:1]
+        if way == "mean":
+            return Made(own, shifted(levels, self.box(scale))), "hard"
+        if way == "elsewhere":
+            other = torch.arange(len(levels), device=levels.device).roll(-1)
+            other[-1], other[0] = min(1, len(levels) - 1), 0
+            pairs = torch.stack([other, torch.arange(len(levels), device=levels.device)], dim=1)
+            bridged = composite(
+                levels,
+                levels,
+                pairs,
+                self.box(scale),
+                seam=CONTROL_TAU / scale,
+                backend=study.backend,
+            )
+            return Made(own, bridged), "hard"
+        return Made(own, levels), "hard" if way == "hard" else float(way[8:]) / scale
+
+    def box(self, scale: int) -> Box:
+        """The foreground, in pixels `scale` times as coarse as HR's."""
+        return centre(self.options.region, self.options.size, self.options.size).coarsen(scale)
+
+    def cases(self, measured: Measured) -> list[int]:
+        """In each set: where foreign backgrounds cost most, then where they cost as usual."""
+        hard = measured.columns["hard"]
+        loss = (hard[:, :1] - hard[:, 1:]).mean(axis=1)
+        chosen: list[int] = []
+        for rows in by_set(measured).values():
+            order = rows[np.argsort(-loss[rows], kind="stable")]
+            chosen += dict.fromkeys([int(order[0]), int(order[order.size // 2])])
+        return chosen
+
+    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
+        """HR composites with the background that costs most, own background first."""
+        o, levels = self.options, as_float(sources(item, study))
+        y0, x0, y1, x1 = centre(o.region, o.size, o.size)
+        truth = levels[:1, :, y0:y1, x0:x1]
+        sr = restore(net, self.inputs(levels, "hard", study), (y0, x0, y1, x1))
+        worst = 1 + int(psnr(sr, truth.expand_as(sr), channel=o.channel)[1:].argmin())
+        pair = levels[[0, worst]]
+        images = {"composite_own": levels[0]}
+        for name in self.shown[1:]:
+            images[name] = self.composed(pair, name.removeprefix("composite_"), study)[1]
+        top, left, bottom, right = centre(min(o.size, VIEW * o.region), o.size, o.size)
+        return {name: as_image(image[:, top:bottom, left:right]) for name, image in images.items()}
+
+
+def shifted(levels: Tensor, box: Box) -> Tensor:
+    """Each image with the mean colour of its surroundings made that of the first's foreground."""
+    inside = levels.new_zeros(levels.shape[-2:])
+    inside[box.y0 : box.y1, box.x0 : box.x1] = 1
+    foreground = (levels[:1] * inside).sum((-2, -1), keepdim=True) / inside.sum()
+    outside = 1 - inside
+    surroundings = (levels * outside).sum((-2, -1), keepdim=True) / outside.sum()
+    return (levels + foreground - surroundings).clamp(0, 1)
+
+
+def by_distance(values: Tensor) -> Tensor:
+    """Mean of `values` (n,n) at each distance from the border, nearest first: ((n + 1) // 2)."""
+    n = len(values)
+    along = torch.arange(n, device=values.device)
+    along = torch.minimum(along, n - 1 - along)
+    distance = torch.minimum(along[:, None], along).flatten()
+    total = values.new_zeros((n + 1) // 2).double()
+    count = total.clone().index_add_(0, distance, torch.ones_like(values).flatten().double())
+    return total.index_add_(0, distance, values.flatten().double()) / count
