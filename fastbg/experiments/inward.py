@@ -12,7 +12,7 @@ from fastbg.geometry import Box, centre
 class InwardOptions(NestedOptions):
     """Sizes in HR pixels: sides of the central part that is kept, `size` for all of it."""
 
-    sizes: str = "128,96,80,64,48,32"
+    sizes: str = "128,96,64,48,32"
     little: float = 1.0  # dB; C7 calls a smaller loss little, a larger one large
 
 
@@ -30,7 +30,8 @@ class Inward(Nested):
         "Only the central part of an image is kept; around it lies a dissimilar image (another "
         "texture, by the distance of Gram matrices). The composite is reduced and restored, and "
         "only a small window in the middle is compared with the ground truth. A local attribution "
-        "map then tells which input pixels made the window."
+        "map then tells which input pixels made the window. As many windows lie in photographs as "
+        "in textures, where the images have both."
     )
     options_type: ClassVar[type[Options]] = InwardOptions
     axis = "side of the part that is kept, HR pixels"

@@ -29,7 +29,7 @@ LARGEST = 400  # pixels a side of the photograph in the gallery
 class MosaicOptions(Options):
     """Sizes in HR pixels, differences in dB."""
 
-    count: int = 69  # regions; the paper: 200
+    count: int = 57  # regions, one of each built-in photograph; the paper: 200
     region: int = 64
     size: int = 0  # of the image around the region that "its own image" means; 0: the photograph
     shave: int = 0  # border of the region that is not measured

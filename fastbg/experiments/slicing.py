@@ -29,7 +29,7 @@ class SlicingOptions(Options):
     """Sizes in HR pixels."""
 
     tile: int = 64  # side of a slice; images are cropped to a multiple of it
-    count: int = 44  # images at most, photographs and textures in turn
+    count: int = 40  # images at most: photographs and textures in turn, 20 of each
     # What is cut: the network's input ("lr"), or the HR image, whose slices are then down-sampled
     # one by one ("hr").
     domain: Literal["lr", "hr"] = "lr"

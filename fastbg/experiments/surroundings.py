@@ -31,7 +31,7 @@ SHOWN = 2  # cases of either kind in the gallery
 class SurroundingsOptions(Options):
     """Sizes in HR pixels."""
 
-    count: int = 69  # boxes, one of each built-in image
+    count: int = 57  # boxes, one of each photograph that the built-in images were cut from
     box: int = 64  # side of the box
     shave: int = 4  # border of the box that is not measured, as in Table 1
     margins: str = "0,8,16,32,64,96"  # surroundings on each side of the box
