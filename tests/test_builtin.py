@@ -35,7 +35,7 @@ ALIKE = {
     ("mountain/sherburne", "sky/sherburne_sky"),
 }
 GROUPS = (Composites, Swap, Gram)
-NESTED = (Ring, Inward)  # of photographs only
+NESTED = (Ring, Inward)
 OTHERS = (Surroundings, Slicing, Table1, Mosaic)
 
 
@@ -186,7 +186,19 @@ def test_each_experiment_has_twenty_photographs_of_each_kind(
         assert item.source == builtin_images().source(item.image)
         sources[item.image in textures].add(item.source)
     assert len(sources[False]) >= 20
-    assert len(sources[True]) >= 20 or kind in NESTED
+    assert len(sources[True]) >= 20
+
+
+def test_composites_are_those_of_swap(plans: dict[type[Experiment], list[Item]]) -> None:
+    assert plans[Composites] == plans[Swap] == plans[Gram]
+    assert sum(1 + len(item.partners) for item in plans[Composites]) == 960
+
+
+@pytest.mark.parametrize("kind", [Surroundings, Table1, Mosaic])
+def test_each_photograph_is_measured_once(
+    kind: type[Experiment], plans: dict[type[Experiment], list[Item]]
+) -> None:
+    assert len(plans[kind]) == len({item.source for item in plans[kind]}) == 57
 
 
 @pytest.mark.parametrize("kind", [*GROUPS, *NESTED])

@@ -95,6 +95,19 @@ def test_pairs_are_dissimilar(study: Study) -> None:
     assert float(distance[place]) == pytest.approx(max(apart), rel=1e-5)
 
 
+def test_pairs_begin_in_photographs_and_in_textures(study: Study) -> None:
+    images = dataclasses.replace(study.images, classes={"0.png": "sky", "2.png": "grass"})
+    study = dataclasses.replace(study, images=images)
+    items = Ring(dataclasses.replace(SMALL, count=2, candidates=12)).plan(study)
+    assert sorted(item.image in images.classes for item in items) == [False, False, True, True]
+    # Where one set holds fewer, there are fewer; only too few in all are an error.
+    few = dataclasses.replace(images, classes={"0.png": "sky"})
+    items = Ring(dataclasses.replace(SMALL, count=3, candidates=8)).plan(
+        dataclasses.replace(study, images=few)
+    )
+    assert sorted(item.image in few.classes for item in items) == [False] * 3 + [True] * 2
+
+
 def test_a_photograph_never_meets_itself(study: Study) -> None:
     """Images 0 and 1 are of one photograph."""
     images = dataclasses.replace(study.images, origins={"0.png": "p", "1.png": "p"})

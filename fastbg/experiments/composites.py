@@ -37,8 +37,15 @@ FOREIGN = 5  # foreign backgrounds of each of them
 
 @dataclass(frozen=True)
 class CompositesOptions(GroupOptions):
-    """The groups, and how many of them are written to disk."""
+    """The groups of `swap`, and how many of them are written to disk.
 
+    By default 960 composites: 24 foregrounds of each set, each of another photograph, in 20
+    backgrounds. More would change no answer here.
+    """
+
+    sources: int = 24
+    groups: int = 24
+    backgrounds: int = 20
     exported: int = option(
         1, "groups of each set, as PNG and CSV in the run folder's composites/", low=0
     )

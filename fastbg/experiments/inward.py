@@ -13,7 +13,7 @@ class InwardOptions(NestedOptions):
     """Sizes in HR pixels."""
 
     sizes: str = option(
-        "128,96,80,64,48,32", "sides of the central part that is kept; `size` is all of it"
+        "128,96,64,48,32", "sides of the central part that is kept; `size` is all of it"
     )
     little: float = option(1.0, "dB; C7 calls a smaller loss little, a larger one large", low=0)
 
@@ -32,7 +32,8 @@ class Inward(Nested):
         "Only the central part of an image is kept; around it lies a dissimilar image (another "
         "texture, by the distance of Gram matrices). The composite is reduced and restored, and "
         "only a small window in the middle is compared with the ground truth. A local attribution "
-        "map then tells which input pixels made the window."
+        "map then tells which input pixels made the window. As many windows lie in photographs as "
+        "in textures, where the images have both."
     )
     options_type: ClassVar[type[Options]] = InwardOptions
     cost: ClassVar[float] = 340

@@ -30,7 +30,7 @@ LARGEST = 400  # pixels a side of the photograph in the gallery
 class MosaicOptions(Options):
     """Sizes in HR pixels, differences in dB."""
 
-    count: int = option(69, "regions; the paper: 200", low=1)
+    count: int = option(57, "regions, one of each built-in photograph; the paper: 200", low=1)
     region: int = option(64, "side of a region, HR pixels", low=1)
     size: int = option(
         0, "side of the image around the region, its own image; 0: the photograph", low=0

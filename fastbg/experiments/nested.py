@@ -22,7 +22,7 @@ from fastbg.attribution import (
     LocalAttribution,
 )
 from fastbg.attribution.picture import heat
-from fastbg.data.manifests import MIN_STD
+from fastbg.data.manifests import MIN_STD, in_turn
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import (
     Experiment,
@@ -52,7 +52,7 @@ GAP, SEPARATOR = 4, (104, 112, 124)  # pixels; grey that shows on a light and on
 class NestedOptions(Options):
     """Sizes in HR pixels; those of nested squares are separated by commas."""
 
-    count: int = option(20, "pairs of images", low=1)
+    count: int = option(20, "pairs of images, so many of photographs and of textures each", low=1)
     candidates: int = option(80, "sub-images that the pairs are chosen from", low=2)
     size: int = option(128, "side of an image, HR pixels", low=1)
     window: int = option(16, "side of the central window that is measured, HR pixels", low=1)
@@ -120,7 +120,10 @@ class Nested(Experiment):
         return tuple(size for size in self.sizes if size != self.untouched)
 
     def plan(self, study: Study) -> list[Item]:
-        """Pairs of different photographs, the most dissimilar first."""
+        """Pairs of images of different photographs, the most dissimilar first.
+
+        `count` of them begin with a photograph, as many with a texture, where there are any.
+        """
         self.check(study.scale)
         drawn = study.sub_images(self.options.candidates, self.options.size)
         window = centre(self.options.window, self.options.size, self.options.size)
@@ -133,10 +136,12 @@ class Nested(Experiment):
             grams.append(texture_gram(hr, backend=study.backend))
         textures = torch.cat(grams)
         distance = gram_distance(textures, textures).cpu().numpy()
-        # Photographs before textures: what lies around a texture is more of the same.
-        order = sorted(range(len(drawn)), key=lambda i: drawn[i].image in study.images.classes)
-        firsts = [i for i in order if detailed[i]][: self.options.count]
-        return self.pairs(drawn, firsts, distance)
+        fitting = [i for i in range(len(drawn)) if detailed[i]]
+        sets = [
+            [i for i in fitting if (drawn[i].image in study.images.classes) == texture]
+            for texture in (False, True)
+        ]
+        return self.pairs(drawn, [*in_turn(some[: self.options.count] for some in sets)], distance)
 
     def pairs(
         self, drawn: Sequence[Item], firsts: Sequence[int], distance: NDArray[np.floating]

@@ -12,7 +12,7 @@ from fastbg.geometry import Box, centre
 class RingOptions(NestedOptions):
     """Sizes in HR pixels."""
 
-    sizes: str = option("0,32,48,64,80,96", "outer sides of the ring, 0 for none")
+    sizes: str = option("0,32,48,64,96", "outer sides of the ring, 0 for none")
 
 
 class Ring(Nested):
@@ -29,7 +29,8 @@ class Ring(Nested):
         "A ring from a dissimilar image (another texture, by the distance of Gram matrices) is put "
         "around the central window; beyond the ring the image goes on. The composite is reduced "
         "and restored, and only the window is compared with the ground truth. A local attribution "
-        "map then tells which input pixels made the window."
+        "map then tells which input pixels made the window. As many windows lie in photographs as "
+        "in textures, where the images have both."
     )
     options_type: ClassVar[type[Options]] = RingOptions
     cost: ClassVar[float] = 180

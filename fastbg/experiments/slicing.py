@@ -32,7 +32,7 @@ class SlicingOptions(Options):
     tile: int = option(
         64, "side of a slice, HR pixels; images are cropped to a multiple of it", low=1
     )
-    count: int = option(44, "images at most, photographs and textures in turn", low=1)
+    count: int = option(40, "images at most, photographs and textures in turn", low=1)
     domain: Literal["lr", "hr"] = option(
         "lr",
         "what is cut",

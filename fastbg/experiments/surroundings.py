@@ -30,7 +30,7 @@ SHOWN = 2  # cases of either kind in the gallery
 class SurroundingsOptions(Options):
     """Sizes in HR pixels."""
 
-    count: int = option(69, "boxes, one of each built-in image", low=1)
+    count: int = option(57, "boxes, one of each built-in photograph", low=1)
     box: int = option(64, "side of the box, HR pixels", low=1)
     shave: int = option(4, "border of the box that is not measured, as in Table 1", low=0)
     margins: str = option("0,8,16,32,64,96", "surroundings on each side of the box, HR pixels")

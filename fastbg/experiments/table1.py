@@ -24,7 +24,7 @@ SHOWN = 2  # cases of either kind in the gallery
 class Table1Options(Options):
     """Sizes in HR pixels."""
 
-    count: int = option(69, "images; the paper: 150", low=1)
+    count: int = option(57, "images, one of each built-in photograph; the paper: 150", low=1)
     size: int = option(256, "side of an image, HR pixels", low=1)
     region: int = option(64, "side of the region that is given alone, HR pixels", low=1)
     shave: int = option(4, "border of the region that is not measured: 56 x 56 remain", low=0)
