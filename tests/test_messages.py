@@ -53,6 +53,9 @@ TYPED: dict[str, list[str]] = {
     "rnu": ["COMMAND: got 'rnu'; expected one of run, report", "did you mean run?"],
     "--hlep": ["COMMAND: missing"],
     "run --modle edsr": ["--modle: no such option of fastbg run; did you mean --model?"],
+    "run --nothing-like-it": [
+        "--nothing-like-it: no such option of fastbg run; see fastbg run --help"
+    ],
     "run --limit": ["--limit: got nothing; expected N"],
     "run --limit many": ["--limit: got 'many'; expected a whole number, at least 1"],
     "run --limit 1.5": ["--limit: got '1.5'; expected a whole number, at least 1"],

@@ -29,7 +29,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """What argparse has to say, in our words."""
-        raise UsageError(f"{self.reworded(message)}; see {self.prog} --help")
+        said = self.reworded(message)
+        raise UsageError(
+            said if said.endswith("?") else f"{said}; see {self.command().prog} --help"
+        )
 
     def reworded(self, message: str) -> str:
         """argparse's messages are the same from Python 3.10 on, quotes of choices aside."""
