@@ -21,7 +21,7 @@ BACKENDS = ("torch", "cpu", "triton", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")  # of networks
 KERNELS = ("matlab", "pil")  # of bicubic down-sampling
 CHANNELS = ("rgb", "y")  # of PSNR and SSIM
-METHODS = ("riemann_right", "trapezoid", "gausslegendre", "arc_midpoint")  # along a path
+METHODS = ("riemann_right", "riemann_trapezoid", "gausslegendre", "arc_midpoint")  # along a path
 
 # A network on a command line, see fastbg.models.options.
 NETWORK = "NAME|FILE[,OPTION=VALUE]"

@@ -110,7 +110,7 @@ TYPED: dict[str, list[str]] = {
     ATTRIBUTE.replace("lr.png", "dot.png") + " --hr": ["IMAGE: got 3x3 pixels; expected at least"],
     f"{ATTRIBUTE} --html odd": ["--html: got odd; expected a file; this is a folder"],
     f"{ATTRIBUTE} --steps 0": ["--steps: got 0; expected a whole number, at least 1"],
-    f"{ATTRIBUTE} --steps 1 --method trapezoid": ["--steps: got 1; expected at least 2"],
+    f"{ATTRIBUTE} --steps 1 --method riemann_trapezoid": ["--steps: got 1; expected at least 2"],
     f"{ATTRIBUTE} --method simpson": ["--method: got 'simpson'; expected one of riemann_right"],
     f"{ATTRIBUTE} --grid 0": ["--grid: got 0; expected a whole number, at least 1"],
     f"{ATTRIBUTE} --device tpu": ["--device: got 'tpu'; expected a device of this machine"],

@@ -36,8 +36,10 @@ def main(arguments: argparse.Namespace) -> None:
     for option, path in given.items():
         if path.exists() and path.samefile(arguments.image):
             raise InvalidArgument(option, path, "another file than IMAGE")
-    if arguments.method == "trapezoid" and arguments.steps < 2:
-        raise InvalidArgument("--steps", arguments.steps, "at least 2 for --method trapezoid")
+    if arguments.method == "riemann_trapezoid" and arguments.steps < 2:
+        raise InvalidArgument(
+            "--steps", arguments.steps, "at least 2 for --method riemann_trapezoid"
+        )
     say = partial(print, file=sys.stderr)  # what is printed otherwise are paths
     loaded = load_choices(arguments.model, pick_device(arguments.device), say)
     models = {model.name: model for model in loaded}
