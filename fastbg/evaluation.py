@@ -15,8 +15,8 @@ from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import ImageItem, ImageSet, read_image
 from fastbg.data.pairs import counterparts
 from fastbg.data.sets import check_lr_size
-from fastbg.errors import InvalidArgument
-from fastbg.measures.quality import psnr, ssim
+from fastbg.errors import DataError, InvalidArgument
+from fastbg.measures.quality import SSIM_SIZE, psnr, ssim
 from fastbg.models.network import Network
 
 Image = NDArray[np.uint8]
@@ -69,11 +69,23 @@ def evaluate(
     own = None if lr is None else counterparts(images, lr, scale, lr_name)
     for item in images.items:
         low, high = image_pair(item, scale, kernel, None if own is None else own[item.key])
+        check_size(item.path, high, shave)
         hr = to_tensor(high).double()
         for model in models:
             sr = run(model, low).double()
             quality = (f(sr, hr, shave=shave, channel=channel).item() for f in (psnr, ssim))
             yield Score(model.name, item.key, *quality)
+
+
+def check_size(path: Path, high: Image, shave: int) -> None:
+    """Raises DataError for an image that is too small to be scored."""
+    height, width = high.shape[:2]
+    least = SSIM_SIZE + 2 * shave
+    if min(height, width) < least:
+        raise DataError(
+            f"{path}: {height}x{width} pixels that can be compared; expected at least "
+            f"{least}x{least} for SSIM with a border (--shave) of {shave} left out"
+        )
 
 
 def image_pair(

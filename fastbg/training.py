@@ -71,7 +71,11 @@ class PatchSampler:
         cut = [crop_to_multiple(image, scale) for image in (*images, *smaller)]
         self.hr = [image for image in cut if min(image.shape[:2]) >= scale * patch]
         if not self.hr:
-            raise DataError(f"no image is at least {scale * patch} pixels high and wide")
+            most = max((min(image.shape[:2]) // scale for image in cut), default=0)
+            raise DataError(
+                f"patch: got {patch}; expected at most {most} LR pixels a side, as no image is at "
+                f"least {scale * patch} pixels high and wide"
+            )
         self.lr = [downsample(image, scale) for image in self.hr]
         self.config = config
 

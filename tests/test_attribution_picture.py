@@ -16,7 +16,7 @@ from fastbg.attribution import picture
 from fastbg.attribution.explain import explain
 from fastbg.attribution.page import grid_windows, page
 from fastbg.cli.arguments import parser
-from fastbg.errors import InvalidArgument
+from fastbg.errors import FastbgError
 from fastbg.models.edsr import EDSR
 
 WINDOW = (24, 30, 16)
@@ -184,7 +184,7 @@ class TestCommand:
     )
     def test_names_the_option(self, files: Path, change: dict[str, str], message: str) -> None:
         words = {"--model": "net", "--out": "figure.png", **change}
-        with pytest.raises(InvalidArgument, match=message):
+        with pytest.raises(FastbgError, match=message):
             self.run("lr.png", "--window", *WINDOW, *(w for pair in words.items() for w in pair))
 
 

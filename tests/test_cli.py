@@ -63,7 +63,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["table7"], "experiment: got 'table7'; expected one of surroundings, slicing"),
         (["--model", "vdsr"], "vdsr: no such file; the built-in networks are"),
         (["--limit", "0"], "--limit: got 0"),
-        (["--pooling", "0"], "--pooling: got 0; expected a side of at least 1"),
+        (["--pooling", "0"], "--pooling: got 0; expected a whole number, at least 1"),
         (["--pooling", "24"], "--pooling: got 24; expected an RCAN"),
         (["--device", "abacus"], "--device: got 'abacus'"),
         (["-o", "table1.colour=red"], "table1.colour: got 'red'"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import fastbg
@@ -99,10 +100,12 @@ def test_commands_and_run_experiments_ask(
     nn.init.constant_(net.conv_last.bias, 5e4)
     path = tmp_path / "bad.safetensors"
     fastbg.save_model(net, path)
+    image = tmp_path / "x.png"
+    Image.new("RGB", (16, 16)).save(image)
     commands = (
         ["run", "slicing", "--out", str(tmp_path / "run")],
         ["evaluate", "--data", str(tmp_path)],
-        ["attribute", "x.png", "--window", "0", "0", "8", "--out", str(tmp_path / "a.png")],
+        ["attribute", str(image), "--window", "0", "0", "8", "--out", str(tmp_path / "a.png")],
     )
     for command in commands:
         assert main([*command, "--model", str(path)]) == 2

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,15 +16,18 @@ STOPPED = 130  # exit status after Ctrl-C, as shells have it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, 2 for errors of the user's making, 130 after Ctrl-C or SIGTERM."""
-    options = parser().parse_args(arguments)
+    hint = ""
     try:
-        with interruptible():
-            options.command(options)
+        options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+        try:
+            with interruptible():
+                options.command(options)
+        finally:
+            hint = getattr(options, "resume_hint", "")
     except FastbgError as error:
         say(f"fastbg: {error}", style="red")
         return 2
     except KeyboardInterrupt:
-        hint = getattr(options, "resume_hint", "")
         say(f"\nstopped. {hint}".rstrip())
         return STOPPED
     return 0

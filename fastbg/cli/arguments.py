@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastbg.cli.parser import Parser, number, whole
 from fastbg.version import __version__
 from fastbg.vocabulary import (
     BACKENDS,
@@ -31,14 +32,14 @@ SHARED_OPTIONS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The whole command line."""
-    whole = argparse.ArgumentParser(prog="fastbg", description=ABOUT)
-    whole.add_argument("--version", action="version", version=f"fastbg {__version__}")
-    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    line = Parser(prog="fastbg", description=ABOUT)
+    line.add_argument("--version", action="version", version=f"fastbg {__version__}")
+    commands = line.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for register in (run, report, attribute, evaluate, train, info, options):
         register(commands)
-    return whole
+    return line
 
 
 def loaded(module: str, function: str = "main") -> Callable[[argparse.Namespace], None]:
@@ -70,7 +71,7 @@ def run(commands: Any) -> None:
     )
     add(
         "--pooling",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="beside each RCAN, the same weights with channel means over N x N LR pixels instead "
         "of the whole input (the built-in one was trained on 24)",
@@ -78,8 +79,8 @@ def run(commands: Any) -> None:
     add("--data", type=Path, metavar="DIR", help="folder of HR images (default: built-in images)")
     images(command)
     add("--out", type=Path, default=Path("fastbg-run"), metavar="DIR", help="run folder")
-    add("--seed", type=int, default=0, metavar="N", help="draws sub-images and resamples")
-    add("--limit", type=int, metavar="N", help="at most N items per experiment")
+    add("--seed", type=whole(0), default=0, metavar="N", help="draws sub-images and resamples")
+    add("--limit", type=whole(1), metavar="N", help="at most N items per experiment")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     add("--dtype", default="float32", choices=DTYPES, help="of the networks")
     add("--backend", default="auto", choices=("auto", *BACKENDS), help="of fastbg's operators")
@@ -95,8 +96,8 @@ def run(commands: Any) -> None:
     )
     add("--engine", default="local", choices=("local", "ray"), help="one process, or many")
     add("--address", metavar="HOST:PORT", help="Ray cluster, or auto (default: start one here)")
-    add("--workers", type=int, metavar="N", help="of Ray (default: one per GPU share or core)")
-    add("--gpus-per-worker", type=float, metavar="G", help="of Ray; 0.5 lets two share one GPU")
+    add("--workers", type=whole(1), metavar="N", help="of Ray (default: one per GPU share or core)")
+    add("--gpus-per-worker", type=number, metavar="G", help="of Ray; 0.5 lets two share one GPU")
     add("--dry-run", action="store_true", help="say what the run would take, and stop")
     told = command.add_mutually_exclusive_group()
     told.add_argument("-q", "--quiet", action="store_true", help="print the report's path only")
@@ -122,12 +123,19 @@ def attribute(commands: Any) -> None:
     add = command.add_argument
     add("image", metavar="IMAGE", help="the networks' LR input; with --hr it is made from IMAGE")
     add("--model", nargs="+", required=True, metavar=NETWORK, help=NETWORK_HELP)
-    add("--window", nargs=3, type=int, required=True, metavar=("Y", "X", "SIZE"), help="SR pixels")
+    add(
+        "--window",
+        nargs=3,
+        type=whole(),
+        required=True,
+        metavar=("Y", "X", "SIZE"),
+        help="top left corner and side, SR pixels",
+    )
     add("--out", type=Path, required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
     add("--hr", action="store_true", help="IMAGE is high resolution: reduce it first")
     add("--html", type=Path, metavar="FILE", help="also an interactive page")
-    add("--grid", type=int, metavar="N", help="SR pixels between the page's windows; 2 SIZE")
-    add("--steps", type=int, default=50, metavar="N", help="nodes of the path (default 50)")
+    add("--grid", type=whole(1), metavar="N", help="SR pixels between the page's windows; 2 SIZE")
+    add("--steps", type=whole(1), default=50, metavar="N", help="nodes of the path (default 50)")
     add("--method", default="riemann_right", choices=METHODS)
     add(
         "--accuracy",
@@ -152,7 +160,9 @@ def evaluate(commands: Any) -> None:
     )
     add("--data", type=Path, required=True, metavar="DIR", help="HR images")
     add("--channel", choices=CHANNELS, default="y", help="default: y")
-    add("--shave", type=int, metavar="N", help="border left out, SR pixels; default: the scale")
+    add(
+        "--shave", type=whole(0), metavar="N", help="border left out, SR pixels; default: the scale"
+    )
     add(
         "--kernel",
         choices=KERNELS,
@@ -177,13 +187,13 @@ def train(commands: Any) -> None:
     add("--data", type=Path, required=True, metavar="DIR", help="folder of HR images")
     images(command)
     add("--out", type=Path, required=True, metavar="FILE", help="weights file (.safetensors)")
-    add("--steps", type=int, metavar="N")
-    add("--batch", type=int, metavar="N", help="patches per step")
-    add("--patch", type=int, metavar="N", help="LR pixels a side")
-    add("--rate", type=float, dest="learning_rate", metavar="R", help="highest one")
-    add("--resize", type=float, nargs="+", default=(), metavar="F", help="smaller copies too")
+    add("--steps", type=whole(1), metavar="N")
+    add("--batch", type=whole(1), metavar="N", help="patches per step")
+    add("--patch", type=whole(1), metavar="N", help="LR pixels a side")
+    add("--rate", type=number, dest="learning_rate", metavar="R", help="highest one")
+    add("--resize", type=number, nargs="+", default=(), metavar="F", help="smaller copies too")
     add("--start", metavar=NETWORK, help=f"go on from these weights, anew: {NETWORK_HELP}")
-    add("--seed", type=int, default=0, metavar="N")
+    add("--seed", type=whole(0), default=0, metavar="N")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     add("--resume", action="store_true", help="go on from OUT.ckpt")
 

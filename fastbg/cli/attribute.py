@@ -2,19 +2,23 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from fastbg.attribution.explain import explain
 from fastbg.attribution.page import page
 from fastbg.attribution.picture import figure
+from fastbg.cli.device import pick_device
+from fastbg.cli.files import check_folder, open_image
 from fastbg.data.degradation import crop_to_multiple, downsample
-from fastbg.data.images import read_image
 from fastbg.errors import InvalidArgument
-from fastbg.models.options import load_choices
+from fastbg.filters.dtypes import as_float
+from fastbg.models.options import load_choices, one_scale
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -24,26 +28,33 @@ def main(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
     if out.suffix.lower() not in FORMATS:
         raise InvalidArgument("--out", str(out), f"a file that ends with {', '.join(FORMATS)}")
-    for option, path in (("--out", out), ("--html", arguments.html)):
-        if path is not None and not path.parent.is_dir():
-            raise InvalidArgument(option, str(path), "a file in a folder that exists")
-    if arguments.grid is not None and arguments.grid < 1:
-        raise InvalidArgument("--grid", arguments.grid, "at least 1 SR pixel")
+    written = {"--out": out, "--html": arguments.html}
+    given = {option: path for option, path in written.items() if path is not None}
+    for option, path in given.items():
+        check_folder(option, path)
+    pixels = open_image("IMAGE", arguments.image)
+    for option, path in given.items():
+        if path.exists() and path.samefile(arguments.image):
+            raise InvalidArgument(option, path, "another file than IMAGE")
+    if arguments.method == "riemann_trapezoid" and arguments.steps < 2:
+        raise InvalidArgument(
+            "--steps", arguments.steps, "at least 2 for --method riemann_trapezoid"
+        )
     say = partial(print, file=sys.stderr)  # what is printed otherwise are paths
-    loaded = load_choices(arguments.model, arguments.device, say)
+    loaded = load_choices(arguments.model, pick_device(arguments.device), say)
     models = {model.name: model for model in loaded}
-    scales = sorted({model.scale for model in models.values()})
-    if len(scales) > 1:
-        raise InvalidArgument("--model", f"networks of scales {scales}", "one scale for all")
-
-    image = _read(arguments.image, scales[0] if arguments.hr else None).to(arguments.device)
+    scale = one_scale(loaded)
+    if arguments.hr:
+        pixels = reduced(pixels, scale)
+    check_window(arguments.window, *(scale * side for side in pixels.shape[:2]))
+    image = as_float(torch.from_numpy(pixels).permute(2, 0, 1)).to(arguments.device)
     options = {
         "n_steps": arguments.steps,
         "method": arguments.method,
         "accuracy": arguments.accuracy,
     }
     panels = explain(image, models, arguments.window, **options)
-    figure(image, panels, arguments.window, scales[0]).savefig(out, dpi=200)
+    figure(image, panels, arguments.window, scale).savefig(out, dpi=200)
     print(out)
     if arguments.html is not None:
         y, x, size = arguments.window
@@ -60,9 +71,18 @@ def main(arguments: argparse.Namespace) -> None:
         print(arguments.html)
 
 
-def _read(path: str, scale: int | None) -> Tensor:
-    """LR image (3,h,w) in [0,1]; reduced by `scale` if one is given."""
-    image = read_image(path)
-    if scale is not None:
-        image = downsample(crop_to_multiple(image, scale), scale)
-    return torch.from_numpy(image).permute(2, 0, 1).float() / 255
+def reduced(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """The LR image of an HR one."""
+    if min(image.shape[:2]) < scale:
+        height, width = image.shape[:2]
+        expected = f"at least {scale}x{scale} pixels for --hr"
+        raise InvalidArgument("IMAGE", f"{height}x{width} pixels", expected)
+    return downsample(crop_to_multiple(image, scale), scale)
+
+
+def check_window(window: Sequence[int], height: int, width: int) -> None:
+    """Raises InvalidArgument for one that is not inside the SR image."""
+    y, x, size = window
+    if size < 1 or y < 0 or x < 0 or y + size > height or x + size > width:
+        expected = f"Y X SIZE inside the SR image, which has {height}x{width} pixels"
+        raise InvalidArgument("--window", f"{y} {x} {size}", expected)

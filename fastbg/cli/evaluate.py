@@ -6,21 +6,26 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from fastbg.cli.images import open_images
-from fastbg.data.images import open_folder
+from fastbg.cli.device import pick_device
+from fastbg.cli.files import open_images, open_low
+from fastbg.errors import InvalidArgument
 from fastbg.evaluation import Score, described, evaluate, mean_scores
 from fastbg.models.bicubic import Bicubic
-from fastbg.models.options import load_choices
+from fastbg.models.options import load_choices, one_scale
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Score the networks and bicubic, and print the table."""
-    models = load_choices(arguments.model, arguments.device)
-    scale = models[0].scale
+    if arguments.lr is not None and arguments.kernel is not None:
+        raise InvalidArgument(
+            "--kernel", arguments.kernel, "none beside --lr, whose images are used"
+        )
+    models = load_choices(arguments.model, pick_device(arguments.device))
+    scale = one_scale(models)
     console = Console(highlight=False)
     own = scale if arguments.lr is None and arguments.kernel is None else None
     images = open_images(arguments, lr_scale=own)
-    lr = None if arguments.lr is None else open_folder(arguments.lr)
+    lr = None if arguments.lr is None else open_low(arguments.lr)
     shave = scale if arguments.shave is None else arguments.shave
     line = described(images, scale, kernel=arguments.kernel, lr=lr)
     line += f"; channel {arguments.channel}, border of {shave} pixels left out"

@@ -15,7 +15,8 @@ from rich.console import Console
 from fastbg import vocabulary
 from fastbg.cli import dry_run
 from fastbg.cli.arguments import SHARED_OPTIONS
-from fastbg.cli.images import open_images
+from fastbg.cli.device import pick_device
+from fastbg.cli.files import open_images
 from fastbg.cli.info import describe, devices
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageSet
@@ -51,10 +52,8 @@ def main(arguments: argparse.Namespace) -> None:
         f"Every finished result is kept in {arguments.out}; the same command resumes:\n"
         f"  fastbg {shlex.join(sys.argv[1:])}"
     )
-    if arguments.pooling is not None and arguments.pooling < 1:
-        raise InvalidArgument("--pooling", arguments.pooling, "a side of at least 1 LR pixel")
-    if arguments.limit is not None and arguments.limit < 1:
-        raise InvalidArgument("--limit", arguments.limit, "at least 1")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise InvalidArgument("--out", arguments.out, "a folder for the run; this is a file")
     chosen = experiments(arguments)
     images = builtin_images() if arguments.data is None else open_images(arguments)
     console = Console(highlight=False)
@@ -160,21 +159,6 @@ def engine(
         say=partial(console.print, markup=False, soft_wrap=True),
     ) as workers:
         yield workers.run
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first GPU, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        cause = str(error).splitlines()[0]
-        raise InvalidArgument(
-            "--device", repr(name), f"a device of this machine ({cause})"
-        ) from error
-    return device
 
 
 def networks(

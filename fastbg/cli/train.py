@@ -5,8 +5,8 @@ import dataclasses
 
 import torch
 
-from fastbg.cli.images import open_images
-from fastbg.cli.run import pick_device
+from fastbg.cli.device import pick_device
+from fastbg.cli.files import check_folder, open_images
 from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.models.checkpoints import save_model
 from fastbg.models.network import Network, fingerprint
@@ -24,10 +24,7 @@ def main(arguments: argparse.Namespace) -> None:
     given = {
         each: getattr(arguments, each) for each in named if getattr(arguments, each) is not None
     }
-    for option in ("steps", "batch", "patch"):
-        if given.get(option, 1) < 1:
-            raise InvalidArgument(f"--{option}", given[option], "at least 1")
-    if not 0 < given.get("learning_rate", 1) < float("inf"):
+    if given.get("learning_rate", 1) <= 0:
         raise InvalidArgument("--rate", given["learning_rate"], "a positive number")
     for factor in arguments.resize:
         if not 0 < factor <= 1:
@@ -35,7 +32,12 @@ def main(arguments: argparse.Namespace) -> None:
     checkpoint = out.with_name(out.name + ".ckpt")
     arguments.resume_hint = f"Repeat the command with --resume to go on from {checkpoint}."
     if out.exists():
-        raise CheckpointError(f"{out} exists; choose another --out, or delete it")
+        raise CheckpointError(f"--out: {out} exists; choose another file, or delete it")
+    check_folder("--out", out)
+    if arguments.resume and not checkpoint.exists():
+        raise InvalidArgument(
+            "--resume", checkpoint, "that file to exist: train without --resume first"
+        )
 
     images = open_images(arguments)
     print(f"{images.name}: {len(images)} HR images; LR made by matlab bicubic")

@@ -1,5 +1,7 @@
 """The paper's tables, figures and sections, and ours, a file each; a new one adds a line here."""
 
+import difflib
+
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.composites import Composites
 from fastbg.experiments.experiment import Experiment
@@ -34,5 +36,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
 def experiment_type(name: str) -> type[Experiment]:
     """The experiment of that name; InvalidArgument lists all names for one that is none."""
     if name not in EXPERIMENTS:
-        raise InvalidArgument("experiment", repr(name), f"one of {', '.join(EXPERIMENTS)}")
+        near = difflib.get_close_matches(name, EXPERIMENTS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InvalidArgument("experiment", repr(name), f"one of {', '.join(EXPERIMENTS)}{hint}")
     return EXPERIMENTS[name]

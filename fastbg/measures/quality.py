@@ -35,6 +35,9 @@ def cut_window(image: Tensor, window: Sequence[int] | None, shave: int) -> Tenso
     height, width = image.shape[-2:]
     y0, x0, y1, x1 = (0, 0, height, width) if window is None else window
     y0, x0, y1, x1 = y0 + shave, x0 + shave, y1 - shave, x1 - shave
+    if window is None and (shave < 0 or y0 >= y1 or x0 >= x1):
+        expected = f"a border that leaves pixels of {height}x{width}"
+        raise InvalidArgument("shave", shave, expected)
     if shave < 0 or not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
         raise InvalidArgument(
             "window", f"{window} shaved by {shave}", f"a box that leaves pixels of {height}x{width}"

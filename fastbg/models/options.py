@@ -93,6 +93,15 @@ def load_choices(
     return models
 
 
+def one_scale(models: Sequence[Network]) -> int:
+    """The scale that all share; InvalidArgument if they do not."""
+    scales = {model.name: model.scale for model in models}
+    if len(set(scales.values())) > 1:
+        told = ", ".join(f"{name} x{scale}" for name, scale in scales.items())
+        raise InvalidArgument("--model", told, "networks of one scale")
+    return models[0].scale
+
+
 def describe(net: Network) -> str:
     """What the file did not tell in full, in one line: architecture, scale, options, place."""
     told = [f"{net.architecture} x{net.scale}"]

@@ -128,7 +128,9 @@ class RunStore:
         path = Path(folder)
         file = path / "run.sqlite"
         if not file.is_file():
-            raise RunStoreError(f"{path}: holds no run (no run.sqlite)")
+            raise RunStoreError(
+                f"{path}: holds no run (no run.sqlite); expected the --out folder of fastbg run"
+            )
         # Even a reader of a WAL database wants to write its index, unless no writer can exist.
         writable = os.access(path, os.W_OK, effective_ids=True)
         settled = not writable and not (path / "run.sqlite-wal").exists()

@@ -1,0 +1,51 @@
+"""Files and folders that commands are given; refused by the argument's name."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbg.data.images import ImageSet, open_folder, read_image
+from fastbg.data.readable import open_readable
+from fastbg.errors import DataError, InvalidArgument
+
+
+def open_images(arguments: argparse.Namespace, lr_scale: int | None = None) -> ImageSet:
+    """The HR images of ``--data``, all of them readable; raises DataError."""
+    try:
+        return open_readable(
+            arguments.data,
+            lr_name=arguments.lr_name,
+            skip_bad=arguments.skip_bad,
+            lr_scale=lr_scale,
+        )
+    except DataError as error:
+        raise DataError(f"--data: {error}") from error
+
+
+def open_low(path: Path) -> ImageSet:
+    """The LR images of ``--lr``; raises DataError."""
+    try:
+        return open_folder(path)
+    except DataError as error:
+        raise DataError(f"--lr: {error}") from error
+
+
+def open_image(argument: str, path: str) -> NDArray[np.uint8]:
+    """RGB pixels (h,w,3) of one image file; raises InvalidArgument."""
+    if Path(path).is_dir():
+        raise InvalidArgument(argument, path, "an image file; this is a folder")
+    try:
+        return read_image(path)
+    except DataError as error:
+        cause = str(error).removeprefix(f"{path}: ")
+        raise InvalidArgument(argument, path, f"an image file; it {cause}") from error
+
+
+def check_folder(argument: str, path: Path) -> None:
+    """Raises InvalidArgument if no file `path` can be made: its folder must be there."""
+    if path.is_dir():
+        raise InvalidArgument(argument, path, "a file; this is a folder")
+    if not path.parent.is_dir():
+        raise InvalidArgument(argument, path, "a file in a folder that exists")

@@ -1,0 +1,154 @@
+"""argparse whose refusals name the argument, what was given, and what to give, in one line."""
+
+import argparse
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from fastbg.errors import FastbgError
+
+
+class UsageError(FastbgError):
+    """Arguments that no command takes."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print the usage and exit."""
+
+    given: Sequence[str] = ()
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """As argparse's, after noting what was given."""
+        if args is not None:
+            self.given = list(args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse has to say, in our words."""
+        said = self.reworded(message)
+        raise UsageError(
+            said if said.endswith("?") else f"{said}; see {self.command().prog} --help"
+        )
+
+    def reworded(self, message: str) -> str:
+        """argparse's messages are the same from Python 3.10 on, quotes of choices aside."""
+        missing = re.fullmatch(r"the following arguments are required: (.+)", message)
+        if missing:
+            return self.missing(missing[1].split(", "))
+        strange = re.fullmatch(r"unrecognized arguments: (.+)", message)
+        if strange:
+            return self.command().strange(strange[1].split(" ")[0])
+        ambiguous = re.fullmatch(r"ambiguous option: (\S+) could match (.+)", message)
+        if ambiguous:
+            return f"{ambiguous[1]}: could be any of {ambiguous[2]}; write it in full"
+        about = re.fullmatch(r"argument (.+?): (.+)", message, flags=re.DOTALL)
+        if about is None:
+            return message
+        name, problem = about[1].rpartition("/")[2], about[2]
+        if problem.startswith("expected "):
+            return f"{name}: got {self.values(name)}; expected {self.wanted(name)}"
+        choice = re.fullmatch(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", problem)
+        if choice:
+            known = choice[2].replace("'", "").split(", ")
+            expected = f"one of {', '.join(known)}"
+            return f"{name}: got {choice[1]!r}; expected {expected}{meant(choice[1], known)}"
+        extra = re.fullmatch(r"ignored explicit argument (.+)", problem)
+        if extra:
+            return f"{name}: got {extra[1]}; expected {name} alone, it takes no value"
+        return f"{name}: {problem.replace('with argument ', 'beside ')}"
+
+    def missing(self, names: Sequence[str]) -> str:
+        """Of required arguments; a misspelt option may be the cause."""
+        if names == ["COMMAND"]:
+            return f"COMMAND: missing; expected one of {', '.join(self.commands())}"
+        options = self._option_string_actions
+        for word in self.given:
+            if word.startswith("--") and word.partition("=")[0] not in options:
+                near = meant(word, [name for name in names if name.startswith("-")])
+                if near:
+                    return f"{word}: no such option of {self.prog}{near}"
+        wanted = [f"{name} {self.wanted(name)}" if name in options else name for name in names]
+        return f"{', '.join(names)}: missing; expected {' and '.join(wanted)}"
+
+    def strange(self, word: str) -> str:
+        """Of an argument that was left over."""
+        if not word.startswith("-"):
+            return f"{word}: got one argument too many; expected as in {self.usage_line()}"
+        near = meant(word, self._option_string_actions)
+        return f"{word}: no such option of {self.prog}{near}"
+
+    def usage_line(self) -> str:
+        """The positional arguments."""
+        names = [str(a.metavar or a.dest) for a in self._get_positional_actions()]
+        return f"{self.prog} {' '.join(names)}".rstrip()
+
+    def commands(self) -> dict[str, "Parser"]:
+        """The commands' parsers by name; empty in one of them."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                return dict(action.choices)
+        return {}
+
+    def command(self) -> "Parser":
+        """The parser of the command that was given."""
+        commands = self.commands()
+        return next((commands[word] for word in self.given if word in commands), self)
+
+    def wanted(self, name: str) -> str:
+        """The values of an option: "Y X SIZE"."""
+        action = self._option_string_actions.get(name)
+        metavar = None if action is None else action.metavar
+        if isinstance(metavar, tuple):
+            return " ".join(metavar)
+        if action is not None and action.choices:
+            return f"one of {', '.join(map(str, action.choices))}"
+        return metavar or "a value"
+
+    def values(self, name: str) -> str:
+        """What was given to an option: the words after it."""
+        names = self._option_string_actions
+        same = [other for other in names if names[other] is names.get(name)]
+        first = next((i for i, word in enumerate(self.given) if word in same), len(self.given))
+        found = []
+        for word in self.given[first + 1 :]:
+            if word.startswith("-") and not word[1:2].isdigit():
+                break
+            found.append(word)
+        return repr(" ".join(found)) if found else "nothing"
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """A question, if one of `known` is near; else empty."""
+    near = difflib.get_close_matches(word.partition("=")[0], list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def whole(least: int | None = None) -> Callable[[str], int]:
+    """A type for whole numbers, at least `least`."""
+    expected = "a whole number" + ("" if least is None else f", at least {least}")
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"got {text!r}; expected {expected}") from None
+        if least is not None and value < least:
+            raise argparse.ArgumentTypeError(f"got {value}; expected {expected}")
+        return value
+
+    return parse
+
+
+def number(text: str) -> float:
+    """A type for finite numbers."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a number")
+    return value
