@@ -15,6 +15,7 @@ from fastbg.attribution import (
 )
 from fastbg.models.checkpoints import load_model, save_model
 from fastbg.models.wrapped import wrap
+from fastbg.ops.attention import pixel_mlp, window_attention
 from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
 from fastbg.ops.conv import conv3x3
 from fastbg.ops.gram import conv_gram, gram
@@ -46,9 +47,11 @@ __all__ = [
     "load_model",
     "mosaic",
     "path_integral",
+    "pixel_mlp",
     "run_experiments",
     "save_model",
     "texture_gram",
+    "window_attention",
     "wrap",
 ]
 __version__ = "0.1.0"

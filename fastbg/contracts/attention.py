@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastbg.backends.attention_steps import split
-from fastbg.contracts.operator import Operator
+from fastbg.contracts.operator import Operator, in_own_precision
 from fastbg.dispatch import Place, implementation, select
 
 
@@ -86,6 +86,7 @@ def _(
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
+@in_own_precision
 def plain(
     x: Tensor,
     parameters: Sequence[Tensor],
