@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastbg.measures.texture import gram_distance, texture_gram
     from fastbg.models.checkpoints import load_model, save_model
     from fastbg.models.wrapped import wrap
+    from fastbg.ops.attention import pixel_mlp, window_attention
     from fastbg.ops.composite import Transform, composite, composite_lr, mosaic
     from fastbg.ops.conv import conv3x3
     from fastbg.ops.gram import conv_gram, gram
@@ -54,10 +55,12 @@ __all__ = [
     "load_model",
     "mosaic",
     "path_integral",
+    "pixel_mlp",
     "run_experiments",
     "save_model",
     "texture_gram",
     "use_precision",
+    "window_attention",
     "wrap",
 ]
 
@@ -70,6 +73,7 @@ _NAMES = {
     "measures.texture": "gram_distance texture_gram",
     "models.checkpoints": "load_model save_model",
     "models.wrapped": "wrap",
+    "ops.attention": "pixel_mlp window_attention",
     "ops.composite": "Transform composite composite_lr mosaic",
     "ops.conv": "conv3x3",
     "ops.gram": "conv_gram gram",

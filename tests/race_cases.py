@@ -34,6 +34,9 @@ def cases() -> dict[str, Case]:
     large = random(1, 33, 90, 160)  # several chunks
     weight, bias = random(64, 3, 3, 3) - 0.5, random(64) - 0.5
     filters = random(16, 16, 3, 3) - 0.5
+    norm = random(20), random(20)
+    attention = (*norm, random(60, 20), random(60), random(225, 2), random(20, 20), random(20))
+    mlp = (*norm, random(36, 20), random(36), random(20, 36), random(20))
 
     def with_gradients(call: Callable[..., Tensor], *inputs: Tensor) -> Case:
         def run() -> list[Tensor]:
@@ -68,6 +71,13 @@ def cases() -> dict[str, Case]:
             lambda x, w: fastbg.conv3x3(x, w, None, relu=True, **cpu),
             random(2, 16, 37, 41),
             filters,
+        ),
+        "window_attention": with_gradients(
+            lambda x: fastbg.window_attention(x, *attention, heads=2, window=8, shift=4, **cpu),
+            random(3, 20, 40, 48),
+        ),
+        "pixel_mlp": with_gradients(
+            lambda x: fastbg.pixel_mlp(x, *mlp, **cpu), random(3, 20, 40, 44)
         ),
     }
 

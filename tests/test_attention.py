@@ -185,6 +185,30 @@ def test_second_derivatives_are_pytorchs(native: BackendUnderTest) -> None:
     assert relative_error(first, results[1][0]) <= GRADIENT_ERROR
 
 
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_autocast_changes_no_bit(native: BackendUnderTest, backend: str) -> None:
+    parameters = mlp_parameters(12, 24)
+    x = torch.randn(1, 12, 8, 8, requires_grad=True)
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = pixel_mlp(x, *parameters, backend=backend)
+        results.append((y, *torch.autograd.grad(y.square().sum(), x)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_vmap_equals_a_loop(backend: str) -> None:
+    parameters = attention_parameters(12, 3, 8)
+    x = torch.randn(3, 1, 12, 8, 8)
+
+    def run(x: Tensor) -> Tensor:
+        return window_attention(x, *parameters, heads=3, window=8, shift=4, backend=backend)
+
+    expected = torch.stack([run(image) for image in x])
+    torch.testing.assert_close(torch.func.vmap(run)(x), expected, rtol=0, atol=1e-5)
+
+
 def test_gradcheck_of_the_reference() -> None:
     torch.manual_seed(0)
     steps = [Step(2, 4, 2, 0, 0, 4, 4), Step(0, 0, 0, 0, 0, 4, 4)]

@@ -252,10 +252,12 @@ def run_native(
 ) -> Patch | None:
     """`blocks` one after the other in one native call; None where the modules must do it.
 
-    They must where a block `is_itself` no longer, and for what `why_plain` names: gradients to
-    parameters, tracing, torch.func, forward mode, autocast, other devices and dtypes, windows that
-    are not made of whole cells. A gradient that is to be derived again is PyTorch's own.
+    They must where a block `is_itself` no longer, under autocast, and for what `why_plain` names:
+    gradients to parameters, tracing, torch.func, forward mode, other devices and dtypes, windows
+    that are not made of whole cells. A gradient that is to be derived again is PyTorch's own.
     """
+    if torch.is_autocast_enabled(x.data.device.type):
+        return None
     if not all(block.is_itself() and block.norm1.eps == blocks[0].norm1.eps for block in blocks):
         return None
     steps, parameters = [], []

@@ -156,8 +156,6 @@ def why_plain(
         return "torch.func and forward-mode derivatives take PyTorch's own functions"
     if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
         return "it has no gradient to parameters: freeze them"
-    if torch.is_autocast_enabled(x.device.type):
-        return "autocast is for PyTorch's own functions"
     if any((t.device, t.dtype) != (x.device, x.dtype) for t in parameters):
         return "parameters of another device or dtype"
     if select("swin_layers", Place(x.device, x.dtype), backend) != "cpu":

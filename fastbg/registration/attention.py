@@ -9,7 +9,7 @@ from torch import Tensor
 from fastbg.backends.attention_steps import Step as Step
 from fastbg.backends.attention_steps import split
 from fastbg.registration.dispatch import Place, implementation, select
-from fastbg.registration.operator import Operator
+from fastbg.registration.operator import Operator, in_own_precision
 
 
 @Operator
@@ -87,6 +87,7 @@ def _(
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
+@in_own_precision
 def plain(
     x: Tensor,
     parameters: Sequence[Tensor],
