@@ -29,6 +29,8 @@ FAMILIES = {
     "conv3x3": "conv",
     "conv3x3_input_gradient": "conv",
     "conv3x3_weight_gradient": "conv",
+    "conv_stack": "conv_stack",
+    "conv_stack_gradient": "conv_stack",
 }
 
 # Backend -> the package that implements it.
