@@ -11,4 +11,5 @@ PYBIND11_MODULE(_cpu, m) {
   fastbg::register_gram(m);
   fastbg::register_conv(m);
   fastbg::register_attention(m);
+  fastbg::register_conv_stack(m);
 }

@@ -55,6 +55,26 @@ ConvContents contents_from(std::uintptr_t weight, std::int64_t bytes, std::uintp
           reinterpret_cast<FingerprintState*>(states)};
 }
 
+// Numbers of those whose fingerprint is another now.
+std::vector<std::int64_t> changed_of(const std::vector<ConvContents>& all, int threads) {
+  std::vector<char> differs(all.size());
+  const auto count = static_cast<std::int64_t>(all.size());
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (std::int64_t i = 0; i < count; ++i) {
+    const ConvContents& was = all[i];
+    const std::int64_t pieces = (was.bytes + kFingerprintPiece - 1) / kFingerprintPiece;
+    std::vector<FingerprintState> now(static_cast<std::size_t>(pieces));
+    const ConvContents again{was.weight, was.bytes, was.secret, now.data()};
+    FASTBG_CALL_VARIANT(conv_fingerprint, again, 1);
+    differs[i] = std::memcmp(now.data(), was.states, now.size() * sizeof(FingerprintState)) != 0;
+  }
+  std::vector<std::int64_t> changed;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (differs[i]) changed.push_back(i);
+  }
+  return changed;
+}
+
 // Whether the contents are those that the factors were made of; if not, the result is worth nothing.
 bool run_conv(const ConvParams& params, const ConvContents& contents, int threads) {
   bool changed = false;
@@ -100,6 +120,7 @@ void run_weight_gradient(const ConvWeightParams& params, int threads) {
 
 // Maps may be None where they are optional; `out` is written whole. conv3x3 answers whether the `bytes`
 // at the address `weight` have the fingerprint at `states`, which conv_fingerprint has made; 0 bytes do.
+// conv_contents_changed names those of several (weight, bytes, states) that do not.
 void register_conv(py::module_& m) {
   m.def("conv3x3", [](const py::tuple& x, const py::object& gate, std::int64_t x_upscale,
                       const py::tuple& factors, const py::object& bias, const py::object& residual,
@@ -148,6 +169,22 @@ void register_conv(py::module_& m) {
       FASTBG_CALL_VARIANT(conv_fingerprint, again, 1);
       return std::memcmp(now.data(), contents.states, now.size() * sizeof(FingerprintState)) == 0;
     });
+  });
+  m.def("conv_contents_changed", [](const py::tuple& described, int threads) {
+    std::vector<ConvContents> all;
+    for (const py::handle entry : described) {
+      const auto one = entry.cast<py::tuple>();
+      all.push_back(contents_from(one[0].cast<std::uintptr_t>(), one[1].cast<std::int64_t>(),
+                                  one[2].cast<std::uintptr_t>()));
+    }
+    std::vector<std::int64_t> changed;
+    {
+      const py::gil_scoped_release released;
+      changed = changed_of(all, threads);
+    }
+    py::list numbers;
+    for (const std::int64_t number : changed) numbers.append(number);
+    return numbers;
   });
   m.def("conv_factors", [](const py::tuple& weight, std::int64_t group, const py::tuple& factors,
                            int threads) {

@@ -11,5 +11,6 @@ void register_path(pybind11::module_& m);
 void register_gram(pybind11::module_& m);
 void register_conv(pybind11::module_& m);
 void register_attention(pybind11::module_& m);
+void register_conv_stack(pybind11::module_& m);
 
 }  // namespace fastbg

@@ -1,12 +1,15 @@
 """EDSR (Lim et al., CVPRW 2017): a plain residual CNN, the paper's network without attention."""
 
 from collections.abc import Sequence
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-from fastbg.geometry import Patch
+from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.conv import Conv3x3
+from fastbg.models.conv_stack import Link, is_plain_conv, is_watched, run_links
 from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
@@ -31,9 +34,16 @@ class EDSR(Network):
     """EDSR under BasicSR's key names; input and output RGB in [0,1], output not clamped.
 
     Baseline: 64 features, 16 blocks, `res_scale` 1. Large: 256 features, 32 blocks, 0.1.
+
+    The modules are the definition, and what training and tracing see. Frozen float32 networks on
+    CPUs run as one `fastbg.ops.conv_stack` instead, see `run_native`, unless `native` is False.
+    There a window is the whole image's to rounding; with `equal_windows` it has the very bits of
+    the whole image, at about 1.5 times the cost.
     """
 
     architecture = "edsr"
+    native = True
+    equal_windows = False
 
     def __init__(
         self,
@@ -68,6 +78,9 @@ class EDSR(Network):
     @in_precision
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
+        fast = self.run_native(x)
+        if fast is not None:
+            return fast
         x = self.shallow(x)
         x = self.conv_after_body(self.body(x), residual=x)
         return self.to_image(self.upsample(x))
@@ -81,6 +94,9 @@ class EDSR(Network):
         """
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
+        fast = self.run_native(x, box)
+        if fast is not None:
+            return fast
         stages = [
             Stage(1),
             *(Stage(2) for _ in self.body),
@@ -98,3 +114,48 @@ class EDSR(Network):
         ahead = list(need)
         up = self.upsample.run_window(Patch(joined, deep.box), ahead[:-1])
         return up.cut(ahead[-1]).run(self.to_image).cut(box).data
+
+    def run_native(self, x: Tensor, window: Box | None = None) -> Tensor | None:
+        """`forward(x)`, or its window, in one native call; None where the modules must do it.
+
+        They must where a part is no longer what `__init__` made or somebody waits for its calls,
+        and for what `fastbg.ops.conv_stack.why_plain` names: gradients to parameters, tracing,
+        torch.func, forward mode, autocast, other devices, dtypes and backends.
+        """
+        if torch.compiler.is_compiling() or not self.is_itself():
+            return None
+        image = self.normalise(x)
+        if window is None:
+            window = Box(0, 0, *image.shape[-2:]).refine(self.scale)
+        y = run_links(image, self.links(), window, self.equal_windows)
+        return None if y is None else self.denormalise(y)
+
+    def is_itself(self) -> bool:
+        """Whether every part is what `__init__` made, unchanged and unobserved."""
+        return (
+            self._has_its_parts()
+            and not any(is_watched(part) for part in (self.body, *self.body, self.upsample))
+            and all(is_plain_conv(link.conv) for link in self.links())
+        )
+
+    def _has_its_parts(self) -> bool:
+        return (
+            type(self) is EDSR
+            and self.native
+            and type(self.body) is nn.Sequential
+            and type(self.upsample) is Upsampler
+            and all(type(block) is ResidualBlock for block in self.body)
+        )
+
+    def links(self) -> list[Link]:
+        """The network's convolutions in turn; map 0 is the normalised image."""
+        links = [Link(self.conv_first)]
+        for block in cast(list[ResidualBlock], [*self.body]):
+            entry = len(links)
+            links.append(Link(block.conv1, relu=True))
+            links.append(Link(block.conv2, residual=entry, residual_scale=block.res_scale))
+        links.append(Link(self.conv_after_body, residual=1))
+        for i, stage in enumerate(self.upsample.stages):
+            conv = cast(Conv3x3, self.upsample[2 * i])
+            links.append(Link(conv, upscale=stage.factor))
+        return [*links, Link(self.conv_last)]

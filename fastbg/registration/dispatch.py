@@ -33,6 +33,8 @@ FAMILIES = {
     "conv3x3_weight_gradient": "conv",
     "swin_layers": "attention",
     "swin_layers_gradient": "attention",
+    "conv_stack": "conv_stack",
+    "conv_stack_gradient": "conv_stack",
 }
 
 # Backend -> the package that implements it.

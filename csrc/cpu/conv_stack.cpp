@@ -1,0 +1,295 @@
+// One layer of a stack of 3x3 convolutions on cells; conv_stack.h says how maps lie.
+#include "conv_stack.h"
+
+#include "stack_product.h"
+
+namespace fastbg::FASTBG_VARIANT {
+namespace {
+
+// Bytes for the signs of a vector.
+constexpr std::int64_t kSignBytes = kLanes == 16 ? 2 : 1;
+
+// Where values are not at most 0: what is not a number passes a ReLU.
+inline void store_signs(Vec value, std::uint8_t* to) {
+#if defined(__AVX512F__)
+  const __mmask16 bits = _mm512_cmp_ps_mask(value, Vec{}, _CMP_NLE_UQ);
+  std::memcpy(to, &bits, sizeof bits);
+#elif defined(__AVX2__)
+  *to = static_cast<std::uint8_t>(_mm256_movemask_ps(_mm256_cmp_ps(value, Vec{}, _CMP_NLE_UQ)));
+#else
+  unsigned bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= static_cast<unsigned>(!(value[i] <= 0.0f)) << i;
+  *to = static_cast<std::uint8_t>(bits);
+#endif
+}
+
+inline Vec gated_by_signs(Vec value, const std::uint8_t* from) {
+#if defined(__AVX512F__)
+  __mmask16 bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return _mm512_maskz_mov_ps(bits, value);
+#elif defined(__AVX2__)
+  const __m256i each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i set = _mm256_and_si256(_mm256_set1_epi32(*from), each);
+  return _mm256_and_ps(value, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, each)));
+#else
+  for (int i = 0; i < kLanes; ++i) {
+    if (!(*from >> i & 1)) value[i] = 0.0f;
+  }
+  return value;
+#endif
+}
+
+alignas(64) const float kNothing[kConvPanel] = {};
+
+struct Cell {
+  std::int64_t image, y, x;  // first pixel on the convolution's grid
+};
+
+struct Grid {
+  std::int64_t top, left, across, of_image;
+
+  explicit Grid(const StackBox& box)
+      : top(box.y0 / kStackSide), left(box.x0 / kStackSide),
+        across((box.x1 + kStackSide - 1) / kStackSide - left),
+        of_image(((box.y1 + kStackSide - 1) / kStackSide - top) * across) {}
+
+  Cell at(std::int64_t number) const {
+    const std::int64_t inside = number % of_image;
+    return {number / of_image, (top + inside / across) * kStackSide, (left + inside % across) * kStackSide};
+  }
+};
+
+// Addresses of channel `channel` of N x N pixels of the grid from (y, x), shuffled by r at a place.
+template <int N>
+void find_pixels(const StackMap& map, std::int64_t image, std::int64_t y, std::int64_t x, std::int64_t r,
+                 std::int64_t place, std::int64_t channel, const float** pixels) {
+  std::int64_t down[N], across[N];
+  bool has_row[N], has_column[N];
+  for (int i = 0; i < N; ++i) {
+    const std::int64_t v = r * (y + i) + place / r, u = r * (x + i) + place % r;
+    has_row[i] = v >= map.valid.y0 && v < map.valid.y1;
+    has_column[i] = u >= map.valid.x0 && u < map.valid.x1;
+    down[i] = has_row[i] ? ((v / kStackSide - map.top) * map.across * kStackPixels + v % kStackSide * kStackSide) *
+                               map.channels : 0;
+    across[i] = has_column[i] ? ((u / kStackSide - map.left) * kStackPixels + u % kStackSide) * map.channels : 0;
+  }
+  const float* start = map.data + image * map.pixels_of_image() * map.channels + channel;
+  for (int i = 0; i < N; ++i) {
+    for (int j = 0; j < N; ++j) {
+      pixels[i * N + j] = has_row[i] && has_column[j] ? start + down[i] + across[j] : kNothing;
+    }
+  }
+}
+
+// The 36 terms of a cell and `channels` channels.
+void transform_cell(const float* const* pixels, std::int64_t channels, float* to) {
+  for (std::int64_t c = 0; c < channels; c += kLanes) {
+    Vec half[6][6];
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; ++i) {
+      Vec d[6];
+#pragma GCC unroll 6
+      for (int j = 0; j < 6; ++j) d[j] = load(pixels[i * 6 + j] + c);
+      input_terms(d, half[i]);
+    }
+#pragma GCC unroll 6
+    for (int j = 0; j < 6; ++j) {
+      Vec d[6], t[6];
+#pragma GCC unroll 6
+      for (int i = 0; i < 6; ++i) d[i] = half[i][j];
+      input_terms(d, t);
+#pragma GCC unroll 6
+      for (int i = 0; i < 6; ++i) store(to + (i * 6 + j) * kStackPlane + c, t[i]);
+    }
+  }
+}
+
+// The 16 values of a cell and a vector of channels.
+inline void values_of_sums(const float* sums, Vec bias, Vec* values) {
+  Vec half[6][4];
+#pragma GCC unroll 6
+  for (int i = 0; i < 6; ++i) {
+    Vec m[6];
+#pragma GCC unroll 6
+    for (int j = 0; j < 6; ++j) m[j] = load(sums + (i * 6 + j) * kStackPlane);
+    output_values(m, half[i]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    Vec m[6], y[4];
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; ++i) m[i] = half[i][j];
+    output_values(m, y);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) values[i * 4 + j] = y[i] + bias;
+  }
+}
+
+// Where the 16 pixels of a cell are written, and what is read with them.
+struct Places {
+  std::int64_t pixel[kStackPixels];  // of out
+  std::int64_t gate[kStackPixels];   // of the gate's map; -1 outside
+  const float* add[kMaxAdded][kStackPixels];  // from the panel's first channel
+};
+
+void find_places(const StackJob& job, const Cell& cell, std::int64_t place, std::int64_t panel, Places& places) {
+  const std::int64_t r = job.out_upscale;
+  for (std::int64_t k = 0; k < kStackPixels; ++k) {
+    const std::int64_t y = r * (cell.y + k / 4) + place / r, x = r * (cell.x + k % 4) + place % r;
+    places.pixel[k] = job.out.pixel(cell.image, y, x);
+    if (job.gate.data) {
+      const StackBox& valid = job.gate.map.valid;
+      const bool there = y >= valid.y0 && y < valid.y1 && x >= valid.x0 && x < valid.x1;
+      places.gate[k] = there ? job.gate.map.pixel(cell.image, y, x) : -1;
+    }
+  }
+  for (std::int64_t a = 0; a < job.added; ++a) {
+    find_pixels<4>(job.add[a], cell.image, cell.y, cell.x, r, place, panel, places.add[a]);
+  }
+}
+
+void write_result(const StackJob& job, const Cell& cell, std::int64_t place, std::int64_t channel,
+                  const Vec* values) {
+  const TensorView& to = job.result;
+  const std::int64_t r = job.out_upscale, count = smaller(kLanes, to.sizes[1] - channel);
+  const std::int64_t last_y = smaller(job.box.y1, cell.y + 4), last_x = smaller(job.box.x1, cell.x + 4);
+  for (std::int64_t y = larger(job.box.y0, cell.y); y < last_y; ++y) {
+    for (std::int64_t x = larger(job.box.x0, cell.x); x < last_x; ++x) {
+      float* pixel = static_cast<float*>(to.data) + cell.image * to.strides[0] + channel * to.strides[1] +
+                     (r * (y - job.box.y0) + place / r) * to.strides[2] +
+                     (r * (x - job.box.x0) + place % r) * to.strides[3];
+      const Vec value = values[(y - cell.y) * 4 + x - cell.x];
+      if (to.strides[1] == 1) {
+        store_some(pixel, value, count);
+      } else {
+        for (std::int64_t c = 0; c < count; ++c) pixel[c * to.strides[1]] = value[c];
+      }
+    }
+  }
+}
+
+void finish_vector(const StackJob& job, const Cell& cell, std::int64_t place, std::int64_t panel, std::int64_t vector,
+                   const Places& places, const float* sums) {
+  const std::int64_t channel = panel + vector;
+  Vec values[kStackPixels];
+  values_of_sums(sums, job.bias ? load(job.bias + place * job.out.channels + channel) : Vec{}, values);
+  const std::int64_t sign = channel / kLanes * kSignBytes;
+  if (job.relu) {
+#pragma GCC unroll 16
+    for (int k = 0; k < kStackPixels; ++k) values[k] = relu(values[k]);
+    if (job.signs.data) {
+      const std::int64_t row = signs_of_pixel(job.out.channels);
+      for (int k = 0; k < kStackPixels; ++k) store_signs(values[k], job.signs.data + places.pixel[k] * row + sign);
+    }
+  }
+  if (job.scale != 1.0f) {
+    const Vec scale = broadcast(job.scale);
+#pragma GCC unroll 16
+    for (int k = 0; k < kStackPixels; ++k) values[k] *= scale;
+  }
+  for (std::int64_t a = 0; a < job.added; ++a) {
+#pragma GCC unroll 16
+    for (int k = 0; k < kStackPixels; ++k) values[k] += load(places.add[a][k] + vector);
+  }
+  if (job.gate.data) {
+    const std::int64_t row = signs_of_pixel(job.gate.map.channels);
+    for (int k = 0; k < kStackPixels; ++k) {
+      const std::int64_t pixel = places.gate[k];
+      values[k] = pixel < 0 ? Vec{} : gated_by_signs(values[k], job.gate.data + pixel * row + sign);
+    }
+  }
+  if (job.result.data) return write_result(job, cell, place, channel, values);
+#pragma GCC unroll 16
+  for (int k = 0; k < kStackPixels; ++k) {
+    store(job.out.data + places.pixel[k] * job.out.channels + channel, values[k]);
+  }
+}
+
+// Terms of input channels chunk to chunk + count, counted place by place.
+void transform_tiles(const StackJob& job, const Grid& grid, std::int64_t first, std::int64_t tiles,
+                     std::int64_t chunk, std::int64_t count, float* terms) {
+  const float* pixels[36];
+  for (std::int64_t t = 0; t < tiles; ++t) {
+    const Cell cell = grid.at(first + t);
+    for (std::int64_t c = chunk; c < chunk + count;) {
+      const std::int64_t place = c / job.in.channels, channel = c % job.in.channels;
+      const std::int64_t part = smaller(job.in.channels - channel, chunk + count - c);
+      find_pixels<6>(job.in, cell.image, cell.y - 1, cell.x - 1, job.in_upscale, place, channel, pixels);
+      transform_cell(pixels, part, terms + t * kConvPanel + c - chunk);
+      c += part;
+    }
+  }
+}
+
+void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, StackScratch& scratch) {
+  const std::int64_t first = block * job.block, tiles = smaller(job.block, job.images * grid.of_image - first);
+  const std::int64_t in = job.in.channels * job.in_upscale * job.in_upscale;
+  const std::int64_t group = job.out.channels, out = group * job.out_upscale * job.out_upscale;
+  // The sums of one product can lie on the terms of the one before, where nobody needs these again.
+  const bool on_terms = in <= kConvPanel && out <= kConvPanel && job.out_upscale == 1;
+  float* sums = on_terms ? scratch.terms : scratch.sums;
+  float* terms = scratch.terms + kStackPlane;
+  bool transformed = false;
+  for (std::int64_t channel = 0; channel < out;) {
+    const std::int64_t place = channel / group, inside = channel % group;
+    const std::int64_t width = smaller(kConvPanel, group - inside);
+    const std::int64_t exist = job.result.data ? smaller(width, job.result.sizes[1] - inside) : width;
+    const std::int64_t vectors = (exist + kLanes - 1) / kLanes;
+    const float* factors = job.factors + kTerms2d * in * channel;
+    for (std::int64_t chunk = 0; chunk < in; chunk += kConvPanel) {
+      const std::int64_t count = smaller(kConvPanel, in - chunk);
+      if (!transformed) transform_tiles(job, grid, first, tiles, chunk, count, terms);
+      transformed = in <= kConvPanel;  // the same terms serve all output channels
+      for (std::int64_t k = 0; k < kTerms2d; ++k) {
+        multiply_plane(terms + k * kStackPlane, factors + (k * in + chunk) * width, count, width, vectors, tiles,
+                       chunk > 0, sums + k * kStackPlane);
+      }
+    }
+    Places places;
+    for (std::int64_t t = 0; t < tiles && exist > 0; ++t) {
+      const Cell cell = grid.at(first + t);
+      find_places(job, cell, place, inside, places);
+      for (std::int64_t v = 0; v < vectors; ++v) {
+        finish_vector(job, cell, place, inside, v * kLanes, places, sums + t * kConvPanel + v * kLanes);
+      }
+    }
+    channel += width;
+  }
+}
+
+}  // namespace
+
+void conv_stack_layer(const StackJob& job, int threads) {
+  const Grid grid(job.box);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (std::int64_t block = 0; block < job.blocks; ++block) {
+    compute_block(job, grid, block, stack_scratch_of_thread());
+  }
+}
+
+void conv_stack_entrance(const StackEntranceJob& job, int threads) {
+  const StackMap& to = job.to;
+  const TensorView& from = job.from;
+  const std::int64_t columns = to.valid.x1 - to.valid.x0, rows = to.valid.y1 - to.valid.y0;
+  const std::int64_t exist = from.sizes[1], gate_row = signs_of_pixel(job.gate.map.channels);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (std::int64_t n = 0; n < from.sizes[0] * rows; ++n) {
+    const std::int64_t b = n / rows, y = to.valid.y0 + n % rows;
+    const float* row = static_cast<const float*>(from.data) + b * from.strides[0] + (y - job.top) * from.strides[2];
+    for (std::int64_t i = 0; i < columns; ++i) {
+      const std::int64_t x = to.valid.x0 + i;
+      const float* pixel = row + (x - job.left) * from.strides[3];
+      float* cell = to.data + to.pixel(b, y, x) * to.channels;
+      for (std::int64_t c = 0; c < exist; ++c) cell[c] = pixel[c * from.strides[1]];
+      for (std::int64_t c = exist; c < to.channels; ++c) cell[c] = 0.0f;
+      if (!job.gate.data) continue;
+      const std::uint8_t* signs = job.gate.data + job.gate.map.pixel(b, y, x) * gate_row;
+      for (std::int64_t c = 0; c < to.channels; c += kLanes) {
+        store(cell + c, gated_by_signs(load(cell + c), signs + c / kLanes * kSignBytes));
+      }
+    }
+  }
+}
+
+}  // namespace fastbg::FASTBG_VARIANT

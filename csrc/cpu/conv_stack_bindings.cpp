@@ -1,0 +1,85 @@
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "bindings.h"
+#include "conv_stack_plan.h"
+#include "register.h"
+
+namespace fastbg {
+namespace {
+
+namespace py = pybind11;
+
+template <class T>
+T* pointer(const py::handle& address) {
+  return reinterpret_cast<T*>(address.cast<std::uintptr_t>());
+}
+
+// (box, relu, upscale, residual, scale, channels, factors, bias): see _described() in
+// fastbg/backends/cpu/conv_stack.py.
+StackLayer layer_from(const py::tuple& described) {
+  const auto box = described[0].cast<py::tuple>();
+  return {{box[0].cast<std::int64_t>(), box[1].cast<std::int64_t>(), box[2].cast<std::int64_t>(),
+           box[3].cast<std::int64_t>()},
+          described[1].cast<bool>(),
+          described[2].cast<std::int64_t>(),
+          described[3].cast<std::int64_t>(),
+          described[4].cast<float>(),
+          described[5].cast<std::int64_t>(),
+          pointer<const float>(described[6]),
+          pointer<const float>(described[7])};
+}
+
+StackPlan plan_from(const TensorView& input, const py::tuple& described) {
+  std::vector<StackLayer> layers;
+  for (const py::handle layer : described) layers.push_back(layer_from(layer.cast<py::tuple>()));
+  return {input, std::move(layers)};
+}
+
+void check_result(const StackPlan& plan, const TensorView& input, const TensorView& result) {
+  const StackBox box = plan.result_box();
+  if (result.rank != 4 || result.dtype != DType::float32 || result.sizes[0] != input.sizes[0] ||
+      result.sizes[1] != plan.result_channels() || result.sizes[2] != box.y1 - box.y0 ||
+      result.sizes[3] != box.x1 - box.x0) {
+    throw std::invalid_argument("a result that is not shaped as the last layer's box, or not float32");
+  }
+}
+
+std::uint8_t* signs_from(const StackPlan& plan, const py::object& described) {
+  const TensorView signs = view_from(described.cast<py::tuple>());
+  if (signs.dtype != DType::uint8 || signs.rank != 1 || signs.sizes[0] != plan.sign_bytes()) {
+    throw std::invalid_argument("signs of another stack");
+  }
+  return static_cast<std::uint8_t*>(signs.data);
+}
+
+}  // namespace
+
+// `signs` holds a bit for each value of each ReLU, see sign_bytes() in fastbg/backends/stack_layers.py; it may
+// be None for conv_stack if no gradient will be wanted. `to_x` is written where the first layer reads x.
+void register_conv_stack(py::module_& m) {
+  m.def("conv_stack", [](const py::tuple& x, const py::tuple& layers, const py::object& signs, const py::tuple& out,
+                         int threads) {
+    const TensorView input = view_from(x), result = view_from(out);
+    const StackPlan plan = plan_from(input, layers);
+    check_result(plan, input, result);
+    std::uint8_t* kept = signs.is_none() ? nullptr : signs_from(plan, signs);
+    const py::gil_scoped_release released;
+    plan.forward(input, kept, result, threads);
+  });
+  m.def("conv_stack_gradient", [](const py::tuple& grad, const py::tuple& layers, const py::object& signs,
+                                  const py::tuple& to_x, int threads) {
+    const TensorView through = view_from(grad), input = view_from(to_x);
+    const StackPlan plan = plan_from(input, layers);
+    check_result(plan, input, through);
+    std::uint8_t* kept = signs_from(plan, signs);
+    const py::gil_scoped_release released;
+    plan.backward(through, kept, input, threads);
+  });
+}
+
+}  // namespace fastbg

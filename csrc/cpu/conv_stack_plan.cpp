@@ -1,0 +1,278 @@
+#include "conv_stack_plan.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+#include "divide.h"
+#include "fresh_memory.h"
+
+namespace fastbg {
+namespace {
+
+StackBox refined(const StackBox& box, std::int64_t r) { return {r * box.y0, r * box.x0, r * box.y1, r * box.x1}; }
+
+bool lies_in(const StackBox& inner, const StackBox& outer) {
+  return outer.y0 <= inner.y0 && inner.y0 < inner.y1 && inner.y1 <= outer.y1 && outer.x0 <= inner.x0 &&
+         inner.x0 < inner.x1 && inner.x1 <= outer.x1;
+}
+
+// Memory that a thread keeps from call to call up to kKept floats: fresh memory is faulted in page by page.
+class Workspace {
+ public:
+  static constexpr std::int64_t kKept = std::int64_t{16} << 20;
+
+  explicit Workspace(std::int64_t floats) {
+    static thread_local Block kept;
+    if (floats > kKept) {
+      block_.reserve(floats);
+      data_ = block_.data;
+    } else {
+      kept.reserve(floats);
+      data_ = kept.data;
+    }
+  }
+
+  float* at(std::int64_t offset) const { return data_ + offset; }
+
+ private:
+  struct Block {
+    float* data = nullptr;
+    std::int64_t size = 0;
+    Block() = default;
+    Block(const Block&) = delete;
+    Block& operator=(const Block&) = delete;
+    ~Block() { std::free(data); }
+    void reserve(std::int64_t floats) {
+      if (floats <= size) return;
+      std::free(data);
+      size = 0;
+      const std::int64_t unit = std::int64_t{1} << 19;  // 2 MB: whole large pages
+      floats = up_to_multiple(floats, unit);
+      data = static_cast<float*>(std::aligned_alloc(std::size_t{1} << 21, static_cast<std::size_t>(floats) * 4));
+      if (!data) throw std::bad_alloc();
+      expect_whole_pages({data, DType::float32, 1, {floats}, {1}});
+      size = floats;
+    }
+  };
+  Block block_;
+  float* data_;
+};
+
+std::int64_t floats_of(std::int64_t images, const StackMap& map) { return images * map.pixels_of_image() * map.channels; }
+
+// Offsets for maps that live for some steps each, so that those which never live together share memory.
+class Offsets {
+ public:
+  std::int64_t take(std::int64_t floats) {
+    std::int64_t start = 0;
+    for (const auto& [begin, end] : taken_) {
+      if (start + floats <= begin) break;
+      start = end;
+    }
+    taken_[start] = start + floats;
+    size_ = std::max(size_, start + floats);
+    return start;
+  }
+  void give_back(std::int64_t start) { taken_.erase(start); }
+  std::int64_t size() const { return size_; }
+
+ private:
+  std::map<std::int64_t, std::int64_t> taken_;
+  std::int64_t size_ = 0;
+};
+
+// Blocks of cells of equal size, as many as threads can share.
+void divide(StackJob& job, int threads) {
+  constexpr std::int64_t rows = 12;  // of a product: no block is smaller
+  const std::int64_t down = parts(job.box.y1, kStackSide) - job.box.y0 / kStackSide;
+  const std::int64_t cells = job.images * down * (parts(job.box.x1, kStackSide) - job.box.x0 / kStackSide);
+  const std::int64_t rounds = parts(cells, kStackTiles * threads);
+  job.block = std::min(kStackTiles, up_to_multiple(parts(cells, rounds * threads), rows));
+  job.blocks = parts(cells, job.block);
+}
+
+// Bias by place, with zeros behind each place's channels.
+std::vector<float> padded_bias(const StackLayer& layer, std::int64_t padded) {
+  const std::int64_t places = layer.upscale * layer.upscale;
+  std::vector<float> bias(static_cast<std::size_t>(padded * places));
+  for (std::int64_t p = 0; p < places; ++p) {
+    for (std::int64_t c = 0; c < layer.channels; ++c) bias[p * padded + c] = layer.bias[c * places + p];
+  }
+  return bias;
+}
+
+}  // namespace
+
+// The cells for each map and how long they live: from the step that makes it to the last that reads it.
+struct StackPlan::Lives {
+  explicit Lives(std::vector<StackMap>& maps, std::int64_t images) : maps(maps), images(images), last(maps.size()) {}
+
+  void reads(std::size_t map, std::size_t step) { last[map] = std::max(last[map], step); }
+
+  // Gives the maps that are made in turn, first to last of `order`, their memory.
+  std::unique_ptr<Workspace> place(const std::vector<std::size_t>& order) {
+    Offsets offsets;
+    std::vector<std::int64_t> start(maps.size());
+    for (std::size_t step = 0; step < order.size(); ++step) {
+      start[order[step]] = offsets.take(floats_of(images, maps[order[step]]));
+      for (std::size_t before = 0; before <= step; ++before) {
+        if (last[order[before]] == step) offsets.give_back(start[order[before]]);
+      }
+    }
+    auto memory = std::make_unique<Workspace>(offsets.size());
+    for (const std::size_t map : order) maps[map].data = memory->at(start[map]);
+    return memory;
+  }
+
+  std::vector<StackMap>& maps;
+  std::int64_t images;
+  std::vector<std::size_t> last;
+};
+
+StackMap StackPlan::map_of(const StackBox& box, std::int64_t upscale, std::int64_t channels) const {
+  StackMap map{};
+  map.valid = refined(box, upscale);
+  const std::int64_t top = box.y0 / kStackSide, left = box.x0 / kStackSide;
+  map.top = top * upscale;
+  map.left = left * upscale;
+  map.down = (parts(box.y1, kStackSide) - top) * upscale;
+  map.across = (parts(box.x1, kStackSide) - left) * upscale;
+  map.channels = up_to_multiple(channels, kConvLanes);
+  return map;
+}
+
+StackBox StackPlan::seen_by(std::size_t layer) const {
+  const StackBox& box = layers_[layer - 1].box;
+  return {std::max<std::int64_t>(box.y0 - 1, 0), std::max<std::int64_t>(box.x0 - 1, 0),
+          std::min(box.y1 + 1, heights_[layer - 1]), std::min(box.x1 + 1, widths_[layer - 1])};
+}
+
+StackPlan::StackPlan(const TensorView& input, std::vector<StackLayer> layers) : layers_(std::move(layers)) {
+  if (input.rank != 4 || input.dtype != DType::float32 || layers_.empty()) {
+    throw std::invalid_argument("a stack takes float32 (B,C,H,W) and at least one layer");
+  }
+  images_ = input.sizes[0];
+  channels_ = input.sizes[1];
+  heights_ = {input.sizes[2]};
+  widths_ = {input.sizes[3]};
+  sign_places_ = {-1};
+  std::vector<std::int64_t> uses(layers_.size() + 1);
+  for (std::size_t i = 1; i <= layers_.size(); ++i) {
+    const StackLayer& layer = layers_[i - 1];
+    if (layer.upscale < 1 || layer.channels < 1 || layer.residual < -1 ||
+        layer.residual >= static_cast<std::int64_t>(i) || (layer.relu && layer.residual >= 0)) {
+      throw std::invalid_argument("a layer that a stack does not take");
+    }
+    if (!lies_in(layer.box, {0, 0, heights_.back(), widths_.back()})) throw std::invalid_argument("a box outside");
+    heights_.push_back(heights_.back() * layer.upscale);
+    widths_.push_back(widths_.back() * layer.upscale);
+    if (i == 1) maps_.push_back(map_of(seen_by(1), 1, channels_));
+    const StackMap map = map_of(layer.box, layer.upscale, layer.channels);
+    if (!lies_in(seen_by(i), maps_.back().valid)) throw std::invalid_argument("a layer needs more than there is");
+    if (layer.residual >= 0) {
+      const auto from = static_cast<std::size_t>(layer.residual);
+      const std::int64_t channels = from ? layers_[from - 1].channels : channels_;
+      if (channels != layer.channels || heights_[from] != heights_.back() || widths_[from] != widths_.back() ||
+          !lies_in(map.valid, maps_[from].valid) || ++uses[from] > kMaxAdded) {
+        throw std::invalid_argument("a residual that does not fit");
+      }
+    }
+    maps_.push_back(map);
+    sign_places_.push_back(layer.relu ? sign_bytes_ : -1);
+    if (layer.relu) sign_bytes_ += images_ * map.pixels_of_image() * signs_of_pixel(map.channels);
+  }
+}
+
+StackSigns StackPlan::signs_of(std::size_t map, std::uint8_t* signs) const {
+  if (!signs || sign_places_[map] < 0) return {};
+  return {signs + sign_places_[map], maps_[map]};
+}
+
+StackJob StackPlan::job_of(const StackBox& box, int threads) const {
+  StackJob job{};
+  job.images = images_;
+  job.box = box;
+  job.in_upscale = job.out_upscale = 1;
+  job.scale = 1.0f;
+  divide(job, threads);
+  return job;
+}
+
+void StackPlan::forward(const TensorView& input, std::uint8_t* signs, const TensorView& result, int threads) const {
+  const std::size_t n = layers_.size();
+  std::vector<StackMap> maps = maps_;
+  Lives lives(maps, images_);
+  std::vector<std::size_t> order;
+  for (std::size_t i = 1; i <= n; ++i) {
+    order.push_back(i - 1);
+    lives.reads(i - 1, i);
+    if (layers_[i - 1].residual >= 0) lives.reads(static_cast<std::size_t>(layers_[i - 1].residual), i);
+  }
+  const auto memory = lives.place(order);
+  FASTBG_CALL_VARIANT(conv_stack_entrance, (StackEntranceJob{input, 0, 0, maps[0], {}}), threads);
+  for (std::size_t i = 1; i <= n; ++i) {
+    const StackLayer& layer = layers_[i - 1];
+    StackJob job = job_of(layer.box, threads);
+    job.in = maps[i - 1];
+    job.out = maps[i];
+    job.out_upscale = layer.upscale;
+    job.factors = layer.factors;
+    const std::vector<float> bias = layer.bias ? padded_bias(layer, job.out.channels) : std::vector<float>();
+    job.bias = layer.bias ? bias.data() : nullptr;
+    job.relu = layer.relu;
+    if (layer.residual >= 0) {
+      job.scale = layer.scale;
+      job.add[job.added++] = maps[static_cast<std::size_t>(layer.residual)];
+    }
+    job.signs = signs_of(i, signs);
+    if (i == n) job.result = result;
+    FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
+  }
+}
+
+// The gradient to map i is that to layer i + 1, through its convolution's transpose, and those of the layers
+// that add map i. It goes on to layer i where that layer's ReLU let values through.
+void StackPlan::backward(const TensorView& grad, std::uint8_t* signs, const TensorView& to_input, int threads) const {
+  const std::size_t n = layers_.size();
+  std::vector<StackMap> maps(n + 1);
+  std::vector<std::vector<std::size_t>> adders(n + 1);
+  for (std::size_t i = 1; i <= n; ++i) {
+    maps[i - 1] = map_of(seen_by(i), 1, i > 1 ? layers_[i - 2].channels : channels_);
+    if (layers_[i - 1].residual >= 0) adders[static_cast<std::size_t>(layers_[i - 1].residual)].push_back(i);
+  }
+  maps[n] = maps_[n];
+  Lives lives(maps, images_);
+  std::vector<std::size_t> order;
+  for (std::size_t i = n; i >= 1; --i) {
+    order.push_back(i);
+    lives.reads(i, n - i + 1);
+    for (const std::size_t adder : adders[i - 1]) lives.reads(adder, n - i + 1);
+  }
+  const auto memory = lives.place(order);
+  const StackEntranceJob entrance{grad, maps[n].valid.y0, maps[n].valid.x0, maps[n], signs_of(n, signs)};
+  FASTBG_CALL_VARIANT(conv_stack_entrance, entrance, threads);
+  for (std::size_t i = n; i >= 1; --i) {
+    const StackLayer& layer = layers_[i - 1];
+    StackJob job = job_of(seen_by(i), threads);
+    job.in = maps[i];
+    job.in_upscale = layer.upscale;
+    job.out = maps[i - 1];
+    job.factors = layer.factors;
+    if (layer.residual >= 0) job.scale = layer.scale;
+    for (const std::size_t adder : adders[i - 1]) job.add[job.added++] = maps[adder];
+    job.gate = signs_of(i - 1, signs);
+    if (i == 1) {
+      job.result = to_input;
+      job.result.data = static_cast<float*>(to_input.data) + job.box.y0 * to_input.strides[2] +
+                        job.box.x0 * to_input.strides[3];
+    }
+    FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
+  }
+}
+
+}  // namespace fastbg

@@ -1,0 +1,56 @@
+"""How the layers of a stack of convolutions are told to a backend: each a row of whole numbers."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fastbg.geometry import Box
+
+CELL = 4  # kStackSide in csrc/cpu/conv_stack.h: maps are computed in cells of 4x4 pixels
+LANES = 16  # and channels come in multiples of it
+MOST_ADDED = 4  # kMaxAdded: how often a map may be a residual
+
+
+class Layer(NamedTuple):
+    """Reads map i - 1 and makes map i, if it is layer i from 1; map 0 is the input."""
+
+    relu: int
+    upscale: int
+    residual: int  # number of the map that is added, -1 for none
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+    @property
+    def box(self) -> Box:
+        """What is computed, in pixels of the map that is read."""
+        return Box(self.y0, self.x0, self.y1, self.x1)
+
+
+def split(numbers: Sequence[int]) -> list[Layer]:
+    """The layers in a flat list of their numbers."""
+    n = len(Layer._fields)
+    return [Layer(*numbers[i : i + n]) for i in range(0, len(numbers), n)]
+
+
+def result_shape(
+    x: Tensor, parameters: Sequence[Tensor], numbers: Sequence[int]
+) -> tuple[int, int, int, int]:
+    """(B,C,h,w) of the last layer's box; `parameters` are weight and bias of each layer in turn."""
+    last = Layer(*numbers[-len(Layer._fields) :])
+    box = last.box.refine(last.upscale)
+    return len(x), len(parameters[-2]) // last.upscale**2, box.y1 - box.y0, box.x1 - box.x0
+
+
+def sign_bytes(images: int, parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
+    """Size of what the gradient needs of a forward pass: where each ReLU let values through."""
+    total = 0
+    for layer, weight in zip(split(numbers), parameters[::2], strict=True):
+        if layer.relu:
+            cells = layer.box.coarsen(CELL)
+            count = (cells.y1 - cells.y0) * (cells.x1 - cells.x0) * layer.upscale**2
+            channels = -(-(len(weight) // layer.upscale**2) // LANES) * LANES
+            total += images * count * CELL**2 * channels // 4
+    return total

@@ -1,0 +1,49 @@
+"""Stacks of 3x3 convolutions in plain PyTorch: the reference of csrc/cpu/conv_stack.cpp."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastbg.backends.stack_layers import sign_bytes, split
+from fastbg.backends.torch_reference.conv import conv3x3
+from fastbg.geometry import Box, Patch
+
+
+def conv_stack(
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    layers: Sequence[int],
+    scales: Sequence[float],
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    """The last layer's box; what is kept for the gradient is nothing here, in the right size."""
+    maps = [Patch(x, Box(0, 0, *x.shape[-2:]))]
+    height, width = x.shape[-2:]
+    pairs = zip(parameters[::2], parameters[1::2], strict=True)
+    for layer, scale, (weight, bias) in zip(split(layers), scales, pairs, strict=True):
+        near = maps[-1].cut(layer.box.grow(1, height, width))
+        y = conv3x3(near.data, weight, bias, None, 1.0, bool(layer.relu), layer.upscale)
+        patch = Patch(y, near.box.refine(layer.upscale)).cut(layer.box.refine(layer.upscale))
+        if layer.residual >= 0:
+            residual = maps[layer.residual].cut(patch.box)
+            patch = Patch(residual.data + scale * patch.data, patch.box)
+        maps.append(patch)
+        height, width = height * layer.upscale, width * layer.upscale
+    size = sign_bytes(len(x), parameters, layers) if keep else 0
+    return maps[-1].data, torch.zeros(size, dtype=torch.uint8, device=x.device)
+
+
+def conv_stack_gradient(
+    grad: Tensor,
+    x: Tensor,
+    kept: Tensor | None,
+    parameters: Sequence[Tensor],
+    layers: Sequence[int],
+    scales: Sequence[float],
+) -> Tensor:
+    """Gradient to x; the forward pass is computed again."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y = conv_stack(x, [p.detach() for p in parameters], layers, scales, False)[0]
+        return torch.autograd.grad(y, x, grad)[0]

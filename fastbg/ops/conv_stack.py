@@ -1,0 +1,160 @@
+"""Stacks of 3x3 convolutions, with ReLUs, residuals and pixel shuffles, on a part of a map."""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+
+from fastbg.errors import BackendUnavailable, InvalidArgument
+from fastbg.geometry import Box
+from fastbg.ops.checks import check_images
+from fastbg.registration import conv_stack as registered
+from fastbg.registration.dispatch import Place, select
+from fastbg.registration.operator import has_tangent
+
+
+class StackLayer(NamedTuple):
+    """One layer: ``maps[residual] + residual_scale * pixel_shuffle(relu(conv2d(before, ...)))``.
+
+    weight, bias: (Co,C,3,3) and (Co) or None, as in `conv3x3`.
+    relu: whether negative sums become 0; not together with `residual`.
+    upscale: r of the pixel shuffle.
+    residual: number of the map that is added; map 0 is the input, map i what layer i (from 1) made.
+    residual_scale: factor of what is added to it; without `residual` it has no effect.
+    box: y0, x0, y1, x1 of what is computed, in pixels of the map that the convolution reads; all,
+        if None. With one more pixel on each side it must lie in what the layer before computed.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    relu: bool = False
+    upscale: int = 1
+    residual: int | None = None
+    residual_scale: float = 1.0
+    box: Sequence[int] | None = None
+
+
+def conv_stack(x: Tensor, layers: Sequence[StackLayer], *, backend: str = "auto") -> Tensor:
+    """`layers` one after the other, as `conv3x3` would, in one call.
+
+    On CPUs in float32 the maps between stay in cells of 4x4 pixels, the tiles of Winograd's
+    F(4x4, 3x3), on the grid of the whole map. So boxes made of whole cells give the very bits of
+    the whole map, if every layer has what its cells look at; others differ by rounding. Where
+    that cannot be (see `why_plain`) PyTorch's own functions do it. As with `conv3x3`, a NaN
+    reaches whole cells.
+
+    Args:
+        x: (B,C,H,W) float, any strides.
+        layers: at least one.
+        backend: "auto", "torch" or "cpu".
+
+    Returns:
+        (B,C,h,w), what the last layer's box becomes. Differentiable, also twice, to `x`; by
+        PyTorch's own functions to the parameters too.
+
+    Raises:
+        InvalidArgument: type, shape, dtype, device, or a box that needs more than there is.
+        BackendUnavailable: the named backend cannot run here, or not on these arguments.
+    """
+    check_images("x", x)
+    if 0 in x.shape[1:]:
+        raise InvalidArgument("x", f"shape {tuple(x.shape)}", "at least one channel and pixel")
+    if not layers:
+        raise InvalidArgument("layers", list(layers), "at least one")
+    rows, parameters = _checked(x, layers)
+    numbers, scales = list(chain.from_iterable(rows)), [float(s.residual_scale) for s in layers]
+    reason = why_plain(x, parameters, rows, backend)
+    if reason is not None:
+        if backend not in ("auto", "torch"):
+            raise BackendUnavailable(f"backend {backend!r} cannot run conv_stack: {reason}")
+        return registered.plain(x, parameters, numbers, scales)
+    keep = torch.is_grad_enabled() and x.requires_grad
+    result: Tensor = registered.conv_stack(x, parameters, numbers, scales, keep, backend)[0]
+    return result
+
+
+def why_plain(
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    rows: Sequence[registered.Layer] = (),
+    backend: str = "auto",
+) -> str | None:
+    """Why PyTorch's own functions must compute it; None where the kernel can."""
+    if torch.compiler.is_compiling():
+        return "in a graph PyTorch's own functions are compiled"
+    if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
+        return "it has no gradient to parameters: freeze them"
+    tensors = [x, *parameters]
+    if any(is_functorch_wrapped_tensor(t) for t in tensors) or has_tangent(*tensors):
+        return "torch.func and forward-mode derivatives take PyTorch's own functions"
+    if torch.is_autocast_enabled(x.device.type):
+        return "autocast is for PyTorch's own functions"
+    if any((t.device, t.dtype) != (x.device, x.dtype) for t in parameters):
+        return "parameters of another device or dtype"
+    if select("conv_stack", Place(x.device, x.dtype), backend) != "cpu":
+        return "the torch backend is PyTorch's own functions"
+    if x.dtype != torch.float32:
+        return f"it computes in float32, not {x.dtype}"
+    used = [row.residual for row in rows if row.residual >= 0]
+    if any(used.count(number) > registered.MOST_ADDED for number in set(used)):
+        return f"a map is a residual more than {registered.MOST_ADDED} times"
+    return None
+
+
+def whole_cells(box: Box, height: int, width: int) -> Box:
+    """The smallest box made of whole cells of a (height, width) map that covers `box`."""
+    return box.align(registered.CELL, 0, height, width)
+
+
+def _checked(
+    x: Tensor, layers: Sequence[StackLayer]
+) -> tuple[list[registered.Layer], list[Tensor]]:
+    """The layers as rows of numbers, and their parameters, weight and bias in turn."""
+    channels, height, width = x.shape[1:]
+    maps = [(channels, height, width, Box(0, 0, height, width))]
+    rows: list[registered.Layer] = []
+    parameters: list[Tensor] = []
+    for i, layer in enumerate(layers):
+        name = f"layers[{i}]"
+        channels, height, width, there = maps[-1]
+        shape = tuple(layer.weight.shape)
+        if len(shape) != 4 or shape[1:] != (channels, 3, 3) or shape[0] == 0:
+            raise InvalidArgument(f"{name}.weight", shape, f"shape (Co, {channels}, 3, 3)")
+        bias = layer.weight.new_zeros(shape[0]) if layer.bias is None else layer.bias
+        if tuple(bias.shape) != shape[:1]:
+            raise InvalidArgument(f"{name}.bias", tuple(bias.shape), f"shape {shape[:1]}")
+        for value in (layer.weight, bias):
+            if (value.dtype, value.device) != (x.dtype, x.device):
+                wanted = f"{x.dtype} on {x.device}, as x"
+                raise InvalidArgument(name, f"{value.dtype} on {value.device}", wanted)
+        r = layer.upscale
+        if r < 1 or shape[0] % r**2:
+            raise InvalidArgument(f"{name}.upscale", r, f"r >= 1 whose square divides {shape[0]}")
+        box = Box(0, 0, height, width) if layer.box is None else Box(*layer.box)
+        if not _inside(box, Box(0, 0, height, width)) or not _inside(
+            box.grow(1, height, width), there
+        ):
+            wanted = f"a box, not empty, that needs no more than {tuple(there)}"
+            raise InvalidArgument(f"{name}.box", tuple(box), wanted)
+        made = (shape[0] // r**2, r * height, r * width, box.refine(r))
+        if layer.residual is not None:
+            if not 0 <= layer.residual <= i:
+                raise InvalidArgument(f"{name}.residual", layer.residual, f"a map, 0 to {i}")
+            if layer.relu:
+                raise InvalidArgument(f"{name}.relu", True, "False, where a residual is given")
+            other = maps[layer.residual]
+            if other[:3] != made[:3] or not _inside(made[3], other[3]):
+                wanted = f"one of {made[0]} channels with the pixels {tuple(made[3])}"
+                raise InvalidArgument(f"{name}.residual", layer.residual, wanted)
+        residual = -1 if layer.residual is None else layer.residual
+        rows.append(registered.Layer(int(layer.relu), r, residual, *box))
+        parameters += (layer.weight, bias)
+        maps.append(made)
+    return rows, parameters
+
+
+def _inside(box: Box, outer: Box) -> bool:
+    return outer.y0 <= box.y0 < box.y1 <= outer.y1 and outer.x0 <= box.x0 < box.x1 <= outer.x1
