@@ -5,7 +5,6 @@ checkpoint sees the same patches as an unbroken one.
 """
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.errors import CheckpointError, DataError
+from fastbg.writing import replacing
 
 Image = NDArray[np.uint8]
 
@@ -209,10 +209,8 @@ def _save(
         "average": average,
         "optimizer": optimizer.state_dict(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        torch.save(state, partial)
 
 
 def _restore(

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 import fastbg
 from fastbg.errors import CheckpointError, InvalidArgument
-from fastbg.models.checkpoints import WEIGHTS, read_card
+from fastbg.models.checkpoints import WEIGHTS
 from fastbg.models.edsr import EDSR
+from fastbg.models.files.tensors import read_safetensors
 from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.models.rcan import RCAN
 from fastbg.models.registry import BUILT_IN
@@ -47,7 +48,7 @@ def test_what_is_saved_is_loaded(name: str, tmp_path: Path) -> None:
     net = NETWORKS[name]()
     path = tmp_path / "sub" / "mine.safetensors"
     fastbg.save_model(net, path, {"steps": 18_000, "set14": {"psnr_y": 28.2}})
-    assert read_card(path) == {"steps": 18_000, "set14": {"psnr_y": 28.2}}
+    assert read_safetensors(path)[1]["card"] == {"steps": 18_000, "set14": {"psnr_y": 28.2}}
     assert os.listdir(path.parent) == [path.name]
 
     loaded = fastbg.load_model(path)

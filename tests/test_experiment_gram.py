@@ -15,7 +15,7 @@ from fastbg.measures.likeness import SIMILARITIES, Descriptions, Images, Similar
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.edsr import EDSR
 from fastbg.models.window import Box
-from fastbg.reports.gram import COMBINED, halves
+from fastbg.reports.gram import COMBINED, GramReport, halves
 from fastbg.reports.sections import report_of
 from fastbg.stats.correlation import kendall, pooled_kendall, pooled_spearman, spearman
 from fastbg.stats.intervals import Interval, Outcome, mean_interval
@@ -211,7 +211,7 @@ def result(psnr: np.ndarray, **planted: np.ndarray) -> Measured:
 def test_the_measure_that_predicts_is_found_on_held_out_images() -> None:
     psnr = 30 + np.random.default_rng(0).random((24, 21))
     measured = result(psnr, colour_moments=40 - psnr)
-    contest = Gram().contest(measured)
+    contest = GramReport(Gram()).contest(measured)
     assert contest["colour_moments"].held.value == pytest.approx(1)
     assert contest[COMBINED].held.value > 0.95
     assert abs(contest["vgg_gram"].held.value) < 0.2
@@ -225,7 +225,7 @@ def test_the_held_out_half_only_judges() -> None:
     psnr = 30 + np.random.default_rng(0).random((24, 21))
     known, _ = halves(result(psnr).items, 0)
     misleading = np.where(known[:, None], 40 - psnr, psnr)
-    contest = Gram().contest(result(psnr, colour_moments=misleading))
+    contest = GramReport(Gram()).contest(result(psnr, colour_moments=misleading))
     for name in ("colour_moments", COMBINED):
         assert contest[name].known > 0.95
         assert contest[name].held.value < -0.95

@@ -15,6 +15,7 @@ from fastbg.experiments.surroundings import Surroundings, SurroundingsOptions
 from fastbg.models.edsr import EDSR
 from fastbg.reports.content import Gallery
 from fastbg.reports.sections import report_of
+from fastbg.reports.surroundings import SurroundingsReport
 from fastbg.stats.intervals import Outcome
 
 SMALL = SurroundingsOptions(count=3, box=32, margins="0,8,16")
@@ -101,7 +102,7 @@ def test_c1_follows_from_the_share(losing: int, outcome: Outcome) -> None:
 
 def test_a_small_loss_does_not_count() -> None:
     experiment = Surroundings(dataclasses.replace(SMALL, gap=1.0))
-    assert experiment.share(measured(24)).value == 0
+    assert SurroundingsReport(experiment).share(measured(24)).value == 0
 
 
 def test_cases_are_the_largest_loss_and_the_largest_gain(study: Study, net: EDSR) -> None:

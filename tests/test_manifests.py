@@ -15,13 +15,12 @@ from fastbg.data import manifests
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageItem, ImageSet, open_folder
 from fastbg.data.manifests import (
-    Manifest,
     SubImage,
     composite_groups,
     load_sub_image,
-    load_sub_images,
     sub_images,
 )
+from fastbg.data.sets import decoded
 from fastbg.errors import DataError, InvalidArgument
 
 
@@ -150,26 +149,6 @@ def test_impossible_groups_are_refused(argument: str, value: int) -> None:
         composite_groups(**arguments)
 
 
-def test_manifest_survives_json(images: ImageSet) -> None:
-    manifest = Manifest(
-        images=images.name,
-        fingerprint=images.fingerprint(),
-        seed=3,
-        sub_images=tuple(sub_images(images, 5, 32, seed=3)),
-        groups=composite_groups(5, 5, 2, 3, seed=3),
-    )
-    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
-
-
-@pytest.mark.parametrize("damage", [{"seed": "x"}, {"sub_images": [{"item": "a"}]}, {"groups": 3}])
-def test_a_foreign_manifest_is_refused(damage: dict[str, object]) -> None:
-    whole = Manifest("a", "b", 0, (SubImage("a", 0, 0, 8),)).to_json()
-    with pytest.raises(DataError, match="manifest: not one that fastbg wrote"):
-        Manifest.from_json(whole | damage)
-    with pytest.raises(DataError, match=r"manifest: .*'images'"):
-        Manifest.from_json({})
-
-
 def test_loading_cuts_the_square(images: ImageSet) -> None:
     sub = SubImage("c.png", 8, 4, 32)
     pixels = load_sub_image(images, sub)
@@ -178,15 +157,12 @@ def test_loading_cuts_the_square(images: ImageSet) -> None:
     assert load_sub_image(images, sub).any()
 
 
-def test_loading_many_keeps_their_order_and_decodes_each_image_once(
-    images: ImageSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    subs = sub_images(images, 30, 32, seed=0)
-    one_by_one = np.stack([load_sub_image(images, sub) for sub in subs])
-    manifests._decoded.cache_clear()
-    monkeypatch.setattr(manifests, "_decoded", manifests.lru_cache(1)(ImageItem.load))
-    np.testing.assert_array_equal(load_sub_images(images, subs), one_by_one)
-    assert manifests._decoded.cache_info().misses == len({sub.item for sub in subs})
+def test_an_image_stays_decoded_while_its_squares_are_cut(images: ImageSet) -> None:
+    subs = sorted(sub_images(images, 30, 32, seed=0), key=lambda sub: sub.item)
+    decoded.cache_clear()
+    for sub in subs:
+        load_sub_image(images, sub)
+    assert decoded.cache_info().misses == len({sub.item for sub in subs})
 
 
 def test_squares_that_cannot_be_loaded(images: ImageSet) -> None:
@@ -194,5 +170,3 @@ def test_squares_that_cannot_be_loaded(images: ImageSet) -> None:
         load_sub_image(images, SubImage("b.png", 4, 0, 32))
     with pytest.raises(DataError, match=r"has no image 'z\.png'"):
         load_sub_image(images, SubImage("z.png", 0, 0, 32))
-    with pytest.raises(InvalidArgument, match="sub-images of one size"):
-        load_sub_images(images, [SubImage("a.png", 0, 0, 32), SubImage("a.png", 0, 0, 16)])

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from fastbg.geometry import Box
 from fastbg.measures.likeness import SIMILARITIES, Images, layer_outputs
 from fastbg.measures.texture import texture_gram
 from fastbg.models.edsr import EDSR
 from fastbg.models.vgg import conv1_1, imagenet_normalised
-from fastbg.models.window import Box
 
 SIDE, SCALE = 64, 4
 BOX = Box(24, 24, 40, 40)

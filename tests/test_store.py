@@ -1,6 +1,5 @@
 """The run store: exact values, one writer, resuming after kill -9, and errors that help."""
 
-import csv
 import math
 import os
 import resource
@@ -236,40 +235,6 @@ class TestWhatTheRunIs:
             RunStore.open(tmp_path, {"data": tmp_path})
 
 
-class TestCsv:
-    def test_round_trip(self, tmp_path: Path) -> None:
-        names = [f"v{i}" for i in range(len(ODD_FLOATS))]
-        with RunStore.open(tmp_path, CONFIG) as store:
-            floats = dict(zip(names, ODD_FLOATS, strict=True))
-            store.put("table1", "edsr", 'a "b", c', {**floats, "note": "two\nlines", "none": None})
-            store.put("table1", "rcan", "ü", {"v0": math.nan, "extra": 7})
-            store.put("lam", "edsr", "a", {"di": 9.5})
-            written = store.export_csv(tmp_path / "tables")
-        assert written == [tmp_path / "tables/lam.csv", tmp_path / "tables/table1.csv"]
-        assert written[0].read_text() == "model,item,di\nedsr,a,9.5\n"
-        with written[1].open(newline="", encoding="utf-8") as file:
-            header, first, second = csv.reader(file)
-        assert header == ["model", "item", *names, "note", "none", "extra"]
-        assert first[:2] == ["edsr", 'a "b", c']
-        assert [bits(float(text)) for text in first[2 : 2 + len(names)]] == list(
-            map(bits, ODD_FLOATS)
-        )
-        assert first[2 + len(names) :] == ["two\nlines", "", ""]
-        assert second[:3] == ["rcan", "ü", "nan"]
-        assert second[3:] == [""] * (len(names) + 1) + ["7"]
-        assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == [
-            "lam.csv",
-            "table1.csv",
-        ]
-
-    def test_a_target_that_is_a_file(self, tmp_path: Path) -> None:
-        (tmp_path / "tables").write_text("")
-        with RunStore.open(tmp_path, CONFIG) as store:
-            store.put("e", "m", "i", {"a": 1})
-            with pytest.raises(RunStoreError, match=r"tables: .*can be written"):
-                store.export_csv(tmp_path / "tables")
-
-
 def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
     log.touch()
     return subprocess.Popen([sys.executable, kill_run.__file__, str(folder), str(log)])
@@ -304,13 +269,6 @@ def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(tmp_path: Path) 
         for record in records:
             key = (record.experiment, record.model, record.item, "lam")
             np.testing.assert_array_equal(broken.array(*key), whole.array(*key))
-        for store in (broken, whole):
-            store.export_csv(store.folder / "tables")
-    for name in kill_run.EXPERIMENTS:
-        texts = {
-            (tmp_path / run / f"tables/{name}.csv").read_bytes() for run in ("broken", "whole")
-        }
-        assert len(texts) == 1
 
     stored: set[tuple[str, str]] = set()
     for line in log.read_text().splitlines():

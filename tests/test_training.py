@@ -11,8 +11,9 @@ import fastbg
 from fastbg.cli import main
 from fastbg.data.degradation import downsample
 from fastbg.errors import CheckpointError, DataError
-from fastbg.models.checkpoints import read_card, save_model
+from fastbg.models.checkpoints import save_model
 from fastbg.models.edsr import EDSR
+from fastbg.models.files.tensors import read_safetensors
 from fastbg.models.registry import BUILT_IN
 from fastbg.training import PatchSampler, TrainConfig, train
 
@@ -128,7 +129,7 @@ def test_goes_on_from_the_weights_of_a_file(
     before, after = fastbg.load_model(start), fastbg.load_model(out)
     for name, value in before.state_dict().items():
         torch.testing.assert_close(after.state_dict()[name], value, rtol=0, atol=1e-6)
-    assert len(read_card(out)["training"]["start"]) == 16
+    assert len(read_safetensors(out)[1]["card"]["training"]["start"]) == 16
 
     out.unlink()
     assert main([*command, str(start), "--resize", "1.5"]) != 0

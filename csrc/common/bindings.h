@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "tensor_view.h"
@@ -25,6 +26,10 @@ inline TensorView view_from(const pybind11::tuple& described) {
     view.strides[i] = strides[i].cast<std::int64_t>();
   }
   return view;
+}
+
+inline bool has_no_elements(const TensorView& view) {
+  return std::find(view.sizes, view.sizes + view.rank, 0) != view.sizes + view.rank;
 }
 
 }  // namespace fastbg

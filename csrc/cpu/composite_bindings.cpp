@@ -41,10 +41,6 @@ void run_mosaic(const MosaicParams& params, int threads) {
   FASTBG_CALL_VARIANT(mosaic, params, threads);
 }
 
-bool empty(const TensorView& view) {
-  return std::find(view.sizes, view.sizes + view.rank, 0) != view.sizes + view.rank;
-}
-
 }  // namespace
 
 // Inputs first, then `out` (contiguous but for its first stride), then the number of threads.
@@ -55,7 +51,7 @@ void register_composite(py::module_& m) {
     const CompositeParams params{view_from(a),     view_from(b),     view_from(pairs),
                                  view_from(inner), view_from(outer), view_from(out)};
     const py::gil_scoped_release released;
-    if (!empty(params.out)) run_composite(params, threads);
+    if (!has_no_elements(params.out)) run_composite(params, threads);
   });
   m.def("composite_lr",
         [](const py::tuple& a, const py::tuple& b, const py::tuple& pairs, const py::tuple& inner,
@@ -71,13 +67,13 @@ void register_composite(py::module_& m) {
               view_from(column_weight),
               quantize};
           const py::gil_scoped_release released;
-          if (!empty(params.composite.out)) run_composite_lr(params, threads);
+          if (!has_no_elements(params.composite.out)) run_composite_lr(params, threads);
         });
   m.def("mosaic", [](const py::tuple& tiles, const py::tuple& cells, const py::tuple& out,
                      int threads) {
     const MosaicParams params{view_from(tiles), view_from(cells), view_from(out)};
     const py::gil_scoped_release released;
-    if (!empty(params.out)) run_mosaic(params, threads);
+    if (!has_no_elements(params.out)) run_mosaic(params, threads);
   });
 }
 

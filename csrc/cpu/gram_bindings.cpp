@@ -13,9 +13,6 @@ TensorView optional_view(const py::object& described) {
   return described.is_none() ? TensorView{} : view_from(described.cast<py::tuple>());
 }
 
-// Without images, or without regions.
-bool empty(const TensorView& out) { return out.sizes[0] == 0 || out.sizes[1] == 0; }
-
 void run_gram(const GramParams& params, int threads) {
   const GramPlan plan(params, threads);
   FASTBG_CALL_VARIANT(gram, plan.job, threads);
@@ -34,14 +31,14 @@ void register_gram(py::module_& m) {
                    int threads) {
     const GramParams params{view_from(features), optional_view(mask), view_from(out)};
     const py::gil_scoped_release released;
-    if (!empty(params.out)) run_gram(params, threads);
+    if (!has_no_elements(params.out)) run_gram(params, threads);
   });
   m.def("conv_gram", [](const py::tuple& images, const py::tuple& weight, const py::tuple& bias,
                         const py::object& mask, const py::tuple& out, int threads) {
     const ConvGramParams params{view_from(images), view_from(weight), view_from(bias),
                                 optional_view(mask), view_from(out)};
     const py::gil_scoped_release released;
-    if (!empty(params.out)) run_conv_gram(params, threads);
+    if (!has_no_elements(params.out)) run_conv_gram(params, threads);
   });
 }
 

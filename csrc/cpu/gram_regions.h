@@ -113,19 +113,6 @@ inline void mirror(float* matrix, std::int64_t row) {
   }
 }
 
-inline void write_floats(const float* from, std::int64_t n, DType dtype, char* to) {
-  auto* halves = reinterpret_cast<std::uint16_t*>(to);
-  switch (dtype) {
-    case DType::float16:
-      for (std::int64_t i = 0; i < n; ++i) halves[i] = to_half(from[i]);
-      break;
-    case DType::bfloat16:
-      for (std::int64_t i = 0; i < n; ++i) halves[i] = to_bfloat16(from[i]);
-      break;
-    default: std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(float));
-  }
-}
-
 // Mirrors and writes the matrix of one image and region.
 inline void write_matrix(const GramWork& work, std::int64_t image, std::int64_t region, float* matrix) {
   const std::int64_t n = work.channels;

@@ -25,17 +25,6 @@ const float* floats_at(const char* from, DType dtype, std::int64_t stride, std::
   return row;
 }
 
-void write_floats(const float* from, DType dtype, std::int64_t n, char* to) {
-  auto* half = reinterpret_cast<std::uint16_t*>(to);
-  if (dtype == DType::float16) {
-    for (std::int64_t i = 0; i < n; ++i) half[i] = to_half(from[i]);
-  } else if (dtype == DType::bfloat16) {
-    for (std::int64_t i = 0; i < n; ++i) half[i] = to_bfloat16(from[i]);
-  } else {
-    std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(float));
-  }
-}
-
 // A tile of one channel with `radius` mirrored pixels around it, and the rows to work on.
 class Tile {
  public:
@@ -155,7 +144,7 @@ void blur_path(const BlurPathJob& job, int threads) {
             store(row + x, tile.filter_along(down, taps, x, Vec{}));
           }
           char* to = const_cast<char*>(node_pixel(p.out, b, k, c, y, x0));
-          write_floats(row, p.out.dtype, x1 - x0, to);
+          write_floats(row, x1 - x0, p.out.dtype, to);
         }
       }
     });
@@ -195,7 +184,7 @@ void path_integral(const PathIntegralJob& job, int threads) {
         }
         const std::int64_t offset = b * p.out.strides[0] + c * p.out.strides[1] +
                                     y * p.out.strides[2] + x0 * p.out.strides[3];
-        write_floats(sums, p.out.dtype, n, static_cast<char*>(p.out.data) + offset * out_bytes);
+        write_floats(sums, n, p.out.dtype, static_cast<char*>(p.out.data) + offset * out_bytes);
       }
     });
   }

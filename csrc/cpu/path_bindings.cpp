@@ -13,10 +13,6 @@ namespace {
 
 namespace py = pybind11;
 
-bool empty(const TensorView& view) {
-  return std::find(view.sizes, view.sizes + view.rank, 0) != view.sizes + view.rank;
-}
-
 // fastbg.ops checks the same, but not inside a compiled graph.
 void check_radius(const TensorView& image, const TensorView& taps) {
   const std::int64_t size = taps.sizes[1];
@@ -77,7 +73,7 @@ void register_path(py::module_& m) {
         [](const py::tuple& image, const py::tuple& taps, const py::tuple& out, int threads) {
           const BlurPathParams params{view_from(image), view_from(taps), view_from(out)};
           const py::gil_scoped_release released;
-          if (!empty(params.out)) run_blur_path(params, threads);
+          if (!has_no_elements(params.out)) run_blur_path(params, threads);
         });
   m.def("path_integral",
         [](const py::tuple& gradients, const py::tuple& image, const py::tuple& change,
@@ -85,13 +81,13 @@ void register_path(py::module_& m) {
           const PathIntegralParams params{view_from(gradients), view_from(image),
                                           view_from(change), view_from(level), view_from(out)};
           const py::gil_scoped_release released;
-          if (!empty(params.out)) run_path_integral(params, threads);
+          if (!has_no_elements(params.out)) run_path_integral(params, threads);
         });
   m.def("gradient_detector",
         [](const py::tuple& sr, const py::tuple& windows, const py::tuple& out, int threads) {
           const GradientDetectorParams params{view_from(sr), view_from(windows), view_from(out)};
           const py::gil_scoped_release released;
-          if (!empty(params.out)) run_detector(params, threads);
+          if (!has_no_elements(params.out)) run_detector(params, threads);
         });
   m.def("gradient_detector_backward",
         [](const py::tuple& grad, const py::tuple& sr, const py::tuple& windows,
@@ -99,7 +95,7 @@ void register_path(py::module_& m) {
           const GradientDetectorBackwardParams params{view_from(grad), view_from(sr),
                                                       view_from(windows), view_from(out)};
           const py::gil_scoped_release released;
-          if (!empty(params.out)) run_detector_backward(params, threads);
+          if (!has_no_elements(params.out)) run_detector_backward(params, threads);
         });
 }
 

@@ -105,6 +105,21 @@ static void read_16_bit(const std::uint16_t* from, std::int64_t stride, std::int
   }
 }
 
+// n floats as elements of `dtype`, one after the other.
+[[maybe_unused]] static inline void write_floats(const float* from, std::int64_t n, DType dtype,
+                                                 char* to) {
+  auto* halves = reinterpret_cast<std::uint16_t*>(to);
+  switch (dtype) {
+    case DType::float16:
+      for (std::int64_t i = 0; i < n; ++i) halves[i] = to_half(from[i]);
+      break;
+    case DType::bfloat16:
+      for (std::int64_t i = 0; i < n; ++i) halves[i] = to_bfloat16(from[i]);
+      break;
+    default: std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(float));
+  }
+}
+
 // One channel of one source image.
 struct Plane {
   const char* data;

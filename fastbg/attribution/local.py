@@ -17,9 +17,9 @@ from fastbg.attribution.paths import GaussianBlurPath, Path
 from fastbg.attribution.quadrature import Cells, quadrature
 from fastbg.attribution.result import AttributionResult
 from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box
 from fastbg.models.foreign import guarded, super_resolve
 from fastbg.models.network import Network
-from fastbg.models.window import Box
 from fastbg.ops.checks import check_finite, check_images, check_unit_range
 from fastbg.precision import in_precision
 

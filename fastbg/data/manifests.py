@@ -1,19 +1,17 @@
-"""Which sub-images and groups of composites an experiment uses: drawn by seed, stored as JSON.
+"""Which sub-images and groups of composites an experiment uses: drawn by seed.
 
-A manifest is stored with the run that drew it, because numpy may change the streams of its
-generators between versions.
+A run stores what it drew, because numpy may change the streams of its generators between versions.
 """
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbg.data.images import ImageItem, ImageSet
+from fastbg.data.sets import decoded
 from fastbg.errors import DataError, InvalidArgument
 
 MIN_STD = 4.0
@@ -31,7 +29,7 @@ class SubImage:
 
     @property
     def key(self) -> str:
-        """Name for records and captions, unique within a manifest."""
+        """Name for records and captions, unique within an image set."""
         return f"{self.item}@{self.y},{self.x}"
 
 
@@ -44,38 +42,6 @@ class Group:
 
     foreground: int
     backgrounds: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What was drawn from which images; `to_json` and `from_json` are each other's inverse."""
-
-    images: str  # name of the image set
-    fingerprint: str  # of the image set
-    seed: int
-    sub_images: tuple[SubImage, ...]
-    groups: tuple[Group, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and integers."""
-        plain = asdict(self)
-        plain["sub_images"] = list(plain["sub_images"])
-        plain["groups"] = [[g.foreground, *g.backgrounds] for g in self.groups]
-        return plain
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Manifest":
-        """Raises DataError if `value` was not made by `to_json`."""
-        try:
-            return cls(
-                images=str(value["images"]),
-                fingerprint=str(value["fingerprint"]),
-                seed=int(value["seed"]),
-                sub_images=tuple(SubImage(**sub) for sub in value["sub_images"]),
-                groups=tuple(Group(first, tuple(rest)) for first, *rest in value["groups"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"manifest: not one that fastbg wrote ({error!r})") from error
 
 
 def sub_images(
@@ -196,22 +162,7 @@ def composite_groups(
 
 def load_sub_image(images: ImageSet, sub: SubImage) -> NDArray[np.uint8]:
     """Pixels (size,size,3) of one sub-image; the last few images stay decoded."""
-    return _cut(_decoded(images[sub.item]), sub)
-
-
-def load_sub_images(images: ImageSet, subs: Sequence[SubImage]) -> NDArray[np.uint8]:
-    """Pixels (n,size,size,3) of sub-images of one size; each image is decoded once."""
-    if len({sub.size for sub in subs}) != 1:
-        raise InvalidArgument("subs", sorted({sub.size for sub in subs}), "sub-images of one size")
-    pixels = np.empty((len(subs), subs[0].size, subs[0].size, 3), np.uint8)
-    for i in sorted(range(len(subs)), key=lambda i: subs[i].item):
-        pixels[i] = load_sub_image(images, subs[i])
-    return pixels
-
-
-@lru_cache(maxsize=4)
-def _decoded(item: ImageItem) -> NDArray[np.uint8]:
-    return item.load()
+    return _cut(decoded(images[sub.item]), sub)
 
 
 def _cut(image: NDArray[np.uint8], sub: SubImage) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,12 @@ class ImageItem:
         lr = read_image(path)
         check_lr_size(path, lr.shape[:2], self.size(), scale, self.path)
         return lr
+
+
+@lru_cache(maxsize=8)
+def decoded(item: ImageItem) -> NDArray[np.uint8]:
+    """`item.load()`; the last few stay decoded. Not to be written to."""
+    return item.load()
 
 
 @dataclass(frozen=True)

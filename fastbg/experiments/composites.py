@@ -24,7 +24,8 @@ from fastbg.experiments.groups import (
     set_of,
     sources,
 )
-from fastbg.experiments.study import Item, Study, as_image, centre
+from fastbg.experiments.study import Item, Study, as_image
+from fastbg.geometry import centre
 from fastbg.measures.quality import grey_levels
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite

@@ -14,10 +14,10 @@ from fastbg.data.images import ImageItem, ImageSet
 from fastbg.data.manifests import SubImage, composite_groups, load_sub_image, sub_images
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Measured, Options
-from fastbg.experiments.study import Item, Study, centre
+from fastbg.experiments.study import Item, Study
+from fastbg.geometry import Box, centre
 from fastbg.measures.likeness import Descriptions, Images
 from fastbg.models.network import Network
-from fastbg.models.window import Box
 from fastbg.ops.composite import composite, composite_lr
 
 T = TypeVar("T")

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Options, Picture, decibels
-from fastbg.experiments.study import Item, Study, as_image, centre, restore
+from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.experiments.tta import average, family, restored_copies
+from fastbg.filters.dtypes import as_float
+from fastbg.geometry import centre
 from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
 from fastbg.ops.composite import Transform, mosaic
@@ -157,7 +159,7 @@ class Mosaic(Experiment):
 
         "inner" is that of the half-sized square in the middle, which the seams hardly reach.
         """
-        o, truth = self.options, hr.float() / 255
+        o, truth = self.options, as_float(hr)
         return {
             f"{part}_{way}": psnr(sr, truth, shave=shave, channel=o.channel)
             for part, shave in (("psnr", o.shave), ("inner", o.region // 4))

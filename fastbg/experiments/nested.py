@@ -33,13 +33,13 @@ from fastbg.experiments.experiment import (
     decibels,
     integers,
 )
-from fastbg.experiments.study import Item, Study, as_image, centre, restore
+from fastbg.experiments.study import Item, Study, as_image, restore
+from fastbg.filters.dtypes import as_float
+from fastbg.geometry import Box, centre
 from fastbg.measures.quality import psnr
 from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite, composite_lr
-
-Box = tuple[int, int, int, int]
 
 NODES: dict[str, dict[str, Any]] = {
     "quick": {"accuracy": "published"},
@@ -214,7 +214,7 @@ class Nested(Experiment):
     def compare(self, net: Network, hr: Tensor, lr: Tensor) -> dict[str, Tensor]:
         """PSNR of the window by size; nothing leaves the device."""
         y0, x0, y1, x1 = window = self.window_box
-        truth = hr[..., y0:y1, x0:x1].float() / 255
+        truth = as_float(hr[..., y0:y1, x0:x1])
         truth = truth.repeat_interleave(len(self.sizes), dim=0)
         scores = psnr(restore(net, lr, window), truth, channel=self.options.channel)
         return self.by_size("psnr", scores)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fastbg.experiments.experiment import Options
-from fastbg.experiments.nested import Box, Nested, NestedOptions
-from fastbg.experiments.study import centre
+from fastbg.experiments.nested import Nested, NestedOptions
+from fastbg.geometry import Box, centre
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Options, Picture, Work, decibels
 from fastbg.experiments.groups import image_sets, in_turn
 from fastbg.experiments.study import Item, Study, as_image, restore
+from fastbg.filters.dtypes import as_float
 from fastbg.measures.quality import grey_levels, psnr
 from fastbg.models.network import Network
 
@@ -96,7 +97,7 @@ class Slicing(Experiment):
     def compare(self, hr: Tensor, whole: Tensor, sliced: Tensor) -> dict[str, Tensor]:
         """The numbers of one image; nothing leaves the device."""
         o = self.options
-        truth = hr.float() / 255
+        truth = as_float(hr)
         levels = [grey_levels(x, o.channel) for x in (truth, whole, sliced)]
         ring = seam_distance(hr.shape[-2], hr.shape[-1], o.tile, hr.device)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastbg.data.images import ImageItem, ImageSet
+from fastbg.data.images import ImageSet
 from fastbg.data.manifests import sub_images
+from fastbg.data.sets import decoded
 from fastbg.errors import DataError
+from fastbg.geometry import cut
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite_lr
 
@@ -53,7 +54,7 @@ class Study:
 
     def ground_truth(self, items: Sequence[Item]) -> Tensor:
         """The HR regions of `items`, which are of one size: (B,3,h,w) uint8 on the device."""
-        regions = [_cut(_decoded(self.images[item.source]), item.box) for item in items]
+        regions = [cut(decoded(self.images[item.source]), item.box) for item in items]
         return self._stack(regions)
 
     def inputs(self, items: Sequence[Item], hr: Tensor, lr: str, kernel: str) -> Tensor:
@@ -72,7 +73,7 @@ class Study:
                 f"image set {self.images.name}: has no LR image of {item.source} at scale "
                 f"{self.scale}; expected one, as the option lr is 'paired'"
             )
-        return _cut(image, tuple(v // self.scale for v in item.box))
+        return cut(image, tuple(v // self.scale for v in item.box))
 
     def _stack(self, regions: Sequence[NDArray[np.uint8]]) -> Tensor:
         stacked = torch.from_numpy(np.stack(regions).transpose(0, 3, 1, 2))
@@ -94,16 +95,6 @@ class Study:
         ).to(self.dtype)
 
 
-@lru_cache(maxsize=8)
-def _decoded(image: ImageItem) -> NDArray[np.uint8]:
-    return image.load()
-
-
-def _cut(image: NDArray[np.uint8], box: Sequence[int]) -> NDArray[np.uint8]:
-    y0, x0, y1, x1 = box
-    return image[y0:y1, x0:x1]
-
-
 @torch.inference_mode()
 def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Tensor:
     """SR images of `lr` (B,3,h,w), or their part `window` (SR pixels), a few at a time.
@@ -114,12 +105,6 @@ def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Te
     batch = max(1, pixels // (lr.shape[-2] * lr.shape[-1]))
     parts = lr.contiguous(memory_format=torch.channels_last).split(batch)
     return torch.cat([net(x) if window is None else net.forward_window(x, window) for x in parts])
-
-
-def centre(size: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """The central box of `size` x `size` pixels of a (height, width) image."""
-    y0, x0 = (height - size) // 2, (width - size) // 2
-    return y0, x0, y0 + size, x0 + size
 
 
 def as_image(sr: Tensor) -> NDArray[np.uint8]:

@@ -18,7 +18,9 @@ from fastbg.experiments.experiment import (
     decibels,
     integers,
 )
-from fastbg.experiments.study import Item, Study, as_image, centre, restore
+from fastbg.experiments.study import Item, Study, as_image, restore
+from fastbg.filters.dtypes import as_float
+from fastbg.geometry import centre
 from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
 
@@ -107,7 +109,7 @@ class Surroundings(Experiment):
         o = self.options
         side = o.box - 2 * o.shave
         y0, x0, y1, x1 = centre(side, *hr.shape[-2:])
-        truth = hr[..., y0:y1, x0:x1].float() / 255
+        truth = as_float(hr[..., y0:y1, x0:x1])
         columns = {}
         for margin, lr in zip(self.margins, inputs, strict=True):
             whole = o.box + 2 * margin

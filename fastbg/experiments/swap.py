@@ -18,7 +18,9 @@ from fastbg.experiments.groups import (
     sources,
     texture_distances,
 )
-from fastbg.experiments.study import Item, Study, as_image, centre, restore
+from fastbg.experiments.study import Item, Study, as_image, restore
+from fastbg.filters.dtypes import as_float
+from fastbg.geometry import centre
 from fastbg.measures.likeness import PAPER, SIMILARITIES, Descriptions
 from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
@@ -89,7 +91,7 @@ class Swap(Experiment):
         """PSNR (K) of the foreground in each composite `lr`; nothing leaves the device."""
         o = self.options
         y0, x0, y1, x1 = window = centre(o.region, o.size, o.size)
-        truth = hr[:1, :, y0:y1, x0:x1].float() / 255
+        truth = as_float(hr[:1, :, y0:y1, x0:x1])
         sr = restore(net, lr, window)
         return psnr(sr, truth.expand_as(sr), channel=o.channel)
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Options, Picture, Work, decibels
-from fastbg.experiments.study import Item, Study, as_image, centre, restore
+from fastbg.experiments.study import Item, Study, as_image, restore
+from fastbg.filters.dtypes import as_float
+from fastbg.geometry import centre
 from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
 
@@ -83,7 +85,7 @@ class Table1(Experiment):
         o = self.options
         window = centre(o.region - 2 * o.shave, *hr.shape[-2:])
         y0, x0, y1, x1 = window
-        truth = hr[..., y0:y1, x0:x1].float() / 255
+        truth = as_float(hr[..., y0:y1, x0:x1])
         own = centre(o.region - 2 * o.shave, o.region, o.region)
         return {
             "psnr_full": psnr(restore(net, full, window), truth, channel=o.channel),

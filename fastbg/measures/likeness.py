@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, unfold
 
 from fastbg.errors import CheckpointError
+from fastbg.filters.dtypes import as_float
+from fastbg.geometry import Box
 from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.network import Network
 from fastbg.models.vgg import conv1_1, imagenet_normalised
-from fastbg.models.window import Box
 from fastbg.ops.gram import gram
 
 PATCH = 3  # LR pixels
@@ -42,7 +43,7 @@ class Images:
     @cached_property
     def levels(self) -> Tensor:
         """`hr` in [0,1]."""
-        return self.hr.float() / 255
+        return as_float(self.hr)
 
     @property
     def lr_box(self) -> Box:

@@ -38,6 +38,7 @@ from fastbg.models.wrappers import (
     tensor_dictionaries,
     under_prefix,
 )
+from fastbg.writing import replacing
 
 ARCHITECTURES: dict[str, type[Network]] = {net.architecture: net for net in (EDSR, RCAN, SwinIR)}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -108,20 +109,11 @@ def save_model(
         "card": dict(card or {}),
         "sha256": digest_of(half),
     }
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(half, partial, {"fastbg": json.dumps(about)})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(half, partial, {"fastbg": json.dumps(about)})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}") from error
-
-
-def read_card(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The card that save_model() stored; raises CheckpointError."""
-    path = built_in_path(name_or_path) or Path(name_or_path)
-    card: dict[str, Any] = read_safetensors(path)[1].get("card", {})
-    return card
 
 
 def installed() -> list[str]:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fastbg.geometry import Patch
 from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.conv import Conv3x3
 from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.models.upsampler import Upsampler
-from fastbg.models.window import Patch, Stage, check_window, required_boxes, whole_map
+from fastbg.models.window import Stage, check_window, required_boxes, whole_map
 from fastbg.precision import in_precision
 
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, leaky_relu, pad, scaled_dot_product_attention
 
 from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole, check_wholes
 from fastbg.models.conv import Conv3x3
 from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
 from fastbg.models.upsampler import Upsampler
-from fastbg.models.window import Box, Patch, Stage, check_window, required_boxes, whole_map
+from fastbg.models.window import Stage, check_window, required_boxes, whole_map
 from fastbg.precision import in_precision
 from fastbg.registration.operator import has_tangent
 

@@ -6,8 +6,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box, Patch
 from fastbg.models.conv import Conv3x3
-from fastbg.models.window import Box, Patch, Stage
+from fastbg.models.window import Stage
 
 FACTORS = {1: [], 2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
 

@@ -7,7 +7,7 @@ import numpy as np
 from fastbg.experiments.composites import FOREIGN, Composites
 from fastbg.experiments.experiment import NO_NETWORK, Measured
 from fastbg.experiments.groups import SETS, by_set
-from fastbg.experiments.study import centre
+from fastbg.geometry import centre
 from fastbg.reports import figures
 from fastbg.reports.content import (
     Cell,

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.mosaic import Mosaic, gain
-from fastbg.experiments.study import centre
 from fastbg.experiments.tta import family
+from fastbg.geometry import centre
 from fastbg.reports import figures
 from fastbg.reports.content import (
     Cell,

@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,6 +18,7 @@ from fastbg.experiments.experiment import Picture
 from fastbg.reports import figures
 from fastbg.reports.content import CLAIMS, Cell, Chart, Column, Section, Table
 from fastbg.stats.intervals import Interval, Outcome
+from fastbg.writing import replacing
 
 # CSS class and sign of each outcome.
 SIGNS = {
@@ -216,6 +216,5 @@ def data_uri(picture: Picture, side: int) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -9,8 +9,8 @@ from fastbg.experiments.experiment import (
     Measured,
     decibels,
 )
-from fastbg.experiments.study import centre
 from fastbg.experiments.surroundings import Surroundings
+from fastbg.geometry import centre
 from fastbg.reports import figures
 from fastbg.reports.content import (
     Cell,

@@ -9,8 +9,8 @@ from scipy.stats import rankdata
 
 from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.groups import SETS
-from fastbg.experiments.study import centre
 from fastbg.experiments.swap import ENDS, VIEW, Swap
+from fastbg.geometry import centre
 from fastbg.reports import figures
 from fastbg.reports.content import (
     Cell,

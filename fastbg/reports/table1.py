@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from fastbg.experiments.experiment import Measured, decibels
-from fastbg.experiments.study import centre
 from fastbg.experiments.table1 import Table1, gain
+from fastbg.geometry import centre
 from fastbg.reports import figures
 from fastbg.reports.content import (
     Chart,

@@ -4,10 +4,8 @@ A record is committed, and flushed to disk, before `put` returns; what a killed 
 committed was never there. The same command then opens the store again, asks `done` and goes on.
 """
 
-import csv
 import errno
 import fcntl
-import io
 import json
 import os
 import platform
@@ -300,34 +298,6 @@ class RunStore:
         if checksum(*key, dtype, shape, data) != stored:
             raise self._changed(f"array {key}")
         return np.frombuffer(data, dtype).reshape(json.loads(shape)).copy()
-
-    def export_csv(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write `<experiment>.csv` for each experiment: model, item, then a column per value.
-
-        Columns come in the order in which the sorted records first name them. Floats are written
-        so that they read back bit for bit (`nan` and `inf` included); None, and a value that a
-        record lacks, are empty.
-        """
-        target = Path(folder)
-        tables: dict[str, list[Record]] = {}
-        for record in self.records():
-            tables.setdefault(record.experiment, []).append(record)
-        written = []
-        for experiment, records in tables.items():
-            names = list(dict.fromkeys(name for record in records for name in record.values))
-            text = io.StringIO()
-            table = csv.writer(text, lineterminator="\n")
-            table.writerow(["model", "item", *names])
-            for record in records:
-                table.writerow([record.model, record.item, *map(record.values.get, names)])
-            path = target / f"{experiment}.csv"
-            with _reported(target):
-                target.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(path.name + ".partial")
-                partial.write_text(text.getvalue(), encoding="utf-8")
-                os.replace(partial, path)
-            written.append(path)
-        return written
 
     # Inside.
 
