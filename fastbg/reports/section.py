@@ -44,7 +44,7 @@ class ExperimentReport(ABC):
         title: str,
         caption: str,
     ) -> list[Gallery]:
-        """A gallery for each network: `strip` of each of its cases that was `exhibit`ed.
+        """A gallery for each network: `strip` of each of its cases that has pictures.
 
         `title` stands before the network's label.
         """
