@@ -48,7 +48,7 @@ def shape(action: argparse.Action) -> str:
         return " ".join(action.metavar)
     choices = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else None
     one = action.metavar or choices or action.dest.upper()
-    forms = {"*": f"[{one} ...]", "+": f"{one} [{one} ...]"}
+    forms = {"*": f"[{one} ...]", "+": f"{one} ..."}
     return forms.get(str(action.nargs), one)
 
 

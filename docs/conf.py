@@ -21,6 +21,7 @@ root_doc = "index"
 exclude_patterns = ["_static"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+smartquotes = False  # "--hr" stays as it is typed
 default_role = "py:obj"  # `name` in a docstring links to it where it is documented here
 add_module_names = False
 autodoc_member_order = "bysource"
