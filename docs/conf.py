@@ -16,10 +16,9 @@ author = "the fastbg authors"
 copyright = author
 release = fastbg.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "index"
 exclude_patterns = ["_static"]
-myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 smartquotes = False  # "--hr" stays as it is typed
 default_role = "py:obj"  # `name` in a docstring links to it where it is documented here
