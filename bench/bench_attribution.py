@@ -145,12 +145,12 @@ def report(name: str, options: argparse.Namespace) -> measure.Result:
         print(f"{name} {key}: {value:.4g}")
     for fast in ("fastbg", "quick"):
         for slow in ("published", "good"):
-            ratio = result.ratio(slow, fast) * scale[slow]
+            ratio = result.ratio(slow, fast, scale[slow])
             measure.print_ratio(f"attribution_{name}_{fast}_over_{slow}", ratio)
     if "bf16" in ways:
         measure.print_ratio(f"attribution_{name}_bf16_over_fastbg", result.ratio("fastbg", "bf16"))
     measure.print_ratio(
-        f"attribution_{name}_fixed_share", 1 / (result.ratio("fastbg", "fixed") - 1)
+        f"attribution_{name}_fixed_share", 1 / (result.ratio("fastbg", "fixed").value - 1)
     )
     return result
 

@@ -41,7 +41,7 @@ PUBLISHED = "riemann_right 50"
 # Nodes of the first two rows lie among the converged ones, and cost nothing more.
 NODES = {
     "riemann_right": (8, 16, 25, 50, 100),
-    "trapezoid": (9, 17, 26, 51, 101),
+    "riemann_trapezoid": (9, 17, 26, 51, 101),
     "gausslegendre": (8, 16, 25),
     "arc_midpoint": (8, 10, 12, 14, 16, 20, 25, 32),
 }
@@ -82,7 +82,7 @@ class Integrals:
 
     def converged(self) -> Tensor:
         """(3,h,w), by far more nodes than any of the methods takes here."""
-        return self._integral(quadrature("trapezoid", CONVERGED + 1, self._path.at_length))
+        return self._integral(quadrature("riemann_trapezoid", CONVERGED + 1, self._path.at_length))
 
     def rise(self) -> float:
         """Objective at the image less that at the baseline."""

@@ -55,7 +55,7 @@ def conv_gram_ways(shape: str) -> tuple[dict[str, measure.Way], float]:
         "good_torch": partial(
             baseline.good_conv_gram, images.contiguous(**last), weight.contiguous(**last), bias
         ),
-        "published": partial(baseline.published_conv_gram, images, weight, bias),
+        "naive": partial(baseline.naive_conv_gram, images, weight, bias),
     }
     return ways, count * side**2 * (2 * 27 * 64 + 64 * 65)
 
@@ -69,6 +69,7 @@ def gram_ways(shape: str) -> tuple[dict[str, measure.Way], float]:
     ways: dict[str, measure.Way] = {
         "fastbg": partial(fastbg.gram, features),
         "bmm": partial(baseline.bmm_gram, features),
+        "ssyrk": partial(baseline.ssyrk_gram, features),
     }
     return ways, count * pixels * channels * (channels + 1)
 
@@ -88,7 +89,7 @@ def run(operator: str, shape: str, runs: int, clock: measure.Clock) -> measure.R
     for way in ways:
         if way != "fastbg":
             measure.print_ratio(f"{name}_over_{way}", result.ratio(way, "fastbg"))
-    share = result.ratio("matmul", "fastbg") * operations / (2 * MATMUL**3)
+    share = result.ratio("matmul", "fastbg", operations / (2 * MATMUL**3))
     measure.print_ratio(f"{name}_of_matmul_rate", share)
     return result
 
@@ -98,8 +99,8 @@ def run(operator: str, shape: str, runs: int, clock: measure.Clock) -> measure.R
     [
         (operator, shape, way)
         for operator, ways in (
-            ("conv_gram", ("fastbg", "good_torch", "published")),
-            ("gram", ("fastbg", "bmm")),
+            ("conv_gram", ("fastbg", "good_torch", "naive")),
+            ("gram", ("fastbg", "bmm", "ssyrk")),
         )
         for shape in OPERATORS[operator][1]
         for way in ways

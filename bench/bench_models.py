@@ -6,7 +6,7 @@
 Two workloads of the paper: `forward` restores the centre 32x32 of 128x128 composites (8 of them at
 LR 32x32; Table 1, Fig. 4), `gradient` is one step of LAM (LR 64x64, window 16x16). Ways:
 
-    published          NCHW weights, whole image, then crop; `gradient` also has those of weights
+    naive              NCHW weights, whole image, then crop; `gradient` also has those of weights
     whole              good PyTorch: frozen, channels_last; whole image, then crop
     window_torch       the same through forward_window(): what leaving pixels out gives
     window             forward_window() with fastbg's convolution, as fastbg calls it
@@ -42,7 +42,7 @@ from fastbg.models.registry import BUILT_IN
 # difference, gradients in the L2 norm. Of EDSR's 4 million ReLUs about one lies so near its kink
 # that rounding decides; then gradients differ by 4e-5, between PyTorch's two layouts as well.
 EXACT = {"forward": 1e-5, "gradient": 1e-4}
-WAYS = ("published", "whole", "window_torch", "window", "window_contiguous", "window_bf16")
+WAYS = ("naive", "whole", "window_torch", "window", "window_contiguous", "window_bf16")
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ def prepared(name: str, task: str) -> dict[str, measure.Way]:
     net = network(name)
     pure = in_torch(net)
     plain = in_torch(net).to(memory_format=torch.contiguous_format)
-    published = copy.deepcopy(plain).requires_grad_(True)
+    naive = copy.deepcopy(plain).requires_grad_(True)
     x = work.image()
     fast = x.contiguous(memory_format=torch.channels_last)
     ways: dict[str, Callable[[], Tensor]] = {
-        "published": partial(run, published, work, x, False),
+        "naive": partial(run, naive, work, x, False),
         "whole": partial(run, pure, work, fast, False),
         "window_torch": partial(run, pure, work, fast, True),
         "window": partial(run, net, work, fast, True),
@@ -148,7 +148,7 @@ def report(name: str, task: str, runs: int, clock: measure.Clock) -> measure.Res
     for way in ways:
         milliseconds = result.median(way) * 1e3
         print(f"{name} {task:8} {way:18} {milliseconds:8.1f} ms  error {error[way]:.1e}")
-    for slow in ("published", "whole", "window_torch", "window_contiguous", "window_bf16"):
+    for slow in ("naive", "whole", "window_torch", "window_contiguous", "window_bf16"):
         ratio = result.ratio(slow, "window")
         measure.print_ratio(f"{name}_{task}_window_over_{slow}", ratio)
     return result

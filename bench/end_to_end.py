@@ -1,4 +1,4 @@
-"""Whole experiments: as published, in good PyTorch, and by fastbg, on the same items.
+"""Whole experiments: naive, in good PyTorch, and by fastbg, on the same items.
 
     python bench/end_to_end.py [EXPERIMENT ...] [--model NAME|PATH ...] [--items N] [--record FILE]
 
@@ -26,8 +26,8 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 
 from bench import measure, nested_ways
 from bench.baselines import experiments_good as good
-from bench.baselines import experiments_published as published
-from bench.baselines import mosaic_good, mosaic_published
+from bench.baselines import experiments_naive as naive
+from bench.baselines import mosaic_good, mosaic_naive
 from bench.baselines.networks_torch import in_torch
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import open_folder
@@ -44,7 +44,7 @@ from fastbg.models.network import Network
 from fastbg.reports.mosaic import WAYS
 
 TOLERANCE = 1e-3  # dB
-SIDES = ("published", "good", "fastbg")
+SIDES = ("naive", "good", "fastbg")
 Ways = dict[str, measure.Way]
 
 
@@ -57,7 +57,7 @@ def table1(net: Network, study: Study, count: int) -> Ways:
     batch = PIXELS_PER_CALL["cpu"] // lr[0][0].numel()
     pictures = [[as_image(x) for x in side] for side in (hr, lr)]
     return {
-        "published": partial(published.table1, plain(net), *pictures, o.region, o.shave),
+        "naive": partial(naive.table1, plain(net), *pictures, o.region, o.shave),
         "good": partial(
             good.table1, in_torch(net), torch.stack(hr), torch.stack(lr), o.region, o.shave, batch
         ),
@@ -73,7 +73,7 @@ def slicing(net: Network, study: Study, count: int) -> Ways:
     tile = experiment.options.tile
     pictures = [[as_image(x) for x in side] for side in (hr, lr)]
     return {
-        "published": partial(published.slicing, plain(net), *pictures, tile),
+        "naive": partial(naive.slicing, plain(net), *pictures, tile),
         "good": partial(good.slicing, in_torch(net), hr, lr, tile, PIXELS_PER_CALL["cpu"]),
         "fastbg": partial(records, experiment, net, items, study, ("psnr_whole", "psnr_sliced")),
     }
@@ -92,7 +92,7 @@ def mosaic(net: Network, study: Study, count: int) -> Ways:
     stacked, pixels = torch.stack(regions), PIXELS_PER_CALL["cpu"]
     names = tuple(f"psnr_{way}" for way in WAYS)
     return {
-        "published": partial(mosaic_published.mosaic, plain(net), *pictures, boxes, *arrays),
+        "naive": partial(mosaic_naive.mosaic, plain(net), *pictures, boxes, *arrays),
         "good": partial(mosaic_good.mosaic, in_torch(net), stacked, lr, boxes, *draws, pixels),
         "fastbg": partial(records, experiment, net, items, study, names),
     }
@@ -117,7 +117,7 @@ def swap(net: Network, study: Study, count: int) -> Ways:
     batch = PIXELS_PER_CALL["cpu"] // lr[0][0, 0].numel()
     own = torch.stack([images[0] for images in hr])
     return {
-        "published": partial(published.swap, plain(net), truth, pictures, side),
+        "naive": partial(naive.swap, plain(net), truth, pictures, side),
         "good": partial(good.swap, in_torch(net), own, torch.stack(lr), side, batch),
         "fastbg": partial(curve, experiment, net, items, study, "psnr"),
     }
@@ -222,12 +222,13 @@ def main() -> None:
             results.append(result)
             for label in result.seconds:
                 print(f"{result.name} {label}: {result.median(label):.3f} s")
-            ratios = (result.ratio(slow, "fastbg") for slow in ("published", "good"))
-            print("ratio", result.name, *(f"{ratio:.3g}" for ratio in ratios), flush=True)
+            for slow in ("naive", "good"):
+                key = f"{result.name.replace(' ', '_')}_over_{slow}"
+                measure.print_ratio(key, result.ratio(slow, "fastbg"))
     if len(results) > 1:
         total = {way: sum(whole(result, way) for result in results) for way in SIDES}
-        ratios = (total[slow] / total["fastbg"] for slow in ("published", "good"))
-        print("ratio suite", *(f"{ratio:.3g}" for ratio in ratios))
+        for slow in ("naive", "good"):
+            measure.print_ratio(f"suite_over_{slow}", total[slow] / total["fastbg"])
     if options.record:
         measure.write_record(options.record, results)
 

@@ -14,12 +14,29 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 Way = Callable[[], object]
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+class Ratio(NamedTuple):
+    """Median over the runs, and their lower and upper quartiles."""
+
+    value: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(runs: list[float]) -> "Ratio":
+        """Of one ratio for each run; of a single run all three are the same."""
+        if len(runs) == 1:
+            return Ratio(runs[0], runs[0], runs[0])
+        low, value, high = statistics.quantiles(runs, n=4, method="inclusive")
+        return Ratio(value, low, high)
 
 
 @dataclass(frozen=True)
@@ -34,10 +51,13 @@ class Result:
         """Median seconds of one run."""
         return statistics.median(self.seconds[way])
 
-    def ratio(self, slow: str, fast: str) -> float:
-        """How many times faster `fast` is: the median over runs that stood side by side."""
+    def ratio(self, slow: str, fast: str, factor: float = 1.0) -> Ratio:
+        """How many times faster `fast` is, over runs that stood side by side.
+
+        `factor`: by how much more `slow` has to do than what was timed of it.
+        """
         runs = zip(self.seconds[slow], self.seconds[fast], strict=True)
-        return statistics.median(s / f for s, f in runs)
+        return Ratio.of([factor * s / f for s, f in runs])
 
 
 def compare(
@@ -65,9 +85,12 @@ def compare(
     return Result(name, seconds, dict(facts or {}))
 
 
-def print_ratio(name: str, value: float) -> None:
-    """The line that readers of benchmark output look for."""
-    print(f"ratio {name} {value:.3g}", flush=True)
+def print_ratio(name: str, ratio: Ratio | float) -> None:
+    """The line that `bench/all.py` and readers look for: name, median, quartiles if known."""
+    if isinstance(ratio, Ratio):
+        print(f"ratio {name} {ratio.value:.3g} {ratio.low:.3g} {ratio.high:.3g}", flush=True)
+    else:
+        print(f"ratio {name} {ratio:.3g}", flush=True)
 
 
 def machine() -> dict[str, object]:

@@ -10,4 +10,5 @@ PYBIND11_MODULE(_cpu, m) {
   fastbg::register_path(m);
   fastbg::register_gram(m);
   fastbg::register_conv(m);
+  fastbg::register_attention(m);
 }

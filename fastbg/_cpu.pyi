@@ -8,6 +8,12 @@ from typing import TypeAlias
 
 View: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
+# (attends, box, eps, addresses, hidden, heads, window, shift), lengths in cells of 4x4 pixels
+Step: TypeAlias = tuple[bool, tuple[int, ...], float, tuple[int, ...], int, int, int, int]
+
+attention_cell_side: int  # pixels
+attention_tile_rows: int
+attention_window_cells: int  # the most that an attention window may have along a side
 conv_weight_parts: int  # rows of `sums` in conv_weight_gradient
 fingerprint_piece: int  # bytes of a weight that one state stands for
 fingerprint_state: int  # bytes from one state to the next
@@ -82,4 +88,19 @@ def conv_weight_gradient(
     /,
 ) -> None: ...
 def conv_fingerprint(weight: int, bytes: int, states: int, /) -> None: ...
+def fingerprints_hold(contents: tuple[tuple[int, int, int], ...], /) -> bool: ...
 def conv_factors(weight: View, group: int, factors: View, threads: int, /) -> None: ...
+
+# attention_bindings.cpp; `states`: addresses of the cells before each step and after the last
+def swin_layers(
+    x: View, steps: tuple[Step, ...], states: tuple[int, ...], out: View, threads: int, /
+) -> None: ...
+def swin_layers_gradient(
+    x: View,
+    grad: View,
+    steps: tuple[Step, ...],
+    states: tuple[int, ...],
+    out: View,
+    threads: int,
+    /,
+) -> None: ...

@@ -51,7 +51,7 @@ def evaluate(
     """Score of every network on every image, image by image, as soon as it is known.
 
     Args:
-        models: networks of one scale, on the device and in the dtype that they shall run in.
+        models: networks of one scale, on the device and in the dtype to run them in.
         images: HR images; rows and columns that the scale does not divide are cut off.
         channel: "rgb", as in the experiments, or "y" (luma), as the benchmarks are published and
             as the command does by default.

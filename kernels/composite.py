@@ -38,7 +38,7 @@ def contains(start, stop, low, high):
 
 @triton.jit
 def meets(start, stop, low, high):
-    """Whether start..stop (half-open) holds any of low..high, or is empty in there."""
+    """True if start..stop (half-open) overlaps low..high (ends included), or may, being empty."""
     return (high >= start) & (low < stop)
 
 

@@ -26,7 +26,9 @@ def main(name: str, side: int, window: int, budget: int, steps: int) -> None:
     torch.set_num_threads(1)
     net = BUILT_IN[name]()
     lam = fastbg.LocalAttribution(net, memory_budget=budget << 20 or None)
-    lam.attribute(torch.rand(1, 3, 16, 16), (0, 0, 16), 1)
+    tiny = torch.rand(1, 3, 16, 16), (0, 0, 16), 1
+    fastbg.LocalAttribution(net, memory_budget=1).attribute(*tiny)  # imports what recomputing takes
+    lam.attribute(*tiny)
     before = peak()
     corner = (4 * side - window) // 2
     lam.attribute(torch.rand(1, 3, side, side), (corner, corner, window), steps)

@@ -47,7 +47,7 @@ def measured(folder: Path) -> dict[str, Any]:
             part = section(store, experiment)
             assert part is not None
             verdicts[experiment.name] = [
-                f"{v.claim} {v.net}: {v.outcome.value}" for v in part.verdicts
+                f"{v.claim} {v.subject}: {v.outcome.value}" for v in part.verdicts
             ]
             for table in part.tables:
                 for i, row in enumerate(table.rows):

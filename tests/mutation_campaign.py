@@ -40,7 +40,7 @@ AREAS = {
     "experiments": (["fastbg/experiments/*.py"], ["test_experiment*.py", "test_golden_run.py"]),
     "data": (
         ["fastbg/data/*.py"],
-        ["test_images.py", "test_manifests.py", "test_evaluation.py"],
+        ["test_images.py", "test_layouts.py", "test_manifests.py", "test_evaluation.py"],
     ),
     "checkpoints": (
         ["fastbg/models/checkpoints.py", "fastbg/models/formats.py", "fastbg/models/wrappers.py"],

@@ -129,7 +129,7 @@ class TestCompleteness:
 
     @pytest.mark.parametrize("method", METHODS)
     def test_linear_objectives_are_exact(self, images: Tensor, method: str) -> None:
-        """Gradients of a linear function are constant: any rule but trapezoid's ends is exact."""
+        """Gradients of a linear function are constant: all rules but the trapezoid's are exact."""
         lam = fastbg.LocalAttribution(Shifted(), objective=fastbg.PixelSum())
         result = lam.attribute(images, (4, 6, 4), 30, method, return_convergence_delta=True)
         torch.testing.assert_close(

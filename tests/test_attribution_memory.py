@@ -1,5 +1,6 @@
 """What attribution keeps in memory: budgets are held, blocks recomputed, trial passes freed."""
 
+import os
 import subprocess
 import sys
 import weakref
@@ -53,6 +54,8 @@ def peak(name: str, *numbers: int) -> tuple[float, float]:
     script = Path(__file__).with_name("attribution_peak.py")
     done = subprocess.run(
         [sys.executable, script, name, *map(str, numbers)],
+        # glibc gives every freed map back at once: its own holes are not what is measured.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "100000"},
         capture_output=True,
         text=True,
         check=True,
@@ -72,12 +75,15 @@ def test_a_256x256_input_fits_in_4_gib(name: str, steps: int) -> None:
 def test_a_small_budget_makes_a_small_process() -> None:
     """SwinIR without trimming, the window being all of the image."""
     _, free = peak("swinir", 96, 384, 100_000, 1)
-    _, bound = peak("swinir", 96, 384, 256, 1)
-    assert bound < 0.6 * free
+    _, bound = peak("swinir", 96, 384, 32, 1)
+    assert bound < 0.7 * free  # cells keep two maps a block, recomputing one
 
 
 @every_network
-def test_a_budget_too_small_for_one_node_recomputes(build: Build, image: Tensor) -> None:
+def test_a_budget_too_small_for_one_node_recomputes(
+    build: Build, image: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTBG_BACKEND", "torch")  # which the hook below makes SwinIR's block take
     torch.manual_seed(0)
     model = build()
     expected = fastbg.LocalAttribution(model).attribute(image, WINDOW, 4)

@@ -196,7 +196,7 @@ def test_a_foreign_safetensors_file_is_recognised_too(tmp_path: Path) -> None:
     assert fastbg.load_model(path).config["img_range"] == 1.0
 
 
-def test_res_scale_is_a_keyword_with_the_published_defaults(tmp_path: Path) -> None:
+def test_res_scale_is_a_keyword_with_the_naive_defaults(tmp_path: Path) -> None:
     def load(features: int, **keywords: Any) -> Network:
         state = EDSR(features, 1).state_dict()
         return fastbg.load_model(saved({"params": state}, tmp_path / "e.pth"), **keywords)

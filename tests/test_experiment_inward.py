@@ -92,7 +92,7 @@ def test_c7_follows_from_the_loss(
 def test_c7_orders_the_networks() -> None:
     results = [measured("edsr", 0.3), measured("rcan", 2.5), measured("swinir", 1.9)]
     verdicts = report_of(Inward(InwardOptions(sizes="128,64,32"))).summarise(results).verdicts
-    assert [(v.net, v.outcome) for v in verdicts[3:]] == [
+    assert [(v.subject, v.outcome) for v in verdicts[3:]] == [
         ("swinir against edsr", Outcome.HOLDS),
         ("swinir against rcan", Outcome.FAILS),
     ]

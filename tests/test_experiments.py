@@ -126,7 +126,7 @@ def test_c1_orders_the_networks_only_where_both_ran() -> None:
     edsr = table1_result("edsr", 40)
     assert len(report_of(Table1()).summarise([edsr]).verdicts) == 1
     verdicts = report_of(Table1()).summarise([edsr, table1_result("rcan", 5)]).verdicts
-    assert verdicts[-1].net == "edsr against rcan"
+    assert verdicts[-1].subject == "edsr against rcan"
     assert verdicts[-1].outcome is Outcome.HOLDS
     reversed_ = report_of(Table1()).summarise([table1_result("edsr", 5), table1_result("rcan", 40)])
     assert reversed_.verdicts[-1].outcome is Outcome.FAILS

@@ -116,8 +116,10 @@ def part(name: str, nets: list[str], verdicts: list[Verdict], **changes: Any) ->
     return Section(name, name, "", "", "", verdicts=verdicts, **contents)
 
 
-def verdict(claim: str, statement: str, net: str, outcome: Outcome) -> Verdict:
-    return Verdict(claim, statement, net, "-", "-", "-", outcome)
+def verdict(
+    claim: str, statement: str, net: str | None, outcome: Outcome, about: str = ""
+) -> Verdict:
+    return Verdict(claim, statement, net, "-", "-", "-", outcome, about)
 
 
 def test_the_index_has_every_verdict_of_every_network() -> None:
@@ -127,10 +129,11 @@ def test_the_index_has_every_verdict_of_every_network() -> None:
         [
             verdict("C5", "it hurts", "edsr", Outcome.HOLDS),
             verdict("C5", "it hurts", "rcan", Outcome.FAILS),
-            verdict("C5", "it hurts more", "edsr against rcan", Outcome.UNDECIDED),
+            verdict("C5", "it hurts more", None, Outcome.UNDECIDED, "edsr against rcan"),
         ],
     )
-    swap = part("swap", ["edsr", "swinir"], [verdict("C3", "own", "swinir, set", Outcome.HOLDS)])
+    own = verdict("C3", "own", "swinir", Outcome.HOLDS, "set")
+    swap = part("swap", ["edsr", "swinir"], [own])
     pictures = part("composites", ["images"], [])  # no network, no claim
     lines = {line.statement: line for line in index([ring, swap, pictures])}
     assert set(lines["own"].by_net) == {"edsr", "rcan", "swinir"}

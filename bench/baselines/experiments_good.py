@@ -1,6 +1,6 @@
 """Whole experiments in good plain PyTorch: batched, frozen, channels_last, inference mode.
 
-Batches are as large as fastbg's own. LR images are given, see `experiments_published`.
+Batches are as large as fastbg's own. LR images are given, see `experiments_naive`.
 """
 
 import torch

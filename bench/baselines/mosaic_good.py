@@ -23,7 +23,7 @@ def mosaic(
     counts: Tensor,
     pixels: int,
 ) -> Tensor:
-    """PSNR (n,4) of each region hr (n,3,r,r) uint8; lr (3,h,w) each. See `mosaic_published`."""
+    """PSNR (n,4) of each region hr (n,3,r,r) uint8; lr (3,h,w) each. See `mosaic_naive`."""
     size, grid = hr.shape[-1], cells.shape[-1]
 
     def restored(images: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.baselines import experiments_good, experiments_published, lam_torch
+from bench.baselines import experiments_good, experiments_naive, lam_torch
 
-Images = experiments_published.Images
+Images = experiments_naive.Images
 Scores = dict[str, NDArray[np.float64]]
 
 
@@ -22,8 +22,8 @@ def published(
     y, x, size = window
     scores, indices = [], []
     for truth, small in zip(hr, lr, strict=True):
-        sr = experiments_published.restored(net, small)[y : y + size, x : x + size]
-        scores.append(experiments_published.psnr(sr, truth[y : y + size, x : x + size]))
+        sr = experiments_naive.restored(net, small)[y : y + size, x : x + size]
+        scores.append(experiments_naive.psnr(sr, truth[y : y + size, x : x + size]))
         image = torch.from_numpy(small.transpose(2, 0, 1).copy()).float()[None] / 255
         total = lam_torch.published(net, image, window, n_steps, range(n_steps))
         indices.append(diffusion_index(total))

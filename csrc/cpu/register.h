@@ -10,5 +10,6 @@ void register_composite(pybind11::module_& m);
 void register_path(pybind11::module_& m);
 void register_gram(pybind11::module_& m);
 void register_conv(pybind11::module_& m);
+void register_attention(pybind11::module_& m);
 
 }  // namespace fastbg

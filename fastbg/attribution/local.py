@@ -101,7 +101,8 @@ class LocalAttribution:
                 integers (B,3), one for each; or (N,3) for a single image, or (B,N,3): several for
                 each, which share its path.
             n_steps: nodes of the path; negligible ones are not computed.
-            method: "riemann_right" (as published), "trapezoid", "gausslegendre" or "arc_midpoint".
+            method: "riemann_right" (as published), "riemann_trapezoid", "gausslegendre" or
+                "arc_midpoint".
             internal_batch_size: nodes per network pass; None: chosen from the memory budget.
             return_convergence_delta: also report the quadrature's completeness error, for two more
                 forward passes.

@@ -49,10 +49,10 @@ def riemann_right(n: int, at_length: Callable[[Array], Array]) -> Cells:
     return Cells(t[1:], t[:-1], t[1:], np.ones(n))
 
 
-def trapezoid(n: int, at_length: Callable[[Array], Array]) -> Cells:
+def riemann_trapezoid(n: int, at_length: Callable[[Array], Array]) -> Cells:
     """n equidistant nodes, the first at the baseline; each cell's ends count half."""
     if n < 2:
-        raise InvalidArgument("n_steps", n, "at least 2 for trapezoid")
+        raise InvalidArgument("n_steps", n, "at least 2 for riemann_trapezoid")
     t = np.linspace(0, 1, n)
     start = np.concatenate((t[:1], t[:-1]))
     return Cells(t, start, np.concatenate((t[1:], t[-1:])), np.full(n, 0.5))
@@ -77,7 +77,7 @@ def arc_midpoint(n: int, at_length: Callable[[Array], Array]) -> Cells:
 
 METHODS: dict[str, Callable[[int, Callable[[Array], Array]], Cells]] = {
     "riemann_right": riemann_right,
-    "trapezoid": trapezoid,
+    "riemann_trapezoid": riemann_trapezoid,
     "gausslegendre": gausslegendre,
     "arc_midpoint": arc_midpoint,
 }

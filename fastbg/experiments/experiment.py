@@ -108,7 +108,7 @@ class Work:
     composites: int = 0  # images put together from two sources
 
 
-PERFECT = 100.0  # dB that a result without any error counts as, so that means stay finite
+PERFECT = 100.0  # dB given to a result without any error, so that means stay finite
 
 
 def decibels(result: Measured, column: str) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ class Network(nn.Module):
     """RGB (B,3,h,w) in [0,1] to RGB (B,3,s*h,s*w), not clamped.
 
     Inside, an image is ``(x - mean) * img_range``. `config` holds the constructor's keywords, so
-    that ``type(net)(**net.config)`` builds the network again; `name` stands in tables.
+    that ``type(net)(**net.config)`` builds the network again; `name` is its label in tables.
     """
 
     architecture: ClassVar[str]

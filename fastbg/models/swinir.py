@@ -2,16 +2,20 @@
 
 Feature maps are (B,C,h,w) for convolutions and, as a view, (B,h,w,C) for the transformer. Forward
 and forward_window are one way through the network: `forward` asks for the whole image.
+
+The modules here are the definition, and what training, tracing, forward mode and torch.func see.
+Frozen float32 networks on CPUs run the blocks of a layer in one native call instead: `run_native`.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, leaky_relu, pad, scaled_dot_product_attention
+from torch.nn.modules.module import _has_any_global_hook
 
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box, Patch
@@ -20,6 +24,7 @@ from fastbg.models.conv import Conv3x3
 from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
+from fastbg.ops.attention import CELL, Step, swin_layers, why_plain
 from fastbg.precision import in_precision
 from fastbg.registration.operator import has_tangent
 
@@ -159,7 +164,12 @@ class WindowAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Window attention, then an MLP on each pixel; both with LayerNorm before, x added after."""
+    """Window attention, then an MLP on each pixel; both with LayerNorm before, x added after.
+
+    `fused` False leaves it to PyTorch everywhere.
+    """
+
+    fused = True
 
     def __init__(self, width: int, heads: int, window: int, shift: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -185,6 +195,9 @@ class Block(nn.Module):
 
     def forward(self, x: Patch, ahead: Box, height: int, width: int, masks: Masks) -> Patch:
         """The block on whole windows `x` of a (height, width) map, cut to the box `ahead`."""
+        fast = run_native([self], x, [(x.box, ahead)], height, width)
+        if fast is not None:
+            return fast
         layout = Layout(
             Axis.of(x.box.y0, x.box.y1, height, self.window, self.shift),
             Axis.of(x.box.x0, x.box.x1, width, self.window, self.shift),
@@ -194,6 +207,67 @@ class Block(nn.Module):
         y = on_pixels(x.data, lambda t: self.attend(t, layout, masks[layout]))
         y = Patch(y, x.box).cut(ahead).data
         return Patch(on_pixels(y, self.mix), ahead)
+
+    def is_itself(self) -> bool:
+        """Whether its parts are those that __init__ made, and nobody waits for their calls."""
+        linear = self.attn.qkv, self.attn.proj, self.fc1, self.fc2
+        norms = self.norm1, self.norm2
+        kinds = {nn.Linear: linear, nn.LayerNorm: norms, WindowAttention: (self.attn,)}
+        return (
+            self.fused
+            and all(type(part) is kind for kind, parts in kinds.items() for part in parts)
+            and all(part.bias is not None for part in (*linear, *norms))
+            and self.norm1.eps == self.norm2.eps
+            and not any(is_watched(part) for parts in kinds.values() for part in parts)
+            and not _has_any_global_hook()
+        )
+
+    def step_parameters(self) -> list[Tensor]:
+        """As fastbg.ops.attention.swin_layers takes them, for both of its steps."""
+        attn, layers = self.attn, (self.norm2, self.fc1, self.fc2)
+        first = self.norm1, attn.qkv
+        return [
+            *(p for part in first for p in (part.weight, part.bias)),
+            *(attn.bias_table, attn.proj.weight, attn.proj.bias),
+            *(p for part in layers for p in (part.weight, part.bias)),
+        ]
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether hooks or another `forward` want to see the module's calls."""
+    return bool(
+        "forward" in vars(module)
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+Hops = Sequence[tuple[Box, Box]]
+
+
+def run_native(
+    blocks: Sequence[Block], x: Patch, hops: Hops, height: int, width: int
+) -> Patch | None:
+    """`blocks` one after the other in one native call; None where the modules must do it.
+
+    They must where a block `is_itself` no longer, and for what `why_plain` names: gradients to
+    parameters, tracing, torch.func, forward mode, autocast, other devices and dtypes, windows that
+    are not made of whole cells. A gradient that is to be derived again is PyTorch's own.
+    """
+    if not all(block.is_itself() and block.norm1.eps == blocks[0].norm1.eps for block in blocks):
+        return None
+    steps, parameters = [], []
+    for block, (here, ahead) in zip(blocks, hops, strict=True):
+        steps.append(Step(block.attn.heads, block.window, block.shift, *here))
+        steps.append(Step(0, 0, 0, *ahead.align(CELL, 0, height, width)))
+        parameters += block.step_parameters()
+    data = x.cut(hops[0][0]).data
+    if why_plain(data, parameters, steps) is not None:
+        return None
+    y = swin_layers(data, parameters, steps, height, width, blocks[0].norm1.eps)
+    return Patch(y, Box(*steps[-1].box)).cut(hops[-1][1])
 
 
 class Layer(nn.Module):
@@ -205,6 +279,17 @@ class Layer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, window, s, mlp_ratio) for s in shifts)
         self.conv = Conv3x3(width, width)
         self.stages = [*(Stage(0, window=window, shift=s) for s in shifts), Stage(1)]
+
+    def transform(self, x: Patch, hops: Hops, height: int, width: int, masks: Masks) -> Patch:
+        """The blocks on a (height, width) map; each hop is what a block needs and what it gives."""
+        blocks = cast(list[Block], [*self.blocks])
+        if not any(is_watched(block) for block in blocks):
+            fast = run_native(blocks, x, hops, height, width)
+            if fast is not None:
+                return fast
+        for block, (here, ahead) in zip(blocks, hops, strict=True):
+            x = block(x.cut(here), ahead, height, width, masks)
+        return x
 
 
 class SwinIR(Network):
@@ -321,9 +406,9 @@ class SwinIR(Network):
         deep = first.cut(ahead).run(partial(on_pixels, layer=self.norm_first))
         for layer in layers:
             entry = deep
-            for block in cast(list[Block], [*layer.blocks]):
-                here, ahead = next(hops)
-                deep = block(deep.cut(here), ahead, height, width, masks)
+            deep = layer.transform(
+                deep, list(islice(hops, len(layer.blocks))), height, width, masks
+            )
             deep, ahead = deep.run(layer.conv), next(hops)[1]
             deep = Patch(entry.cut(ahead).data + deep.cut(ahead).data, ahead)
         deep = deep.run(partial(on_pixels, layer=self.norm)).run(self.conv_after_body)

@@ -73,7 +73,7 @@ def wrap(
         module: any nn.Module.
         scale: SR pixels per LR pixel and axis, 1 for restoration at the same size.
         mean, range: what the module expects in place of [0,1], for R, G and B.
-        name: stands in tables; default: the module's class.
+        name: label in tables; default: the module's class.
         multiple, minimum: sides that the module needs, in LR pixels. Images are reflected at
             their lower and right border up to there, and the result is cut.
 

@@ -1,4 +1,4 @@
-"""3x3 convolution with what stands around it in SR networks: ReLU, residual, pixel shuffle."""
+"""3x3 convolution with the ReLU, residual sum and pixel shuffle that follow it in SR networks."""
 
 from torch import Tensor
 

@@ -29,6 +29,8 @@ FAMILIES = {
     "conv3x3": "conv",
     "conv3x3_input_gradient": "conv",
     "conv3x3_weight_gradient": "conv",
+    "swin_layers": "attention",
+    "swin_layers_gradient": "attention",
 }
 
 # Backend -> the package that implements it.
@@ -72,7 +74,7 @@ def unavailable(op: str, backend: str, place: Place) -> str | None:
 
 
 def select(op: str, place: Place, requested: str = "auto") -> str:
-    """Name of the backend that shall run `op`.
+    """Name of the backend that will run `op`.
 
     Raises InvalidArgument for a name that is none, BackendUnavailable with the reason when the
     named backend cannot run.

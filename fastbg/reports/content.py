@@ -51,11 +51,17 @@ class Verdict:
 
     claim: str  # "C1"
     statement: str
-    net: str
+    net: str | None  # a network's label; None: several, which `about` names
     paper: str
     ours: str
     test: str  # how the outcome follows from the numbers
     outcome: Outcome
+    about: str = ""  # "natural images", "edsr against rcan"
+
+    @property
+    def subject(self) -> str:
+        """What it is about, for headings: "edsr, natural images"."""
+        return ", ".join(filter(None, (self.net, self.about)))
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,8 @@ class GramReport(ExperimentReport):
             claim="C8",
             statement="The Gram distance (VGG16, first layer) between foreground and background "
             "has no clear relation with the foreground's PSNR.",
-            net=f"{part.net.label}, {SETS[name]}",
+            net=part.net.label,
+            about=SETS[name],
             paper="no clear relation",
             ours=f"rank correlation across all composites {across.text(2, signed=True)}, within "
             f"foregrounds {within.text(2, signed=True)}",

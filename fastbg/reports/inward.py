@@ -94,7 +94,8 @@ class InwardReport(ExperimentReport):
                 Verdict(
                     claim="C7",
                     statement="The network that looks farthest loses most.",
-                    net=f"{transformer.net.label} against {other.net.label}",
+                    net=None,
+                    about=f"{transformer.net.label} against {other.net.label}",
                     paper="nearly 2 dB against little",
                     ours=f"{self.experiment.label(size)}: {interval.text(2, signed=True)} dB more",
                     test="Paired over the same pairs: holds if the 95 % interval of the difference "

@@ -212,7 +212,7 @@ class MosaicReport(ExperimentReport):
             "gains most over the region's own image, then where it loses most; the best of the "
             "three results is in bold."
         )
-        mosaics = self.galleries(results, self.strip, "Mosaics of", caption)
+        mosaics = self.galleries(results, self.strips, "Mosaics of", caption)
         return [self.draw_means(results), self.draw_gains(results), *mosaics]
 
     def draw_means(self, results: Sequence[Measured]) -> Chart:
@@ -274,7 +274,7 @@ class MosaicReport(ExperimentReport):
             figure,
         )
 
-    def strip(self, result: Measured, i: int) -> Strip:
+    def strips(self, result: Measured, i: int) -> list[Strip]:
         """One region: its place, the mosaic, ground truth, three results."""
         o, item = self.options, result.items[i]
         picture = {name: result.pictures[item.key, name] for name in self.experiment.shown}
@@ -288,19 +288,23 @@ class MosaicReport(ExperimentReport):
             detail = f"{values[way]:.2f} dB"
             return Panel(picture[way], WAYS[way], detail, best=values[way] == best)
 
-        return Strip(
-            f"{item.source}, at {item.box[0]}, {item.box[1]}",
-            [
-                Panel(picture["photograph"], "photograph", "", [Mark.pixels(box, size, "window")]),
-                Panel(
-                    picture["mosaic_lr"],
-                    "the mosaic",
-                    "",
-                    [Mark.pixels(middle, (o.grid, o.grid), "window")],
-                ),
-                Panel(picture["hr"], "ground truth"),
-                *(panel(way) for way in ("whole", "mosaic", "tta")),
-            ],
-            f"mosaic against its own image {values['mosaic'] - values['whole']:+.2f} dB, against "
-            f"the region alone {values['mosaic'] - values['alone']:+.2f} dB",
-        )
+        return [
+            Strip(
+                f"{item.source}, at {item.box[0]}, {item.box[1]}",
+                [
+                    Panel(
+                        picture["photograph"], "photograph", "", [Mark.pixels(box, size, "window")]
+                    ),
+                    Panel(
+                        picture["mosaic_lr"],
+                        "the mosaic",
+                        "",
+                        [Mark.pixels(middle, (o.grid, o.grid), "window")],
+                    ),
+                    Panel(picture["hr"], "ground truth"),
+                    *(panel(way) for way in ("whole", "mosaic", "tta")),
+                ],
+                f"mosaic against its own image {values['mosaic'] - values['whole']:+.2f} dB, "
+                f"against the region alone {values['mosaic'] - values['alone']:+.2f} dB",
+            )
+        ]

@@ -55,12 +55,9 @@ def index(sections: Sequence[Section]) -> list[Line]:
     lines: dict[tuple[str, str], dict[str | None, list[Place]]] = {}
     for section in sections:
         for number, verdict in enumerate(section.verdicts, start=1):
-            # "edsr, natural images" stands in the column of "edsr".
-            net = next((n for n in nets if f"{verdict.net}, ".startswith(f"{n}, ")), None)
-            about = verdict.net if net is None else verdict.net[len(net) + 2 :]
             columns = lines.setdefault((verdict.claim, verdict.statement), {})
-            place = Place(anchor(section, number), about, verdict.outcome)
-            columns.setdefault(net, []).append(place)
+            place = Place(anchor(section, number), verdict.about, verdict.outcome)
+            columns.setdefault(verdict.net, []).append(place)
     return [
         Line(claim, statement, {net: columns.get(net, []) for net in nets}, columns.get(None, []))
         for (claim, statement), columns in lines.items()

@@ -107,7 +107,8 @@ class RingReport(ExperimentReport):
             Verdict(
                 claim="C5",
                 statement="That jump is larger than a plain CNN's.",
-                net=f"{result.net.label} against {plain.net.label}",
+                net=None,
+                about=f"{result.net.label} against {plain.net.label}",
                 paper="a jump is seen with attention only",
                 ours=f"ring {step[0]} against {step[1]}: {gain.text(2, signed=True)} dB more",
                 test="Paired over the same pairs: holds if the 95 % interval of the difference of "
@@ -221,7 +222,8 @@ class RingReport(ExperimentReport):
         return Verdict(
             claim="C6",
             statement=statement,
-            net=f"{result.net.label} against {plain.net.label}",
+            net=None,
+            about=f"{result.net.label} against {plain.net.label}",
             paper="seen in the attribution maps",
             ours=f"{interval.percent().text(signed=True)} percentage points in favour",
             test="Paired over the same pairs: holds if the 95 % interval of the difference of "

@@ -40,24 +40,26 @@ class ExperimentReport(ABC):
     def galleries(
         self,
         results: Sequence[Measured],
-        strip: Callable[[Measured, int], Strip],
+        strips: Callable[[Measured, int], Sequence[Strip]],
         title: str,
         caption: str,
+        needed: Sequence[str] = (),
     ) -> list[Gallery]:
-        """A gallery for each network: `strip` of each of its cases that has pictures.
+        """A gallery for each network: the `strips` of its cases whose pictures are there.
 
-        `title` stands before the network's label.
+        `needed`: the pictures without which a case is left out; default: all that are `shown`.
+        `title` is followed by the network's label.
         """
+        needed = needed or self.experiment.shown
         galleries = []
-        for number, result in enumerate(results):
-            strips = [
-                strip(result, i)
+        for number, result in enumerate(results, start=1):
+            found = [
+                strip
                 for i in self.experiment.cases(result)
-                if all(
-                    (result.items[i].key, name) in result.pictures for name in self.experiment.shown
-                )
+                if all((result.items[i].key, name) in result.pictures for name in needed)
+                for strip in strips(result, i)
             ]
-            if strips:
-                name = f"{self.experiment.name}_cases_{number + 1}"
-                galleries.append(Gallery(name, f"{title} {result.net.label}", caption, strips))
+            if found:
+                name = f"{self.experiment.name}_cases_{number}"
+                galleries.append(Gallery(name, f"{title} {result.net.label}", caption, found))
         return galleries

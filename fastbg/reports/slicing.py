@@ -129,7 +129,7 @@ class SlicingReport(ExperimentReport):
             "The four slices that changed most, in the images whose score changed most. Lines: "
             f"seams. Last: change between the two results, {STRONG} grey levels and more are white."
         )
-        seams = self.galleries(results, self.strip, "Seams of", caption)
+        seams = self.galleries(results, self.strips, "Seams of", caption)
         return [self.draw_images(results), self.draw_distance(results), *seams]
 
     def draw_images(self, results: Sequence[Measured]) -> Chart:
@@ -197,7 +197,7 @@ class SlicingReport(ExperimentReport):
             figure,
         )
 
-    def strip(self, result: Measured, i: int) -> Strip:
+    def strips(self, result: Measured, i: int) -> list[Strip]:
         """One image's seams: ground truth, both results, the change between them."""
         item, tile = result.items[i], self.options.tile
         picture = {name: result.pictures[item.key, name] for name in self.experiment.shown}
@@ -208,15 +208,23 @@ class SlicingReport(ExperimentReport):
             for x in range(0, width, tile)
         ]
         whole, sliced = (float(result.columns[f"psnr_{w}"][i]) for w in ("whole", "sliced"))
-        return Strip(
-            item.source,
-            [
-                Panel(picture["hr"], "ground truth", "", seams),
-                Panel(picture["whole"], "restored whole", f"{whole:.2f} dB", (), whole > sliced),
-                Panel(
-                    picture["sliced"], "restored in slices", f"{sliced:.2f} dB", (), sliced > whole
-                ),
-                Panel(picture["change"], "change", ""),
-            ],
-            f"slicing changes the image's PSNR by {sliced - whole:+.2f} dB",
-        )
+        return [
+            Strip(
+                item.source,
+                [
+                    Panel(picture["hr"], "ground truth", "", seams),
+                    Panel(
+                        picture["whole"], "restored whole", f"{whole:.2f} dB", (), whole > sliced
+                    ),
+                    Panel(
+                        picture["sliced"],
+                        "restored in slices",
+                        f"{sliced:.2f} dB",
+                        (),
+                        sliced > whole,
+                    ),
+                    Panel(picture["change"], "change", ""),
+                ],
+                f"slicing changes the image's PSNR by {sliced - whole:+.2f} dB",
+            )
+        ]

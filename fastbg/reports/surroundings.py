@@ -150,26 +150,16 @@ class SurroundingsReport(ExperimentReport):
 
     def pictures(self, results: Sequence[Measured]) -> list[Gallery]:
         """The clearest cases of each network."""
-        found = []
-        for number, result in enumerate(results):
-            strips = [
-                self.strip(result, i)
-                for i in self.experiment.cases(result)
-                if all(
-                    (result.items[i].key, name) in result.pictures for name in self.experiment.shown
-                )
-            ]
-            if strips:
-                caption = (
-                    "White: the box. Yellow: the inputs with more and more surroundings. Then the "
-                    "box as it was restored from each of them; the best is in bold. First where "
-                    "the largest input loses most, then where it gains most."
-                )
-                title = f"One box, growing surroundings: {result.net.label}"
-                found.append(Gallery(f"surroundings_cases_{number + 1}", title, caption, strips))
-        return found
+        return self.galleries(
+            results,
+            self.strips,
+            "One box, growing surroundings:",
+            "White: the box. Yellow: the inputs with more and more surroundings. Then the "
+            "box as it was restored from each of them; the best is in bold. First where "
+            "the largest input loses most, then where it gains most.",
+        )
 
-    def strip(self, result: Measured, i: int) -> Strip:
+    def strips(self, result: Measured, i: int) -> list[Strip]:
         """One box: where it lies, its ground truth, and what became of it by margin."""
         item, box, size = result.items[i], self.options.box, self.experiment.size
         hr = result.pictures[item.key, "hr"]
@@ -187,8 +177,10 @@ class SurroundingsReport(ExperimentReport):
             panels.append(Panel(crop, title, f"{score:.2f} dB", (), score == max(scores)))
         loss = max(scores) - scores[-1]
         gain = scores[-1] - scores[0]
-        return Strip(
-            f"{item.source}, at {item.box[0]}, {item.box[1]}",
-            panels,
-            f"all surroundings: {gain:+.2f} dB against none, {-loss:+.2f} dB against the best",
-        )
+        return [
+            Strip(
+                f"{item.source}, at {item.box[0]}, {item.box[1]}",
+                panels,
+                f"all surroundings: {gain:+.2f} dB against none, {-loss:+.2f} dB against the best",
+            )
+        ]

@@ -131,7 +131,8 @@ class SwapReport(ExperimentReport):
         return Verdict(
             claim="C3",
             statement="Among many backgrounds, a foreground is restored best in its own.",
-            net=f"{part.net.label}, {SETS[name]}",
+            net=part.net.label,
+            about=SETS[name],
             paper="the own one is preferred among 100 (Fig. 4)",
             ours=f"best of {count} for {int((rank == 1).sum())} of {rank.size} foregrounds: "
             f"{share.percent().text(0)} %; mean rank {rank.mean():.1f}",
@@ -149,7 +150,8 @@ class SwapReport(ExperimentReport):
         return Verdict(
             claim="C4",
             statement="Backgrounds that look like the foreground help.",
-            net=f"{part.net.label}, {SETS[name]}",
+            net=part.net.label,
+            about=SETS[name],
             paper="the best look alike, the worst do not (Figs 4, 5)",
             ours=f"in order of texture distance the best stand at {near.best.mean():.0f} %, the "
             f"worst at {near.worst.mean():.0f} %: {apart.text(0, signed=True)} points",
@@ -266,26 +268,15 @@ class SwapReport(ExperimentReport):
 
     def draw_cases(self, results: Sequence[Measured]) -> list[Gallery]:
         """Best and worst backgrounds of some foregrounds, as each network restores them."""
-        galleries = []
-        for number, result in enumerate(results):
-            strips = [
-                strip
-                for i in self.experiment.cases(result)
-                if (result.items[i].key, "own") in result.pictures
-                for strip in self.strips(result, i)
-            ]
-            if strips:
-                galleries.append(
-                    Gallery(
-                        f"swap_cases_{number + 1}",
-                        f"Best and worst backgrounds for {result.net.label}",
-                        "What the network makes of the foreground (white frame) and of what lies "
-                        "next to it. Only PSNR in the frame counts. Of each set first the "
-                        "foreground to which the background matters most, then a usual one.",
-                        strips,
-                    )
-                )
-        return galleries
+        return self.galleries(
+            results,
+            self.strips,
+            "Best and worst backgrounds for",
+            "What the network makes of the foreground (white frame) and of what lies "
+            "next to it. Only PSNR in the frame counts. Of each set first the "
+            "foreground to which the background matters most, then a usual one.",
+            needed=("own",),
+        )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:
         """One foreground: own and best backgrounds, then truth and worst backgrounds."""

@@ -114,7 +114,8 @@ class Table1Report(ExperimentReport):
                     claim="C1",
                     statement="A plain CNN is disturbed by its background more often than a "
                     "network with attention.",
-                    net=f"{edsr.net.label} against {other.net.label}",
+                    net=None,
+                    about=f"{edsr.net.label} against {other.net.label}",
                     paper=f"{paper:+.1f} percentage points better alone",
                     ours=f"{interval.percent().text(signed=True)} percentage points",
                     test="Paired over the same images: holds if the 95 % interval of the "
@@ -131,7 +132,7 @@ class Table1Report(ExperimentReport):
             "where the background hurts most, then where it helps most; the better of the two "
             "results is in bold."
         )
-        cases = self.galleries(results, self.strip, "The clearest cases of", caption)
+        cases = self.galleries(results, self.strips, "The clearest cases of", caption)
         return [self.draw_shares(results), self.draw_gains(results), *cases]
 
     def draw_shares(self, results: Sequence[Measured]) -> Chart:
@@ -177,7 +178,7 @@ class Table1Report(ExperimentReport):
             figure,
         )
 
-    def strip(self, result: Measured, i: int) -> Strip:
+    def strips(self, result: Measured, i: int) -> list[Strip]:
         """One case: ground truth, input, the region's ground truth and both results."""
         o, item = self.options, result.items[i]
         picture = {name: result.pictures[item.key, name] for name in self.experiment.shown}
@@ -191,14 +192,16 @@ class Table1Report(ExperimentReport):
         def result_panel(name: str, title: str, ours: float, other: float) -> Panel:
             return Panel(picture[name], title, f"{ours:.2f} dB", own, best=ours > other)
 
-        return Strip(
-            f"{item.source}, at {item.box[0]}, {item.box[1]}",
-            [
-                Panel(picture["hr"], "ground truth", "", [given, window]),
-                Panel(picture["lr"], "input", "", [given]),
-                Panel(picture["hr"][y0:y1, x0:x1], "ground truth, region", "", own),
-                result_panel("full", "from the whole image", full, partial),
-                result_panel("partial", "from the region alone", partial, full),
-            ],
-            f"background {'helps' if full > partial else 'hurts'}: {full - partial:+.2f} dB",
-        )
+        return [
+            Strip(
+                f"{item.source}, at {item.box[0]}, {item.box[1]}",
+                [
+                    Panel(picture["hr"], "ground truth", "", [given, window]),
+                    Panel(picture["lr"], "input", "", [given]),
+                    Panel(picture["hr"][y0:y1, x0:x1], "ground truth, region", "", own),
+                    result_panel("full", "from the whole image", full, partial),
+                    result_panel("partial", "from the region alone", partial, full),
+                ],
+                f"background {'helps' if full > partial else 'hurts'}: {full - partial:+.2f} dB",
+            )
+        ]

@@ -1,4 +1,4 @@
-"""What a run store knows of experiments and networks, written and read back."""
+"""Experiments and networks in a run store: written and read back."""
 
 import dataclasses
 from collections.abc import Sequence

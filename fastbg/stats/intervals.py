@@ -118,7 +118,7 @@ def mean_interval(
     Args:
         values: numbers, any unit.
         clusters: the photograph of each value; None: each value is its own.
-        level: share of samples whose interval shall hold the mean of the population.
+        level: share of samples whose interval contains the population mean.
 
     Raises:
         InvalidArgument: `values` empty, not one-dimensional or not finite; `clusters` of another

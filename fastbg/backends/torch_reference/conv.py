@@ -52,7 +52,7 @@ def conv3x3_weight_gradient(
 
 
 def _before(grad: Tensor, gate: Tensor | None, upscale: int) -> Tensor:
-    """Gradient to the convolution of the gradient to what stands behind it."""
+    """Gradient with respect to the convolution's output, from that of the fused output."""
     if gate is not None:
         grad = torch.where(gate <= 0, 0, grad)
     return grad if upscale == 1 else unshuffled(grad, upscale)

@@ -1,6 +1,6 @@
 """The mosaic and TTA as analysis scripts are written: one network call per copy, whole images.
 
-LR photographs are given, see `experiments_published`.
+LR photographs are given, see `experiments_naive`.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bench.baselines.experiments_published import Images, psnr, restored
+from bench.baselines.experiments_naive import Images, psnr, restored
 
 Image = NDArray[np.uint8]
 FLIPS = {1: 1, 2: 0}  # code of fastbg's Transform -> axis

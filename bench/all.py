@@ -1,0 +1,179 @@
+"""Every ratio that the documents give, by one command, from a clean commit.
+
+    python bench/all.py                 measure (about an hour on two cores), keep, write the table
+    python bench/all.py --table         write the table again from what was kept
+
+Runs the benchmarks below on one thread, with the processor's own clock, which keeps other programs
+out of the numbers. Keeps every ratio with its quartiles in bench/baselines/speed.json, and writes
+the table between the two marks in README.md or docs/.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installed one
+
+from bench import measure
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "bench" / "baselines" / "speed.json"
+MARKS = ("<!-- begin: python bench/all.py -->", "<!-- end -->")
+ALONE = ["--threads", "1", "--clock", "cpu"]
+NETS = {"edsr": "EDSR", "rcan": "RCAN", "swinir": "SwinIR"}
+EXPERIMENTS = ("table1", "slicing", "swap", "mosaic", "ring", "inward")
+
+# Command -> ratio's name -> what is measured, and against what.
+COMMANDS: dict[tuple[str, ...], dict[str, tuple[str, str]]] = {
+    ("bench/bench_peers.py", *ALONE): {
+        f"{key}_forward_over_{peer}": (f"{name} forward, LR 64x64, batch 1", said)
+        for key, name in NETS.items()
+        for peer, said in {
+            "torch_channels_last": "PyTorch, channels_last",
+            "torch_compile": "torch.compile",
+            "onnx_runtime": "ONNX Runtime",
+            "openvino": "OpenVINO",
+        }.items()
+    },
+    ("bench/bench_attribution.py", *ALONE): {
+        f"attribution_{key}_{ours}_over_{peer}": (
+            f"LAM of {name}, LR 64x64, window 16, {what}",
+            said,
+        )
+        for key, name in NETS.items()
+        for ours, what in {
+            "fastbg": "50 steps, equal to 1e-4",
+            "quick": "as accurate as 50 steps",
+        }.items()
+        for peer, said in {
+            "published": "the public script's loop",
+            "good": "good PyTorch: frozen, channels_last",
+        }.items()
+    },
+    ("bench/end_to_end.py", "--model", *NETS, "--items", "1", *ALONE): {
+        **{
+            f"{key}_{experiment}_over_{peer}": (f"`{experiment}`, {name}", said)
+            for experiment in EXPERIMENTS
+            for key, name in NETS.items()
+            for peer, said in {"naive": "naive", "good": "good PyTorch"}.items()
+        },
+        "suite_over_naive": ("all six, three networks, as many items as planned", "naive"),
+        "suite_over_good": ("all six, three networks, as many items as planned", "good PyTorch"),
+    },
+    ("bench/bench_gram.py", *ALONE): {
+        **{
+            f"conv_gram_{shape}_over_{peer}": (f"`conv_gram`, {said}", against)
+            for shape, said in {
+                "16x128": "16 images of 128x128",
+                "150x32": "150 of 32x32",
+                "4x512": "4 of 512x512",
+            }.items()
+            for peer, against in {
+                "naive": "plain PyTorch",
+                "good_torch": "PyTorch, channels_last",
+            }.items()
+        },
+        **{
+            f"gram_{shape}_over_{peer}": (
+                f"`gram`, {shape.replace('x', ' channels, ')} pixels",
+                said,
+            )
+            for shape in ("64x16384", "64x1024", "128x4096", "256x4096", "512x1024")
+            for size in (shape.replace("x", " channels, "),)
+            for peer, said in {"bmm": "torch.bmm", "ssyrk": "BLAS ssyrk"}.items()
+        },
+    },
+    ("bench/bench_composite.py", *ALONE): {
+        "composite_over_good_torch": ("`composite`, 2,250 of 128x128", "good PyTorch"),
+        "composite_over_naive": ("`composite`, 2,250 of 128x128", "naive, pair by pair"),
+        "composite_lr_over_good_torch": (
+            "`composite_lr`, 2,250 of 128x128",
+            "PyTorch, sources down-sampled once",
+        ),
+        "composite_lr_over_batched": (
+            "`composite_lr`, 2,250 of 128x128",
+            "PyTorch, composites down-sampled in a batch",
+        ),
+        "composite_lr_over_naive": ("`composite_lr`, 2,250 of 128x128", "naive, pair by pair"),
+    },
+}
+
+
+def measured(command: tuple[str, ...]) -> dict[str, list[float]]:
+    """The `ratio` lines that a benchmark printed: name -> median, quartiles."""
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    print(done.stdout, flush=True)
+    lines = (line.split() for line in done.stdout.splitlines() if line.startswith("ratio "))
+    return {name: [float(value) for value in values] for _, name, *values in lines}
+
+
+def text_of(ratio: list[float]) -> str:
+    """ "4.1 (4.0 to 4.3)"."""
+    value, *quartiles = (f"{v:.3g}" for v in ratio)
+    return f"{value} ({' to '.join(quartiles)})" if quartiles else value
+
+
+def table(kept: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    about = kept["machine"]
+    lines = [
+        MARKS[0],
+        f"Times of the other divided by fastbg's: above 1, fastbg is faster. {about['processor']}, "
+        f"{kept['instruction set']}, one thread, PyTorch {about['torch']}, commit "
+        f"{about['commit']}. Medians of interleaved runs, quartiles in brackets.",
+        "",
+        "| what | against | ratio |",
+        "|---|---|---|",
+    ]
+    for command, rows in COMMANDS.items():
+        lines.append(f"| | `python {' '.join(command)}` | |")
+        for name, (what, against) in rows.items():
+            if name in kept["ratios"]:
+                lines.append(f"| {what} | {against} | {text_of(kept['ratios'][name])} |")
+    return "\n".join([*lines, MARKS[1]])
+
+
+def documents() -> list[Path]:
+    """The documents that hold the marks."""
+    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [path for path in found if MARKS[0] in path.read_text(encoding="utf-8")]
+
+
+def write(kept: dict[str, Any]) -> None:
+    """Put the table between the marks of every document that has them."""
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        before, _, rest = text.partition(MARKS[0])
+        path.write_text(before + table(kept) + rest.partition(MARKS[1])[2], encoding="utf-8")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", action="store_true", help="only write the table again")
+    parser.add_argument("--only", metavar="WORD", help="only benchmarks whose file has this word")
+    options = parser.parse_args()
+    kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() else {"ratios": {}}
+    if not options.table:
+        from fastbg.registration.dispatch import instruction_set
+
+        about = measure.machine()
+        if "dirty" in str(about["commit"]):
+            parser.error("there are changes that are not committed")
+        kept |= {"machine": about, "instruction set": instruction_set()}
+        for command in COMMANDS:
+            if options.only is None or options.only in command[0]:
+                kept["ratios"] |= measured(command)
+                KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    write(kept)
+
+
+if __name__ == "__main__":
+    main()

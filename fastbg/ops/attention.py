@@ -1,0 +1,185 @@
+"""Swin Transformer layers (Liu et al., ICCV 2021): window attention, MLP, runs of both."""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+
+from fastbg.errors import BackendUnavailable, InvalidArgument
+from fastbg.ops.checks import check_images
+from fastbg.registration import attention as registered
+from fastbg.registration.attention import Step as Step
+from fastbg.registration.dispatch import Place, select
+from fastbg.registration.operator import has_tangent
+
+CELL = 4  # pixels: the kernel's boxes, windows and shifts are made of whole cells
+LARGEST_WINDOW = 32
+NORM = ("norm_weight", "norm_bias")
+ATTENTION = (*NORM, "qkv_weight", "qkv_bias", "bias_table", "proj_weight", "proj_bias")
+MLP = (*NORM, "fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias")
+
+
+def window_attention(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    bias_table: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    *,
+    heads: int,
+    window: int,
+    shift: int = 0,
+    eps: float = 1e-5,
+    backend: str = "auto",
+) -> Tensor:
+    """``x + proj(attention(qkv(layer_norm(x))))``, attention among the pixels of each window.
+
+    On CPUs one kernel does it, on cells of 4x4 pixels that a window addresses, shifted or not,
+    without copies and without a mask. Where it cannot (`why_plain`) PyTorch's own functions do.
+
+    Args:
+        x: (B,C,H,W) float, any strides; H and W are multiples of `window`.
+        norm_weight, norm_bias: (C) of the layer norm.
+        qkv_weight, qkv_bias: (3C,C) and (3C): queries, keys and values, in each the heads in turn.
+        bias_table: ((2 window - 1)^2, heads), added to the logits by relative position, row by row.
+        proj_weight, proj_bias: (C,C) and (C).
+        heads: a divisor of C.
+        window: side of a window in pixels.
+        shift: by how much the windows are shifted down and right, less than `window`. Those that
+            the border cuts stay apart: pixels from opposite sides do not see each other.
+        backend: "auto", "torch" or "cpu".
+
+    Returns:
+        (B,C,H,W) in the dtype of `x`. Differentiable, also twice, to `x`, and by PyTorch's own
+        functions to the parameters.
+
+    Raises:
+        InvalidArgument: type, shape or size.
+        BackendUnavailable: the named backend cannot run here, or not on these arguments.
+    """
+    parameters = [norm_weight, norm_bias, qkv_weight, qkv_bias, bias_table, proj_weight, proj_bias]
+    check_images("x", x)
+    channels, height, width = x.shape[1:]
+    if heads < 1 or channels % heads:
+        raise InvalidArgument("heads", heads, f"a divisor of C = {channels}")
+    if window < 1 or 0 in (height, width) or height % window or width % window:
+        raise InvalidArgument("window", window, f"a divisor of the sides {height} and {width}")
+    if not 0 <= shift < window:
+        raise InvalidArgument("shift", shift, f"0 <= shift < {window}")
+    shapes = [
+        *((channels,), (channels,), (3 * channels, channels), (3 * channels,)),
+        *(((2 * window - 1) ** 2, heads), (channels, channels), (channels,)),
+    ]
+    _check_parameters(x, ATTENTION, parameters, shapes)
+    step = Step(heads, window, shift, 0, 0, height, width)
+    return swin_layers(x, parameters, [step], height, width, eps, backend)
+
+
+def pixel_mlp(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+    *,
+    eps: float = 1e-5,
+    backend: str = "auto",
+) -> Tensor:
+    """``x + fc2(gelu(fc1(layer_norm(x))))`` on each pixel of `x` (B,C,H,W), with the exact GELU.
+
+    Args:
+        x: (B,C,H,W) float, any strides; on CPUs the kernel takes sides that are multiples of 4.
+        norm_weight, norm_bias: (C) of the layer norm.
+        fc1_weight, fc1_bias: (F,C) and (F).
+        fc2_weight, fc2_bias: (C,F) and (C).
+        backend: "auto", "torch" or "cpu".
+
+    Returns, raises: as `window_attention`.
+    """
+    parameters = [norm_weight, norm_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias]
+    check_images("x", x)
+    channels, height, width = x.shape[1:]
+    if 0 in x.shape[1:]:
+        raise InvalidArgument("x", f"shape {tuple(x.shape)}", "at least one channel and pixel")
+    hidden = len(fc1_weight)
+    shapes = [*((channels,),) * 2, (hidden, channels), (hidden,), (channels, hidden), (channels,)]
+    _check_parameters(x, MLP, parameters, shapes)
+    step = Step(0, 0, 0, 0, 0, height, width)
+    return swin_layers(x, parameters, [step], height, width, eps, backend)
+
+
+def swin_layers(
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    steps: Sequence[Step],
+    height: int,
+    width: int,
+    eps: float,
+    backend: str = "auto",
+) -> Tensor:
+    """A run of steps, whose maps stay in the kernel's cells throughout, on a part of a map.
+
+    Args:
+        x: the box of the first step, of a map (B,C,height,width).
+        parameters: those of each step in turn, as for `window_attention` and `pixel_mlp`.
+        steps: each with the box that it computes, in pixels, inside that of the step before it
+            and, for attention, made of whole windows.
+
+    Returns, raises: as `window_attention`, for the box of the last step.
+    """
+    numbers = list(chain.from_iterable(steps))
+    reason = why_plain(x, parameters, steps, backend)
+    if reason is not None:
+        if backend not in ("auto", "torch"):
+            raise BackendUnavailable(f"backend {backend!r} cannot run swin_layers: {reason}")
+        return registered.plain(x, parameters, numbers, height, width, eps)
+    keep = torch.is_grad_enabled() and x.requires_grad
+    given = list(parameters), numbers, height, width, eps, keep, backend
+    return registered.swin_layers(x, *given)[0]
+
+
+def why_plain(
+    x: Tensor, parameters: Sequence[Tensor], steps: Sequence[Step], backend: str = "auto"
+) -> str | None:
+    """Why PyTorch's own functions must compute it; None where the kernel can."""
+    tensors = [x, *parameters]
+    if torch.compiler.is_compiling():
+        return "in a graph PyTorch's own functions are compiled"
+    if any(is_functorch_wrapped_tensor(t) for t in tensors) or has_tangent(*tensors):
+        return "torch.func and forward-mode derivatives take PyTorch's own functions"
+    if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
+        return "it has no gradient to parameters: freeze them"
+    if torch.is_autocast_enabled(x.device.type):
+        return "autocast is for PyTorch's own functions"
+    if any((t.device, t.dtype) != (x.device, x.dtype) for t in parameters):
+        return "parameters of another device or dtype"
+    if select("swin_layers", Place(x.device, x.dtype), backend) != "cpu":
+        return "the torch backend is PyTorch's own functions"
+    if x.dtype != torch.float32:
+        return f"it computes in float32, not {x.dtype}"
+    if len(x) == 0:
+        return "there is no image"
+    for step in steps:
+        if any(v % CELL for v in (step.window, step.shift, *step.box)):
+            return f"windows, shifts and boxes are made of cells of {CELL}x{CELL} pixels"
+        if step.window > LARGEST_WINDOW:
+            return f"windows of up to {LARGEST_WINDOW} pixels"
+    return None
+
+
+def _check_parameters(
+    x: Tensor, names: Sequence[str], parameters: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]
+) -> None:
+    for name, value, shape in zip(names, parameters, shapes, strict=True):
+        if tuple(value.shape) != shape:
+            raise InvalidArgument(name, f"shape {tuple(value.shape)}", f"shape {shape}")
+        if (value.dtype, value.device) != (x.dtype, x.device):
+            expected = f"{x.dtype} on {x.device}, as x"
+            raise InvalidArgument(name, f"{value.dtype} on {value.device}", expected)
