@@ -9,12 +9,17 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 
+import emulation_build
 import pytest
+import torch
+from native_build import INCLUDE, run_compiler
 
 import fastbg
+from fastbg.backends.tensor_view import view
 from fastbg.cli import parser
 from fastbg.experiments import EXPERIMENTS
 
@@ -57,15 +62,55 @@ def test_python_of_a_page_that_extends_fastbg_runs(page: str, tmp_path: Path) ->
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def reference() -> ModuleType:
-    """docs/command_line.py, which makes two of the pages."""
-    spec = importlib.util.spec_from_file_location("command_line", DOCS / "command_line.py")
+def loaded(name: str, path: Path) -> ModuleType:
+    """The module in the file `path`."""
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+MODULE = """
+#include <pybind11/pybind11.h>
+namespace fastbg { void register_mse(pybind11::module_& m); }
+PYBIND11_MODULE(written, m) { fastbg::register_mse(m); }
+"""
+
+
+def test_cpp_of_the_new_operator_computes_its_reference(tmp_path: Path) -> None:
+    """The files that `write_operator` prints, beside those of csrc/."""
+    reason = emulation_build.missing()
+    if reason is not None:
+        pytest.skip(reason)
+    import pybind11
+
+    text = (DOCS / "tutorials" / "write_operator.md").read_text(encoding="utf-8")
+    names = ("mse_params.h", "mse.h", "mse.cpp", "mse_bindings.cpp")
+    blocks = re.findall(r"^```cpp\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    for name, block in zip((*names, "module.cpp"), (*blocks, MODULE), strict=True):
+        (tmp_path / name).write_text(block, encoding="utf-8")
+    include = [f"-I{path}" for path in (sysconfig.get_path("include"), pybind11.get_include())]
+    flags = ["-std=c++17", "-O1", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    sources = [str(path) for path in sorted(tmp_path.glob("*.cpp"))]
+    module = tmp_path / f"written{sysconfig.get_config_var('EXT_SUFFIX')}"
+    where = ["-DFASTBG_VARIANT=baseline", f"-I{tmp_path}", *INCLUDE, *include]
+    run_compiler(["g++", *flags, *where, *sources, "-shared", "-o", str(module)])
+    written = loaded("written", module)
+    sr, hr = torch.rand(2, 2, 3, 24, 32).half()
+    windows = torch.tensor([[0, 0, 8, 8], [4, 6, 24, 32]], dtype=torch.int32)
+    found = torch.empty(2)
+    written.window_mse(*map(view, (sr, hr, windows, found)), 2)
+    for i, (y0, x0, y1, x1) in enumerate(windows.tolist()):
+        error = (sr[i].float() - hr[i].float())[:, y0:y1, x0:x1]
+        torch.testing.assert_close(found[i], error.square().mean())
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    """docs/command_line.py, which makes two of the pages."""
+    return loaded("command_line", DOCS / "command_line.py")
 
 
 def test_every_argument_of_every_command_is_in_the_reference(reference: ModuleType) -> None:
