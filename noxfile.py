@@ -1,5 +1,5 @@
 """Sessions: lint, tests, interpret, compile_only, emulate, wheel, kill, fuzz, races, mutate,
-compatibility, audit, bench, gpu.
+compatibility, audit, docs, bench, gpu.
 
 `nox -l` lists them with what they do.
 
@@ -152,6 +152,17 @@ def audit(session: nox.Session) -> None:
     pins.write_text(str(listed).replace("+cpu", ""))
     strict = ("--strict", "--no-deps", "--disable-pip", "--requirement", str(pins))
     session.run("pip-audit", *strict, *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site in build/docs; warnings are errors."""
+    session.env.setdefault("FASTBG_CUDA", "OFF")  # nothing is run
+    install(session, "docs")
+    source, built = str(ROOT / "docs"), str(ROOT / "build" / "docs")
+    # From elsewhere, so that the installed fastbg is documented.
+    session.chdir(session.create_tmp())
+    session.run("sphinx-build", "-W", "--keep-going", "-E", "-b", "html", source, built)
 
 
 @nox.session

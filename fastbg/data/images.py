@@ -45,6 +45,7 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
     """The images of a folder, without opening any, whether it is the data set or holds it.
 
     Recognised, with the LR images beside them:
+
     - DIV2K, Flickr2K: `DIV2K_valid_HR/0801.png` with `DIV2K_valid_LR_bicubic/X4/0801x4.png`;
     - benchmark folders: `HR/img_001.png` with `LR_bicubic/X4/img_001x4.png`, BasicSR's
       `GTmod12/baby.png` with `LRbicx4/baby.png`, RCAN's `HR/Set5/x4/baby_HR_x4.png`,
@@ -54,6 +55,7 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
     - any `HR/`, `GT/`, `HQ/` or `target/` with `LR/`, `LQ/` or `input/` of the same file names;
     - OST: one folder for each texture class, which `classes` then tells; images elsewhere in it
       are photographs without a class.
+
     A folder without such names is searched for images in all its subfolders. Of a data set's HR
     copies for several scales, those for x4 are taken, else those for the largest.
 

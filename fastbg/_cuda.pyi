@@ -1,0 +1,57 @@
+"""The compiled CUDA operators (csrc/cuda/*_bindings.cpp). They check nothing: call fastbg.ops.
+
+A tensor crosses as a `View` (fastbg/backends/tensor_view.py): address, dtype code, sizes, strides
+in elements. `out` and scratch memory are the caller's; `stream` is the handle of a CUDA stream.
+A launch that fails raises RuntimeError.
+"""
+
+from typing import TypeAlias
+
+View: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+# composite_bindings.cpp
+def composite(
+    a: View, b: View, pairs: View, inner: View, outer: View, out: View, stream: int
+) -> None: ...
+def composite_lr(
+    a: View,
+    b: View,
+    pairs: View,
+    inner: View,
+    outer: View,
+    row_index: View,
+    row_weight: View,
+    column_index: View,
+    column_weight: View,
+    quantize: bool,
+    scratch: View,
+    out: View,
+    stream: int,
+) -> None: ...
+def mosaic(tiles: View, cells: View, out: View, stream: int) -> None: ...
+
+# path_bindings.cpp
+def blur_path(image: View, taps: View, out: View, stream: int) -> None: ...
+def path_integral(
+    gradients: View, image: View, change: View, level: View, out: View, stream: int
+) -> None: ...
+def gradient_detector(sr: View, windows: View, out: View, stream: int) -> None: ...
+def gradient_detector_backward(
+    grad: View, sr: View, windows: View, out: View, stream: int
+) -> None: ...
+
+# gram_bindings.cpp; a workspace holds as many floats as *_workspace says
+def gram_workspace(features: View, mask: View | None, out: View) -> int: ...
+def gram(features: View, mask: View | None, workspace: View, out: View, stream: int) -> None: ...
+def conv_gram_workspace(
+    images: View, weight: View, bias: View, mask: View | None, out: View
+) -> int: ...
+def conv_gram(
+    images: View,
+    weight: View,
+    bias: View,
+    mask: View | None,
+    workspace: View,
+    out: View,
+    stream: int,
+) -> None: ...
