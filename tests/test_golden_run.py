@@ -1,4 +1,4 @@
-"""The numbers of a small run of all nine experiments are those that are committed."""
+"""The numbers of a small run of all experiments are those that are committed."""
 
 import json
 from pathlib import Path
