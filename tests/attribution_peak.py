@@ -9,6 +9,7 @@ it lies above what a tiny call needs, in MiB.
 
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -17,8 +18,15 @@ from fastbg.models.registry import BUILT_IN
 
 
 def peak() -> float:
-    """MiB of resident memory that this process has had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    """MiB of resident memory that this process has had at most.
+
+    Not getrusage's, which begins with what the parent had when it started this process.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    line = next(v for v in status.read_text().splitlines() if v.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**10
 
 
 def main(name: str, side: int, window: int, budget: int, steps: int) -> None:
