@@ -1,16 +1,11 @@
 """Reference pages made from the code: commands from their parsers, options from their classes."""
 
 import argparse
-import ast
-import dataclasses
-import inspect
-import textwrap
 from collections.abc import Iterator
-from typing import Literal, get_args, get_origin, get_type_hints
 
 from fastbg.cli import parser
 from fastbg.experiments import EXPERIMENTS
-from fastbg.experiments.experiment import Options
+from fastbg.experiments.options import Options
 
 
 def commands() -> str:
@@ -66,10 +61,10 @@ def row(made: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 def options() -> str:
     """Every option of every experiment, as Markdown; those that all have come first."""
-    shared = [field.name for field in dataclasses.fields(Options)]
+    shared = list(Options.declared())
     parts = ["## Every experiment", table("EXPERIMENT", Options, shared)]
     for name, kind in EXPERIMENTS.items():
-        own = [f.name for f in dataclasses.fields(kind.options_type) if f.name not in shared]
+        own = [option for option in kind.options_type.declared() if option not in shared]
         parts += [f"## `{name}`", f"{kind.title} ({kind.paper})"]
         parts.append(table(name, kind.options_type, own))
     return "\n\n".join(parts)
@@ -77,36 +72,13 @@ def options() -> str:
 
 def table(owner: str, made: type[Options], names: list[str]) -> str:
     """The options `names` of the class `made`."""
-    hints, meanings = get_type_hints(made), comments(made)
-    lines = ["| option | meaning | default |", "|---|---|---|"]
+    lines = ["| option | meaning | values | default |", "|---|---|---|---|"]
     for name in names:
-        values = get_args(hints[name]) if get_origin(hints[name]) is Literal else ()
-        among = f"one of {', '.join(map(str, values))}" if values else ""
-        meaning = "; ".join(filter(None, [meanings.get(name, "").removesuffix("."), among]))
-        lines.append(cells(f"`{owner}.{name}`", meaning, f"`{getattr(made, name)}`"))
+        option = made.declared()[name]
+        lines.append(
+            cells(f"`{owner}.{name}`", option.told, option.expected, f"`{option.default}`")
+        )
     return "\n".join(lines)
-
-
-def comments(made: type) -> dict[str, str]:
-    """The comment above and beside each field of a dataclass and of those it extends."""
-    found: dict[str, str] = {}
-    for part in reversed(made.__mro__):
-        if not dataclasses.is_dataclass(part):
-            continue
-        source = textwrap.dedent(inspect.getsource(part))
-        lines = source.splitlines()
-        (body,) = ast.parse(source).body
-        for node in body.body if isinstance(body, ast.ClassDef) else ():
-            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-                continue
-            first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
-            above: list[str] = []
-            while lines[first - 1 - len(above)].strip().startswith("#"):
-                above.insert(0, lines[first - 1 - len(above)].strip().lstrip("# "))
-            beside = lines[last][node.end_col_offset :].strip().lstrip("# ")
-            if above or beside:  # else a class that only changes a default
-                found[node.target.id] = " ".join(filter(None, [*above, beside]))
-    return found
 
 
 def cells(*texts: str) -> str:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 View: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 # (attends, box, eps, addresses, hidden, heads, window, shift), lengths in cells of 4x4 pixels
+Layer: TypeAlias = tuple[tuple[int, ...], bool, int, int, float, int, int, int]
 Step: TypeAlias = tuple[bool, tuple[int, ...], float, tuple[int, ...], int, int, int, int]
 
 attention_cell_side: int  # pixels
@@ -88,8 +89,18 @@ def conv_weight_gradient(
     /,
 ) -> None: ...
 def conv_fingerprint(weight: int, bytes: int, states: int, /) -> None: ...
-def fingerprints_hold(contents: tuple[tuple[int, int, int], ...], /) -> bool: ...
+def conv_contents_changed(
+    contents: tuple[tuple[int, int, int], ...], threads: int, /
+) -> list[int]: ...
 def conv_factors(weight: View, group: int, factors: View, threads: int, /) -> None: ...
+
+# conv_stack_bindings.cpp; a layer: see _described() in backends/cpu/conv_stack.py
+def conv_stack(
+    x: View, layers: tuple[Layer, ...], signs: View | None, out: View, threads: int, /
+) -> None: ...
+def conv_stack_gradient(
+    grad: View, layers: tuple[Layer, ...], signs: View, to_x: View, threads: int, /
+) -> None: ...
 
 # attention_bindings.cpp; `states`: addresses of the cells before each step and after the last
 def swin_layers(

@@ -137,9 +137,10 @@ def test_every_option_of_every_experiment_is_in_the_reference(reference: ModuleT
         for field in dataclasses.fields(kind.options_type):
             owner = "EXPERIMENT" if field.name in ("kernel", "channel", "lr") else name
             assert f"| `{owner}.{field.name}` |" in text
-    row = re.search(r"\| `table1.region` \| (.*) \| `64` \|", text)
+    row = re.search(r"\| `table1.region` \| (.*) \| (.*) \| `64` \|", text)
     assert row is not None
-    assert row[1] == "given alone"
+    meaning = "side of the region that is given alone, HR pixels"
+    assert row.groups() == (meaning, "a whole number, at least 1")
 
 
 def test_every_public_name_is_in_the_reference() -> None:

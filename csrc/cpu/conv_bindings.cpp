@@ -154,22 +154,7 @@ void register_conv(py::module_& m) {
     const py::gil_scoped_release released;
     FASTBG_CALL_VARIANT(conv_fingerprint, contents, 1);
   });
-  // Whether contents (address, bytes, states) all have their fingerprints.
-  m.def("fingerprints_hold", [](const py::tuple& described) {
-    std::vector<ConvContents> all;
-    for (std::size_t i = 0; i < described.size(); ++i) {
-      const auto one = described[i].cast<py::tuple>();
-      all.push_back(contents_from(one[0].cast<std::uintptr_t>(), one[1].cast<std::int64_t>(),
-                                  one[2].cast<std::uintptr_t>()));
-    }
-    const py::gil_scoped_release released;
-    return std::all_of(all.begin(), all.end(), [](const ConvContents& contents) {
-      std::vector<FingerprintState> now(parts(contents.bytes, kFingerprintPiece));
-      const ConvContents again{contents.weight, contents.bytes, contents.secret, now.data()};
-      FASTBG_CALL_VARIANT(conv_fingerprint, again, 1);
-      return std::memcmp(now.data(), contents.states, now.size() * sizeof(FingerprintState)) == 0;
-    });
-  });
+  // Numbers of the contents (address, bytes, states) that no longer have their fingerprints.
   m.def("conv_contents_changed", [](const py::tuple& described, int threads) {
     std::vector<ConvContents> all;
     for (const py::handle entry : described) {

@@ -9,6 +9,8 @@ from fastbg.models.vgg import conv1_1, imagenet_normalised
 from fastbg.ops.checks import FLOATS, check_images, check_no_other_range
 from fastbg.ops.gram import conv_gram
 
+BEYOND = 7.0  # an image that is optimised may leave [0,1] on its way; beyond it is no image
+
 
 def texture_gram(images: Tensor, mask: Tensor | None = None, *, backend: str = "auto") -> Tensor:
     """Gram matrices of VGG16's conv1_1 features after ReLU, per channel and pixel.
@@ -30,7 +32,7 @@ def texture_gram(images: Tensor, mask: Tensor | None = None, *, backend: str = "
             floats on a CPU beyond [-0.5, 1.5], such as 0..255.
     """
     check_images("images", images, (*FLOATS, torch.uint8))
-    check_no_other_range("images", images)
+    check_no_other_range("images", images, BEYOND)
     if images.shape[1] != 3:
         raise InvalidArgument("images", f"shape {tuple(images.shape)}", "shape (B, 3, H, W)")
     dtype = accumulation_dtype(images.dtype)
