@@ -4,12 +4,14 @@
     python -m pytest bench --benchmark-only             the same ways under pytest-benchmark
 
 Two workloads of the paper: `forward` restores the centre 32x32 of 128x128 composites (8 of them at
-LR 32x32; Table 1, Fig. 4), `gradient` is one step of LAM (LR 64x64, window 16x16). Ways:
+LR 32x32; Table 1, Fig. 4), `gradient` is one step of LAM (LR 64x64, window 16x16). `image` restores
+the whole of one image of LR 64x64. Ways:
 
     naive              NCHW weights, whole image, then crop; `gradient` also has those of weights
     whole              good PyTorch: frozen, channels_last; whole image, then crop
     window_torch       the same through forward_window(): what leaving pixels out gives
-    window             forward_window() with fastbg's convolution, as fastbg calls it
+    window             forward_window() as fastbg calls it: EDSR in one native call
+    modules            the same module by module, with fastbg's convolution (EDSR only)
     window_contiguous  forward_window() in PyTorch, without channels_last
     window_bf16        with bf16 autocast: its error is printed, it is not checked
 
@@ -35,14 +37,18 @@ import fastbg
 from bench import measure
 from bench.baselines.networks_torch import in_torch
 from fastbg.models.checkpoints import WEIGHTS
+from fastbg.models.edsr import EDSR
 from fastbg.models.network import Network
 from fastbg.models.registry import BUILT_IN
 
 # Relative: what different kernels of the same arithmetic may differ by, values by their largest
 # difference, gradients in the L2 norm. Of EDSR's 4 million ReLUs about one lies so near its kink
 # that rounding decides; then gradients differ by 4e-5, between PyTorch's two layouts as well.
-EXACT = {"forward": 1e-5, "gradient": 1e-4}
-WAYS = ("naive", "whole", "window_torch", "window", "window_contiguous", "window_bf16")
+EXACT = {"forward": 1e-5, "gradient": 1e-4, "image": 1e-5}
+WAYS = (
+    *("naive", "whole", "window_torch", "window", "modules"),
+    *("window_contiguous", "window_bf16"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,11 @@ class Workload:
         return torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)
 
 
-WORKLOADS = {"forward": Workload(8, 32, 32), "gradient": Workload(1, 64, 16)}
+WORKLOADS = {
+    "forward": Workload(8, 32, 32),
+    "gradient": Workload(1, 64, 16),
+    "image": Workload(1, 64, 256),
+}
 
 
 def network(name: str) -> Network:
@@ -107,7 +117,7 @@ def gradient(net: Network, work: Workload, x: Tensor, trimmed: bool, dtype: Any 
 
 def prepared(name: str, task: str) -> dict[str, measure.Way]:
     """Each way as a call without arguments."""
-    work, run = WORKLOADS[task], {"forward": forward, "gradient": gradient}[task]
+    work, run = WORKLOADS[task], gradient if task == "gradient" else forward
     net = network(name)
     pure = in_torch(net)
     plain = in_torch(net).to(memory_format=torch.contiguous_format)
@@ -122,12 +132,16 @@ def prepared(name: str, task: str) -> dict[str, measure.Way]:
         "window_contiguous": partial(run, plain, work, x, True),
         "window_bf16": partial(run, net, work, fast, True, torch.bfloat16),
     }
+    if isinstance(net, EDSR):
+        by_modules = copy.deepcopy(net)
+        by_modules.native = False
+        ways["modules"] = partial(run, by_modules, work, fast, True)
     return dict(ways)
 
 
 def errors(results: dict[str, Any], task: str) -> dict[str, float]:
     """Difference of each way from `whole`, relative to it: see EXACT."""
-    whole, order = results["whole"], {"forward": torch.inf, "gradient": 2}[task]
+    whole, order = results["whole"], 2 if task == "gradient" else torch.inf
     scale = whole.norm(order)
     return {way: float((r - whole).norm(order) / scale) for way, r in results.items()}
 
@@ -148,7 +162,9 @@ def report(name: str, task: str, runs: int, clock: measure.Clock) -> measure.Res
     for way in ways:
         milliseconds = result.median(way) * 1e3
         print(f"{name} {task:8} {way:18} {milliseconds:8.1f} ms  error {error[way]:.1e}")
-    for slow in ("naive", "whole", "window_torch", "window_contiguous", "window_bf16"):
+    for slow in ways:
+        if slow == "window":
+            continue
         ratio = result.ratio(slow, "window")
         measure.print_ratio(f"{name}_{task}_window_over_{slow}", ratio)
     return result
@@ -160,6 +176,8 @@ def report(name: str, task: str, runs: int, clock: measure.Clock) -> measure.Res
 def test_networks(benchmark: Any, name: str, task: str, way: str) -> None:
     """One call; the answer is checked before it is timed."""
     ways = prepared(name, task)
+    if way not in ways:
+        pytest.skip(f"{name} runs module by module")
     results = {label: ways[label]() for label in {way, "whole"}}
     check(results, task)
     benchmark.group = f"{name} {task}"

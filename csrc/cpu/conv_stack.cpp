@@ -60,21 +60,49 @@ struct Grid {
   }
 };
 
-// Addresses of channel `channel` of N x N pixels of the grid from (y, x), shuffled by r at a place.
+// Which of the r x r pixels of a block: known before any cell is looked at, as divisions are slow.
+struct Phase {
+  std::int64_t upscale, y, x;
+
+  Phase(std::int64_t r, std::int64_t place) : upscale(r), y(place / r), x(place % r) {}
+};
+
+// Number of the pixel of a map that stands for row or column i of a cell, and whether it has a value.
+struct Line {
+  std::int64_t start;
+  bool valid;
+};
+
+inline Line row_of(const StackMap& map, std::int64_t v) {
+  return {((v >> 2) - map.top) * map.across * kStackPixels + (v & 3) * kStackSide, v >= map.valid.y0 && v < map.valid.y1};
+}
+
+inline Line column_of(const StackMap& map, std::int64_t u) {
+  return {((u >> 2) - map.left) * kStackPixels + (u & 3), u >= map.valid.x0 && u < map.valid.x1};
+}
+
+// Addresses of channel `channel` of N x N pixels of the grid from (y, x).
 template <int N>
-void find_pixels(const StackMap& map, std::int64_t image, std::int64_t y, std::int64_t x, std::int64_t r,
-                 std::int64_t place, std::int64_t channel, const float** pixels) {
+void find_pixels(const StackMap& map, std::int64_t image, std::int64_t y, std::int64_t x, const Phase& phase,
+                 std::int64_t channel, const float** pixels) {
   std::int64_t down[N], across[N];
-  bool has_row[N], has_column[N];
+  bool has_row[N], has_column[N], all = true;
   for (int i = 0; i < N; ++i) {
-    const std::int64_t v = r * (y + i) + place / r, u = r * (x + i) + place % r;
-    has_row[i] = v >= map.valid.y0 && v < map.valid.y1;
-    has_column[i] = u >= map.valid.x0 && u < map.valid.x1;
-    down[i] = has_row[i] ? ((v / kStackSide - map.top) * map.across * kStackPixels + v % kStackSide * kStackSide) *
-                               map.channels : 0;
-    across[i] = has_column[i] ? ((u / kStackSide - map.left) * kStackPixels + u % kStackSide) * map.channels : 0;
+    const Line row = row_of(map, phase.upscale * (y + i) + phase.y);
+    const Line column = column_of(map, phase.upscale * (x + i) + phase.x);
+    has_row[i] = row.valid;
+    has_column[i] = column.valid;
+    all = all && row.valid && column.valid;
+    down[i] = row.start * map.channels;
+    across[i] = column.start * map.channels;
   }
   const float* start = map.data + image * map.pixels_of_image() * map.channels + channel;
+  if (all) {
+    for (int i = 0; i < N; ++i) {
+      for (int j = 0; j < N; ++j) pixels[i * N + j] = start + down[i] + across[j];
+    }
+    return;
+  }
   for (int i = 0; i < N; ++i) {
     for (int j = 0; j < N; ++j) {
       pixels[i * N + j] = has_row[i] && has_column[j] ? start + down[i] + across[j] : kNothing;
@@ -126,30 +154,53 @@ inline void values_of_sums(const float* sums, Vec bias, Vec* values) {
   }
 }
 
-// Where the 16 pixels of a cell are written, and what is read with them.
+// Where the 16 pixels of a cell and a panel of channels are written, and what is read with them.
 struct Places {
-  std::int64_t pixel[kStackPixels];  // of out
-  std::int64_t gate[kStackPixels];   // of the gate's map; -1 outside
-  const float* add[kMaxAdded][kStackPixels];  // from the panel's first channel
+  float* out[kStackPixels];
+  std::uint8_t* signs[kStackPixels];
+  const std::uint8_t* gate[kStackPixels];  // or null
+  const float* add[kMaxAdded][kStackPixels];
 };
 
-void find_places(const StackJob& job, const Cell& cell, std::int64_t place, std::int64_t panel, Places& places) {
+std::int64_t sign_offset(std::int64_t channel) { return channel / kLanes * kSignBytes; }
+
+void find_places(const StackJob& job, const Cell& cell, const Phase& phase, std::int64_t panel, Places& places) {
   const std::int64_t r = job.out_upscale;
-  for (std::int64_t k = 0; k < kStackPixels; ++k) {
-    const std::int64_t y = r * (cell.y + k / 4) + place / r, x = r * (cell.x + k % 4) + place % r;
-    places.pixel[k] = job.out.pixel(cell.image, y, x);
-    if (job.gate.data) {
-      const StackBox& valid = job.gate.map.valid;
-      const bool there = y >= valid.y0 && y < valid.y1 && x >= valid.x0 && x < valid.x1;
-      places.gate[k] = there ? job.gate.map.pixel(cell.image, y, x) : -1;
+  const auto for_each_pixel = [&](const StackMap& map, auto function) {
+    const std::int64_t first = cell.image * map.pixels_of_image();
+    Line rows[kStackSide], columns[kStackSide];
+    for (std::int64_t i = 0; i < kStackSide; ++i) {
+      rows[i] = row_of(map, r * (cell.y + i) + phase.y);
+      columns[i] = column_of(map, r * (cell.x + i) + phase.x);
     }
+    for (std::int64_t k = 0; k < kStackPixels; ++k) {
+      const Line &row = rows[k / kStackSide], &column = columns[k % kStackSide];
+      function(k, first + row.start + column.start, row.valid && column.valid);
+    }
+  };
+  if (!job.result.data) {
+    for_each_pixel(job.out, [&](std::int64_t k, std::int64_t pixel, bool) {
+      places.out[k] = job.out.data + pixel * job.out.channels + panel;
+    });
+  }
+  if (job.signs.data) {
+    const std::int64_t bytes = signs_of_pixel(job.signs.map.channels);
+    for_each_pixel(job.signs.map, [&](std::int64_t k, std::int64_t pixel, bool) {
+      places.signs[k] = job.signs.data + pixel * bytes + sign_offset(panel);
+    });
+  }
+  if (job.gate.data) {
+    const std::int64_t bytes = signs_of_pixel(job.gate.map.channels);
+    for_each_pixel(job.gate.map, [&](std::int64_t k, std::int64_t pixel, bool valid) {
+      places.gate[k] = valid ? job.gate.data + pixel * bytes + sign_offset(panel) : nullptr;
+    });
   }
   for (std::int64_t a = 0; a < job.added; ++a) {
-    find_pixels<4>(job.add[a], cell.image, cell.y, cell.x, r, place, panel, places.add[a]);
+    find_pixels<4>(job.add[a], cell.image, cell.y, cell.x, phase, panel, places.add[a]);
   }
 }
 
-void write_result(const StackJob& job, const Cell& cell, std::int64_t place, std::int64_t channel,
+void write_result(const StackJob& job, const Cell& cell, const Phase& phase, std::int64_t channel,
                   const Vec* values) {
   const TensorView& to = job.result;
   const std::int64_t r = job.out_upscale, count = smaller(kLanes, to.sizes[1] - channel);
@@ -157,8 +208,8 @@ void write_result(const StackJob& job, const Cell& cell, std::int64_t place, std
   for (std::int64_t y = larger(job.box.y0, cell.y); y < last_y; ++y) {
     for (std::int64_t x = larger(job.box.x0, cell.x); x < last_x; ++x) {
       float* pixel = static_cast<float*>(to.data) + cell.image * to.strides[0] + channel * to.strides[1] +
-                     (r * (y - job.box.y0) + place / r) * to.strides[2] +
-                     (r * (x - job.box.x0) + place % r) * to.strides[3];
+                     (r * (y - job.box.y0) + phase.y) * to.strides[2] +
+                     (r * (x - job.box.x0) + phase.x) * to.strides[3];
       const Vec value = values[(y - cell.y) * 4 + x - cell.x];
       if (to.strides[1] == 1) {
         store_some(pixel, value, count);
@@ -169,18 +220,16 @@ void write_result(const StackJob& job, const Cell& cell, std::int64_t place, std
   }
 }
 
-void finish_vector(const StackJob& job, const Cell& cell, std::int64_t place, std::int64_t panel, std::int64_t vector,
-                   const Places& places, const float* sums) {
-  const std::int64_t channel = panel + vector;
+// Channels panel + vector and on of a cell.
+void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, const float* bias, std::int64_t panel,
+                   std::int64_t vector, const Places& places, const float* sums) {
   Vec values[kStackPixels];
-  values_of_sums(sums, job.bias ? load(job.bias + place * job.out.channels + channel) : Vec{}, values);
-  const std::int64_t sign = channel / kLanes * kSignBytes;
+  values_of_sums(sums, bias ? load(bias + vector) : Vec{}, values);
   if (job.relu) {
 #pragma GCC unroll 16
     for (int k = 0; k < kStackPixels; ++k) values[k] = relu(values[k]);
     if (job.signs.data) {
-      const std::int64_t row = signs_of_pixel(job.out.channels);
-      for (int k = 0; k < kStackPixels; ++k) store_signs(values[k], job.signs.data + places.pixel[k] * row + sign);
+      for (int k = 0; k < kStackPixels; ++k) store_signs(values[k], places.signs[k] + sign_offset(vector));
     }
   }
   if (job.scale != 1.0f) {
@@ -193,32 +242,29 @@ void finish_vector(const StackJob& job, const Cell& cell, std::int64_t place, st
     for (int k = 0; k < kStackPixels; ++k) values[k] += load(places.add[a][k] + vector);
   }
   if (job.gate.data) {
-    const std::int64_t row = signs_of_pixel(job.gate.map.channels);
     for (int k = 0; k < kStackPixels; ++k) {
-      const std::int64_t pixel = places.gate[k];
-      values[k] = pixel < 0 ? Vec{} : gated_by_signs(values[k], job.gate.data + pixel * row + sign);
+      values[k] = places.gate[k] ? gated_by_signs(values[k], places.gate[k] + sign_offset(vector)) : Vec{};
     }
   }
-  if (job.result.data) return write_result(job, cell, place, channel, values);
+  if (job.result.data) return write_result(job, cell, phase, panel + vector, values);
 #pragma GCC unroll 16
-  for (int k = 0; k < kStackPixels; ++k) {
-    store(job.out.data + places.pixel[k] * job.out.channels + channel, values[k]);
-  }
+  for (int k = 0; k < kStackPixels; ++k) store(places.out[k] + vector, values[k]);
 }
 
 // Terms of input channels chunk to chunk + count, counted place by place.
 void transform_tiles(const StackJob& job, const Grid& grid, std::int64_t first, std::int64_t tiles,
                      std::int64_t chunk, std::int64_t count, float* terms) {
   const float* pixels[36];
-  for (std::int64_t t = 0; t < tiles; ++t) {
-    const Cell cell = grid.at(first + t);
-    for (std::int64_t c = chunk; c < chunk + count;) {
-      const std::int64_t place = c / job.in.channels, channel = c % job.in.channels;
-      const std::int64_t part = smaller(job.in.channels - channel, chunk + count - c);
-      find_pixels<6>(job.in, cell.image, cell.y - 1, cell.x - 1, job.in_upscale, place, channel, pixels);
+  for (std::int64_t c = chunk; c < chunk + count;) {
+    const Phase phase(job.in_upscale, c / job.in.channels);
+    const std::int64_t channel = c % job.in.channels;
+    const std::int64_t part = smaller(job.in.channels - channel, chunk + count - c);
+    for (std::int64_t t = 0; t < tiles; ++t) {
+      const Cell cell = grid.at(first + t);
+      find_pixels<6>(job.in, cell.image, cell.y - 1, cell.x - 1, phase, channel, pixels);
       transform_cell(pixels, part, terms + t * kConvPanel + c - chunk);
-      c += part;
     }
+    c += part;
   }
 }
 
@@ -246,12 +292,15 @@ void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, St
                        chunk > 0, sums + k * kStackPlane);
       }
     }
+    const Phase phase(job.out_upscale, place);
+    const float* bias = job.bias ? job.bias + channel : nullptr;
     Places places;
-    for (std::int64_t t = 0; t < tiles && exist > 0; ++t) {
+    for (std::int64_t t = 0; t < tiles; ++t) {
       const Cell cell = grid.at(first + t);
-      find_places(job, cell, place, inside, places);
+      find_places(job, cell, phase, inside, places);
       for (std::int64_t v = 0; v < vectors; ++v) {
-        finish_vector(job, cell, place, inside, v * kLanes, places, sums + t * kConvPanel + v * kLanes);
+        const float* from = sums + t * kConvPanel + v * kLanes;
+        finish_vector(job, cell, phase, bias, inside, v * kLanes, places, from);
       }
     }
     channel += width;

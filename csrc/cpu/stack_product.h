@@ -1,9 +1,12 @@
 // The products of a layer of a stack: terms of cells times factors, each one of 36 planes.
 #pragma once
 
+#include <cstdlib>
 #include <memory>
+#include <new>
 
 #include "conv_stack.h"
+#include "fresh_memory.h"
 #include "winograd.h"
 
 namespace fastbg::FASTBG_VARIANT {
@@ -18,8 +21,19 @@ struct StackScratch {
   alignas(64) float sums[kTerms2d * kStackPlane];
 };
 
+// On one large page where there are any: the planes of a cell lie on 36 small ones.
 [[maybe_unused]] inline StackScratch& stack_scratch_of_thread() {
-  static thread_local const std::unique_ptr<StackScratch> scratch(new StackScratch());
+  constexpr std::size_t page = std::size_t{1} << 21;
+  static_assert(sizeof(StackScratch) <= page);
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  static thread_local const std::unique_ptr<StackScratch, Free> scratch = [] {
+    void* memory = std::aligned_alloc(page, page);
+    if (!memory) throw std::bad_alloc();
+    expect_whole_pages({memory, DType::float32, 1, {page / sizeof(float)}, {1}});
+    return std::unique_ptr<StackScratch, Free>(new (memory) StackScratch);
+  }();
   return *scratch;
 }
 

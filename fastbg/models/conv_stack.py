@@ -69,7 +69,7 @@ def run_links(x: Tensor, links: Sequence[Link], window: Box, equal: bool) -> Ten
         )
         for link, box in zip(links, boxes, strict=True)
     ]
-    y = conv_stack(x, layers)
+    y = conv_stack(x, layers, sure=True)
     computed = boxes[-1].refine(links[-1].upscale)
     if computed == window:
         return y

@@ -122,29 +122,26 @@ class EDSR(Network):
         and for what `fastbg.ops.conv_stack.why_plain` names: gradients to parameters, tracing,
         torch.func, forward mode, autocast, other devices, dtypes and backends.
         """
-        if torch.compiler.is_compiling() or not self.is_itself():
+        if torch.compiler.is_compiling() or not self._has_its_parts():
+            return None
+        links = self.links()
+        if not all(is_plain_conv(link.conv) for link in links):
             return None
         image = self.normalise(x)
         if window is None:
             window = Box(0, 0, *image.shape[-2:]).refine(self.scale)
-        y = run_links(image, self.links(), window, self.equal_windows)
+        y = run_links(image, links, window, self.equal_windows)
         return None if y is None else self.denormalise(y)
 
-    def is_itself(self) -> bool:
-        """Whether every part is what `__init__` made, unchanged and unobserved."""
-        return (
-            self._has_its_parts()
-            and not any(is_watched(part) for part in (self.body, *self.body, self.upsample))
-            and all(is_plain_conv(link.conv) for link in self.links())
-        )
-
     def _has_its_parts(self) -> bool:
+        """Whether the modules around the convolutions are `__init__`'s, and nobody watches them."""
+        blocks = list(self.body) if type(self.body) is nn.Sequential else [nn.Identity()]
         return (
             type(self) is EDSR
             and self.native
-            and type(self.body) is nn.Sequential
             and type(self.upsample) is Upsampler
-            and all(type(block) is ResidualBlock for block in self.body)
+            and all(type(block) is ResidualBlock for block in blocks)
+            and not any(is_watched(part) for part in (self.body, *blocks, self.upsample))
         )
 
     def links(self) -> list[Link]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
 
 from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.geometry import Box
@@ -37,7 +38,9 @@ class StackLayer(NamedTuple):
     box: Sequence[int] | None = None
 
 
-def conv_stack(x: Tensor, layers: Sequence[StackLayer], *, backend: str = "auto") -> Tensor:
+def conv_stack(
+    x: Tensor, layers: Sequence[StackLayer], *, backend: str = "auto", sure: bool = False
+) -> Tensor:
     """`layers` one after the other, as `conv3x3` would, in one call.
 
     On CPUs in float32 the maps between stay in cells of 4x4 pixels, the tiles of Winograd's
@@ -50,6 +53,7 @@ def conv_stack(x: Tensor, layers: Sequence[StackLayer], *, backend: str = "auto"
         x: (B,C,H,W) float, any strides.
         layers: at least one.
         backend: "auto", "torch" or "cpu".
+        sure: the caller has asked `why_plain`, and the answer was None.
 
     Returns:
         (B,C,h,w), what the last layer's box becomes. Differentiable, also twice, to `x`; by
@@ -66,11 +70,12 @@ def conv_stack(x: Tensor, layers: Sequence[StackLayer], *, backend: str = "auto"
         raise InvalidArgument("layers", list(layers), "at least one")
     rows, parameters = _checked(x, layers)
     numbers, scales = list(chain.from_iterable(rows)), [float(s.residual_scale) for s in layers]
-    reason = why_plain(x, parameters, rows, backend)
-    if reason is not None:
-        if backend not in ("auto", "torch"):
-            raise BackendUnavailable(f"backend {backend!r} cannot run conv_stack: {reason}")
-        return registered.plain(x, parameters, numbers, scales)
+    if not sure:
+        reason = why_plain(x, parameters, rows, backend)
+        if reason is not None:
+            if backend not in ("auto", "torch"):
+                raise BackendUnavailable(f"backend {backend!r} cannot run conv_stack: {reason}")
+            return registered.plain(x, parameters, numbers, scales)
     keep = torch.is_grad_enabled() and x.requires_grad
     result: Tensor = registered.conv_stack(x, parameters, numbers, scales, keep, backend)[0]
     return result
@@ -87,12 +92,17 @@ def why_plain(
         return "in a graph PyTorch's own functions are compiled"
     if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
         return "it has no gradient to parameters: freeze them"
-    tensors = [x, *parameters]
-    if any(is_functorch_wrapped_tensor(t) for t in tensors) or has_tangent(*tensors):
+    transforms = torch._C._are_functorch_transforms_active()
+    if (
+        is_functorch_wrapped_tensor(x)
+        or (transforms and any(is_functorch_wrapped_tensor(p) for p in parameters))
+        or (forward_ad._current_level >= 0 and has_tangent(x, *parameters))
+    ):
         return "torch.func and forward-mode derivatives take PyTorch's own functions"
     if torch.is_autocast_enabled(x.device.type):
         return "autocast is for PyTorch's own functions"
-    if any((t.device, t.dtype) != (x.device, x.dtype) for t in parameters):
+    device, dtype = x.device, x.dtype
+    if any(t.dtype is not dtype or t.device != device for t in parameters):
         return "parameters of another device or dtype"
     if select("conv_stack", Place(x.device, x.dtype), backend) != "cpu":
         return "the torch backend is PyTorch's own functions"
@@ -127,7 +137,7 @@ def _checked(
         if tuple(bias.shape) != shape[:1]:
             raise InvalidArgument(f"{name}.bias", tuple(bias.shape), f"shape {shape[:1]}")
         for value in (layer.weight, bias):
-            if (value.dtype, value.device) != (x.dtype, x.device):
+            if value.dtype is not x.dtype or value.device != x.device:
                 wanted = f"{x.dtype} on {x.device}, as x"
                 raise InvalidArgument(name, f"{value.dtype} on {value.device}", wanted)
         r = layer.upscale

@@ -24,7 +24,8 @@ def conv_stack(
     out = torch.empty(result_shape(x, parameters, layers))
     if len(x) == 0:
         return out, signs
-    described, _owners = _described(parameters, layers, scales, False)
+    known = _known(parameters[::2])
+    described, _owners = _described(known, parameters, layers, scales, False)
     kept = view(signs) if keep else None
     native().conv_stack(view(x), described, kept, view(out), torch.get_num_threads())
     return out, signs
@@ -44,18 +45,24 @@ def conv_stack_gradient(
         return to_x
     if kept is None or len(kept) != sign_bytes(len(x), parameters, layers):
         kept = conv_stack(x, parameters, layers, scales, True)[1]
-    described, _owners = _described(parameters, layers, scales, True)
+    # What was kept is of a forward pass, which has looked at the weights' contents.
+    weights = parameters[::2]
+    known = [known_weight(weight)[0] for weight in weights] if len(kept) else _known(weights)
+    described, _owners = _described(known, parameters, layers, scales, True)
     threads = torch.get_num_threads()
     native().conv_stack_gradient(view(grad), described, view(kept), view(to_x), threads)
     return to_x
 
 
 def _described(
-    parameters: Sequence[Tensor], layers: Sequence[int], scales: Sequence[float], transposed: bool
+    known: list[KnownWeight],
+    parameters: Sequence[Tensor],
+    layers: Sequence[int],
+    scales: Sequence[float],
+    transposed: bool,
 ) -> tuple[tuple[tuple[Any, ...], ...], list[Any]]:
     """Each layer for the kernel, and what owns the memory that it points to."""
     weights, biases = parameters[::2], [bias.contiguous() for bias in parameters[1::2]]
-    known = _known(weights)
     owners: list[Any] = [known, biases]
     described = []
     rows = zip(split(layers), scales, weights, biases, known, strict=True)
