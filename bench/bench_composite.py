@@ -1,4 +1,4 @@
-"""composite, composite_lr: 22,500 pairs of 150 x 150 sources at 128x128, in chunks.
+"""Composites, seams hard and bridged: 22,500 pairs of 150 x 150 sources at 128x128, in chunks.
 
     python bench/bench_composite.py [--record FILE]     ratios over the baselines and copying
     python -m pytest bench --benchmark-only             the same ways under pytest-benchmark
@@ -24,6 +24,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 import fastbg
 from bench import measure
 from bench.baselines import composite_torch as baseline
+from bench.baselines import seam_torch as bridged
 from bench.workloads import Workload, composite_bytes, composite_lr_bytes, composites
 
 BIG_COPY = 512 << 20  # bytes
@@ -88,6 +89,28 @@ CASES = {
         border=BORDER,
         tolerance=1e-5,
     ),
+    "bridged_composite": Case(
+        2250,
+        {
+            "fastbg": partial(fastbg.composite, seam=bridged.TAU),
+            "good_torch": bridged.good_bridged,
+            "published": bridged.published_bridged,
+        },
+        composite_bytes,
+        border=0,
+        tolerance=1e-5,
+    ),
+    "bridged_composite_lr": Case(
+        2250,
+        {
+            "fastbg": partial(fastbg.composite_lr, seam=bridged.TAU),
+            "good_torch": bridged.good_bridged_lr,
+            "published": bridged.published_bridged_lr,
+        },
+        composite_lr_bytes,
+        border=BORDER,
+        tolerance=1e-5,
+    ),
 }
 
 
@@ -147,12 +170,13 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="JSON file for all runs and the machine")
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--chunk", type=int, help="pairs per call, instead of 2,250")
+    parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=measure.CLOCKS, default="wall")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     clock = measure.CLOCKS[arguments.clock]
-    results = [run(name, arguments.chunk, arguments.runs, clock) for name in CASES]
+    results = [run(name, arguments.chunk, arguments.runs, clock) for name in arguments.only]
     if arguments.record is not None:
         measure.write_record(arguments.record, results)
 

@@ -25,6 +25,11 @@ struct CompositeLrParams {
   bool quantize;              // clip to [0,1], round to grey levels
 };
 
+// How the seam of a composite is bridged.
+struct SeamParams {
+  TensorView decay;  // (D) float32: weights of the distances 1, 2, .. from a rim; 0 beyond it
+};
+
 // Cell (r,c) of out[n] holds tiles[n] under the transform cells[n,r,c] (fastbg.Transform).
 struct MosaicParams {
   TensorView tiles;  // (N,C,h,w) float

@@ -62,6 +62,30 @@ struct CompositeLrJob {
   std::int64_t row_floats;  // a padded row of the input
 };
 
+// A bridged seam: weights[d - 1] is that of distance d, 0 beyond `reach`.
+struct Decay {
+  const float* weights;
+  std::int64_t reach;
+};
+
+constexpr std::int64_t kBridgeRows = 10;  // of scratch, for the tables of a bridge
+
+struct BridgedCompositeJob {
+  CompositeParams params;
+  Decay decay;
+  const std::int32_t* order;  // (N) pairs, those of one image of b together: it stays in a cache
+  float* scratch;             // per thread, kBridgeRows + 1 rows
+  std::int64_t row_floats;
+};
+
+// Parts hold whole sources, for the outputs that no bridge reaches.
+struct BridgedCompositeLrJob {
+  CompositeLrJob lr;  // its scratch ends with the rows of a bridge
+  Decay decay;
+  const std::int32_t* order;  // as above
+  bool* part_needed;          // (part_count), false
+};
+
 // Pads a count of floats to whole cache lines, the widest vector of any variant.
 constexpr std::int64_t padded(std::int64_t floats) { return (floats + 15) / 16 * 16; }
 
@@ -70,6 +94,8 @@ constexpr std::int64_t kBlock = 1024;  // pixels that are finished and written a
 
 FASTBG_DECLARE_VARIANTS(composite, CompositeJob)
 FASTBG_DECLARE_VARIANTS(composite_lr, CompositeLrJob)
+FASTBG_DECLARE_VARIANTS(bridged_composite, BridgedCompositeJob)
+FASTBG_DECLARE_VARIANTS(bridged_composite_lr, BridgedCompositeLrJob)
 FASTBG_DECLARE_VARIANTS(mosaic, MosaicParams)
 
 }  // namespace fastbg

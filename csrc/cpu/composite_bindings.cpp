@@ -34,6 +34,25 @@ void run_composite_lr(const CompositeLrParams& params, int threads) {
   FASTBG_CALL_VARIANT(composite_lr, plan.job, threads);
 }
 
+// A bridge is some ten operations per pixel: worth more threads than copying is.
+constexpr std::int64_t kBridgeWork = 4;
+
+void run_bridged_composite(const CompositeParams& params, const SeamParams& seam, int threads) {
+  threads = useful_threads(threads, params.out, kBridgeWork);
+  const BridgedCompositePlan plan(params, seam, threads);
+  expect_whole_pages(params.out);
+  FASTBG_CALL_VARIANT(bridged_composite, plan.job, threads);
+}
+
+void run_bridged_composite_lr(const CompositeLrParams& params, const SeamParams& seam,
+                              int threads) {
+  const std::int64_t scale = params.composite.a.sizes[3] / params.composite.out.sizes[3];
+  threads = useful_threads(threads, params.composite.out, kBridgeWork * scale * scale);
+  const BridgedCompositeLrPlan plan(params, seam, threads);
+  expect_whole_pages(params.composite.out);
+  FASTBG_CALL_VARIANT(bridged_composite_lr, plan.job, threads);
+}
+
 void run_mosaic(const MosaicParams& params, int threads) {
   check_cells(params);
   threads = useful_threads(threads, params.out, 1);
@@ -68,6 +87,32 @@ void register_composite(py::module_& m) {
               quantize};
           const py::gil_scoped_release released;
           if (!has_no_elements(params.composite.out)) run_composite_lr(params, threads);
+        });
+  m.def("bridged_composite",
+        [](const py::tuple& a, const py::tuple& b, const py::tuple& pairs, const py::tuple& inner,
+           const py::tuple& outer, const py::tuple& decay, const py::tuple& out, int threads) {
+          const CompositeParams params{view_from(a),     view_from(b),     view_from(pairs),
+                                       view_from(inner), view_from(outer), view_from(out)};
+          const SeamParams seam{view_from(decay)};
+          const py::gil_scoped_release released;
+          if (!empty(params.out)) run_bridged_composite(params, seam, threads);
+        });
+  m.def("bridged_composite_lr",
+        [](const py::tuple& a, const py::tuple& b, const py::tuple& pairs, const py::tuple& inner,
+           const py::tuple& outer, const py::tuple& decay, const py::tuple& row_index,
+           const py::tuple& row_weight, const py::tuple& column_index,
+           const py::tuple& column_weight, bool quantize, const py::tuple& out, int threads) {
+          const CompositeLrParams params{
+              {view_from(a), view_from(b), view_from(pairs), view_from(inner), view_from(outer),
+               view_from(out)},
+              view_from(row_index),
+              view_from(row_weight),
+              view_from(column_index),
+              view_from(column_weight),
+              quantize};
+          const SeamParams seam{view_from(decay)};
+          const py::gil_scoped_release released;
+          if (!empty(params.composite.out)) run_bridged_composite_lr(params, seam, threads);
         });
   m.def("mosaic", [](const py::tuple& tiles, const py::tuple& cells, const py::tuple& out,
                      int threads) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -60,6 +61,16 @@ void number_parts(const CompositeParams& p, const std::vector<std::int32_t>* box
   }
 }
 
+// Pairs by their image of b, otherwise as they come.
+std::vector<std::int32_t> ordered_by_second(const CompositeParams& p) {
+  std::vector<std::int32_t> order(static_cast<std::size_t>(p.out.sizes[0]));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t m, std::int32_t n) {
+    return pair_index(p, m, 1) < pair_index(p, n, 1);
+  });
+  return order;
+}
+
 }  // namespace
 
 void check_pairs(const CompositeParams& p) {
@@ -100,7 +111,41 @@ CompositePlan::CompositePlan(const CompositeParams& params, int threads) : job{}
   job.rows = rows_.data();
 }
 
-CompositeLrPlan::CompositeLrPlan(const CompositeLrParams& params, int threads) : job{} {
+Decay checked_decay(const SeamParams& seam, const TensorView& source) {
+  const auto* weights = static_cast<const float*>(seam.decay.data);
+  const std::int64_t count = seam.decay.sizes[0];
+  if (count < std::max(source.sizes[2], source.sizes[3]) || seam.decay.strides[0] != 1) {
+    throw std::invalid_argument("decay: expected a weight for every distance in the image");
+  }
+  return {weights, std::find(weights, weights + count, 0.0f) - weights};
+}
+
+BridgedCompositePlan::BridgedCompositePlan(const CompositeParams& params, const SeamParams& seam,
+                                           int threads)
+    : job{} {
+  check_pairs(params);
+  job.params = params;
+  job.decay = checked_decay(seam, params.a);
+  order_ = ordered_by_second(params);
+  job.order = order_.data();
+  job.row_floats = padded(params.out.sizes[3]);
+  scratch_.resize(static_cast<std::size_t>((kBridgeRows + 1) * job.row_floats * threads));
+  job.scratch = scratch_.data();
+}
+
+BridgedCompositeLrPlan::BridgedCompositeLrPlan(const CompositeLrParams& params,
+                                               const SeamParams& seam, int threads)
+    : job{}, plan_(params, threads, true) {
+  job.lr = plan_.job;
+  job.decay = checked_decay(seam, params.composite.a);
+  order_ = ordered_by_second(params.composite);
+  job.order = order_.data();
+  part_needed_.reset(new bool[static_cast<std::size_t>(job.lr.part_count)]());
+  job.part_needed = part_needed_.get();
+}
+
+CompositeLrPlan::CompositeLrPlan(const CompositeLrParams& params, int threads, bool bridged)
+    : job{} {
   check_pairs(params.composite);
   job.params = params;
   const TensorView& source = params.composite.a;
@@ -108,8 +153,8 @@ CompositeLrPlan::CompositeLrPlan(const CompositeLrParams& params, int threads) :
   prepare_axis(job.columns, params.column_index, source.sizes[3], column_bounds_);
   prepare_rows();
   prepare_columns();
-  choose_parts();
-  allocate(threads);
+  choose_parts(bridged);
+  allocate(threads, bridged);
 }
 
 void CompositeLrPlan::prepare_axis(Axis& axis, const TensorView& index, std::int64_t size,
@@ -197,11 +242,12 @@ void CompositeLrPlan::prepare_columns() {
 
 // Sum costs one part per distinct source and boxes; patch one per distinct source, and about
 // half a part per pair.
-void CompositeLrPlan::choose_parts() {
+void CompositeLrPlan::choose_parts(bool bridged) {
   const CompositeParams& p = job.params.composite;
   std::vector<std::int32_t> boxes;
-  const std::int64_t distinct = number_boxes(p, boxes);
-  number_parts(p, &boxes, parts_, pair_parts_);
+  const std::int64_t distinct = bridged ? 0 : number_boxes(p, boxes);
+  number_parts(p, bridged ? nullptr : &boxes, parts_, pair_parts_);
+  job.patch = bridged;
   if (distinct > 1) {
     std::vector<LrPart> whole;
     std::vector<std::int32_t> pair_whole;
@@ -217,7 +263,7 @@ void CompositeLrPlan::choose_parts() {
   job.pair_parts = pair_parts_.data();
 }
 
-void CompositeLrPlan::allocate(int threads) {
+void CompositeLrPlan::allocate(int threads, bool bridged) {
   const std::int64_t image =
       job.params.composite.out.sizes[1] * job.rows.outputs * job.columns.outputs;
   part_images_.reset(new float[static_cast<std::size_t>(job.part_count * image)]);
@@ -225,6 +271,7 @@ void CompositeLrPlan::allocate(int threads) {
   job.row_floats = padded(job.columns.size) + 16;
   job.scratch_floats = (job.slots + kBatch) * job.row_floats +
                        kBatch * (job.chains + 1) * job.chain_stride + kBlock + (job.patch ? padded(image) : 0);
+  if (bridged) job.scratch_floats += kBridgeRows * job.row_floats;
   scratch_.assign(static_cast<std::size_t>(job.scratch_floats * threads), 0.0f);
   job.scratch = scratch_.data();
 }

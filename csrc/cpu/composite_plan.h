@@ -23,11 +23,25 @@ class CompositePlan {
   std::vector<char> rows_;
 };
 
+// Throws std::invalid_argument unless `seam` holds weights for every distance in the image.
+Decay checked_decay(const SeamParams& seam, const TensorView& source);
+
+class BridgedCompositePlan {
+ public:
+  BridgedCompositePlan(const CompositeParams& params, const SeamParams& seam, int threads);
+  BridgedCompositeJob job;
+
+ private:
+  std::vector<std::int32_t> order_;
+  std::vector<float> scratch_;
+};
+
 // Memory: at most two LR images in float32 per pair (one per distinct source and boxes), and a
 // few rows per thread.
 class CompositeLrPlan {
  public:
-  CompositeLrPlan(const CompositeLrParams& params, int threads);
+  // `bridged`: parts are whole sources, and scratch has room for a bridge.
+  CompositeLrPlan(const CompositeLrParams& params, int threads, bool bridged = false);
   CompositeLrPlan(const CompositeLrPlan&) = delete;
   CompositeLrPlan& operator=(const CompositeLrPlan&) = delete;
   CompositeLrJob job;
@@ -37,8 +51,8 @@ class CompositeLrPlan {
                     std::vector<std::int32_t>& bounds);
   void prepare_rows();
   void prepare_columns();
-  void choose_parts();
-  void allocate(int threads);
+  void choose_parts(bool bridged);
+  void allocate(int threads, bool bridged);
 
   std::vector<std::int32_t> row_bounds_, column_bounds_;
   std::vector<std::int32_t> row_slot_, chain_column_, column_after_, pair_parts_;
@@ -47,6 +61,17 @@ class CompositeLrPlan {
   std::vector<LrPart> parts_;
   std::unique_ptr<float[]> part_images_;
   std::vector<float> scratch_;
+};
+
+class BridgedCompositeLrPlan {
+ public:
+  BridgedCompositeLrPlan(const CompositeLrParams& params, const SeamParams& seam, int threads);
+  BridgedCompositeLrJob job;
+
+ private:
+  CompositeLrPlan plan_;
+  std::vector<std::int32_t> order_;
+  std::unique_ptr<bool[]> part_needed_;
 };
 
 }  // namespace fastbg

@@ -12,7 +12,7 @@ from fastbg.filters.bicubic import bicubic_taps
 
 def composite(a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
     """b inside outer and outside inner, a elsewhere: (N,C,H,W)."""
-    out = _images(a, len(pairs), *a.shape[2:])
+    out = composite_images(a, len(pairs), *a.shape[2:])
     native().composite(
         *map(view, (a, b, pairs, inner, outer, out)),
         torch.get_num_threads(),
@@ -32,8 +32,8 @@ def composite_lr(
 ) -> Tensor:
     """Bicubic down-sampling of `composite`, which is not stored: (N,C,H/s,W/s)."""
     height, width = a.shape[2:]
-    out = _images(a, len(pairs), height // scale, width // scale)
-    rows, columns = _taps(height, scale, kernel), _taps(width, scale, kernel)
+    out = composite_images(a, len(pairs), height // scale, width // scale)
+    rows, columns = taps_of(height, scale, kernel), taps_of(width, scale, kernel)
     native().composite_lr(
         *map(view, (a, b, pairs, inner, outer, *rows, *columns)),
         quantize,
@@ -52,13 +52,13 @@ def mosaic(tiles: Tensor, cells: Tensor) -> Tensor:
     return out
 
 
-def _images(source: Tensor, n: int, height: int, width: int) -> Tensor:
+def composite_images(source: Tensor, n: int, height: int, width: int) -> Tensor:
     dtype = torch.float32 if source.dtype == torch.uint8 else source.dtype
     return torch.empty((n, source.shape[1], height, width), dtype=dtype)
 
 
 @lru_cache(maxsize=64)
-def _taps(size: int, scale: int, kernel: str) -> tuple[Tensor, Tensor]:
+def taps_of(size: int, scale: int, kernel: str) -> tuple[Tensor, Tensor]:
     taps = bicubic_taps(size, scale, kernel)
     return torch.from_numpy(taps.index).contiguous(), torch.from_numpy(
         taps.weight
