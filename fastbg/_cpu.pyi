@@ -40,6 +40,33 @@ def composite_lr(
     threads: int,
     /,
 ) -> None: ...
+def bridged_composite(
+    a: View,
+    b: View,
+    pairs: View,
+    inner: View,
+    outer: View,
+    decay: View,
+    out: View,
+    threads: int,
+    /,
+) -> None: ...
+def bridged_composite_lr(
+    a: View,
+    b: View,
+    pairs: View,
+    inner: View,
+    outer: View,
+    decay: View,
+    row_index: View,
+    row_weight: View,
+    column_index: View,
+    column_weight: View,
+    quantize: bool,
+    out: View,
+    threads: int,
+    /,
+) -> None: ...
 def mosaic(tiles: View, cells: View, out: View, threads: int, /) -> None: ...
 
 # path_bindings.cpp

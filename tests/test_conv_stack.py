@@ -58,7 +58,8 @@ def test_gradient_equals_float64(case: tuple[Tensor, list[StackLayer], Box, bool
     y, expected = conv_stack(x, layers, backend="cpu"), conv_stack(exact, in_double(layers))
     grad = torch.from_numpy(np.random.default_rng(0).standard_normal(y.shape, np.float32))
     got = torch.autograd.grad(y, x, grad)[0]
-    close(got, torch.autograd.grad(expected, exact, grad.double())[0], 1e-5)
+    # F(4x4, 3x3) in float32 loses some 1e-6 a layer of values that cancel.
+    close(got, torch.autograd.grad(expected, exact, grad.double())[0], 5e-5)
 
 
 @each_example_is_pure

@@ -95,7 +95,7 @@ void register_composite(py::module_& m) {
                                        view_from(inner), view_from(outer), view_from(out)};
           const SeamParams seam{view_from(decay)};
           const py::gil_scoped_release released;
-          if (!empty(params.out)) run_bridged_composite(params, seam, threads);
+          if (!has_no_elements(params.out)) run_bridged_composite(params, seam, threads);
         });
   m.def("bridged_composite_lr",
         [](const py::tuple& a, const py::tuple& b, const py::tuple& pairs, const py::tuple& inner,
@@ -112,7 +112,7 @@ void register_composite(py::module_& m) {
               quantize};
           const SeamParams seam{view_from(decay)};
           const py::gil_scoped_release released;
-          if (!empty(params.composite.out)) run_bridged_composite_lr(params, seam, threads);
+          if (!has_no_elements(params.composite.out)) run_bridged_composite_lr(params, seam, threads);
         });
   m.def("mosaic", [](const py::tuple& tiles, const py::tuple& cells, const py::tuple& out,
                      int threads) {
