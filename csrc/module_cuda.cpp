@@ -6,6 +6,7 @@
 PYBIND11_MODULE(FASTBG_CUDA_MODULE, m) {
   m.doc() = "CUDA operators of fastbg; see fastbg.backends.cuda";
   fastbg::register_composite(m);
+  fastbg::register_seam(m);
   fastbg::register_path(m);
   fastbg::register_gram(m);
 }

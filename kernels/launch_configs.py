@@ -103,6 +103,24 @@ class MixedConfig(TiledConfig):
 
 
 @dataclass(frozen=True)
+class BridgedConfig(TiledConfig):
+    """bridged_composite_fwd_kernel holds seven addresses per pixel: few pixels per thread."""
+
+    pixels: int = 512
+    widest: int = 128
+    warp_pixels: int = 64  # 2 per thread; 8 took 227 registers
+
+
+@dataclass(frozen=True)
+class BridgedLrConfig(MixedConfig):
+    """bridged_composite_lr_kernel corrects every tap of every pixel."""
+
+    pixels: int = 512  # pixels x taps of one row
+    widest: int = 16
+    warp_pixels: int = 64  # 2 taps per thread; 8 took 223 registers
+
+
+@dataclass(frozen=True)
 class MosaicConfig(TiledConfig):
     """mosaic_fwd_kernel reads a tile once per cell, out of L1 or L2; writes are its cost."""
 

@@ -90,24 +90,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks) composite_fwd_kernel(const 
 // ---------------------------------------------------------------------------------------------
 // composite_lr
 
-// As the reference rounds; a NaN stays one.
-template <typename Out>
-__device__ inline Out finished(float value, bool quantize) {
-  if (quantize) {
-    value = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
-    value = grey_level(floorf(__fadd_rn(__fmul_rn(value, 255.0f), 0.5f)));
-  }
-  return from_float<Out>(value);
-}
-
-template <typename Out, int V>
-__device__ inline Pack<Out, V> finished(const Pack<float, V>& values, bool quantize) {
-  Pack<Out, V> pack;
-#pragma unroll
-  for (int v = 0; v < V; ++v) pack.at[v] = finished<Out>(values.at[v], quantize);
-  return pack;
-}
-
 // scratch[k] = R(what every pair takes from source k) if `parts`, R(source k) otherwise; a's
 // images come first.
 template <typename In>
@@ -336,23 +318,6 @@ Launch over_rows(const TensorView& out, int pack) {
   return {dim3(grid_size(ceil_div<std::int64_t>(out.sizes[2], rows)),
                grid_size(out.sizes[0] * out.sizes[1])),
           dim3(columns, rows)};
-}
-
-// The largest tile, up to 8x8, that fits; then as many HR rows at a time as fit.
-bool tile_shape_for(std::int64_t scale, TileShape& shape) {
-  for (int log_side = 3; log_side >= 0; --log_side) {
-    shape = {static_cast<int>(scale), log_side, 1, 0, 0};
-    shape.hr_pitch = shape.reach() + (5 - shape.reach() % 4) % 4;
-    shape.mid_pitch = shape.side() + 2;
-    const std::size_t least = shape.shared_bytes();
-    if (least > kSharedLimit) continue;
-    const std::size_t row = sizeof(float) * shape.hr_pitch;
-    const int rows = 1 + static_cast<int>((kSharedLimit - least) / row);
-    if (rows < 8 && log_side > 0) continue;  // a smaller tile keeps more warps busy
-    shape.slab = std::min(rows, shape.reach());
-    return true;
-  }
-  return false;
 }
 
 template <typename In, typename Out, int V>

@@ -94,4 +94,22 @@ __device__ inline Pack<T, V> nan_pack() {
   return pack;
 }
 
+// As the reference rounds; a NaN stays one.
+template <typename Out>
+__device__ inline Out finished(float value, bool quantize) {
+  if (quantize) {
+    value = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
+    value = grey_level(floorf(__fadd_rn(__fmul_rn(value, 255.0f), 0.5f)));
+  }
+  return from_float<Out>(value);
+}
+
+template <typename Out, int V>
+__device__ inline Pack<Out, V> finished(const Pack<float, V>& values, bool quantize) {
+  Pack<Out, V> pack;
+#pragma unroll
+  for (int v = 0; v < V; ++v) pack.at[v] = finished<Out>(values.at[v], quantize);
+  return pack;
+}
+
 }  // namespace fastbg

@@ -1,6 +1,7 @@
 // Separable down-sampling of one tile of a composite, in shared memory.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "composite_pixels.cuh"
@@ -27,6 +28,23 @@ struct TileShape {
   }
 };
 
+// The largest tile, up to 8x8, that fits; then as many HR rows at a time as fit.
+inline bool tile_shape_for(std::int64_t scale, TileShape& shape) {
+  for (int log_side = 3; log_side >= 0; --log_side) {
+    shape = {static_cast<int>(scale), log_side, 1, 0, 0};
+    shape.hr_pitch = shape.reach() + (5 - shape.reach() % 4) % 4;
+    shape.mid_pitch = shape.side() + 2;
+    const std::size_t least = shape.shared_bytes();
+    if (least > kSharedLimit) continue;
+    const std::size_t row = sizeof(float) * shape.hr_pitch;
+    const int rows = 1 + static_cast<int>((kSharedLimit - least) / row);
+    if (rows < 8 && log_side > 0) continue;  // a smaller tile keeps more warps busy
+    shape.slab = std::min(rows, shape.reach());
+    return true;
+  }
+  return false;
+}
+
 // HR pixels that LR pixels first .. first+count-1 are made of (fastbg.filters.bicubic.bicubic_taps;
 // mirrored taps fall into the same range, taps without weight may be left out of the tables).
 __device__ inline Range support(int first, int count, int scale, int size) {
@@ -48,11 +66,12 @@ struct HrPlane {
   }
 };
 
+// `image` has boxes `inner` and `outer`, and at(RowOfB of row y, y, x) gives its pixels.
 // Calls write(i, j, value) for the LR pixels of the tile at (top, left). All threads of the block
 // take part. A next call may follow at once: the barriers of its slabs come before its first write
 // to `mid`, the only memory that is still being read when this one returns.
-template <typename In, typename Write>
-__device__ void downsample_tile(const HrPlane<In>& image, const CompositeLrParams& p,
+template <typename Image, typename Write>
+__device__ void downsample_tile(const Image& image, const CompositeLrParams& p,
                                 const TileShape& shape, int top, int left, Write write) {
   FASTBG_DYNAMIC_SHARED(float, shared);
   const int side = shape.side();

@@ -10,6 +10,7 @@
 namespace fastbg {
 
 void register_composite(pybind11::module_& m);
+void register_seam(pybind11::module_& m);
 void register_path(pybind11::module_& m);
 void register_gram(pybind11::module_& m);
 

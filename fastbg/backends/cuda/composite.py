@@ -13,20 +13,20 @@ from fastbg.filters.bicubic import bicubic_taps
 MAX_SCALE = 511  # at 512 not even a one-pixel tile fits in 48 KiB of shared memory
 
 
-def _output_dtype(source: Tensor) -> torch.dtype:
+def output_dtype(source: Tensor) -> torch.dtype:
     return torch.float32 if source.dtype == torch.uint8 else source.dtype
 
 
 def composite(a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
     """b inside outer and outside inner, a elsewhere: (N,C,H,W)."""
-    out = torch.empty((len(pairs), *a.shape[1:]), dtype=_output_dtype(a), device=a.device)
+    out = torch.empty((len(pairs), *a.shape[1:]), dtype=output_dtype(a), device=a.device)
     with launching_on(a.device) as stream:
         native().composite(*map(view, (a, b, pairs, inner, outer, out)), stream)
     return out
 
 
 @lru_cache(maxsize=64)
-def _taps(size: int, scale: int, kernel: str, device: torch.device) -> tuple[Tensor, Tensor]:
+def taps_on(size: int, scale: int, kernel: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Index (n_out,T) int32 and weight (n_out,T) float32 of one axis, on `device`."""
     taps = bicubic_taps(size, scale, kernel)
     index = torch.from_numpy(taps.index).contiguous()
@@ -48,13 +48,13 @@ def composite_lr(
         raise InvalidArgument("scale", scale, f"at most {MAX_SCALE} on the cuda backend")
     channels, height, width = a.shape[1:]
     size = channels, height // scale, width // scale
-    out = torch.empty((len(pairs), *size), dtype=_output_dtype(a), device=a.device)
+    out = torch.empty((len(pairs), *size), dtype=output_dtype(a), device=a.device)
     # Work per source pays off once there are as many pairs as sources.
     sources = len(a) + len(b)
     shared = sources if len(pairs) >= sources else 0
     scratch = torch.empty((shared, *size), dtype=torch.float32, device=a.device)
-    rows = _taps(height, scale, kernel, a.device)
-    columns = _taps(width, scale, kernel, a.device)
+    rows = taps_on(height, scale, kernel, a.device)
+    columns = taps_on(width, scale, kernel, a.device)
     with launching_on(a.device) as stream:
         native().composite_lr(
             *map(view, (a, b, pairs, inner, outer, *rows, *columns)),

@@ -23,14 +23,14 @@ def axis_taps(size: int, scale: int, kernel: str, device: torch.device) -> AxisT
     return AxisTaps(*tables)
 
 
-def _empty(source: Tensor, *shape: int) -> Tensor:
+def empty_images(source: Tensor, *shape: int) -> Tensor:
     dtype = torch.float32 if source.dtype == torch.uint8 else source.dtype
     return source.new_empty(shape, dtype=dtype)
 
 
 def composite(a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
     """b inside outer and outside inner, a elsewhere: (N,C,H,W)."""
-    out = _empty(a, pairs.shape[0], *a.shape[1:])
+    out = empty_images(a, pairs.shape[0], *a.shape[1:])
     with torch.cuda.device_of(a):
         launch_composite(a, b, pairs, inner, outer, out)
     return out
@@ -49,7 +49,7 @@ def composite_lr(
     """Bicubic down-sampling of `composite`: (N,C,H/s,W/s)."""
     _, channels, height, width = a.shape
     rows, columns = (axis_taps(size, scale, kernel, a.device) for size in (height, width))
-    out = _empty(a, pairs.shape[0], channels, height // scale, width // scale)
+    out = empty_images(a, pairs.shape[0], channels, height // scale, width // scale)
     with torch.cuda.device_of(a):
         launch_composite_lr(a, b, pairs, inner, outer, rows, columns, quantize, out)
     return out
@@ -59,7 +59,7 @@ def mosaic(tiles: Tensor, cells: Tensor) -> Tensor:
     """Grid of transformed copies of each tile: (N,C,g*h,g*w)."""
     n, channels, height, width = tiles.shape
     grid = cells.shape[-1]
-    out = _empty(tiles, n, channels, grid * height, grid * width)
+    out = empty_images(tiles, n, channels, grid * height, grid * width)
     with torch.cuda.device_of(tiles):
         launch_mosaic(tiles, cells, out)
     return out

@@ -1,0 +1,16 @@
+// Launchers of composites with a bridged seam; as those of composite.h.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "composite_params.h"
+
+namespace fastbg {
+
+cudaError_t launch_bridged_composite(const CompositeParams& params, const SeamParams& seam,
+                                     cudaStream_t stream);
+
+cudaError_t launch_bridged_composite_lr(const CompositeLrParams& params, const SeamParams& seam,
+                                        cudaStream_t stream);
+
+}  // namespace fastbg
