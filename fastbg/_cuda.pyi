@@ -55,3 +55,30 @@ def conv_gram(
     out: View,
     stream: int,
 ) -> None: ...
+
+# seam_bindings.cpp
+def bridged_composite(
+    a: View,
+    b: View,
+    pairs: View,
+    inner: View,
+    outer: View,
+    decay: View,
+    out: View,
+    stream: int,
+) -> None: ...
+def bridged_composite_lr(
+    a: View,
+    b: View,
+    pairs: View,
+    inner: View,
+    outer: View,
+    decay: View,
+    row_index: View,
+    row_weight: View,
+    column_index: View,
+    column_weight: View,
+    quantize: bool,
+    out: View,
+    stream: int,
+) -> None: ...
