@@ -62,6 +62,13 @@ def unit_of_level(level):
 
 
 @triton.jit
+def to_grey_levels(value):
+    """Clipped to [0,1] and rounded to a multiple of 1/255; NaN stays NaN."""
+    clipped = tl.where(value < 0, 0.0, tl.where(value > 1, 1.0, value))
+    return unit_of_level(tl.floor(clipped * 255 + 0.5))
+
+
+@triton.jit
 def as_float(value):
     """8-bit grey levels as [0,1]; floats unchanged."""
     if value.dtype == tl.uint8:

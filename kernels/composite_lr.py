@@ -29,18 +29,11 @@ from .composite import (
     or_nan,
     ring,
     strides,
-    unit_of_level,
+    to_grey_levels,
 )
 from .launch import Launch
 from .launch_configs import ColumnsConfig, MixedConfig, RowsConfig, SumConfig
 from .workloads import Workload, dtype_name, paper_sources, workload
-
-
-@triton.jit
-def to_grey_levels(value):
-    """Clipped to [0,1] and rounded to a multiple of 1/255; NaN stays NaN."""
-    clipped = tl.where(value < 0, 0.0, tl.where(value > 1, 1.0, value))
-    return unit_of_level(tl.floor(clipped * 255 + 0.5))
 
 
 @triton.jit

@@ -5,7 +5,6 @@ committed was never there. The same command then opens the store again, asks `do
 """
 
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastbg.errors import InvalidArgument, RunStoreError
+from fastbg.runs.lock import take_lock
 from fastbg.runs.values import Json, checksum, differences, listed
 from fastbg.version import __version__
 
@@ -102,7 +102,7 @@ class RunStore:
         path = Path(folder)
         with _reported(path):
             path.mkdir(parents=True, exist_ok=True)
-            lock = _lock(path)
+            lock = take_lock(path)
             try:
                 connection = sqlite3.connect(path / "run.sqlite", timeout=5, isolation_level=None)
             except BaseException:
@@ -467,24 +467,6 @@ def _dumps(argument: str, value: Json) -> str:
         return json.dumps(value)
     except (TypeError, ValueError) as error:
         raise InvalidArgument(argument, str(error), "values that JSON can hold") from error
-
-
-def _lock(folder: Path) -> int:
-    """Take the folder's lock or raise; the system lets go of it when this process ends."""
-    descriptor = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
-    except OSError as error:
-        holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise RunStoreError(
-                f"{folder}: is in use by {holder}; wait for it to end, or choose another folder"
-            ) from error
-        raise
-    return descriptor
 
 
 @contextmanager
