@@ -23,8 +23,9 @@ from .composite import (
     ring,
     strides,
     tile_of,
+    to_grey_levels,
 )
-from .composite_lr import AxisTaps, lines_of, to_grey_levels
+from .composite_lr import AxisTaps, lines_of
 from .launch import Launch
 from .launch_configs import BridgedConfig, BridgedLrConfig
 from .workloads import Workload, dtype_name, paper_sources, workload
