@@ -94,7 +94,8 @@ def test_a_budget_too_small_for_one_node_recomputes(
     got = lam.attribute(image, WINDOW, 4)
     hook.remove()
     assert len(passes) >= 2 * got.passes  # forward, and again in backward
-    torch.testing.assert_close(got.attribution, expected.attribution, rtol=1e-5, atol=1e-7)
+    # Blocks that run again do so as modules, others in EDSR's native call, which rounds otherwise.
+    torch.testing.assert_close(got.attribution, expected.attribution, rtol=1e-5, atol=2e-6)
     assert not any("forward" in vars(module) for module in model.modules())
 
 
@@ -141,6 +142,7 @@ def test_a_chosen_batch_is_held_against_a_chosen_budget(image: Tensor) -> None:
     """Three nodes fit, four do not: the batch stays, its blocks are recomputed."""
     torch.manual_seed(0)
     model = NETWORKS["edsr"]().requires_grad_(False)
+    model.native = False  # in one native call it saves next to nothing
     saved = memory.SavedBytes(model, 1e12)
     with saved:
         model.forward_window(image.clone().requires_grad_(), (30, 40, 47, 57))

@@ -78,7 +78,7 @@ def test_gates_are_those_of_the_forward_pass(
     grad = torch.ones(y.shape)
     got = torch.autograd.grad(y, x, grad)[0]
     wanted = torch.autograd.grad(expected, exact, grad.double())[0]
-    close(got, wanted, 1e-5)
+    close(got, wanted, 5e-5)  # a gate that were wrong would show by far more
     parameters = [p for s in layers for p in (s.weight, torch.zeros(len(s.weight)))]
     parameters[1::2] = [torch.zeros(len(s.weight)) if s.bias is None else s.bias for s in layers]
     numbers = [

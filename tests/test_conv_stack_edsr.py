@@ -15,6 +15,7 @@ from runnable_backend import runnable
 from stack_cases import close, image
 from torch import Tensor
 
+from fastbg.backends.cpu import conv_stack as cpu_stack
 from fastbg.errors import BackendUnavailable
 from fastbg.geometry import Box
 from fastbg.models.edsr import EDSR
@@ -179,6 +180,19 @@ def test_nan_reaches_only_what_sees_it() -> None:
         first, torch.autograd.grad(net.forward_window(dirty, window).square().sum(), dirty)[0]
     )
     assert (first[..., 35:, :] == 0).all()
+
+
+def test_images_in_parts_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = small(features=16)
+    x = image(5, 3, 9, 7).requires_grad_()
+    results = []
+    for parts in (5, 2, 1):
+        monkeypatch.setattr(cpu_stack, "images_at_once", lambda *_, parts=parts: parts)
+        y = net(x)
+        results.append((y.detach(), torch.autograd.grad(y.square().sum(), x)[0]))
+    for y, gradient in results[1:]:
+        assert torch.equal(y, results[0][0])
+        assert torch.equal(gradient, results[0][1])
 
 
 @pytest.mark.usefixtures("threads")

@@ -54,3 +54,16 @@ def sign_bytes(images: int, parameters: Sequence[Tensor], numbers: Sequence[int]
             channels = -(-(len(weight) // layer.upscale**2) // LANES) * LANES
             total += images * count * CELL**2 * channels // 4
     return total
+
+
+SCRATCH = 32 << 20  # bytes of maps at once: more images follow one another, to the same bits
+
+
+def images_at_once(parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
+    """How many images a call may take, so that its memory does not grow with the batch."""
+    sizes = [0]
+    for layer, weight in zip(split(numbers), parameters[::2], strict=True):
+        y0, x0, y1, x1 = layer.box.grow(CELL, layer.y1 + CELL, layer.x1 + CELL)
+        channels = -(-(len(weight) // layer.upscale**2) // LANES) * LANES
+        sizes.append(4 * channels * (y1 - y0) * (x1 - x0) * layer.upscale**2)
+    return max(1, SCRATCH // (2 * max(sizes)))

@@ -131,7 +131,11 @@ class EDSR(Network):
         if window is None:
             window = Box(0, 0, *image.shape[-2:]).refine(self.scale)
         y = run_links(image, links, window, self.equal_windows)
-        return None if y is None else self.denormalise(y)
+        if y is None:
+            return None
+        if y.requires_grad:
+            return self.denormalise(y)
+        return y.div_(self.img_range).add_(self.mean)  # the same in the memory that it has
 
     def _has_its_parts(self) -> bool:
         """Whether the modules around the convolutions are `__init__`'s, and nobody watches them."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastbg.backends.cpu import native
 from fastbg.backends.cpu.conv_weight import NOTHING, KnownWeight, known_weight, learn
-from fastbg.backends.stack_layers import result_shape, sign_bytes, split
+from fastbg.backends.stack_layers import images_at_once, result_shape, sign_bytes, split
 from fastbg.backends.tensor_view import view
 
 
@@ -26,8 +26,11 @@ def conv_stack(
         return out, signs
     known = _known(parameters[::2])
     described, _owners = _described(known, parameters, layers, scales, False)
-    kept = view(signs) if keep else None
-    native().conv_stack(view(x), described, kept, view(out), torch.get_num_threads())
+    threads, some = torch.get_num_threads(), images_at_once(parameters, layers)
+    each = len(signs) // len(x) * some
+    for i, part, to in zip(range(len(x)), x.split(some), out.split(some), strict=False):
+        kept = view(signs[i * each : (i + 1) * each]) if keep else None
+        native().conv_stack(view(part), described, kept, view(to), threads)
     return out, signs
 
 
@@ -49,8 +52,11 @@ def conv_stack_gradient(
     weights = parameters[::2]
     known = [known_weight(weight)[0] for weight in weights] if len(kept) else _known(weights)
     described, _owners = _described(known, parameters, layers, scales, True)
-    threads = torch.get_num_threads()
-    native().conv_stack_gradient(view(grad), described, view(kept), view(to_x), threads)
+    threads, some = torch.get_num_threads(), images_at_once(parameters, layers)
+    each = len(kept) // len(x) * some
+    for i, part, to in zip(range(len(x)), grad.split(some), to_x.split(some), strict=False):
+        signs = view(kept[i * each : (i + 1) * each])
+        native().conv_stack_gradient(view(part), described, signs, view(to), threads)
     return to_x
 
 
