@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 from golden_run import GOLDEN, measured
 
+from fastbg.experiments import EXPERIMENTS
+
 # Between the instruction sets (baseline, AVX2, AVX-512) records differ by up to 2e-4 of their
-# value, ends of intervals by up to 2e-3 of it where they lie near 0, PSNR by less than 1e-4 dB.
+# value, ends of intervals by up to 2e-3 of it, or 3e-5 where they lie near 0, PSNR by less than
+# 1e-4 dB.
 DECIBELS, SHARE, ENDS = 1e-3, 5e-4, 2e-3
 
 
 def test_a_small_run_gives_the_committed_numbers(tmp_path: Path) -> None:
     golden, found = json.loads(GOLDEN.read_text(encoding="utf-8")), measured(tmp_path / "run")
-    assert len({key.partition(" ")[0] for key in found["records"]}) == 9
+    assert len({key.partition(" ")[0] for key in found["records"]}) == len(EXPERIMENTS)
     for part in ("records", "intervals"):
         assert found[part].keys() == golden[part].keys()
     for key, values in golden["records"].items():
@@ -23,5 +26,5 @@ def test_a_small_run_gives_the_committed_numbers(tmp_path: Path) -> None:
             close = {"abs": DECIBELS, "rel": 0} if decibels else {"rel": SHARE, "abs": 1e-9}
             assert found["records"][key][name] == pytest.approx(value, **close), (key, name)
     for key, ends in golden["intervals"].items():
-        assert found["intervals"][key] == pytest.approx(ends, rel=ENDS, abs=2e-5), key
+        assert found["intervals"][key] == pytest.approx(ends, rel=ENDS, abs=5e-5), key
     assert found["verdicts"] == golden["verdicts"]
