@@ -137,4 +137,4 @@ def test_the_command(tmp_path: Path) -> None:
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Most of what a foreign background costs is its seam" in page
-    assert "bridged to another foreground" in page
+    assert "the rim of another foreground" in page

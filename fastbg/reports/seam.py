@@ -18,9 +18,9 @@ from fastbg.stats.intervals import Interval, all_of, mean_interval
 JUDGED = "bridged_4"  # the way that C11 is about
 TITLES = {
     "hard": "hard seam",
-    "mean": "background shifted to the foreground's mean",
+    "mean": "shifted to the mean",
     **{f"bridged_{tau}": f"bridged, {tau} pixels" for tau in TAUS},
-    "elsewhere": "bridged to another foreground's rim",
+    "elsewhere": "to another's rim",
 }
 
 
@@ -58,7 +58,9 @@ class SeamReport(ExperimentReport):
                 *(Column(TITLES[way], "dB", signed=True) for way in WAYS),
             ),
             rows,
-            f"Mean change of PSNR against the own background, untouched. "
+            "Mean change of PSNR against the own background, untouched. Shifted: the background's "
+            "mean colour made that of the foreground. To another's rim: bridged over 4 pixels to "
+            "the rim of another foreground, as a control. "
             f"{drawn_text(results[0], self.options)} Intervals: 95 %, Student's t over "
             "photographs.",
         )
@@ -124,17 +126,18 @@ class SeamReport(ExperimentReport):
                         axis.plot(ends, [row + shift] * 2, color=figures.INK, zorder=3)
             axis.axvline(0, color=figures.MUTED, linewidth=0.8)
             axis.set_title(figures.short(result.net.label, 30 // len(results)))
-            axis.set_xlabel("against the own, dB")
+            axis.set_xlabel("change, dB")
             axis.tick_params(axis="y", length=0)
             axis.grid(axis="x", zorder=0)
         axes[0].set_yticks(range(len(WAYS)), [TITLES[way] for way in WAYS], color=figures.INK)
         axes[0].invert_yaxis()
-        axes[-1].legend(loc="lower left", fontsize=8)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
         return Chart(
             "seam_costs",
             "What is left of the cost when the seam is taken away?",
-            "Bars: mean change of PSNR against the own background; line: 95 % interval. The last "
-            "row is the control: as smooth a background, bridged to a rim that is not there.",
+            "Bars: mean change of PSNR against the own background; line: 95 % interval. Shifted: "
+            "the background's mean colour made that of the foreground. The last row is the "
+            "control: as smooth a background, bridged to the rim of another foreground.",
             figure,
         )
 
@@ -171,7 +174,7 @@ class SeamReport(ExperimentReport):
             way = name.removeprefix("composite_")
             score = decibels(result, "hard" if way == "own" else way)[i]
             value = score[0] if way == "own" else score[worst]
-            title = {"own": "own background", "mean": "shifted to the mean"}.get(way) or TITLES[way]
+            title = "own background" if way == "own" else TITLES[way]
             panels.append(Panel(result.pictures[item.key, name], title, f"{value:.2f} dB", frame))
         return [Strip(place(item), panels)]
 
