@@ -80,7 +80,7 @@ def hostile(attack: str) -> Section:
         method=attack,
         headlines={attack: attack},
         tables=[Table(attack, attack, [Column(attack, attack)], [[attack]], attack)] * 2,
-        verdicts=[Verdict(attack, attack, attack, attack, attack, attack, Outcome.HOLDS)],
+        verdicts=[Verdict(*[attack] * 6, Outcome.HOLDS, attack)],
         figures=[
             Chart(attack, attack, attack, figure),
             Gallery(attack, attack, attack, [strip]),
