@@ -16,7 +16,7 @@ from fastbg.cli import main
 from fastbg.reports import figures
 from fastbg.reports import page as report
 from fastbg.reports.content import Column, Gallery, Panel, Section, Strip, Table, Verdict
-from fastbg.reports.page import cell_text, csv_text, html, index, range_text, write_report
+from fastbg.reports.page import by_claim, cell_text, csv_text, html, index, range_text, write_report
 from fastbg.stats.intervals import Interval, Outcome
 
 HOSTILE = "<img src=x onerror=console.error(1)>$a_{b}$ & 'q' \"d\""
@@ -141,6 +141,11 @@ def test_the_index_has_every_verdict_of_every_network() -> None:
     assert lines["own"].by_net["swinir"] == [("swap-claim-1", "set", Outcome.HOLDS)]
     assert lines["it hurts"].by_net["swinir"] == []
     assert [place.about for place in lines["it hurts more"].across] == ["edsr against rcan"]
+
+    assert [claim for claim, _ in by_claim(index([ring, swap]))] == ["C3", "C5"]
+    seam = part("seam", ["edsr"], [verdict("C11", "cost", "edsr", Outcome.HOLDS)])
+    ninth = part("mosaic", ["edsr"], [verdict("C9", "harm", "edsr", Outcome.FAILS)])
+    assert [claim for claim, _ in by_claim(index([seam, ninth]))] == ["C9", "C11"]
 
     page = html([ring, swap, pictures], {"networks": "", "images": ""})
     order = re.findall(r'class="id">(C\d)</span>', page)

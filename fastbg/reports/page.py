@@ -64,6 +64,13 @@ def index(sections: Sequence[Section]) -> list[Line]:
     ]
 
 
+def by_claim(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
+    """The lines of each claim, in the order of `CLAIMS`: C9 before C11."""
+    order = {claim: number for number, claim in enumerate(CLAIMS)}
+    claims = sorted({line.claim for line in lines}, key=lambda c: (order.get(c, len(order)), c))
+    return [(claim, [line for line in lines if line.claim == claim]) for claim in claims]
+
+
 def networks(sections: Sequence[Section]) -> list[str]:
     """Labels of all networks that a claim is tested on."""
     tested = [section for section in sections if section.verdicts]
@@ -141,6 +148,7 @@ def html(
         sections=sections,
         nets=networks(sections),
         index=index(sections),
+        by_claim=by_claim(index(sections)),
         claims=CLAIMS,
         anchor=anchor,
         about=about,
