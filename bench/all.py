@@ -144,6 +144,20 @@ def documents() -> list[Path]:
     return [path for path in found if MARKS[0] in path.read_text(encoding="utf-8")]
 
 
+def clean_commit() -> str | None:
+    """The commit that is checked out, None if files differ from it that this does not write."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        )
+        return done.stdout
+
+    written = {str(path.relative_to(ROOT)) for path in (KEPT, *documents())}
+    changed = set(git("diff", "--name-only", "HEAD").splitlines())
+    return None if changed - written else git("rev-parse", "--short", "HEAD").strip()
+
+
 def write(kept: dict[str, Any]) -> None:
     """Put the table between the marks of every document that has them."""
     for path in documents():
@@ -164,9 +178,10 @@ def main() -> None:
     if not options.table:
         from fastbg.registration.dispatch import instruction_set
 
-        about = measure.machine()
-        if "dirty" in str(about["commit"]):
+        commit = clean_commit()
+        if commit is None:
             parser.error("there are changes that are not committed")
+        about = measure.machine() | {"commit": commit}
         kept |= {"machine": about, "instruction set": instruction_set()}
         for command in COMMANDS:
             if options.only is None or options.only in command[0]:
