@@ -98,6 +98,10 @@ COMMANDS: dict[tuple[str, ...], dict[str, tuple[str, str]]] = {
             "PyTorch, composites down-sampled in a batch",
         ),
         "composite_lr_over_naive": ("`composite_lr`, 2,250 of 128x128", "naive, pair by pair"),
+        "bridged_composite_over_good_torch": ("`composite`, seam bridged", "good PyTorch"),
+        "bridged_composite_over_naive": ("`composite`, seam bridged", "naive, pair by pair"),
+        "bridged_composite_lr_over_good_torch": ("`composite_lr`, seam bridged", "good PyTorch"),
+        "bridged_composite_lr_over_naive": ("`composite_lr`, seam bridged", "naive, pair by pair"),
     },
 }
 

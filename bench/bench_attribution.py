@@ -42,8 +42,8 @@ from fastbg.training import autocast_dtype
 
 STEPS, WINDOW = 50, (120, 120, 16)
 EXACT = 1e-4
-# Of a map over 50 steps: a ReLU whose input rounding moves across 0 changes its step's gradient by up
-# to 1 % (PyTorch against float64: 0.1 %); the other steps agree to 3e-6.
+# Of a map over 50 steps: a ReLU whose input rounding moves across 0 changes its step's gradient
+# by up to 1 % (PyTorch against float64: 0.1 %); the other steps agree to 3e-6.
 EXACT_MAP = 1e-3
 
 

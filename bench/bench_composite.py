@@ -94,7 +94,7 @@ CASES = {
         {
             "fastbg": partial(fastbg.composite, seam=bridged.TAU),
             "good_torch": bridged.good_bridged,
-            "naive": bridged.published_bridged,
+            "naive": bridged.naive_bridged,
         },
         composite_bytes,
         border=0,
@@ -105,7 +105,7 @@ CASES = {
         {
             "fastbg": partial(fastbg.composite_lr, seam=bridged.TAU),
             "good_torch": bridged.good_bridged_lr,
-            "naive": bridged.published_bridged_lr,
+            "naive": bridged.naive_bridged_lr,
         },
         composite_lr_bytes,
         border=BORDER,

@@ -36,12 +36,12 @@ def _pasted(a: Tensor, b: Tensor, inner: Box) -> Tensor:
     return out
 
 
-def published_bridged(a: Tensor, b: Tensor, pairs: Tensor, inner: Box) -> Tensor:
+def naive_bridged(a: Tensor, b: Tensor, pairs: Tensor, inner: Box) -> Tensor:
     """(N,C,H,W), pair by pair."""
     return torch.stack([_pasted(a[i], b[j], inner) for i, j in pairs.tolist()])
 
 
-def published_bridged_lr(a: Tensor, b: Tensor, pairs: Tensor, inner: Box) -> Tensor:
+def naive_bridged_lr(a: Tensor, b: Tensor, pairs: Tensor, inner: Box) -> Tensor:
     """(N,C,H/4,W/4), pair by pair."""
     return torch.cat([_quartered(_pasted(a[i], b[j], inner)[None]) for i, j in pairs.tolist()])
 
