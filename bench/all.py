@@ -135,7 +135,8 @@ def table(kept: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     for command, rows in COMMANDS.items():
-        lines.append(f"| | `python {' '.join(command)}` | |")
+        if kept["ratios"].keys() & rows.keys():
+            lines.append(f"| | `python {' '.join(command)}` | |")
         for name, (what, against) in rows.items():
             if name in kept["ratios"]:
                 lines.append(f"| {what} | {against} | {text_of(kept['ratios'][name])} |")

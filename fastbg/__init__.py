@@ -6,6 +6,7 @@ first use of one of the names below, or after ``import fastbg.ops``.
 """
 
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from fastbg.version import __version__ as __version__
@@ -83,6 +84,8 @@ _NAMES = {
 }
 _HOMES = {name: f"{__name__}.{home}" for home, names in _NAMES.items() for name in names.split()}
 
+_MOVED = {"statistics": "stats.intervals"}  # modules that users may know by an older name
+
 
 def __dir__() -> list[str]:
     """The public names."""
@@ -99,6 +102,10 @@ if not TYPE_CHECKING:  # which would find any name at all
         if name in _HOMES:
             import_module(f"{__name__}.ops")  # whoever uses a name finds the operators registered
             found = getattr(import_module(_HOMES[name]), name)
+        elif name in _MOVED:
+            home = f"{__name__}.{_MOVED[name]}"
+            warnings.warn(f"fastbg.{name} is {home} now", DeprecationWarning, stacklevel=2)
+            return import_module(home)
         elif not name.startswith("_") and find_spec(f"{__name__}.{name}"):
             found = import_module(f"{__name__}.{name}")
         else:

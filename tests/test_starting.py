@@ -96,3 +96,10 @@ def test_names_on_the_command_line_are_those_of_the_code() -> None:
     assert tuple(BUILT_IN) == vocabulary.NETWORKS
     assert tuple(BACKENDS) == vocabulary.BACKENDS
     assert tuple(METHODS) == vocabulary.METHODS
+
+
+def test_a_module_that_moved_is_found_by_its_old_name_with_a_warning() -> None:
+    from fastbg.stats import intervals
+
+    with pytest.warns(DeprecationWarning, match=r"fastbg\.statistics is fastbg\.stats\.intervals"):
+        assert fastbg.statistics is intervals  # type: ignore[attr-defined]
