@@ -8,6 +8,7 @@ import torch
 from small_run import lr_tensor, make_images, make_network
 
 from fastbg.cli import main
+from fastbg.errors import DataError
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.groups import sources
 from fastbg.experiments.seam import TAUS, WAYS, Seam, SeamOptions, by_distance
@@ -88,6 +89,14 @@ def test_in_the_lr_domain_the_decay_is_that_of_hr_pixels(study: Study, net: EDSR
         columns["bridged_16"][0, 0], columns["hard"][0, 0], atol=3
     )
     assert (columns["hard"][0, 1:] != columns["bridged_4"][0, 1:]).any()
+
+
+def test_a_sets_own_lr_images_are_used_or_missed(study: Study, net: EDSR) -> None:
+    experiment = Seam(
+        SeamOptions(size=64, region=16, groups=2, backgrounds=4, domain="lr", lr="paired")
+    )
+    with pytest.raises(DataError, match="has no LR image"):
+        experiment.measure(net, experiment.plan(study)[:1], study)
 
 
 def test_means_by_distance_to_the_border() -> None:

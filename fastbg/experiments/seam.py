@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,13 +36,6 @@ class SeamOptions(GroupOptions):
     most: float = option(
         0.5, "C11: bridging removes more of the loss than this share", low=0, high=1
     )
-
-
-class Made(NamedTuple):
-    """HR sources of composites: foregrounds (A,3,S,S) and backgrounds (K,3,S,S), floats."""
-
-    foregrounds: Tensor
-    backgrounds: Tensor
 
 
 class Seam(Experiment):
@@ -79,7 +72,7 @@ class Seam(Experiment):
         "excess" (n,D): how much more squared error (grey levels) a hard seam leaves at distance d
         from the rim than the own background, mean over the foreign ones.
         """
-        rows = [self.compare(net, sources(item, study), study) for item in items]
+        rows = [self.compare(net, item, study) for item in items]
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
@@ -87,11 +80,12 @@ class Seam(Experiment):
         count = len(WAYS) * sum(1 + len(item.partners) for item in items)
         return Work(forwards=count, composites=count)
 
-    def compare(self, net: Network, hr: Tensor, study: Study) -> dict[str, Tensor]:
-        """Columns of one foreground, hr[0], in all backgrounds `hr` (K,3,S,S) uint8."""
-        o, levels = self.options, as_float(hr)
+    def compare(self, net: Network, item: Item, study: Study) -> dict[str, Tensor]:
+        """Columns of one foreground in all of its backgrounds."""
+        o, hr = self.options, sources(item, study)
         y0, x0, y1, x1 = window = centre(o.region, o.size, o.size)
-        truth = levels[:1, :, y0:y1, x0:x1]
+        truth = as_float(hr[:1, :, y0:y1, x0:x1])
+        levels = self.levels(item, hr, study)
         found = {}
         for way in WAYS:
             sr = restore(net, self.inputs(levels, way, study), window)
@@ -101,20 +95,24 @@ class Seam(Experiment):
                 found["excess"] = by_distance(error[1:].mean(0) - error[0])
         return found
 
+    def levels(self, item: Item, hr: Tensor, study: Study) -> Tensor:
+        """The images that are composed, in [0,1]: `hr` (K,3,S,S), or their LR images."""
+        if self.options.domain == "hr":
+            return as_float(hr)
+        return study.inputs((item, *item.partners), hr, self.options.lr, self.options.kernel)
+
     def inputs(self, levels: Tensor, way: str, study: Study) -> Tensor:
         """LR composites (K,3,S/s,S/s) of the foreground of levels[0] in every background."""
-        o = self.options
-        if o.domain == "lr":
-            small = study.degrade((levels * 255).round().to(torch.uint8), o.kernel)
-            return self.composed(small, way, study, study.scale)
-        made, seam = self.made(levels, way, study, 1)
+        if self.options.domain == "lr":
+            return self.composed(levels, way, study, study.scale)
+        backgrounds, seam = self.backgrounds(levels, way, study, 1)
         return composite_lr(
-            made.foregrounds,
-            made.backgrounds,
+            levels[:1],
+            backgrounds,
             first_in_each(levels),
             self.box(1),
             scale=study.scale,
-            kernel=o.kernel,
+            kernel=self.options.kernel,
             quantize=True,
             seam=seam,
             backend=study.backend,
@@ -122,36 +120,24 @@ class Seam(Experiment):
 
     def composed(self, levels: Tensor, way: str, study: Study, scale: int = 1) -> Tensor:
         """Composites (K,3,h,w) of `levels` themselves; `scale`: HR pixels per pixel of theirs."""
-        made, seam = self.made(levels, way, study, scale)
-        pairs = first_in_each(levels)
-        return composite(
-            made.foregrounds,
-            made.backgrounds,
-            pairs,
-            self.box(scale),
-            seam=seam,
-            backend=study.backend,
-        )
+        backgrounds, seam = self.backgrounds(levels, way, study, scale)
+        pairs, box = first_in_each(levels), self.box(scale)
+        return composite(levels[:1], backgrounds, pairs, box, seam=seam, backend=study.backend)
 
-    def made(self, levels: Tensor, way: str, study: Study, scale: int) -> tuple[Made, str | float]:
-        """What is composed for a way, and with which seam."""
-        own = levels[:1]
+    def backgrounds(
+        self, levels: Tensor, way: str, study: Study, scale: int
+    ) -> tuple[Tensor, str | float]:
+        """The backgrounds (K,3,h,w) of a way of composing, and its seam."""
         if way == "mean":
-            return Made(own, shifted(levels, self.box(scale))), "hard"
+            return shifted(levels, self.box(scale)), "hard"
         if way == "elsewhere":
-            other = torch.arange(len(levels), device=levels.device).roll(-1)
+            each = torch.arange(len(levels), device=levels.device)
+            other = each.roll(-1)  # each foreign background to the next one's own centre
             other[-1], other[0] = min(1, len(levels) - 1), 0
-            pairs = torch.stack([other, torch.arange(len(levels), device=levels.device)], dim=1)
-            bridged = composite(
-                levels,
-                levels,
-                pairs,
-                self.box(scale),
-                seam=CONTROL_TAU / scale,
-                backend=study.backend,
-            )
-            return Made(own, bridged), "hard"
-        return Made(own, levels), "hard" if way == "hard" else float(way[8:]) / scale
+            pairs, tau = torch.stack([other, each], dim=1), CONTROL_TAU / scale
+            box = self.box(scale)
+            return composite(levels, levels, pairs, box, seam=tau, backend=study.backend), "hard"
+        return levels, way if way == "hard" else float(way.removeprefix("bridged_")) / scale
 
     def box(self, scale: int) -> Box:
         """The foreground, in pixels `scale` times as coarse as HR's."""
@@ -169,10 +155,12 @@ class Seam(Experiment):
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
         """HR composites with the background that costs most, own background first."""
-        o, levels = self.options, as_float(sources(item, study))
+        o, hr = self.options, sources(item, study)
+        levels = as_float(hr)
         y0, x0, y1, x1 = centre(o.region, o.size, o.size)
         truth = levels[:1, :, y0:y1, x0:x1]
-        sr = restore(net, self.inputs(levels, "hard", study), (y0, x0, y1, x1))
+        inputs = self.inputs(self.levels(item, hr, study), "hard", study)
+        sr = restore(net, inputs, (y0, x0, y1, x1))
         worst = 1 + int(psnr(sr, truth.expand_as(sr), channel=o.channel)[1:].argmin())
         pair = levels[[0, worst]]
         images = {"composite_own": levels[0]}
