@@ -8,11 +8,12 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from fastbg.geometry import Box
 from fastbg.models.conv import Conv3x3
+from fastbg.models.network import is_watched
 from fastbg.ops.conv_stack import StackLayer, conv_stack, whole_cells, why_plain
 
 
 class Link(NamedTuple):
-    """A convolution and what stands behind it; `residual` is a map's number, see `StackLayer`."""
+    """A convolution and what follows it; `residual` is a map's number, see `StackLayer`."""
 
     conv: nn.Conv2d
     relu: bool = False
@@ -30,17 +31,6 @@ def is_plain_conv(conv: nn.Module) -> bool:
         and conv.groups == 1
         and conv.padding_mode == "zeros"
         and not is_watched(conv)
-    )
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Whether hooks or another `forward` want to see the module's calls."""
-    return bool(
-        "forward" in vars(module)
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
     )
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.conv import Conv3x3
-from fastbg.models.conv_stack import Link, is_plain_conv, is_watched, run_links
-from fastbg.models.network import DIV2K_MEAN, Network
+from fastbg.models.conv_stack import Link, is_plain_conv, run_links
+from fastbg.models.network import DIV2K_MEAN, Network, is_watched
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
 from fastbg.precision import in_precision

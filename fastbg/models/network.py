@@ -89,3 +89,14 @@ def pad_reflected(x: Tensor, height: int, width: int) -> Tensor:
             index = index % period
             x = x.index_select(dim, torch.minimum(index, (period - index) % period))
     return x
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether hooks or another `forward` want to see the module's calls."""
+    return bool(
+        "forward" in vars(module)
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )

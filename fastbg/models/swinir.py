@@ -21,7 +21,7 @@ from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole, check_wholes
 from fastbg.models.conv import Conv3x3
-from fastbg.models.network import DIV2K_MEAN, Network, pad_to_multiple
+from fastbg.models.network import DIV2K_MEAN, Network, is_watched, pad_to_multiple
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
 from fastbg.ops.attention import CELL, Step, swin_layers, why_plain
@@ -231,17 +231,6 @@ class Block(nn.Module):
             *(attn.bias_table, attn.proj.weight, attn.proj.bias),
             *(p for part in layers for p in (part.weight, part.bias)),
         ]
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Whether hooks or another `forward` want to see the module's calls."""
-    return bool(
-        "forward" in vars(module)
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
 
 
 Hops = Sequence[tuple[Box, Box]]

@@ -5,14 +5,12 @@ from itertools import chain
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
 
 from fastbg.errors import BackendUnavailable, InvalidArgument
+from fastbg.ops import frozen
 from fastbg.ops.checks import check_images
 from fastbg.registration import attention as registered
 from fastbg.registration.attention import Step as Step
-from fastbg.registration.dispatch import Place, select
-from fastbg.registration.operator import has_tangent
 
 CELL = 4  # pixels: the kernel's boxes, windows and shifts are made of whole cells
 LARGEST_WINDOW = 32
@@ -149,19 +147,9 @@ def why_plain(
     x: Tensor, parameters: Sequence[Tensor], steps: Sequence[Step], backend: str = "auto"
 ) -> str | None:
     """Why PyTorch's own functions must compute it; None where the kernel can."""
-    tensors = [x, *parameters]
-    if torch.compiler.is_compiling():
-        return "in a graph PyTorch's own functions are compiled"
-    if any(is_functorch_wrapped_tensor(t) for t in tensors) or has_tangent(*tensors):
-        return "torch.func and forward-mode derivatives take PyTorch's own functions"
-    if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
-        return "it has no gradient to parameters: freeze them"
-    if any((t.device, t.dtype) != (x.device, x.dtype) for t in parameters):
-        return "parameters of another device or dtype"
-    if select("swin_layers", Place(x.device, x.dtype), backend) != "cpu":
-        return "the torch backend is PyTorch's own functions"
-    if x.dtype != torch.float32:
-        return f"it computes in float32, not {x.dtype}"
+    reason = frozen.why_plain("swin_layers", x, parameters, backend)
+    if reason is not None:
+        return reason
     if len(x) == 0:
         return "there is no image"
     for step in steps:

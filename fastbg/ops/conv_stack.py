@@ -6,15 +6,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd import forward_ad
 
 from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.geometry import Box
+from fastbg.ops import frozen
 from fastbg.ops.checks import check_images
 from fastbg.registration import conv_stack as registered
-from fastbg.registration.dispatch import Place, select
-from fastbg.registration.operator import has_tangent
 
 
 class StackLayer(NamedTuple):
@@ -88,26 +85,11 @@ def why_plain(
     backend: str = "auto",
 ) -> str | None:
     """Why PyTorch's own functions must compute it; None where the kernel can."""
-    if torch.compiler.is_compiling():
-        return "in a graph PyTorch's own functions are compiled"
-    if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
-        return "it has no gradient to parameters: freeze them"
-    transforms = torch._C._are_functorch_transforms_active()
-    if (
-        is_functorch_wrapped_tensor(x)
-        or (transforms and any(is_functorch_wrapped_tensor(p) for p in parameters))
-        or (forward_ad._current_level >= 0 and has_tangent(x, *parameters))
-    ):
-        return "torch.func and forward-mode derivatives take PyTorch's own functions"
     if torch.is_autocast_enabled(x.device.type):
         return "autocast is for PyTorch's own functions"
-    device, dtype = x.device, x.dtype
-    if any(t.dtype is not dtype or t.device != device for t in parameters):
-        return "parameters of another device or dtype"
-    if select("conv_stack", Place(x.device, x.dtype), backend) != "cpu":
-        return "the torch backend is PyTorch's own functions"
-    if x.dtype != torch.float32:
-        return f"it computes in float32, not {x.dtype}"
+    reason = frozen.why_plain("conv_stack", x, parameters, backend)
+    if reason is not None:
+        return reason
     used = [row.residual for row in rows if row.residual >= 0]
     if any(used.count(number) > registered.MOST_ADDED for number in set(used)):
         return f"a map is a residual more than {registered.MOST_ADDED} times"

@@ -1,4 +1,4 @@
-"""Contract of Swin Transformer layers. B images, C channels, a part (h, w) of an H x W map."""
+"""Registration of Swin Transformer layers. B images, C channels, a part (h, w) of an H x W map."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Contracts of the composite family."""
+"""Registration of the composite family."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Contracts of the Gram family. B images, C channels, M masks, H x W pixels.
+"""Registration of the Gram family. B images, C channels, M masks, H x W pixels.
 
 A mask arrives as (B,M,H,W) weights, in float32, or float64 for float64 features; without one
 M is 1 and every pixel has weight 1.

@@ -1,4 +1,4 @@
-"""Contracts of the path family."""
+"""Registration of the path family."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Contracts of composites with a bridged seam."""
+"""Registration of composites with a bridged seam."""
 
 from typing import Any
 

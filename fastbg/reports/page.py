@@ -144,11 +144,12 @@ def html(
     environment.tests["number"] = lambda cell: not isinstance(cell, str)
     # The style sheet is a file of this package.
     style = (files("fastbg.reports") / "templates" / "report.css").read_text(encoding="utf-8")
+    lines = index(sections)
     return environment.get_template("report.html.j2").render(
         sections=sections,
         nets=networks(sections),
-        index=index(sections),
-        by_claim=by_claim(index(sections)),
+        index=lines,
+        by_claim=by_claim(lines),
         claims=CLAIMS,
         anchor=anchor,
         about=about,

@@ -1,0 +1,37 @@
+"""Operators that compute whole pieces of a network: natively for frozen ones, else in PyTorch."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
+
+from fastbg.registration.dispatch import Place, select
+from fastbg.registration.operator import has_tangent
+
+
+def why_plain(op: str, x: Tensor, parameters: Sequence[Tensor], backend: str) -> str | None:
+    """Why PyTorch's own functions must compute `op`; None where the CPU kernel may.
+
+    Asked at every call, so the tests that cost more come only where they can matter.
+    """
+    if torch.compiler.is_compiling():
+        return "in a graph PyTorch's own functions are compiled"
+    if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
+        return "it has no gradient to parameters: freeze them"
+    transforms = torch._C._are_functorch_transforms_active()
+    if (
+        is_functorch_wrapped_tensor(x)
+        or (transforms and any(is_functorch_wrapped_tensor(p) for p in parameters))
+        or (forward_ad._current_level >= 0 and has_tangent(x, *parameters))
+    ):
+        return "torch.func and forward-mode derivatives take PyTorch's own functions"
+    device, dtype = x.device, x.dtype
+    if any(t.dtype is not dtype or t.device != device for t in parameters):
+        return "parameters of another device or dtype"
+    if select(op, Place(device, dtype), backend) != "cpu":
+        return "the torch backend is PyTorch's own functions"
+    if dtype != torch.float32:
+        return f"it computes in float32, not {dtype}"
+    return None
