@@ -11,8 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from fastbg.attribution import memory
-from fastbg.attribution.objectives import CustomObjective, GradientDetector, Objective
-from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, as_windows
+from fastbg.attribution.objectives import Objective, as_objective
+from fastbg.attribution.passes import (
+    WindowPasses,
+    Windows,
+    as_box,
+    as_inputs,
+    as_windows,
+    input_gradient,
+)
 from fastbg.attribution.paths import GaussianBlurPath, Path
 from fastbg.attribution.quadrature import Cells, quadrature
 from fastbg.attribution.result import AttributionResult
@@ -62,11 +69,7 @@ class LocalAttribution:
             raise InvalidArgument("model", type(model).__name__, "a torch.nn.Module")
         self.model = model
         self.path = GaussianBlurPath() if path is None else path
-        if objective is None:
-            objective = GradientDetector()
-        elif not isinstance(objective, Objective):
-            objective = CustomObjective(objective)
-        self.objective: Objective = objective
+        self.objective = as_objective(objective)
         if not 0 <= skip_tolerance < 1:
             raise InvalidArgument("skip_tolerance", skip_tolerance, "0 <= skip_tolerance < 1")
         if memory_budget is not None and memory_budget < 1:
@@ -202,14 +205,7 @@ class _Run:
         with memory.recomputed(self.model, self.recompute):
             for j, value in enumerate(self._values(nodes, boxes)):
                 shared = not self.passes.trimmed and j + 1 < len(boxes)
-                if not value.requires_grad:
-                    raise InvalidArgument(
-                        "model",
-                        "an output that has no gradient to the input",
-                        "a differentiable module: no detach, no_grad or rounding inside",
-                    )
-                (gradient,) = torch.autograd.grad(value.sum(), nodes, retain_graph=shared)
-                yield gradient
+                yield input_gradient(value, nodes, shared)
 
     def plan(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> None:
         """Batch size and recomputation, by what a trial pass of one node keeps for backward.

@@ -83,6 +83,18 @@ class WindowPasses:
         return Box(box.y0, box.x0, min(box.y1 + margin, height), min(box.x1 + margin, width))
 
 
+def input_gradient(value: Tensor, inputs: Tensor, keep_graph: bool = False) -> Tensor:
+    """Gradient of the sum of `value` to `inputs`; InvalidArgument if the model has none."""
+    if not value.requires_grad:
+        raise InvalidArgument(
+            "model",
+            "an output that has no gradient to the input",
+            "a differentiable module: no detach, no_grad or rounding inside",
+        )
+    (gradient,) = torch.autograd.grad(value.sum(), inputs, retain_graph=keep_graph)
+    return gradient
+
+
 def as_inputs(images: Tensor, model: nn.Module) -> Tensor:
     """`images` (B,C,h,w) in [0,1] as a leaf in the model's dtype, or InvalidArgument."""
     check_images("images", images)
