@@ -44,6 +44,13 @@ class WindowPasses:
         """See above."""
         return self._forward_window is not None
 
+    def scale_for(self, images: Tensor) -> int:
+        """`scale`; a model that does not tell is run on the first of `images` (B,C,h,w)."""
+        if not self.scale:
+            with torch.no_grad():
+                self._super_resolved(images[:1])
+        return self.scale
+
     def patches(self, images: Tensor, boxes: Sequence[Box], margin: int = 0) -> Iterator[Tensor]:
         """SR pixels (B,C,..,..) of each box, with `margin` more below and right, if there are.
 
