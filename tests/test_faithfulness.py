@@ -196,6 +196,7 @@ def test_ranks_in_rings_are_centred_in_each() -> None:
         ({"counts": [0, 5]}, "counts"),
         ({"counts": [5, 321]}, "counts"),
         ({"counts": []}, "counts"),
+        ({"counts": 1}, "counts"),
         ({"counts": [1.5]}, "counts"),
         ({"draws": 0}, "draws"),
         ({"images": torch.rand(2, 3, 16, 20) * 255}, "images"),

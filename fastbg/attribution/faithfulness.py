@@ -86,7 +86,7 @@ def faithfulness(
     *,
     objective: Objective | Callable[[Tensor], Tensor] | None = None,
     path: Path | None = None,
-    counts: Tensor | list[int] | None = None,
+    counts: int | Tensor | list[int] = POINTS,
     draws: int = 3,
     seed: int = 0,
 ) -> FaithfulnessResult:
@@ -101,8 +101,8 @@ def faithfulness(
         windows: ``(y, x, size)`` in SR pixels for all images, or (B,3).
         objective: of deletion, as for `LocalAttribution`; default LAM's `GradientDetector()`.
         path: whose baseline stands for a pixel's absence; default LAM's `GaussianBlurPath()`.
-        counts: ascending numbers of pixels; default 13 from 4 to 1,600 (or all, if there are
-            fewer), equally spaced in their logarithm.
+        counts: ascending numbers of pixels; or how many of them, from 4 to 1,600 (or all, if there
+            are fewer), equally spaced in their logarithm.
         draws: orders over which the random and the shuffled control are averaged.
         seed: of those orders and of equal values, for each image alike, whatever else is asked.
 
@@ -201,11 +201,13 @@ def _named(maps: Tensor | Mapping[str, Tensor], images: Tensor) -> dict[str, Ten
     return named
 
 
-def _counts(counts: Tensor | list[int] | None, pixels: int) -> Order:
+def _counts(counts: int | Tensor | list[int], pixels: int) -> Order:
     """Ascending numbers of pixels, none above `pixels`."""
-    if counts is None:
+    if isinstance(counts, int):
+        if counts < 2:
+            raise InvalidArgument("counts", counts, "at least 2 numbers of pixels")
         most = min(MOST, pixels)
-        spaced = np.geomspace(min(FEWEST, most), most, POINTS).round().astype(np.int64)
+        spaced = np.geomspace(min(FEWEST, most), most, counts).round().astype(np.int64)
         return np.unique(spaced)
     given = torch.as_tensor(counts)
     wanted = f"ascending whole numbers from 1 to {pixels}, the number of LR pixels"

@@ -15,6 +15,7 @@ from fastbg.vocabulary import (
     CHANNELS,
     DTYPES,
     EXPERIMENTS,
+    EXTRA,
     KERNELS,
     METHODS,
     NETWORK,
@@ -62,7 +63,12 @@ def run(commands: Any) -> None:
     command.set_defaults(command=loaded("run"))
     add = command.add_argument
     known = ", ".join(EXPERIMENTS)
-    add("experiments", nargs="*", metavar="EXPERIMENT", help=f"any of: {known} (default: all)")
+    add(
+        "experiments",
+        nargs="*",
+        metavar="EXPERIMENT",
+        help=f"any of: {known} (default: all but {', '.join(EXTRA)})",
+    )
     add(
         "--model",
         action="append",

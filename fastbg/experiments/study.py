@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.data.images import ImageSet
-from fastbg.data.manifests import SubImage, sub_images
+from fastbg.data.manifests import MIN_STD, SubImage, sub_images
 from fastbg.data.sets import decoded
 from fastbg.errors import DataError
-from fastbg.geometry import cut
+from fastbg.geometry import Box, cut
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.composite import composite_lr
 
@@ -99,6 +99,14 @@ def as_item(images: ImageSet, sub: SubImage) -> Item:
     """A sub-image of `images` as a thing to measure."""
     box = (sub.y, sub.x, sub.y + sub.size, sub.x + sub.size)
     return Item(sub.key, images.source(sub.item), box, image=sub.item)
+
+
+def detailed(hr: Tensor, window: Box) -> list[bool]:
+    """Whether each of the images `hr` (B,3,h,w) uint8 has structure in the window (HR pixels)."""
+    y0, x0, y1, x1 = window
+    grey = hr[..., y0:y1, x0:x1].float().mean(1).flatten(1)
+    found: list[bool] = (grey.std(1, correction=0) >= MIN_STD).tolist()
+    return found
 
 
 @torch.inference_mode()
