@@ -16,6 +16,14 @@ class Box(NamedTuple):
     y1: int
     x1: int
 
+    @classmethod
+    def of(cls, window: Sequence[int]) -> "Box":
+        """Of a square window y, x, size, or of y0, x0, y1, x1."""
+        if len(window) == 4:
+            return cls(*window)
+        y, x, size = window
+        return cls(y, x, y + size, x + size)
+
     def grow(self, radius: int, height: int, width: int) -> "Box":
         """Box with `radius` more pixels on each side, cut to a (height, width) map."""
         return Box(
@@ -43,6 +51,27 @@ class Box(NamedTuple):
         """Smallest box that covers this one on a map `factor` times coarser."""
         f = factor
         return Box(self.y0 // f, self.x0 // f, -(-self.y1 // f), -(-self.x1 // f))
+
+    def told(self) -> str:
+        """ "96:112, 40:80", rows first."""
+        return f"{self.y0}:{self.y1}, {self.x0}:{self.x1}"
+
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to index a map with."""
+        return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
+    def moved(self, dy: int, dx: int) -> "Box":
+        """The box `dy` rows further down and `dx` columns to the right."""
+        return Box(self.y0 + dy, self.x0 + dx, self.y1 + dy, self.x1 + dx)
+
+    def joined(self, other: "Box") -> "Box":
+        """Smallest box that holds both."""
+        return Box(
+            min(self.y0, other.y0),
+            min(self.x0, other.x0),
+            max(self.y1, other.y1),
+            max(self.x1, other.x1),
+        )
 
     def refine(self, factor: int) -> "Box":
         """The same region on a map `factor` times finer."""

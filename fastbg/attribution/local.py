@@ -6,7 +6,8 @@ frozen, gradients to the input alone, just the pixels that the window needs
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,8 @@ class LocalAttribution:
                 model's dtype. One channel if the model takes one.
             windows: ``(y, x, size)``, top-left corner and side in SR pixels, for all images; or
                 integers (B,3), one for each; or (N,3) for a single image, or (B,N,3): several for
-                each, which share its path.
+                each, which share its path. With 4 in place of 3 they are boxes
+                ``(y0, x0, y1, x1)``, half-open.
             n_steps: nodes of the path; negligible ones are not computed.
             method: "riemann_right" (as published), "riemann_trapezoid", "gausslegendre" or
                 "arc_midpoint".
@@ -125,23 +127,25 @@ class LocalAttribution:
             method, n_steps = PUBLISHED
         if internal_batch_size is not None and internal_batch_size < 1:
             raise InvalidArgument("internal_batch_size", internal_batch_size, "at least 1")
-        corners = _windows(windows, images.shape[0])  # [B,N,3]
+        corners = _windows(windows, images.shape[0])  # [B,N,3 or 4]
         cells = quadrature(method, n_steps, self.path.at_length)
         cells = cells[self.path.step_sizes(cells) > self.skip_tolerance]
 
         run = _Run(self, internal_batch_size)
-        boxes = [[_box(corner) for corner in row] for row in corners.tolist()]
+        boxes = [[Box.of(corner) for corner in row] for row in corners.tolist()]
         b, n = corners.shape[:2]
         total = images.new_zeros((b, n, *images.shape[1:]), dtype=torch.float32)
         ends = images.new_zeros((2, b, n), dtype=torch.float64)
         with memory.frozen(self.model):
             if b and n and len(cells):
                 run.plan(images[:1], [box for row in boxes for box in row], cells)
-            for i, image in enumerate(images.split(1)):
-                for j, part in run.integrals(image, boxes[i], cells):
-                    total[i, j] += part
+            for i, image in enumerate(images.split(1) if n else ()):
+                part = run.part(image, boxes[i])
+                rows, columns = part.box.slices()
+                for j, share in run.integrals(part.image, part.windows, cells):
+                    total[i, j, :, rows, columns] += share
                 if return_convergence_delta:
-                    ends[:, i] = run.values_at_ends(image, boxes[i])
+                    ends[:, i] = run.values_at_ends(part.image, part.windows)
         check_finite("model", total, "an attribution")
         delta = total.double().sum((2, 3, 4)) - (ends[1] - ends[0])
         shape = _leading_shape(windows, b)
@@ -149,11 +153,19 @@ class LocalAttribution:
         return AttributionResult(
             attribution=total.reshape(*shape, *size),
             images=images[:, None].expand(b, n, *size).reshape(*shape, *size),
-            windows=corners.reshape(*shape, 3),
+            windows=corners.reshape(*shape, corners.shape[-1]),
             scale=run.scale,
             passes=len(cells),
             convergence_delta=delta.reshape(shape) if return_convergence_delta else None,
         )
+
+
+class _Part(NamedTuple):
+    """What some windows need of an image."""
+
+    image: Tensor  # the part (1,C,h',w')
+    box: Box  # where it lies in the image
+    windows: list[Box]  # in SR pixels of the part
 
 
 class _Run:
@@ -169,6 +181,24 @@ class _Run:
         self.forward_window: Callable[[Tensor, Box], Tensor] | None = None
         if callable(forward_window) and isinstance(scale, int):
             self.forward_window, self.scale = forward_window, scale
+
+    def part(self, image: Tensor, boxes: Sequence[Box]) -> _Part:
+        """What the windows `boxes` need of `image`: all of it where that is not known."""
+        height, width = image.shape[-2:]
+        whole = _Part(image, Box(0, 0, height, width), [*boxes])
+        if self.path.radius is None or not isinstance(self.model, Network):
+            return whole
+        margin, needed = self.path.radius, []
+        for box in boxes:
+            crop = self.model.crop_for(self._readable(box, image), height, width, margin)
+            if crop is None:
+                return whole
+            needed.append(crop.box)
+        box = reduce(Box.joined, needed)
+        rows, columns = box.slices()
+        origin = box.refine(self.scale)
+        windows = [window.moved(-origin.y0, -origin.x0) for window in boxes]
+        return _Part(image[..., rows, columns], box, windows)
 
     def integrals(
         self, image: Tensor, boxes: Sequence[Box], cells: Cells
@@ -224,10 +254,9 @@ class _Run:
     def _readable(self, box: Box, nodes: Tensor) -> Box:
         """`box` with the objective's margin, as far as the SR image has it."""
         height, width = (self.scale * v for v in nodes.shape[-2:])
-        if box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width or box.y0 >= box.y1:
-            window = (box.y0, box.x0, box.y1 - box.y0)
-            wanted = f"(y, x, size), size >= 1, inside the SR image of {height}x{width}"
-            raise InvalidArgument("windows", window, wanted)
+        empty = box.y0 >= box.y1 or box.x0 >= box.x1
+        if empty or box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width:
+            raise InvalidArgument("windows", *_told(box, height, width))
         margin = self.objective.margin
         return Box(box.y0, box.x0, min(box.y1 + margin, height), min(box.x1 + margin, width))
 
@@ -255,11 +284,12 @@ class _Run:
             self.batch = self.asked
             return
         limit = (self.budget or memory.default_budget(image.device)) / memory.PEAK_OVER_SAVED
-        node = self._nodes(image, cells[:1]).requires_grad_()
+        part = self.part(image, [self._costliest(boxes, image)])
+        node = self._nodes(part.image, cells[:1]).requires_grad_()
         saved = memory.SavedBytes(self.model, limit / (self.asked or 1))
         try:
             with saved:
-                for _ in self._values(node, [self._costliest(boxes, node)]):
+                for _ in self._values(node, part.windows):
                     pass
         except memory.OverBudget:
             self.batch = self.asked or 1
@@ -270,9 +300,9 @@ class _Run:
             best = min(fitting, CPU_BATCH) if image.device.type == "cpu" else fitting
             self.batch = self.asked or best
 
-    def _costliest(self, boxes: Sequence[Box], node: Tensor) -> Box:
+    def _costliest(self, boxes: Sequence[Box], image: Tensor) -> Box:
         """The box of which a window-trimmed pass computes most: the largest, then most central."""
-        height, width = (self.scale * v for v in node.shape[-2:])
+        height, width = (self.scale * v for v in image.shape[-2:])
 
         def cost(box: Box) -> tuple[int, int]:
             room = min(box.y0, box.x0, height - box.y1, width - box.x1)
@@ -299,23 +329,25 @@ def _checked(images: Tensor, model: nn.Module) -> Tensor:
 
 
 def _windows(windows: Windows, count: int) -> Tensor:
-    """`windows` as integers (B,N,3) on the CPU."""
+    """`windows` as integers (B,N,3) or (B,N,4) on the CPU."""
     value = torch.as_tensor(windows)
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise InvalidArgument("windows", value.dtype, "integers y, x, size")
     value = value.clone().to("cpu", torch.int64)
-    if value.shape == (3,):
-        return value.expand(count, 1, 3)
-    if value.dim() == 2 and value.shape[1] == 3 and count == 1:
-        return value[None]
-    if value.shape == (count, 3):
-        return value[:, None]
-    if value.dim() == 3 and value.shape[0] == count and value.shape[2] == 3:
-        return value
+    length = value.shape[-1] if value.dim() else 0
+    if length in (3, 4):
+        if value.dim() == 1:
+            return value.expand(count, 1, length)
+        if value.dim() == 2 and count == 1:
+            return value[None]
+        if value.shape == (count, length):
+            return value[:, None]
+        if value.dim() == 3 and value.shape[0] == count:
+            return value
     raise InvalidArgument(
         "windows",
         f"shape {tuple(value.shape)}",
-        f"(3,), ({count}, 3) or ({count}, N, 3): y, x, size",
+        f"(3,), ({count}, 3) or ({count}, N, 3): y, x, size; or with 4: y0, x0, y1, x1",
     )
 
 
@@ -324,6 +356,10 @@ def _leading_shape(windows: Windows, count: int) -> tuple[int, ...]:
     return shape or (count,)
 
 
-def _box(corner: Sequence[int]) -> Box:
-    y, x, size = corner
-    return Box(y, x, y + size, x + size)
+def _told(box: Box, height: int, width: int) -> tuple[object, str]:
+    """A window that leaves the SR image, as it was given, and what was expected."""
+    size = box.y1 - box.y0
+    where = f"inside the SR image of {height}x{width}"
+    if size == box.x1 - box.x0:
+        return (box.y0, box.x0, size), f"(y, x, size), size >= 1, {where}"
+    return tuple(box), f"(y0, x0, y1, x1), y0 < y1, x0 < x1, {where}"

@@ -97,14 +97,7 @@ class EDSR(Network):
         fast = self.run_native(x, box)
         if fast is not None:
             return fast
-        stages = [
-            Stage(1),
-            *(Stage(2) for _ in self.body),
-            Stage(1),
-            *self.upsample.stages,
-            Stage(1),
-        ]
-        need = iter(required_boxes(box, stages, height, width))
+        need = iter(required_boxes(box, self.window_stages(), height, width))
 
         first = deep = whole_map(x).cut(next(need)).run(self.shallow)
         for block in self.body:
@@ -114,6 +107,20 @@ class EDSR(Network):
         ahead = list(need)
         up = self.upsample.run_window(Patch(joined, deep.box), ahead[:-1])
         return up.cut(ahead[-1]).run(self.to_image).cut(box).data
+
+    def window_stages(self) -> list[Stage]:
+        """How far each part looks."""
+        return [
+            Stage(1),
+            *(Stage(2) for _ in self.body),
+            Stage(1),
+            *self.upsample.stages,
+            Stage(1),
+        ]
+
+    def input_box(self, window: Box, height: int, width: int) -> Box:
+        """LR box on which the SR box `window` depends."""
+        return required_boxes(window, self.window_stages(), height, width)[0]
 
     def run_native(self, x: Tensor, window: Box | None = None) -> Tensor | None:
         """`forward(x)`, or its window, in one native call; None where the modules must do it.

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box
 from fastbg.models.arguments import check_mean, check_number, check_whole
-from fastbg.models.window import check_window
+from fastbg.models.window import Crop, check_window
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
@@ -23,6 +24,7 @@ class Network(nn.Module):
     """
 
     architecture: ClassVar[str]
+    crop_multiple = 1  # LR pixels: where a crop may start, see `crop_for`
     origin = ""  # where in its file the weights were, such as "params_ema"
     mean: Tensor
 
@@ -50,6 +52,26 @@ class Network(nn.Module):
         box = check_window(window, height * self.scale, width * self.scale)
         sr: Tensor = self(x)
         return sr[..., box.y0 : box.y1, box.x0 : box.x1]
+
+    def input_box(self, window: Box, height: int, width: int) -> Box | None:
+        """LR box of a (height, width) image on which the SR box `window` depends.
+
+        None: on all of it, or nobody knows, as for a module that was wrapped.
+        """
+        return None
+
+    def crop_for(self, window: Box, height: int, width: int, margin: int = 0) -> Crop | None:
+        """The smallest crop of a (height, width) LR image that gives `window` as the image does.
+
+        `margin` LR pixels more on each side, if the image has them. Equal to rounding, gradients
+        too. None where the window depends on the whole image, see `input_box`.
+        """
+        box = self.input_box(window, height, width)
+        if box is None:
+            return None
+        grown = box.grow(margin, height, width)
+        box = grown.align(self.crop_multiple, 0, height, width)
+        return Crop(box, window.moved(-box.y0 * self.scale, -box.x0 * self.scale))
 
 
 def fingerprint(net: nn.Module) -> str:

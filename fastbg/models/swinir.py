@@ -326,7 +326,7 @@ class SwinIR(Network):
         )
         if upsampler not in UPSAMPLERS:
             raise InvalidArgument("upsampler", repr(upsampler), f"one of {UPSAMPLERS}")
-        self.window = window
+        self.window = self.crop_multiple = window
         self.conv_first = nn.Conv2d(3, width, 3, padding=1)
         self.norm_first = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
@@ -362,6 +362,28 @@ class SwinIR(Network):
             (Stage(1), self.conv_last),
         ]
 
+    def window_stages(self) -> list[Stage]:
+        """How far each part looks."""
+        layers = cast(list[Layer], [*self.layers])
+        return [
+            Stage(1),
+            *(stage for layer in layers for stage in layer.stages),
+            Stage(1),
+            *(stage for stage, _ in self.tail()),
+        ]
+
+    def input_box(self, window: Box, height: int, width: int) -> Box:
+        """LR box, of whole attention windows, on which the SR box `window` depends."""
+        padded = [-(-side // self.window) * self.window for side in (height, width)]
+        box = required_boxes(window, self.window_stages(), *padded)[0]
+        # Rows beyond the image mirror those before its end: they are needed instead.
+        y0, x0 = (
+            max(min(start, 2 * side - 1 - stop), 0) if stop > side else start
+            for start, stop, side in ((box.y0, box.y1, height), (box.x0, box.x1, width))
+        )
+        box = Box(y0, x0, min(box.y1, height), min(box.x1, width))
+        return box.align(self.window, 0, height, width)
+
     @in_precision
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
@@ -382,13 +404,7 @@ class SwinIR(Network):
         x = pad_to_multiple(x, self.window)
         height, width = x.shape[-2:]
         layers, tail = cast(list[Layer], [*self.layers]), self.tail()
-        stages = [
-            Stage(1),
-            *(stage for layer in layers for stage in layer.stages),
-            Stage(1),
-            *(stage for stage, _ in tail),
-        ]
-        boxes = required_boxes(box, stages, height, width)
+        boxes = required_boxes(box, self.window_stages(), height, width)
         hops = pairwise(boxes)  # what a stage needs, what the next one needs
         masks: Masks = {}
 
