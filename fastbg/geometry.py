@@ -16,14 +16,6 @@ class Box(NamedTuple):
     y1: int
     x1: int
 
-    @classmethod
-    def of(cls, window: Sequence[int]) -> "Box":
-        """Of a square window y, x, size, or of y0, x0, y1, x1."""
-        if len(window) == 4:
-            return cls(*window)
-        y, x, size = window
-        return cls(y, x, y + size, x + size)
-
     def grow(self, radius: int, height: int, width: int) -> "Box":
         """Box with `radius` more pixels on each side, cut to a (height, width) map."""
         return Box(

@@ -7,24 +7,29 @@ frozen, gradients to the input alone, just the pixels that the window needs
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastbg.attribution import memory
-from fastbg.attribution.objectives import CustomObjective, GradientDetector, Objective
+from fastbg.attribution.objectives import Objective, as_objective
+from fastbg.attribution.passes import (
+    WindowPasses,
+    Windows,
+    as_box,
+    as_inputs,
+    as_windows,
+    input_gradient,
+)
 from fastbg.attribution.paths import GaussianBlurPath, Path
 from fastbg.attribution.quadrature import Cells, quadrature
 from fastbg.attribution.result import AttributionResult
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
-from fastbg.models.foreign import guarded, super_resolve
 from fastbg.models.network import Network
-from fastbg.ops.checks import check_finite, check_images, check_unit_range
+from fastbg.ops.checks import check_finite
 from fastbg.precision import in_precision
-
-Windows = Tensor | Sequence[int] | Sequence[Sequence[int]]
 
 # Nodes per pass on CPUs: one node's features fit the cache, several do not (bench_attribution.py).
 CPU_BATCH = 1
@@ -67,11 +72,7 @@ class LocalAttribution:
             raise InvalidArgument("model", type(model).__name__, "a torch.nn.Module")
         self.model = model
         self.path = GaussianBlurPath() if path is None else path
-        if objective is None:
-            objective = GradientDetector()
-        elif not isinstance(objective, Objective):
-            objective = CustomObjective(objective)
-        self.objective: Objective = objective
+        self.objective = as_objective(objective)
         if not 0 <= skip_tolerance < 1:
             raise InvalidArgument("skip_tolerance", skip_tolerance, "0 <= skip_tolerance < 1")
         if memory_budget is not None and memory_budget < 1:
@@ -120,19 +121,19 @@ class LocalAttribution:
             InvalidArgument: an argument's shape, value, dtype or device; a window that leaves the
                 SR image; a model that raises, answers no SR image, NaN, or without a gradient.
         """
-        images = _checked(images, self.model)
+        images = as_inputs(images, self.model)
         if accuracy is not None:
             if accuracy != "published":
                 raise InvalidArgument("accuracy", repr(accuracy), "'published' or None")
             method, n_steps = PUBLISHED
         if internal_batch_size is not None and internal_batch_size < 1:
             raise InvalidArgument("internal_batch_size", internal_batch_size, "at least 1")
-        corners = _windows(windows, images.shape[0])  # [B,N,3 or 4]
+        corners = as_windows(windows, images.shape[0])  # [B,N,3 or 4]
         cells = quadrature(method, n_steps, self.path.at_length)
         cells = cells[self.path.step_sizes(cells) > self.skip_tolerance]
 
         run = _Run(self, internal_batch_size)
-        boxes = [[Box.of(corner) for corner in row] for row in corners.tolist()]
+        boxes = [[as_box(corner) for corner in row] for row in corners.tolist()]
         b, n = corners.shape[:2]
         total = images.new_zeros((b, n, *images.shape[1:]), dtype=torch.float32)
         ends = images.new_zeros((2, b, n), dtype=torch.float64)
@@ -154,7 +155,7 @@ class LocalAttribution:
             attribution=total.reshape(*shape, *size),
             images=images[:, None].expand(b, n, *size).reshape(*shape, *size),
             windows=corners.reshape(*shape, corners.shape[-1]),
-            scale=run.scale,
+            scale=run.passes.scale,
             passes=len(cells),
             convergence_delta=delta.reshape(shape) if return_convergence_delta else None,
         )
@@ -173,14 +174,12 @@ class _Run:
 
     def __init__(self, settings: LocalAttribution, batch: int | None) -> None:
         self.model, self.path = settings.model, settings.path
-        self.objective, self.autocast = settings.objective, settings.autocast
-        self.budget, self.asked, self.batch, self.scale = settings.memory_budget, batch, 0, 0
+        self.objective, self.passes = (
+            settings.objective,
+            WindowPasses(settings.model, settings.autocast),
+        )
+        self.budget, self.asked, self.batch = settings.memory_budget, batch, 0
         self.recompute = False
-        scale: Any = getattr(self.model, "scale", None)
-        forward_window: Any = getattr(self.model, "forward_window", None)
-        self.forward_window: Callable[[Tensor, Box], Tensor] | None = None
-        if callable(forward_window) and isinstance(scale, int):
-            self.forward_window, self.scale = forward_window, scale
 
     def part(self, image: Tensor, boxes: Sequence[Box]) -> _Part:
         """What the windows `boxes` need of `image`: all of it where that is not known."""
@@ -188,15 +187,16 @@ class _Run:
         whole = _Part(image, Box(0, 0, height, width), [*boxes])
         if self.path.radius is None or not isinstance(self.model, Network):
             return whole
-        margin, needed = self.path.radius, []
+        needed = []
         for box in boxes:
-            crop = self.model.crop_for(self._readable(box, image), height, width, margin)
+            readable = self.passes.readable(box, image, self.objective.margin)
+            crop = self.model.crop_for(readable, height, width, self.path.radius)
             if crop is None:
                 return whole
             needed.append(crop.box)
         box = reduce(Box.joined, needed)
         rows, columns = box.slices()
-        origin = box.refine(self.scale)
+        origin = box.refine(self.passes.scale)
         windows = [window.moved(-origin.y0, -origin.x0) for window in boxes]
         return _Part(image[..., rows, columns], box, windows)
 
@@ -228,52 +228,17 @@ class _Run:
 
     def _values(self, nodes: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
         """Objective (K) of each window in the SR images of `nodes` (K,C,h,w)."""
-        sr = None
-        for box in boxes:
-            with memory.autocast(nodes.device, self.autocast):
-                if self.forward_window is not None:
-                    patch = self._window(nodes, self._readable(box, nodes))
-                else:
-                    sr = self._super_resolved(nodes) if sr is None else sr
-                    y0, x0, y1, x1 = self._readable(box, nodes)
-                    patch = sr[..., y0:y1, x0:x1]
+        patches = self.passes.patches(nodes, boxes, self.objective.margin)
+        for box, patch in zip(boxes, patches, strict=True):
             yield self.objective(patch, box.y1 - box.y0, box.x1 - box.x0)
-
-    def _window(self, nodes: Tensor, box: Box) -> Tensor:
-        """The model's own window; an error of its module is told as such."""
-        forward: Any = self.forward_window
-        about = f"for the window {tuple(box)} of an input {tuple(nodes.shape)}"
-        patch: Any = guarded(lambda: forward(nodes, box), "model", about)
-        return patch
-
-    def _super_resolved(self, nodes: Tensor) -> Tensor:
-        sr = super_resolve(self.model, nodes, "model")
-        self.scale = sr.shape[-1] // nodes.shape[-1]
-        return sr
-
-    def _readable(self, box: Box, nodes: Tensor) -> Box:
-        """`box` with the objective's margin, as far as the SR image has it."""
-        height, width = (self.scale * v for v in nodes.shape[-2:])
-        empty = box.y0 >= box.y1 or box.x0 >= box.x1
-        if empty or box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width:
-            raise InvalidArgument("windows", *_told(box, height, width))
-        margin = self.objective.margin
-        return Box(box.y0, box.x0, min(box.y1 + margin, height), min(box.x1 + margin, width))
 
     def _gradients(self, nodes: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
         """Gradient (K,C,h,w) of each window's objective at `nodes`."""
         nodes = nodes.requires_grad_()
         with memory.recomputed(self.model, self.recompute):
             for j, value in enumerate(self._values(nodes, boxes)):
-                shared = self.forward_window is None and j + 1 < len(boxes)
-                if not value.requires_grad:
-                    raise InvalidArgument(
-                        "model",
-                        "an output that has no gradient to the input",
-                        "a differentiable module: no detach, no_grad or rounding inside",
-                    )
-                (gradient,) = torch.autograd.grad(value.sum(), nodes, retain_graph=shared)
-                yield gradient
+                shared = not self.passes.trimmed and j + 1 < len(boxes)
+                yield input_gradient(value, nodes, shared)
 
     def plan(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> None:
         """Batch size and recomputation, by what a trial pass of one node keeps for backward.
@@ -302,7 +267,7 @@ class _Run:
 
     def _costliest(self, boxes: Sequence[Box], image: Tensor) -> Box:
         """The box of which a window-trimmed pass computes most: the largest, then most central."""
-        height, width = (self.scale * v for v in image.shape[-2:])
+        height, width = (self.passes.scale * v for v in image.shape[-2:])
 
         def cost(box: Box) -> tuple[int, int]:
             room = min(box.y0, box.x0, height - box.y1, width - box.x1)
@@ -311,55 +276,6 @@ class _Run:
         return max(boxes, key=cost)
 
 
-def _checked(images: Tensor, model: nn.Module) -> Tensor:
-    """`images` as a leaf in the model's dtype, or InvalidArgument."""
-    check_images("images", images)
-    channels = (3,) if isinstance(model, Network) else (1, 3)
-    if images.shape[1] not in channels:
-        expected = " or ".join(f"(B, {n}, h, w)" for n in channels)
-        raise InvalidArgument("images", f"shape {tuple(images.shape)}", expected)
-    check_unit_range("images", images)
-    like = getattr(model, "mean", None)
-    if not isinstance(like, Tensor):
-        like = next((p for p in model.parameters() if p.is_floating_point()), images)
-    if like.device != images.device:
-        raise InvalidArgument("images", f"device {images.device}", f"the model's, {like.device}")
-    # A tensor of inference mode takes no part in autograd; its copy out here does.
-    return images.clone().detach().to(like.dtype)
-
-
-def _windows(windows: Windows, count: int) -> Tensor:
-    """`windows` as integers (B,N,3) or (B,N,4) on the CPU."""
-    value = torch.as_tensor(windows)
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise InvalidArgument("windows", value.dtype, "integers y, x, size")
-    value = value.clone().to("cpu", torch.int64)
-    length = value.shape[-1] if value.dim() else 0
-    if length in (3, 4):
-        if value.dim() == 1:
-            return value.expand(count, 1, length)
-        if value.dim() == 2 and count == 1:
-            return value[None]
-        if value.shape == (count, length):
-            return value[:, None]
-        if value.dim() == 3 and value.shape[0] == count:
-            return value
-    raise InvalidArgument(
-        "windows",
-        f"shape {tuple(value.shape)}",
-        f"(3,), ({count}, 3) or ({count}, N, 3): y, x, size; or with 4: y0, x0, y1, x1",
-    )
-
-
 def _leading_shape(windows: Windows, count: int) -> tuple[int, ...]:
     shape = tuple(torch.as_tensor(windows).shape[:-1])
     return shape or (count,)
-
-
-def _told(box: Box, height: int, width: int) -> tuple[object, str]:
-    """A window that leaves the SR image, as it was given, and what was expected."""
-    size = box.y1 - box.y0
-    where = f"inside the SR image of {height}x{width}"
-    if size == box.x1 - box.x0:
-        return (box.y0, box.x0, size), f"(y, x, size), size >= 1, {where}"
-    return tuple(box), f"(y0, x0, y1, x1), y0 < y1, x0 < x1, {where}"

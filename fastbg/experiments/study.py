@@ -14,13 +14,8 @@ from fastbg.data.manifests import SubImage, sub_images
 from fastbg.data.sets import decoded
 from fastbg.errors import DataError
 from fastbg.geometry import cut
-from fastbg.models.network import Network
+from fastbg.models.network import Network, images_per_call
 from fastbg.ops.composite import composite_lr
-
-# LR pixels that a network is given at once. On CPUs small batches won: the features of a few
-# thousand pixels stay in the cache.
-PIXELS_PER_CALL = {"cpu": 8_192, "cuda": 262_144}
-
 
 CPU = torch.device("cpu")
 
@@ -112,9 +107,7 @@ def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Te
 
     A window is computed by `forward_window`, which is exact and leaves out what it does not need.
     """
-    pixels = PIXELS_PER_CALL.get(lr.device.type, PIXELS_PER_CALL["cpu"])
-    batch = max(1, pixels // (lr.shape[-2] * lr.shape[-1]))
-    parts = lr.contiguous(memory_format=torch.channels_last).split(batch)
+    parts = lr.contiguous(memory_format=torch.channels_last).split(images_per_call(lr))
     return torch.cat([net(x) if window is None else net.forward_window(x, window) for x in parts])
 
 

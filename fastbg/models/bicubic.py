@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from fastbg.filters.bicubic import cubic
-from fastbg.geometry import Box
 from fastbg.models.network import Network
+from fastbg.models.window import Stage
 from fastbg.precision import in_precision
 
 
@@ -18,15 +18,15 @@ class Bicubic(Network):
     def __init__(self, scale: int = 4) -> None:
         super().__init__(scale, 1.0, (0.0, 0.0, 0.0))
 
+    def stages(self) -> list[Stage]:
+        """Four taps an axis."""
+        return [Stage(2, self.scale)]
+
     @in_precision
     def forward(self, x: Tensor) -> Tensor:
         """`x` (B,3,h,w) enlarged to (B,3,s*h,s*w), not clamped."""
         rows, columns = (self.matrix(side).to(x) for side in x.shape[-2:])
         return torch.einsum("ih,bchw,jw->bcij", rows, x, columns)
-
-    def input_box(self, window: Box, height: int, width: int) -> Box:
-        """LR box on which the SR box `window` depends."""
-        return window.coarsen(self.scale).grow(2, height, width)
 
     def matrix(self, size: int) -> Tensor:
         """Weights (s * size, size) along an axis of `size` pixels, float64."""

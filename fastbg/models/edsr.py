@@ -75,6 +75,11 @@ class EDSR(Network):
         """SR image in [0,1] of the upsampled features."""
         return self.denormalise(self.conv_last(features))
 
+    def stages(self) -> list[Stage]:
+        """All layers are convolutions of radius 1; a block has two."""
+        blocks = (Stage(2) for _ in self.body)
+        return [Stage(1), *blocks, Stage(1), *self.upsample.stages, Stage(1)]
+
     @in_precision
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
@@ -97,7 +102,7 @@ class EDSR(Network):
         fast = self.run_native(x, box)
         if fast is not None:
             return fast
-        need = iter(required_boxes(box, self.window_stages(), height, width))
+        need = iter(required_boxes(box, self.stages(), height, width))
 
         first = deep = whole_map(x).cut(next(need)).run(self.shallow)
         for block in self.body:
@@ -107,20 +112,6 @@ class EDSR(Network):
         ahead = list(need)
         up = self.upsample.run_window(Patch(joined, deep.box), ahead[:-1])
         return up.cut(ahead[-1]).run(self.to_image).cut(box).data
-
-    def window_stages(self) -> list[Stage]:
-        """How far each part looks."""
-        return [
-            Stage(1),
-            *(Stage(2) for _ in self.body),
-            Stage(1),
-            *self.upsample.stages,
-            Stage(1),
-        ]
-
-    def input_box(self, window: Box, height: int, width: int) -> Box:
-        """LR box on which the SR box `window` depends."""
-        return required_boxes(window, self.window_stages(), height, width)[0]
 
     def run_native(self, x: Tensor, window: Box | None = None) -> Tensor | None:
         """`forward(x)`, or its window, in one native call; None where the modules must do it.
