@@ -25,6 +25,18 @@ class Box(NamedTuple):
             min(self.x1 + radius, width),
         )
 
+    def around(self, side: int, height: int, width: int) -> "Box":
+        """`side` x `side` pixels around the box, or what holds it, moved into (height, width)."""
+
+        def axis(start: int, stop: int, length: int) -> tuple[int, int]:
+            size = min(max(side, stop - start), length)
+            first = min(max((start + stop - size) // 2, 0), length - size)
+            return first, first + size
+
+        y0, y1 = axis(self.y0, self.y1, height)
+        x0, x1 = axis(self.x0, self.x1, width)
+        return Box(y0, x0, y1, x1)
+
     def align(self, window: int, shift: int, height: int, width: int) -> "Box":
         """Smallest box made of whole windows, which start at `shift` + multiples of `window`.
 
