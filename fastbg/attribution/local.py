@@ -6,6 +6,8 @@ frozen, gradients to the input alone, just the pixels that the window needs
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from fastbg.attribution.quadrature import Cells, quadrature
 from fastbg.attribution.result import AttributionResult
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
+from fastbg.models.network import Network
 from fastbg.ops.checks import check_finite
 from fastbg.precision import in_precision
 
@@ -98,7 +101,8 @@ class LocalAttribution:
                 model's dtype. One channel if the model takes one.
             windows: ``(y, x, size)``, top-left corner and side in SR pixels, for all images; or
                 integers (B,3), one for each; or (N,3) for a single image, or (B,N,3): several for
-                each, which share its path.
+                each, which share its path. With 4 in place of 3 they are boxes
+                ``(y0, x0, y1, x1)``, half-open.
             n_steps: nodes of the path; negligible ones are not computed.
             method: "riemann_right" (as published), "riemann_trapezoid", "gausslegendre" or
                 "arc_midpoint".
@@ -124,7 +128,7 @@ class LocalAttribution:
             method, n_steps = PUBLISHED
         if internal_batch_size is not None and internal_batch_size < 1:
             raise InvalidArgument("internal_batch_size", internal_batch_size, "at least 1")
-        corners = as_windows(windows, images.shape[0])  # [B,N,3]
+        corners = as_windows(windows, images.shape[0])  # [B,N,3 or 4]
         cells = quadrature(method, n_steps, self.path.at_length)
         cells = cells[self.path.step_sizes(cells) > self.skip_tolerance]
 
@@ -136,11 +140,13 @@ class LocalAttribution:
         with memory.frozen(self.model):
             if b and n and len(cells):
                 run.plan(images[:1], [box for row in boxes for box in row], cells)
-            for i, image in enumerate(images.split(1)):
-                for j, part in run.integrals(image, boxes[i], cells):
-                    total[i, j] += part
+            for i, image in enumerate(images.split(1) if n else ()):
+                part = run.part(image, boxes[i])
+                rows, columns = part.box.slices()
+                for j, share in run.integrals(part.image, part.windows, cells):
+                    total[i, j, :, rows, columns] += share
                 if return_convergence_delta:
-                    ends[:, i] = run.values_at_ends(image, boxes[i])
+                    ends[:, i] = run.values_at_ends(part.image, part.windows)
         check_finite("model", total, "an attribution")
         delta = total.double().sum((2, 3, 4)) - (ends[1] - ends[0])
         shape = _leading_shape(windows, b)
@@ -148,11 +154,19 @@ class LocalAttribution:
         return AttributionResult(
             attribution=total.reshape(*shape, *size),
             images=images[:, None].expand(b, n, *size).reshape(*shape, *size),
-            windows=corners.reshape(*shape, 3),
+            windows=corners.reshape(*shape, corners.shape[-1]),
             scale=run.passes.scale,
             passes=len(cells),
             convergence_delta=delta.reshape(shape) if return_convergence_delta else None,
         )
+
+
+class _Part(NamedTuple):
+    """What some windows need of an image."""
+
+    image: Tensor  # the part (1,C,h',w')
+    box: Box  # where it lies in the image
+    windows: list[Box]  # in SR pixels of the part
 
 
 class _Run:
@@ -166,6 +180,25 @@ class _Run:
         )
         self.budget, self.asked, self.batch = settings.memory_budget, batch, 0
         self.recompute = False
+
+    def part(self, image: Tensor, boxes: Sequence[Box]) -> _Part:
+        """What the windows `boxes` need of `image`: all of it where that is not known."""
+        height, width = image.shape[-2:]
+        whole = _Part(image, Box(0, 0, height, width), [*boxes])
+        if self.path.radius is None or not isinstance(self.model, Network):
+            return whole
+        needed = []
+        for box in boxes:
+            readable = self.passes.readable(box, image, self.objective.margin)
+            crop = self.model.crop_for(readable, height, width, self.path.radius)
+            if crop is None:
+                return whole
+            needed.append(crop.box)
+        box = reduce(Box.joined, needed)
+        rows, columns = box.slices()
+        origin = box.refine(self.passes.scale)
+        windows = [window.moved(-origin.y0, -origin.x0) for window in boxes]
+        return _Part(image[..., rows, columns], box, windows)
 
     def integrals(
         self, image: Tensor, boxes: Sequence[Box], cells: Cells
@@ -216,11 +249,12 @@ class _Run:
             self.batch = self.asked
             return
         limit = (self.budget or memory.default_budget(image.device)) / memory.PEAK_OVER_SAVED
-        node = self._nodes(image, cells[:1]).requires_grad_()
+        part = self.part(image, [self._costliest(boxes, image)])
+        node = self._nodes(part.image, cells[:1]).requires_grad_()
         saved = memory.SavedBytes(self.model, limit / (self.asked or 1))
         try:
             with saved:
-                for _ in self._values(node, [self._costliest(boxes, node)]):
+                for _ in self._values(node, part.windows):
                     pass
         except memory.OverBudget:
             self.batch = self.asked or 1
@@ -231,9 +265,9 @@ class _Run:
             best = min(fitting, CPU_BATCH) if image.device.type == "cpu" else fitting
             self.batch = self.asked or best
 
-    def _costliest(self, boxes: Sequence[Box], node: Tensor) -> Box:
+    def _costliest(self, boxes: Sequence[Box], image: Tensor) -> Box:
         """The box of which a window-trimmed pass computes most: the largest, then most central."""
-        height, width = (self.passes.scale * v for v in node.shape[-2:])
+        height, width = (self.passes.scale * v for v in image.shape[-2:])
 
         def cost(box: Box) -> tuple[int, int]:
             room = min(box.y0, box.x0, height - box.y1, width - box.x1)

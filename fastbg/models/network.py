@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
 from fastbg.models.arguments import check_mean, check_number, check_whole
-from fastbg.models.window import Stage, check_window, required_boxes
+from fastbg.models.window import Crop, Stage, check_window, required_boxes
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
@@ -28,6 +28,7 @@ class Network(nn.Module):
     """
 
     architecture: ClassVar[str]
+    crop_multiple = 1  # LR pixels: where a crop may start, see `crop_for`
     origin = ""  # where in its file the weights were, such as "params_ema"
     mean: Tensor
 
@@ -71,6 +72,18 @@ class Network(nn.Module):
         box = check_window(window, height * self.scale, width * self.scale)
         sr: Tensor = self(x)
         return sr[..., box.y0 : box.y1, box.x0 : box.x1]
+
+    def crop_for(self, window: Box, height: int, width: int, margin: int = 0) -> Crop | None:
+        """The smallest crop of a (height, width) LR image that gives `window` as the image does.
+
+        `margin` LR pixels more on each side, if the image has them. Equal to rounding, gradients
+        too. None if the network looks at the whole image, or does not tell (`stages`).
+        """
+        if self.stages() is None:
+            return None
+        grown = self.reach(window, height, width).grow(margin, height, width)
+        box = grown.align(self.crop_multiple, 0, height, width)
+        return Crop(box, window.moved(-box.y0 * self.scale, -box.x0 * self.scale))
 
 
 def images_per_call(lr: Tensor) -> int:
