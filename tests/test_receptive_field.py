@@ -31,7 +31,7 @@ def known() -> tuple[nn.Module, Tensor]:
 def test_the_field_of_a_convolution_is_its_positive_kernel() -> None:
     net, kernel = known()
     field = fastbg.receptive_field(net, torch.rand(3, 3, 11, 13))
-    assert field.window == (5, 6, 1)
+    assert field.window == (5, 6, 6, 7)
     expected = torch.zeros(11, 13, dtype=torch.float64)
     expected[3:8, 4:9] = 3 * kernel.clamp(min=0)  # three channels
     torch.testing.assert_close(field.total, expected)
@@ -50,6 +50,9 @@ def test_a_window_s_field_is_its_own_and_cut_at_the_border() -> None:
             expected[y : y + 5, x : x + 5] += 3 * kernel
     torch.testing.assert_close(field.total, expected[2:-2, 2:-2].clamp(min=0))
     assert field.side(1.0) >= 4
+    box = fastbg.receptive_field(net, torch.rand(1, 3, 11, 13), (0, 0, 2, 2))
+    assert torch.equal(box.total, field.total)
+    assert box.window == field.window == (0, 0, 2, 2)
 
 
 def test_networks_tell_their_theoretical_field() -> None:
@@ -86,6 +89,8 @@ def test_bad_arguments_are_named() -> None:
         fastbg.receptive_field(net, torch.rand(3, 8, 8))
     with pytest.raises(InvalidArgument, match="window"):
         fastbg.receptive_field(net, torch.rand(1, 3, 8, 8), (6, 6, 4))
+    with pytest.raises(InvalidArgument, match="window"):
+        fastbg.receptive_field(net, torch.rand(1, 3, 8, 8), [(0, 0, 2), (2, 2, 2)])
     with pytest.raises(InvalidArgument, match="share"):
         fastbg.receptive_field(net, torch.rand(1, 3, 8, 8)).side(0)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastbg.attribution.gradient import window_gradient
 from fastbg.attribution.objectives import PixelSum
-from fastbg.attribution.passes import WindowPasses, Windows, as_inputs, as_windows
+from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, as_windows
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
 from fastbg.models.network import Network
@@ -33,7 +33,7 @@ class ReceptiveField:
     Attributes:
         total: (h,w) float64, LR resolution: positive gradients, summed over channels, averaged over
             the images.
-        window: y, x, size in SR pixels.
+        window: y0, x0, y1, x1 in SR pixels.
         scale: SR pixels per LR pixel and axis.
         images: how many were averaged.
         reach: the theoretical receptive field: LR pixels that may have an influence by the
@@ -42,7 +42,7 @@ class ReceptiveField:
     """
 
     total: Tensor
-    window: tuple[int, int, int]
+    window: Box
     scale: int
     images: int
     reach: Box | None
@@ -62,8 +62,7 @@ class ReceptiveField:
         if not 0 < share <= 1:
             raise InvalidArgument("share", share, "above 0, at most 1")
         height, width = self.total.shape
-        y, x, size = self.window
-        footprint = Box(y, x, y + size, x + size).coarsen(self.scale)
+        footprint = self.window.coarsen(self.scale)
         wanted = share * float(self.total.sum()) * (1 - 1e-12)  # sums in another order may be less
         radius = 0
         while True:
@@ -97,8 +96,8 @@ def receptive_field(
     Args:
         model: SR network, as for `LocalAttribution`.
         images: (B,C,h,w) LR in [0,1], B at least 1; 50 to 100 natural images give a stable map.
-        window: ``(y, x, size)`` in SR pixels, the same in all images; default the pixel in the
-            middle, as published.
+        window: ``(y, x, size)`` or ``(y0, x0, y1, x1)`` in SR pixels, the same in all images;
+            default the pixel in the middle, as published.
 
     Raises:
         InvalidArgument: an argument's shape, value, dtype or device, as `window_gradient`.
@@ -110,17 +109,18 @@ def receptive_field(
     height, width = images.shape[-2:]
     if window is None:
         window = (height * scale // 2, width * scale // 2, 1)
-    y, x, size = (int(v) for v in as_windows(window, 1).reshape(-1)[:3])
+    given = as_windows(window, 1)
+    if given.shape[1] != 1:
+        raise InvalidArgument("window", f"shape {tuple(given.shape)}", "one for all images")
+    box = as_box(given[0, 0].tolist())
     total = torch.zeros(height, width, dtype=torch.float64)
     for image in images.split(1):
-        gradient = window_gradient(model, image, (y, x, size), PixelSum())[0]
+        gradient = window_gradient(model, image, tuple(box), PixelSum())[0]
         total += gradient.clamp(min=0).double().sum(0).cpu()
     return ReceptiveField(
         total=total / len(images),
-        window=(y, x, size),
+        window=box,
         scale=scale,
         images=len(images),
-        reach=model.reach((y, x, y + size, x + size), height, width)
-        if isinstance(model, Network)
-        else None,
+        reach=model.reach(box, height, width) if isinstance(model, Network) else None,
     )

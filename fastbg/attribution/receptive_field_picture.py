@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -35,9 +34,7 @@ def field_figure(field: "ReceptiveField") -> Figure:
 
 def _square(field: "ReceptiveField", side: int, line: str, label: str) -> Rectangle:
     """The square of `side` LR pixels around the window's."""
-    y, x, size = field.window
-    low = np.array([x, y]) // field.scale
-    high = -(-(np.array([x, y]) + size) // field.scale)
-    corner = (low + high - side) / 2 - 0.5
+    y0, x0, y1, x1 = field.window.coarsen(field.scale)
+    corner = (x0 + x1 - side) / 2 - 0.5, (y0 + y1 - side) / 2 - 0.5
     style: Any = {"fill": False, "color": "black", "linestyle": line, "linewidth": 1.4}
-    return Rectangle((corner[0], corner[1]), side, side, label=label, **style)
+    return Rectangle(corner, side, side, label=label, **style)
