@@ -25,7 +25,7 @@ from fastbg.precision import in_precision
 
 Windows = Tensor | Sequence[int] | Sequence[Sequence[int]]
 
-# Nodes per pass on CPUs: the features of one fit into the cache (bench_attribution.py).
+# Nodes per pass on CPUs: one node's features fit the cache, several do not (bench_attribution.py).
 CPU_BATCH = 1
 # accuracy="published": closer to the converged result than 50 right-Riemann steps, in completeness
 # and in the map, on 20 images of each network; so were 14 steps (bench/bench_convergence.py).
@@ -221,7 +221,7 @@ class _Run:
             yield self.objective(patch, box.y1 - box.y0, box.x1 - box.x0)
 
     def _window(self, nodes: Tensor, box: Box) -> Tensor:
-        """The window by the model's `forward_window`; its errors are reported as the model's."""
+        """The model's own window; an error of its module is told as such."""
         forward: Any = self.forward_window
         about = f"for the window {tuple(box)} of an input {tuple(nodes.shape)}"
         patch: Any = guarded(lambda: forward(nodes, box), "model", about)
@@ -233,7 +233,7 @@ class _Run:
         return sr
 
     def _readable(self, box: Box, nodes: Tensor) -> Box:
-        """`box` and the objective's margin, cut off at the border of the SR image."""
+        """`box` with the objective's margin, as far as the SR image has it."""
         height, width = (self.scale * v for v in nodes.shape[-2:])
         if box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width or box.y0 >= box.y1:
             window = (box.y0, box.x0, box.y1 - box.y0)
@@ -282,7 +282,7 @@ class _Run:
             self.batch = self.asked or best
 
     def _costliest(self, boxes: Sequence[Box], node: Tensor) -> Box:
-        """The box that costs a window-trimmed pass most: the largest, of these the most central."""
+        """The box of which a window-trimmed pass computes most: the largest, then most central."""
         height, width = (self.scale * v for v in node.shape[-2:])
 
         def cost(box: Box) -> tuple[int, int]:
@@ -305,7 +305,7 @@ def _checked(images: Tensor, model: nn.Module) -> Tensor:
         like = next((p for p in model.parameters() if p.is_floating_point()), images)
     if like.device != images.device:
         raise InvalidArgument("images", f"device {images.device}", f"the model's, {like.device}")
-    # A tensor made in inference mode takes no part in autograd; its copy does.
+    # A tensor of inference mode takes no part in autograd; its copy out here does.
     return images.clone().detach().to(like.dtype)
 
 

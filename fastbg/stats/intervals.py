@@ -206,7 +206,7 @@ def share_difference(
     """Difference of two shares in the same trials: true in `first` minus true in `second`.
 
     It is the share true in `first` only minus the share true in `second` only. Their
-    `share_interval`s are combined as by Zou and Donner (2008), with the correlation of two
+    `share_interval` are combined as by Zou and Donner (2008), with the correlation of two
     shares of the same trials. Unlike the t interval of the differences it has a width even if all
     trials agree, or all differ.
 
