@@ -209,7 +209,8 @@ def result(psnr: np.ndarray, **planted: np.ndarray) -> Measured:
     count, backgrounds = psnr.shape
     partners = tuple(Item(f"b{k}", "b", (0, 0, 64, 64)) for k in range(backgrounds - 1))
     items = [
-        Item(f"natural/{i:03}/f", f"photo {i % 8}", (0, 0, 64, 64), partners) for i in range(count)
+        Item(f"natural/{i:03}/f", f"photo {i % 8}", (0, 0, 64, 64), partners, set="natural")
+        for i in range(count)
     ]
     rng = np.random.default_rng(1)
     columns = {name: planted.get(name, rng.random(psnr.shape)) for name in SIMILARITIES}

@@ -79,7 +79,7 @@ def made(psnr: Sequence[Sequence[float]], distance: Sequence[Sequence[float]]) -
     """One set; two foregrounds of each photograph."""
     backgrounds = tuple(Item(f"b{k}", "b", (0, 0, 64, 64)) for k in range(len(psnr[0]) - 1))
     items = [
-        Item(f"natural/{i:03}/f", f"photo {i // 2}", (0, 0, 64, 64), backgrounds)
+        Item(f"natural/{i:03}/f", f"photo {i // 2}", (0, 0, 64, 64), backgrounds, set="natural")
         for i in range(len(psnr))
     ]
     columns = {"psnr": np.array(psnr, float), "distance": np.array(distance, float)}

@@ -83,11 +83,16 @@ def test_slicing_takes_one_image_of_each_photograph_first(study: Study) -> None:
 
 def test_the_plan_is_stored_with_its_images_and_photographs() -> None:
     partner = Item("b", "other", (0, 0, 8, 8), image="b.png")
-    item = Item("a", "photograph", (0, 4, 8, 12), (partner,), image="a.png")
+    item = Item(
+        "a", "photograph", (0, 4, 8, 12), (partner,), image="a.png", set="natural", number=3
+    )
     stored = json.loads(json.dumps(records._plain(item)))
     assert records._item(stored) == item
-    # As fastbg wrote it before: the source was the image.
+    # As fastbg wrote it before: the source was the image, and set and number stood in the key.
     assert records._item(["a", "a.png", [0, 4, 8, 12], []]) == Item("a", "a.png", (0, 4, 8, 12))
+    key, box = "OSSCD/012/a@0,4", (0, 4, 8, 12)
+    assert records._item([key, "p", [*box], [], "a"]) == Item(key, "p", box, (), "a", "OSSCD", 12)
+    assert records._item(["natural/a@0,4", "p", [*box], [], "a"]).set == ""
     assert Item("a", "a.png", (0, 4, 8, 12)).image == "a.png"
 
 

@@ -1,4 +1,4 @@
-"""Pictures of attributions: the figure that goes into papers, and single results.
+"""Pictures of attributions: a figure that compares networks, and one of a single result.
 
 Colours as in the LAM paper: `seismic`, white for nothing, red for much. Every axis is in SR pixels,
 so that the window, the zoom and the images lie where they belong.
@@ -245,7 +245,7 @@ def density_in(map_: NDArray[Any], view: Box) -> NDArray[np.float64] | None:
 
 
 def _spread(map_: NDArray[np.float32], diffusion_index: float) -> str:
-    """The diffusion index, which a map of zeros has none of."""
+    """The diffusion index as text; a map of zeros has none."""
     return f"DI {diffusion_index:.2f}" if map_.any() else "nothing attributed"
 
 

@@ -42,9 +42,9 @@ class _File:
 
 
 def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> ImageSet:
-    """The images of a folder, without opening any, whether it is the data set or holds it.
+    """Find the HR images of a folder, or of a data set inside it, without opening any.
 
-    Recognised, with the LR images beside them:
+    The layouts of these data sets are recognised, together with their LR images:
 
     - DIV2K, Flickr2K: `DIV2K_valid_HR/0801.png` with `DIV2K_valid_LR_bicubic/X4/0801x4.png`;
     - benchmark folders: `HR/img_001.png` with `LR_bicubic/X4/img_001x4.png`, BasicSR's
@@ -53,20 +53,35 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
     - RealSR: `Canon_001_HR.png` with `Canon_001_LR4.png` in one folder; REDS: `train_sharp/` with
       `train_sharp_bicubic/X4/`;
     - any `HR/`, `GT/`, `HQ/` or `target/` with `LR/`, `LQ/` or `input/` of the same file names;
-    - OST: one folder for each texture class, which `classes` then tells; images elsewhere in it
-      are photographs without a class.
+    - OST: a folder for each texture class, which becomes the image's class; images in other
+      folders are photographs without a class.
 
-    A folder without such names is searched for images in all its subfolders. Of a data set's HR
-    copies for several scales, those for x4 are taken, else those for the largest.
+    Without such names, all images in the folder and its subfolders are taken. If a data set has HR
+    copies for several scales, those for x4 are taken, or else those for the largest scale.
 
     Args:
         path: folder.
-        lr_name: how LR files are named where none of the above fits: the HR file's name as "{}",
-            and the scale, such as "{}_bicLRx{scale}".
+        lr_name: names of the LR files if they follow no pattern above: "{}" is the HR file's name,
+            "{scale}" the scale, such as "{}_bicLRx{scale}".
 
-    Raises DataError if there is no such folder, no image in it, more than one data set, a data set
-    beside other images, two LR images for one HR image, or a link to nothing; InvalidArgument for
-    a bad `lr_name`.
+    Returns:
+        An `ImageSet` with the images sorted by key.
+
+    Raises:
+        DataError: no such folder; no image in it; several data sets; a data set beside other
+        images;
+            two LR images for one HR image; a broken link.
+        InvalidArgument: a bad `lr_name`.
+
+    Example:
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from pathlib import Path
+        >>> from fastbg.data.images import open_folder
+        >>> Path("photos").mkdir()
+        >>> Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save("photos/black.png")
+        >>> [item.key for item in open_folder("photos").items]
+        ['black.png']
     """
     given = Path(path)
     try:

@@ -85,6 +85,8 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
                     fronts[group.foreground],
                     key=f"{name}/{number:03}/{fronts[group.foreground].key}",
                     partners=tuple(backs[k] for k in group.backgrounds),
+                    set=name,
+                    number=number,
                 )
                 for number, group in enumerate(groups)
             ]
@@ -122,19 +124,9 @@ def capacity(images: ImageSet, size: int) -> int:
     return sum((height // size) * (width // size) for height, width in sides)
 
 
-def set_of(item: Item) -> str:
-    """The set that an item of `plan_groups` belongs to."""
-    return item.key.split("/", 2)[0]
-
-
-def number_of(item: Item) -> int:
-    """The number of an item of `plan_groups` within its set."""
-    return int(item.key.split("/", 2)[1])
-
-
 def by_set(result: Measured) -> dict[str, NDArray[np.intp]]:
     """Indices of the items of each set that has any."""
-    names = np.array([set_of(item) for item in result.items])
+    names = np.array([item.set for item in result.items])
     return {name: np.flatnonzero(names == name) for name in SETS if (names == name).any()}
 
 

@@ -22,13 +22,25 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to measure: a region of an image, named by a key that no other item has."""
+    """One thing to measure: a region of an image, with a key that no other item has.
+
+    Attributes:
+        key: names the item in the run folder.
+        source: name of the photograph; items of one photograph are one cluster.
+        box: y0, x0, y1, x1 in HR pixels.
+        partners: what it is combined with, such as the backgrounds of a foreground.
+        image: key of the image that the box lies in; "": the source is an image itself.
+        set: name of the set that it was drawn from, if the experiment has several.
+        number: its number within that set, from 0.
+    """
 
     key: str
-    source: str  # name of the photograph: items of one photograph are one cluster
-    box: tuple[int, int, int, int]  # y0, x0, y1, x1 in HR pixels
-    partners: tuple["Item", ...] = ()  # what it meets, such as the backgrounds of a foreground
-    image: str = ""  # key of the image that the box lies in; "": the source is an image itself
+    source: str
+    box: tuple[int, int, int, int]
+    partners: tuple["Item", ...] = ()
+    image: str = ""
+    set: str = ""
+    number: int = 0
 
     def __post_init__(self) -> None:
         if not self.image:

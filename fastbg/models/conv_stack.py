@@ -1,4 +1,4 @@
-"""Networks of 3x3 convolutions as one native call: which convolutions, and which pixels of each."""
+"""Runs a sequence of 3x3 convolutions as one native call, on just the pixels that are needed."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from fastbg.ops.conv_stack import StackLayer, conv_stack, whole_cells, why_plain
 
 
 class Link(NamedTuple):
-    """A convolution and what follows it; `residual` is a map's number, see `StackLayer`."""
+    """A convolution and what follows it; `residual` is the number of a map, see `StackLayer`."""
 
     conv: nn.Conv2d
     relu: bool = False
@@ -23,7 +23,7 @@ class Link(NamedTuple):
 
 
 def is_plain_conv(conv: nn.Module) -> bool:
-    """Whether it is an ordinary 3x3 convolution that nobody observes, and fastbg's to compute."""
+    """Whether it is an ordinary 3x3 convolution without hooks that fastbg may compute."""
     return (
         ((type(conv) is Conv3x3 and conv.fused) or type(conv) is nn.Conv2d)
         and conv.kernel_size == (3, 3)

@@ -35,10 +35,10 @@ class EDSR(Network):
 
     Baseline: 64 features, 16 blocks, `res_scale` 1. Large: 256 features, 32 blocks, 0.1.
 
-    The modules are the definition, and what training and tracing see. Frozen float32 networks on
-    CPUs run as one `fastbg.ops.conv_stack` instead, see `run_native`, unless `native` is False.
-    There a window is the whole image's to rounding; with `equal_windows` it has the very bits of
-    the whole image, at about 1.5 times the cost.
+    The modules define the network; training and tracing use them. Frozen float32 networks on CPUs
+    run as one `fastbg.ops.conv_stack` instead (`run_native`), unless `native` is False. A window
+    then equals that of the whole image up to rounding; with `equal_windows` it has the same bits,
+    at about 1.5 times the cost.
     """
 
     architecture = "edsr"
@@ -95,7 +95,8 @@ class EDSR(Network):
         """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels, computing little more.
 
         Every layer is a convolution of radius 1, so all of them are trimmed: each block runs on
-        the window's LR footprint grown by the radius still ahead. Exact, gradients too.
+        the window's LR pixels, grown by the radius of the layers that follow. Output and gradients
+        are exact.
         """
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
@@ -114,11 +115,11 @@ class EDSR(Network):
         return up.cut(ahead[-1]).run(self.to_image).cut(box).data
 
     def run_native(self, x: Tensor, window: Box | None = None) -> Tensor | None:
-        """`forward(x)`, or its window, in one native call; None where the modules must do it.
+        """`forward(x)`, or its window, in one native call; None where the modules must run.
 
-        They must where a part is no longer what `__init__` made or somebody waits for its calls,
-        and for what `fastbg.ops.conv_stack.why_plain` names: gradients to parameters, tracing,
-        torch.func, forward mode, autocast, other devices, dtypes and backends.
+        They must run where a part is no longer what `__init__` made or has hooks, and for what
+        `fastbg.ops.conv_stack.why_plain` names: gradients to parameters, tracing, torch.func,
+        forward mode, autocast, other devices, dtypes and backends.
         """
         if torch.compiler.is_compiling() or not self._has_its_parts():
             return None
@@ -136,7 +137,7 @@ class EDSR(Network):
         return y.div_(self.img_range).add_(self.mean)  # the same in the memory that it has
 
     def _has_its_parts(self) -> bool:
-        """Whether the modules around the convolutions are `__init__`'s, and nobody watches them."""
+        """Whether the modules around the convolutions are those of `__init__`, without hooks."""
         blocks = list(self.body) if type(self.body) is nn.Sequential else [nn.Identity()]
         return (
             type(self) is EDSR
@@ -147,7 +148,7 @@ class EDSR(Network):
         )
 
     def links(self) -> list[Link]:
-        """The network's convolutions in turn; map 0 is the normalised image."""
+        """The network's convolutions, in order; map 0 is the normalised image."""
         links = [Link(self.conv_first)]
         for block in cast(list[ResidualBlock], [*self.body]):
             entry = len(links)

@@ -15,7 +15,13 @@ from fastbg.errors import InvalidArgument
 
 
 class Transform(enum.IntEnum):
-    """How `mosaic` fills a cell with the tile (section 6.2). Turns are counter-clockwise."""
+    """How `mosaic` puts the tile into a cell (section 6.2); rotations are counter-clockwise.
+
+    Example:
+        >>> import fastbg
+        >>> [kind.name for kind in fastbg.Transform][:3]
+        ['IDENTITY', 'FLIP_HORIZONTAL', 'FLIP_VERTICAL']
+    """
 
     IDENTITY = 0
     FLIP_HORIZONTAL = 1  # left and right swapped
@@ -23,8 +29,8 @@ class Transform(enum.IntEnum):
     ROTATE_90 = 3
     ROTATE_180 = 4
     ROTATE_270 = 5
-    ZOOM_2 = 6  # nearest neighbour, then the centre
-    ZOOM_4 = 7
+    ZOOM_2 = 6  # the centre, magnified by 2 (nearest neighbour)
+    ZOOM_4 = 7  # by 4
 
 
 def image_pairs(pairs: Tensor, first: int, second: int, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.gram import Gram
-from fastbg.experiments.groups import SETS, set_of
+from fastbg.experiments.groups import SETS
 from fastbg.experiments.study import Item
 from fastbg.measures.likeness import PAPER, SIMILARITIES, STEP
 from fastbg.reports import figures
@@ -330,7 +330,7 @@ def halves(items: Sequence[Item], seed: int) -> tuple[Bools, Bools]:
     """Two halves of each set's images: which items (n) lie in the first, which in the second."""
     first: set[str] = set()
     for name in SETS:
-        images = sorted({item.source for item in items if set_of(item) == name})
+        images = sorted({item.source for item in items if item.set == name})
         order = np.random.default_rng(seed).permutation(len(images))
         first |= {images[i] for i in order[: (len(images) + 1) // 2]}
     known = np.array([item.source in first for item in items])

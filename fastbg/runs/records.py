@@ -10,6 +10,7 @@ import numpy as np
 from fastbg.errors import RunStoreError
 from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, NetLabel
+from fastbg.experiments.groups import SETS
 from fastbg.experiments.study import Item, Study
 from fastbg.reports import figures
 from fastbg.reports.content import Section
@@ -229,10 +230,16 @@ def _stored(store: RunStore, name: str) -> Any:
 
 
 def _plain(item: Item) -> list[Any]:
-    return [item.key, item.source, list(item.box), [*map(_plain, item.partners)], item.image]
+    """An item as JSON holds it: the fields of `Item`, in order."""
+    partners = [*map(_plain, item.partners)]
+    return [item.key, item.source, [*item.box], partners, item.image, item.set, item.number]
 
 
 def _item(value: list[Any]) -> Item:
-    # Runs of before images and photographs were told apart lack the image: it is the source.
-    key, source, box, partners, *image = value
-    return Item(key, source, tuple(box), tuple(map(_item, partners)), *image)
+    """The item; plans of earlier versions lack the last fields."""
+    key, source, box, partners, *rest = value
+    if len(rest) < 2:  # set and number are in the key only, as in "natural/012/..."
+        name, number, *_ = [*key.split("/", 2), "", ""]
+        if name in SETS and number.isdigit():
+            rest = [*(rest or [source]), name, int(number)]
+    return Item(key, source, tuple(box), tuple(map(_item, partners)), *rest)

@@ -1,4 +1,4 @@
-"""Experiments on networks: measure what the run folder lacks, keep it, write the report."""
+"""Runs experiments on networks: measure what the run folder lacks, store it, write the report."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -40,23 +40,35 @@ def run_experiments(
     backend: str = "auto",
     progress: bool = True,
 ) -> Path:
-    """What `fastbg run` does, for networks that are in memory, in one process.
+    """Run experiments on networks in memory, in one process, as `fastbg run` does on files.
 
     Args:
-        networks: name in the report -> `fastbg.load_model(...)` or `fastbg.wrap(...)`; all of one
-            scale, device and dtype, which the run takes over.
-        experiments: names that `fastbg info` lists; none means all.
-        data: folder of HR images; default: the built-in ones.
-        out: run folder; what it holds already is not measured again.
-        options: such as ``{"ring.count": 8}``; `fastbg info` lists them.
-        seed: draws sub-images and resamples.
-        limit: at most so many items per experiment.
-        backend: of fastbg's operators.
-        progress: print results and progress; warnings are printed either way.
+        networks: networks of `fastbg.load_model` or `fastbg.wrap` by their name in the report; all
+            of one scale, device and dtype.
+        experiments: names, as `fastbg info` lists them; empty means all.
+        data: folder of HR images; default: the built-in images.
+        out: run folder; results that it already contains are not measured again.
+        options: such as ``{"ring.count": 8}``; `fastbg options` lists them.
+        seed: of the random choice of sub-images.
+        limit: largest number of items per experiment.
+        backend: of fastbg's operators: "auto", "torch", "cpu", "triton" or "cuda".
+        progress: print results and progress; warnings are always printed.
 
-    Returns the path of the report. Raises InvalidArgument for a bad argument, CheckpointError for
-    networks of several scales, or whose output is not a number or no image in [0,1],
-    RunStoreError if `out` holds a run of other images, options or weights.
+    Returns:
+        The path of the report (HTML).
+
+    Raises:
+        InvalidArgument: a bad argument or option.
+        CheckpointError: networks of different scales, or one whose output is NaN or no image in
+            [0,1].
+        RunStoreError: `out` contains a run with other images, options or weights.
+
+    Example:
+        >>> import fastbg
+        >>> edsr = fastbg.load_model("edsr")
+        >>> report = fastbg.run_experiments({"edsr": edsr}, ["table1"], limit=1, progress=False)
+        >>> report.name
+        'report.html'
     """
     if not networks or not all(isinstance(net, Network) for net in networks.values()):
         kinds = {name: type(net).__name__ for name, net in networks.items()}
@@ -89,10 +101,10 @@ def run_experiments(
 def chosen_experiments(
     names: Sequence[str], shared: Mapping[str, str], assignments: Sequence[str], seed: int
 ) -> list[Experiment]:
-    """The experiments of these names and those they build on, in the report's order.
+    """The named experiments and those they use, in the report's order.
 
-    Without names all, but for those that are `extra`. `shared` options are set in every experiment
-    that has them, `assignments` such as "ring.count=8" in one. Raises InvalidArgument.
+    If none is named: all that are not `extra`. `shared` options are set in every experiment that
+    has them; `assignments`, such as "ring.count=8", set an option of one. Raises InvalidArgument.
     """
     usual = (name for name, kind in EXPERIMENTS.items() if not kind.extra)
     asked = [experiment_type(name) for name in dict.fromkeys(names or usual)]
@@ -123,7 +135,7 @@ def chosen_experiments(
 
 
 def common_scale(nets: Sequence[Labelled]) -> int:
-    """The magnification that all networks share."""
+    """The scale of all networks; CheckpointError if they differ."""
     scales = {label.label: net.scale for label, net, _ in nets}
     if len(set(scales.values())) > 1:
         raise CheckpointError(f"networks of one run magnify alike, these do not: {scales}")
@@ -131,9 +143,9 @@ def common_scale(nets: Sequence[Labelled]) -> int:
 
 
 def configuration(study: Study) -> dict[str, Any]:
-    """What decides the records, beside networks, LR images and each experiment's options.
+    """Everything that decides the results, except networks, LR images and experiments' options.
 
-    Those are noted in the run when it first has to do with them (fastbg.runs.records).
+    Those are added to the run when they are first used (fastbg.runs.records).
     """
     return {
         "images": study.images.name,
@@ -147,7 +159,7 @@ def configuration(study: Study) -> dict[str, Any]:
 
 
 def environment(study: Study) -> dict[str, str]:
-    """What may change the last digits of the records: recorded with them, no part of the run."""
+    """What may change the last digits of the results: recorded, but allowed to change."""
     place = Place(study.device, study.dtype)
     named = study.backend != "auto"
     backends = {study.backend} if named else {select(op, place) for op in FAMILIES}
@@ -167,9 +179,9 @@ def measure_all(
     execute: Execute,
     level: int = NORMAL,
 ) -> Path:
-    """Every network in every experiment, one line for each when it is done; then the report.
+    """Measure every network in every experiment, print a line for each, and write the report.
 
-    `level` is QUIET, NORMAL or VERBOSE of fastbg.runs.progress: what is printed meanwhile.
+    `level` of output: QUIET, NORMAL or VERBOSE of fastbg.runs.progress.
     """
     for label, _, weights in nets:
         settle_network(store, label, weights)

@@ -1,6 +1,6 @@
-"""What a file is, by its first bytes: weights of one of three formats, or something else.
+"""Recognises a file by its first bytes: one of three weights formats, or something else.
 
-Whatever is not read here is named, with what to do instead.
+Other formats are refused with their name and the way to convert them.
 """
 
 import re
