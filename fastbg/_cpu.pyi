@@ -123,10 +123,10 @@ def conv_factors(weight: View, group: int, factors: View, threads: int, /) -> No
 
 # conv_stack_bindings.cpp; a layer: see _described() in backends/cpu/conv_stack.py
 def conv_stack(
-    x: View, layers: tuple[Layer, ...], signs: View | None, out: View, threads: int, /
+    x: View, layers: tuple[Layer, ...], kept: View | None, out: View, threads: int, /
 ) -> None: ...
 def conv_stack_gradient(
-    grad: View, layers: tuple[Layer, ...], signs: View, to_x: View, threads: int, /
+    grad: View, layers: tuple[Layer, ...], kept: View, to_x: View, threads: int, /
 ) -> None: ...
 
 # attention_bindings.cpp; `states`: addresses of the cells before each step and after the last

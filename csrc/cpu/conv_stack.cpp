@@ -110,15 +110,20 @@ void find_pixels(const StackMap& map, std::int64_t image, std::int64_t y, std::i
   }
 }
 
-// The 36 terms of a cell and `channels` channels.
-void transform_cell(const float* const* pixels, std::int64_t channels, float* to) {
+// The 36 terms of a cell and `channels` channels, each times its `scale` if kScaled.
+template <bool kScaled>
+void transform_cell(const float* const* pixels, const float* scale, std::int64_t channels, float* to) {
   for (std::int64_t c = 0; c < channels; c += kLanes) {
-    Vec half[6][6];
+    Vec half[6][6], factor{};
+    if constexpr (kScaled) factor = load(scale + c);
 #pragma GCC unroll 6
     for (int i = 0; i < 6; ++i) {
       Vec d[6];
 #pragma GCC unroll 6
-      for (int j = 0; j < 6; ++j) d[j] = load(pixels[i * 6 + j] + c);
+      for (int j = 0; j < 6; ++j) {
+        d[j] = load(pixels[i * 6 + j] + c);
+        if constexpr (kScaled) d[j] *= factor;
+      }
       input_terms(d, half[i]);
     }
 #pragma GCC unroll 6
@@ -160,12 +165,17 @@ struct Places {
   std::uint8_t* signs[kStackPixels];
   const std::uint8_t* gate[kStackPixels];  // or null
   const float* add[kMaxAdded][kStackPixels];
+  float* plain[kStackPixels];
+  const float* times[kStackPixels];
+  const float *out_scale, *zones;  // of the image
+  float* sums;                     // of the cell
 };
 
 std::int64_t sign_offset(std::int64_t channel) { return channel / kLanes * kSignBytes; }
 
-void find_places(const StackJob& job, const Cell& cell, const Phase& phase, std::int64_t panel, Places& places) {
-  const std::int64_t r = job.out_upscale;
+void find_places(const StackJob& job, std::int64_t number, const Cell& cell, const Phase& phase, std::int64_t panel,
+                 Places& places) {
+  const std::int64_t r = job.out_upscale, channels = job.out.channels;
   const auto for_each_pixel = [&](const StackMap& map, auto function) {
     const std::int64_t first = cell.image * map.pixels_of_image();
     Line rows[kStackSide], columns[kStackSide];
@@ -198,6 +208,43 @@ void find_places(const StackJob& job, const Cell& cell, const Phase& phase, std:
   for (std::int64_t a = 0; a < job.added; ++a) {
     find_pixels<4>(job.add[a], cell.image, cell.y, cell.x, phase, panel, places.add[a]);
   }
+  if (job.plain.data) {
+    for_each_pixel(job.plain, [&](std::int64_t k, std::int64_t pixel, bool) {
+      places.plain[k] = job.plain.data + pixel * channels + panel;
+    });
+  }
+  if (job.sums.times.data) find_pixels<4>(job.sums.times, cell.image, cell.y, cell.x, phase, panel, places.times);
+  if (job.sums.data) places.sums = job.sums.data + number * channels + panel;
+  if (job.out_scale) places.out_scale = job.out_scale + cell.image * channels + panel;
+  if (job.zones) places.zones = job.zones + cell.image * kStackZones * channels + panel;
+}
+
+std::int64_t zone_of(const StackJob& job, std::int64_t y, std::int64_t x) {
+  return (y > 0) + 2 * (y + 1 < job.height) + 4 * (x > 0) + 8 * (x + 1 < job.width);
+}
+
+bool lies_in(const StackBox& box, std::int64_t y, std::int64_t x) {
+  return y >= box.y0 && y < box.y1 && x >= box.x0 && x < box.x1;
+}
+
+// Sum over the cell's pixels in `box` of values, or of their products with `times` if kTimes.
+template <bool kTimes>
+Vec sum_of_cell(const StackBox& box, const Cell& cell, const Vec* values, const float* const* times,
+                std::int64_t vector) {
+  const auto term = [&](int k) {
+    if constexpr (kTimes) return values[k] * load(times[k] + vector);
+    return values[k];
+  };
+  Vec sum[4] = {};
+  if (lies_in(box, cell.y, cell.x) && lies_in(box, cell.y + 3, cell.x + 3)) {
+#pragma GCC unroll 16
+    for (int k = 0; k < kStackPixels; ++k) sum[k % 4] += term(k);
+  } else {
+    for (int k = 0; k < kStackPixels; ++k) {
+      if (lies_in(box, cell.y + k / 4, cell.x + k % 4)) sum[k % 4] += term(k);
+    }
+  }
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 void write_result(const StackJob& job, const Cell& cell, const Phase& phase, std::int64_t channel,
@@ -232,8 +279,13 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
       for (int k = 0; k < kStackPixels; ++k) store_signs(values[k], places.signs[k] + sign_offset(vector));
     }
   }
-  if (job.scale != 1.0f) {
-    const Vec scale = broadcast(job.scale);
+  if (job.plain.data) {
+#pragma GCC unroll 16
+    for (int k = 0; k < kStackPixels; ++k) store(places.plain[k] + vector, values[k]);
+  }
+  if (job.scale != 1.0f || job.out_scale) {
+    Vec scale = broadcast(job.scale);
+    if (job.out_scale) scale *= load(places.out_scale + vector);
 #pragma GCC unroll 16
     for (int k = 0; k < kStackPixels; ++k) values[k] *= scale;
   }
@@ -241,10 +293,20 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
 #pragma GCC unroll 16
     for (int k = 0; k < kStackPixels; ++k) values[k] += load(places.add[a][k] + vector);
   }
+  if (job.zones) {
+    for (int k = 0; k < kStackPixels; ++k) {
+      const std::int64_t zone = zone_of(job, cell.y + k / kStackSide, cell.x + k % kStackSide);
+      values[k] += load(places.zones + zone * job.out.channels + vector);
+    }
+  }
   if (job.gate.data) {
     for (int k = 0; k < kStackPixels; ++k) {
       values[k] = places.gate[k] ? gated_by_signs(values[k], places.gate[k] + sign_offset(vector)) : Vec{};
     }
+  }
+  if (job.sums.data) {
+    store(places.sums + vector, job.sums.times.data ? sum_of_cell<true>(job.box, cell, values, places.times, vector)
+                                                    : sum_of_cell<false>(job.box, cell, values, nullptr, vector));
   }
   if (job.result.data) return write_result(job, cell, phase, panel + vector, values);
 #pragma GCC unroll 16
@@ -262,7 +324,12 @@ void transform_tiles(const StackJob& job, const Grid& grid, std::int64_t first, 
     for (std::int64_t t = 0; t < tiles; ++t) {
       const Cell cell = grid.at(first + t);
       find_pixels<6>(job.in, cell.image, cell.y - 1, cell.x - 1, phase, channel, pixels);
-      transform_cell(pixels, part, terms + t * kConvPanel + c - chunk);
+      float* to = terms + t * kConvPanel + c - chunk;
+      if (job.in_scale) {
+        transform_cell<true>(pixels, job.in_scale + cell.image * job.in.channels + channel, part, to);
+      } else {
+        transform_cell<false>(pixels, nullptr, part, to);
+      }
     }
     c += part;
   }
@@ -297,7 +364,7 @@ void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, St
     Places places;
     for (std::int64_t t = 0; t < tiles; ++t) {
       const Cell cell = grid.at(first + t);
-      find_places(job, cell, phase, inside, places);
+      find_places(job, first + t, cell, phase, inside, places);
       for (std::int64_t v = 0; v < vectors; ++v) {
         const float* from = sums + t * kConvPanel + v * kLanes;
         finish_vector(job, cell, phase, bias, inside, v * kLanes, places, from);
@@ -314,6 +381,27 @@ void conv_stack_layer(const StackJob& job, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t block = 0; block < job.blocks; ++block) {
     compute_block(job, grid, block, stack_scratch_of_thread());
+  }
+}
+
+void conv_stack_sums(const StackSumsJob& job, int threads) {
+  const Grid grid(job.map.valid);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (std::int64_t n = 0; n < job.images * grid.of_image; ++n) {
+    const Cell cell = grid.at(n);
+    const float *from[kStackPixels], *times[kStackPixels] = {};
+    find_pixels<4>(job.map, cell.image, cell.y, cell.x, {1, 0}, 0, from);
+    const bool product = job.sums.times.data;
+    if (product) find_pixels<4>(job.sums.times, cell.image, cell.y, cell.x, {1, 0}, 0, times);
+    for (std::int64_t c = 0; c < job.map.channels; c += kLanes) {
+      Vec values[kStackPixels] = {};
+      for (int k = 0; k < kStackPixels; ++k) {
+        if (lies_in(job.map.valid, cell.y + k / 4, cell.x + k % 4)) values[k] = load(from[k] + c);
+      }
+      const Vec sum = product ? sum_of_cell<true>(job.map.valid, cell, values, times, c)
+                              : sum_of_cell<false>(job.map.valid, cell, values, nullptr, c);
+      store(job.sums.data + n * job.map.channels + c, sum);
+    }
   }
 }
 

@@ -43,8 +43,17 @@ struct StackSigns {
 
 constexpr std::int64_t signs_of_pixel(std::int64_t channels) { return channels / 4; }  // bytes, at most
 
-// out = gated (added + scale * relu (conv 3x3 (in) + bias)) for the pixels in `box`, on whose grid a map
-// that is shuffled by r has channel (dy r + dx) C + c of a pixel as channel c of the pixel (dy, dx) in its
+// The sum over each cell's pixels, (images, cells, channels): of a map, or of its product with another.
+struct StackSums {
+  float* data;     // or null
+  StackMap times;  // or its data is null
+};
+
+// Which of a pixel's neighbours a map has: 1 above, 2 below, 4 left, 8 right.
+constexpr std::int64_t kStackZones = 16;
+
+// out = gated (added + zone + scale * relu (conv 3x3 (in) + bias)) for the pixels in `box`, on whose grid a
+// map that is shuffled by r has channel (dy r + dx) C + c of a pixel as channel c of the pixel (dy, dx) in its
 // block of r x r.
 struct StackJob {
   std::int64_t images;
@@ -55,9 +64,15 @@ struct StackJob {
   const float* bias;  // by place, each padded as out.channels, or null
   bool relu;
   float scale;
+  // For each image and channel, or null: factors of the input's and the output's (with `scale`).
+  const float *in_scale, *out_scale;
+  StackMap plain;  // values before these are scaled, or its data is null
   std::int64_t added;
   StackMap add[kMaxAdded];
+  const float* zones;          // (images, kStackZones, out.channels): added by the pixel's zone, or null
+  std::int64_t height, width;  // of the map that has these zones
   StackSigns signs, gate;
+  StackSums sums;
   TensorView result;  // (B,C,h,w) of the box, or its data is null
   std::int64_t block, blocks;  // cells that are handled together
 };
@@ -70,7 +85,15 @@ struct StackEntranceJob {
   StackSigns gate;
 };
 
+// The sums of a map that no convolution makes.
+struct StackSumsJob {
+  std::int64_t images;
+  StackMap map;
+  StackSums sums;
+};
+
 FASTBG_DECLARE_VARIANTS(conv_stack_layer, StackJob)
+FASTBG_DECLARE_VARIANTS(conv_stack_sums, StackSumsJob)
 FASTBG_DECLARE_VARIANTS(conv_stack_entrance, StackEntranceJob)
 
 }  // namespace fastbg

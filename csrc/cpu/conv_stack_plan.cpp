@@ -65,6 +65,11 @@ class Workspace {
 
 std::int64_t floats_of(std::int64_t images, const StackMap& map) { return images * map.pixels_of_image() * map.channels; }
 
+// Floats of an image's weights and hidden layer.
+std::int64_t kept_of_image(const StackLayer& layer, const StackMap& map) {
+  return map.channels + up_to_multiple(layer.attention.squeezed, kConvLanes);
+}
+
 // Offsets for maps that live for some steps each, so that those which never live together share memory.
 class Offsets {
  public:
@@ -147,6 +152,7 @@ StackMap StackPlan::map_of(const StackBox& box, std::int64_t upscale, std::int64
 }
 
 StackBox StackPlan::seen_by(std::size_t layer) const {
+  if (attends(layer)) return {0, 0, heights_[layer - 1], widths_[layer - 1]};
   const StackBox& box = layers_[layer - 1].box;
   return {std::max<std::int64_t>(box.y0 - 1, 0), std::max<std::int64_t>(box.x0 - 1, 0),
           std::min(box.y1 + 1, heights_[layer - 1]), std::min(box.x1 + 1, widths_[layer - 1])};
@@ -160,12 +166,13 @@ StackPlan::StackPlan(const TensorView& input, std::vector<StackLayer> layers) : 
   channels_ = input.sizes[1];
   heights_ = {input.sizes[2]};
   widths_ = {input.sizes[3]};
-  sign_places_ = {-1};
+  kept_places_ = {-1};
   std::vector<std::int64_t> uses(layers_.size() + 1);
   for (std::size_t i = 1; i <= layers_.size(); ++i) {
     const StackLayer& layer = layers_[i - 1];
     if (layer.upscale < 1 || layer.channels < 1 || layer.residual < -1 ||
-        layer.residual >= static_cast<std::int64_t>(i) || (layer.relu && layer.residual >= 0)) {
+        layer.residual >= static_cast<std::int64_t>(i) || (layer.relu && layer.residual >= 0) ||
+        (layer.attends && (layer.residual < 0 || layer.upscale != 1 || layer.attention.squeezed < 1))) {
       throw std::invalid_argument("a layer that a stack does not take");
     }
     if (!lies_in(layer.box, {0, 0, heights_.back(), widths_.back()})) throw std::invalid_argument("a box outside");
@@ -183,14 +190,67 @@ StackPlan::StackPlan(const TensorView& input, std::vector<StackLayer> layers) : 
       }
     }
     maps_.push_back(map);
-    sign_places_.push_back(layer.relu ? sign_bytes_ : -1);
-    if (layer.relu) sign_bytes_ += images_ * map.pixels_of_image() * signs_of_pixel(map.channels);
+    kept_places_.push_back(layer.relu || layer.attends ? kept_bytes_ : -1);
+    if (layer.relu) kept_bytes_ += images_ * map.pixels_of_image() * signs_of_pixel(map.channels);
+    if (layer.attends) kept_bytes_ += 4 * (floats_of(images_, map) + images_ * kept_of_image(layer, map));
   }
 }
 
-StackSigns StackPlan::signs_of(std::size_t map, std::uint8_t* signs) const {
-  if (!signs || sign_places_[map] < 0) return {};
-  return {signs + sign_places_[map], maps_[map]};
+StackSigns StackPlan::signs_of(std::size_t map, std::uint8_t* kept) const {
+  if (!kept || map == 0 || !layers_[map - 1].relu) return {};
+  return {kept + kept_places_[map], maps_[map]};
+}
+
+StackPlan::AttentionKept StackPlan::attention_of(std::size_t map, std::uint8_t* kept) const {
+  AttentionKept found{maps_[map], nullptr, nullptr};
+  if (!kept) return found;
+  found.plain.data = reinterpret_cast<float*>(kept + kept_places_[map]);
+  found.weights = found.plain.data + floats_of(images_, maps_[map]);
+  found.hidden = found.weights + images_ * maps_[map].channels;
+  return found;
+}
+
+AttentionLayer StackPlan::attention_layer(std::size_t layer) const {
+  const std::int64_t inputs = layer > 1 ? layers_[layer - 2].channels : channels_;
+  return {layers_[layer - 1].attention, inputs, layers_[layer - 1].channels, heights_[layer], widths_[layer]};
+}
+
+// Factors (images, padded channels) of the convolution's result, of the sums of its input's cells.
+std::vector<float> StackPlan::weigh(std::size_t layer, const StackMap& input, const std::vector<float>& sums,
+                                    const AttentionKept& kept) const {
+  const AttentionLayer attention = attention_layer(layer);
+  const std::int64_t channels = maps_[layer].channels;
+  const std::int64_t of_image = static_cast<std::int64_t>(sums.size()) / images_;
+  const std::int64_t squeezed = up_to_multiple(attention.attention.squeezed, kConvLanes);
+  std::vector<float> factors(images_ * channels), weights(channels), hidden(squeezed);
+  for (std::int64_t b = 0; b < images_; ++b) {
+    attention.weigh(input, b, sums.data() + b * of_image, of_image / input.channels, layers_[layer - 1].bias,
+                    weights.data(), hidden.data());
+    for (std::int64_t c = 0; c < channels; ++c) factors[b * channels + c] = layers_[layer - 1].scale * weights[c];
+    if (!kept.weights) continue;
+    std::copy(weights.begin(), weights.end(), kept.weights + b * channels);
+    std::copy(hidden.begin(), hidden.end(), kept.hidden + b * squeezed);
+  }
+  return factors;
+}
+
+// Of the sums over cells of gradient times value: the gradient (images, kStackZones, padded inputs) to the
+// convolution's input through the means.
+std::vector<float> StackPlan::through_mean(std::size_t layer, const std::vector<float>& sums,
+                                           const AttentionKept& kept) const {
+  const AttentionLayer attention = attention_layer(layer);
+  const std::int64_t channels = maps_[layer].channels, padded = maps_[layer - 1].channels;
+  const std::int64_t squeezed = up_to_multiple(attention.attention.squeezed, kConvLanes);
+  const std::int64_t of_image = static_cast<std::int64_t>(sums.size()) / images_;
+  std::vector<float> zones(images_ * kStackZones * padded);
+  for (std::int64_t b = 0; b < images_; ++b) {
+    std::vector<double> along(channels);
+    for (std::int64_t i = 0; i < of_image; ++i) along[i % channels] += sums[b * of_image + i];
+    for (double& one : along) one *= layers_[layer - 1].scale;
+    attention.add_through_mean(along.data(), kept.weights + b * channels, kept.hidden + b * squeezed, padded,
+                               zones.data() + b * kStackZones * padded);
+  }
+  return zones;
 }
 
 StackJob StackPlan::job_of(const StackBox& box, int threads) const {
@@ -203,7 +263,13 @@ StackJob StackPlan::job_of(const StackBox& box, int threads) const {
   return job;
 }
 
-void StackPlan::forward(const TensorView& input, std::uint8_t* signs, const TensorView& result, int threads) const {
+// Sums of the cells of a box, to be filled.
+std::vector<float> StackPlan::cell_sums(const StackBox& box, std::int64_t channels) const {
+  const std::int64_t down = parts(box.y1, kStackSide) - box.y0 / kStackSide;
+  return std::vector<float>(images_ * down * (parts(box.x1, kStackSide) - box.x0 / kStackSide) * channels);
+}
+
+void StackPlan::forward(const TensorView& input, std::uint8_t* kept, const TensorView& result, int threads) const {
   const std::size_t n = layers_.size();
   std::vector<StackMap> maps = maps_;
   Lives lives(maps, images_);
@@ -215,6 +281,11 @@ void StackPlan::forward(const TensorView& input, std::uint8_t* signs, const Tens
   }
   const auto memory = lives.place(order);
   FASTBG_CALL_VARIANT(conv_stack_entrance, (StackEntranceJob{input, 0, 0, maps[0], {}}), threads);
+  std::vector<float> sums;  // of the cells of map i - 1, where layer i attends
+  if (attends(1)) {
+    sums = cell_sums(maps[0].valid, maps[0].channels);
+    FASTBG_CALL_VARIANT(conv_stack_sums, (StackSumsJob{images_, maps[0], {sums.data(), {}}}), threads);
+  }
   for (std::size_t i = 1; i <= n; ++i) {
     const StackLayer& layer = layers_[i - 1];
     StackJob job = job_of(layer.box, threads);
@@ -229,15 +300,31 @@ void StackPlan::forward(const TensorView& input, std::uint8_t* signs, const Tens
       job.scale = layer.scale;
       job.add[job.added++] = maps[static_cast<std::size_t>(layer.residual)];
     }
-    job.signs = signs_of(i, signs);
+    std::vector<float> factors;
+    if (layer.attends) {
+      const AttentionKept here = attention_of(i, kept);
+      factors = weigh(i, maps[i - 1], sums, here);
+      job.out_scale = factors.data();
+      job.scale = 1.0f;
+      job.plain = here.plain;
+    }
+    if (attends(i + 1)) {
+      sums = cell_sums(maps[i].valid, job.out.channels);
+      if (layer.upscale == 1) job.sums.data = sums.data();
+    }
+    job.signs = signs_of(i, kept);
     if (i == n) job.result = result;
     FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
+    if (attends(i + 1) && layer.upscale != 1) {
+      FASTBG_CALL_VARIANT(conv_stack_sums, (StackSumsJob{images_, maps[i], {sums.data(), {}}}), threads);
+    }
   }
 }
 
 // The gradient to map i is that to layer i + 1, through its convolution's transpose, and those of the layers
-// that add map i. It goes on to layer i where that layer's ReLU let values through.
-void StackPlan::backward(const TensorView& grad, std::uint8_t* signs, const TensorView& to_input, int threads) const {
+// that add map i. It goes on to layer i where that layer's ReLU let values through, or by its attention's
+// weights and means.
+void StackPlan::backward(const TensorView& grad, std::uint8_t* kept, const TensorView& to_input, int threads) const {
   const std::size_t n = layers_.size();
   std::vector<StackMap> maps(n + 1);
   std::vector<std::vector<std::size_t>> adders(n + 1);
@@ -254,8 +341,14 @@ void StackPlan::backward(const TensorView& grad, std::uint8_t* signs, const Tens
     for (const std::size_t adder : adders[i - 1]) lives.reads(adder, n - i + 1);
   }
   const auto memory = lives.place(order);
-  const StackEntranceJob entrance{grad, maps[n].valid.y0, maps[n].valid.x0, maps[n], signs_of(n, signs)};
+  const StackEntranceJob entrance{grad, maps[n].valid.y0, maps[n].valid.x0, maps[n], signs_of(n, kept)};
   FASTBG_CALL_VARIANT(conv_stack_entrance, entrance, threads);
+  std::vector<float> sums;  // of the cells of gradient times value of map i, where layer i attends
+  if (attends(n)) {
+    sums = cell_sums(maps[n].valid, maps[n].channels);
+    const StackSumsJob job{images_, maps[n], {sums.data(), attention_of(n, kept).plain}};
+    FASTBG_CALL_VARIANT(conv_stack_sums, job, threads);
+  }
   for (std::size_t i = n; i >= 1; --i) {
     const StackLayer& layer = layers_[i - 1];
     StackJob job = job_of(seen_by(i), threads);
@@ -264,8 +357,22 @@ void StackPlan::backward(const TensorView& grad, std::uint8_t* signs, const Tens
     job.out = maps[i - 1];
     job.factors = layer.factors;
     if (layer.residual >= 0) job.scale = layer.scale;
+    std::vector<float> factors, zones;
+    if (layer.attends) {
+      const AttentionKept here = attention_of(i, kept);
+      factors.assign(here.weights, here.weights + images_ * maps[i].channels);
+      job.in_scale = factors.data();
+      zones = through_mean(i, sums, here);
+      job.zones = zones.data();
+      job.height = heights_[i - 1];
+      job.width = widths_[i - 1];
+    }
+    if (attends(i - 1)) {
+      sums = cell_sums(job.box, job.out.channels);
+      job.sums = {sums.data(), attention_of(i - 1, kept).plain};
+    }
     for (const std::size_t adder : adders[i - 1]) job.add[job.added++] = maps[adder];
-    job.gate = signs_of(i - 1, signs);
+    job.gate = signs_of(i - 1, kept);
     if (i == 1) {
       job.result = to_input;
       job.result.data = static_cast<float*>(to_input.data) + job.box.y0 * to_input.strides[2] +

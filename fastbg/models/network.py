@@ -23,6 +23,8 @@ class Network(nn.Module):
     """
 
     architecture: ClassVar[str]
+    native = True  # whether a frozen float32 network on a CPU may run in one native call
+    equal_windows = False  # whether its windows then have the very bits of the whole image
     origin = ""  # where in its file the weights were, such as "params_ema"
     mean: Tensor
 
