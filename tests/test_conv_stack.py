@@ -155,8 +155,20 @@ def test_the_module_refuses_what_does_not_fit() -> None:
         (*good[:3], 0, *good[4:8], (0, 0, 0, 0, 0, 0)),
     ):
         with pytest.raises(ValueError, match=r"box|layer|residual|shaped"):
-            native().conv_stack(x, (bad,), None, x, 1)
+            native().conv_stack(x, (bad,), None, None, x, 1)
     with pytest.raises(ValueError, match="kept"):
-        native().conv_stack(x, (good,), (0, 3, (5,), (1,)), x, 1)
+        native().conv_stack(x, (good,), None, (0, 3, (5,), (1,)), x, 1)
     with pytest.raises(ValueError, match="shaped"):
-        native().conv_stack(x, (good,), None, (0, 0, (1, 3, 8, 7), (1, 1, 1, 1)), 1)
+        native().conv_stack(x, (good,), None, None, (0, 0, (1, 3, 8, 7), (1, 1, 1, 1)), 1)
+    with pytest.raises(ValueError, match="at least one layer"):
+        native().conv_stack(x, (), None, None, x, 1)
+    kernels = (0,) * 16
+    for tail, about in (
+        (((0, 0, 17, 16), 2, 3, 0, kernels, 0), "tail"),
+        (((0, 0, 8, 8), 0, 3, 0, kernels, 0), "tail"),
+        (((0, 0, 8, 8), 2, 0, 0, kernels, 0), "tail"),
+        (((0, 0, 8, 8), 2, 3, 0, kernels[1:], 0), "zone"),
+        (((0, 0, 8, 7), 2, 3, 0, kernels, 0), "shaped"),
+    ):
+        with pytest.raises(ValueError, match=about):
+            native().conv_stack(x, (), tail, None, x, 1)

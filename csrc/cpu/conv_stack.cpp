@@ -2,6 +2,7 @@
 #include "conv_stack.h"
 
 #include "stack_product.h"
+#include "stack_shuffle.h"
 
 namespace fastbg::FASTBG_VARIANT {
 namespace {
@@ -188,7 +189,7 @@ void find_places(const StackJob& job, std::int64_t number, const Cell& cell, con
       function(k, first + row.start + column.start, row.valid && column.valid);
     }
   };
-  if (!job.result.data) {
+  if (!job.result.data && !job.shuffled.view.data) {
     for_each_pixel(job.out, [&](std::int64_t k, std::int64_t pixel, bool) {
       places.out[k] = job.out.data + pixel * job.out.channels + panel;
     });
@@ -219,14 +220,6 @@ void find_places(const StackJob& job, std::int64_t number, const Cell& cell, con
   if (job.zones) places.zones = job.zones + cell.image * kStackZones * channels + panel;
 }
 
-std::int64_t zone_of(const StackJob& job, std::int64_t y, std::int64_t x) {
-  return (y > 0) + 2 * (y + 1 < job.height) + 4 * (x > 0) + 8 * (x + 1 < job.width);
-}
-
-bool lies_in(const StackBox& box, std::int64_t y, std::int64_t x) {
-  return y >= box.y0 && y < box.y1 && x >= box.x0 && x < box.x1;
-}
-
 // Sum over the cell's pixels in `box` of values, or of their products with `times` if kTimes.
 template <bool kTimes>
 Vec sum_of_cell(const StackBox& box, const Cell& cell, const Vec* values, const float* const* times,
@@ -245,6 +238,16 @@ Vec sum_of_cell(const StackBox& box, const Cell& cell, const Vec* values, const 
     }
   }
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+void write_shuffled(const StackJob& job, const Cell& cell, std::int64_t channel, const Vec* values) {
+  for (std::int64_t k = 0; k < kStackPixels; ++k) {
+    const std::int64_t y = cell.y + k / kStackSide, x = cell.x + k % kStackSide;
+    if (!lies_in(job.box, y, x)) continue;
+    float lanes[kLanes];
+    store(lanes, values[k]);
+    scatter(job.shuffled, cell.image, y, x, channel, kLanes, lanes);
+  }
 }
 
 void write_result(const StackJob& job, const Cell& cell, const Phase& phase, std::int64_t channel,
@@ -295,7 +298,7 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
   }
   if (job.zones) {
     for (int k = 0; k < kStackPixels; ++k) {
-      const std::int64_t zone = zone_of(job, cell.y + k / kStackSide, cell.x + k % kStackSide);
+      const std::int64_t zone = zone_of(job.height, job.width, cell.y + k / kStackSide, cell.x + k % kStackSide);
       values[k] += load(places.zones + zone * job.out.channels + vector);
     }
   }
@@ -308,6 +311,7 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
     store(places.sums + vector, job.sums.times.data ? sum_of_cell<true>(job.box, cell, values, places.times, vector)
                                                     : sum_of_cell<false>(job.box, cell, values, nullptr, vector));
   }
+  if (job.shuffled.view.data) return write_shuffled(job, cell, panel + vector, values);
   if (job.result.data) return write_result(job, cell, phase, panel + vector, values);
 #pragma GCC unroll 16
   for (int k = 0; k < kStackPixels; ++k) store(places.out[k] + vector, values[k]);
@@ -318,12 +322,14 @@ void transform_tiles(const StackJob& job, const Grid& grid, std::int64_t first, 
                      std::int64_t chunk, std::int64_t count, float* terms) {
   const float* pixels[36];
   for (std::int64_t c = chunk; c < chunk + count;) {
-    const Phase phase(job.in_upscale, c / job.in.channels);
+    const std::int64_t place = c / job.in.channels;
+    const Phase phase(job.in_upscale, job.wide ? 0 : place);
+    const std::int64_t down = job.wide ? place / 2 * 2 - 1 : 0, across = job.wide ? place % 2 * 2 - 1 : 0;
     const std::int64_t channel = c % job.in.channels;
     const std::int64_t part = smaller(job.in.channels - channel, chunk + count - c);
     for (std::int64_t t = 0; t < tiles; ++t) {
       const Cell cell = grid.at(first + t);
-      find_pixels<6>(job.in, cell.image, cell.y - 1, cell.x - 1, phase, channel, pixels);
+      find_pixels<6>(job.in, cell.image, cell.y - 1 + down, cell.x - 1 + across, phase, channel, pixels);
       float* to = terms + t * kConvPanel + c - chunk;
       if (job.in_scale) {
         transform_cell<true>(pixels, job.in_scale + cell.image * job.in.channels + channel, part, to);
@@ -337,7 +343,7 @@ void transform_tiles(const StackJob& job, const Grid& grid, std::int64_t first, 
 
 void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, StackScratch& scratch) {
   const std::int64_t first = block * job.block, tiles = smaller(job.block, job.images * grid.of_image - first);
-  const std::int64_t in = job.in.channels * job.in_upscale * job.in_upscale;
+  const std::int64_t in = job.in.channels * (job.wide ? 4 : job.in_upscale * job.in_upscale);
   const std::int64_t group = job.out.channels, out = group * job.out_upscale * job.out_upscale;
   // The sums of one product can lie on the terms of the one before, where nobody needs these again.
   const bool on_terms = in <= kConvPanel && out <= kConvPanel && job.out_upscale == 1;

@@ -16,6 +16,10 @@ namespace {
 
 StackBox refined(const StackBox& box, std::int64_t r) { return {r * box.y0, r * box.x0, r * box.y1, r * box.x1}; }
 
+StackBox common(const StackBox& a, const StackBox& b) {
+  return {std::max(a.y0, b.y0), std::max(a.x0, b.x0), std::min(a.y1, b.y1), std::min(a.x1, b.x1)};
+}
+
 bool lies_in(const StackBox& inner, const StackBox& outer) {
   return outer.y0 <= inner.y0 && inner.y0 < inner.y1 && inner.y1 <= outer.y1 && outer.x0 <= inner.x0 &&
          inner.x0 < inner.x1 && inner.x1 <= outer.x1;
@@ -153,13 +157,27 @@ StackMap StackPlan::map_of(const StackBox& box, std::int64_t upscale, std::int64
 
 StackBox StackPlan::seen_by(std::size_t layer) const {
   if (attends(layer)) return {0, 0, heights_[layer - 1], widths_[layer - 1]};
-  const StackBox& box = layers_[layer - 1].box;
-  return {std::max<std::int64_t>(box.y0 - 1, 0), std::max<std::int64_t>(box.x0 - 1, 0),
-          std::min(box.y1 + 1, heights_[layer - 1]), std::min(box.x1 + 1, widths_[layer - 1])};
+  const bool is_tail = layer > layers_.size();
+  const StackBox box = is_tail ? tail_box() : layers_[layer - 1].box;
+  const std::int64_t far = is_tail ? 2 : 1;
+  const StackBox seen{std::max<std::int64_t>(box.y0 - far, 0), std::max<std::int64_t>(box.x0 - far, 0),
+                      std::min(box.y1 + far, heights_[layer - 1]), std::min(box.x1 + far, widths_[layer - 1])};
+  return is_tail && layer > 1 ? common(seen, maps_[layer - 1].valid) : seen;
 }
 
-StackPlan::StackPlan(const TensorView& input, std::vector<StackLayer> layers) : layers_(std::move(layers)) {
-  if (input.rank != 4 || input.dtype != DType::float32 || layers_.empty()) {
+StackBox StackPlan::tail_box() const {
+  const std::int64_t r = tail_->upscale;
+  const StackBox& box = tail_->box;
+  return {box.y0 / r, box.x0 / r, parts(box.y1, r), parts(box.x1, r)};
+}
+
+bool StackPlan::touches_border(const StackBox& box) const {
+  return box.y0 == 0 || box.x0 == 0 || box.y1 == heights_.back() || box.x1 == widths_.back();
+}
+
+StackPlan::StackPlan(const TensorView& input, std::vector<StackLayer> layers, std::optional<StackTail> tail)
+    : layers_(std::move(layers)), tail_(tail) {
+  if (input.rank != 4 || input.dtype != DType::float32 || (layers_.empty() && !tail_)) {
     throw std::invalid_argument("a stack takes float32 (B,C,H,W) and at least one layer");
   }
   images_ = input.sizes[0];
@@ -194,6 +212,12 @@ StackPlan::StackPlan(const TensorView& input, std::vector<StackLayer> layers) : 
     if (layer.relu) kept_bytes_ += images_ * map.pixels_of_image() * signs_of_pixel(map.channels);
     if (layer.attends) kept_bytes_ += 4 * (floats_of(images_, map) + images_ * kept_of_image(layer, map));
   }
+  if (!tail_) return;
+  if (tail_->upscale < 1 || tail_->channels < 1 ||
+      !lies_in(tail_->box, refined({0, 0, heights_.back(), widths_.back()}, tail_->upscale))) {
+    throw std::invalid_argument("a tail that a stack does not take");
+  }
+  if (maps_.empty()) maps_.push_back(map_of(seen_by(1), 1, channels_));
 }
 
 StackSigns StackPlan::signs_of(std::size_t map, std::uint8_t* kept) const {
@@ -211,8 +235,7 @@ StackPlan::AttentionKept StackPlan::attention_of(std::size_t map, std::uint8_t* 
 }
 
 AttentionLayer StackPlan::attention_layer(std::size_t layer) const {
-  const std::int64_t inputs = layer > 1 ? layers_[layer - 2].channels : channels_;
-  return {layers_[layer - 1].attention, inputs, layers_[layer - 1].channels, heights_[layer], widths_[layer]};
+  return {layers_[layer - 1].attention, channels_of(layer - 1), layers_[layer - 1].channels, heights_[layer], widths_[layer]};
 }
 
 // Factors (images, padded channels) of the convolution's result, of the sums of its input's cells.
@@ -279,6 +302,10 @@ void StackPlan::forward(const TensorView& input, std::uint8_t* kept, const Tenso
     lives.reads(i - 1, i);
     if (layers_[i - 1].residual >= 0) lives.reads(static_cast<std::size_t>(layers_[i - 1].residual), i);
   }
+  if (tail_) {
+    order.push_back(n);
+    lives.reads(n, n + 1);
+  }
   const auto memory = lives.place(order);
   FASTBG_CALL_VARIANT(conv_stack_entrance, (StackEntranceJob{input, 0, 0, maps[0], {}}), threads);
   std::vector<float> sums;  // of the cells of map i - 1, where layer i attends
@@ -313,52 +340,86 @@ void StackPlan::forward(const TensorView& input, std::uint8_t* kept, const Tenso
       if (layer.upscale == 1) job.sums.data = sums.data();
     }
     job.signs = signs_of(i, kept);
-    if (i == n) job.result = result;
+    if (i == n && !tail_) job.result = result;
     FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
     if (attends(i + 1) && layer.upscale != 1) {
       FASTBG_CALL_VARIANT(conv_stack_sums, (StackSumsJob{images_, maps[i], {sums.data(), {}}}), threads);
     }
   }
+  if (tail_) run_tail(maps[n], result, threads);
+}
+
+StackBorderJob StackPlan::border_job(const StackMap& map, const TensorView& result) const {
+  return {images_, heights_.back(), widths_.back(), tail_box(), map, &*tail_, {result, tail_->box, tail_->upscale}};
+}
+
+void StackPlan::run_tail(const StackMap& map, const TensorView& result, int threads) const {
+  const StackBorderJob border = border_job(map, result);
+  StackJob job = job_of(border.box, threads);
+  job.in = map;
+  job.wide = true;
+  job.out = map_of(border.box, 1, border.shuffled.channels());
+  job.factors = tail_->factors;
+  job.bias = tail_->biases + (kStackZones - 1) * job.out.channels;
+  job.shuffled = border.shuffled;
+  FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
+  if (touches_border(border.box)) FASTBG_CALL_VARIANT(conv_stack_border, border, threads);
 }
 
 // The gradient to map i is that to layer i + 1, through its convolution's transpose, and those of the layers
 // that add map i. It goes on to layer i where that layer's ReLU let values through, or by its attention's
 // weights and means.
 void StackPlan::backward(const TensorView& grad, std::uint8_t* kept, const TensorView& to_input, int threads) const {
-  const std::size_t n = layers_.size();
-  std::vector<StackMap> maps(n + 1);
+  const std::size_t n = layers_.size(), top = tail_ ? n + 1 : n;  // a tail makes map n + 1, on map n's grid
+  std::vector<StackMap> maps(top + 1);
   std::vector<std::vector<std::size_t>> adders(n + 1);
-  for (std::size_t i = 1; i <= n; ++i) {
-    maps[i - 1] = map_of(seen_by(i), 1, i > 1 ? layers_[i - 2].channels : channels_);
-    if (layers_[i - 1].residual >= 0) adders[static_cast<std::size_t>(layers_[i - 1].residual)].push_back(i);
+  for (std::size_t i = 1; i <= top; ++i) {
+    maps[i - 1] = map_of(seen_by(i), 1, channels_of(i - 1));
+    if (i <= n && layers_[i - 1].residual >= 0) adders[static_cast<std::size_t>(layers_[i - 1].residual)].push_back(i);
   }
-  maps[n] = maps_[n];
+  maps[top] = tail_ ? map_of(tail_box(), 1, tail_->channels * tail_->upscale * tail_->upscale) : maps_[n];
   Lives lives(maps, images_);
   std::vector<std::size_t> order;
-  for (std::size_t i = n; i >= 1; --i) {
+  for (std::size_t i = top; i >= 1; --i) {
     order.push_back(i);
-    lives.reads(i, n - i + 1);
-    for (const std::size_t adder : adders[i - 1]) lives.reads(adder, n - i + 1);
+    lives.reads(i, top - i + 1);
+    for (const std::size_t adder : adders[i - 1]) lives.reads(adder, top - i + 1);
+  }
+  if (n == 0) {  // where the border of a tail puts its share
+    order.push_back(0);
+    lives.reads(0, 2);
   }
   const auto memory = lives.place(order);
-  const StackEntranceJob entrance{grad, maps[n].valid.y0, maps[n].valid.x0, maps[n], signs_of(n, kept)};
-  FASTBG_CALL_VARIANT(conv_stack_entrance, entrance, threads);
+  if (tail_) {
+    const StackBorderJob border = border_job(maps[n], grad);
+    const StackShuffledEntranceJob entrance{border.shuffled, border.height, border.width, maps[top]};
+    FASTBG_CALL_VARIANT(conv_stack_shuffled_entrance, entrance, threads);
+    if (touches_border(border.box)) FASTBG_CALL_VARIANT(conv_stack_border_gradient, border, threads);
+  } else {
+    const StackEntranceJob entrance{grad, maps[n].valid.y0, maps[n].valid.x0, maps[n], signs_of(n, kept)};
+    FASTBG_CALL_VARIANT(conv_stack_entrance, entrance, threads);
+  }
   std::vector<float> sums;  // of the cells of gradient times value of map i, where layer i attends
-  if (attends(n)) {
+  if (attends(n) && !tail_) {
     sums = cell_sums(maps[n].valid, maps[n].channels);
     const StackSumsJob job{images_, maps[n], {sums.data(), attention_of(n, kept).plain}};
     FASTBG_CALL_VARIANT(conv_stack_sums, job, threads);
   }
-  for (std::size_t i = n; i >= 1; --i) {
-    const StackLayer& layer = layers_[i - 1];
+  for (std::size_t i = top; i >= 1; --i) {
     StackJob job = job_of(seen_by(i), threads);
     job.in = maps[i];
-    job.in_upscale = layer.upscale;
     job.out = maps[i - 1];
-    job.factors = layer.factors;
-    if (layer.residual >= 0) job.scale = layer.scale;
+    if (i > n) {
+      job.wide = true;
+      job.factors = tail_->factors;
+      if (touches_border(tail_box())) job.add[job.added++] = maps[n];
+    } else {
+      job.in_upscale = layers_[i - 1].upscale;
+      job.factors = layers_[i - 1].factors;
+      if (layers_[i - 1].residual >= 0) job.scale = layers_[i - 1].scale;
+    }
     std::vector<float> factors, zones;
-    if (layer.attends) {
+    if (attends(i)) {
       const AttentionKept here = attention_of(i, kept);
       factors.assign(here.weights, here.weights + images_ * maps[i].channels);
       job.in_scale = factors.data();

@@ -1,6 +1,7 @@
 // A stack of 3x3 convolutions as a whole: which cells each layer computes, and where they lie in memory.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "channel_attention.h"
@@ -23,14 +24,15 @@ struct StackLayer {
 
 class StackPlan {
  public:
-  // Throws std::invalid_argument unless each layer's input and residual are there.
-  StackPlan(const TensorView& input, std::vector<StackLayer> layers);
+  // Throws std::invalid_argument unless each layer's input and residual are there. A tail comes behind the
+  // layers, of which there may be none then.
+  StackPlan(const TensorView& input, std::vector<StackLayer> layers, std::optional<StackTail> tail);
 
   // Bytes of what the gradient takes of a forward pass: the signs of each ReLU; of each attention its
   // convolution's values, its weights and its hidden layer.
   std::int64_t kept_bytes() const { return kept_bytes_; }
-  StackBox result_box() const { return maps_.back().valid; }
-  std::int64_t result_channels() const { return layers_.back().channels; }
+  StackBox result_box() const { return tail_ ? tail_->box : maps_.back().valid; }
+  std::int64_t result_channels() const { return tail_ ? tail_->channels : layers_.back().channels; }
 
   // `kept` may be null if no gradient is wanted. Of `result` the whole is written.
   void forward(const TensorView& input, std::uint8_t* kept, const TensorView& result, int threads) const;
@@ -56,8 +58,15 @@ class StackPlan {
   std::vector<float> cell_sums(const StackBox& box, std::int64_t channels) const;
   StackBox seen_by(std::size_t layer) const;  // the pixels of its input map that it reads
 
-  std::int64_t images_, height_, width_, channels_;
+  std::int64_t channels_of(std::size_t map) const { return map ? layers_[map - 1].channels : channels_; }
+  StackBox tail_box() const;  // on the grid of the last map
+  bool touches_border(const StackBox& box) const;
+  StackBorderJob border_job(const StackMap& map, const TensorView& result) const;
+  void run_tail(const StackMap& map, const TensorView& result, int threads) const;
+
+  std::int64_t images_, channels_;
   std::vector<StackLayer> layers_;
+  std::optional<StackTail> tail_;
   std::vector<StackMap> maps_;  // 0 to the number of layers, without data
   std::vector<std::int64_t> heights_, widths_, kept_places_;
   std::int64_t kept_bytes_ = 0;

@@ -1,15 +1,19 @@
 """Stacks of 3x3 convolutions in C++ (csrc/cpu/conv_stack.cpp, conv_stack_plan.cpp)."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastbg.backends.cpu import native
+from fastbg.backends.cpu.conv_tail import described as described_tail
+from fastbg.backends.cpu.conv_tail import tail_of, tail_start
 from fastbg.backends.cpu.conv_weight import NOTHING, KnownWeight, known_weight, learn
 from fastbg.backends.stack_layers import (
     Attention,
+    Layer,
     images_at_once,
     kept_bytes,
     parted,
@@ -32,12 +36,12 @@ def conv_stack(
     if len(x) == 0:
         return out, kept
     known = _known(parted(parameters, len(scales)).weights)
-    described, _owners = _described(known, parameters, layers, scales, False)
+    described, _owners = _described(known, x, parameters, layers, scales, False)
     threads, some = torch.get_num_threads(), images_at_once(parameters, layers)
     each = len(kept) // len(x) * some
     for i, part, to in zip(range(len(x)), x.split(some), out.split(some), strict=False):
         own = view(kept[i * each : (i + 1) * each]) if keep else None
-        native().conv_stack(view(part), described, own, view(to), threads)
+        native().conv_stack(view(part), *described, own, view(to), threads)
     return out, kept
 
 
@@ -58,28 +62,31 @@ def conv_stack_gradient(
     # What was kept is of a forward pass, which has looked at the weights' contents.
     weights = parted(parameters, len(scales)).weights
     known = [known_weight(weight)[0] for weight in weights] if len(kept) else _known(weights)
-    described, _owners = _described(known, parameters, layers, scales, True)
+    described, _owners = _described(known, x, parameters, layers, scales, True)
     threads, some = torch.get_num_threads(), images_at_once(parameters, layers)
     each = len(kept) // len(x) * some
     for i, part, to in zip(range(len(x)), grad.split(some), to_x.split(some), strict=False):
         own = view(kept[i * each : (i + 1) * each])
-        native().conv_stack_gradient(view(part), described, own, view(to), threads)
+        native().conv_stack_gradient(view(part), *described, own, view(to), threads)
     return to_x
 
 
 def _described(
     known: list[KnownWeight],
+    x: Tensor,
     parameters: Sequence[Tensor],
     layers: Sequence[int],
     scales: Sequence[float],
     transposed: bool,
-) -> tuple[tuple[tuple[Any, ...], ...], list[Any]]:
-    """Each layer for the kernel, and what owns the memory that it points to."""
+) -> tuple[tuple[tuple[tuple[Any, ...], ...], tuple[Any, ...] | None], list[Any]]:
+    """Each layer for the kernel and the tail behind them, and what owns the memory pointed to."""
     weights, biases, attentions = parted(parameters, len(scales))
+    rows = split(layers)
+    start = tail_start(rows, weights)
     owners: list[Any] = [known]
-    described = []
+    described: list[tuple[Any, ...]] = []
     for layer, scale, weight, given, of_weight in zip(
-        split(layers), scales, weights, biases, known, strict=True
+        rows[:start], scales, weights, biases, known, strict=False
     ):
         relu, upscale, residual, attention, *box = layer
         factors, bias = of_weight.factors(transposed, upscale), given.contiguous()
@@ -93,7 +100,27 @@ def _described(
         described.append(
             (tuple(box), relu, upscale, residual, scale, channels, *addresses, weighing)
         )
-    return tuple(described), owners
+    tail = None
+    if start < len(rows):
+        tail, owned = _described_tail(known[start:], x, biases[start:], rows, start, transposed)
+        owners += owned
+    return (tuple(described), tail), owners
+
+
+def _described_tail(
+    known: list[KnownWeight],
+    x: Tensor,
+    biases: Sequence[Tensor],
+    rows: list[Layer],
+    start: int,
+    transposed: bool,
+) -> tuple[tuple[Any, ...], list[Tensor]]:
+    factors = [row.upscale for row in rows[start:]]
+    before = prod(row.upscale for row in rows[:start])
+    channels = len(known[-1].weight) // factors[-1] ** 2
+    height, width = (before * size for size in x.shape[-2:])
+    tail, box = tail_of(known, biases, factors), rows[-1].box.refine(factors[-1])
+    return described_tail(tail, box, prod(factors), channels, height, width, transposed)
 
 
 def _described_attention(
