@@ -1,5 +1,6 @@
 """The end of a stack as one convolution: the kernel against its layers one by one, in float64."""
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ from stack_cases import close, cut, image, in_double, trimmed
 
 from fastbg.backends.cpu.conv_tail import compose, tail_start
 from fastbg.geometry import Box
+from fastbg.models.swinir import SwinIR
 from fastbg.ops.conv_stack import StackLayer, conv_stack
 from fastbg.ops.conv_stack import _checked as checked
 from fastbg.testing import BackendUnderTest
@@ -115,3 +117,19 @@ def test_weights_and_biases_changed_are_seen() -> None:
             after = conv_stack(x, layers, backend="cpu")
             assert not torch.equal(before, after)
             close(after, conv_stack(x.double(), in_double(layers)), 5e-6)
+
+
+@pytest.mark.parametrize("window", [None, (20, 30, 37, 47), (80, 100, 84, 120)])
+def test_the_end_of_classical_swinir(window: tuple[int, ...] | None) -> None:
+    torch.manual_seed(0)
+    net = SwinIR(12, (2,), (2,), upsampler="pixelshuffle", features=16).eval()
+    net.requires_grad_(False)
+    exact = copy.deepcopy(net).double()
+    x = image(1, 3, 21, 30).requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    results = []
+    for model, leaf in ((net, x), (exact, wide)):
+        y = model(leaf) if window is None else model.forward_window(leaf, window)
+        results.append((y.detach(), torch.autograd.grad(y.square().sum(), leaf)[0]))
+    close(results[0][0], results[1][0], 3e-6)
+    assert float((results[0][1] - results[1][1]).norm() / results[1][1].norm()) < 1e-5

@@ -2,9 +2,10 @@
 
 Convolution, shuffle, convolution, shuffle, convolution (the up-sampling end of SR networks) are
 linear, so together they are one 5x5 convolution on the grid that they start from, to all pixels of
-a block at once: for RGB, x4 and 64 features of 64 channels to 48, 76,800 multiplications a pixel of
-the grid instead of 765,000. Only where a map in between is looked at beyond its border, where it counts
-as zero, the sums are others: for the outermost pixels of the grid, whose kernels are made apart.
+a block at once: for RGB, x4 and 64 features of 64 channels to 48, 76,800 multiplications a pixel
+of the grid instead of 765,000. Only where a map in between is looked at beyond its border, where it
+counts as zero, the sums are others: for the outermost pixels of the grid, whose kernels are made
+apart.
 """
 
 from collections.abc import Sequence
