@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.conv import Conv3x3
-from fastbg.models.conv_stack import Link, is_plain_conv, run_links
+from fastbg.models.conv_stack import Link, run_network, tail_links
 from fastbg.models.network import DIV2K_MEAN, Network, is_watched
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
@@ -42,8 +42,6 @@ class EDSR(Network):
     """
 
     architecture = "edsr"
-    native = True
-    equal_windows = False
 
     def __init__(
         self,
@@ -123,18 +121,7 @@ class EDSR(Network):
         """
         if torch.compiler.is_compiling() or not self._has_its_parts():
             return None
-        links = self.links()
-        if not all(is_plain_conv(link.conv) for link in links):
-            return None
-        image = self.normalise(x)
-        if window is None:
-            window = Box(0, 0, *image.shape[-2:]).refine(self.scale)
-        y = run_links(image, links, window, self.equal_windows)
-        if y is None:
-            return None
-        if y.requires_grad:
-            return self.denormalise(y)
-        return y.div_(self.img_range).add_(self.mean)  # the same in the memory that it has
+        return run_network(self, self.links(), x, window)
 
     def _has_its_parts(self) -> bool:
         """Whether the modules around the convolutions are those of `__init__`, without hooks."""
@@ -155,7 +142,4 @@ class EDSR(Network):
             links.append(Link(block.conv1, relu=True))
             links.append(Link(block.conv2, residual=entry, residual_scale=block.res_scale))
         links.append(Link(self.conv_after_body, residual=1))
-        for i, stage in enumerate(self.upsample.stages):
-            conv = cast(Conv3x3, self.upsample[2 * i])
-            links.append(Link(conv, upscale=stage.factor))
-        return [*links, Link(self.conv_last)]
+        return links + tail_links(self.upsample, self.conv_last)

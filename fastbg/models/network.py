@@ -33,6 +33,8 @@ class Network(nn.Module):
 
     architecture: ClassVar[str]
     crop_multiple = 1  # LR pixels: where a crop may start, see `crop_for`
+    native = True  # whether a frozen float32 network on a CPU may run in one native call
+    equal_windows = False  # whether its windows then have the very bits of the whole image
     origin = ""  # where in its file the weights were, such as "params_ema"
     mean: Tensor
 

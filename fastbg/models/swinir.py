@@ -21,6 +21,7 @@ from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole, check_wholes
 from fastbg.models.conv import Conv3x3
+from fastbg.models.conv_stack import is_plain_conv, run_links, tail_links
 from fastbg.models.network import (
     DIV2K_MEAN,
     Network,
@@ -420,6 +421,22 @@ class SwinIR(Network):
         deep = deep.run(partial(on_pixels, layer=self.norm)).run(self.conv_after_body)
         deep, ahead = deep.cut(next(hops)[1]), boxes[-len(tail)]
         deep = Patch(first.cut(ahead).data + deep.data, ahead)
-        for (stage, step), here in zip(tail, boxes[-len(tail) :], strict=True):
-            deep = deep.cut(here).run(step, stage.factor)
+        for i, ((stage, step), here) in enumerate(zip(tail, boxes[-len(tail) :], strict=True)):
+            deep = deep.cut(here)
+            fast = self.upsample_natively(deep, box) if i == 1 else None
+            if fast is not None:
+                return self.denormalise(fast)
+            deep = deep.run(step, stage.factor)
         return self.denormalise(deep.cut(box).data)
+
+    def upsample_natively(self, deep: Patch, box: Box) -> Tensor | None:
+        """What is left behind `conv_before_upsample`, cut to `box`, in one native call; None where
+        the modules must do it, see `fastbg.models.conv_stack.run_links`."""
+        if not self.native or type(self.upsample) is not Upsampler or is_watched(self.upsample):
+            return None
+        links = tail_links(self.upsample, self.conv_last)
+        if torch.compiler.is_compiling() or not all(is_plain_conv(link.conv) for link in links):
+            return None
+        y0, x0 = self.scale * deep.box.y0, self.scale * deep.box.x0
+        window = Box(box.y0 - y0, box.x0 - x0, box.y1 - y0, box.x1 - x0)
+        return run_links(deep.data, links, window, False)

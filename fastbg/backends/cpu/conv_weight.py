@@ -35,6 +35,8 @@ class KnownWeight:
         self._place = self._fingerprint.data_ptr()
         native().conv_fingerprint(self._copy.data_ptr(), self._bytes, self._place)
         self._factors: dict[tuple[bool, int], Tensor] = {}
+        self._taps: Tensor | None = None
+        self.tail: object = None  # see conv_tail.py
         self._last_reference = last_reference  # keeps its callback alive
 
     def lies_like(self, weight: Tensor) -> bool:
@@ -60,6 +62,17 @@ class KnownWeight:
             made = _make_factors(self._copy, transposed, upscale)
             self._factors[transposed, upscale] = made
         return made
+
+    @property
+    def weight(self) -> Tensor:
+        """The copy."""
+        return self._copy
+
+    def taps(self) -> Tensor:
+        """(3,3,Ci,Co) contiguous."""
+        if self._taps is None:
+            self._taps = self._copy.permute(2, 3, 1, 0).contiguous()
+        return self._taps
 
 
 # By id, which another tensor may have later: that only costs a comparison. An entry goes with its
