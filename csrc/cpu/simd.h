@@ -58,6 +58,17 @@ typedef float UnalignedVec
 #endif
 }
 
+// Lanes I... of x followed by y: lane kLanes is y's first.
+template <std::size_t... I>
+[[maybe_unused]] static inline Vec shuffle(Vec x, Vec y) {
+#if defined(__clang__)
+  return __builtin_shufflevector(x, y, I...);
+#else  // GCC has that one from version 12 on only
+  typedef std::int32_t Lanes __attribute__((vector_size(sizeof(Vec))));
+  return __builtin_shuffle(x, y, Lanes{static_cast<std::int32_t>(I)...});
+#endif
+}
+
 [[maybe_unused]] static inline std::int64_t smaller(std::int64_t x, std::int64_t y) {
   return x < y ? x : y;
 }
