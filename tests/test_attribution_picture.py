@@ -14,6 +14,7 @@ from small_run import plain_psnr
 
 import fastbg
 from fastbg.attribution import picture
+from fastbg.attribution.diffusion import diffusion_index, offset_index
 from fastbg.attribution.explain import explain
 from fastbg.attribution.page import MOST_WINDOWS, Map, Steps, default_step, grid_windows, page
 from fastbg.cli.arguments import parser
@@ -86,6 +87,22 @@ def test_maps_are_zoomed_to_where_they_are() -> None:
     assert picture.view_of([np.ones((200, 300))], window, 4) == Box(0, 0, 200, 300)
     at_the_end = Box(4 * 196, 4 * 296, 800, 1200)
     assert picture.view_of([np.zeros((200, 300))], at_the_end, 4) == Box(183, 283, 200, 300)
+
+
+def test_an_index_that_tells_the_number_of_pixels_is_not_shown() -> None:
+    """The public code adds 1e-7 to each pixel, which in 12 million is a tenth of a small map."""
+    map_ = np.zeros((30, 40), np.float32)
+    map_[10:13, 10:13] = 1
+    large = np.zeros((3000, 4000), np.float32)
+    large[:30, :40] = map_
+    both = [torch.from_numpy(each) for each in (map_, large)]
+    small_index, index = (float(diffusion_index(each)) for each in both)
+    small_offset, offset = (float(offset_index(each)) for each in both)
+    assert picture.spread(map_, small_index) == f"DI {small_index:.2f}"
+    assert picture.spread(large, index) == "DI: too many pixels"
+    assert index > 10
+    assert index == pytest.approx(offset, rel=0.01)
+    assert small_offset < 0.01 * small_index
 
 
 def test_the_density_of_a_zoom_is_that_of_the_whole_map() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from fastbg.attribution.explain import explain
 from fastbg.attribution.memory import needed_bytes
 from fastbg.attribution.page import Steps, page
-from fastbg.attribution.picture import Panel, figure
+from fastbg.attribution.picture import Panel, figure, spread
 from fastbg.cli.device import pick_device
 from fastbg.cli.files import check_folder, open_image
 from fastbg.cli.windows import Windows, parse_windows
@@ -244,8 +244,9 @@ def told(panel: Panel) -> str:
     """The numbers of a panel in words."""
     if not panel.map.any():
         return f"{panel.name}: nothing attributed"
-    di, gini, area, _, psnr = numbers(panel)
-    said = f"{panel.name}: DI {float(di):.2f}, Gini {float(gini):.4f}, 95 % on {area} LR pixels"
+    _, gini, area, _, psnr = numbers(panel)
+    index = spread(panel.map, panel.diffusion_index)
+    said = f"{panel.name}: {index}, Gini {float(gini):.4f}, 95 % on {area} LR pixels"
     return f"{said}, PSNR {float(psnr):.2f} dB" if psnr else said
 
 
