@@ -239,7 +239,7 @@ def _item(value: list[Any]) -> Item:
     """The item; plans of earlier versions lack the last fields."""
     key, source, box, partners, *rest = value
     if len(rest) < 2:  # set and number are in the key only, as in "natural/012/..."
-        name, number, *_ = [*key.split("/", 2), "", ""]
+        name, number, *_ = [*str(key).split("/", 2), "", ""]
         if name in SETS and number.isdigit():
             rest = [*(rest or [source]), name, int(number)]
     return Item(key, source, tuple(box), tuple(map(_item, partners)), *rest)
