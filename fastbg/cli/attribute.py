@@ -19,7 +19,7 @@ from fastbg.attribution.memory import needed_bytes
 from fastbg.attribution.page import Steps, page
 from fastbg.attribution.picture import Panel, figure, spread
 from fastbg.cli.device import pick_device
-from fastbg.cli.files import check_folder, open_image
+from fastbg.cli.files import check_folder, file_name, open_image
 from fastbg.cli.windows import Windows, parse_windows
 from fastbg.cli.windows import told as told_window
 from fastbg.data.degradation import crop_to_multiple, downsample
@@ -225,7 +225,7 @@ class Table:
         drawn.savefig(path, dpi=200)
         print(path)
         for panel in panels:
-            name = "".join(c if c.isalnum() or c in "-.x" else "_" for c in panel.name)
+            name = file_name(panel.name)
             panel.result.save(self.out / f"{stem}_{name}.npz")
             self.rows.writerow([subject.source.key, panel.name, *window, *numbers(panel)])
         self.file.flush()

@@ -49,3 +49,8 @@ def check_folder(argument: str, path: Path) -> None:
         raise InvalidArgument(argument, path, "a file; this is a folder")
     if not path.parent.is_dir():
         raise InvalidArgument(argument, path, "a file in a folder that exists")
+
+
+def file_name(text: str) -> str:
+    """`text`, such as a network's name, as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in text).lstrip(".") or "_"
