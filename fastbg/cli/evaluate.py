@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastbg.cli.device import pick_device
-from fastbg.cli.files import check_folder, file_name, open_low
+from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_low
 from fastbg.data.images import open_folder
 from fastbg.data.sets import ImageSet
 from fastbg.errors import DataError, FastbgError, InvalidArgument
@@ -94,7 +94,7 @@ def scored(
             with replacing(path) as partial:
                 PIL.Image.fromarray(sr).save(partial, "PNG")
 
-        for score in evaluate(
+        found = evaluate(
             models,
             images,
             channel=arguments.channel,
@@ -106,20 +106,29 @@ def scored(
             measures=arguments.measure,
             save=None if arguments.save is None else save,
             left_out=left_out,
-        ):
-            others = "".join(f"  {name} {value:.4f}" for name, value in score.others.items())
-            line = f"{score.image}  {score.model}  {score.psnr:.2f} dB  {score.ssim:.4f}{others}"
-            display.print(line)
-            scores.append(score)
-            done.advance(1)
+        )
+        try:
+            for score in found:
+                display.print(told(score))
+                scores.append(score)
+                done.advance(1)
+        except DataError as error:  # of single images, `left_out` is told
+            raise DataError(f"--lr: {error}") from error
         done.finish()
     return scores, reasons
+
+
+def told(score: Score) -> str:
+    """A score in a line."""
+    others = "".join(f"  {name} {value:.4f}" for name, value in score.others.items())
+    return f"{score.image}  {score.model}  {score.psnr:.2f} dB  {score.ssim:.4f}{others}"
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
     """Raises InvalidArgument for files that cannot be written."""
     for option, path in (("--csv", arguments.csv), ("--json", arguments.json)):
         if path is not None:
+            check_ending(option, path, f".{option[2:]}")
             check_folder(option, path)
     save: Path | None = arguments.save
     if save is None:
@@ -128,8 +137,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
         raise InvalidArgument("--save", save, "a folder; this is a file")
     if not save.parent.is_dir():
         raise InvalidArgument("--save", save, "a folder, or a new one in a folder that exists")
-    if save.resolve() == arguments.data.resolve():
-        raise InvalidArgument("--save", save, "another folder than --data")
+    check_apart("--save", save, arguments.data)
 
 
 def check_measures(names: Sequence[str]) -> None:
@@ -147,6 +155,8 @@ def open_images(arguments: argparse.Namespace) -> ImageSet:
         images.refuse_low()
     except DataError as error:
         raise DataError(f"--data: {error}") from error
+    except InvalidArgument as error:
+        raise InvalidArgument("--lr-name", *error.parts[1:]) from error
     return images
 
 
