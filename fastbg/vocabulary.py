@@ -17,8 +17,9 @@ EXPERIMENTS = (
     "gram",
     "mosaic",
     "faithfulness",
+    "diffusion",
 )
-EXTRA = ("faithfulness",)  # of those, measured only where they are asked for by name
+EXTRA = ("faithfulness", "diffusion")  # of those, measured only where they are asked for by name
 NETWORKS = ("edsr", "rcan", "swinir")  # built in; fastbg.models.registry.BUILT_IN makes them
 BACKENDS = ("torch", "cpu", "triton", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")  # of networks

@@ -31,6 +31,7 @@ OPTIONS = {
     "surroundings.margins": "0,32,96",
     "faithfulness.size": 96,
     "faithfulness.points": 3,
+    "diffusion.size": 96,
 }
 
 
