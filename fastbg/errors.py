@@ -11,11 +11,11 @@ class InvalidArgument(FastbgError, ValueError):
     def __init__(self, argument: str, value: object, expected: str) -> None:
         super().__init__(f"{argument}: got {value}; expected {expected}")
         self.argument = argument
-        self._parts = argument, str(value), expected
+        self.parts = argument, str(value), expected
 
     def __reduce__(self) -> tuple[type["InvalidArgument"], tuple[str, str, str]]:
         """Pickled by parts: errors travel between the processes of a run."""
-        return type(self), self._parts
+        return type(self), self.parts
 
 
 class BackendUnavailable(FastbgError, RuntimeError):

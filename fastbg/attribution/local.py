@@ -151,7 +151,7 @@ class LocalAttribution:
         with memory.frozen(self.model):
             if b and n and len(cells):
                 run.plan(images[:1], [box for row in boxes for box in row], cells)
-            for i, image in enumerate(images.split(1) if n else ()):
+            for i, image in enumerate(images.split(1) if b and n else ()):
                 part = run.part(image, boxes[i])
                 rows, columns = part.box.slices()
                 for j, share in run.integrals(part.image, part.windows, cells):

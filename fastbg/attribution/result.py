@@ -4,7 +4,7 @@ import base64
 import io
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # rows of the table that a notebook shows
 _NEEDED = ("attribution", "images", "windows", "scale", "passes")
+# What numpy.load raises on files that are no archive of arrays.
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError)
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,14 +145,14 @@ class AttributionResult:
             with np.load(path, allow_pickle=False) as stored:
                 found = {name: stored[name] for name in (*_NEEDED, "convergence_delta")
                          if name in stored}  # fmt: skip
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        except _UNREADABLE as error:
             raise DataError(
                 f"{os.fspath(path)}: cannot be read as arrays (.npz): {error}"
             ) from error
-        missing = [name for name in _NEEDED if name not in found]
-        if missing:
+        problem = _problem(found)
+        if problem:
             raise DataError(
-                f"{os.fspath(path)}: holds no {missing[0]}; expected a file that "
+                f"{os.fspath(path)}: holds {problem}; expected a file that "
                 "AttributionResult.save wrote"
             )
         numbers = {name: int(found.pop(name)) for name in ("scale", "passes")}
@@ -190,3 +192,23 @@ class AttributionResult:
             encoded = base64.b64encode(image).decode()
             picture = f'<img alt="first map" src="data:image/png;base64,{encoded}">'
         return f"<p>{len(rows)} attributions</p><table>{head}{cells}</table>{more}{picture}"
+
+
+def _problem(found: Mapping[str, NDArray[Any]]) -> str:
+    """Why arrays of these names are no result; empty if they are."""
+    for name in _NEEDED:
+        if name not in found:
+            return f"no {name}"
+    for name in ("scale", "passes"):
+        if found[name].shape or found[name].dtype.kind not in "iu":
+            return f"a {name} that is no whole number"
+    size = found["attribution"].shape
+    leading = size[:-3]
+    expected = {"images": [size], "windows": [(*leading, 3), (*leading, 4)]}
+    if "convergence_delta" in found:
+        expected["convergence_delta"] = [leading]
+    for name, shapes in expected.items():
+        if found[name].shape not in shapes:
+            wanted = " or ".join(map(str, shapes))
+            return f"{name} of shape {found[name].shape}; expected {wanted}"
+    return ""

@@ -43,11 +43,17 @@ def parser() -> Parser:
     return line
 
 
-def loaded(module: str, function: str = "main") -> Callable[[argparse.Namespace], None]:
-    """A command whose module `fastbg.cli.<module>` is loaded when it is called."""
+def loaded(module: str, function: str = "main") -> Callable[[argparse.Namespace], int | None]:
+    """A command whose module `fastbg.cli.<module>` is loaded when it is called.
 
-    def command(arguments: argparse.Namespace) -> None:
-        getattr(importlib.import_module(f"fastbg.cli.{module}"), function)(arguments)
+    It answers the exit status, None for 0.
+    """
+
+    def command(arguments: argparse.Namespace) -> int | None:
+        status: int | None = getattr(importlib.import_module(f"fastbg.cli.{module}"), function)(
+            arguments
+        )
+        return status
 
     return command
 
@@ -192,7 +198,12 @@ def attribute(commands: Any) -> None:
 
 def evaluate(commands: Any) -> None:
     """`fastbg evaluate`."""
-    command = commands.add_parser("evaluate", help="PSNR and SSIM of networks on a folder")
+    command = commands.add_parser(
+        "evaluate",
+        help="PSNR and SSIM of networks on a folder",
+        description="PSNR, SSIM and other measures of networks, beside bicubic, on every image of "
+        "a folder. Images that cannot be read are left out and listed at the end (exit status 1).",
+    )
     command.set_defaults(command=loaded("evaluate"))
     add = command.add_argument
     add(
@@ -214,6 +225,24 @@ def evaluate(commands: Any) -> None:
         help="bicubic that makes the LR images; default: the data set's own, else matlab",
     )
     add("--lr", type=Path, metavar="DIR", help="LR images to use")
+    add(
+        "--measure",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="others to take, of RGB: lpips, dists, fsim and what else pyiqa has (extra iqa)",
+    )
+    add(
+        "--tile",
+        type=whole(1),
+        metavar="N",
+        help="compute large images in tiles of N x N LR pixels: less memory; the same image to "
+        "rounding for edsr, swinir and bicubic, not for rcan and wrapped networks",
+    )
+    add("--csv", type=Path, metavar="FILE", help="every score, and means, as a table")
+    add("--json", type=Path, metavar="FILE", help="the same with how it was measured")
+    add("--save", type=Path, metavar="DIR", help="SR images, as DIR/NETWORK/IMAGE.png")
     images(command)
     add("--device", default="cpu", help="default: cpu")
 

@@ -49,3 +49,20 @@ def check_folder(argument: str, path: Path) -> None:
         raise InvalidArgument(argument, path, "a file; this is a folder")
     if not path.parent.is_dir():
         raise InvalidArgument(argument, path, "a file in a folder that exists")
+
+
+def check_ending(option: str, path: Path, *endings: str) -> None:
+    """Raises InvalidArgument for a file of another kind, which would be overwritten."""
+    if path.suffix.lower() not in endings:
+        raise InvalidArgument(option, path, f"a file that ends with {' or '.join(endings)}")
+
+
+def check_apart(option: str, path: Path, data: Path) -> None:
+    """Raises InvalidArgument for a folder inside of the images' own, where it would be read."""
+    if path.resolve().is_relative_to(data.resolve()):
+        raise InvalidArgument(option, path, f"a folder outside of {data}, whose images are read")
+
+
+def file_name(text: str) -> str:
+    """`text`, such as a network's name, as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in text).lstrip(".") or "_"
