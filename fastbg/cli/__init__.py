@@ -15,7 +15,7 @@ STOPPED = 130  # exit status after Ctrl-C, as shells have it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 2 for errors of the user's making, 130 after Ctrl-C or SIGTERM."""
+    """Run a command. Exit code: 0, 2 for a FastbgError, 130 after Ctrl-C or SIGTERM."""
     hint = ""
     try:
         options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
@@ -42,9 +42,9 @@ def say(text: str, style: str = "") -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop in good order; a second one stops at once.
+    """Ctrl-C and SIGTERM end the command with clean-up; a second one ends it at once.
 
-    What is stored is on disk already, so that nothing but the order is lost.
+    Results are on disk already, so nothing is lost in either case.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
