@@ -1,4 +1,4 @@
-"""What an experiment may use while it measures: images, a device, and networks run in batches."""
+"""What experiments use to measure: the images, the device, and networks run in batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from fastbg.geometry import cut
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite_lr
 
-# LR pixels that a network is given at once. On CPUs small batches won: the features of a few
-# thousand pixels stay in the cache.
+# LR pixels per call of a network. On CPUs small batches are faster: the features of a few thousand
+# pixels stay in the cache.
 PIXELS_PER_CALL = {"cpu": 8_192, "cuda": 262_144}
 
 
@@ -54,7 +54,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Study:
-    """The images under study and where the work is done."""
+    """The images of a run, and the device that it runs on."""
 
     images: ImageSet
     scale: int = 4
@@ -113,7 +113,7 @@ class Study:
 
 
 def as_item(images: ImageSet, sub: SubImage) -> Item:
-    """A sub-image of `images` as a thing to measure."""
+    """A sub-image of `images` as an item."""
     box = (sub.y, sub.x, sub.y + sub.size, sub.x + sub.size)
     return Item(sub.key, images.source(sub.item), box, image=sub.item)
 
@@ -122,7 +122,7 @@ def as_item(images: ImageSet, sub: SubImage) -> Item:
 def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Tensor:
     """SR images of `lr` (B,3,h,w), or their part `window` (SR pixels), a few at a time.
 
-    A window is computed by `forward_window`, which is exact and leaves out what it does not need.
+    A window is computed by `forward_window`, exactly and without the pixels that it does not need.
     """
     pixels = PIXELS_PER_CALL.get(lr.device.type, PIXELS_PER_CALL["cpu"])
     batch = max(1, pixels // (lr.shape[-2] * lr.shape[-1]))
