@@ -19,8 +19,7 @@ ARC_GRID = 4096  # cells on which a kernel's arc length is summed
 class Path(ABC):
     """A path x(t), t in [0,1], from the baseline x(0) to the image x(1). Subclass it for your own.
 
-    If functions for x(t) and dx/dt are enough, use `CustomPath`. Images are (B,C,h,w) in [0,1];
-    positions t are float64 arrays (K).
+    Images are (B,C,h,w) in [0,1]; positions are float64 arrays (K).
     """
 
     @abstractmethod

@@ -15,7 +15,7 @@ STOPPED = 130  # exit status after Ctrl-C, as shells have it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Exit code: 0, 2 for a FastbgError, 130 after Ctrl-C or SIGTERM."""
+    """Exit code: 0, 2 for errors of the user's making, 130 after Ctrl-C or SIGTERM."""
     hint = ""
     try:
         options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)

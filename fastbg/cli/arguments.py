@@ -147,13 +147,13 @@ def attribute(commands: Any) -> None:
     """`fastbg attribute`."""
     command = commands.add_parser(
         "attribute",
-        help="show which pixels networks used for a window",
+        help="which pixels did the networks use for a window?",
         description="Local attribution maps of one or more networks side by side, with the SR "
         "crops and the diffusion index of each.",
     )
     command.set_defaults(command=loaded("attribute"))
     add = command.add_argument
-    add("image", metavar="IMAGE", help="LR input of the networks; with --hr an HR image")
+    add("image", metavar="IMAGE", help="the networks' LR input; with --hr it is made from IMAGE")
     add("--model", nargs="+", required=True, metavar=NETWORK, help=NETWORK_HELP)
     add(
         "--window",
@@ -164,16 +164,9 @@ def attribute(commands: Any) -> None:
         help="top left corner and side, SR pixels",
     )
     add("--out", type=Path, required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
-    add("--hr", action="store_true", help="IMAGE is a high-resolution image: reduce it first")
-    add(
-        "--html", type=Path, metavar="FILE", help="also write an interactive page with many windows"
-    )
-    add(
-        "--grid",
-        type=whole(1),
-        metavar="N",
-        help="distance of the page's windows, SR pixels (default: 2 SIZE)",
-    )
+    add("--hr", action="store_true", help="IMAGE is high resolution: reduce it first")
+    add("--html", type=Path, metavar="FILE", help="also an interactive page")
+    add("--grid", type=whole(1), metavar="N", help="SR pixels between the page's windows; 2 SIZE")
     add("--steps", type=whole(1), default=50, metavar="N", help="nodes of the path (default 50)")
     add("--method", default="riemann_right", choices=METHODS, help="quadrature rule")
     add(

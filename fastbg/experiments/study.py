@@ -17,8 +17,8 @@ from fastbg.geometry import cut
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite_lr
 
-# LR pixels per call of a network. On CPUs small batches are faster: the features of a few thousand
-# pixels stay in the cache.
+# LR pixels that a network is given at once. On CPUs small batches won: the features of a few
+# thousand pixels stay in the cache.
 PIXELS_PER_CALL = {"cpu": 8_192, "cuda": 262_144}
 
 

@@ -237,7 +237,8 @@ def _plain(item: Item) -> list[Any]:
 
 def _item(value: list[Any]) -> Item:
     """The item; plans of earlier versions lack the last fields."""
-    key, source, box, partners, *rest = value
+    key, source, box, partners = value[:4]
+    rest = value[4:]
     if len(rest) < 2:  # set and number are in the key only, as in "natural/012/..."
         name, number, *_ = [*key.split("/", 2), "", ""]
         if name in SETS and number.isdigit():
