@@ -17,13 +17,36 @@ from fastbg.measures.quality import psnr, ssim
 from fastbg.stats.intervals import mean_interval
 
 # The names that most users need, beside those below: each has an example in its docstring.
-NAMES = """
-    AttributionResult CustomObjective CustomPath GaussianBlurPath GaussianLinearPath
-    GradientDetector LinearPath LocalAttribution PixelSum Transform blur_path composite
-    composite_lr conv3x3 conv_gram gradient_detector gram gram_distance load_model mosaic
-    path_integral pixel_mlp run_experiments save_model texture_gram use_precision
-    window_attention wrap
-""".split()
+NAMES = [
+    "AttributionResult",
+    "CustomObjective",
+    "CustomPath",
+    "GaussianBlurPath",
+    "GaussianLinearPath",
+    "GradientDetector",
+    "LinearPath",
+    "LocalAttribution",
+    "PixelSum",
+    "Transform",
+    "blur_path",
+    "composite",
+    "composite_lr",
+    "conv3x3",
+    "conv_gram",
+    "gradient_detector",
+    "gram",
+    "gram_distance",
+    "load_model",
+    "mosaic",
+    "path_integral",
+    "pixel_mlp",
+    "run_experiments",
+    "save_model",
+    "texture_gram",
+    "use_precision",
+    "window_attention",
+    "wrap",
+]
 ALSO = (builtin_images, downsample, mean_interval, open_folder, psnr, ssim)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
