@@ -1,6 +1,6 @@
 """An interactive page: click on the SR image, and each network's map follows the window.
 
-One HTML file without any other: images as data URLs, maps of a grid of windows as 8-bit PNG.
+A single HTML file: images and the maps of a grid of windows are inside, as 8-bit PNG data URLs.
 """
 
 import base64
@@ -53,7 +53,7 @@ def page(
         step: distance of neighbouring windows in SR pixels; a click takes the nearest one.
         title: heading, such as the image's name.
         start: y, x of the window that is shown first.
-        options: of `LocalAttribution.attribute`.
+        options: arguments of `LocalAttribution.attribute`.
     """
     height, width = image.shape[-2:]
     scale = next(iter(models.values())).scale

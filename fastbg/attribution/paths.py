@@ -19,7 +19,8 @@ ARC_GRID = 4096  # cells on which a kernel's arc length is summed
 class Path(ABC):
     """A path x(t), t in [0,1], from the baseline x(0) to the image x(1). Subclass it for your own.
 
-    Images are (B,C,h,w) in [0,1]; positions are float64 arrays (K).
+    If functions for x(t) and dx/dt are enough, use `CustomPath`. Images are (B,C,h,w) in [0,1];
+    positions t are float64 arrays (K).
     """
 
     @abstractmethod

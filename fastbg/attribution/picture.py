@@ -1,6 +1,6 @@
 """Pictures of attributions: a figure that compares networks, and one of a single result.
 
-Colours as in the LAM paper: `seismic`, white for nothing, red for much.
+Colours as in the LAM paper: the upper half of `seismic`, from white (0) to red (1).
 """
 
 import math
@@ -30,7 +30,7 @@ PANEL = 2.0  # inches a side
 
 @dataclass(frozen=True)
 class Panel:
-    """What one network did: its map (h,w), diffusion index and SR image (s*h,s*w,3)."""
+    """One network's map (h,w), diffusion index and SR image (s*h,s*w,3)."""
 
     name: str
     map: NDArray[np.float32]
@@ -56,7 +56,7 @@ def heat(values: NDArray[Any], scale: int = 1) -> Pixels:
 
 
 def density_over(image: Pixels, map_: NDArray[Any], scale: int) -> Pixels:
-    """Kernel density of a map, half transparent over the enlarged input (h,w,3)."""
+    """Kernel density of a map, half transparent over the input (h,w,3), both enlarged."""
     height, width = map_.shape
     size = (width * scale, height * scale)
     below = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
@@ -65,7 +65,7 @@ def density_over(image: Pixels, map_: NDArray[Any], scale: int) -> Pixels:
 
 
 def figure(image: Tensor, panels: Sequence[Panel], window: Sequence[int], scale: int) -> Figure:
-    """Input with window; below each network's name its map, density, SR crop, diffusion index.
+    """The input with the window; for each network map, density, SR crop and diffusion index.
 
     Args:
         image: LR (3,h,w) in [0,1].
@@ -119,7 +119,7 @@ def result_figure(result: "AttributionResult", index: int | tuple[int, ...] = 0)
 
 
 def _density(map_: NDArray[np.float32]) -> NDArray[np.float64]:
-    """`kde_density`, and nothing for a map of zeros: that of an image without any structure."""
+    """`kde_density`; zeros for a map of zeros, as an image without structure has."""
     return kde_density(map_) if map_.any() else np.zeros(map_.shape)
 
 
@@ -130,7 +130,7 @@ def _spread(map_: NDArray[np.float32], diffusion_index: float) -> str:
 
 def _show(axis: Axes, image: Pixels, title: str) -> None:
     axis.imshow(image, interpolation="nearest")
-    # A network may be called "$x$": names are no formulas.
+    # A network may be called "$x$", which is no formula.
     axis.set_title(title, fontsize="medium", parse_math=False)
 
 
@@ -142,7 +142,7 @@ def _mark(axis: Axes, window: Sequence[int]) -> None:
 
 
 def _around(window: Sequence[int], height: int, width: int) -> tuple[slice, slice]:
-    """The window and as much again around it."""
+    """The window with half its side more on each side, cut off at the image's border."""
     y, x, size = window
     margin = math.ceil(size / 2)
     return (

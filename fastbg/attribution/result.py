@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fastbg.attribution import diffusion as statistics
+from fastbg.attribution import diffusion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +19,15 @@ class AttributionResult:
 
     For windows (B,N,3) the leading dimensions of everything below are (B,N) instead of (B).
 
+    Attributes:
+        attribution: (B,3,h,w) signed, float32, LR resolution.
+        images: (B,3,h,w), the LR images.
+        windows: (B,3) integers y, x, size in SR pixels, on the CPU.
+        scale: SR pixels per LR pixel and axis.
+        passes: forward and backward passes of the network for each pair.
+        convergence_delta: (B) float64, sum of the attribution minus the change of the objective
+            from baseline to image; None unless `return_convergence_delta` was set.
+
     Example:
         >>> import torch, fastbg
         >>> lam = fastbg.LocalAttribution(fastbg.load_model("edsr"))
@@ -27,15 +36,6 @@ class AttributionResult:
         (torch.Size([1, 3, 32, 32]), torch.Size([1, 32, 32]))
         >>> round(float(result.share((0, 0, 128, 128))[0]), 6)  # of the whole image
         1.0
-
-    Attributes:
-        attribution: (B,3,h,w) signed, float32, LR resolution.
-        images: (B,3,h,w), the LR images.
-        windows: (B,3) integers y, x, size in SR pixels, on the CPU.
-        scale: SR pixels per LR pixel and axis.
-        convergence_delta: (B) sum of the attribution less (objective at the image - at the
-            baseline), float64; None unless asked for.
-        passes: forward and backward passes of the network per (image, window) pair.
     """
 
     attribution: Tensor
@@ -48,12 +48,12 @@ class AttributionResult:
     @cached_property
     def map(self) -> Tensor:
         """(B,h,w): |sum over channels| divided by its maximum."""
-        return statistics.attribution_map(self.attribution)
+        return diffusion.attribution_map(self.attribution)
 
     @cached_property
     def gini(self) -> Tensor:
         """(B) Gini coefficient of the map, float64."""
-        return statistics.gini(self.map)
+        return diffusion.gini(self.map)
 
     @property
     def diffusion_index(self) -> Tensor:
@@ -74,7 +74,7 @@ class AttributionResult:
         Raises:
             InvalidArgument: wrong shape of `boxes`.
         """
-        return statistics.box_share(self.map, boxes, self.scale)
+        return diffusion.box_share(self.map, boxes, self.scale)
 
     def plot(self, index: int | tuple[int, ...] = 0) -> "Figure":
         """A Matplotlib figure of pair `index`: input, map, kernel density, diffusion index."""

@@ -101,10 +101,10 @@ def run_experiments(
 def chosen_experiments(
     names: Sequence[str], shared: Mapping[str, str], assignments: Sequence[str], seed: int
 ) -> list[Experiment]:
-    """The experiments of these names (none: all) and those they build on, in the report's order.
+    """The named experiments (all, if none is named) and those they use, in the report's order.
 
-    `shared` options are set in every experiment that has them, `assignments` such as
-    "ring.count=8" in one. Raises InvalidArgument.
+    `shared` options are set in every experiment that has them; `assignments`, such as
+    "ring.count=8", set an option of one. Raises InvalidArgument.
     """
     asked = [experiment_type(name) for name in dict.fromkeys(names) or EXPERIMENTS]
     needed = [kind.uses for kind in asked if kind.uses]
