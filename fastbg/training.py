@@ -1,7 +1,7 @@
-"""Training of the built-in networks: L1, Adam, warm-up and cosine, averaged weights, resumable.
+"""Trains the built-in networks: L1, Adam, cosine schedule with warm-up, averaged weights.
 
-A step's patches depend on (seed, step) only, so a run that was killed and resumed from its
-checkpoint sees the same patches as an unbroken one.
+The patches of a step depend on (seed, step) only, so a resumed run sees the same patches as one
+that was never interrupted.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ Image = NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """What decides the weights that come out; stored in the checkpoint and in the model card."""
+    """Everything that decides the weights; stored in the checkpoint and in the model card."""
 
     steps: int = 18_000
     batch: int = 8
@@ -62,7 +62,7 @@ class TrainConfig:
 class PatchSampler:
     """Aligned LR / HR patches with flips and rotations from a list of HR images (h,w,3) uint8.
 
-    Scale augmentation: `config.resize` adds smaller copies, sharper than the images themselves.
+    `config.resize` adds reduced copies of the images, which are sharper.
     """
 
     def __init__(self, images: list[Image], config: TrainConfig) -> None:

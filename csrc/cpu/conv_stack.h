@@ -1,4 +1,4 @@
-// Stacks of 3x3 convolutions on CPUs: what one layer's kernel is given, and its variants.
+// Stacks of 3x3 convolutions on CPUs: parameters of one layer's kernel, and its variants.
 //
 // Feature maps are kept as cells of 4x4 pixels, [image][cell row][cell column][16 pixels][channels], from
 // the entrance of a stack to its exit. A cell is a tile of Winograd's F(4x4, 3x3) (see conv.h), all its

@@ -1,5 +1,7 @@
-"""The arguments of every command. Loads neither PyTorch nor any other package, so that help and
-refusals come at once; the module of a command is loaded when it runs.
+"""The arguments of every command.
+
+Neither PyTorch nor any other package is loaded here, so that help and error messages appear at
+once. The module of a command is loaded when it runs.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from fastbg.vocabulary import (
 )
 
 ABOUT = "Which pixels did a super-resolution network use, and did they help?"
-# Options that several experiments have; each is set in all that have it.
+# Options that several experiments have; the argument sets them in all of these.
 SHARED_OPTIONS = {
     "kernel": KERNELS,
     "channel": CHANNELS,
@@ -85,17 +87,28 @@ def run(commands: Any) -> None:
         "--pooling",
         type=whole(1),
         metavar="N",
-        help="beside each RCAN, the same weights with channel means over N x N LR pixels instead "
-        "of the whole input (the built-in one was trained on 24)",
+        help="add for each RCAN a copy whose channel attention averages N x N LR pixels instead of "
+        "the whole input (the built-in one was trained on 24)",
     )
     add("--data", type=Path, metavar="DIR", help="folder of HR images (default: built-in images)")
     images(command)
     add("--out", type=Path, default=Path("fastbg-run"), metavar="DIR", help="run folder")
-    add("--seed", type=whole(0), default=0, metavar="N", help="draws sub-images and resamples")
+    add(
+        "--seed",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="of random choices, such as sub-images",
+    )
     add("--limit", type=whole(1), metavar="N", help="at most N items per experiment")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    add("--dtype", default="float32", choices=DTYPES, help="of the networks")
-    add("--backend", default="auto", choices=("auto", *BACKENDS), help="of fastbg's operators")
+    add("--dtype", default="float32", choices=DTYPES, help="number format of the networks")
+    add(
+        "--backend",
+        default="auto",
+        choices=("auto", *BACKENDS),
+        help="implementation of fastbg's operators",
+    )
     for name, choices in SHARED_OPTIONS.items():
         add(f"--{name}", choices=choices, help=f"option {name} of every experiment that has it")
     add(
@@ -104,16 +117,35 @@ def run(commands: Any) -> None:
         action="append",
         default=[],
         metavar="EXPERIMENT.NAME=VALUE",
-        help="set one option of one experiment; `fastbg options` tells what they mean",
+        help="set an option of one experiment; `fastbg options` lists them",
     )
-    add("--engine", default="local", choices=("local", "ray"), help="one process, or many")
-    add("--address", metavar="HOST:PORT", help="Ray cluster, or auto (default: start one here)")
-    add("--workers", type=whole(1), metavar="N", help="of Ray (default: one per GPU share or core)")
-    add("--gpus-per-worker", type=number, metavar="G", help="of Ray; 0.5 lets two share one GPU")
-    add("--dry-run", action="store_true", help="say what the run would take, and stop")
+    add(
+        "--engine",
+        default="local",
+        choices=("local", "ray"),
+        help="local: one process; ray: many processes, on one machine or a cluster",
+    )
+    add(
+        "--address",
+        metavar="HOST:PORT",
+        help="Ray cluster to connect to; auto: the one that runs here (default: start one here)",
+    )
+    add(
+        "--workers",
+        type=whole(1),
+        metavar="N",
+        help="number of Ray workers (default: one per GPU share, or per core)",
+    )
+    add(
+        "--gpus-per-worker",
+        type=number,
+        metavar="G",
+        help="GPUs of a Ray worker; with 0.5 two workers share a GPU",
+    )
+    add("--dry-run", action="store_true", help="estimate work and time, and stop")
     told = command.add_mutually_exclusive_group()
     told.add_argument("-q", "--quiet", action="store_true", help="print the report's path only")
-    told.add_argument("-v", "--verbose", action="store_true", help="print what is planned, too")
+    told.add_argument("-v", "--verbose", action="store_true", help="print more, such as the plan")
 
 
 def report(commands: Any) -> None:
@@ -187,11 +219,12 @@ def attribute(commands: Any) -> None:
         "which the picture tells",
     )
     add("--steps", type=whole(1), default=50, metavar="N", help="nodes of the path (default 50)")
-    add("--method", default="riemann_right", choices=METHODS)
+    add("--method", default="riemann_right", choices=METHODS, help="quadrature rule")
     add(
         "--accuracy",
         choices=("published",),
-        help="as accurate as 50 published steps in fewer passes; for --steps and --method",
+        help="at least as accurate as the published 50 steps, in fewer passes; replaces --steps "
+        "and --method",
     )
     add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
 
@@ -200,7 +233,7 @@ def evaluate(commands: Any) -> None:
     """`fastbg evaluate`."""
     command = commands.add_parser(
         "evaluate",
-        help="PSNR and SSIM of networks on a folder",
+        help="PSNR and SSIM of networks on a folder of images",
         description="PSNR, SSIM and other measures of networks, beside bicubic, on every image of "
         "a folder. Images that cannot be read are left out and listed at the end (exit status 1).",
     )
@@ -215,16 +248,20 @@ def evaluate(commands: Any) -> None:
         help=NETWORK_HELP,
     )
     add("--data", type=Path, required=True, metavar="DIR", help="HR images")
-    add("--channel", choices=CHANNELS, default="y", help="default: y")
+    add("--channel", choices=CHANNELS, default="y", help="that is measured (default: y)")
     add(
-        "--shave", type=whole(0), metavar="N", help="border left out, SR pixels; default: the scale"
+        "--shave",
+        type=whole(0),
+        metavar="N",
+        help="border that is not measured, SR pixels (default: the scale)",
     )
     add(
         "--kernel",
         choices=KERNELS,
-        help="bicubic that makes the LR images; default: the data set's own, else matlab",
+        help="bicubic kernel that makes the LR images (default: use the data set's LR images if it "
+        "has any, else matlab)",
     )
-    add("--lr", type=Path, metavar="DIR", help="LR images to use")
+    add("--lr", type=Path, metavar="DIR", help="folder of LR images to use")
     add(
         "--measure",
         nargs="+",
@@ -248,12 +285,13 @@ def evaluate(commands: Any) -> None:
 
 
 def train(commands: Any) -> None:
-    """`fastbg train`; what is not given is None, and left to `fastbg.training.TrainConfig`."""
+    """`fastbg train`; defaults are those of `fastbg.training.TrainConfig`."""
     command = commands.add_parser(
         "train",
         help="train a network",
-        description="L1 loss, Adam, warm-up and cosine; averaged weights are saved in float16. The "
-        "state is kept in OUT.ckpt every few minutes; --resume goes on from it.",
+        description="Train with L1 loss, Adam, and a cosine schedule with warm-up; the running "
+        "average of the weights is saved, in float16. The state is stored in OUT.ckpt every few "
+        "minutes; --resume continues from it.",
     )
     command.set_defaults(command=loaded("train"))
     add = command.add_argument
@@ -261,15 +299,22 @@ def train(commands: Any) -> None:
     add("--data", type=Path, required=True, metavar="DIR", help="folder of HR images")
     images(command)
     add("--out", type=Path, required=True, metavar="FILE", help="weights file (.safetensors)")
-    add("--steps", type=whole(1), metavar="N")
+    add("--steps", type=whole(1), metavar="N", help="number of training steps")
     add("--batch", type=whole(1), metavar="N", help="patches per step")
-    add("--patch", type=whole(1), metavar="N", help="LR pixels a side")
-    add("--rate", type=number, dest="learning_rate", metavar="R", help="highest one")
-    add("--resize", type=number, nargs="+", default=(), metavar="F", help="smaller copies too")
-    add("--start", metavar=NETWORK, help=f"go on from these weights, anew: {NETWORK_HELP}")
-    add("--seed", type=whole(0), default=0, metavar="N")
+    add("--patch", type=whole(1), metavar="N", help="side of a patch, LR pixels")
+    add("--rate", type=number, dest="learning_rate", metavar="R", help="highest learning rate")
+    add(
+        "--resize",
+        type=number,
+        nargs="+",
+        default=(),
+        metavar="F",
+        help="also train on copies of the images reduced by these factors, in (0, 1]",
+    )
+    add("--start", metavar=NETWORK, help=f"initial weights: {NETWORK_HELP}")
+    add("--seed", type=whole(0), default=0, metavar="N", help="of weights and patches")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    add("--resume", action="store_true", help="go on from OUT.ckpt")
+    add("--resume", action="store_true", help="continue from OUT.ckpt")
 
 
 def info(commands: Any) -> None:
@@ -282,8 +327,8 @@ def options(commands: Any) -> None:
     """`fastbg options`."""
     command = commands.add_parser(
         "options",
-        help="what the options of experiments mean",
-        description="Every option of the experiments: default, the values it takes, meaning.",
+        help="list the options of experiments",
+        description="List the options of experiments with default, allowed values and meaning.",
     )
     command.set_defaults(command=loaded("options"))
     known = ", ".join(EXPERIMENTS)
@@ -297,9 +342,9 @@ def images(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--lr-name",
         metavar="TEMPLATE",
-        help="how LR files are named, where it is not found: the HR name as {}, such as "
-        "'{}_bicLRx{scale}'",
+        help="names of LR files that are not recognised, with {} for the name of the HR file, such "
+        "as '{}_bicLRx{scale}'",
     )
     command.add_argument(
-        "--skip-bad", action="store_true", help="go on without images that cannot be read"
+        "--skip-bad", action="store_true", help="leave out images that cannot be read"
     )

@@ -1,4 +1,4 @@
-"""`fastbg run --dry-run`: what the run will take, and how long on how many workers."""
+"""`fastbg run --dry-run`: estimates the work, and the time for several numbers of workers."""
 
 import time
 from collections.abc import Sequence

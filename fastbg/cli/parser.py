@@ -1,4 +1,4 @@
-"""argparse whose refusals name the argument, what was given, and what to give, in one line."""
+"""argparse with error messages of one line: the argument, what was given, what was expected."""
 
 import argparse
 import difflib
@@ -11,7 +11,7 @@ from fastbg.errors import FastbgError
 
 
 class UsageError(FastbgError):
-    """Arguments that no command takes."""
+    """Arguments that are not valid."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""`fastbg report DIR`: the report again, from what the run folder holds."""
+"""`fastbg report DIR`: writes the report of a run folder again."""
 
 import argparse
 

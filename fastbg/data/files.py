@@ -1,4 +1,4 @@
-"""Image files: read as RGB of 8 bits, or refused by name."""
+"""Reads image files as 8-bit RGB; errors name the file."""
 
 import os
 import struct

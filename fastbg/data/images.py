@@ -1,8 +1,8 @@
 """Image folders: the layouts of the field's data sets are recognised, anything unclear is refused.
 
-By the names of its folders and files (`fastbg.data.layouts`) each image is HR, LR or says nothing.
-Where there are HR names, those images are taken; where only LR images are marked, the others are
-HR. What fits neither is an error that says what was found.
+The names of folders and files (`fastbg.data.layouts`) mark an image as HR, as LR, or as neither. If
+some are marked HR, those are the HR images; if only LR images are marked, all others are HR.
+Anything else is an error that says what was found.
 """
 
 import os
@@ -34,7 +34,7 @@ _LOOKED_FOR = (
 
 @dataclass(frozen=True)
 class _File:
-    """An image file and what its names say."""
+    """An image file with what the names of its folders and file say about it."""
 
     path: Path
     folder: Path | None = None  # the outermost folder that has a role, None: the file's own name
@@ -69,8 +69,7 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
 
     Raises:
         DataError: no such folder; no image in it; several data sets; a data set beside other
-        images;
-            two LR images for one HR image; a broken link.
+            images; two LR images for one HR image; a broken link.
         InvalidArgument: a bad `lr_name`.
 
     Example:
@@ -114,7 +113,7 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
 
 
 def _classified(file: Path, root: Path) -> _File:
-    """What the folders from `root` down, and then the file, say of themselves."""
+    """A file with the role that its folders below `root`, or else its own name, give it."""
     folders = file.relative_to(root).parts[:-1]
     for depth in range(len(folders) + 1):
         folder = root.joinpath(*folders[:depth])
@@ -125,7 +124,7 @@ def _classified(file: Path, root: Path) -> _File:
 
 
 def _by_files(folder: str) -> bool:
-    """Folders that hold both: there the files tell."""
+    """The role by the file's own name, for folders that contain both."""
     return re.fullmatch(r"image_SRF_\d", folder, re.IGNORECASE) is not None
 
 
@@ -184,7 +183,7 @@ def _home(file: _File) -> tuple[Path, str]:
 def _of_one_scale(
     homes: dict[tuple[Path, str], list[_File]],
 ) -> dict[tuple[Path, str], list[_File]]:
-    """Of HR copies for several scales those for x4, else the largest; of BasicSR's the cropped."""
+    """HR copies for x4, else for the largest scale; BasicSR's cropped copies before the others."""
     families: dict[Path, list[tuple[Path, str]]] = defaultdict(list)
     others = {}
     for key in homes:
@@ -203,7 +202,7 @@ def _of_one_scale(
 
 
 def _set_name(home: Path, file: _File) -> str:
-    """What the data set is called: by its HR folder's name, else by the folder that holds it."""
+    """Name of the data set: that of its HR folder, or of the folder that contains it."""
     if file.folder is not None and file.name is not None and file.name.key:
         return file.name.key
     if home.name.isdigit():  # RealSR: Canon/Test/4
@@ -254,7 +253,7 @@ def _with_low(
 
 
 def _plain_set(root: Path, files: Sequence[_File], lr_name: str | None) -> ImageSet:
-    """Images whose names say nothing: OST's classes, HR and LR in one folder, or all there are."""
+    """Images without telling names: OST's classes, HR and LR in one folder, or all of them."""
     textures = {child.name.lower() for child in _folders(root)} & set(OST_CLASSES)
     holder = root
     if not textures:

@@ -1,4 +1,4 @@
-"""Which LR image belongs to which HR image, by their names."""
+"""Pairs LR images with HR images by their names."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ Low = tuple[Path, Path, int | None]  # an LR file, the folder its names start fr
 
 
 def paired(images: ImageSet, low: Sequence[Low], lr_name: str | None = None) -> ImageSet:
-    """`images` with their LR files; one that a scale lacks is expected, and missed on loading.
+    """`images` with their LR files. If one is missing at a scale, loading it is an error.
 
     Raises DataError where two LR files of one scale belong to one HR image.
     """

@@ -1,7 +1,7 @@
-"""The shape that every experiment has: plan, measure, exhibit.
+"""The base class of experiments: plan, measure, exhibit.
 
-They see images and networks (through `Study`) and fill the run store. What follows from the numbers
-is in fastbg/reports, one file for each experiment.
+An experiment works on images and networks (through `Study`), and its results go into the run store.
+fastbg/reports, with a file for each experiment, draws the conclusions.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ Picture: TypeAlias = NDArray[np.uint8]  # (h, w, 3)
 
 @dataclasses.dataclass(frozen=True)
 class NetLabel:
-    """A network as the records name it."""
+    """A network's name in the records."""
 
     label: str  # unique in a run: the built-in name, or the file's name and a digest of it
     architecture: str  # "edsr", "rcan", "swinir"; decides which numbers of the paper stand beside
 
 
-# Stands for the networks where they have no part.
+# The label of experiments that use no network.
 NO_NETWORK = NetLabel("images", "none")
 
 
@@ -49,17 +49,17 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What measuring some items takes, as `fastbg run --dry-run` tells it."""
+    """The work of measuring some items, for `fastbg run --dry-run`."""
 
     forwards: int  # images that pass through the network
     composites: int = 0  # images put together from two sources
 
 
-PERFECT = 100.0  # dB given to a result without any error, so that means stay finite
+PERFECT = 100.0  # dB; limit of a PSNR, so that the mean stays finite if a result has no error
 
 
 def decibels(result: Measured, column: str) -> NDArray[np.float64]:
-    """A PSNR column (n), finite."""
+    """A PSNR column (n), limited to `PERFECT` dB."""
     return np.minimum(result.columns[column], PERFECT)
 
 

@@ -23,7 +23,7 @@ from fastbg.ops.composite import composite, composite_lr
 
 SETS = {"natural": "photographs", "OSSCD": "textures (OSSCD)"}
 LEAST = 3  # backgrounds of a foreground: its own, and two to compare
-ROOM = 2  # sub-images are drawn until they would cover the images this many times
+ROOM = 2  # sub-images may cover the images up to this many times
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
 
 
 def check_options(study: Study, o: GroupOptions, owner: str) -> None:
-    """Raises InvalidArgument for what cannot be composed on the LR grid."""
+    """Raises InvalidArgument for sizes that do not fit the LR grid."""
     scale = study.scale
     o.check_pairing(owner)
     o.check(owner)
@@ -119,7 +119,7 @@ def image_sets(images: ImageSet) -> dict[str, ImageSet]:
 
 
 def capacity(images: ImageSet, size: int) -> int:
-    """Squares that the images hold side by side."""
+    """How many squares fit into the images side by side."""
     sides = (item.size() for item in images.items)
     return sum((height // size) * (width // size) for height, width in sides)
 
@@ -173,7 +173,7 @@ def texture_distances(
     study: Study,
     o: GroupOptions,
 ) -> dict[str, Tensor]:
-    """How far the foreground of `hr` (K,3,S,S) looks from its backgrounds: (K) by measure."""
+    """Distances (K) of the foreground of `hr` (K,3,S,S) to its backgrounds, by measure."""
     box = Box(*centre(o.region, o.size, o.size))
 
     def load(index: Sequence[int]) -> Images:

@@ -1,4 +1,4 @@
-"""What methods 1 and 2 of section 5 share: dissimilar pairs, PSNR and attribution by size.
+"""Shared by methods 1 and 2 of section 5: dissimilar pairs, PSNR and attribution by size.
 
 Both put foreign content between two nested squares of an image, in several sizes, and watch the
 pixels in the middle. `ring` and `inward` say where the squares lie and what follows from it.

@@ -1,4 +1,4 @@
-"""What an experiment may use while it measures: images, a device, and networks run in batches."""
+"""What experiments use to measure: the images, the device, and networks run in batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Study:
-    """The images under study and where the work is done."""
+    """The images of a run, and the device that it runs on."""
 
     images: ImageSet
     scale: int = 4
@@ -108,7 +108,7 @@ class Study:
 
 
 def as_item(images: ImageSet, sub: SubImage) -> Item:
-    """A sub-image of `images` as a thing to measure."""
+    """A sub-image of `images` as an item."""
     box = (sub.y, sub.x, sub.y + sub.size, sub.x + sub.size)
     return Item(sub.key, images.source(sub.item), box, image=sub.item)
 
@@ -125,7 +125,7 @@ def detailed(hr: Tensor, window: Box) -> list[bool]:
 def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Tensor:
     """SR images of `lr` (B,3,h,w), or their part `window` (SR pixels), a few at a time.
 
-    A window is computed by `forward_window`, which is exact and leaves out what it does not need.
+    A window is computed by `forward_window`, exactly and without the pixels that it does not need.
     """
     parts = lr.contiguous(memory_format=torch.channels_last).split(images_per_call(lr))
     return torch.cat([net(x) if window is None else net.forward_window(x, window) for x in parts])

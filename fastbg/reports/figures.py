@@ -1,4 +1,4 @@
-"""How figures look: one style, one palette that follows the report's theme, files on disk.
+"""The style of all figures: one palette that follows the page's theme, and saving to files.
 
 Colours are drawn as the light theme's. In the report's inline SVG each is replaced by a CSS
 variable, so that one drawing serves light and dark.
@@ -67,7 +67,7 @@ STYLE: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The look of every figure, for drawing and for saving."""
+    """The style of figures, in a `with` block for drawing and for saving."""
     with mpl.rc_context(STYLE):
         yield
 

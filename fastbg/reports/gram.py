@@ -1,4 +1,4 @@
-"""What the report says of `gram`: tables, verdicts and figures."""
+"""The report of the experiment `gram`: tables, verdicts and figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class GramReport(ExperimentReport):
     experiment: Gram
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """Correlations of the paper's measure (claim C8), then all measures on held-out images."""
+        """Correlations of the paper's measure (claim C8); all measures on held-out images."""
         papers: list[list[Cell]] = []
         others: list[list[Cell]] = []
         verdicts: list[Verdict] = []
@@ -113,7 +113,7 @@ class GramReport(ExperimentReport):
         )
 
     def given_the_step(self, results: Sequence[Measured]) -> Table:
-        """What each measure tells beyond the step across the rim, and the step beyond it."""
+        """Partial correlations: each measure given the step across the rim, and vice versa."""
         rows: list[list[Cell]] = []
         for result in results:
             near, score = likeness(result), foreign_psnr(result)
@@ -148,7 +148,7 @@ class GramReport(ExperimentReport):
         )
 
     def ceiling(self, results: Sequence[Measured]) -> list[Table]:
-        """How far two networks agree on which backgrounds are good: no measure can do better."""
+        """Rank agreement of two networks on good backgrounds, an upper limit for every measure."""
         rows: list[list[Cell]] = [
             [
                 one.net.label,
@@ -195,7 +195,7 @@ class GramReport(ExperimentReport):
         )
 
     def contest(self, result: Measured) -> "dict[str, Entry]":
-        """Each measure's correlation within foregrounds: on one half of the images, on the other.
+        """Each measure's correlation within foregrounds, on both halves of the images.
 
         The first half may choose and fit; the held-out half only judges. Empty if there is no
         other image to hold out.

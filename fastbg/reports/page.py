@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained report.html, and each figure and table as files."""
+"""Writes the report of a run: a self-contained report.html, figures and tables as files."""
 
 import base64
 import csv
@@ -90,7 +90,7 @@ def write_report(
 ) -> Path:
     """Write report.html, figures/*.png, figures/*.pdf and tables/*.csv; the path of the first.
 
-    `about` says what was run on what: label -> text; `unfinished` what the run still lacks.
+    `about` describes the run: label -> text. `unfinished` lists what is not measured yet.
     Pictures in the page are made smaller until it has at most 20 MB. Raises RunStoreError if
     `folder` cannot be written.
     """
@@ -160,7 +160,7 @@ def html(
 
 
 def cell_text(cell: Cell, column: Column) -> str:
-    """A table's cell as it is read; of an interval its estimate, see `range_text`."""
+    """A table's cell as text; for an interval the estimate (`range_text` has the ends)."""
     if cell is None:
         return "-"
     if isinstance(cell, str | int):

@@ -1,4 +1,4 @@
-"""What the report says of `ring`: tables, verdicts and figures."""
+"""The report of the experiment `ring`: tables, verdicts and figures."""
 
 from collections.abc import Sequence
 

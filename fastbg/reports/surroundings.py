@@ -1,4 +1,4 @@
-"""What the report says of `surroundings`: tables, verdicts and figures."""
+"""The report of the experiment `surroundings`: tables, verdicts and figures."""
 
 from collections.abc import Sequence
 
@@ -42,12 +42,12 @@ class SurroundingsReport(ExperimentReport):
         return np.ptp(scores, axis=0)
 
     def share(self, result: Measured) -> Interval:
-        """Share of the boxes that fewer surroundings restore better, by more than `gap`."""
+        """Share of the boxes restored better with fewer surroundings, by more than `gap`."""
         better = self.experiment.regret(result) > self.options.gap
         return share_interval(better, result.sources)
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """PSNR by margin; how often less is more."""
+        """PSNR by margin; how often fewer surroundings are better."""
         columns = [
             Column("network"),
             Column("boxes"),
@@ -160,7 +160,7 @@ class SurroundingsReport(ExperimentReport):
         )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:
-        """One box: where it lies, its ground truth, and what became of it by margin."""
+        """One box: its position, its ground truth, and the result for each margin."""
         item, box, size = result.items[i], self.options.box, self.experiment.size
         hr = result.pictures[item.key, "hr"]
         crops = np.split(result.pictures[item.key, "crops"], len(self.experiment.margins), axis=1)

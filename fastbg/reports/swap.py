@@ -1,4 +1,4 @@
-"""What the report says of `swap`: tables, verdicts and figures."""
+"""The report of the experiment `swap`: tables, verdicts and figures."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What a run will take, before it is run: counted from the plan, timed on a few of its items."""
+"""Estimates the work and time of a run: counted from the plan, timed on a few of its items."""
 
 import heapq
 import json

@@ -237,9 +237,10 @@ def _plain(item: Item) -> list[Any]:
 
 def _item(value: list[Any]) -> Item:
     """The item; plans of earlier versions lack the last fields."""
-    key, source, box, partners, *rest = value
+    key, source, box, partners = value[:4]
+    rest: list[Any] = value[4:]
     if len(rest) < 2:  # set and number are in the key only, as in "natural/012/..."
-        name, number, *_ = [*str(key).split("/", 2), "", ""]
+        name, number = (*str(key).split("/", 2), "", "")[:2]
         if name in SETS and number.isdigit():
             rest = [*(rest or [source]), name, int(number)]
     return Item(key, source, tuple(box), tuple(map(_item, partners)), *rest)
