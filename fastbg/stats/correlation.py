@@ -100,7 +100,7 @@ def _unopposed(value: float, photographs: int, slope: int) -> Interval:
 
     Two by two, photographs are independent trials: of so many pairs none disagrees.
     """
-    limit = max(-1.0, 1 - slope * share_limit(photographs // 2, 0.975))
+    limit = max(-1.0, 1 - slope * share_limit(max(photographs // 2, 1), 0.975))
     if value >= CERTAIN:
         return Interval(value, limit, 1.0, photographs)
     if value <= -CERTAIN:

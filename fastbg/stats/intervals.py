@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, t
 
 from fastbg.errors import InvalidArgument
+from fastbg.stats.critical import critical_value
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +48,10 @@ def all_of(outcomes: Iterable[Outcome]) -> Outcome:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, the ends of its confidence interval, and how many photographs it comes from."""
+    """An estimate, the ends of its confidence interval, and how many photographs it comes from.
+
+    Where few `photographs` hold most of the values, it is their effective number.
+    """
 
     value: float
     low: float
@@ -110,10 +114,11 @@ def mean_interval(
     """Mean of `values` (n) over all items, with a confidence interval for clustered data.
 
     The difference of a pair as value makes this the paired interval. Student's t on the
-    bias-reduced cluster variance CR2 with Satterthwaite's degrees of freedom (Bell and McCaffrey
-    2002; Imbens and Kolesar 2016), which stays right for few clusters of unequal size; where the
-    clusters' sums are skewed, each end reaches at least as far as Hall's (1992) correction for
-    skewness puts it. Without finite ends if there is one cluster.
+    bias-reduced cluster variance CR2 (Bell and McCaffrey 2002), with the exact quantile for
+    clusters of unequal size (`critical_value`); where the clusters' sums are skewed, each end
+    reaches at least as far as Hall's (1992) correction for skewness puts it. Without finite ends
+    if there is one cluster. The number of photographs is Kish's (1965) effective one,
+    (sum of sizes)^2 / sum of sizes^2, rounded.
 
     Args:
         values: numbers, any unit.
@@ -129,10 +134,9 @@ def mean_interval(
     mean, groups = float(data.mean()), len(count)
     if groups < 2:
         return Interval(mean, -np.inf, np.inf, groups)
-    share, error, freedom = _spread(data - mean, member, count)
-    reach = float(t.ppf((1 + level) / 2, freedom))
-    below, above = _skewed_reach(share, reach)
-    return Interval(mean, mean - below * error, mean + above * error, groups)
+    part, error = _spread(data - mean, member, count)
+    below, above = _skewed_reach(part, critical_value(count, level))
+    return Interval(mean, mean - below * error, mean + above * error, _effective(count))
 
 
 def bootstrap_mean(
@@ -154,9 +158,9 @@ def share_interval(
 
     Clopper and Pearson's exact interval at the effective number of trials (Korn and Graubard
     1998): p (1 - p) over the cluster variance of `mean_interval`, never more than the number of
-    values, and less by the squared ratio of Student's quantiles. Where all clusters agree, that
-    variance is 0 and says nothing: then, and as the least that is ever claimed, each photograph
-    counts as one trial.
+    values, and less by the squared ratio of Student's quantile to the critical value. Where all
+    clusters agree, that variance is 0 and says nothing: then, and as the least that is ever
+    claimed, each photograph counts as one trial.
 
     Raises InvalidArgument as `mean_interval`.
     """
@@ -168,14 +172,14 @@ def share_interval(
     alone = share_limit(groups, (1 + level) / 2)
     effective = float(groups)
     if 0 < share < 1:
-        _, error, freedom = _spread(data - share, member, count)
-        tail = (1 + level) / 2
-        shrink = float(t.ppf(tail, max(trials - 1, 1)) / t.ppf(tail, freedom)) ** 2
+        _, error = _spread(data - share, member, count)
+        student = float(t.ppf((1 + level) / 2, max(trials - 1, 1)))
+        shrink = (student / critical_value(count, level)) ** 2
         effective = min(share * (1 - share) / error**2 if error else trials, trials) * shrink
     seen, rest = share * effective, (1 - share) * effective
     low = float(beta.ppf((1 - level) / 2, seen, rest + 1)) if share > 0 else 0.0
     high = float(beta.ppf((1 + level) / 2, seen + 1, rest)) if share < 1 else 1.0
-    return Interval(share, min(low, 1 - alone), max(high, alone), groups)
+    return Interval(share, min(low, 1 - alone), max(high, alone), _effective(count))
 
 
 def share_difference(
@@ -255,24 +259,19 @@ def _grouped(
     return data, member, np.bincount(member).astype(np.float64)
 
 
-def _spread(
-    deviation: Floats, member: NDArray[np.intp], count: Floats
-) -> tuple[Floats, float, float]:
-    """Each cluster's part (C) in the error of a mean, its standard error, degrees of freedom.
+def _effective(count: Floats) -> int:
+    """Kish's effective number of clusters: that of clusters of one size which tell as much."""
+    return round(float(count.sum() ** 2 / (count**2).sum()))
+
+
+def _spread(deviation: Floats, member: NDArray[np.intp], count: Floats) -> tuple[Floats, float]:
+    """Each cluster's part (C) in the error of a mean, and the standard error of the mean.
 
     CR2 of a regression on a constant: a cluster with the share w of all values enters with
-    1 / (1 - w). Satterthwaite's degrees of freedom of that sum of squares, for independent values
-    of equal variance.
+    1 / (1 - w).
     """
-    weight = count / count.sum()
     part = np.bincount(member, weights=deviation) / count.sum()  # [C], they sum to 0
-    scale = 1 / (1 - weight)
-    error = float(np.sqrt((scale * part**2).sum()))
-    # The parts have the covariance diag(w) - w w', times the variance of the mean. Of
-    # F = diag(scale) (diag(w) - w w') the trace is 1; 1 / trace(F F) are the degrees of freedom.
-    form = scale * weight**2
-    freedom = float(1 / ((weight**2).sum() + form.sum() ** 2 - (form**2).sum()))
-    return part, error, freedom
+    return part, float(np.sqrt((part**2 / (1 - count / count.sum())).sum()))
 
 
 def _skewed_reach(part: Floats, reach: float) -> tuple[float, float]:
