@@ -61,7 +61,13 @@ AREAS = {
             "fastbg/models/plausible.py",
             "fastbg/models/files/*.py",
         ],
-        ["test_checkpoints.py", "test_wrappers.py", "test_weights_files.py", "test_plausible.py"],
+        [
+            "test_checkpoints.py",
+            "test_wrappers.py",
+            "test_weights_files.py",
+            "test_plausible.py",
+            "test_wrapped.py",
+        ],
     ),
 }
 # Whole runs and processes of their own are too slow to be repeated for each mutant; limits of time
@@ -73,7 +79,6 @@ LEFT_OUT = [
     "test_experiment_seam.py::test_the_command",
     "test_experiment_swap.py::test_a_run_of_all_three_with_two_networks",
     "test_images.py::TestReadImage::test_no_cut_gives_wrong_pixels",
-    "test_weights_files.py::test_archives_that_grow",
     "test_weights_files.py::test_pickles_that_ask_for_too_much",
 ]
 NOTICED = ("killed", "timeout", "segfault")
