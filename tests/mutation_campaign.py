@@ -79,6 +79,7 @@ LEFT_OUT = [
     "test_experiment_seam.py::test_the_command",
     "test_experiment_swap.py::test_a_run_of_all_three_with_two_networks",
     "test_images.py::TestReadImage::test_no_cut_gives_wrong_pixels",
+    "test_manifests.py::test_the_same_in_another_process",
     "test_weights_files.py::test_pickles_that_ask_for_too_much",
 ]
 NOTICED = ("killed", "timeout", "segfault")
