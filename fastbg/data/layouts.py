@@ -17,6 +17,7 @@ HR_FOLDERS = (
     rf"{_ANY_SET}(?:HR|GT|HQ|GTmod\d*|ground_?truth|target|original){_PARTS}",
     r"(?P<set>(?:train|val|valid|test)_sharp)",  # REDS
     r"image_SRF_(?P<scale>\d)",
+    r"(?P<set>sharp|clean)",  # of deblurring and denoising: beside images that are not
 )
 LR_FOLDERS = (
     rf"{_ANY_SET}(?:LR|LQ)(?:[_-]?(?P<kind>[a-z]+?))?(?:[_-]?x(?P<scale>\d))?{_PARTS}",
@@ -25,7 +26,9 @@ LR_FOLDERS = (
     r"(?P<set>input|low|low_?res(?:olution)?)",
 )
 # Names that count only if the counterpart is there, too.
-UNSURE = re.compile(r"target|original|input|low|low_?res(?:olution)?|x\d", re.IGNORECASE)
+UNSURE = re.compile(
+    r"target|original|sharp|clean|input|low|low_?res(?:olution)?|x\d", re.IGNORECASE
+)
 
 HR_FILES = (r"(?P<key>.+)_SRF_(?P<scale>\d)_HR", r"(?P<key>.+)_(?:HR|GT|HQ)(?:_x(?P<scale>\d))?")
 LR_FILES = (

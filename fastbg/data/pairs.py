@@ -32,7 +32,10 @@ def paired(images: ImageSet, low: Sequence[Low], lr_name: str | None = None) -> 
 def matches(
     images: ImageSet, low: Iterable[Low], lr_name: str | None = None
 ) -> dict[int, dict[str, Path]]:
-    """Of each scale (or ANY_SCALE) the LR file of each HR image's key, in one pass over both."""
+    """Of each scale (or ANY_SCALE) the LR file of each HR image's key, in one pass over both.
+
+    Raises DataError where two LR files belong to one HR image and scale, or to any scale.
+    """
     keys = {_hr_key(item): item.key for item in images.items}
     by_stem: dict[str, list[str]] = {}
     for (_, stem), own in keys.items():
@@ -53,13 +56,20 @@ def matches(
             if key is not None:
                 told = reading.scale or scale or layouts.scale_of(inside) or ANY_SCALE
                 already = found.setdefault(told, {}).setdefault(key, path)
-                if already != path:
-                    raise DataError(
-                        f"{already} and {path} are both named like the LR image of {key}; "
-                        "expected one"
-                    )
+                _refuse_two(key, already, path)
                 break
+    anywhere = found.get(ANY_SCALE, {})
+    for of_scale in found.values():
+        for key in anywhere.keys() & of_scale.keys():
+            _refuse_two(key, anywhere[key], of_scale[key])
     return found
+
+
+def _refuse_two(key: str, one: Path, other: Path) -> None:
+    if one != other:
+        raise DataError(
+            f"{one} and {other} are both named like the LR image of {key}; expected one"
+        )
 
 
 def counterparts(

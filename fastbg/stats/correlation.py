@@ -104,7 +104,7 @@ def _unopposed(value: float, photographs: int, slope: int) -> Interval:
 
     Disjoint pairs of photographs are independent trials, and none of them disagrees.
     """
-    limit = max(-1.0, 1 - slope * share_limit(photographs // 2, 0.975))
+    limit = max(-1.0, 1 - slope * share_limit(max(photographs // 2, 1), 0.975))
     if value >= CERTAIN:
         return Interval(value, limit, 1.0, photographs)
     if value <= -CERTAIN:

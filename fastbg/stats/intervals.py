@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, t
 
 from fastbg.errors import InvalidArgument
+from fastbg.stats.critical import critical_value
 
 Floats = NDArray[np.float64]
 
@@ -52,7 +53,8 @@ class Interval:
     Attributes:
         value: the estimate.
         low, high: ends of the interval, in the unit of the value.
-        photographs: number of photographs (clusters) that it was computed from.
+        photographs: number of photographs (clusters) that it was computed from; the effective
+            number where few of them hold most of the values.
     """
 
     value: float
@@ -116,10 +118,10 @@ def mean_interval(
     """Mean with a confidence interval for clustered data.
 
     For a paired interval, pass the differences of the pairs. The interval is Student's t on the
-    bias-reduced cluster variance CR2 with Satterthwaite's degrees of freedom (Bell and McCaffrey
-    2002; Imbens and Kolesar 2016), which is valid for few clusters of unequal size. If the sums of
-    the clusters are skewed, each end is moved outwards to that of Hall's (1992) correction for
-    skewness.
+    bias-reduced cluster variance CR2 (Bell and McCaffrey 2002), with the exact quantile for
+    clusters of unequal size (`critical_value`). If the sums of the clusters are skewed, each end is
+    moved outwards to that of Hall's (1992) correction for skewness. The number of photographs is
+    Kish's (1965) effective one, (sum of sizes)^2 / sum of sizes^2, rounded.
 
     Args:
         values: (n) finite numbers in any unit.
@@ -145,10 +147,9 @@ def mean_interval(
     mean, groups = float(data.mean()), len(count)
     if groups < 2:
         return Interval(mean, -np.inf, np.inf, groups)
-    share, error, freedom = _spread(data - mean, member, count)
-    reach = float(t.ppf((1 + level) / 2, freedom))
-    below, above = _skewed_reach(share, reach)
-    return Interval(mean, mean - below * error, mean + above * error, groups)
+    part, error = _spread(data - mean, member, count)
+    below, above = _skewed_reach(part, critical_value(count, level))
+    return Interval(mean, mean - below * error, mean + above * error, _effective(count))
 
 
 def bootstrap_mean(
@@ -170,9 +171,9 @@ def share_interval(
 
     Clopper and Pearson's exact interval for the effective number of trials (Korn and Graubard
     1998): p (1 - p) divided by the cluster variance of `mean_interval`, at most the number of
-    values, reduced by the squared ratio of Student's quantiles. If all values agree that variance
-    is 0, and each photograph counts as one trial; the interval is never narrower than the one that
-    follows from that.
+    values, reduced by the squared ratio of Student's quantile to the critical value. If all values
+    agree that variance is 0, and each photograph counts as one trial; the interval is never
+    narrower than the one that follows from that.
 
     Args:
         happened: (n) true or false.
@@ -190,14 +191,14 @@ def share_interval(
     alone = share_limit(groups, (1 + level) / 2)
     effective = float(groups)
     if 0 < share < 1:
-        _, error, freedom = _spread(data - share, member, count)
-        tail = (1 + level) / 2
-        shrink = float(t.ppf(tail, max(trials - 1, 1)) / t.ppf(tail, freedom)) ** 2
+        _, error = _spread(data - share, member, count)
+        student = float(t.ppf((1 + level) / 2, max(trials - 1, 1)))
+        shrink = (student / critical_value(count, level)) ** 2
         effective = min(share * (1 - share) / error**2 if error else trials, trials) * shrink
     seen, rest = share * effective, (1 - share) * effective
     low = float(beta.ppf((1 - level) / 2, seen, rest + 1)) if share > 0 else 0.0
     high = float(beta.ppf((1 + level) / 2, seen + 1, rest)) if share < 1 else 1.0
-    return Interval(share, min(low, 1 - alone), max(high, alone), groups)
+    return Interval(share, min(low, 1 - alone), max(high, alone), _effective(count))
 
 
 def share_difference(
@@ -283,24 +284,19 @@ def _grouped(
     return data, member, np.bincount(member).astype(np.float64)
 
 
-def _spread(
-    deviation: Floats, member: NDArray[np.intp], count: Floats
-) -> tuple[Floats, float, float]:
-    """Each cluster's part (C) of a mean's error, the standard error, the degrees of freedom.
+def _effective(count: Floats) -> int:
+    """Kish's effective number of clusters: that of clusters of one size which tell as much."""
+    return round(float(count.sum() ** 2 / (count**2).sum()))
 
-    CR2 for a regression on a constant: a cluster with the share w of all values gets the weight
-    1 / (1 - w). Satterthwaite's degrees of freedom of the sum of squares, for independent values
-    of equal variance.
+
+def _spread(deviation: Floats, member: NDArray[np.intp], count: Floats) -> tuple[Floats, float]:
+    """Each cluster's part (C) in the error of a mean, and the standard error of the mean.
+
+    CR2 of a regression on a constant: a cluster with the share w of all values enters with
+    1 / (1 - w).
     """
-    weight = count / count.sum()
     part = np.bincount(member, weights=deviation) / count.sum()  # [C], they sum to 0
-    scale = 1 / (1 - weight)
-    error = float(np.sqrt((scale * part**2).sum()))
-    # The parts have the covariance diag(w) - w w', times the variance of the mean. Of
-    # F = diag(scale) (diag(w) - w w') the trace is 1; 1 / trace(F F) are the degrees of freedom.
-    form = scale * weight**2
-    freedom = float(1 / ((weight**2).sum() + form.sum() ** 2 - (form**2).sum()))
-    return part, error, freedom
+    return part, float(np.sqrt((part**2 / (1 - count / count.sum())).sum()))
 
 
 def _skewed_reach(part: Floats, reach: float) -> tuple[float, float]:
