@@ -231,10 +231,13 @@ Vec sum_of_some(const StackBox& box, const Cell& cell, const Vec* values) {
 
 // The same of values, or of their products with what is at `times`, if there is any.
 inline Vec sum_of_cell(const StackBox& box, const Cell& cell, const Vec* values, const float* const* times,
-                       std::int64_t vector) {
+                       std::int64_t vector, std::int64_t next) {
   Vec terms[kStackPixels];
 #pragma GCC unroll 16
-  for (int k = 0; k < kStackPixels; ++k) terms[k] = times ? values[k] * load(times[k] + vector) : values[k];
+  for (int k = 0; k < kStackPixels; ++k) {
+    terms[k] = times ? values[k] * load(times[k] + vector) : values[k];
+    if (times) __builtin_prefetch(times[k] + vector + next);
+  }
   if (!lies_in(box, cell.y, cell.x) || !lies_in(box, cell.y + 3, cell.x + 3)) return sum_of_some(box, cell, terms);
   Vec sum[4] = {terms[0], terms[1], terms[2], terms[3]};
 #pragma GCC unroll 16
@@ -275,6 +278,7 @@ void write_result(const StackJob& job, const Cell& cell, const Phase& phase, std
 // Channels panel + vector and on of a cell.
 void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, const float* bias, std::int64_t panel,
                    std::int64_t vector, const Places& places, const float* sums) {
+  const std::int64_t next = kStackPixels * job.out.channels;  // where the next cell lies: it is asked for early
   Vec values[kStackPixels];
   values_of_sums(sums, bias ? load(bias + vector) : Vec{}, values);
   if (job.relu) {
@@ -286,7 +290,10 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
   }
   if (job.plain.data) {
 #pragma GCC unroll 16
-    for (int k = 0; k < kStackPixels; ++k) store(places.plain[k] + vector, values[k]);
+    for (int k = 0; k < kStackPixels; ++k) {
+      store(places.plain[k] + vector, values[k]);
+      __builtin_prefetch(places.plain[k] + vector + next, 1);
+    }
   }
   if (job.scale != 1.0f || job.out_scale) {
     Vec scale = broadcast(job.scale);
@@ -296,7 +303,10 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
   }
   for (std::int64_t a = 0; a < job.added; ++a) {
 #pragma GCC unroll 16
-    for (int k = 0; k < kStackPixels; ++k) values[k] += load(places.add[a][k] + vector);
+    for (int k = 0; k < kStackPixels; ++k) {
+      values[k] += load(places.add[a][k] + vector);
+      __builtin_prefetch(places.add[a][k] + vector + next);
+    }
   }
   if (job.zones) {
     for (int k = 0; k < kStackPixels; ++k) {
@@ -311,7 +321,7 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
   }
   if (job.sums.data) {
     const float* const* times = job.sums.times.data ? places.times : nullptr;
-    store(places.sums + vector, sum_of_cell(job.box, cell, values, times, vector));
+    store(places.sums + vector, sum_of_cell(job.box, cell, values, times, vector, next));
   }
   if (job.shuffled.view.data || job.result.data) {
     Vec kept[kStackPixels];  // in memory, as `values` need not be
@@ -410,7 +420,7 @@ void conv_stack_sums(const StackSumsJob& job, int threads) {
       for (int k = 0; k < kStackPixels; ++k) {
         if (lies_in(job.map.valid, cell.y + k / 4, cell.x + k % 4)) values[k] = load(from[k] + c);
       }
-      const Vec sum = sum_of_cell(job.map.valid, cell, values, product ? times : nullptr, c);
+      const Vec sum = sum_of_cell(job.map.valid, cell, values, product ? times : nullptr, c, 0);
       store(job.sums.data + n * job.map.channels + c, sum);
     }
   }
