@@ -140,7 +140,7 @@ void transform_cell(const float* const* pixels, const float* scale, std::int64_t
 }
 
 // The 16 values of a cell and a vector of channels.
-inline void values_of_sums(const float* sums, Vec bias, Vec* values) {
+[[gnu::always_inline]] inline void values_of_sums(const float* sums, Vec bias, Vec* values) {
   Vec half[6][4];
 #pragma GCC unroll 6
   for (int i = 0; i < 6; ++i) {
@@ -220,23 +220,28 @@ void find_places(const StackJob& job, std::int64_t number, const Cell& cell, con
   if (job.zones) places.zones = job.zones + cell.image * kStackZones * channels + panel;
 }
 
-// Sum over the cell's pixels in `box` of values, or of their products with `times` if kTimes.
-template <bool kTimes>
-Vec sum_of_cell(const StackBox& box, const Cell& cell, const Vec* values, const float* const* times,
-                std::int64_t vector) {
-  const auto term = [&](int k) {
-    if constexpr (kTimes) return values[k] * load(times[k] + vector);
-    return values[k];
-  };
+// Sum over a cell's pixels that lie in `box`.
+Vec sum_of_some(const StackBox& box, const Cell& cell, const Vec* values) {
   Vec sum[4] = {};
-  if (lies_in(box, cell.y, cell.x) && lies_in(box, cell.y + 3, cell.x + 3)) {
-#pragma GCC unroll 16
-    for (int k = 0; k < kStackPixels; ++k) sum[k % 4] += term(k);
-  } else {
-    for (int k = 0; k < kStackPixels; ++k) {
-      if (lies_in(box, cell.y + k / 4, cell.x + k % 4)) sum[k % 4] += term(k);
-    }
+  for (int k = 0; k < kStackPixels; ++k) {
+    if (lies_in(box, cell.y + k / kStackSide, cell.x + k % kStackSide)) sum[k % 4] += values[k];
   }
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// The same of values, or of their products with what is at `times`, if there is any.
+inline Vec sum_of_cell(const StackBox& box, const Cell& cell, const Vec* values, const float* const* times,
+                       std::int64_t vector, std::int64_t next) {
+  Vec terms[kStackPixels];
+#pragma GCC unroll 16
+  for (int k = 0; k < kStackPixels; ++k) {
+    terms[k] = times ? values[k] * load(times[k] + vector) : values[k];
+    if (times) __builtin_prefetch(times[k] + vector + next);
+  }
+  if (!lies_in(box, cell.y, cell.x) || !lies_in(box, cell.y + 3, cell.x + 3)) return sum_of_some(box, cell, terms);
+  Vec sum[4] = {terms[0], terms[1], terms[2], terms[3]};
+#pragma GCC unroll 16
+  for (int k = 4; k < kStackPixels; ++k) sum[k % 4] += terms[k];
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
@@ -273,6 +278,7 @@ void write_result(const StackJob& job, const Cell& cell, const Phase& phase, std
 // Channels panel + vector and on of a cell.
 void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, const float* bias, std::int64_t panel,
                    std::int64_t vector, const Places& places, const float* sums) {
+  const std::int64_t next = kStackPixels * job.out.channels;  // where the next cell lies: it is asked for early
   Vec values[kStackPixels];
   values_of_sums(sums, bias ? load(bias + vector) : Vec{}, values);
   if (job.relu) {
@@ -284,7 +290,10 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
   }
   if (job.plain.data) {
 #pragma GCC unroll 16
-    for (int k = 0; k < kStackPixels; ++k) store(places.plain[k] + vector, values[k]);
+    for (int k = 0; k < kStackPixels; ++k) {
+      store(places.plain[k] + vector, values[k]);
+      __builtin_prefetch(places.plain[k] + vector + next, 1);
+    }
   }
   if (job.scale != 1.0f || job.out_scale) {
     Vec scale = broadcast(job.scale);
@@ -294,7 +303,10 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
   }
   for (std::int64_t a = 0; a < job.added; ++a) {
 #pragma GCC unroll 16
-    for (int k = 0; k < kStackPixels; ++k) values[k] += load(places.add[a][k] + vector);
+    for (int k = 0; k < kStackPixels; ++k) {
+      values[k] += load(places.add[a][k] + vector);
+      __builtin_prefetch(places.add[a][k] + vector + next);
+    }
   }
   if (job.zones) {
     for (int k = 0; k < kStackPixels; ++k) {
@@ -308,11 +320,15 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
     }
   }
   if (job.sums.data) {
-    store(places.sums + vector, job.sums.times.data ? sum_of_cell<true>(job.box, cell, values, places.times, vector)
-                                                    : sum_of_cell<false>(job.box, cell, values, nullptr, vector));
+    const float* const* times = job.sums.times.data ? places.times : nullptr;
+    store(places.sums + vector, sum_of_cell(job.box, cell, values, times, vector, next));
   }
-  if (job.shuffled.view.data) return write_shuffled(job, cell, panel + vector, values);
-  if (job.result.data) return write_result(job, cell, phase, panel + vector, values);
+  if (job.shuffled.view.data || job.result.data) {
+    Vec kept[kStackPixels];  // in memory, as `values` need not be
+    for (int k = 0; k < kStackPixels; ++k) kept[k] = values[k];
+    if (job.shuffled.view.data) return write_shuffled(job, cell, panel + vector, kept);
+    return write_result(job, cell, phase, panel + vector, kept);
+  }
 #pragma GCC unroll 16
   for (int k = 0; k < kStackPixels; ++k) store(places.out[k] + vector, values[k]);
 }
@@ -404,8 +420,7 @@ void conv_stack_sums(const StackSumsJob& job, int threads) {
       for (int k = 0; k < kStackPixels; ++k) {
         if (lies_in(job.map.valid, cell.y + k / 4, cell.x + k % 4)) values[k] = load(from[k] + c);
       }
-      const Vec sum = product ? sum_of_cell<true>(job.map.valid, cell, values, times, c)
-                              : sum_of_cell<false>(job.map.valid, cell, values, nullptr, c);
+      const Vec sum = sum_of_cell(job.map.valid, cell, values, product ? times : nullptr, c, 0);
       store(job.sums.data + n * job.map.channels + c, sum);
     }
   }
