@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import fastbg
-from fastbg.runs.records import section, stored_experiments
+from fastbg.runs.records import stored_experiments
+from fastbg.runs.reporting import section
 from fastbg.runs.store import RunStore
 from fastbg.stats.intervals import Interval
 
