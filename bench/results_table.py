@@ -13,7 +13,8 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installed one
 
 from fastbg.reports.content import Verdict
-from fastbg.runs.records import section, stored_experiments
+from fastbg.runs.records import stored_experiments
+from fastbg.runs.reporting import section
 from fastbg.runs.store import RunStore
 from fastbg.stats.intervals import Outcome
 

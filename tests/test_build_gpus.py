@@ -1,4 +1,4 @@
-"""Which GPUs a build is for: those in sight, those asked for, none by default without one."""
+"""Which GPUs a build is for: those asked for, else those in sight; by default none if none is."""
 
 import os
 import shutil

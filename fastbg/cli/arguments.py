@@ -6,7 +6,10 @@ once. The module of a command is loaded when it runs.
 
 import argparse
 import importlib
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from fastbg.vocabulary import (
     NETWORKS,
 )
 
+SHELLS = ("bash", "zsh", "tcsh")
 ABOUT = "Which pixels did a super-resolution network use, and did they help?"
 # Options that several experiments have; the argument sets them in all of these.
 SHARED_OPTIONS = {
@@ -38,11 +42,38 @@ SHARED_OPTIONS = {
 def parser() -> Parser:
     """The whole command line."""
     line = Parser(prog="fastbg", description=ABOUT)
-    line.add_argument("--version", action="version", version=f"fastbg {__version__}")
+    line.add_argument("--version", action=Versions)
     commands = line.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for register in (run, report, attribute, evaluate, train, info, options):
+    for register in (run, report, compare, attribute, evaluate, train, info, options, completion):
         register(commands)
     return line
+
+
+class Versions(argparse.Action):
+    """Prints the version, and those of what results depend on; loads none of them."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="versions that matter, and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print and exit."""
+        print(f"fastbg {__version__}")
+        for name, told in versions().items():
+            print(f"  {name} {told}")
+        parser.exit()
+
+
+def versions() -> dict[str, str]:
+    """Of what results depend on, by name."""
+    found = {"Python": f"{platform.python_version()} on {platform.platform()}"}
+    for package in ("torch", "triton", "numpy", "scipy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    for name, module in {"C++": "fastbg._cpu", "CUDA": "fastbg._cuda"}.items():
+        found[name] = "kernels built" if find_spec(module) else "kernels not built"
+    return found
 
 
 def loaded(module: str, function: str = "main") -> Callable[[argparse.Namespace], int | None]:
@@ -101,6 +132,12 @@ def run(commands: Any) -> None:
         help="of random choices, such as sub-images",
     )
     add("--limit", type=whole(1), metavar="N", help="at most N items per experiment")
+    add(
+        "--quick",
+        action="store_true",
+        help="a first look at every experiment in about two minutes: of each the first items, too "
+        "few for most verdicts; the same command without it goes on",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     add("--dtype", default="float32", choices=DTYPES, help="number format of the networks")
     add(
@@ -153,6 +190,23 @@ def report(commands: Any) -> None:
     command = commands.add_parser("report", help="write the report of a run folder again")
     command.set_defaults(command=loaded("report"))
     command.add_argument("folder", type=Path, metavar="DIR", help="run folder")
+
+
+def compare(commands: Any) -> None:
+    """`fastbg compare`."""
+    command = commands.add_parser(
+        "compare",
+        help="two runs side by side",
+        description="What two run folders differ in, such as networks, seeds or options, and each "
+        "number that both measured: its mean in either, and the mean difference over the items "
+        "that both have, with a paired 95 % interval over photographs.",
+    )
+    command.set_defaults(command=loaded("compare"))
+    add = command.add_argument
+    add("run", type=Path, metavar="RUN", help="run folder")
+    add("other", type=Path, metavar="OTHER", help="run folder")
+    add("--model", nargs=2, metavar="LABEL", help="a network of either run (default: same labels)")
+    add("--csv", type=Path, metavar="FILE", help="write the table there, too")
 
 
 def attribute(commands: Any) -> None:
@@ -335,6 +389,19 @@ def options(commands: Any) -> None:
     command.add_argument(
         "experiments", nargs="*", metavar="EXPERIMENT", help=f"any of: {known} (default: all)"
     )
+
+
+def completion(commands: Any) -> None:
+    """`fastbg completion`."""
+    command = commands.add_parser(
+        "completion",
+        help="completion of fastbg's arguments by a shell",
+        description="Print a script that completes fastbg's arguments, by shtab (pip install "
+        "'fastbg[completion]'). For bash: fastbg completion bash > "
+        "~/.local/share/bash-completion/completions/fastbg",
+    )
+    command.set_defaults(command=loaded("completion"))
+    command.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
 
 
 def images(command: argparse.ArgumentParser) -> None:

@@ -121,11 +121,14 @@ class SurroundingsReport(ExperimentReport):
         figure = figures.new_figure(0.5 + 2.3 * len(results))
         axes = figure.subplots(len(results), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
         x = np.arange(len(self.experiment.margins))
-        for number, (axis, result) in enumerate(zip(axes, results, strict=True)):
+        curves = [
+            np.stack([self.experiment.gain(result, margin) for margin in self.experiment.margins])
+            for result in results
+        ]
+        low, high = np.percentile(np.concatenate(curves), [1, 99])  # of the axis that all share
+        axes[0].set_ylim(min(low, -0.1) - 0.1, max(high, 0.1) + 0.1)
+        for number, (axis, result, gains) in enumerate(zip(axes, results, curves, strict=True)):
             colour = COLOURS[number % len(COLOURS)]
-            gains = np.stack(
-                [self.experiment.gain(result, margin) for margin in self.experiment.margins]
-            )
             axis.plot(x, gains, color=figures.MUTED, linewidth=0.5, alpha=0.35)
             axis.axhline(0, color=figures.MUTED, linewidth=0.8)
             means = [self.mean_gain(result, margin) for margin in self.experiment.margins]
@@ -133,8 +136,7 @@ class SurroundingsReport(ExperimentReport):
             for place, interval in zip(x, means, strict=True):
                 if interval.known:
                     axis.vlines(place, interval.low, interval.high, color=colour, linewidth=1.6)
-            low, high = np.percentile(gains, [1, 99])
-            axis.set_ylim(min(low, -0.1) - 0.1, max(high, 0.1) + 0.1)
+            figures.mark_clipped(axis, gains)
             axis.set_title(figures.short(result.net.label, 60))
             axis.set_ylabel("gain, dB")
             axis.grid(axis="y")

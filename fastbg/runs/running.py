@@ -1,7 +1,10 @@
 """Runs experiments on networks: measure what the run folder lacks, store it, write the report."""
 
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,7 +13,7 @@ from rich.console import Console
 from fastbg import precision
 from fastbg.data.builtin import builtin_images
 from fastbg.data.readable import open_readable
-from fastbg.errors import CheckpointError, InvalidArgument
+from fastbg.errors import CheckpointError, FastbgError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
 from fastbg.experiments.study import Item, Study
@@ -19,13 +22,18 @@ from fastbg.models.plausible import check_output
 from fastbg.registration.dispatch import FAMILIES, Place, instruction_set, select
 from fastbg.runs.estimate import pixels
 from fastbg.runs.forecast import Forecast
+from fastbg.runs.limits import Limits
 from fastbg.runs.local import Job, taking_part
 from fastbg.runs.progress import NORMAL, QUIET, VERBOSE, Display
-from fastbg.runs.records import headline, report, settle, settle_network, settle_pairing
+from fastbg.runs.records import settle, settle_network, settle_pairing
+from fastbg.runs.reporting import Reporter, headline
 from fastbg.runs.store import RunStore
 
 Labelled: TypeAlias = tuple[NetLabel, Network, str]  # with a digest of its weights
 Execute: TypeAlias = Callable[[Job, Callable[[int], None]], int]  # Job.run, or another engine's
+Plan: TypeAlias = tuple[Experiment, list[Item]]
+
+log = logging.getLogger(__name__)
 
 
 def run_experiments(
@@ -95,7 +103,7 @@ def run_experiments(
     around = environment(study)
     with RunStore.open(Path(out), config, seeds={"seed": seed}, environment=around) as store:
         level = NORMAL if progress else QUIET
-        return measure_all(chosen, nets, study, store, limit, console, Job.run, level)
+        return measure_all(chosen, nets, study, store, Limits(limit), console, Job.run, level)
 
 
 def chosen_experiments(
@@ -174,50 +182,95 @@ def measure_all(
     nets: Sequence[Labelled],
     study: Study,
     store: RunStore,
-    limit: int | None,
+    limits: Limits,
     console: Console,
     execute: Execute,
     level: int = NORMAL,
 ) -> Path:
-    """Measure every network in every experiment, print a line for each, and write the report.
+    """Measure every network in every experiment, the quickest first; return the report's path.
 
-    `level` of output: QUIET, NORMAL or VERBOSE of fastbg.runs.progress.
+    One line is printed for each network and experiment; the report is written again after each
+    experiment. `level` of output: QUIET, NORMAL or VERBOSE of fastbg.runs.progress.
     """
     for label, _, weights in nets:
         settle_network(store, label, weights)
     settle_pairing(store, chosen, study)
-    with Display(console, level) as display:
-        plans = planned(chosen, study, store, limit, display)
+    with Display(console, level) as display, reporting(store, display) as reporter:
+        plans = planned(chosen, study, store, limits, display)
         display.forecast = guessed(plans, nets, store)
-        width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
-        for experiment, items in plans:
-            for label, net, _ in taking_part(experiment, nets):
-                stored = len(lacking(store, experiment, label.label, items))
-                follower = display.follow(
-                    (experiment.name, label.label), len(items), len(items) - stored
-                )
-                job = Job(experiment, net, label, items, study, store)
-                fresh = execute(job, follower.advance)
-                follower.finish()
-                took = f"{follower.seconds:.1f} s" if fresh else "resumed"
-                said = headline(store, experiment, label.label)
-                display.print(f"{experiment.name:12} {label.label:{width}}  {said}  [{took}]")
-        return report(store, display.now)
+        plans = quickest_first(plans, display.forecast)
+        for number, (experiment, items) in enumerate(plans, 1):
+            measure(experiment, items, nets, study, store, display, execute)
+            coming = [later.title for later, _ in plans[number:]]
+            if coming:
+                reporter.update(experiment, coming)
+                if number == 1:
+                    display.print(f"the report so far, rewritten from now on: {reporter.page.path}")
+        return reporter.finish()
+
+
+def measure(
+    experiment: Experiment,
+    items: Sequence[Item],
+    nets: Sequence[Labelled],
+    study: Study,
+    store: RunStore,
+    display: Display,
+    execute: Execute,
+) -> None:
+    """Every network in one experiment, a line printed for each."""
+    width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
+    for label, net, _ in taking_part(experiment, nets):
+        stored = len(lacking(store, experiment, label.label, items))
+        follower = display.follow((experiment.name, label.label), len(items), len(items) - stored)
+        fresh = execute(Job(experiment, net, label, items, study, store), follower.advance)
+        follower.finish()
+        took = f"{follower.seconds:.1f} s" if fresh else "resumed"
+        said = headline(store, experiment, label.label)
+        display.print(f"{experiment.name:12} {label.label:{width}}  {said}  [{took}]")
+
+
+@contextmanager
+def reporting(store: RunStore, display: Display) -> Iterator[Reporter]:
+    """The report while it grows: a page that reloads itself does not outlive the run."""
+    reporter = Reporter(store, display.now)
+    try:
+        yield reporter
+    except BaseException as error:
+        try:
+            reporter.abandon()
+        except FastbgError as another:  # such as a full disk, of which `error` tells already
+            log.warning("%s; and the report's page still reloads itself: %s", error, another)
+        raise
+
+
+def quickest_first(plans: Sequence[Plan], forecast: Forecast) -> list[Plan]:
+    """The order of measuring: the report has something to show early. Bases come before uses."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for (name, _), part in forecast.parts.items():
+        seconds[name] += part.guess
+
+    def rank(plan: Plan) -> tuple[float, bool]:
+        base = plan[0].base
+        most = max(seconds[each.name] for each in (plan[0], base) if each is not None)
+        return most, base is not None
+
+    return sorted(plans, key=rank)
 
 
 def planned(
     chosen: Sequence[Experiment],
     study: Study,
     store: RunStore,
-    limit: int | None,
+    limits: Limits,
     display: Display,
-) -> list[tuple[Experiment, list[Item]]]:
+) -> list[Plan]:
     """The items of each experiment: drawn now, or read back."""
     plans = []
     for number, experiment in enumerate(chosen, 1):
         display.now(f"choosing images: {experiment.name} ({number} of {len(chosen)})")
         display.tick()
-        items = settle(store, experiment, study)[:limit]
+        items = limits.cut(experiment, settle(store, experiment, study))
         display.print(f"{experiment.name}: {len(items)} items", VERBOSE)
         plans.append((experiment, items))
     return plans
