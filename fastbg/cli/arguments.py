@@ -29,6 +29,7 @@ SHARED_OPTIONS = {
     "channel": CHANNELS,
     "lr": ("made", "paired"),
     "domain": ("hr", "lr"),
+    "seam": None,  # hard, a decay length, or several
 }
 
 
@@ -85,7 +86,9 @@ def run(commands: Any) -> None:
     add("--dtype", default="float32", choices=DTYPES, help="of the networks")
     add("--backend", default="auto", choices=("auto", *BACKENDS), help="of fastbg's operators")
     for name, choices in SHARED_OPTIONS.items():
-        add(f"--{name}", choices=choices, help=f"option {name} of every experiment that has it")
+        metavar = None if choices else "hard|TAU,..."
+        told = f"option {name} of every experiment that has it"
+        add(f"--{name}", choices=choices, metavar=metavar, help=told)
     add(
         "-o",
         "--option",

@@ -10,6 +10,7 @@ import numpy as np
 from fastbg.errors import RunStoreError
 from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, NetLabel
+from fastbg.experiments.seams import HARD, SeamedOptions
 from fastbg.experiments.study import Item, Study
 from fastbg.reports import figures
 from fastbg.reports.content import Section
@@ -111,7 +112,10 @@ def stored_experiments(store: RunStore) -> list[Experiment]:
     found: dict[str, Experiment] = {}
     for name, kind in EXPERIMENTS.items():
         if name in names:
-            options = kind.options_type(**_stored(store, f"options {name}"))
+            told = _stored(store, f"options {name}")
+            if issubclass(kind.options_type, SeamedOptions):
+                told = {"seam": HARD, **told}  # runs of before seams were an option
+            options = kind.options_type(**told)
             base = found[kind.uses.name] if kind.uses else None
             found[name] = kind(options, store.seeds["seed"], base)
     return list(found.values())
