@@ -154,7 +154,7 @@ class Mosaic(Experiment):
         counts: Tensor,
         backend: str,
     ) -> dict[str, Tensor]:
-        """The region (B,3,r,r) restored in each of `WAYS`.
+        """The region (B,3,r,r) in its image, alone, in a mosaic with each seam, and by TTA.
 
         `windows` are the regions in SR pixels of the LR `images` (1,3,h,w); the mosaic and TTA get
         the LR pixels that the network sees there.
