@@ -233,14 +233,14 @@ class MosaicReport(ExperimentReport):
     def draw_means(self, results: Sequence[Measured]) -> Chart:
         """Mean gain with its interval, the paper's beside it."""
         series = [
-            (f"mosaic over {name}, {title(seam)}", way, other, colour, "o" if seam == HARD else "s")
+            (f"over {name}, {title(seam)}", way, other, colour, "o" if seam == HARD else "s")
             for seam, way in self.mosaics.items()
             for name, other, colour in (
                 ("its own image", "whole", figures.FULL),
-                ("the region alone", "alone", figures.OTHERS[0]),
+                ("it alone", "alone", figures.OTHERS[0]),
             )
         ]
-        series.append(("TTA over the region alone", "tta", "alone", figures.ALONE, "o"))
+        series.append(("TTA over it alone", "tta", "alone", figures.ALONE, "o"))
         figure = figures.new_figure(1.4 + 0.2 * (1 + len(series)) * len(results))
         axis = figure.subplots()
         step = 0.72 / (len(series) - 1)
@@ -264,20 +264,17 @@ class MosaicReport(ExperimentReport):
         return Chart(
             "mosaic_means",
             "What do copies bring on average?",
-            "Dots: mean gain over all regions (squares: the mosaic's copies bridged to the "
-            "region's rim). Lines: 95 % intervals. Diamonds: the mosaic's gain "
-            "over the region's own image in the paper's Table 2 (200 images of DIV2K, published "
-            "weights).",
+            "Mean gain of the mosaic over the region in its own image and over the region alone "
+            "(squares: the mosaic's copies bridged to the region's rim), and of TTA. Lines: 95 % "
+            "intervals. Diamonds: the mosaic's gain over the region's own image in the paper's "
+            "Table 2 (200 images of DIV2K, published weights).",
             figure,
         )
 
     def draw_gains(self, results: Sequence[Measured]) -> Chart:
         """Every region's gain, in order: the mosaic's and TTA's."""
-        pairs = [
-            (f"mosaic over own image,\n{title(seam)}", way, "whole")
-            for seam, way in self.mosaics.items()
-        ]
-        pairs.append(("TTA\nover alone", "tta", "alone"))
+        pairs = [(f"mosaic,\n{title(seam)}", way, "whole") for seam, way in self.mosaics.items()]
+        pairs.append(("TTA", "tta", "alone"))
         figure = figures.new_figure(0.4 + 2.1 * len(results))
         axes = figure.subplots(len(results), len(pairs), squeeze=False, sharex=True)
         for row, result in zip(axes, results, strict=True):

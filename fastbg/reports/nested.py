@@ -147,11 +147,16 @@ def draw_psnr(experiment: Nested, results: Sequence[Measured]) -> Chart:
     """Change of PSNR by size, a line per network."""
     figure = figures.new_figure(3.2)
     axis = figure.subplots()
-    for seam, seen in views(experiment, results).items():
-        for number, result in enumerate(seen):
-            means = [mean_change(experiment, result, size) for size in experiment.changed]
-            label = f"{figures.short(result.net.label, 18)}, {title(seam)}"
-            line(axis, means, number, len(results), label, "-" if seam == HARD else "--")
+    lines = [
+        (number, seam, result)
+        for seam, seen in views(experiment, results).items()
+        for number, result in enumerate(seen)
+    ]
+    for place, (number, seam, result) in enumerate(lines):
+        means = [mean_change(experiment, result, size) for size in experiment.changed]
+        label = f"{figures.short(result.net.label, 18)}, {title(seam)}"
+        dash, colour = "-" if seam == HARD else "--", COLOURS[number % len(COLOURS)]
+        line(axis, means, apart(place, len(lines)), colour, label, dash)
     axis.axhline(0, color=figures.MUTED, linewidth=0.8)
     size_axis(axis, experiment, experiment.changed)
     axis.set_ylabel("change of PSNR, dB")
@@ -178,7 +183,8 @@ def draw_index(experiment: Nested, results: Sequence[Measured]) -> Chart:
             for size in experiment.sizes
         ]
         number = nets.index(result.net.label)
-        line(axis, means, number, len(results), name, "--" if prefix else "-")
+        colour, dash = COLOURS[number % len(COLOURS)], "--" if prefix else "-"
+        line(axis, means, apart(number, len(results)), colour, name, dash)
     size_axis(axis, experiment, experiment.sizes)
     axis.set_ylim(bottom=0)
     axis.set_ylabel("diffusion index")
@@ -193,15 +199,19 @@ def draw_index(experiment: Nested, results: Sequence[Measured]) -> Chart:
     )
 
 
+def apart(place: int, count: int) -> float:
+    """How far the line at `place` of `count` is moved to the right, so that intervals show."""
+    return 0.12 * (place - (count - 1) / 2)
+
+
 def line(
-    axis: Axes, means: Sequence[Interval], number: int, count: int, label: str, dash: str = "-"
+    axis: Axes, means: Sequence[Interval], shift: float, colour: str, label: str, dash: str
 ) -> None:
-    """Means with their intervals at 0, 1, ...; line `number` of `count`, set a little apart."""
+    """Means with their intervals at 0, 1, ..., moved to the right by `shift`."""
     values, lows, highs = (
         np.array(column) for column in zip(*((m.value, m.low, m.high) for m in means), strict=True)
     )
-    x = np.arange(len(means)) + 0.12 * (number - (count - 1) / 2)
-    colour = COLOURS[number % len(COLOURS)]
+    x = np.arange(len(means)) + shift
     axis.plot(
         x, values, dash, marker="o", markersize=4, color=colour, label=figures.short(label, 36)
     )
