@@ -36,6 +36,7 @@ SHARED_OPTIONS = {
     "channel": CHANNELS,
     "lr": ("made", "paired"),
     "domain": ("hr", "lr"),
+    "seam": None,  # hard, a decay length, or several
 }
 
 
@@ -147,7 +148,9 @@ def run(commands: Any) -> None:
         help="implementation of fastbg's operators",
     )
     for name, choices in SHARED_OPTIONS.items():
-        add(f"--{name}", choices=choices, help=f"option {name} of every experiment that has it")
+        metavar = None if choices else "hard|TAU,..."
+        told = f"option {name} of every experiment that has it"
+        add(f"--{name}", choices=choices, metavar=metavar, help=told)
     add(
         "-o",
         "--option",

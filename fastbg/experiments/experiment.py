@@ -73,7 +73,7 @@ class Experiment(ABC):
     method: ClassVar[str]  # what is done, in a few sentences
     options_type: ClassVar[type[Options]] = Options
     chunk: ClassVar[int] = 10  # items measured together and stored at once
-    curves: ClassVar[tuple[str, ...]] = ()  # columns with K values per item
+    curves: tuple[str, ...] = ()  # columns with K values per item
     shown: ClassVar[tuple[str, ...]] = ()  # pictures of a case
     # Seconds that a million HR pixels of items take with a built-in network on a core with AVX2:
     # what a run's progress starts from, until it has measured something itself.

@@ -15,6 +15,7 @@ from fastbg.data.manifests import SubImage, composite_groups, in_turn, load_sub_
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Measured
 from fastbg.experiments.options import Options, option
+from fastbg.experiments.seams import HARD, Seam, pixels
 from fastbg.experiments.study import Item, Study, as_item
 from fastbg.geometry import Box, centre
 from fastbg.measures.likeness import Descriptions, Images
@@ -146,23 +147,48 @@ def sources(item: Item, study: Study) -> Tensor:
     return torch.from_numpy(cut.transpose(0, 3, 1, 2)).to(study.device, non_blocking=True)
 
 
-def lr_composites(item: Item, hr: Tensor, study: Study, o: GroupOptions) -> Tensor:
-    """LR composites (K,3,S/s,S/s) in [0,1] of a group's sources `hr` (K,3,S,S) uint8."""
+def lr_composites(
+    item: Item, hr: Tensor, study: Study, o: GroupOptions, seam: Seam = HARD
+) -> Tensor:
+    """LR composites (K,3,S/s,S/s) in [0,1] of a group's sources `hr` (K,3,S,S) uint8.
+
+    The first, the foreground in its own background, is the untouched image with every seam.
+    """
     scale, pairs = study.scale, first_in_each(hr)
     if o.domain == "lr":
         lr = study.inputs((item, *item.partners), hr, o.lr, o.kernel)
         inner = centre(o.region // scale, *lr.shape[-2:])
-        return composite(lr[:1], lr, pairs, inner, backend=study.backend)
+        return composite(
+            lr[:1],
+            lr,
+            pairs,
+            inner,
+            bridged_part(lr, inner, seam),
+            seam=pixels(seam, scale),
+            backend=study.backend,
+        )
+    inner = centre(o.region, o.size, o.size)
     return composite_lr(
         hr[:1],
         hr,
         pairs,
-        centre(o.region, o.size, o.size),
+        inner,
+        bridged_part(hr, inner, seam),
         scale=scale,
         kernel=o.kernel,
         quantize=True,
+        seam=seam,
         backend=study.backend,
     ).to(study.dtype)
+
+
+def bridged_part(images: Tensor, inner: Box, seam: Seam) -> Tensor | None:
+    """Outer boxes (K,4) of bridged composites: all of the image, but nothing of the own one."""
+    if seam == HARD:
+        return None  # an image pasted into itself is untouched
+    outer = torch.tensor([[0, 0, *images.shape[-2:]]], dtype=torch.int32).repeat(len(images), 1)
+    outer[0] = torch.tensor(inner, dtype=torch.int32)
+    return outer
 
 
 def texture_distances(

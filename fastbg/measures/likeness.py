@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, unfold
 
 from fastbg.errors import CheckpointError
+from fastbg.filters.bicubic import bicubic_matrix
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box
 from fastbg.measures.texture import gram_distance, texture_gram
+from fastbg.models.bicubic import Bicubic
 from fastbg.models.network import Network
 from fastbg.models.vgg import conv1_1, imagenet_normalised
 from fastbg.ops.gram import gram
@@ -188,6 +190,24 @@ def rim_slope(images: Images) -> Described:
     return inside[..., 0] - further_in, further_out - outside[..., 0]
 
 
+def bicubic_error(images: Images) -> Described:
+    """What bicubic restoration of the foreground lacks, and what surroundings add to it: (B,3,n,n).
+
+    Reducing and enlarging are linear: the restored foreground of a composite is the sum of what
+    its own pixels give and of what the background's pixels give. The first is described by the
+    foreground's pixels less that, so that the mean squared difference of both is the squared error
+    of bicubic restoration, which asks no network. MATLAB's kernels; nothing is rounded or clipped.
+    """
+    scale, (y0, x0, y1, x1) = images.net.scale, images.box
+    size = images.hr.shape[-1]
+    down = torch.from_numpy(bicubic_matrix(size, scale).copy())
+    restored = Bicubic(scale).matrix(size // scale) @ down  # [S,S], an axis' rows or columns
+    seen = restored[y0:y1].to(images.levels)  # the box lies in the middle: rows are like columns
+    inside = images.levels[..., y0:y1, x0:x1]
+    own = seen[:, y0:y1] @ inside @ seen[:, x0:x1].mT
+    return inside - own, seen @ images.levels @ seen.mT - own
+
+
 def _across(values: Tensor, box: Box) -> tuple[Tensor, Tensor]:
     """Pixels inwards and outwards from each position of the rim: (B,3,4n,depth) each.
 
@@ -263,6 +283,7 @@ SIMILARITIES: dict[str, Similarity] = {
     "rim_step_lr": Similarity(
         "step across the rim, in the input", partial(rim_step, lr=True), absolute_distance
     ),
+    "bicubic_error": Similarity("error of bicubic restoration", bicubic_error, vector_distance),
     "rim_slope": Similarity("change of slope across the rim", rim_slope, absolute_distance),
 }
 PAPER = "vgg_gram"

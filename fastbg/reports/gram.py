@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.gram import Gram
 from fastbg.experiments.groups import SETS
+from fastbg.experiments.seams import Seam, title
 from fastbg.experiments.study import Item
 from fastbg.measures.likeness import PAPER, SIMILARITIES, STEP
 from fastbg.reports import figures
@@ -43,6 +44,8 @@ class GramReport(ExperimentReport):
         others: list[list[Cell]] = []
         verdicts: list[Verdict] = []
         headlines = {}
+        views = self.views(results)
+        results = next(iter(views.values()))
         for result in results:
             for name, part in parts(result).items():
                 near, score = likeness(part)[PAPER], foreign_psnr(part)
@@ -108,9 +111,47 @@ class GramReport(ExperimentReport):
                 + intervals,
             ),
         ]
-        return Summary(
-            headlines, [*tables, self.given_the_step(results), *self.ceiling(results)], verdicts
-        )
+        tables += [self.given_the_step(results), *self.ceiling(results), *self.by_seam(views)]
+        return Summary(headlines, tables, verdicts)
+
+    def views(self, results: Sequence[Measured]) -> dict[Seam, list[Measured]]:
+        """The records by the seams of `swap`."""
+        swap = self.experiment.base
+        return {seam: [swap.view(result, seam) for result in results] for seam in swap.seams}
+
+    def by_seam(self, views: Mapping[Seam, Sequence[Measured]]) -> list[Table]:
+        """What is left of the relation where the seams are bridged; nothing for one seam only."""
+        rows: list[list[Cell]] = [
+            [
+                result.net.label,
+                SETS[name],
+                title(seam),
+                self.mean(spearman(likeness(part)[PAPER], foreign_psnr(part)), part),
+                self.mean(spearman(likeness(part)[STEP], foreign_psnr(part)), part),
+            ]
+            for seam, results in views.items()
+            for result in results
+            for name, part in parts(result).items()
+        ]
+        if len(views) < 2:
+            return []
+        return [
+            Table(
+                "gram_by_seam",
+                "Does likeness matter when the seam is bridged?",
+                (
+                    Column("network"),
+                    Column("set"),
+                    Column("seam"),
+                    Column(SIMILARITIES[PAPER].title, "", 2, signed=True),
+                    Column(SIMILARITIES[STEP].title, "", 2, signed=True),
+                ),
+                rows,
+                "Mean rank correlation (Spearman) with PSNR within foregrounds, by the seam of the "
+                "composites; the step is that of the hard seam. All other tables and figures are "
+                f"about the {title(next(iter(views)))}. Intervals: 95 %, Student's t over images.",
+            )
+        ]
 
     def given_the_step(self, results: Sequence[Measured]) -> Table:
         """Partial correlations: each measure given the step across the rim, and vice versa."""
@@ -225,6 +266,7 @@ class GramReport(ExperimentReport):
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
         """All composites, across and within foregrounds; then all measures side by side."""
+        results = next(iter(self.views(results).values()))
         contests = [self.contest(result) for result in results]
         charts: list[Chart | Gallery] = [self.draw_scatter(results)]
         return [*charts, self.draw_contest(results, contests)] if all(contests) else charts

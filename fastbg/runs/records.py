@@ -10,6 +10,7 @@ from fastbg.errors import RunStoreError
 from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, NetLabel
 from fastbg.experiments.groups import SETS
+from fastbg.experiments.seams import HARD, SeamedOptions
 from fastbg.experiments.study import Item, Study
 from fastbg.runs.store import RunStore
 
@@ -107,7 +108,10 @@ def stored_experiments(store: RunStore) -> list[Experiment]:
     found: dict[str, Experiment] = {}
     for name, kind in EXPERIMENTS.items():
         if name in names:
-            options = kind.options_type(**known(store, f"options {name}"))
+            told = known(store, f"options {name}")
+            if issubclass(kind.options_type, SeamedOptions):
+                told = {"seam": HARD, **told}  # runs of before seams were an option
+            options = kind.options_type(**told)
             base = found[kind.uses.name] if kind.uses else None
             found[name] = kind(options, store.seeds["seed"], base)
     return list(found.values())
