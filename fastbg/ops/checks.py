@@ -19,9 +19,12 @@ BoxLike = Tensor | Sequence[int] | Sequence[Sequence[int]]
 
 
 def check_images(name: str, value: Tensor, dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
-    """A (B,C,H,W) tensor of one of `dtypes`."""
+    """A dense (B,C,H,W) tensor of one of `dtypes`."""
     if not isinstance(value, Tensor):
         raise InvalidArgument(name, type(value).__name__, "a torch.Tensor")
+    if value.is_nested or value.layout is not torch.strided:
+        kind = "a nested tensor" if value.is_nested else f"layout {value.layout}"
+        raise InvalidArgument(name, kind, "a dense tensor (layout torch.strided)")
     if value.dim() != 4:
         raise InvalidArgument(name, f"shape {tuple(value.shape)}", "shape (B, C, H, W)")
     if value.dtype not in dtypes:
