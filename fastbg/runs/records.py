@@ -112,7 +112,13 @@ def stored_experiments(store: RunStore) -> list[Experiment]:
     found: dict[str, Experiment] = {}
     for name, kind in EXPERIMENTS.items():
         if name in names:
-            options = kind.options_type(**_stored(store, f"options {name}"))
+            stored = _stored(store, f"options {name}")
+            if unknown := sorted(stored.keys() - kind.options_type.declared().keys()):
+                raise RunStoreError(
+                    f"{store.folder}: its {name} was run with {', '.join(unknown)}, which this "
+                    f"fastbg does not know; use the version that made it, or another --out"
+                )
+            options = kind.options_type(**stored)
             base = found[kind.uses.name] if kind.uses else None
             found[name] = kind(options, store.seeds["seed"], base)
     return list(found.values())
