@@ -48,7 +48,7 @@ class TrainConfig:
     average_decay: float = 0.999
     seed: int = 0
     resize: tuple[float, ...] = ()  # factors: each image is used at these sizes too
-    start: str = ""  # fingerprint of the weights that training goes on from; empty: random ones
+    start: str = ""  # fingerprint of the initial weights; empty: random ones
 
     def rate(self, step: int) -> float:
         """Learning rate of `step`: linear warm-up, then half a cosine down to `final_rate`."""
@@ -140,7 +140,7 @@ def train(
     """Train `model` and return its averaged weights (float32, CPU).
 
     `images` loads the HR images. `checkpoint` is rewritten every `save_every` seconds; with
-    `resume` the run goes on from it. Raises CheckpointError if the checkpoint belongs to another
+    `resume` training continues from it. Raises CheckpointError if the checkpoint belongs to another
     configuration, or exists without `resume`.
     """
     model = model.to(device).train()

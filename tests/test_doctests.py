@@ -48,6 +48,8 @@ NAMES = [
     "wrap",
 ]
 ALSO = (builtin_images, downsample, mean_interval, open_folder, psnr, ssim)
+# Need Triton or Captum; have no docstrings; run when imported.
+APART = ("fastbg.kernels", "fastbg.captum", "fastbg._", "fastbg.cli.__main__")
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
@@ -55,8 +57,8 @@ def examples() -> Iterator[doctest.DocTest]:
     """Every docstring of the package that has an example."""
     finder = doctest.DocTestFinder(exclude_empty=True)
     for info in pkgutil.walk_packages(fastbg.__path__, "fastbg."):
-        if info.name.startswith(("fastbg.kernels", "fastbg._", "fastbg.cli.__main__")):
-            continue  # Triton kernels need Triton; native modules have no docstrings
+        if info.name.startswith(APART):
+            continue
         for found in finder.find(importlib.import_module(info.name)):
             if found.examples:
                 yield found

@@ -1,4 +1,4 @@
-"""How the layers of a stack of convolutions are told to a backend: each a row of whole numbers."""
+"""The layers of a stack of convolutions as integers, one row for each, to pass to a backend."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

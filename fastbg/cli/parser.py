@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """What argparse has to say, in our words."""
+        """Rephrase argparse's error message, and raise it."""
         said = self.reworded(message)
         raise UsageError(
             said if said.endswith("?") else f"{said}; see {self.command().prog} --help"

@@ -89,7 +89,7 @@ def counterparts(
         hint = f"; it has LR images x{', x'.join(map(str, others))}" if others else ""
         raise DataError(
             f"image set {lr.name}: has no LR image x{scale} named like {', '.join(missing[:3])}"
-            f"{more}{hint}; other names are told by --lr-name, such as '{{}}_bicLRx{{scale}}'"
+            f"{more}{hint}; set other names by --lr-name, such as '{{}}_bicLRx{{scale}}'"
         )
     return found
 

@@ -52,7 +52,7 @@ class Work:
     """The work of measuring some items, for `fastbg run --dry-run`."""
 
     forwards: int  # images that pass through the network
-    composites: int = 0  # images put together from two sources
+    composites: int = 0  # composites of two images
 
 
 PERFECT = 100.0  # dB; limit of a PSNR, so that the mean stays finite if a result has no error

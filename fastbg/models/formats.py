@@ -132,7 +132,7 @@ def _swinir(state: State) -> Recipe:
     ours = _rename({k: v for k, v in state.items() if k not in recomputed}, SWINIR)
     recipe = _recipe("swinir", ours, _input(1.0))
     window = recipe.config["window"]
-    if window == 7:  # published for JPEG only, with another range: nobody's guess
+    if window == 7:  # published for JPEG only, with another range: not guessed
         recipe.config["img_range"] = None
     for key, value in recomputed.items():
         side = window**2
@@ -210,7 +210,7 @@ def _with_mean_shift(state: State, names: list[tuple[str, str]], architecture: s
     """
     rest = {k: v for k, v in state.items() if not k.startswith(("sub_mean.", "add_mean."))}
     ours = _rename(rest, names)
-    if len(rest) == len(state):  # taken out of the file, or never there: nobody's guess
+    if len(rest) == len(state):  # removed from the file, or never there: not guessed
         return _recipe(architecture, ours, {"img_range": None, "mean": None})
     _image_layers(ours)
     try:

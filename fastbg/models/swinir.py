@@ -216,7 +216,7 @@ class Block(nn.Module):
         return Patch(on_pixels(y, self.mix), ahead)
 
     def is_itself(self) -> bool:
-        """Whether its parts are those that __init__ made, and nobody waits for their calls."""
+        """Whether its parts are those that __init__ made, without hooks."""
         linear = self.attn.qkv, self.attn.proj, self.fc1, self.fc2
         norms = self.norm1, self.norm2
         kinds = {nn.Linear: linear, nn.LayerNorm: norms, WindowAttention: (self.attn,)}

@@ -109,6 +109,11 @@ def stored_experiments(store: RunStore) -> list[Experiment]:
     for name, kind in EXPERIMENTS.items():
         if name in names:
             told = known(store, f"options {name}")
+            if unknown := sorted(told.keys() - kind.options_type.declared().keys()):
+                raise RunStoreError(
+                    f"{store.folder}: its {name} was run with {', '.join(unknown)}, which this "
+                    f"fastbg does not know; use the version that made it, or another --out"
+                )
             if issubclass(kind.options_type, SeamedOptions):
                 told = {"seam": HARD, **told}  # runs of before seams were an option
             options = kind.options_type(**told)

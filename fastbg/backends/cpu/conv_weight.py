@@ -1,8 +1,9 @@
-"""Winograd factors of the weights of conv3x3, kept while the weights hold the same bytes.
+"""Winograd factors of the weights of conv3x3, cached as long as the weights' bytes are the same.
 
-Frozen networks use a weight many times. That it is still the same is seen from its contents alone:
-a tensor's version, its address and even its identity stay as they are under many a write. The
-kernel takes a fingerprint of them at every call (csrc/cpu/fingerprint.h) and says when it differs.
+Frozen networks use a weight many times. Only its contents tell whether it is still the same:
+several ways of writing to a tensor change neither its version, nor its address, nor its identity.
+The kernel computes a fingerprint of the contents at every call (csrc/cpu/fingerprint.h) and reports
+a difference.
 """
 
 import weakref
