@@ -15,7 +15,7 @@ from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
 from fastbg.runs.local import cut, on_host
 
-PATIENCE = 5.0  # seconds; of a chunk that takes longer, one item is timed
+PATIENCE = 5.0  # seconds; a chunk that takes longer than this is judged by one of its items
 
 
 @dataclass(frozen=True)
