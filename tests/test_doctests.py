@@ -18,7 +18,6 @@ from fastbg.stats.intervals import mean_interval
 
 # The names that most users need, beside those below: each has an example in its docstring.
 NAMES = [
-    "AttributionResult",
     "CustomObjective",
     "CustomPath",
     "GaussianBlurPath",

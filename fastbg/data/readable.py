@@ -20,7 +20,7 @@ def readable(
     lr_scale: int | None = None,
     say: Callable[[str], None] = print,
 ) -> ImageSet:
-    """`images`, after every file of them was decoded once; with `skip_bad` without the bad ones.
+    """`images`, after decoding every file once; with `skip_bad` without the unreadable ones.
 
     With `lr_scale` the set's own LR files at that scale are read too. `say` is told what is left
     out. Raises DataError, naming files and reasons, if one is bad and `skip_bad` is not set, or

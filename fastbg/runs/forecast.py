@@ -23,11 +23,11 @@ class Part:
 
 
 class Forecast:
-    """Of a run's parts: whoever is measured corrects what is expected of the others.
+    """Expected times of a run's parts; each measured part corrects the estimates of the others.
 
-    A part takes as many times its guess as the same experiment did with another network, times
-    how much longer this network took elsewhere; where the experiment is new, as all that is
-    measured did.
+    The estimate of a part is multiplied by the ratio of measured to estimated time of the same
+    experiment with another network, and by how much longer this network took in other experiments.
+    For a new experiment it is multiplied by the ratio of everything measured so far.
     """
 
     def __init__(self, guesses: Mapping[Key, float]) -> None:

@@ -1,7 +1,7 @@
 """One process, one device: measures in chunks, and stores each chunk whole or not at all.
 
-Chunks are cut from the plan, not from what is left of it. So a resumed run gives its network the
-same batches as an unbroken one, and ends with the same records, bit for bit.
+Chunks are cut from the whole plan, not from the remaining items. A resumed run therefore gives its
+network the same batches as an uninterrupted one, and ends with the same records, bit for bit.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set

@@ -1,7 +1,8 @@
 """Progress of long commands: on a terminal two lines that are updated, otherwise plain lines.
 
 On a terminal: one bar for all of it (share, elapsed, remaining) and one line for what is being
-done; results are printed above them. Elsewhere, as in a log: the results, and now and then a line.
+done; results are printed above them. Elsewhere, as in a log: the results, and a line from time to
+time.
 """
 
 import time
@@ -139,7 +140,7 @@ class Follower:
         display.tick()
 
     def finish(self) -> None:
-        """All is stored."""
+        """Everything is stored."""
         if self.display.forecast is not None:
             self.display.forecast.note(self.key, self.seconds, 1.0)
         self.display.counted = time.monotonic()

@@ -1,9 +1,9 @@
 """Many processes, on one machine or a Ray cluster: workers measure, this process stores.
 
 The plan is cut into the chunks of the local engine, so workers see the same batches and give the
-same records, bit for bit on the same hardware. A chunk counts once its records are in the store,
-and only the driver writes there: a worker or a node that dies costs the chunks it was at, which
-others then measure; a driver that dies resumes with the same command.
+same records, bit for bit on the same hardware. A chunk is done when its records are in the store,
+and only the driver writes there. If a worker or a node dies, other workers repeat its unfinished
+chunks; if the driver dies, the same command resumes the run.
 """
 
 import importlib

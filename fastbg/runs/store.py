@@ -1,7 +1,7 @@
-"""The run folder: every record of a run in one SQLite file, written so that a kill loses nothing.
+"""The run folder: every record of a run in one SQLite file, which survives a kill at any moment.
 
-A record is committed, and flushed to disk, before `put` returns; what a killed run has not
-committed was never there. The same command then opens the store again, asks `done` and goes on.
+A record is committed and flushed to disk before `put` returns. A killed run leaves only committed
+records; the same command then opens the store again, asks for `done`, and measures the rest.
 """
 
 import errno
@@ -68,7 +68,7 @@ class Record:
 
 
 class RunStore:
-    """`run.sqlite` in a run folder. Made by `open` (to write) or `read` (to look only)."""
+    """`run.sqlite` in a run folder, opened by `open` for writing or by `read` for reading."""
 
     def __init__(self, folder: Path, connection: sqlite3.Connection, lock: int | None) -> None:
         self.folder = folder
@@ -158,7 +158,7 @@ class RunStore:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file and of the lock; a second call does nothing."""
+        """Close the file and release the lock; a second call does nothing."""
         try:
             with _reported(self.folder):
                 self._connection.close()
@@ -187,7 +187,7 @@ class RunStore:
 
     @property
     def versions(self) -> list[dict[str, str]]:
-        """Versions of what wrote to the run, oldest first; more than one if it was resumed so."""
+        """Versions of the packages that wrote to the run, oldest first; several if they changed."""
         versions: list[dict[str, str]] = self._meta("versions")
         return versions
 
@@ -206,7 +206,7 @@ class RunStore:
         return self._meta(key)
 
     def remembered(self, prefix: str) -> list[str]:
-        """The names under which `remember` has stored values, of those that begin so."""
+        """The names of values stored by `remember` that begin with `prefix`."""
         rows = self._rows("SELECT key FROM meta ORDER BY key")
         names = [key.removeprefix("remember ") for (key,) in rows if key.startswith("remember ")]
         return [name for name in names if name.startswith(prefix)]
@@ -251,7 +251,7 @@ class RunStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is stored inside the block is committed at its end, or not at all."""
+        """Everything stored inside the block is committed at its end, or nothing."""
         if self._in_transaction:
             yield
             return
@@ -308,7 +308,7 @@ class RunStore:
         return set(rows)
 
     def array(self, experiment: str, model: str, item: str, name: str) -> NDArray[Any]:
-        """What `put_array` stored; RunStoreError if it stored nothing there."""
+        """The array that `put_array` stored; RunStoreError if there is none."""
         key = (experiment, model, item, name)
         rows = self._rows(_ARRAY, *key)
         if not rows:
@@ -471,7 +471,7 @@ def _dumps(argument: str, value: Json) -> str:
 
 @contextmanager
 def _reported(folder: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system raise into RunStoreError with the remedy."""
+    """Turn errors of SQLite and the file system into a RunStoreError with a remedy."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
