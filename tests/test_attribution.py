@@ -13,6 +13,7 @@ import fastbg
 from fastbg.attribution import Objective, kde_density
 from fastbg.attribution import Path as AttributionPath
 from fastbg.attribution import diffusion as stats
+from fastbg.attribution.objectives import CustomObjective, GradientDetector
 from fastbg.attribution.quadrature import METHODS, Cells, quadrature
 from fastbg.errors import InvalidArgument
 from fastbg.models.edsr import EDSR
@@ -263,6 +264,17 @@ class TestStatistics:
         expected = kde(np.stack([x.ravel(), y.ravel()])).reshape(x.shape)
         np.testing.assert_allclose(kde_density(weights), expected / expected.max(), atol=1e-9)
 
+    def test_density_of_single_precision_is_computed_in_double(self) -> None:
+        weights = np.random.default_rng(2).random((9, 14)).astype(np.float32)
+        np.testing.assert_array_equal(kde_density(weights), kde_density(weights.astype(float)))
+
+    @pytest.mark.parametrize("boxes", [(0, 0, 8), [[[0, 0, 8, 8]]], 5])
+    def test_share_names_the_boxes(self, boxes: object) -> None:
+        with pytest.raises(
+            InvalidArgument, match=r"^boxes: got shape .*expected \(4,\) or \(N, 4\)"
+        ):
+            stats.box_share(torch.ones(4, 4), boxes, scale=4)
+
     @pytest.mark.parametrize("weights", [np.zeros((4, 4)), np.eye(1, 16).reshape(4, 4), -np.eye(4)])
     def test_density_needs_mass_with_a_spread(self, weights: np.ndarray) -> None:
         with pytest.raises(InvalidArgument, match="weights"):
@@ -300,6 +312,9 @@ class TestQuadrature:
         assert (path.step_sizes(cells) < 1.0001 / 16).all()
 
 
+HALF = np.array([0.5])
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -326,6 +341,20 @@ class TestBadInput:
         ("build", "message"),
         [
             (lambda net: fastbg.GaussianBlurPath(sigma=0), "sigma: got 0"),
+            (
+                lambda net: fastbg.LinearPath(torch.zeros(4, 5)).nodes(
+                    torch.rand(1, 3, 8, 8), HALF
+                ),
+                r"^baseline: got shape \(4, 5\); expected one that broadcasts to \(1, 3, 8, 8\)",
+            ),
+            (
+                lambda net: CustomObjective(lambda patch: patch)(torch.rand(2, 3, 4, 4), 4, 4),
+                r"^objective: got a result of shape \(2, 3, 4, 4\); expected \(2,\): a number",
+            ),
+            (
+                lambda net: GradientDetector("nobody")(torch.rand(1, 3, 5, 5), 4, 4),
+                "backend: got 'nobody'",
+            ),
             (lambda net: fastbg.GaussianBlurPath(kernel_size=4), "kernel_size: got 4"),
             (lambda net: fastbg.LocalAttribution(net, skip_tolerance=1), "skip_tolerance: got 1"),
             (lambda net: fastbg.LocalAttribution(net, memory_budget=0), "memory_budget: got 0"),

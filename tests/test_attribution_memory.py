@@ -79,6 +79,13 @@ def test_a_small_budget_makes_a_small_process() -> None:
     assert bound < 0.7 * free  # cells keep two maps a block, recomputing one
 
 
+def test_the_default_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 GiB, or half of what a GPU has free, not of what it has."""
+    assert memory.default_budget(torch.device("cpu")) == 2 * 1024**3
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7_000, 80_000))
+    assert memory.default_budget(torch.device("cuda", 0)) == 3_500
+
+
 @every_network
 def test_a_budget_too_small_for_one_node_recomputes(
     build: Build, image: Tensor, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,9 @@ from fastbg.errors import DataError
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def deep_png(values: NDArray[np.uint16], color_type: int, filtered: int = 0) -> bytes:
+def deep_png(
+    values: NDArray[np.uint16], color_type: int, filtered: int = 0, interlaced: int = 0
+) -> bytes:
     """A PNG of 16 bits per channel, which Pillow writes of grey only; one filter for all rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -40,9 +42,9 @@ def deep_png(values: NDArray[np.uint16], color_type: int, filtered: int = 0) -> 
     c = plain[:-1, :-step]
     p, q, r = abs(b - c), abs(a - c), abs(a + b - 2 * c)
     paeth = np.where((p <= q) & (p <= r), a, np.where(q <= r, b, c))
-    rows = (x - (0, a, b, (a + b) // 2, paeth)[filtered]).astype(np.uint8)
+    rows = (x - (0, a, b, (a + b) // 2, paeth)[min(filtered, 4)]).astype(np.uint8)
     body = b"".join(bytes([filtered]) + row.tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, interlaced)
     packed = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + packed
 
@@ -74,6 +76,16 @@ class TestReadImage:
                 read(tmp_path / "a.png")
         with pytest.raises(DataError, match=r"cannot be read as an image: .*null"):
             read_image("a\0.png")
+
+    def test_deep_pngs_that_cannot_be_read_say_why(self, tmp_path: Path) -> None:
+        values = np.zeros((4, 5, 3), np.uint16)
+        for content, said in (
+            (deep_png(values, 2, filtered=5), "a PNG filter 5 does not exist"),
+            (deep_png(values, 2, interlaced=1), "is interlaced, with 16 bits per channel"),
+        ):
+            (tmp_path / "deep.png").write_bytes(content)
+            with pytest.raises(DataError, match=said):
+                read_image(tmp_path / "deep.png")
 
     @pytest.mark.parametrize("suffix", ["gif", "tiff", "png", "webp"])
     def test_several_images_in_a_file_are_refused(self, tmp_path: Path, suffix: str) -> None:

@@ -9,7 +9,7 @@ from image_files import encoded, keys, noise, save
 
 from fastbg.data.digests import cache_file
 from fastbg.data.images import open_folder
-from fastbg.data.readable import readable
+from fastbg.data.readable import open_readable, readable
 from fastbg.errors import DataError, InvalidArgument
 
 
@@ -283,6 +283,7 @@ def test_other_lr_names_are_told_by_a_template(tmp_path: Path) -> None:
     save(tmp_path / "lr/a-small4.png")
     images = open_folder(tmp_path, "{}-small{scale}")
     assert images.items[0].lr_path(4) == tmp_path / "lr/a-small4.png"
+    assert images.lr_source == "lr"
     assert open_folder(tmp_path).items[0].lr_path(4) is None
     with pytest.raises(InvalidArgument, match="lr_name: got 'small'"):
         open_folder(tmp_path, "small")
@@ -314,6 +315,25 @@ def test_the_fingerprint_is_of_contents(tmp_path: Path, monkeypatch: pytest.Monk
     cache_file().parent.mkdir(parents=True, exist_ok=True)
     cache_file().write_bytes(b"no database")
     assert open_folder(tmp_path / "set").fingerprint() == seen[-1]
+
+
+def test_folders_are_opened_with_all_their_options(tmp_path: Path) -> None:
+    save(tmp_path / "HR/a.png", height=8, width=12)
+    save(tmp_path / "LR/a.png", height=2, width=3)
+    save(tmp_path / "HR/b.png", height=8, width=12)
+    save(tmp_path / "LR/b.png", height=2, width=4)
+    with pytest.raises(DataError, match=r"1 of 2 images cannot be read; --skip-bad") as caught:
+        open_readable(tmp_path, lr_scale=4)
+    assert "expected 1/4 of 8x12" in str(caught.value)
+    assert "fits" not in str(caught.value)
+    assert keys(open_readable(tmp_path, lr_scale=4, skip_bad=True)) == ["a.png"]
+    assert keys(open_readable(tmp_path)) == ["a.png", "b.png"]
+
+
+def test_names_of_any_bytes_have_a_fingerprint(tmp_path: Path) -> None:
+    """Linux takes any bytes for a name; these are no UTF-8."""
+    save(tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    assert len(open_folder(tmp_path).fingerprint()) == 16
 
 
 def test_bad_files_are_listed_before_work_or_left_out(tmp_path: Path) -> None:

@@ -57,8 +57,13 @@ def test_every_possible_square_can_be_had_and_not_one_more(images: ImageSet) -> 
     a, b, c, e = 3 * 9, 1, 18 * 2, 5 * 4
     subs = sub_images(images, a + b + c + e, 32, seed=0)
     assert len(set(subs)) == a + b + c + e
-    with pytest.raises(DataError, match=r"its 5 images hold 84 different squares .*expected 85"):
-        sub_images(images, a + b + c + e + 1, 32, seed=0)
+    flat = sub_images(images, a + b + c + e, 32, seed=0, min_std=0)  # no image is decoded
+    assert set(flat) == set(subs)
+    for least in (0, 1):
+        with pytest.raises(
+            DataError, match=r"its 5 images hold 84 different squares .*expected 85"
+        ):
+            sub_images(images, a + b + c + e + 1, 32, seed=0, min_std=least)
 
 
 def test_seed_decides(images: ImageSet) -> None:
@@ -146,7 +151,8 @@ def test_sizes_alone_need_no_decoding(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_bad_arguments_are_named(images: ImageSet, argument: str, value: int) -> None:
     arguments = {"count": 1, "size": 16, "seed": 0, "multiple": 4} | {argument: value}
-    with pytest.raises(InvalidArgument, match=f"^{argument}: got {value}"):
+    least = "0 or more" if argument == "seed" else "at least 1"
+    with pytest.raises(InvalidArgument, match=f"^{argument}: got {value}; expected {least}"):
         sub_images(images, **arguments)
 
 
@@ -161,8 +167,17 @@ def test_the_papers_groups() -> None:
     assert groups != composite_groups(seed=6)
 
 
+def test_a_group_may_hold_every_background_and_its_own() -> None:
+    for group in composite_groups(3, 4, groups=3, per_group=5):
+        assert group.backgrounds == (0, 1, 2, 3)
+    assert [group.backgrounds for group in composite_groups(3, 4, groups=3, per_group=1)] == [
+        ()
+    ] * 3
+
+
 @pytest.mark.parametrize(
-    ("argument", "value"), [("groups", 151), ("groups", 0), ("per_group", 152), ("seed", -1)]
+    ("argument", "value"),
+    [("groups", 151), ("groups", 0), ("per_group", 152), ("per_group", 0), ("seed", -1)],
 )
 def test_impossible_groups_are_refused(argument: str, value: int) -> None:
     arguments = {"seed": 0} | {argument: value}
