@@ -16,6 +16,8 @@ from torch import Tensor
 
 import fastbg
 from fastbg.errors import FastbgError
+from fastbg.ops.conv_stack import ChannelAttention, StackLayer
+from fastbg.ops.conv_stack import conv_stack as stack
 from fastbg.testing import BackendUnderTest
 
 # Nothing, one, primes, and both sides of what kernels cut images into.
@@ -42,6 +44,8 @@ class Case:
     # Backends whose other order of sums may give NaN for inf or the other way: inf - inf, 0 inf.
     reordered: tuple[str, ...] = ()
     cancels: bool = False  # gradients are sums over all pixels, small beside their summands
+    call: Callable[..., Tensor] | None = None  # in place of the function that `op` names
+    gradient_rounding: float | None = None  # in place of the usual one
     # Extra error per entry of the result, from the reference's.
     slack: Callable[["Case"], Tensor | float] = lambda case: 0.0
 
@@ -56,7 +60,8 @@ class Case:
                 tensors[name] = value.detach().requires_grad_()
         wanted = [t for t in tensors.values() if t is not None and t.requires_grad]
         try:
-            result = getattr(fastbg, self.op)(**tensors, **self.options, backend=backend)
+            function = self.call or getattr(fastbg, self.op)
+            result = function(**tensors, **self.options, backend=backend)
         except FastbgError as error:
             return error
         if not wanted:
@@ -87,7 +92,7 @@ def check(case: Case, backend: BackendUnderTest) -> None:
     compare(result, reference, 0.0 if case.exact else None, case.slack(case))
     if not case.cancels or result.dtype != torch.float32:
         for ours, theirs in zip(got[1], expected[1], strict=True):
-            compare(ours.cpu(), theirs, None)
+            compare(ours.cpu(), theirs, case.gradient_rounding)
         return
     # A float32 sum errs by about a unit in the last place of what its summands add up to without
     # their signs; PyTorch's own errs by ten times as much, so float64 says what is right.
@@ -363,6 +368,119 @@ def conv3x3(draw: st.DrawFn, limit: int) -> Case:
     return Case("conv3x3", found, options, differentiable=("x", "weight"), cancels=True)
 
 
+@st.composite
+def conv_stack(draw: st.DrawFn, limit: int) -> Case:
+    """Few layers of any strides, with small weights.
+
+    No gradient behind a ReLU: its kink moves with rounding.
+    """
+    channels, pixels = [draw(st.sampled_from([1, 3, 16, 17]))], [1]
+    found: dict[str, Tensor | None] = {}
+    kinds: list[dict[str, Any]] = []
+    for i in range(draw(st.integers(1, 4))):
+        upscale = draw(st.sampled_from([1, 1, 2])) if pixels[-1] == 1 else 1
+        same = [j for j, n in enumerate(pixels) if n == pixels[-1] * upscale]
+        residual = draw(st.sampled_from([None, *same]))
+        outputs = draw(st.sampled_from([1, 3, 16])) if residual is None else channels[residual]
+        attends = residual is not None and upscale == 1 and draw(st.booleans())
+        kinds.append(
+            {
+                "relu": residual is None and draw(st.booleans()),
+                "upscale": upscale,
+                "residual": residual,
+                "residual_scale": draw(st.sampled_from([1.0, 0.1, 0.0])),
+                "attends": attends,
+            }
+        )
+        shapes = {
+            "weight": (outputs * upscale**2, channels[-1], 3, 3),
+            "bias": (outputs * upscale**2,),
+        }
+        if attends:
+            shapes |= {"squeeze": (2, outputs, 1, 1), "squeeze_bias": (2,)}
+            shapes |= {"excite": (outputs, 2, 1, 1), "excite_bias": (outputs,)}
+        for name, shape in shapes.items():
+            found[f"{name}_{i}"] = draw(tensors(shape, torch.float32)) / (4 * shape[-1])
+        channels.append(outputs)
+        pixels.append(pixels[-1] * upscale)
+    height, width = draw(sizes(limit // 256, least=1))
+    batch = draw(st.sampled_from([1, 2, 3]))  # the reference's pixel shuffle has no empty gradient
+    found["x"] = draw(tensors((batch, channels[0], height, width), torch.float32))
+
+    def call(x: Tensor, *, backend: str, **parameters: Tensor) -> Tensor:
+        names = ChannelAttention._fields
+        layers = []
+        for i, kind in enumerate(kinds):
+            options = {k: v for k, v in kind.items() if k != "attends"}
+            own = [parameters[f"{name}_{i}"] for name in names] if kind["attends"] else None
+            attention = None if own is None else ChannelAttention(*own)
+            weight, bias = parameters[f"weight_{i}"], parameters[f"bias_{i}"]
+            layers.append(StackLayer(weight, bias, attention=attention, **options))
+        return stack(x, layers, backend=backend)
+
+    linear = not any(kind["relu"] for kind in kinds)
+    options: dict[str, Any] = {"differentiable": ("x",) if linear else (), "call": call}
+    return Case("conv_stack", found, gradient_rounding=5e-5, **options)
+
+
+@st.composite
+def swin_maps(draw: st.DrawFn, limit: int) -> tuple[Tensor, int]:
+    """(B,C,H,W) made of whole windows, and their side; at least one image, or cpu says no."""
+    window, channels = draw(st.sampled_from([4, 8, 12])), draw(st.sampled_from([1, 2, 16, 18, 60]))
+    height, width = (window * draw(st.integers(1, 4)) for _ in range(2))
+    batch = draw(st.sampled_from([1, 2])) if 2 * channels * height * width <= limit else 1
+    return draw(tensors((batch, channels, height, width), torch.float32)), window
+
+
+@st.composite
+def window_attention(draw: st.DrawFn, limit: int) -> Case:
+    x, window = draw(swin_maps(limit))
+    channels = x.shape[1]
+    heads = draw(st.sampled_from([n for n in (1, 2, 3, 6) if channels % n == 0]))
+    shapes = {
+        "norm_weight": (channels,),
+        "norm_bias": (channels,),
+        "qkv_weight": (3 * channels, channels),
+        "qkv_bias": (3 * channels,),
+        "bias_table": ((2 * window - 1) ** 2, heads),
+        "proj_weight": (channels, channels),
+        "proj_bias": (channels,),
+    }
+    found = {name: draw(tensors(shape, torch.float32)) / 4 for name, shape in shapes.items()}
+    # Whole cells of 4x4 pixels; eps keeps pixels of equal channels from being divided by nothing.
+    shift = draw(st.sampled_from([0, 4])) if window > 4 else 0
+    options = {"heads": heads, "window": window, "shift": shift, "eps": 0.1}
+    return Case(
+        "window_attention",
+        {"x": x, **found},
+        options,
+        differentiable=("x",),
+        gradient_rounding=2e-5,
+    )
+
+
+@st.composite
+def pixel_mlp(draw: st.DrawFn, limit: int) -> Case:
+    x, _ = draw(swin_maps(limit))
+    channels, hidden = x.shape[1], draw(st.sampled_from([1, 4, 33, 64]))
+    shapes = {
+        "norm_weight": (channels,),
+        "norm_bias": (channels,),
+        "fc1_weight": (hidden, channels),
+        "fc1_bias": (hidden,),
+        "fc2_weight": (channels, hidden),
+        "fc2_bias": (channels,),
+    }
+    found = {name: draw(tensors(shape, torch.float32)) / 4 for name, shape in shapes.items()}
+    return Case(
+        "pixel_mlp",
+        {"x": x, **found},
+        {"eps": 0.1},
+        differentiable=("x",),
+        gradient_rounding=2e-5,
+    )
+
+
 OPERATORS: dict[str, Callable[..., st.SearchStrategy[Case]]] = {
     strategy.__name__: strategy
     for strategy in (
@@ -377,5 +495,10 @@ OPERATORS: dict[str, Callable[..., st.SearchStrategy[Case]]] = {
         gram,
         conv_gram,
         conv3x3,
+        conv_stack,
+        window_attention,
+        pixel_mlp,
     )
 }
+# What these public functions are registered as.
+REGISTERED = {"window_attention": "swin_layers", "pixel_mlp": "swin_layers"}

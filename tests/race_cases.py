@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import fastbg
+from fastbg.ops.conv_stack import ChannelAttention, StackLayer, conv_stack
 
 Case = Callable[[], list[Tensor]]
 
@@ -47,6 +48,19 @@ def cases() -> dict[str, Case]:
         return run
 
     cpu = {"backend": "cpu"}
+
+    def frozen(weights: int, inputs: int) -> tuple[Tensor, Tensor]:
+        return (random(weights, inputs, 3, 3) - 0.5) / inputs, random(weights) - 0.5
+
+    weighing = ChannelAttention(random(2, 20, 1, 1), random(2), random(20, 2, 1, 1), random(20))
+    stack = [
+        StackLayer(*frozen(20, 3)),
+        StackLayer(*frozen(20, 20), relu=True),
+        StackLayer(*frozen(20, 20), residual=1, attention=weighing),
+        StackLayer(*frozen(80, 20), upscale=2),
+        StackLayer(*frozen(3, 20)),
+    ]
+
     return {
         "composite": with_gradients(
             lambda a: fastbg.composite(a, a, pairs, **rings, **cpu), images[:4]
@@ -80,6 +94,10 @@ def cases() -> dict[str, Case]:
             lambda x, w: fastbg.conv3x3(x, w, None, relu=True, **cpu),
             random(2, 16, 37, 41),
             filters,
+        ),
+        "conv_stack": with_gradients(lambda x: conv_stack(x, stack, **cpu), random(2, 3, 45, 38)),
+        "conv_stack without a tail": with_gradients(
+            lambda x: conv_stack(x, stack[:4], **cpu), random(2, 3, 45, 38)
         ),
         "window_attention": with_gradients(
             lambda x: fastbg.window_attention(x, *attention, heads=2, window=8, shift=4, **cpu),

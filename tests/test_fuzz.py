@@ -45,7 +45,7 @@ campaign = settings(
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "torch"])
 @pytest.mark.parametrize("op", fuzz_operators.OPERATORS)
 def test_operators(op: str, name: str) -> None:
-    backend = runnable(name, op)
+    backend = runnable(name, fuzz_operators.REGISTERED.get(op, op))
     limit = fuzz_operators.PIXELS.get(name, fuzz_operators.FEW_PIXELS)
 
     @given(case=fuzz_operators.OPERATORS[op](limit))

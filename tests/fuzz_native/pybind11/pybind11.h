@@ -30,6 +30,13 @@ class object {
   bool is_none() const { return std::holds_alternative<std::monostate>(value_); }
   std::size_t size() const { return items().size(); }
   const object& operator[](std::size_t i) const { return items().at(i); }
+  auto begin() const { return items().begin(); }
+  auto end() const { return items().end(); }
+
+  void append(object item) {
+    if (is_none()) value_ = std::vector<object>();
+    std::get<std::vector<object>>(value_).push_back(std::move(item));
+  }
 
   template <typename T>
   T cast() const {
@@ -49,6 +56,8 @@ class object {
 };
 
 using tuple = object;
+using list = object;
+using handle = object;
 
 struct gil_scoped_release {
   ~gil_scoped_release() {}  // so that an object of it is used
