@@ -17,10 +17,11 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installed one
 
+import torch
+
 import fastbg
 from fastbg.experiments.experiment import decibels
 from fastbg.experiments.groups import SETS
-from fastbg.experiments.nested import randomised
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.network import Network
 from fastbg.reports.groups import parts
@@ -55,7 +56,7 @@ CHECKS = {
     "domain_lr": Check("composed in LR", {"seam.domain": "lr"}),
     "no_network": Check("bicubic up-sampling", networks=("bicubic",)),
     "scale_2": Check("x2, bicubic up-sampling", networks=("bicubic_x2",)),
-    "random": Check("random weights", networks=("random edsr",)),
+    "untrained": Check("random weights", networks=("untrained edsr",)),
 }
 
 
@@ -63,9 +64,13 @@ def network(name: str) -> Network:
     """A network that a check names."""
     if name.startswith("bicubic"):
         return Bicubic(2 if name.endswith("x2") else 4)
-    if name.startswith("random "):
-        return randomised(fastbg.load_model(name.removeprefix("random ")), seed=0)
-    return fastbg.load_model(name)
+    net = fastbg.load_model(name.removeprefix("untrained "))
+    if name.startswith("untrained "):
+        torch.manual_seed(0)
+        for module in net.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.reset_parameters()
+    return net
 
 
 def run(check: Check, folder: Path, data: Path | None) -> None:

@@ -70,7 +70,7 @@ def candidates(item: Item, study: Study, o: SwapOptions) -> dict[str, Tensor]:
         "step, clipped at 0.1": step.abs().clamp(max=0.1),
         "step, logarithm": (step.abs() + 4 / 255).log(),
         "step, averaged over LR pixels": step.unflatten(-1, (-1, scale)).mean(-1).abs(),
-        "step in the LR composite": (lr_in - lr_out)[..., 0].abs(),
+        "step in the LR composite": (lr_in[..., 0] - lr_out[..., 0]).abs(),
         "change of the input, one LR pixel around": change[(..., *around)].abs(),
         "what a bridge of 4 pixels corrects, mean square": (bridged - hard).square(),
         "what it corrects in the input's foreground": (lr - soft)[

@@ -26,7 +26,8 @@ class Inward(Nested):
     paper = "Section 5, Figs 11-13"
     question = (
         "The surroundings of a window are replaced by something else, at first far away at the "
-        "border, then closer and closer. From where on does the window suffer?"
+        "border, then closer and closer. From where on does the window suffer, with a hard and "
+        "with a bridged seam?"
     )
     method = (
         "Only the central part of an image is kept; around it lies a dissimilar image (another "

@@ -63,7 +63,7 @@ class Mosaic(Experiment):
     question = (
         "If similar surroundings help, a region should gain from a background of its own flipped, "
         "turned and zoomed copies. Does it, does it ever lose, and what does test-time "
-        "augmentation (TTA) gain at the same price?"
+        "augmentation (TTA) gain at the same price? Is it the seams around the region that decide?"
     )
     method = (
         "The low-resolution (LR) region is restored four times: within its own image; alone; in "

@@ -25,7 +25,8 @@ class Ring(Nested):
     paper = "Section 5, Figs 7-10"
     question = (
         "A small window in the middle of an image is cut off from the rest by a ring of something "
-        "else. Does the window suffer, and does the network find the useful pixels beyond?"
+        "else. Does the window suffer, and does the network find the useful pixels beyond? Is that "
+        "still so when the ring's seams are bridged?"
     )
     method = (
         "A ring from a dissimilar image (another texture, by the distance of Gram matrices) is put "

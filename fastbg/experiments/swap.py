@@ -52,7 +52,8 @@ class Swap(Experiment):
     paper = "Section 4.3, Figs 4 and 5"
     question = (
         "The centre of an image is put into many backgrounds, and only the background changes. "
-        "Is the centre restored best in its own, and do backgrounds that look like it help?"
+        "Is the centre restored best in its own, and do backgrounds that look like it help? Is "
+        "that still so when the jump of colour along the seam is bridged?"
     )
     method = (
         "Each foreground is restored in its own background and in foreign ones; PSNR is taken on "

@@ -235,8 +235,9 @@ class SwapReport(ExperimentReport):
                 change = change[np.argsort(np.median(change, axis=1))]
                 at = np.arange(len(change))
                 low, high = change.min(axis=1), change.max(axis=1)
-                axis.vlines(at, low, high.clip(max=0), color=figures.ALONE, linewidth=2)
-                axis.vlines(at, low.clip(min=0), high.clip(min=0), color=figures.FULL, linewidth=2)
+                worse, better = (np.clip([low, high], *ends) for ends in ((None, 0), (0, None)))
+                axis.vlines(at, *worse, color=figures.ALONE, linewidth=2)
+                axis.vlines(at, *better, color=figures.FULL, linewidth=2)
                 axis.plot(at, np.median(change, axis=1), ".", color=figures.INK, markersize=3.5)
                 axis.axhline(0, color=figures.MUTED, linewidth=0.8)
                 axis.set_title(f"{figures.short(result.net.label, 16)}, {name}")

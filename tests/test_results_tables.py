@@ -1,0 +1,54 @@
+"""The tables of results in the documents: what the commands write, and where."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fastbg.reports.content import Section, Verdict
+from fastbg.stats.intervals import Outcome
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="the benchmarks are not here")
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("bench.results_table")
+
+
+def verdict(net: str | None, about: str, outcome: Outcome) -> Verdict:
+    return Verdict("C3", "Own is best.", net, "preferred", "9 of 10", "test", outcome, about)
+
+
+def test_each_seam_has_a_row_of_its_own(tables: ModuleType) -> None:
+    verdicts = [
+        verdict("edsr", "photographs, hard seam", Outcome.HOLDS),
+        verdict("edsr", "photographs, bridged over 4 pixels", Outcome.FAILS),
+        verdict("rcan", "photographs, hard seam", Outcome.UNDECIDED),
+        verdict(None, "rcan against edsr, bridged over 4 pixels", Outcome.FAILS),
+    ]
+    part = Section("swap", "", "", "", "", {}, [], verdicts, [], {}, {}, 1, 1)
+    _, _, hard, bridged = tables.claims({"swap": part})
+    assert hard == (
+        "| C3 | Own is best. | hard | preferred | photographs: 9 of 10: **holds** | "
+        "photographs: 9 of 10: undecided here |  |"
+    )
+    assert bridged == (
+        "| C3 | Own is best. | bridged over 4 pixels | preferred | "
+        "photographs: 9 of 10: **does not hold** |  | "
+        "rcan against edsr: 9 of 10: **does not hold** |"
+    )
+
+
+def test_the_pages_have_the_marks(tables: ModuleType) -> None:
+    if not tables.DOCS.is_dir():
+        pytest.skip("the documents are not beside the tests")
+    checks = importlib.import_module("bench.seam_checks")
+    assert all(mark in checks.PAGE.read_text(encoding="utf-8") for mark in checks.MARKS)
+    for page, blocks in tables.BLOCKS.items():
+        text = (tables.DOCS / page).read_text(encoding="utf-8")
+        for block in blocks:
+            assert tables.END in text.partition(tables.BEGIN.format(block))[2], (page, block)
