@@ -49,7 +49,7 @@ def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 # What was typed, and what of the answer must be there.
 TYPED: dict[str, list[str]] = {
-    "": ["COMMAND: missing; expected one of run, report, attribute"],
+    "": ["COMMAND: missing; expected one of run, report, compare"],
     "rnu": ["COMMAND: got 'rnu'; expected one of run, report", "did you mean run?"],
     "--hlep": ["COMMAND: missing"],
     "run --modle edsr": ["--modle: no such option of fastbg run; did you mean --model?"],

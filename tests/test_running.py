@@ -1,7 +1,11 @@
 """run_experiments: what `fastbg run` does, for networks in memory."""
 
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -33,15 +37,83 @@ def test_a_wrapped_module_takes_part(folder: Path, tmp_path: Path) -> None:
     """Bilinear magnification beside an EDSR; the second call measures nothing again."""
     nets = {"bilinear": fastbg.wrap(nn.Upsample(scale_factor=4, mode="bilinear")), "mine": tiny()}
     out = tmp_path / "run"
-    report = fastbg.run_experiments(nets, ["table1"], data=folder, out=out, options=OPTIONS)
-    assert report == out / "report.html"
-    page = report.read_text()
+    found = fastbg.run_experiments(nets, ["table1"], data=folder, out=out, options=OPTIONS)
+    assert found.path == out / "report.html"
+    assert Path(found) == found.path
+    page = found.path.read_text()
     assert "bilinear" in page
     assert "mine" in page
     first = contents(out)
     assert len(first["records"]) == 6
     fastbg.run_experiments(nets, ["table1"], data=folder, out=out, options=OPTIONS)
     assert contents(out) == first
+
+
+def test_the_result_has_records_and_verdicts(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog
+) -> None:
+    out, options = tmp_path / "run", OPTIONS | {"slicing.tile": 32}
+    nets = {"a": tiny(), "b": tiny()}
+    with caplog.at_level("INFO", "fastbg"):
+        found = fastbg.run_experiments(
+            nets, ["table1", "slicing"], data=folder, out=out, options=options, progress=False
+        )
+    assert capsys.readouterr().out == ""
+    assert any(message.startswith("table1       a") for message in caplog.messages)
+    records = found.records("table1")
+    assert records["network"].tolist() == ["a"] * 3 + ["b"] * 3
+    stored = [json.loads(row[3])["psnr_full"] for row in contents(out)["records"][-6:]]
+    assert sorted(records["psnr_full"].tolist()) == sorted(stored)
+    assert set(records["photograph"]) <= {f"{i}.png" for i in range(4)}
+    assert found.records("slicing")["mse_whole"].shape == (8, 16)
+    assert {each.claim for each in found.verdicts} == {"C1", "C2"}
+    with pytest.raises(InvalidArgument, match="experiment: got 'ring'"):
+        found.records("ring")
+    one = fastbg.run_experiments(nets, ["table1"], data=folder, out=out, options=OPTIONS)
+    assert {each.claim for each in one.verdicts} == {"C1"}
+
+
+class Frame(dict[str, Any]):
+    """What a DataFrame is made of."""
+
+
+def test_the_frame_has_a_column_for_each_point_of_a_curve(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"slicing.tile": 32}
+    found = fastbg.run_experiments(
+        {"a": tiny()}, ["slicing"], data=folder, out=tmp_path / "run", options=options
+    )
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=Frame))
+    frame = found.frame("slicing")
+    records = found.records("slicing")
+    assert frame["mse_whole.3"].tolist() == records["mse_whole"][:, 3].tolist()
+    assert frame["psnr_whole"].tolist() == records["psnr_whole"].tolist()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        found.frame("slicing")
+
+
+def test_engines_are_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    def run(**arguments: Any) -> None:
+        fastbg.run_experiments({"a": tiny()}, ["table1"], data=folder, out=tmp_path, **arguments)
+
+    with pytest.raises(InvalidArgument, match="engine: got 'dask'; expected one of local, ray"):
+        run(engine="dask")
+    with pytest.raises(InvalidArgument, match="workers: got 2"):
+        run(workers=2)
+    with pytest.raises(InvalidArgument, match="gpus_per_worker: got -1"):
+        run(engine="ray", gpus_per_worker=-1)
+
+
+def test_ray_measures_what_this_process_measures(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'fastbg[ray]'")
+    nets, out = {"a": tiny()}, [tmp_path / "local", tmp_path / "ray"]
+    for place, more in zip(out, ({}, {"engine": "ray", "workers": 1}), strict=True):
+        fastbg.run_experiments(
+            nets, ["table1"], data=folder, out=place, options=OPTIONS, progress=False, **more
+        )
+    assert contents(out[0])["records"] == contents(out[1])["records"]
 
 
 def test_measures_what_the_command_measures(folder: Path, tmp_path: Path) -> None:

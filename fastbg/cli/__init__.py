@@ -1,4 +1,4 @@
-"""The command `fastbg`: run, report, attribute, evaluate, train, info, options."""
+"""The command `fastbg`: run, report, compare, attribute, evaluate, train, info, options, completion."""
 
 import os
 import signal

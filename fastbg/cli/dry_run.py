@@ -60,8 +60,8 @@ def show(
             console.print(counts(found))
             console.print(transfers(study.images, nets), soft_wrap=True)
         device = f"{study.device.type} ({describe(study.device)})"
-        how = f"{timed} of {len(jobs)} timed in {took:.1f} s, the others by them"
-        console.print(times(list(found.values()), f"on {device}; {how}"))
+        how = f"{timed} of {len(jobs)} timed in {took:.1f} s"
+        console.print(times(list(found.values()), f"on {device},\n{how}, the others by them"))
 
 
 class Timed(NamedTuple):
@@ -88,8 +88,8 @@ def calibrated(
 ) -> tuple[dict[Key, Estimate], int]:
     """What each of `jobs` takes, and how many of them were timed.
 
-    Every experiment is timed with one network, with the others while there is time; what is left
-    is expected to differ between networks as what was timed does.
+    Every experiment is timed with one network, every network in the cheapest one, and more while
+    there is time; in the rest, networks are expected to differ as they do where they were timed.
     """
     forecast = Forecast({job.key: job.guess for job in jobs})
     rates: dict[Key, Rate] = {}
@@ -99,8 +99,10 @@ def calibrated(
     for job in unfinished:
         first.setdefault(job.experiment.name, job)
     rest = sorted((job for job in unfinished if job is not first[job.key[0]]), key=cost_of_one)
-    for job in (*first.values(), *rest):
-        if job in rest and time.perf_counter() - start > TIMING:
+    cheapest = {job.label: job for job in reversed(rest)}
+    needed = [*first.values(), *cheapest.values()]
+    for job in (*needed, *(job for job in rest if job is not cheapest[job.label])):
+        if job not in needed and time.perf_counter() - start > TIMING:
             break
         on = f"{study.device.type}, {len(rates) + 1} of {len(jobs)}"
         display.now(f"timing a few items: {' '.join(job.key)} ({on})")

@@ -4,8 +4,7 @@ import argparse
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 
@@ -30,16 +29,14 @@ from fastbg.models.options import load_choice, parse_choice
 from fastbg.models.rcan import RCAN
 from fastbg.models.registry import BUILT_IN
 from fastbg.runs.limits import Limits
-from fastbg.runs.local import Job
 from fastbg.runs.progress import NORMAL, QUIET, VERBOSE
-from fastbg.runs.ray import RayEngine
 from fastbg.runs.running import (
-    Execute,
     Labelled,
     chosen_experiments,
     common_scale,
     configuration,
     environment,
+    executing,
     measure_all,
 )
 from fastbg.runs.store import RunStore
@@ -82,7 +79,15 @@ def main(arguments: argparse.Namespace) -> None:
             seeds={"seed": arguments.seed},
             environment=environment(study),
         ) as store,
-        engine(arguments, nets, study, console) as execute,
+        executing(
+            arguments.engine,
+            nets,
+            study,
+            partial(console.print, markup=False, soft_wrap=True),
+            arguments.address,
+            arguments.workers,
+            arguments.gpus_per_worker or 0.0,
+        ) as execute,
     ):
         path = measure_all(chosen, nets, study, store, limits, console, execute, level)
     print(path)
@@ -139,28 +144,6 @@ def where(arguments: argparse.Namespace) -> torch.device:
         expected = f"{device.type}, as --gpus-per-worker is {gpus or 0:g}"
         raise InvalidArgument("--device", repr(arguments.device), expected)
     return device
-
-
-@contextmanager
-def engine(
-    arguments: argparse.Namespace,
-    nets: Sequence[Labelled],
-    study: Study,
-    console: Console,
-) -> Iterator[Execute]:
-    """What runs a job."""
-    if arguments.engine == "local":
-        yield Job.run
-        return
-    with RayEngine(
-        {label.label: net for label, net, _ in nets},
-        study,
-        address=arguments.address,
-        workers=arguments.workers,
-        gpus=arguments.gpus_per_worker or 0.0,
-        say=partial(console.print, markup=False, soft_wrap=True),
-    ) as workers:
-        yield workers.run
 
 
 def networks(

@@ -113,6 +113,7 @@ class CompositesReport(ExperimentReport):
                         "some of its foreign backgrounds. High resolution, as they are before the "
                         "reduction to the network's input.",
                         strips,
+                        opened=True,
                     )
                 )
         return galleries

@@ -118,6 +118,7 @@ class Gallery:
     title: str
     caption: str
     strips: Sequence[Strip]
+    opened: bool = False  # seen at once, not only when its title is clicked
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,12 @@ def html(
         if (section.name, side) not in parts:
             template = environment.get_template("section.html.j2")
             # Escaped where it was rendered, as the page is.
-            text = template.render(section=section, tested=by_statement(section))
+            text = template.render(
+                section=section,
+                tested=by_statement(section),
+                nets=networks([section]),
+                opened=opened(section),
+            )
             parts[section.name, side] = Markup(text)  # noqa: S704  # nosec B704
     # The style sheet is a file of this package.
     style = (files("fastbg.reports") / "templates" / "report.css").read_text(encoding="utf-8")
@@ -151,6 +156,13 @@ def html(
         signs=SIGNS,
         style=Markup(style),  # noqa: S704  # nosec B704
     )
+
+
+def opened(section: Section) -> set[str]:
+    """Names of the figures that are seen at once: the first chart, and what asks for it."""
+    charts = [figure.name for figure in section.figures if isinstance(figure, Chart)]
+    galleries = [each for each in section.figures if isinstance(each, Gallery)]
+    return {*charts[:1], *(gallery.name for gallery in galleries if gallery.opened)}
 
 
 def templates(side: int) -> Environment:

@@ -5,6 +5,7 @@ done; results are printed above them. Elsewhere, as in a log: the results, and a
 time.
 """
 
+import logging
 import time
 from types import TracebackType
 
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from fastbg.runs.forecast import Forecast, Key
 
+log = logging.getLogger(__name__)
 QUIET, NORMAL, VERBOSE = -1, 0, 1
 REFRESHES = 2  # a second
 PAUSE = {NORMAL: 30.0, VERBOSE: 5.0}  # seconds between plain lines of progress
@@ -64,8 +66,10 @@ class Display:
         return self.console.is_terminal and self.level > QUIET
 
     def print(self, line: str, level: int = NORMAL) -> None:
-        """A line that stays, if the command tells as much as `level`."""
-        if self.level >= level:
+        """A line that stays, if the command tells as much as `level`; a quiet one logs it."""
+        if self.level == QUIET:
+            log.info("%s", line)
+        elif self.level >= level:
             self.console.print(line, markup=False, soft_wrap=True)
 
     def now(self, text: str) -> None:

@@ -102,17 +102,20 @@ def report(store: RunStore, say: Callable[[str], None] = lambda _: None) -> Path
 
 
 def unfinished(store: RunStore) -> list[str]:
-    """What the run has planned and not measured: "swap: rcan 3 of 20 items"."""
+    """What the run has planned and not measured: "swap: 3 of 20 items", "ring: rcan 3 of ..."."""
     labels = [name.removeprefix("network ") for name in store.remembered("network ")]
     found = []
     for name, kind in EXPERIMENTS.items():
         if not store.remembered(f"options {name}"):
             continue
         planned = len(known(store, f"plan {(kind.uses or kind).name}"))
-        for label in labels if kind.networks else [NO_NETWORK.label]:
-            done = len(store.done(name, label))
-            if done < planned:
-                found.append(f"{name}: {label} {done} of {planned} items")
+        nets = labels if kind.networks else [NO_NETWORK.label]
+        done = {label: len(store.done(name, label)) for label in nets}
+        if len(nets) > 1 and len(set(done.values())) == 1:
+            done = {"": done[nets[0]]}
+        for label, count in done.items():
+            if count < planned:
+                found.append(f"{name}: {label} {count} of {planned} items".replace("  ", " "))
     return found
 
 

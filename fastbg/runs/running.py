@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from rich.console import Console
 
 from fastbg import precision
@@ -25,12 +26,15 @@ from fastbg.runs.forecast import Forecast
 from fastbg.runs.limits import Limits
 from fastbg.runs.local import Job, taking_part
 from fastbg.runs.progress import NORMAL, QUIET, VERBOSE, Display
+from fastbg.runs.ray import RayEngine
 from fastbg.runs.records import settle, settle_network, settle_pairing
 from fastbg.runs.reporting import Reporter, headline
+from fastbg.runs.result import RunResult
 from fastbg.runs.store import RunStore
 
 Labelled: TypeAlias = tuple[NetLabel, Network, str]  # with a digest of its weights
 Execute: TypeAlias = Callable[[Job, Callable[[int], None]], int]  # Job.run, or another engine's
+ENGINES = ("local", "ray")
 Plan: TypeAlias = tuple[Experiment, list[Item]]
 
 log = logging.getLogger(__name__)
@@ -46,9 +50,14 @@ def run_experiments(
     seed: int = 0,
     limit: int | None = None,
     backend: str = "auto",
+    quick: bool = False,
     progress: bool = True,
-) -> Path:
-    """Run experiments on networks in memory, in one process, as `fastbg run` does on files.
+    engine: str = "local",
+    address: str | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float = 0.0,
+) -> RunResult:
+    """Run experiments on networks in memory, as `fastbg run` does on files.
 
     Args:
         networks: networks of `fastbg.load_model` or `fastbg.wrap` by their name in the report; all
@@ -60,22 +69,27 @@ def run_experiments(
         seed: of the random choice of sub-images.
         limit: largest number of items per experiment.
         backend: of fastbg's operators: "auto", "torch", "cpu", "triton" or "cuda".
-        progress: print results and progress; warnings are always printed.
+        quick: so few items that all experiments take about two minutes.
+        progress: print results and progress; warnings go to the log `fastbg` either way.
+        engine: "local", this process, or "ray": workers on this machine or a cluster, which get
+            the networks from the CPU.
+        address, workers, gpus_per_worker: of Ray, as for `fastbg run`.
 
     Returns:
-        The path of the report (HTML).
+        A `RunResult`: the path of the report (HTML), records and verdicts.
 
     Raises:
         InvalidArgument: a bad argument or option.
         CheckpointError: networks of different scales, or one whose output is NaN or no image in
             [0,1].
         RunStoreError: `out` contains a run with other images, options or weights.
+        EngineError: Ray cannot be started.
 
     Example:
         >>> import fastbg
         >>> edsr = fastbg.load_model("edsr")
-        >>> report = fastbg.run_experiments({"edsr": edsr}, ["table1"], limit=1, progress=False)
-        >>> report.name
+        >>> result = fastbg.run_experiments({"edsr": edsr}, ["table1"], limit=1, progress=False)
+        >>> result.path.name
         'report.html'
     """
     if not networks or not all(isinstance(net, Network) for net in networks.values()):
@@ -90,20 +104,70 @@ def run_experiments(
         (NetLabel(name, net.architecture), net, fingerprint(net)) for name, net in networks.items()
     ]
     like = nets[0][1].mean
+    device = engine_device(engine, address, workers, gpus_per_worker, like.device)
     assignments = [f"{name}={value}" for name, value in (options or {}).items()]
     chosen = chosen_experiments(experiments, {}, assignments, seed)
     images = builtin_images() if data is None else open_readable(data)
     study = Study(
         images, common_scale(nets), seed, like.device, like.dtype, backend, folder=Path(out)
     )
-    console = Console(highlight=False)
     for doubt in filter(None, (check_output(net) for net in networks.values())):
-        console.print(f"warning: {doubt}", markup=False, soft_wrap=True)
-    config = configuration(study)
+        log.warning("%s", doubt)
+    console = Console(highlight=False)
+    config = configuration(study) | {"device": device.type}
     around = environment(study)
-    with RunStore.open(Path(out), config, seeds={"seed": seed}, environment=around) as store:
+    with (
+        RunStore.open(Path(out), config, seeds={"seed": seed}, environment=around) as store,
+        executing(engine, nets, study, log.info, address, workers, gpus_per_worker) as execute,
+    ):
         level = NORMAL if progress else QUIET
-        return measure_all(chosen, nets, study, store, Limits(limit), console, Job.run, level)
+        limits = Limits(limit, quick)
+        path = measure_all(chosen, nets, study, store, limits, console, execute, level)
+    return RunResult(path, [each.name for each in chosen])
+
+
+def engine_device(
+    engine: str,
+    address: str | None,
+    workers: int | None,
+    gpus: float,
+    here: torch.device,
+) -> torch.device:
+    """Where an engine measures; `here` is where the networks are. Raises InvalidArgument."""
+    if engine not in ENGINES:
+        raise InvalidArgument("engine", repr(engine), f"one of {', '.join(ENGINES)}")
+    if engine == "local":
+        asked = {"address": address, "workers": workers, "gpus_per_worker": gpus or None}
+        for name, value in asked.items():
+            if value is not None:
+                raise InvalidArgument(name, repr(value), 'engine="ray" beside it')
+        return here
+    if here.type != "cpu":
+        raise InvalidArgument("networks", f"on {here}", 'networks on the CPU, as engine="ray"')
+    if not gpus >= 0:
+        raise InvalidArgument("gpus_per_worker", gpus, "0 (workers on CPUs) or more")
+    return torch.device("cuda" if gpus else "cpu")
+
+
+@contextmanager
+def executing(
+    engine: str,
+    nets: Sequence[Labelled],
+    study: Study,
+    say: Callable[[str], None],
+    address: str | None = None,
+    workers: int | None = None,
+    gpus: float = 0.0,
+) -> Iterator[Execute]:
+    """What runs a job: this process, or Ray, whose troubles `say` is told."""
+    if engine == "local":
+        yield Job.run
+        return
+    by_label = {label.label: net for label, net, _ in nets}
+    with RayEngine(
+        by_label, study, address=address, workers=workers, gpus=gpus, say=say
+    ) as ray_workers:
+        yield ray_workers.run
 
 
 def chosen_experiments(
