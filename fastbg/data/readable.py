@@ -1,5 +1,6 @@
 """What of an image set cannot be read, told before work begins."""
 
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ def readable(
     *,
     skip_bad: bool = False,
     lr_scale: int | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = logging.getLogger(__name__).warning,
 ) -> ImageSet:
     """`images`, after every file of them was decoded once; with `skip_bad` without the bad ones.
 
