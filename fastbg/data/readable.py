@@ -11,6 +11,7 @@ from fastbg.data.images import open_folder
 from fastbg.data.sets import ImageItem, ImageSet
 from fastbg.errors import DataError
 
+LOG = logging.getLogger(__name__)
 SHOWN = 10  # files named in an error
 
 
@@ -19,7 +20,7 @@ def readable(
     *,
     skip_bad: bool = False,
     lr_scale: int | None = None,
-    say: Callable[[str], None] = logging.getLogger(__name__).warning,
+    say: Callable[[str], None] = LOG.warning,
 ) -> ImageSet:
     """`images`, after every file of them was decoded once; with `skip_bad` without the bad ones.
 
