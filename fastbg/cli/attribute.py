@@ -17,7 +17,7 @@ from torch import Tensor
 from fastbg.attribution.explain import explain
 from fastbg.attribution.memory import needed_bytes
 from fastbg.attribution.page import Steps, page
-from fastbg.attribution.picture import Panel, figure, spread
+from fastbg.attribution.picture import STAR, STARRED, Panel, figure, spread
 from fastbg.cli.device import pick_device
 from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_image
 from fastbg.cli.windows import Windows, parse_windows
@@ -256,7 +256,8 @@ def told(panel: Panel) -> str:
     _, gini, area, _, psnr = numbers(panel)
     index = spread(panel.map, panel.diffusion_index)
     said = f"{panel.name}: {index}, Gini {float(gini):.4f}, 95 % of it on {area} LR pixels"
-    return f"{said}, PSNR {float(psnr):.2f} dB" if psnr else said
+    said += f", PSNR {float(psnr):.2f} dB" if psnr else ""
+    return f"{said} ({STARRED})" if index.endswith(STAR) else said
 
 
 def sources_of(arguments: argparse.Namespace) -> list[Source]:
