@@ -42,6 +42,8 @@ THUMBNAIL = 800  # pixels a side of the whole input, at most
 SHOWN = 0.95  # share of every map that the zoomed maps show at least
 LEAST_VIEW = 8  # LR pixels on each side of the window's centre
 MOST_OFFSET = 0.1  # share of a diffusion index that may be the offset's
+STAR = "*"
+STARRED = f"{STAR} More than {100 * MOST_OFFSET:.0f} % of it is the public code's 1e-7 per pixel."
 DENSE = 512  # LR pixels a side of a zoom that is still enlarged to SR pixels
 
 
@@ -145,7 +147,8 @@ def figure(
     columns = len(panels) + 1
     drawn, axes = _grid(3, columns)
     _show_input(axes[0, 0], lr, box, view, scale)
-    _show(axes[1, 0], lr[view.slices()], view.refine(scale), "zoom")
+    title = "LR input" if view == Box(0, 0, height, width) else "zoom"
+    _show(axes[1, 0], lr[view.slices()], view.refine(scale), title)
     _mark(axes[1, 0], box)
     shown = around(box, height * scale, width * scale)
     if hr is None:
@@ -170,7 +173,7 @@ def figure(
         if columns > 1:
             axes[row, 1].set_ylabel(text)
     _colour_scale(drawn, axes)
-    _explain(drawn, lr, view, PANEL * columns, any(p.psnr is not None for p in panels))
+    _explain(drawn, lr, view, PANEL * columns)
     return drawn
 
 
@@ -187,7 +190,7 @@ def result_figure(result: "AttributionResult", index: int | tuple[int, ...] = 0)
     _show_density(axes[0, 2], lr, map_, view, box, scale)
     axes[0, 2].set_title("density", fontsize="medium")
     _colour_scale(drawn, axes)
-    _explain(drawn, lr, view, PANEL * 3, psnr=False)
+    _explain(drawn, lr, view, PANEL * 3)
     return drawn
 
 
@@ -248,15 +251,14 @@ def density_in(map_: NDArray[Any], view: Box) -> NDArray[np.float64] | None:
 
 
 def spread(map_: NDArray[np.float32], diffusion_index: float) -> str:
-    """The diffusion index, if it says anything of the map: "DI 1.25".
+    """The diffusion index: "DI 1.25"; with a star where it tells the number of pixels.
 
-    A map of zeros has none, and on large images it may tell the number of pixels (`offset_index`).
+    A map of zeros has none. On large images much of it is due to the offset (`offset_index`).
     """
     if not map_.any():
         return "nothing attributed"
-    if float(offset_index(torch.from_numpy(map_))) > MOST_OFFSET * diffusion_index:
-        return "DI: too many pixels"
-    return f"DI {diffusion_index:.2f}"
+    offset = float(offset_index(torch.from_numpy(map_)))
+    return f"DI {diffusion_index:.2f}{STAR if offset > MOST_OFFSET * diffusion_index else ''}"
 
 
 def _show(axis: Axes, image: Pixels, place: Box, title: str = "") -> None:
@@ -288,9 +290,10 @@ def _colour_scale(drawn: Figure, axes: NDArray[Any]) -> None:
     bar.ax.tick_params(labelsize="small")
 
 
-def _explain(drawn: Figure, lr: Pixels, view: Box, inches: float, psnr: bool) -> None:
-    """Under the figure: how to read it."""
+def _explain(drawn: Figure, lr: Pixels, view: Box, inches: float) -> None:
+    """Under the figure: how to read what is there."""
     height, width = lr.shape[:2]
+    labels = [axis.get_xlabel() for axis in drawn.axes]
     said = [
         "Red frame: the window. Attribution: how much each LR pixel did for it.",
         "DI, the diffusion index: 0 if one LR pixel did all, 100 if all "
@@ -298,7 +301,9 @@ def _explain(drawn: Figure, lr: Pixels, view: Box, inches: float, psnr: bool) ->
     ]
     if view != Box(0, 0, height, width):
         said.insert(1, f"Yellow frame: what the maps show, {100 * SHOWN:.0f} % of each or more.")
-    if psnr:
+    if any(label.endswith(STAR) for label in labels):
+        said.append(STARRED)
+    if any(label.startswith("PSNR") for label in labels):
         said.append("PSNR: of the window, RGB.")
     text = textwrap.fill(" ".join(said), round(LETTERS * inches))
     drawn.supxlabel(text, fontsize="x-small", ha="left", x=0.02)

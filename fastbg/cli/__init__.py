@@ -1,4 +1,4 @@
-"""The command `fastbg`: run, report, compare, attribute, evaluate, train, info, options, completion."""
+"""The command `fastbg` and its subcommands, see `fastbg.cli.arguments`."""
 
 import os
 import signal

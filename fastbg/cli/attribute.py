@@ -17,7 +17,7 @@ from torch import Tensor
 from fastbg.attribution.explain import explain
 from fastbg.attribution.memory import needed_bytes
 from fastbg.attribution.page import Steps, page
-from fastbg.attribution.picture import Panel, figure, spread
+from fastbg.attribution.picture import STAR, STARRED, Panel, figure, spread
 from fastbg.cli.device import pick_device
 from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_image
 from fastbg.cli.windows import Windows, parse_windows
@@ -70,6 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Write what is asked for; prints the paths. 1 if some of several images were left out."""
     sources, windows = sources_of(arguments), parse_windows(arguments.window)
     windows.refuse_strangers([source.path for source in sources])
+    idle = [source.key for source in sources if not windows.count(source.path)]
     sources = [source for source in sources if windows.count(source.path)]
     count = sum(windows.count(source.path) for source in sources)
     check_outputs(arguments, [source.path for source in sources], count)
@@ -80,6 +81,8 @@ def main(arguments: argparse.Namespace) -> int:
             "--steps", arguments.steps, "at least 2 for --method riemann_trapezoid"
         )
     say = partial(print, file=sys.stderr)  # what is printed otherwise are paths
+    if idle:
+        say(f"no window is listed for {', '.join(idle)}")
     models = load_choices(arguments.model, pick_device(arguments.device), say)
     run = Run(arguments, models, windows)
     bad = []
@@ -203,12 +206,14 @@ class Table:
         self.file: Any = None
 
     def __enter__(self) -> "Table":
-        if self.out.suffix.lower() not in FORMATS:
-            self.out.mkdir(exist_ok=True)
-            self.file = (self.out / "attribution.csv").open("w", newline="", encoding="utf-8")
-            self.rows = csv.writer(self.file)
-            self.rows.writerow(COLUMNS)
         return self
+
+    def begin(self) -> None:
+        """Make the folder and its table, once there is something to write."""
+        self.out.mkdir(exist_ok=True)
+        self.file = (self.out / "attribution.csv").open("w", newline="", encoding="utf-8")
+        self.rows = csv.writer(self.file)
+        self.rows.writerow(COLUMNS)
 
     def __exit__(self, *error: object) -> None:
         if self.file is not None:
@@ -218,10 +223,12 @@ class Table:
     def __call__(self, subject: Subject, window: Box, panels: Sequence[Panel]) -> None:
         """Write what `explain` found."""
         drawn = figure(subject.lr, panels, window, self.run.scale, subject.hr)
-        if self.file is None:
+        if is_picture(self.out):
             drawn.savefig(self.out, dpi=200)
             print(self.out)
             return
+        if self.file is None:
+            self.begin()
         stem = self.run.stem(subject, window)
         path = self.out / f"{stem}.{self.run.arguments.format}"
         drawn.savefig(path, dpi=200)
@@ -248,8 +255,9 @@ def told(panel: Panel) -> str:
         return f"{panel.name}: nothing attributed"
     _, gini, area, _, psnr = numbers(panel)
     index = spread(panel.map, panel.diffusion_index)
-    said = f"{panel.name}: {index}, Gini {float(gini):.4f}, 95 % on {area} LR pixels"
-    return f"{said}, PSNR {float(psnr):.2f} dB" if psnr else said
+    said = f"{panel.name}: {index}, Gini {float(gini):.4f}, 95 % of it on {area} LR pixels"
+    said += f", PSNR {float(psnr):.2f} dB" if psnr else ""
+    return f"{said} ({STARRED})" if index.endswith(STAR) else said
 
 
 def sources_of(arguments: argparse.Namespace) -> list[Source]:
@@ -273,10 +281,15 @@ def sources_of(arguments: argparse.Namespace) -> list[Source]:
     return found
 
 
+def is_picture(out: Path) -> bool:
+    """Whether --out is one picture, not a folder."""
+    return out.suffix.lower() in FORMATS and not out.is_dir()
+
+
 def check_outputs(arguments: argparse.Namespace, images: Sequence[Path], count: int) -> None:
     """Raises InvalidArgument for files that cannot be written, or would replace an image."""
     out: Path = arguments.out
-    single = out.suffix.lower() in FORMATS and not out.is_dir()
+    single = is_picture(out)
     if single and count > 1:
         raise InvalidArgument("--out", out, f"a folder, as there are {count} windows")
     if not single and out.suffix and not out.is_dir():
@@ -288,6 +301,8 @@ def check_outputs(arguments: argparse.Namespace, images: Sequence[Path], count: 
         raise InvalidArgument("--out", out, "a file in a folder that exists, or a new folder there")
     if arguments.html is not None and count != 1:
         raise InvalidArgument("--html", arguments.html, f"one image and one window, not {count}")
+    if arguments.html is not None and arguments.crop is not None:
+        raise InvalidArgument("--crop", arguments.crop, "none beside --html, whose maps are whole")
     for option, path in (("--out", out if single else None), ("--html", arguments.html)):
         if path is not None:
             check_folder(option, path)

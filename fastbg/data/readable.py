@@ -1,5 +1,6 @@
 """Checks that all images of a set can be read, before work begins."""
 
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from fastbg.data.images import open_folder
 from fastbg.data.sets import ImageItem, ImageSet
 from fastbg.errors import DataError
 
+LOG = logging.getLogger(__name__)
 SHOWN = 10  # files named in an error
 
 
@@ -18,7 +20,7 @@ def readable(
     *,
     skip_bad: bool = False,
     lr_scale: int | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = LOG.warning,
 ) -> ImageSet:
     """`images`, after decoding every file once; with `skip_bad` without the unreadable ones.
 
