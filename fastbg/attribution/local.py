@@ -49,7 +49,7 @@ class LocalAttribution:
             on GPUs. If the nodes of a pass need more, the network's blocks are recomputed in
             backward. Raises InvalidArgument then if the model has no stack of blocks.
         autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, not exact. An
-            autocast around the call has no effect: this argument decides.
+            autocast around the call has no effect: this argument decides, else `use_precision`.
     """
 
     def __init__(

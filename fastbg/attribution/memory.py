@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from fastbg import precision
 from fastbg.errors import InvalidArgument
 
 # What a pass needs in all, in units of what it saves for backward: the saved tensors, and the
@@ -114,5 +115,9 @@ def default_budget(device: torch.device) -> int:
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
-    """torch.autocast to `dtype`; for None none, whatever surrounds the call."""
+    """torch.autocast to `dtype`, or to what `use_precision` asks for; else none at all.
+
+    Whatever surrounds the call.
+    """
+    dtype = dtype or precision.autocast_dtype()
     return torch.autocast(device.type, dtype, enabled=dtype is not None)

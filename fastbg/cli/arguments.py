@@ -20,6 +20,7 @@ from fastbg.vocabulary import (
     NETWORK,
     NETWORK_HELP,
     NETWORKS,
+    PRECISIONS,
 )
 
 ABOUT = "Which pixels did a super-resolution network use, and did they help?"
@@ -83,6 +84,7 @@ def run(commands: Any) -> None:
     add("--limit", type=whole(1), metavar="N", help="at most N items per experiment")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     add("--dtype", default="float32", choices=DTYPES, help="of the networks")
+    arithmetic(command)
     add("--backend", default="auto", choices=("auto", *BACKENDS), help="of fastbg's operators")
     for name, choices in SHARED_OPTIONS.items():
         add(f"--{name}", choices=choices, help=f"option {name} of every experiment that has it")
@@ -143,6 +145,7 @@ def attribute(commands: Any) -> None:
         help="as accurate as 50 published steps in fewer passes; for --steps and --method",
     )
     add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+    arithmetic(command)
 
 
 def evaluate(commands: Any) -> None:
@@ -171,6 +174,7 @@ def evaluate(commands: Any) -> None:
     add("--lr", type=Path, metavar="DIR", help="LR images to use")
     images(command)
     add("--device", default="cpu", help="default: cpu")
+    arithmetic(command)
 
 
 def train(commands: Any) -> None:
@@ -195,6 +199,7 @@ def train(commands: Any) -> None:
     add("--start", metavar=NETWORK, help=f"go on from these weights, anew: {NETWORK_HELP}")
     add("--seed", type=whole(0), default=0, metavar="N")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    arithmetic(command)
     add("--resume", action="store_true", help="go on from OUT.ckpt")
 
 
@@ -215,6 +220,17 @@ def options(commands: Any) -> None:
     known = ", ".join(EXPERIMENTS)
     command.add_argument(
         "experiments", nargs="*", metavar="EXPERIMENT", help=f"any of: {known} (default: all)"
+    )
+
+
+def arithmetic(command: argparse.ArgumentParser) -> None:
+    """The option of every command that runs a network."""
+    command.add_argument(
+        "--precision",
+        default="ieee",
+        choices=PRECISIONS,
+        help="of float32 products: exact to float32, or faster with inputs rounded to 10 bits of "
+        "mantissa (tf32, NVIDIA GPUs only) or 7 (bf16)",
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastbg.attribution.explain import explain
 from fastbg.attribution.page import page
 from fastbg.attribution.picture import figure
-from fastbg.cli.device import pick_device
+from fastbg.cli.device import device_and_precision
 from fastbg.cli.files import check_folder, open_image
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.errors import InvalidArgument
@@ -25,6 +25,12 @@ FORMATS = (".png", ".pdf", ".svg")
 
 def main(arguments: argparse.Namespace) -> None:
     """Write the figure, and the page if asked for; prints their paths."""
+    with device_and_precision(arguments.device, arguments.precision) as device:
+        draw(arguments, device)
+
+
+def draw(arguments: argparse.Namespace, device: torch.device) -> None:
+    """`main`, in the precision that was asked for."""
     out: Path = arguments.out
     if out.suffix.lower() not in FORMATS:
         raise InvalidArgument("--out", str(out), f"a file that ends with {', '.join(FORMATS)}")
@@ -41,13 +47,13 @@ def main(arguments: argparse.Namespace) -> None:
             "--steps", arguments.steps, "at least 2 for --method riemann_trapezoid"
         )
     say = partial(print, file=sys.stderr)  # what is printed otherwise are paths
-    loaded = load_choices(arguments.model, pick_device(arguments.device), say)
+    loaded = load_choices(arguments.model, device, say)
     models = {model.name: model for model in loaded}
     scale = one_scale(loaded)
     if arguments.hr:
         pixels = reduced(pixels, scale)
     check_window(arguments.window, *(scale * side for side in pixels.shape[:2]))
-    image = as_float(torch.from_numpy(pixels).permute(2, 0, 1)).to(arguments.device)
+    image = as_float(torch.from_numpy(pixels).permute(2, 0, 1)).to(device)
     options = {
         "n_steps": arguments.steps,
         "method": arguments.method,

@@ -1,7 +1,8 @@
 """What an experiment may use while it measures: images, a device, and networks run in batches."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fastbg.errors import DataError
 from fastbg.geometry import cut
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite_lr
+from fastbg.precision import current, use_precision
 
 # LR pixels that a network is given at once. On CPUs small batches won: the features of a few
 # thousand pixels stay in the cache.
@@ -51,6 +53,13 @@ class Study:
     dtype: torch.dtype = torch.float32
     backend: str = "auto"  # of fastbg's operators
     folder: Path | None = None  # of the run, where an experiment may export files
+    precision: str = field(default_factory=current)  # of float32 passes: ieee, tf32 or bf16
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """What measurements run in, in any process or thread: `precision`, no graphs."""
+        with torch.inference_mode(), use_precision(self.precision):
+            yield
 
     def sub_images(self, count: int, size: int) -> list[Item]:
         """`count` squares of `size` HR pixels on the LR grid, drawn by the seed."""

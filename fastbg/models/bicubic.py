@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastbg.filters.bicubic import cubic
 from fastbg.models.network import Network
-from fastbg.precision import in_precision
+from fastbg.precision import in_network_precision
 
 
 class Bicubic(Network):
@@ -17,7 +17,7 @@ class Bicubic(Network):
     def __init__(self, scale: int = 4) -> None:
         super().__init__(scale, 1.0, (0.0, 0.0, 0.0))
 
-    @in_precision
+    @in_network_precision
     def forward(self, x: Tensor) -> Tensor:
         """`x` (B,3,h,w) enlarged to (B,3,s*h,s*w), not clamped."""
         rows, columns = (self.matrix(side).to(x) for side in x.shape[-2:])

@@ -13,7 +13,7 @@ from fastbg.models.conv_stack import Link, is_plain_conv, run_links
 from fastbg.models.network import DIV2K_MEAN, Network, is_watched
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
-from fastbg.precision import in_precision
+from fastbg.precision import in_network_precision
 
 
 class ResidualBlock(nn.Module):
@@ -75,7 +75,7 @@ class EDSR(Network):
         """SR image in [0,1] of the upsampled features."""
         return self.denormalise(self.conv_last(features))
 
-    @in_precision
+    @in_network_precision
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
         fast = self.run_native(x)
@@ -85,7 +85,7 @@ class EDSR(Network):
         x = self.conv_after_body(self.body(x), residual=x)
         return self.to_image(self.upsample(x))
 
-    @in_precision
+    @in_network_precision
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
         """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels, computing little more.
 

@@ -192,6 +192,7 @@ def about(store: RunStore) -> dict[str, str]:
         f"{label} ({network['architecture']}, weights {network['weights'][:12]})"
         for label, network in networks.items()
     ]
+    precision = config.get("precision", "not recorded")
     images = f"{config['images']} (fingerprint {config['fingerprint']}"
     if _PAIRED in store.remembered(_PAIRED):
         images += f", with its own LR images {_stored(store, _PAIRED)}"
@@ -200,7 +201,8 @@ def about(store: RunStore) -> dict[str, str]:
         "images": images + ")",
         "seed": str(store.seeds["seed"]),
         "magnification": f"x{config['scale']}",
-        "ran on": f"{config['device']}, {config['dtype']}, operators {config['backend']}",
+        "ran on": f"{config['device']}, {config['dtype']}, operators {config['backend']}, "
+        f"precision {precision}",
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items())
         + (", others before" if len(store.versions) > 1 else ""),
     }

@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 from rich.console import Console
 
-from fastbg import precision
 from fastbg.data.builtin import builtin_images
 from fastbg.data.readable import open_readable
 from fastbg.errors import CheckpointError, InvalidArgument
@@ -16,6 +15,7 @@ from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network, fingerprint
 from fastbg.models.plausible import check_output
+from fastbg.precision import check_precision, current
 from fastbg.registration.dispatch import FAMILIES, Place, instruction_set, select
 from fastbg.runs.estimate import pixels
 from fastbg.runs.forecast import Forecast
@@ -38,6 +38,7 @@ def run_experiments(
     seed: int = 0,
     limit: int | None = None,
     backend: str = "auto",
+    precision: str | None = None,
     progress: bool = True,
 ) -> Path:
     """What `fastbg run` does, for networks that are in memory, in one process.
@@ -52,6 +53,8 @@ def run_experiments(
         seed: draws sub-images and resamples.
         limit: at most so many items per experiment.
         backend: of fastbg's operators.
+        precision: "ieee", "tf32" (GPUs only) or "bf16" float32 products, see
+            `fastbg.use_precision`; None: what that says, "ieee" outside of it.
         progress: print results and progress; warnings are printed either way.
 
     Returns the path of the report. Raises InvalidArgument for a bad argument, CheckpointError for
@@ -72,9 +75,17 @@ def run_experiments(
     like = nets[0][1].mean
     assignments = [f"{name}={value}" for name, value in (options or {}).items()]
     chosen = chosen_experiments(experiments, {}, assignments, seed)
+    asked = check_precision(precision or current(), like.device, like.dtype)
     images = builtin_images() if data is None else open_readable(data)
     study = Study(
-        images, common_scale(nets), seed, like.device, like.dtype, backend, folder=Path(out)
+        images,
+        common_scale(nets),
+        seed,
+        like.device,
+        like.dtype,
+        backend,
+        folder=Path(out),
+        precision=asked,
     )
     console = Console(highlight=False)
     for doubt in filter(None, (check_output(net) for net in networks.values())):
@@ -141,7 +152,7 @@ def configuration(study: Study) -> dict[str, Any]:
         "device": study.device.type,
         "dtype": str(study.dtype).removeprefix("torch."),
         "backend": study.backend,
-        "precision": precision.current(),
+        "precision": study.precision,
     }
 
 
