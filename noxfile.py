@@ -174,9 +174,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """Operator tests and benchmarks on this machine's GPU; fails where there is none."""
+    """bench/on_gpu.sh and the benchmarks on this machine's GPU; fails where there is none."""
     install(session, "test")
     check = "import torch; assert torch.cuda.is_available(), 'no CUDA device is visible'"
     session.run("python", "-c", check)
-    session.run("pytest", "tests", *session.posargs)
+    phases = session.posargs or ["check", "time"]
+    session.run("bash", str(ROOT / "bench" / "on_gpu.sh"), *phases, external=True)
     session.run("pytest", "bench", "--benchmark-only")

@@ -165,15 +165,17 @@ def _flags(kind: str) -> list[tuple[Any, str, Any]]:
     A parent is cleared before its children are read, so that each shows what it holds itself and
     gets just that back.
     """
+    backends: Any = torch.backends
+    # The same bits in every run: cuDNN neither tries algorithms out nor adds with atomics.
+    same = [(backends.cudnn, "deterministic", True), (backends.cudnn, "benchmark", False)]
     products = "tf32" if kind == "tf32" else "ieee"  # autocast does what bf16 asks for
     if hasattr(torch._C, "_get_fp32_precision_getter"):  # torch >= 2.9
         parents = [("generic", "all"), ("cuda", "all"), ("mkldnn", "all")]
         found: list[tuple[Any, str, Any]] = [(_Setting(*key), "value", "none") for key in parents]
         for backend, wanted in (("cuda", products), ("mkldnn", "ieee")):
             found += [(_Setting(backend, op), "value", wanted) for op in ("matmul", "conv", "rnn")]
-        return found
-    backends: Any = torch.backends
+        return found + same
     tf32 = kind == "tf32"
     # Setting the level sets cuda.matmul.allow_tf32 too.
     levels = [(_MatmulPrecision(), "level", "high" if tf32 else "highest")]
-    return [*levels, (backends.cudnn, "allow_tf32", tf32)]
+    return [*levels, (backends.cudnn, "allow_tf32", tf32), *same]

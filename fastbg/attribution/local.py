@@ -45,9 +45,9 @@ class LocalAttribution:
             window's SR pixels (B,3,size,size) with a value for each image (B).
         skip_tolerance: nodes whose step is shorter than this fraction of the path are left out.
             The default keeps the result to 1e-6 of its largest value.
-        memory_budget: bytes that one pass may take; default 2 GiB on CPUs, half of the free memory
-            on GPUs. If the nodes of a pass need more, the network's blocks are recomputed in
-            backward. Raises InvalidArgument then if the model has no stack of blocks.
+        memory_budget: bytes that one pass may take; default 2 GiB on CPUs, 4 GiB on GPUs. If the
+            nodes of a pass need more, the network's blocks are recomputed in backward. Raises
+            InvalidArgument then if the model has no stack of blocks.
         autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, not exact. An
             autocast around the call has no effect: this argument decides, else `use_precision`.
     """

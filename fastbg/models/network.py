@@ -79,15 +79,16 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 def pad_reflected(x: Tensor, height: int, width: int) -> Tensor:
     """`x` (B,C,h,w) reflected at its lower and right border to (B,C,height,width).
 
-    Reflected as often as it takes, so that images smaller than the padding work too.
+    Reflected as often as it takes, so that images smaller than the padding work too. Made of
+    flipped slices: the gradient of an index is a sum by atomics on GPUs, in any order.
     """
     for dim, wanted in ((-2, height), (-1, width)):
-        size = x.shape[dim]
-        if size != wanted:
-            index = torch.arange(wanted, device=x.device)
-            period = max(2 * size - 2, 1)
-            index = index % period
-            x = x.index_select(dim, torch.minimum(index, (period - index) % period))
+        if x.shape[dim] == 1 < wanted:
+            x = x.expand([wanted if d == x.dim() + dim else n for d, n in enumerate(x.shape)])
+        while x.shape[dim] < wanted:
+            size = x.shape[dim]
+            more = min(wanted - size, size - 1)
+            x = torch.cat([x, x.narrow(dim, size - 1 - more, more).flip(dim)], dim)
     return x
 
 

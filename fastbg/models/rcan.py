@@ -60,11 +60,18 @@ def window_means(y: Tensor, side: int) -> Tensor:
 def own_window(values: Tensor, side: int, height: int, width: int) -> Tensor:
     """Of `values`, one per window of `window_means`, that of each position: (B,C,h,w).
 
-    A position's window is the one around it, near the border the outermost one.
+    A position's window is the one around it, near the border the outermost one. Made of slices: the
+    gradient of an index is a sum by atomics on GPUs, in any order.
     """
     for axis, size in ((2, height), (3, width)):
-        first = torch.arange(size, device=values.device) - side // 2
-        values = values.index_select(axis, first.clamp(0, max(size - side, 0)))
+        missing = size - values.shape[axis]
+        before = min(side // 2, missing)
+        first, last = values.narrow(axis, 0, 1), values.narrow(axis, values.shape[axis] - 1, 1)
+        ends = (first, before), (last, missing - before)
+        left, right = (
+            v.expand([n if d == axis else s for d, s in enumerate(v.shape)]) for v, n in ends
+        )
+        values = torch.cat([left, values, right], axis)
     return values
 
 
