@@ -62,6 +62,8 @@ def compile_only(session: nox.Session) -> None:
     session.run(
         "pytest", "tests/test_compile_only.py", "tests/test_gpu_static.py", *session.posargs
     )
+    for capability in ("80", "100", "120"):  # 90 is in the tests
+        session.run("python", "bench/gpu_static.py", "--check", "--arch", capability)
 
 
 @nox.session

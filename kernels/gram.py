@@ -275,7 +275,8 @@ def plan_gram(features: Tensor, mask: Tensor | None, out: Tensor) -> tuple[Launc
         "BLOCK_P": config.block_p,
     }
     programs = batch * regions * splits * pairs
-    warps = config.num_warps if mask is None else config.masked_warps
+    whole = mask is None and channels % block == 0
+    warps = config.num_warps if whole else config.more_warps
     partial = Launch(gram_partial_kernel, programs, arguments, constants, warps)
     return partial, plan_reduce(sums, out)
 

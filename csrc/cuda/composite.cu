@@ -33,6 +33,7 @@ namespace {
 // Blocks per SM are named because ptxas, left alone, spills to reach one more (kBlocks allows 64
 // registers a thread, kTileBlocks 96).
 constexpr int kThreads = 256, kBlocks = 4;
+constexpr int kRowBlocks = 3;  // of composite: with 64 registers half types spilled on sm_120
 constexpr int kTileThreads = 128, kTileBlocks = 5;
 constexpr int kMaxSide = 1 << 27;  // of an image, so that 32-bit coordinates never overflow
 
@@ -51,7 +52,8 @@ __device__ inline Pack<Out, V> load_converted(const In* address) {
 constexpr int kTogether = 3;  // channels whose loads are under way at once
 
 template <typename In, typename Out, int V>
-__global__ void __launch_bounds__(kThreads, kBlocks) composite_fwd_kernel(const CompositeParams p) {
+__global__ void __launch_bounds__(kThreads, kRowBlocks)
+    composite_fwd_kernel(const CompositeParams p) {
   const int channels = static_cast<int>(p.out.sizes[1]);
   const std::int64_t count = p.out.sizes[0];
   const int height = static_cast<int>(p.out.sizes[2]);

@@ -33,7 +33,7 @@ def _tables() -> tuple[Tensor, Tensor]:
 def imagenet_normalised(images: Tensor) -> Tensor:
     """RGB images (B,3,H,W) in [0,1] as VGG16 takes them."""
     mean, std = (
-        on_device(torch.tensor(values), images.device, images.dtype).view(3, 1, 1)
+        on_device(torch.tensor(values, dtype=torch.float64), images.device, images.dtype)
         for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
-    return (images - mean) / std
+    return (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)
