@@ -36,11 +36,11 @@ from fastbg.experiments.experiment import Experiment
 from fastbg.experiments.groups import lr_composites, sources
 from fastbg.experiments.mosaic import Mosaic, inside
 from fastbg.experiments.slicing import Slicing
-from fastbg.experiments.study import PIXELS_PER_CALL, Item, Study, as_image
+from fastbg.experiments.study import Item, Study, as_image
 from fastbg.experiments.swap import Swap
 from fastbg.experiments.table1 import Table1
 from fastbg.models.checkpoints import load_model
-from fastbg.models.network import Network
+from fastbg.models.network import PIXELS_PER_CALL, Network
 from fastbg.reports.mosaic import WAYS
 
 TOLERANCE = 1e-3  # dB

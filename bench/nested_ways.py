@@ -17,8 +17,8 @@ from bench.baselines.networks_torch import in_torch
 from fastbg.experiments.inward import Inward
 from fastbg.experiments.nested import NODES, Nested
 from fastbg.experiments.ring import Ring
-from fastbg.experiments.study import PIXELS_PER_CALL, Item, Study, as_image
-from fastbg.models.network import Network
+from fastbg.experiments.study import Item, Study, as_image
+from fastbg.models.network import PIXELS_PER_CALL, Network
 
 DECIBELS, INDEX = 1e-3, 1e-2
 GOOD_BATCH = 2  # nodes per pass

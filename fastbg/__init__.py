@@ -23,6 +23,10 @@ if TYPE_CHECKING:
         LocalAttribution,
         PixelSum,
     )
+    from fastbg.attribution.faithfulness import FaithfulnessResult, faithfulness
+    from fastbg.attribution.gradient import window_gradient
+    from fastbg.attribution.receptive_field import ReceptiveField, receptive_field
+    from fastbg.attribution.sanity import SanityResult, sanity_checks
     from fastbg.measures.texture import gram_distance, texture_gram
     from fastbg.models.checkpoints import load_model, save_model
     from fastbg.models.wrapped import wrap
@@ -38,18 +42,22 @@ __all__ = [
     "AttributionResult",
     "CustomObjective",
     "CustomPath",
+    "FaithfulnessResult",
     "GaussianBlurPath",
     "GaussianLinearPath",
     "GradientDetector",
     "LinearPath",
     "LocalAttribution",
     "PixelSum",
+    "ReceptiveField",
+    "SanityResult",
     "Transform",
     "blur_path",
     "composite",
     "composite_lr",
     "conv3x3",
     "conv_gram",
+    "faithfulness",
     "gradient_detector",
     "gram",
     "gram_distance",
@@ -57,11 +65,14 @@ __all__ = [
     "mosaic",
     "path_integral",
     "pixel_mlp",
+    "receptive_field",
     "run_experiments",
+    "sanity_checks",
     "save_model",
     "texture_gram",
     "use_precision",
     "window_attention",
+    "window_gradient",
     "wrap",
 ]
 
@@ -71,6 +82,10 @@ _NAMES = {
         "AttributionResult CustomObjective CustomPath GaussianBlurPath GaussianLinearPath "
         "GradientDetector LinearPath LocalAttribution PixelSum"
     ),
+    "attribution.faithfulness": "FaithfulnessResult faithfulness",
+    "attribution.gradient": "window_gradient",
+    "attribution.receptive_field": "ReceptiveField receptive_field",
+    "attribution.sanity": "SanityResult sanity_checks",
     "measures.texture": "gram_distance texture_gram",
     "models.checkpoints": "load_model save_model",
     "models.wrapped": "wrap",

@@ -25,6 +25,18 @@ class Box(NamedTuple):
             min(self.x1 + radius, width),
         )
 
+    def around(self, side: int, height: int, width: int) -> "Box":
+        """`side` x `side` pixels around the box, or what holds it, moved into (height, width)."""
+
+        def axis(start: int, stop: int, length: int) -> tuple[int, int]:
+            size = min(max(side, stop - start), length)
+            first = min(max((start + stop - size) // 2, 0), length - size)
+            return first, first + size
+
+        y0, y1 = axis(self.y0, self.y1, height)
+        x0, x1 = axis(self.x0, self.x1, width)
+        return Box(y0, x0, y1, x1)
+
     def align(self, window: int, shift: int, height: int, width: int) -> "Box":
         """Smallest box made of whole windows, which start at `shift` + multiples of `window`.
 
@@ -43,6 +55,27 @@ class Box(NamedTuple):
         """Smallest box that covers this one on a map `factor` times coarser."""
         f = factor
         return Box(self.y0 // f, self.x0 // f, -(-self.y1 // f), -(-self.x1 // f))
+
+    def told(self) -> str:
+        """ "96:112, 40:80", rows first."""
+        return f"{self.y0}:{self.y1}, {self.x0}:{self.x1}"
+
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to index a map with."""
+        return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
+    def moved(self, dy: int, dx: int) -> "Box":
+        """The box `dy` rows further down and `dx` columns to the right."""
+        return Box(self.y0 + dy, self.x0 + dx, self.y1 + dy, self.x1 + dx)
+
+    def joined(self, other: "Box") -> "Box":
+        """Smallest box that holds both."""
+        return Box(
+            min(self.y0, other.y0),
+            min(self.x0, other.x0),
+            max(self.y1, other.y1),
+            max(self.x1, other.x1),
+        )
 
     def refine(self, factor: int) -> "Box":
         """The same region on a map `factor` times finer."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fastbg
+from fastbg.experiments import EXPERIMENTS
 from fastbg.runs.records import section, stored_experiments
 from fastbg.runs.store import RunStore
 from fastbg.stats.intervals import Interval
@@ -28,13 +29,16 @@ OPTIONS = {
     "ring.candidates": 40,
     "inward.candidates": 40,
     "surroundings.margins": "0,32,96",
+    "faithfulness.size": 96,
+    "faithfulness.points": 3,
+    "diffusion.size": 96,
 }
 
 
 def measured(folder: Path) -> dict[str, Any]:
     """Records, intervals of the tables and verdicts of the run, made in `folder`."""
     net = fastbg.load_model("edsr")
-    fastbg.run_experiments({"edsr": net}, out=folder, options=OPTIONS, limit=LIMIT)
+    fastbg.run_experiments({"edsr": net}, [*EXPERIMENTS], out=folder, options=OPTIONS, limit=LIMIT)
     with RunStore.read(folder) as store:
         records = {}
         for r in store.records():

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_run import plain_psnr
 
 import fastbg
 from fastbg.attribution import picture
 from fastbg.attribution.explain import explain
-from fastbg.attribution.page import grid_windows, page
+from fastbg.attribution.page import MOST_WINDOWS, Map, Steps, default_step, grid_windows, page
 from fastbg.cli.arguments import parser
 from fastbg.errors import FastbgError
+from fastbg.geometry import Box
 from fastbg.models.edsr import EDSR
 
 WINDOW = (24, 30, 16)
@@ -38,23 +40,70 @@ def image() -> torch.Tensor:
 
 def test_figure_shows_every_network(image: torch.Tensor, models: dict[str, EDSR]) -> None:
     panels = explain(image, models, WINDOW, n_steps=4)
-    assert [panel.sr.shape for panel in panels] == [(80, 96, 3)] * 2
     drawn = picture.figure(image, panels, WINDOW, scale=4)
-    axes = np.array(drawn.axes).reshape(3, 3)
+    axes = np.array(drawn.axes[:9]).reshape(3, 3)
     assert [axis.get_title() for axis in axes[0]] == ["LR input", "first", "second <b>"]
     for column, panel in enumerate(panels, start=1):
-        assert axes[2, column].get_xlabel() == f"DI {panel.diffusion_index:.2f}"
+        assert axes[0, column].get_xlabel() == f"DI {panel.diffusion_index:.2f}"
         shown = axes[0, column].images[0].get_array()
         np.testing.assert_array_equal(shown, picture.heat(panel.map))
-    crop = axes[2, 1].images[0].get_array()
-    np.testing.assert_array_equal(crop, panels[0].sr[16:48, 22:54])
+        assert axes[2, column].get_xlabel() == ""
+        sr = picture.pixels(models[panel.name](image[None])[0])
+        crop = axes[2, column].images[0].get_array()
+        np.testing.assert_allclose(crop.astype(int), sr[16:48, 22:54], atol=1)  # rounding
+    assert drawn.axes[9].get_ylabel() == "share of the maximum"
+
+
+def test_ground_truth_stands_beside_the_networks(
+    image: torch.Tensor, models: dict[str, EDSR]
+) -> None:
+    hr = torch.rand(3, 80, 96, generator=torch.Generator().manual_seed(2))
+    panels = explain(image, models, WINDOW, hr, n_steps=2)
+    drawn = picture.figure(image, panels, WINDOW, scale=4, hr=hr)
+    axes = np.array(drawn.axes[:9]).reshape(3, 3)
+    assert axes[2, 0].get_title() == "ground truth"
+    crop = axes[2, 0].images[0].get_array()
+    np.testing.assert_array_equal(crop, picture.pixels(hr)[16:48, 22:54])
+    y, x, size = WINDOW
+    for column, panel in enumerate(panels, start=1):
+        sr = models[panel.name](image[None])[..., y : y + size, x : x + size]
+        expected = plain_psnr(sr[0], picture.pixels(hr)[y : y + size, x : x + size])
+        assert panel.psnr == pytest.approx(expected, abs=0.01)
+        assert axes[2, column].get_xlabel() == f"PSNR {panel.psnr:.2f} dB"
+
+
+def test_maps_are_zoomed_to_where_they_are() -> None:
+    map_ = np.zeros((200, 300))
+    map_[90:100, 150:160] = 1
+    map_[95, 175] = 4.0  # 4 % of it, 20 pixels away
+    window = Box(4 * 93, 4 * 153, 4 * 97, 4 * 157)
+    assert picture.view_of([map_], window, 4) == window.coarsen(4).around(17, 200, 300)
+    far = map_.copy()
+    far[95, 175] = 8.0
+    y0, x0, y1, x1 = picture.view_of([map_, far], window, 4)
+    assert y0 <= 75 < 115 <= y1
+    assert x0 <= 135 < 176 <= x1
+    assert picture.view_of([np.ones((200, 300))], window, 4) == Box(0, 0, 200, 300)
+    at_the_end = Box(4 * 196, 4 * 296, 800, 1200)
+    assert picture.view_of([np.zeros((200, 300))], at_the_end, 4) == Box(183, 283, 200, 300)
+
+
+def test_the_density_of_a_zoom_is_that_of_the_whole_map() -> None:
+    y, x = np.mgrid[:60, :80]
+    map_ = np.exp(-((y - 30) ** 2 + (x - 20) ** 2) / 20.0)
+    map_[map_ < 1e-3] = 0
+    view = Box(15, 5, 45, 60)
+    expected = picture.kde_density(map_)[view.slices()]
+    got = picture.density_in(map_, view)
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+    assert picture.density_in(np.eye(1, 4800).reshape(60, 80), view) is None  # one pixel
 
 
 def test_result_plots_itself(image: torch.Tensor, models: dict[str, EDSR]) -> None:
     lam = fastbg.LocalAttribution(models["first"])
     result = lam.attribute(image[None], [WINDOW, (0, 0, 8)], 3)
     drawn = result.plot(1)
-    assert len(drawn.axes) == 3
+    assert len(drawn.axes) == 4
     assert drawn.axes[1].get_xlabel() == f"DI {float(result.diffusion_index[1]):.2f}"
 
 
@@ -72,8 +121,33 @@ def test_grid_reaches_both_ends() -> None:
     assert grid_windows(8, 8, 8, 5) == [(0, 0, 8)]
 
 
+def test_a_page_has_no_more_windows_than_it_must() -> None:
+    for height, width, size in ((1152, 1152, 16), (80, 96, 16), (16, 4000, 16)):
+        step = default_step(height, width, size)
+        assert len(grid_windows(height, width, size, step)) <= MOST_WINDOWS
+        smaller = step - size
+        assert not smaller or len(grid_windows(height, width, size, smaller)) > MOST_WINDOWS
+
+
+def test_a_pages_maps_are_cut_to_where_they_are() -> None:
+    values = np.zeros((9, 7))
+    values[2:4, 3:6] = 0.5
+    cut = Map.of(values)
+    assert (cut.y, cut.x, cut.levels.shape) == (2, 3, (2, 3))
+    assert Map.of(np.zeros((9, 7))).levels.tolist() == [[0]]
+
+
 def test_page_holds_all_it_needs(image: torch.Tensor, models: dict[str, EDSR]) -> None:
-    html = page(image, models, 16, 32, "a <b> title", start=(30, 40), n_steps=2)
+    told = []
+    steps = Steps(image, models, 16, 32)
+    html = page(
+        steps,
+        "a <b> title",
+        start=(30, 40),
+        advance=lambda name, count: told.append((name, count)),
+        n_steps=2,
+    )
+    assert told == [(name, 1) for name in models for _ in steps.windows]
     assert "a &lt;b&gt; title" in html
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", html)
     found = re.search(r'<script id="content" type="application/json">(.*?)</script>', html, re.S)
@@ -86,7 +160,7 @@ def test_page_holds_all_it_needs(image: torch.Tensor, models: dict[str, EDSR]) -
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 def test_page_follows_a_click(image: torch.Tensor, models: dict[str, EDSR], tmp_path: Path) -> None:
     """In a headless browser: a click moves the window, then an arrow key, and maps follow."""
-    html = page(image, models, 16, 32, "title", start=(0, 0), n_steps=2)
+    html = page(Steps(image, models, 16, 32), "title", start=(0, 0), n_steps=2)
     probe = """<script>
     const wait = setInterval(() => {
       if (document.body.dataset.ready !== "yes") return;
@@ -172,7 +246,7 @@ class TestCommand:
             files / "lr.png", "--hr", "--model", files / "net.safetensors", "--window", 0, 0, 8,
             "--out", out, "--steps", 2, "--html", html, "--grid", 16,
         )  # fmt: skip
-        assert '"height": 5, "width": 6' in html.read_text()
+        assert '"height": 5, "width": 6' in html.read_text(encoding="utf-8")
 
     @pytest.mark.parametrize(
         ("change", "message"),

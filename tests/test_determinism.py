@@ -17,12 +17,12 @@ from fastbg.attribution import memory
 from fastbg.experiments.ring import Ring, RingOptions
 from fastbg.experiments.seam import by_distance
 from fastbg.experiments.slicing import Slicing, SlicingOptions
-from fastbg.experiments.study import Study, images_per_call
+from fastbg.experiments.study import Study
 from fastbg.experiments.table1 import Table1, Table1Options
 from fastbg.measures.groups import means_by
 from fastbg.models.conv import Conv3x3
 from fastbg.models.edsr import EDSR
-from fastbg.models.network import pad_reflected
+from fastbg.models.network import images_per_call, pad_reflected
 from fastbg.models.rcan import RCAN, own_window
 from fastbg.models.swinir import SwinIR
 
@@ -130,8 +130,8 @@ def test_batches_on_a_gpu_fit_a_small_card(
 ) -> None:
     with FakeTensorMode():
         lr = torch.empty(shape, device="cuda")
-    assert images_per_call(net, lr, window) == expected
-    assert images_per_call(net, torch.empty(100, 3, 32, 32), window) == 8
+    assert images_per_call(lr, net.scale, window) == expected
+    assert images_per_call(torch.empty(100, 3, 32, 32), net.scale, window) == 8
 
 
 # What stands in for functions with atomics.

@@ -95,16 +95,26 @@ TYPED: dict[str, list[str]] = {
     "report empty small": ["small: got one argument too many; expected as in fastbg report DIR"],
     "attribute lr.png": ["--model, --window, --out: missing; expected", "--window Y X SIZE"],
     ATTRIBUTE.replace("0 0 16", "0 16"): ["--window: got '0 16'; expected Y X SIZE"],
-    ATTRIBUTE.replace("0 0 16", "0 0 big"): ["--window: got 'big'; expected a whole number"],
-    ATTRIBUTE.replace("0 0 16", "90 0 16"): [
-        "--window: got 90 0 16; expected Y X SIZE inside the SR image, which has 96x96 pixels"
+    ATTRIBUTE.replace("0 0 16", "0 0 big"): [
+        "--window: got '0 0 big'; expected Y X SIZE, Y0 X0 Y1 X1",
+        "whole numbers",
     ],
-    ATTRIBUTE.replace("0 0 16", "-4 0 16"): ["--window: got -4 0 16; expected Y X SIZE inside"],
-    ATTRIBUTE.replace("0 0 16", "0 0 0"): ["--window: got 0 0 0; expected Y X SIZE inside"],
+    ATTRIBUTE.replace("0 0 16", "90 0 16"): [
+        "--window: got 90 0 16; expected a window inside the SR image, which has 96x96 pixels"
+    ],
+    ATTRIBUTE.replace("0 0 16", "-4 0 16"): [
+        "--window: got -4 0 16; expected Y X SIZE with Y, X >= 0"
+    ],
+    ATTRIBUTE.replace("0 0 16", "0 0 0"): [
+        "--window: got 0 0 0; expected Y X SIZE with",
+        "SIZE >= 1",
+    ],
     ATTRIBUTE.replace("map.png", "map.gif"): ["--out: got map.gif; expected a file that ends"],
     ATTRIBUTE.replace("map.png", "no/map.png"): ["--out: got no/map.png; expected a file in a"],
     ATTRIBUTE.replace("map.png", "lr.png"): ["--out: got lr.png; expected another file than"],
-    ATTRIBUTE.replace("lr.png", "images"): ["IMAGE: got images; expected an image file; this is"],
+    ATTRIBUTE.replace("lr.png", "images"): [
+        "--out: got map.png; expected a folder, as there are 4 windows"
+    ],
     ATTRIBUTE.replace("lr.png", "l.png"): ["IMAGE: got l.png; expected an image file; it cannot"],
     ATTRIBUTE.replace("lr.png", "broken.png"): ["IMAGE: got broken.png; expected an image file"],
     ATTRIBUTE.replace("lr.png", "dot.png") + " --hr": ["IMAGE: got 3x3 pixels; expected at least"],

@@ -93,6 +93,7 @@ def test_modules_are_found_by_their_names() -> None:
 def test_names_on_the_command_line_are_those_of_the_code() -> None:
     """A new experiment, network, backend or method has a line in fastbg/vocabulary.py too."""
     assert tuple(EXPERIMENTS) == vocabulary.EXPERIMENTS
+    assert tuple(name for name, e in EXPERIMENTS.items() if e.extra) == vocabulary.EXTRA
     assert tuple(BUILT_IN) == vocabulary.NETWORKS
     assert tuple(BACKENDS) == vocabulary.BACKENDS
     assert tuple(METHODS) == vocabulary.METHODS

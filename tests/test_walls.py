@@ -18,7 +18,7 @@ ops testing
 data models
 measures stats
 attribution
-experiments evaluation training
+experiments evaluation training captum
 reports
 runs
 fastbg

@@ -34,6 +34,21 @@ def diffusion_index(maps: Tensor) -> Tensor:
     return (1 - gini(maps)) * 100
 
 
+def contribution_area(maps: Tensor, share: float = 0.95) -> Tensor:
+    """Area of contribution of each map (...,h,w): the fewest pixels that hold `share` of it; int64.
+
+    0 for a map of zeros.
+    """
+    if not 0 < share <= 1:
+        raise InvalidArgument("share", share, "0 < share <= 1")
+    values = maps.double().flatten(-2).sort(-1, descending=True).values
+    held = values.cumsum(-1)
+    total = held[..., -1:]
+    # Rounding of the sum must not ask for a pixel more.
+    lacking = (held < share * total * (1 - 1e-12)).sum(-1)
+    return torch.where(total[..., 0] > 0, lacking + 1, 0)
+
+
 def box_share(maps: Tensor, boxes: Tensor | Sequence[int], scale: int) -> Tensor:
     """Share of each map (...,h,w) that lies inside a box: float64 (...), or (...,N) for N boxes.
 

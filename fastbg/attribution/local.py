@@ -6,24 +6,30 @@ frozen, gradients to the input alone, just the pixels that the window needs
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastbg.attribution import memory
-from fastbg.attribution.objectives import CustomObjective, GradientDetector, Objective
+from fastbg.attribution.objectives import Objective, as_objective
+from fastbg.attribution.passes import (
+    WindowPasses,
+    Windows,
+    as_box,
+    as_inputs,
+    as_windows,
+    input_gradient,
+)
 from fastbg.attribution.paths import GaussianBlurPath, Path
 from fastbg.attribution.quadrature import Cells, quadrature
 from fastbg.attribution.result import AttributionResult
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
-from fastbg.models.foreign import guarded, super_resolve
 from fastbg.models.network import Network
-from fastbg.ops.checks import check_finite, check_images, check_unit_range
+from fastbg.ops.checks import check_finite
 from fastbg.precision import in_precision
-
-Windows = Tensor | Sequence[int] | Sequence[Sequence[int]]
 
 # Nodes per pass on CPUs: one node's features fit the cache, several do not (bench_attribution.py).
 CPU_BATCH = 1
@@ -66,11 +72,7 @@ class LocalAttribution:
             raise InvalidArgument("model", type(model).__name__, "a torch.nn.Module")
         self.model = model
         self.path = GaussianBlurPath() if path is None else path
-        if objective is None:
-            objective = GradientDetector()
-        elif not isinstance(objective, Objective):
-            objective = CustomObjective(objective)
-        self.objective: Objective = objective
+        self.objective = as_objective(objective)
         if not 0 <= skip_tolerance < 1:
             raise InvalidArgument("skip_tolerance", skip_tolerance, "0 <= skip_tolerance < 1")
         if memory_budget is not None and memory_budget < 1:
@@ -99,7 +101,8 @@ class LocalAttribution:
                 model's dtype. One channel if the model takes one.
             windows: ``(y, x, size)``, top-left corner and side in SR pixels, for all images; or
                 integers (B,3), one for each; or (N,3) for a single image, or (B,N,3): several for
-                each, which share its path.
+                each, which share its path. With 4 in place of 3 they are boxes
+                ``(y0, x0, y1, x1)``, half-open.
             n_steps: nodes of the path; negligible ones are not computed.
             method: "riemann_right" (as published), "riemann_trapezoid", "gausslegendre" or
                 "arc_midpoint".
@@ -118,30 +121,32 @@ class LocalAttribution:
             InvalidArgument: an argument's shape, value, dtype or device; a window that leaves the
                 SR image; a model that raises, answers no SR image, NaN, or without a gradient.
         """
-        images = _checked(images, self.model)
+        images = as_inputs(images, self.model)
         if accuracy is not None:
             if accuracy != "published":
                 raise InvalidArgument("accuracy", repr(accuracy), "'published' or None")
             method, n_steps = PUBLISHED
         if internal_batch_size is not None and internal_batch_size < 1:
             raise InvalidArgument("internal_batch_size", internal_batch_size, "at least 1")
-        corners = _windows(windows, images.shape[0])  # [B,N,3]
+        corners = as_windows(windows, images.shape[0])  # [B,N,3 or 4]
         cells = quadrature(method, n_steps, self.path.at_length)
         cells = cells[self.path.step_sizes(cells) > self.skip_tolerance]
 
         run = _Run(self, internal_batch_size)
-        boxes = [[_box(corner) for corner in row] for row in corners.tolist()]
+        boxes = [[as_box(corner) for corner in row] for row in corners.tolist()]
         b, n = corners.shape[:2]
         total = images.new_zeros((b, n, *images.shape[1:]), dtype=torch.float32)
         ends = images.new_zeros((2, b, n), dtype=torch.float64)
         with memory.frozen(self.model):
             if b and n and len(cells):
                 run.plan(images[:1], [box for row in boxes for box in row], cells)
-            for i, image in enumerate(images.split(1)):
-                for j, part in run.integrals(image, boxes[i], cells):
-                    total[i, j] += part
+            for i, image in enumerate(images.split(1) if n else ()):
+                part = run.part(image, boxes[i])
+                rows, columns = part.box.slices()
+                for j, share in run.integrals(part.image, part.windows, cells):
+                    total[i, j, :, rows, columns] += share
                 if return_convergence_delta:
-                    ends[:, i] = run.values_at_ends(image, boxes[i])
+                    ends[:, i] = run.values_at_ends(part.image, part.windows)
         check_finite("model", total, "an attribution")
         delta = total.double().sum((2, 3, 4)) - (ends[1] - ends[0])
         shape = _leading_shape(windows, b)
@@ -149,11 +154,19 @@ class LocalAttribution:
         return AttributionResult(
             attribution=total.reshape(*shape, *size),
             images=images[:, None].expand(b, n, *size).reshape(*shape, *size),
-            windows=corners.reshape(*shape, 3),
-            scale=run.scale,
+            windows=corners.reshape(*shape, corners.shape[-1]),
+            scale=run.passes.scale,
             passes=len(cells),
             convergence_delta=delta.reshape(shape) if return_convergence_delta else None,
         )
+
+
+class _Part(NamedTuple):
+    """What some windows need of an image."""
+
+    image: Tensor  # the part (1,C,h',w')
+    box: Box  # where it lies in the image
+    windows: list[Box]  # in SR pixels of the part
 
 
 class _Run:
@@ -161,14 +174,31 @@ class _Run:
 
     def __init__(self, settings: LocalAttribution, batch: int | None) -> None:
         self.model, self.path = settings.model, settings.path
-        self.objective, self.autocast = settings.objective, settings.autocast
-        self.budget, self.asked, self.batch, self.scale = settings.memory_budget, batch, 0, 0
+        self.objective, self.passes = (
+            settings.objective,
+            WindowPasses(settings.model, settings.autocast),
+        )
+        self.budget, self.asked, self.batch = settings.memory_budget, batch, 0
         self.recompute = False
-        scale: Any = getattr(self.model, "scale", None)
-        forward_window: Any = getattr(self.model, "forward_window", None)
-        self.forward_window: Callable[[Tensor, Box], Tensor] | None = None
-        if callable(forward_window) and isinstance(scale, int):
-            self.forward_window, self.scale = forward_window, scale
+
+    def part(self, image: Tensor, boxes: Sequence[Box]) -> _Part:
+        """What the windows `boxes` need of `image`: all of it where that is not known."""
+        height, width = image.shape[-2:]
+        whole = _Part(image, Box(0, 0, height, width), [*boxes])
+        if self.path.radius is None or not isinstance(self.model, Network):
+            return whole
+        needed = []
+        for box in boxes:
+            readable = self.passes.readable(box, image, self.objective.margin)
+            crop = self.model.crop_for(readable, height, width, self.path.radius)
+            if crop is None:
+                return whole
+            needed.append(crop.box)
+        box = reduce(Box.joined, needed)
+        rows, columns = box.slices()
+        origin = box.refine(self.passes.scale)
+        windows = [window.moved(-origin.y0, -origin.x0) for window in boxes]
+        return _Part(image[..., rows, columns], box, windows)
 
     def integrals(
         self, image: Tensor, boxes: Sequence[Box], cells: Cells
@@ -198,53 +228,17 @@ class _Run:
 
     def _values(self, nodes: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
         """Objective (K) of each window in the SR images of `nodes` (K,C,h,w)."""
-        sr = None
-        for box in boxes:
-            with memory.autocast(nodes.device, self.autocast):
-                if self.forward_window is not None:
-                    patch = self._window(nodes, self._readable(box, nodes))
-                else:
-                    sr = self._super_resolved(nodes) if sr is None else sr
-                    y0, x0, y1, x1 = self._readable(box, nodes)
-                    patch = sr[..., y0:y1, x0:x1]
+        patches = self.passes.patches(nodes, boxes, self.objective.margin)
+        for box, patch in zip(boxes, patches, strict=True):
             yield self.objective(patch, box.y1 - box.y0, box.x1 - box.x0)
-
-    def _window(self, nodes: Tensor, box: Box) -> Tensor:
-        """The model's own window; an error of its module is told as such."""
-        forward: Any = self.forward_window
-        about = f"for the window {tuple(box)} of an input {tuple(nodes.shape)}"
-        patch: Any = guarded(lambda: forward(nodes, box), "model", about)
-        return patch
-
-    def _super_resolved(self, nodes: Tensor) -> Tensor:
-        sr = super_resolve(self.model, nodes, "model")
-        self.scale = sr.shape[-1] // nodes.shape[-1]
-        return sr
-
-    def _readable(self, box: Box, nodes: Tensor) -> Box:
-        """`box` with the objective's margin, as far as the SR image has it."""
-        height, width = (self.scale * v for v in nodes.shape[-2:])
-        if box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width or box.y0 >= box.y1:
-            window = (box.y0, box.x0, box.y1 - box.y0)
-            wanted = f"(y, x, size), size >= 1, inside the SR image of {height}x{width}"
-            raise InvalidArgument("windows", window, wanted)
-        margin = self.objective.margin
-        return Box(box.y0, box.x0, min(box.y1 + margin, height), min(box.x1 + margin, width))
 
     def _gradients(self, nodes: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
         """Gradient (K,C,h,w) of each window's objective at `nodes`."""
         nodes = nodes.requires_grad_()
         with memory.recomputed(self.model, self.recompute):
             for j, value in enumerate(self._values(nodes, boxes)):
-                shared = self.forward_window is None and j + 1 < len(boxes)
-                if not value.requires_grad:
-                    raise InvalidArgument(
-                        "model",
-                        "an output that has no gradient to the input",
-                        "a differentiable module: no detach, no_grad or rounding inside",
-                    )
-                (gradient,) = torch.autograd.grad(value.sum(), nodes, retain_graph=shared)
-                yield gradient
+                shared = not self.passes.trimmed and j + 1 < len(boxes)
+                yield input_gradient(value, nodes, shared)
 
     def plan(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> None:
         """Batch size and recomputation, by what a trial pass of one node keeps for backward.
@@ -255,11 +249,12 @@ class _Run:
             self.batch = self.asked
             return
         limit = (self.budget or memory.default_budget(image.device)) / memory.PEAK_OVER_SAVED
-        node = self._nodes(image, cells[:1]).requires_grad_()
+        part = self.part(image, [self._costliest(boxes, image)])
+        node = self._nodes(part.image, cells[:1]).requires_grad_()
         saved = memory.SavedBytes(self.model, limit / (self.asked or 1))
         try:
             with saved:
-                for _ in self._values(node, [self._costliest(boxes, node)]):
+                for _ in self._values(node, part.windows):
                     pass
         except memory.OverBudget:
             self.batch = self.asked or 1
@@ -270,9 +265,9 @@ class _Run:
             best = min(fitting, CPU_BATCH) if image.device.type == "cpu" else fitting
             self.batch = self.asked or best
 
-    def _costliest(self, boxes: Sequence[Box], node: Tensor) -> Box:
+    def _costliest(self, boxes: Sequence[Box], image: Tensor) -> Box:
         """The box of which a window-trimmed pass computes most: the largest, then most central."""
-        height, width = (self.scale * v for v in node.shape[-2:])
+        height, width = (self.passes.scale * v for v in image.shape[-2:])
 
         def cost(box: Box) -> tuple[int, int]:
             room = min(box.y0, box.x0, height - box.y1, width - box.x1)
@@ -281,49 +276,6 @@ class _Run:
         return max(boxes, key=cost)
 
 
-def _checked(images: Tensor, model: nn.Module) -> Tensor:
-    """`images` as a leaf in the model's dtype, or InvalidArgument."""
-    check_images("images", images)
-    channels = (3,) if isinstance(model, Network) else (1, 3)
-    if images.shape[1] not in channels:
-        expected = " or ".join(f"(B, {n}, h, w)" for n in channels)
-        raise InvalidArgument("images", f"shape {tuple(images.shape)}", expected)
-    check_unit_range("images", images)
-    like = getattr(model, "mean", None)
-    if not isinstance(like, Tensor):
-        like = next((p for p in model.parameters() if p.is_floating_point()), images)
-    if like.device != images.device:
-        raise InvalidArgument("images", f"device {images.device}", f"the model's, {like.device}")
-    # A tensor of inference mode takes no part in autograd; its copy out here does.
-    return images.clone().detach().to(like.dtype)
-
-
-def _windows(windows: Windows, count: int) -> Tensor:
-    """`windows` as integers (B,N,3) on the CPU."""
-    value = torch.as_tensor(windows)
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise InvalidArgument("windows", value.dtype, "integers y, x, size")
-    value = value.clone().to("cpu", torch.int64)
-    if value.shape == (3,):
-        return value.expand(count, 1, 3)
-    if value.dim() == 2 and value.shape[1] == 3 and count == 1:
-        return value[None]
-    if value.shape == (count, 3):
-        return value[:, None]
-    if value.dim() == 3 and value.shape[0] == count and value.shape[2] == 3:
-        return value
-    raise InvalidArgument(
-        "windows",
-        f"shape {tuple(value.shape)}",
-        f"(3,), ({count}, 3) or ({count}, N, 3): y, x, size",
-    )
-
-
 def _leading_shape(windows: Windows, count: int) -> tuple[int, ...]:
     shape = tuple(torch.as_tensor(windows).shape[:-1])
     return shape or (count,)
-
-
-def _box(corner: Sequence[int]) -> Box:
-    y, x, size = corner
-    return Box(y, x, y + size, x + size)

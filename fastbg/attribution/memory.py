@@ -1,5 +1,6 @@
 """How much a network's backward pass keeps, and how to make it keep less."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastbg import precision
 from fastbg.errors import InvalidArgument
+from fastbg.models.network import Network
 
 # What a pass needs in all, in units of what it saves for backward: the saved tensors, and the
 # gradients and work space of the layers under way.
@@ -40,6 +42,21 @@ class SavedBytes(saved_tensors_hooks):
                 raise OverBudget
         # Not the tensor itself: an output that its own graph holds would never be freed.
         return tensor.detach()
+
+
+TRIAL = 32  # LR pixels a side of the image whose pass tells what a larger one takes
+
+
+def needed_bytes(model: Network, height: int, width: int) -> int:
+    """About what one pass of `model` over an LR image takes, blocks recomputed where there are any.
+
+    From a pass over TRIAL x TRIAL pixels, as everything that is kept grows with the pixels.
+    """
+    x = torch.full((1, 3, TRIAL, TRIAL), 0.5, device=model.mean.device, dtype=model.mean.dtype)
+    saved = SavedBytes(model, math.inf)
+    with frozen(model), recomputed(model, bool(stacked_blocks(model))), torch.enable_grad(), saved:
+        model(x.requires_grad_())
+    return int(PEAK_OVER_SAVED * saved.count * height * width / TRIAL**2)
 
 
 @contextmanager

@@ -63,3 +63,10 @@ class CustomObjective(Objective):
             wanted = f"({patch.shape[0]},): a number for each image"
             raise InvalidArgument("objective", f"a result of shape {tuple(values.shape)}", wanted)
         return values
+
+
+def as_objective(objective: Objective | Callable[[Tensor], Tensor] | None) -> Objective:
+    """`objective`, or what a function of the window's pixels is as one; None is LAM's."""
+    if objective is None:
+        return GradientDetector()
+    return objective if isinstance(objective, Objective) else CustomObjective(objective)

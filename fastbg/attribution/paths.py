@@ -20,7 +20,12 @@ class Path(ABC):
     """x(t), t in [0,1]: x(0) is the baseline, x(1) the image. Subclass for a path of your own.
 
     Images are (B,C,h,w) in [0,1]; positions are float64 arrays (K).
+
+    `radius` is how far, in pixels, a node's or step's pixel looks in the image; None: anywhere. If
+    it is known, only the part of the image that a window depends on is computed.
     """
+
+    radius: int | None = None
 
     @abstractmethod
     def nodes(self, images: Tensor, positions: Array) -> Tensor:
@@ -51,6 +56,7 @@ class GaussianBlurPath(Path):
     def __init__(self, sigma: float = 1.2, kernel_size: int = 9, backend: str = "auto") -> None:
         _check_blur(sigma, kernel_size)
         self.sigma, self.kernel_size, self.backend = sigma, kernel_size, backend
+        self.radius = kernel_size // 2
 
     def __repr__(self) -> str:
         return f"GaussianBlurPath(sigma={self.sigma}, kernel_size={self.kernel_size})"
@@ -100,6 +106,7 @@ class LinearPath(Path):
 
     def __init__(self, baseline: float | Tensor = 0.0) -> None:
         self.baseline = baseline
+        self.radius = None if isinstance(baseline, Tensor) else 0
 
     def __repr__(self) -> str:
         shown = tuple(self.baseline.shape) if isinstance(self.baseline, Tensor) else self.baseline
@@ -134,6 +141,7 @@ class GaussianLinearPath(LinearPath):
     def __init__(self, sigma: float = 1.2, kernel_size: int = 9, backend: str = "auto") -> None:
         _check_blur(sigma, kernel_size)
         self.sigma, self.kernel_size, self.backend = sigma, kernel_size, backend
+        self.radius = kernel_size // 2
 
     def __repr__(self) -> str:
         return f"GaussianLinearPath(sigma={self.sigma}, kernel_size={self.kernel_size})"

@@ -1,47 +1,80 @@
 """Pictures of attributions: the figure that goes into papers, and single results.
 
-Colours as in the LAM paper: `seismic`, white for nothing, red for much.
+Colours as in the LAM paper: `seismic`, white for nothing, red for much. Every axis is in SR pixels,
+so that the window, the zoom and the images lie where they belong.
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from fastbg.attribution.density import kde_density
+from fastbg.attribution.passes import as_box
+from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box
 
 if TYPE_CHECKING:
     from fastbg.attribution.result import AttributionResult
 
 Pixels = NDArray[np.uint8]
 WINDOW_COLOUR = "#e6194b"
+ZOOM_COLOUR = "#ffd000"
 PANEL = 2.0  # inches a side
+LETTERS = 16  # of the smallest text, per inch
+THUMBNAIL = 800  # pixels a side of the whole input, at most
+SHOWN = 0.95  # share of every map that the zoomed maps show at least
+LEAST_VIEW = 8  # LR pixels on each side of the window's centre
+DENSE = 512  # LR pixels a side of a zoom that is still enlarged to SR pixels
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What one network did: its map (h,w), diffusion index and SR image (s*h,s*w,3)."""
+    """What one network did.
+
+    Attributes:
+        name: of the network.
+        result: the attribution of one window.
+        sr: SR pixels of the box `shown`, the window and its surroundings (.., .., 3).
+        psnr: of the window in dB, None without ground truth.
+    """
 
     name: str
-    map: NDArray[np.float32]
-    diffusion_index: float
+    result: "AttributionResult"
     sr: Pixels
+    shown: Box
+    psnr: float | None = None
+
+    @cached_property
+    def map(self) -> NDArray[np.float32]:
+        """(h,w) attribution map, LR."""
+        values: NDArray[np.float32] = self.result.map[0].cpu().numpy()
+        return values
+
+    @property
+    def diffusion_index(self) -> float:
+        """Of the map."""
+        return float(self.result.diffusion_index[0])
 
 
 def pixels(image: Tensor) -> Pixels:
     """8-bit pixels (h,w,3) of an image (3,h,w) in [0,1]."""
-    levels = (image.detach().float().clamp(0, 1) * 255).round()
-    grey: Pixels = levels.permute(1, 2, 0).to(torch.uint8).cpu().numpy()
+    levels = (image.detach().float().clamp(0, 1) * 255).round().byte()
+    grey: Pixels = levels.permute(1, 2, 0).cpu().numpy()
     return grey
 
 
@@ -55,72 +88,160 @@ def heat(values: NDArray[Any], scale: int = 1) -> Pixels:
     return np.asarray(large)
 
 
-def density_over(image: Pixels, map_: NDArray[Any], scale: int) -> Pixels:
-    """Kernel density of a map, half transparent over the enlarged input (h,w,3)."""
-    height, width = map_.shape
+def density_over(image: Pixels, density: NDArray[Any], scale: int) -> Pixels:
+    """A density (h,w) in [0,1], half transparent over the enlarged input (h,w,3)."""
+    height, width = density.shape
     size = (width * scale, height * scale)
     below = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    blend: Pixels = (0.5 * below + 0.5 * heat(_density(map_), scale)).round().astype(np.uint8)
+    blend: Pixels = (0.5 * below + 0.5 * heat(density, scale)).round().astype(np.uint8)
     return blend
 
 
-def figure(image: Tensor, panels: Sequence[Panel], window: Sequence[int], scale: int) -> Figure:
-    """Input with window; below each network's name its map, density, SR crop, diffusion index.
+def around(window: Box, height: int, width: int) -> Box:
+    """A square twice as large as the window, inside (height, width)."""
+    return window.around(2 * max(_sides(window)), height, width)
+
+
+def view_of(maps: Sequence[NDArray[Any]], window: Box, scale: int) -> Box:
+    """LR pixels to show: a square around the window that holds SHOWN of each of the maps (h,w).
+
+    All of the image where that is most of it anyway.
+    """
+    height, width = maps[0].shape
+    y, x = ((a + b) / 2 / scale for a, b in ((window.y0, window.y1), (window.x0, window.x1)))
+    rows, columns = (abs(np.arange(n) + 0.5 - c) for n, c in ((height, y), (width, x)))
+    distance = np.maximum(rows[:, None], columns).astype(np.int64)
+    radius = max(LEAST_VIEW, math.ceil(max(_sides(window)) / scale))
+    for map_ in maps:
+        held = np.bincount(distance.ravel(), map_.ravel().astype(np.float64)).cumsum()
+        radius = max(radius, int((held < SHOWN * held[-1]).sum()) + 1)
+    if 2 * radius >= 0.8 * min(height, width):
+        return Box(0, 0, height, width)
+    return window.coarsen(scale).around(2 * radius + 1, height, width)
+
+
+def figure(
+    image: Tensor,
+    panels: Sequence[Panel],
+    window: Sequence[int],
+    scale: int,
+    hr: Tensor | None = None,
+) -> Figure:
+    """The input with its window; of each network the map and its density, and the SR window.
 
     Args:
         image: LR (3,h,w) in [0,1].
         panels: as `explain` gives them.
-        window: y, x, size in SR pixels.
+        window: y, x, size or y0, x0, y1, x1 in SR pixels.
         scale: SR pixels per LR pixel.
+        hr: ground truth (3,s*h,s*w) in [0,1], shown beside the SR windows; else the LR window is.
     """
-    lr = pixels(image)
-    enlarged = np.repeat(np.repeat(lr, scale, 0), scale, 1)
-    height, width = enlarged.shape[:2]
+    box, lr = as_box(window), pixels(image)
+    height, width = lr.shape[:2]
+    view = view_of([panel.map for panel in panels], box, scale)
     columns = len(panels) + 1
-    drawn = Figure(figsize=(PANEL * columns, 3 * PANEL + 0.6), layout="constrained")
-    axes = drawn.subplots(3, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-
-    _show(axes[0, 0], enlarged, "LR input")
-    _mark(axes[0, 0], window)
-    axes[1, 0].axis("off")
-    view = _around(window, height, width)
-    _show(axes[2, 0], enlarged[view], "window, LR")
+    drawn, axes = _grid(3, columns)
+    _show_input(axes[0, 0], lr, box, view, scale)
+    _show(axes[1, 0], lr[view.slices()], view.refine(scale), "zoom")
+    _mark(axes[1, 0], box)
+    shown = around(box, height * scale, width * scale)
+    if hr is None:
+        covered = shown.coarsen(scale)
+        _show(axes[2, 0], lr[covered.slices()], covered.refine(scale), "LR input")
+        axes[2, 0].set(xlim=(shown.x0, shown.x1), ylim=(shown.y1, shown.y0))
+    else:
+        _show(axes[2, 0], pixels(hr[(slice(None), *shown.slices())]), shown, "ground truth")
+    _mark(axes[2, 0], box)
     for column, panel in enumerate(panels, start=1):
-        _show(axes[0, column], heat(panel.map), panel.name)
-        _show(axes[1, column], density_over(lr, panel.map, scale), "")
-        _mark(axes[1, column], window)
-        _show(axes[2, column], panel.sr[view], "")
-        axes[2, column].set_xlabel(_spread(panel.map, panel.diffusion_index))
-    for row, text in enumerate(("attribution", "density", "SR"), start=0):
+        map_axis, density_axis, sr_axis = axes[:, column]
+        _show_map(map_axis, panel.map, view, box, scale)
+        map_axis.set_title(panel.name, fontsize="medium", parse_math=False)
+        map_axis.set_xlabel(_spread(panel.map, panel.diffusion_index))
+        _show_density(density_axis, lr, panel.map, view, box, scale)
+        _show(sr_axis, panel.sr, panel.shown)
+        sr_axis.set(xlim=(shown.x0, shown.x1), ylim=(shown.y1, shown.y0))
+        _mark(sr_axis, box)
+        if panel.psnr is not None:
+            sr_axis.set_xlabel(f"PSNR {panel.psnr:.2f} dB")
+    for row, text in enumerate(("attribution", "density", "SR")):
         if columns > 1:
             axes[row, 1].set_ylabel(text)
+    _colour_scale(drawn, axes)
+    _explain(drawn, lr, view, PANEL * columns, any(p.psnr is not None for p in panels))
     return drawn
 
 
 def result_figure(result: "AttributionResult", index: int | tuple[int, ...] = 0) -> Figure:
     """Input with window, map and density of one entry of `result`."""
-    lr = pixels(result.images[index])
-    window = result.windows[index].tolist()
-    map_ = result.map[index].cpu().numpy()
-    enlarged = np.repeat(np.repeat(lr, result.scale, 0), result.scale, 1)
-    drawn = Figure(figsize=(3 * PANEL, PANEL + 0.5), layout="constrained")
-    axes = drawn.subplots(1, 3)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    _show(axes[0], enlarged, "LR input")
-    _mark(axes[0], window)
-    _show(axes[1], heat(map_), "attribution")
-    _show(axes[2], density_over(lr, map_, result.scale), "density")
-    _mark(axes[2], window)
-    axes[1].set_xlabel(_spread(map_, float(result.diffusion_index[index])))
+    lr, box = pixels(result.images[index]), as_box(result.windows[index].tolist())
+    map_, scale = result.map[index].cpu().numpy(), result.scale
+    view = view_of([map_], box, scale)
+    drawn, axes = _grid(1, 3)
+    _show_input(axes[0, 0], lr, box, view, scale)
+    _show_map(axes[0, 1], map_, view, box, scale)
+    axes[0, 1].set_title("attribution", fontsize="medium")
+    axes[0, 1].set_xlabel(_spread(map_, float(result.diffusion_index[index])))
+    _show_density(axes[0, 2], lr, map_, view, box, scale)
+    axes[0, 2].set_title("density", fontsize="medium")
+    _colour_scale(drawn, axes)
+    _explain(drawn, lr, view, PANEL * 3, psnr=False)
     return drawn
 
 
-def _density(map_: NDArray[np.float32]) -> NDArray[np.float64]:
-    """`kde_density`, and nothing for a map of zeros: that of an image without any structure."""
-    return kde_density(map_) if map_.any() else np.zeros(map_.shape)
+def _grid(rows: int, columns: int) -> tuple[Figure, NDArray[Any]]:
+    """Axes (rows, columns) without ticks."""
+    size = (PANEL * columns + 0.7, (PANEL + 0.2) * rows + 0.5)
+    drawn = Figure(figsize=size, layout="constrained")
+    axes = drawn.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], anchor="N")
+    return drawn, axes
+
+
+def _show_input(axis: Axes, lr: Pixels, window: Box, view: Box, scale: int) -> None:
+    """The whole input, with the window and what the maps show of it."""
+    height, width = lr.shape[:2]
+    small = Image.fromarray(lr)
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    _show(axis, np.asarray(small), Box(0, 0, height * scale, width * scale), "LR input")
+    _mark(axis, window)
+    if view != Box(0, 0, height, width):
+        _mark(axis, view.refine(scale), ZOOM_COLOUR)
+    axis.set_xlabel(f"{height} x {width} pixels", fontsize="small")
+
+
+def _show_map(axis: Axes, map_: NDArray[Any], view: Box, window: Box, scale: int) -> None:
+    _show(axis, heat(map_[view.slices()]), view.refine(scale))
+    _mark(axis, window)
+
+
+def _show_density(
+    axis: Axes, lr: Pixels, map_: NDArray[Any], view: Box, window: Box, scale: int
+) -> None:
+    density = density_in(map_, view)
+    if density is None:
+        density = map_[view.slices()]
+        axis.set_xlabel("the map: too narrow for a density", fontsize="small")
+    # Beyond some size nobody sees the enlarged pixels.
+    enlarged = scale if max(density.shape) <= DENSE else 1
+    _show(axis, density_over(lr[view.slices()], density, enlarged), view.refine(scale))
+    _mark(axis, window)
+
+
+def density_in(map_: NDArray[Any], view: Box) -> NDArray[np.float64] | None:
+    """`kde_density` of a map in `view`; zeros for a map of zeros, None where there is none.
+
+    Computed where the map is not 0: to the density that is the whole map.
+    """
+    if not map_.any():
+        return np.zeros(map_.shape)[view.slices()]
+    rows, columns = np.flatnonzero(map_.any(1)), np.flatnonzero(map_.any(0))
+    part = view.joined(Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1))
+    try:
+        density = kde_density(map_[part.slices()])
+    except InvalidArgument:  # all mass on one pixel or line
+        return None
+    return density[view.moved(-part.y0, -part.x0).slices()]
 
 
 def _spread(map_: NDArray[np.float32], diffusion_index: float) -> str:
@@ -128,24 +249,50 @@ def _spread(map_: NDArray[np.float32], diffusion_index: float) -> str:
     return f"DI {diffusion_index:.2f}" if map_.any() else "nothing attributed"
 
 
-def _show(axis: Axes, image: Pixels, title: str) -> None:
-    axis.imshow(image, interpolation="nearest")
-    # A network may be called "$x$": names are no formulas.
-    axis.set_title(title, fontsize="medium", parse_math=False)
+def _show(axis: Axes, image: Pixels, place: Box, title: str = "") -> None:
+    """`image` at `place` in SR pixels."""
+    extent = (place.x0, place.x1, place.y1, place.y0)
+    axis.imshow(image, interpolation="nearest", extent=extent)
+    if title:
+        # A network may be called "$x$": names are no formulas.
+        axis.set_title(title, fontsize="medium", parse_math=False)
 
 
-def _mark(axis: Axes, window: Sequence[int]) -> None:
-    y, x, size = window
-    axis.add_patch(
-        Rectangle((x - 0.5, y - 0.5), size, size, fill=False, color=WINDOW_COLOUR, linewidth=1.5)
+def _mark(axis: Axes, box: Box, colour: str = WINDOW_COLOUR) -> None:
+    height, width = _sides(box)
+    frame = Rectangle((box.x0, box.y0), width, height, fill=False, color=colour, linewidth=1.2)
+    # A white rim sets it off from the map's own red.
+    frame.set_path_effects([Stroke(linewidth=2.6, foreground="white"), Normal()])
+    axis.add_patch(frame)
+
+
+def _colour_scale(drawn: Figure, axes: NDArray[Any]) -> None:
+    """What the maps' colours mean, at the right of the first row."""
+    upper = mpl.colormaps["seismic"](np.linspace(0.5, 1, 256))
+    colours = ScalarMappable(Normalize(0, 1), ListedColormap(upper))
+    share = 0.78 / len(axes)  # of the height: that of one row's images
+    bar = drawn.colorbar(
+        colours, ax=axes, ticks=[0, 0.5, 1], aspect=15, shrink=share, anchor=(0, 0.93), pad=0.02
     )
+    bar.set_label("share of the maximum", fontsize="small")
+    bar.ax.tick_params(labelsize="small")
 
 
-def _around(window: Sequence[int], height: int, width: int) -> tuple[slice, slice]:
-    """The window and as much again around it."""
-    y, x, size = window
-    margin = math.ceil(size / 2)
-    return (
-        slice(max(y - margin, 0), min(y + size + margin, height)),
-        slice(max(x - margin, 0), min(x + size + margin, width)),
-    )
+def _explain(drawn: Figure, lr: Pixels, view: Box, inches: float, psnr: bool) -> None:
+    """Under the figure: how to read it."""
+    height, width = lr.shape[:2]
+    said = [
+        "Red frame: the window. Attribution: how much each LR pixel did for it.",
+        "DI, the diffusion index: 0 if one LR pixel did all, 100 if all "
+        f"{height} x {width} did alike.",
+    ]
+    if view != Box(0, 0, height, width):
+        said.insert(1, f"Yellow frame: what the maps show, {100 * SHOWN:.0f} % of each or more.")
+    if psnr:
+        said.append("PSNR: of the window, RGB.")
+    text = textwrap.fill(" ".join(said), round(LETTERS * inches))
+    drawn.supxlabel(text, fontsize="x-small", ha="left", x=0.02)
+
+
+def _sides(box: Box) -> tuple[int, int]:
+    return box.y1 - box.y0, box.x1 - box.x0

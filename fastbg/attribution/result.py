@@ -1,30 +1,47 @@
 """What an attribution returns."""
 
-from collections.abc import Sequence
+import base64
+import io
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.attribution import diffusion as statistics
+from fastbg.errors import DataError
+from fastbg.geometry import Box
+from fastbg.writing import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SHOWN = 12  # rows of the table that a notebook shows
+_NEEDED = ("attribution", "images", "windows", "scale", "passes")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class AttributionResult:
     """Attributions of B (image, window) pairs; for windows (B,N,3) every B stands for (B,N).
 
     Attributes:
         attribution: (B,3,h,w) signed, float32, LR resolution.
         images: (B,3,h,w), the LR images.
-        windows: (B,3) integers y, x, size in SR pixels, on the CPU.
+        windows: (B,3) integers y, x, size in SR pixels, on the CPU; (B,4) y0, x0, y1, x1 if boxes
+            were given.
         scale: SR pixels per LR pixel and axis.
         convergence_delta: (B) sum of the attribution less (objective at the image - at the
             baseline), float64; None unless asked for.
         passes: forward and backward passes of the network per (image, window) pair.
+
+    A notebook shows it as a table and the picture of the first pair.
     """
 
     attribution: Tensor
@@ -49,6 +66,21 @@ class AttributionResult:
         """(B) diffusion index (1 - Gini) * 100, float64."""
         return (1 - self.gini) * 100
 
+    @property
+    def boxes(self) -> Tensor:
+        """(B,4) windows as y0, x0, y1, x1 in SR pixels, half-open."""
+        if self.windows.shape[-1] == 4:
+            return self.windows
+        corner, size = self.windows[..., :2], self.windows[..., 2:]
+        return torch.cat((corner, corner + size), -1)
+
+    def area(self, share: float = 0.95) -> Tensor:
+        """(B) area of contribution: the fewest LR pixels that hold `share` of the map; int64.
+
+        0 for a map of zeros. Raises InvalidArgument unless 0 < `share` <= 1.
+        """
+        return statistics.contribution_area(self.map, share)
+
     def share(self, boxes: Tensor | Sequence[int]) -> Tensor:
         """Share of the map inside boxes y0, x0, y1, x1 in SR pixels: (B), or (B,N) for (N,4).
 
@@ -61,3 +93,89 @@ class AttributionResult:
         from fastbg.attribution.picture import result_figure
 
         return result_figure(self, index)
+
+    def to_numpy(self) -> dict[str, NDArray[Any]]:
+        """All fields, and `map`, `gini`, `diffusion_index`, `area`, as NumPy arrays by name."""
+        tensors = {
+            "attribution": self.attribution,
+            "images": self.images,
+            "windows": self.windows,
+            "map": self.map,
+            "gini": self.gini,
+            "diffusion_index": self.diffusion_index,
+            "area": self.area(),
+        }
+        if self.convergence_delta is not None:
+            tensors["convergence_delta"] = self.convergence_delta
+        # NumPy has no bfloat16; float32 holds all of its values.
+        arrays = {
+            name: (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
+            for name, value in tensors.items()
+        }
+        return arrays | {"scale": np.array(self.scale), "passes": np.array(self.passes)}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_numpy()` to a file (.npz) that `load` and `numpy.load` read.
+
+        Raises OSError as the file system does; a file that was there stays until all is written.
+        """
+        with replacing(Path(path)) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **self.to_numpy())  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "AttributionResult":
+        """The result that `save` wrote, on the CPU; runs no code of the file.
+
+        Raises DataError for a file that cannot be read or is no such result.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                found = {name: stored[name] for name in (*_NEEDED, "convergence_delta")
+                         if name in stored}  # fmt: skip
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            raise DataError(
+                f"{os.fspath(path)}: cannot be read as arrays (.npz): {error}"
+            ) from error
+        missing = [name for name in _NEEDED if name not in found]
+        if missing:
+            raise DataError(
+                f"{os.fspath(path)}: holds no {missing[0]}; expected a file that "
+                "AttributionResult.save wrote"
+            )
+        numbers = {name: int(found.pop(name)) for name in ("scale", "passes")}
+        return cls(**{n: torch.from_numpy(a) for n, a in found.items()}, **numbers)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        size = tuple(self.attribution.shape)
+        return f"AttributionResult({self.gini.numel()} maps, attribution {size}, x{self.scale})"
+
+    def _rows(self) -> Iterator[tuple[tuple[int, ...], str, str, str, str]]:
+        """Index, window, diffusion index, Gini coefficient and area of each pair."""
+        di, area = self.diffusion_index, self.area()
+        for index in np.ndindex(*self.gini.shape):
+            box = Box(*self.boxes[index].tolist())
+            told = f"{di[index]:.2f}", f"{self.gini[index]:.4f}", f"{int(area[index])}"
+            yield index, box.told(), *told
+
+    def _repr_png_(self) -> bytes | None:
+        """The first pair's picture, for notebooks; None if there is no pair."""
+        if not self.gini.numel():
+            return None
+        buffer = io.BytesIO()
+        self.plot((0,) * self.gini.dim()).savefig(buffer, format="png", dpi=120)
+        return buffer.getvalue()
+
+    def _repr_html_(self) -> str:
+        """The numbers of every pair, and the first one's picture."""
+        head = "<tr><th>window y, x, SR px</th><th>DI</th><th>Gini</th><th>area, LR px</th></tr>"
+        rows = list(self._rows())
+        cells = "".join(
+            f"<tr>{''.join(f'<td>{text}</td>' for text in row[1:])}</tr>" for row in rows[:SHOWN]
+        )
+        more = f"<p>and {len(rows) - SHOWN} more</p>" if len(rows) > SHOWN else ""
+        image = self._repr_png_()
+        picture = ""
+        if image is not None:
+            encoded = base64.b64encode(image).decode()
+            picture = f'<img alt="first map" src="data:image/png;base64,{encoded}">'
+        return f"<p>{len(rows)} attributions</p><table>{head}{cells}</table>{more}{picture}"

@@ -15,13 +15,15 @@ STOPPED = 130  # exit status after Ctrl-C, as shells have it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 2 for errors of the user's making, 130 after Ctrl-C or SIGTERM."""
+    """Exit code: 0, 1 if some images were left out, 2 for errors of the user's making, 130 after
+    Ctrl-C or SIGTERM.
+    """
     hint = ""
     try:
         options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
         try:
             with interruptible():
-                options.command(options)
+                return options.command(options) or 0
         finally:
             hint = getattr(options, "resume_hint", "")
     except FastbgError as error:
@@ -30,7 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say(f"\nstopped. {hint}".rstrip())
         return STOPPED
-    return 0
 
 
 def say(text: str, style: str = "") -> None:

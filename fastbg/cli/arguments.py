@@ -15,6 +15,7 @@ from fastbg.vocabulary import (
     CHANNELS,
     DTYPES,
     EXPERIMENTS,
+    EXTRA,
     KERNELS,
     METHODS,
     NETWORK,
@@ -63,7 +64,12 @@ def run(commands: Any) -> None:
     command.set_defaults(command=loaded("run"))
     add = command.add_argument
     known = ", ".join(EXPERIMENTS)
-    add("experiments", nargs="*", metavar="EXPERIMENT", help=f"any of: {known} (default: all)")
+    add(
+        "experiments",
+        nargs="*",
+        metavar="EXPERIMENT",
+        help=f"any of: {known} (default: all but {', '.join(EXTRA)})",
+    )
     add(
         "--model",
         action="append",
@@ -118,25 +124,64 @@ def attribute(commands: Any) -> None:
     command = commands.add_parser(
         "attribute",
         help="which pixels did the networks use for a window?",
-        description="Local attribution maps of one or more networks side by side, with the SR "
-        "crops and the diffusion index of each.",
+        description="Local attribution maps (LAM) of one or more networks side by side: pictures "
+        "with the SR windows and the diffusion index of each; into a folder also arrays (.npz, for "
+        "AttributionResult.load) and a table (attribution.csv).",
     )
     command.set_defaults(command=loaded("attribute"))
     add = command.add_argument
-    add("image", metavar="IMAGE", help="the networks' LR input; with --hr it is made from IMAGE")
+    add(
+        "image",
+        nargs="+",
+        metavar="IMAGE",
+        help="the networks' LR input, files or folders; with --hr it is made from IMAGE",
+    )
     add("--model", nargs="+", required=True, metavar=NETWORK, help=NETWORK_HELP)
     add(
         "--window",
-        nargs=3,
-        type=whole(),
+        nargs="+",
+        action="append",
         required=True,
-        metavar=("Y", "X", "SIZE"),
-        help="top left corner and side, SR pixels",
+        metavar="Y X SIZE|Y0 X0 Y1 X1|center [SIZE]|FILE.csv",
+        help="top left corner and side, SR pixels; or a box; or the middle (SIZE: 16); or a file "
+        "with the columns image,y0,x0,y1,x1; may be repeated",
     )
-    add("--out", type=Path, required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
-    add("--hr", action="store_true", help="IMAGE is high resolution: reduce it first")
-    add("--html", type=Path, metavar="FILE", help="also an interactive page")
-    add("--grid", type=whole(1), metavar="N", help="SR pixels between the page's windows; 2 SIZE")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE|DIR",
+        help="FILE.png, .pdf or .svg for one window; a folder for any number",
+    )
+    add("--format", choices=("png", "pdf", "svg"), default="png", help="of pictures in a folder")
+    add(
+        "--hr",
+        action="store_true",
+        help="IMAGE is high resolution: it is reduced for the networks, and shown and compared "
+        "(PSNR of the window) as ground truth",
+    )
+    add("--html", type=Path, metavar="FILE", help="also an interactive page: any window on a grid")
+    add(
+        "--grid",
+        type=whole(1),
+        metavar="N",
+        help="SR pixels between the page's windows (default: so that there are at most 100)",
+    )
+    add(
+        "--memory",
+        type=number,
+        default=8.0,
+        metavar="GIB",
+        help="networks that look at the whole image are refused one that takes more; others are "
+        "given what the window depends on, of images of any size",
+    )
+    add(
+        "--crop",
+        type=whole(1),
+        metavar="N",
+        help="give networks that look at the whole image N x N LR pixels around the window only, "
+        "which the picture tells",
+    )
     add("--steps", type=whole(1), default=50, metavar="N", help="nodes of the path (default 50)")
     add("--method", default="riemann_right", choices=METHODS)
     add(

@@ -1,94 +1,342 @@
-"""The command `fastbg attribute`: the attribution figure of an image, as a file."""
+"""The command `fastbg attribute`: which pixels networks used: pictures, arrays, a table."""
 
 import argparse
+import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
 
 from fastbg.attribution.explain import explain
-from fastbg.attribution.page import page
-from fastbg.attribution.picture import figure
-from fastbg.cli.device import device_and_precision
+from fastbg.attribution.memory import needed_bytes
+from fastbg.attribution.page import Steps, page
+from fastbg.attribution.picture import Panel, figure
+from fastbg.cli.device import device_and_precision, pick_device
 from fastbg.cli.files import check_folder, open_image
+from fastbg.cli.windows import Windows, parse_windows
+from fastbg.cli.windows import told as told_window
 from fastbg.data.degradation import crop_to_multiple, downsample
-from fastbg.errors import InvalidArgument
+from fastbg.data.images import open_folder
+from fastbg.errors import DataError, InvalidArgument
 from fastbg.filters.dtypes import as_float
+from fastbg.geometry import Box
+from fastbg.models.network import Network
 from fastbg.models.options import load_choices, one_scale
+from fastbg.runs.forecast import Forecast
+from fastbg.runs.progress import Display
 
 FORMATS = (".png", ".pdf", ".svg")
+PAGE_LIMIT = 1024  # LR pixels a side of an interactive page's image
+ANNOUNCED = 3  # windows of a page after which the time that it takes is told
+COLUMNS = (
+    "image",
+    "network",
+    "y0",
+    "x0",
+    "y1",
+    "x1",
+    "diffusion_index",
+    "gini",
+    "area_lr_pixels",
+    "area_percent",
+    "psnr_rgb_db",
+)
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Write the figure, and the page if asked for; prints their paths."""
+class Source(NamedTuple):
+    """An image file."""
+
+    path: Path
+    key: str  # what tables and file names call it
+
+
+class Subject(NamedTuple):
+    """An image as the networks get it."""
+
+    source: Source
+    lr: Tensor  # (3,h,w) in [0,1]
+    hr: Tensor | None  # ground truth (3,s*h,s*w), with --hr
+    windows: list[Box]
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write what is asked for; prints the paths. 1 if some of several images were left out."""
     with device_and_precision(arguments.device, arguments.precision) as device:
-        draw(arguments, device)
+        return attribute(arguments, device)
 
 
-def draw(arguments: argparse.Namespace, device: torch.device) -> None:
+def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
     """`main`, in the precision that was asked for."""
-    out: Path = arguments.out
-    if out.suffix.lower() not in FORMATS:
-        raise InvalidArgument("--out", str(out), f"a file that ends with {', '.join(FORMATS)}")
-    written = {"--out": out, "--html": arguments.html}
-    given = {option: path for option, path in written.items() if path is not None}
-    for option, path in given.items():
-        check_folder(option, path)
-    pixels = open_image("IMAGE", arguments.image)
-    for option, path in given.items():
-        if path.exists() and path.samefile(arguments.image):
-            raise InvalidArgument(option, path, "another file than IMAGE")
+    sources, windows = sources_of(arguments.image), parse_windows(arguments.window)
+    windows.refuse_strangers([source.path for source in sources])
+    sources = [source for source in sources if windows.count(source.path)]
+    count = sum(windows.count(source.path) for source in sources)
+    check_outputs(arguments, [source.path for source in sources], count)
     if arguments.method == "riemann_trapezoid" and arguments.steps < 2:
         raise InvalidArgument(
             "--steps", arguments.steps, "at least 2 for --method riemann_trapezoid"
         )
     say = partial(print, file=sys.stderr)  # what is printed otherwise are paths
-    loaded = load_choices(arguments.model, device, say)
-    models = {model.name: model for model in loaded}
-    scale = one_scale(loaded)
-    if arguments.hr:
-        pixels = reduced(pixels, scale)
-    check_window(arguments.window, *(scale * side for side in pixels.shape[:2]))
-    image = as_float(torch.from_numpy(pixels).permute(2, 0, 1)).to(device)
-    options = {
-        "n_steps": arguments.steps,
-        "method": arguments.method,
-        "accuracy": arguments.accuracy,
-    }
-    panels = explain(image, models, arguments.window, **options)
-    figure(image, panels, arguments.window, scale).savefig(out, dpi=200)
-    print(out)
-    if arguments.html is not None:
-        y, x, size = arguments.window
+    models = load_choices(arguments.model, device, say)
+    run = Run(arguments, models, windows)
+    bad = []
+    with Display(Console(stderr=True, highlight=False)) as display, run.table() as write:
+        display.forecast = Forecast({("attribution", ""): float(count)})
+        done = display.follow(("attribution", ""), count * len(models), 0)
+        for source in sources:
+            try:
+                subject = run.subject(source)
+            except (DataError, InvalidArgument) as error:
+                if len(sources) == 1:
+                    raise
+                bad.append(f"{source.key}: {error}")
+                done.advance(len(models) * windows.count(source.path))
+                continue
+            for window in subject.windows:
+                panels = run.explained(subject, window, done.advance)
+                for panel in panels:
+                    display.print(f"{source.key}  {told(panel)}")
+                write(subject, window, panels)
+        done.finish()
+        if arguments.html is not None:
+            run.page(subject, display)
+    for line in bad:
+        say(f"left out: {line}")
+    return 1 if bad else 0
+
+
+class Run:
+    """One call of the command."""
+
+    def __init__(
+        self, arguments: argparse.Namespace, models: Sequence[Network], windows: Windows
+    ) -> None:
+        self.arguments, self.windows = arguments, windows
+        self.models = {model.name: model for model in models}
+        self.scale = one_scale(models)
+        self.options = {
+            "n_steps": arguments.steps,
+            "method": arguments.method,
+            "accuracy": arguments.accuracy,
+        }
+        self.names: set[str] = set()  # of the files written
+
+    def subject(self, source: Source) -> Subject:
+        """The image; DataError or InvalidArgument if it, or its window, cannot be used."""
+        arguments = self.arguments
+        image = open_image("IMAGE", str(source.path))
+        hr = None
+        if arguments.hr:
+            hr = ground_truth(image, self.scale)
+            image = downsample(hr, self.scale)
+        height, width = image.shape[:2]
+        boxes = self.windows.of(source.path, self.scale * height, self.scale * width)
+        if arguments.html is not None:
+            check_page(boxes[0], height, width)
+        for model in self.models.values():
+            check_memory(model, height, width, boxes, arguments)
+        device = pick_device(arguments.device)
+        lr, truth = (None if each is None else to_tensor(each) for each in (image, hr))
+        return Subject(source, lr.to(device), truth, boxes)  # type: ignore[union-attr]
+
+    def explained(
+        self, subject: Subject, window: Box, advance: Callable[[int], None]
+    ) -> list[Panel]:
+        """The panel of each network."""
+        panels = []
+        for name, model in self.models.items():
+            panels += explain(
+                subject.lr, {name: model}, window, subject.hr, self.arguments.crop, **self.options
+            )
+            advance(1)
+        return panels
+
+    def table(self) -> "Table":
+        """Takes what is found, and writes the files."""
+        return Table(self)
+
+    def stem(self, subject: Subject, window: Box) -> str:
+        """The beginning of the names of a window's files, no two alike."""
+        key = Path(subject.source.key).with_suffix("").as_posix().replace("/", "_")
+        wanted = stem = f"{key}_{'_'.join(map(str, window))}"
+        number = 2
+        while stem in self.names:
+            stem, number = f"{wanted}_{number}", number + 1
+        self.names.add(stem)
+        return stem
+
+    def page(self, subject: Subject, display: Display) -> None:
+        """The interactive page of the only window."""
+        (window,), path = subject.windows, self.arguments.html
+        size = window.y1 - window.y0
+        steps = Steps(subject.lr, self.models, size, self.arguments.grid)
+        words = f"interactive page: {len(steps.windows)} windows every {steps.step} SR pixels"
+        display.forecast = Forecast({("page", name): 1.0 for name in self.models})
+        followers = {}
+
+        def advance(name: str, count: int) -> None:
+            if name not in followers:
+                followers[name] = display.follow(("page", name), len(steps.windows), 0)
+            followers[name].advance(count)
+            if len(followers) == 1 and followers[name].done == min(ANNOUNCED, len(steps.windows)):
+                display.print(f"{words}; {display.summary()} (--grid N takes fewer)")
+
         html = page(
-            image,
-            models,
-            size,
-            arguments.grid or 2 * size,
-            title=Path(arguments.image).name,
-            start=(y, x),
-            **options,
+            steps,
+            title=subject.source.path.name,
+            start=window[:2],
+            advance=advance,
+            **self.options,
         )
-        arguments.html.write_text(html, encoding="utf-8")
-        print(arguments.html)
+        path.write_text(html, encoding="utf-8")
+        print(path)
 
 
-def reduced(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """The LR image of an HR one."""
+class Table:
+    """Writes a window's files: one picture, or a folder of pictures and arrays, and its table."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.out = run, run.arguments.out
+        self.file: Any = None
+
+    def __enter__(self) -> "Table":
+        if self.out.suffix.lower() not in FORMATS:
+            self.out.mkdir(exist_ok=True)
+            self.file = (self.out / "attribution.csv").open("w", newline="", encoding="utf-8")
+            self.rows = csv.writer(self.file)
+            self.rows.writerow(COLUMNS)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.file is not None:
+            self.file.close()
+            print(self.file.name)
+
+    def __call__(self, subject: Subject, window: Box, panels: Sequence[Panel]) -> None:
+        """Write what `explain` found."""
+        drawn = figure(subject.lr, panels, window, self.run.scale, subject.hr)
+        if self.file is None:
+            drawn.savefig(self.out, dpi=200)
+            print(self.out)
+            return
+        stem = self.run.stem(subject, window)
+        path = self.out / f"{stem}.{self.run.arguments.format}"
+        drawn.savefig(path, dpi=200)
+        print(path)
+        for panel in panels:
+            name = "".join(c if c.isalnum() or c in "-.x" else "_" for c in panel.name)
+            panel.result.save(self.out / f"{stem}_{name}.npz")
+            self.rows.writerow([subject.source.key, panel.name, *window, *numbers(panel)])
+        self.file.flush()
+
+
+def numbers(panel: Panel) -> list[str]:
+    """The last columns of a panel's line in the table."""
+    area = int(panel.result.area()[0])
+    psnr = "" if panel.psnr is None else f"{panel.psnr:.4f}"
+    gini = float(panel.result.gini[0])
+    share = f"{100 * area / panel.map.size:.4f}"
+    return [f"{panel.diffusion_index:.4f}", f"{gini:.6f}", str(area), share, psnr]
+
+
+def told(panel: Panel) -> str:
+    """The numbers of a panel in words."""
+    if not panel.map.any():
+        return f"{panel.name}: nothing attributed"
+    di, gini, area, _, psnr = numbers(panel)
+    said = f"{panel.name}: DI {float(di):.2f}, Gini {float(gini):.4f}, 95 % on {area} LR pixels"
+    return f"{said}, PSNR {float(psnr):.2f} dB" if psnr else said
+
+
+def sources_of(given: Sequence[str]) -> list[Source]:
+    """The image files, those of folders too."""
+    found = []
+    for text in given:
+        path = Path(text)
+        if path.is_dir():
+            try:
+                found += [Source(item.path, item.key) for item in open_folder(path).items]
+            except DataError as error:
+                raise DataError(f"IMAGE: {error}") from error
+        else:
+            found.append(Source(path, path.name))
+    for source in found:
+        if len(found) > 1 and not source.path.exists():
+            raise InvalidArgument("IMAGE", source.path, "an image file or folder; there is none")
+    return found
+
+
+def check_outputs(arguments: argparse.Namespace, images: Sequence[Path], count: int) -> None:
+    """Raises InvalidArgument for files that cannot be written, or would replace an image."""
+    out: Path = arguments.out
+    single = out.suffix.lower() in FORMATS and not out.is_dir()
+    if single and count > 1:
+        raise InvalidArgument("--out", out, f"a folder, as there are {count} windows")
+    if not single and out.suffix and not out.is_dir():
+        expected = f"a file that ends with {', '.join(FORMATS)}, or a folder"
+        raise InvalidArgument("--out", out, expected)
+    if not single and out.exists() and not out.is_dir():
+        raise InvalidArgument("--out", out, "a folder; this is a file")
+    if not out.parent.is_dir():
+        raise InvalidArgument("--out", out, "a file in a folder that exists, or a new folder there")
+    if arguments.html is not None and count != 1:
+        raise InvalidArgument("--html", arguments.html, f"one image and one window, not {count}")
+    for option, path in (("--out", out if single else None), ("--html", arguments.html)):
+        if path is not None:
+            check_folder(option, path)
+            if path.exists() and any(path.samefile(image) for image in images if image.exists()):
+                raise InvalidArgument(option, path, "another file than IMAGE")
+
+
+def ground_truth(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """What of an HR image is compared: without rows and columns that `scale` does not divide."""
     if min(image.shape[:2]) < scale:
         height, width = image.shape[:2]
         expected = f"at least {scale}x{scale} pixels for --hr"
         raise InvalidArgument("IMAGE", f"{height}x{width} pixels", expected)
-    return downsample(crop_to_multiple(image, scale), scale)
+    return crop_to_multiple(image, scale)
 
 
-def check_window(window: Sequence[int], height: int, width: int) -> None:
-    """Raises InvalidArgument for one that is not inside the SR image."""
-    y, x, size = window
-    if size < 1 or y < 0 or x < 0 or y + size > height or x + size > width:
-        expected = f"Y X SIZE inside the SR image, which has {height}x{width} pixels"
-        raise InvalidArgument("--window", f"{y} {x} {size}", expected)
+def check_page(window: Box, height: int, width: int) -> None:
+    """Raises InvalidArgument for what no interactive page is made of."""
+    if window.y1 - window.y0 != window.x1 - window.x0:
+        raise InvalidArgument(
+            "--window", told_window(window), "a square for --html, whose windows are"
+        )
+    if max(height, width) > PAGE_LIMIT:
+        told = f"{height}x{width} LR pixels"
+        raise InvalidArgument("IMAGE", told, f"at most {PAGE_LIMIT} a side for --html")
+
+
+def to_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """(3,h,w) in [0,1] of 8-bit pixels (h,w,3)."""
+    return as_float(torch.from_numpy(image).permute(2, 0, 1))
+
+
+def check_memory(
+    model: Network, height: int, width: int, windows: Sequence[Box], arguments: argparse.Namespace
+) -> None:
+    """Raises InvalidArgument for an image of which a pass would take more than --memory.
+
+    Networks whose reach is bounded are given a part of it only, whatever its size.
+    """
+    if model.stages() is not None or not windows:
+        return
+    if arguments.crop is not None:
+        height, width = min(height, arguments.crop), min(width, arguments.crop)
+    needed = needed_bytes(model, height, width) / 2**30
+    if needed > arguments.memory:
+        raise InvalidArgument(
+            "IMAGE",
+            f"{height}x{width} LR pixels; {model.name} looks at all of them, which takes about "
+            f"{needed:.1f} GiB",
+            f"at most {arguments.memory:g} GiB: a smaller image, --memory GIB, or --crop N to give "
+            "it N x N LR pixels around the window",
+        )

@@ -4,7 +4,9 @@ import difflib
 
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.composites import Composites
+from fastbg.experiments.diffusion import Diffusion
 from fastbg.experiments.experiment import Experiment
+from fastbg.experiments.faithfulness import Faithfulness
 from fastbg.experiments.gram import Gram
 from fastbg.experiments.inward import Inward
 from fastbg.experiments.mosaic import Mosaic
@@ -29,6 +31,8 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
         Inward,
         Gram,
         Mosaic,
+        Faithfulness,
+        Diffusion,
     )
 }
 

@@ -79,6 +79,7 @@ class Experiment(ABC):
     # what a run's progress starts from, until it has measured something itself.
     cost: ClassVar[float] = 5.0
     networks: ClassVar[bool] = True  # False: they have no part in it, so it is measured once
+    extra: ClassVar[bool] = False  # measured only where it is asked for by name
     uses: "ClassVar[type[Experiment] | None]" = None  # whose items and columns it builds upon
 
     def __init__(

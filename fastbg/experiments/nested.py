@@ -22,7 +22,7 @@ from fastbg.attribution import (
     LocalAttribution,
 )
 from fastbg.attribution.picture import heat
-from fastbg.data.manifests import MIN_STD, in_turn
+from fastbg.data.manifests import in_turn
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import (
     Experiment,
@@ -32,7 +32,7 @@ from fastbg.experiments.experiment import (
     decibels,
 )
 from fastbg.experiments.options import Options, integers, option
-from fastbg.experiments.study import Item, Study, as_image, restore
+from fastbg.experiments.study import Item, Study, as_image, detailed, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box, centre
 from fastbg.measures.quality import psnr
@@ -127,16 +127,15 @@ class Nested(Experiment):
         self.check(study.scale)
         drawn = study.sub_images(self.options.candidates, self.options.size)
         window = centre(self.options.window, self.options.size, self.options.size)
-        detailed, grams = [], []
+        good: list[bool] = []
+        grams: list[Tensor] = []
         for first in range(0, len(drawn), GRAM_CHUNK):
             hr = study.ground_truth(drawn[first : first + GRAM_CHUNK])
-            y0, x0, y1, x1 = window
-            grey = hr[..., y0:y1, x0:x1].float().mean(1).flatten(1)
-            detailed += (grey.std(1, correction=0) >= MIN_STD).tolist()
+            good += detailed(hr, window)
             grams.append(texture_gram(hr, backend=study.backend))
         textures = torch.cat(grams)
         distance = gram_distance(textures, textures).cpu().numpy()
-        fitting = [i for i in range(len(drawn)) if detailed[i]]
+        fitting = [i for i in range(len(drawn)) if good[i]]
         sets = [
             [i for i in fitting if (drawn[i].image in study.images.classes) == texture]
             for texture in (False, True)

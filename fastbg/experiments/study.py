@@ -11,22 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.data.images import ImageSet
-from fastbg.data.manifests import SubImage, sub_images
+from fastbg.data.manifests import MIN_STD, SubImage, sub_images
 from fastbg.data.sets import decoded
 from fastbg.errors import DataError
-from fastbg.geometry import cut
-from fastbg.models.network import Network
+from fastbg.geometry import Box, cut
+from fastbg.models.network import Network, images_per_call
 from fastbg.ops.composite import composite_lr
 from fastbg.precision import current, use_precision
-
-# LR pixels that a network is given at once on CPUs, where small batches won: the features of a few
-# thousand pixels stay in the cache.
-PIXELS_PER_CALL = {"cpu": 8_192}
-# Bytes of one feature map at once on GPUs, of which a network has about four: a card of 8 GB is
-# enough, and the batch, and with it the last bits, does not depend on what is free.
-MAP_BYTES = 512 << 20
-CHANNELS = 64  # of a feature map; the built-in networks have no more
-
 
 CPU = torch.device("cpu")
 
@@ -119,24 +110,23 @@ def as_item(images: ImageSet, sub: SubImage) -> Item:
     return Item(sub.key, images.source(sub.item), box, image=sub.item)
 
 
+def detailed(hr: Tensor, window: Box) -> list[bool]:
+    """Whether each of the images `hr` (B,3,h,w) uint8 has structure in the window (HR pixels)."""
+    y0, x0, y1, x1 = window
+    grey = hr[..., y0:y1, x0:x1].float().mean(1).flatten(1)
+    found: list[bool] = (grey.std(1, correction=0) >= MIN_STD).tolist()
+    return found
+
+
 @torch.inference_mode()
 def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Tensor:
     """SR images of `lr` (B,3,h,w), or their part `window` (SR pixels), a few at a time.
 
     A window is computed by `forward_window`, which is exact and leaves out what it does not need.
     """
-    parts = lr.contiguous(memory_format=torch.channels_last).split(images_per_call(net, lr, window))
+    batch = images_per_call(lr, net.scale, window)
+    parts = lr.contiguous(memory_format=torch.channels_last).split(batch)
     return torch.cat([net(x) if window is None else net.forward_window(x, window) for x in parts])
-
-
-def images_per_call(net: Network, lr: Tensor, window: Sequence[int] | None) -> int:
-    """How many of the images `lr` (B,3,h,w) go through `net` at once: by their sizes alone."""
-    own = lr.shape[-2] * lr.shape[-1]  # LR pixels
-    if lr.device.type != "cuda":
-        return max(1, PIXELS_PER_CALL["cpu"] // own)
-    y0, x0, y1, x1 = window or (0, 0, *(net.scale * side for side in lr.shape[-2:]))
-    largest = max(own, (y1 - y0) * (x1 - x0))  # of its maps, in pixels
-    return max(1, MAP_BYTES // (CHANNELS * lr.element_size() * largest))
 
 
 def as_image(sr: Tensor) -> NDArray[np.uint8]:

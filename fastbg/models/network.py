@@ -9,10 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box
 from fastbg.models.arguments import check_mean, check_number, check_whole
-from fastbg.models.window import check_window
+from fastbg.models.window import Crop, Stage, check_window, required_boxes
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+
+# LR pixels that a network is given at once where nothing is kept for backward. On CPUs small
+# batches won: the features of a few thousand pixels stay in the cache.
+PIXELS_PER_CALL = {"cpu": 8_192}
+# Bytes of one feature map at once on GPUs, of which a network has about four: a card of 8 GB is
+# enough, and the batch, and with it the last bits, does not depend on what is free.
+MAP_BYTES = 512 << 20
+CHANNELS = 64  # of a feature map; the built-in networks have no more
 
 
 class Network(nn.Module):
@@ -23,6 +32,7 @@ class Network(nn.Module):
     """
 
     architecture: ClassVar[str]
+    crop_multiple = 1  # LR pixels: where a crop may start, see `crop_for`
     origin = ""  # where in its file the weights were, such as "params_ema"
     mean: Tensor
 
@@ -44,12 +54,54 @@ class Network(nn.Module):
         """Image in [0,1] of what the last layer gives."""
         return y / self.img_range + self.mean
 
+    def stages(self) -> list[Stage] | None:
+        """What each layer looks at, from the first on; None if one looks at the whole image."""
+        return None
+
+    def reach(self, window: Sequence[int], height: int, width: int) -> Box:
+        """LR pixels of an image (height, width) that `window` may depend on, by the architecture.
+
+        `window` is y0, x0, y1, x1 in SR pixels. All of the image for a network that looks at the
+        whole of it or does not tell. Raises InvalidArgument for a window outside of the SR image.
+        """
+        box = check_window(window, height * self.scale, width * self.scale)
+        stages = self.stages()
+        if stages is None:
+            return Box(0, 0, height, width)
+        return required_boxes(box, stages, height, width)[0]
+
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
         """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels; here nothing is saved."""
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
         sr: Tensor = self(x)
         return sr[..., box.y0 : box.y1, box.x0 : box.x1]
+
+    def crop_for(self, window: Box, height: int, width: int, margin: int = 0) -> Crop | None:
+        """The smallest crop of a (height, width) LR image that gives `window` as the image does.
+
+        `margin` LR pixels more on each side, if the image has them. Equal to rounding, gradients
+        too. None if the network looks at the whole image, or does not tell (`stages`).
+        """
+        if self.stages() is None:
+            return None
+        grown = self.reach(window, height, width).grow(margin, height, width)
+        box = grown.align(self.crop_multiple, 0, height, width)
+        return Crop(box, window.moved(-box.y0 * self.scale, -box.x0 * self.scale))
+
+
+def images_per_call(lr: Tensor, scale: int = 4, window: Sequence[int] | None = None) -> int:
+    """How many of the images `lr` (B,C,h,w) a network is given at once, at least one.
+
+    By sizes alone; on GPUs by that of the largest feature map, of which the network magnifies
+    by `scale` all or `window` (SR pixels).
+    """
+    own = max(1, lr.shape[-2] * lr.shape[-1])  # LR pixels
+    if lr.device.type != "cuda":
+        return max(1, PIXELS_PER_CALL["cpu"] // own)
+    y0, x0, y1, x1 = window or (0, 0, *(scale * side for side in lr.shape[-2:]))
+    largest = max(own, (y1 - y0) * (x1 - x0))
+    return max(1, MAP_BYTES // (CHANNELS * lr.element_size() * largest))
 
 
 def fingerprint(net: nn.Module) -> str:
@@ -90,6 +142,14 @@ def pad_reflected(x: Tensor, height: int, width: int) -> Tensor:
             more = min(wanted - size, size - 1)
             x = torch.cat([x, x.narrow(dim, size - 1 - more, more).flip(dim)], dim)
     return x
+
+
+def unreflected(start: int, end: int, size: int) -> tuple[int, int]:
+    """The pixels of `size` that start..end, counted on after `pad_reflected`, are or mirror."""
+    if end <= size:
+        return start, end
+    beyond = end - size
+    return (0 if beyond >= size else max(min(start, size - 1 - beyond), 0)), size
 
 
 def is_watched(module: nn.Module) -> bool:

@@ -15,6 +15,13 @@ from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box, Patch
 
 
+class Crop(NamedTuple):
+    """A part of an LR image, and where a window of the SR image lies in the part's own."""
+
+    box: Box  # LR pixels
+    window: Box  # SR pixels
+
+
 class Stage(NamedTuple):
     """What a stage of a network looks at, in its input's pixels, and how much it magnifies.
 

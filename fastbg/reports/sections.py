@@ -2,6 +2,8 @@
 
 from fastbg.experiments.experiment import Experiment
 from fastbg.reports.composites import CompositesReport
+from fastbg.reports.diffusion import DiffusionReport
+from fastbg.reports.faithfulness import FaithfulnessReport
 from fastbg.reports.gram import GramReport
 from fastbg.reports.inward import InwardReport
 from fastbg.reports.mosaic import MosaicReport
@@ -24,6 +26,8 @@ REPORTS: dict[str, type[ExperimentReport]] = {
     "inward": InwardReport,
     "gram": GramReport,
     "mosaic": MosaicReport,
+    "faithfulness": FaithfulnessReport,
+    "diffusion": DiffusionReport,
 }
 
 

@@ -100,12 +100,13 @@ def run_experiments(
 def chosen_experiments(
     names: Sequence[str], shared: Mapping[str, str], assignments: Sequence[str], seed: int
 ) -> list[Experiment]:
-    """The experiments of these names (none: all) and those they build on, in the report's order.
+    """The experiments of these names and those they build on, in the report's order.
 
-    `shared` options are set in every experiment that has them, `assignments` such as
-    "ring.count=8" in one. Raises InvalidArgument.
+    Without names all, but for those that are `extra`. `shared` options are set in every experiment
+    that has them, `assignments` such as "ring.count=8" in one. Raises InvalidArgument.
     """
-    asked = [experiment_type(name) for name in dict.fromkeys(names) or EXPERIMENTS]
+    usual = (name for name, kind in EXPERIMENTS.items() if not kind.extra)
+    asked = [experiment_type(name) for name in dict.fromkeys(names or usual)]
     needed = [kind.uses for kind in asked if kind.uses]
     kinds = {kind.name: kind for kind in (*needed, *asked)}
     texts: dict[str, dict[str, str]] = {name: {} for name in kinds}

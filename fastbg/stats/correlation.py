@@ -22,7 +22,11 @@ TAU_SLOPE, RHO_SLOPE = 2, 3
 
 def spearman(x: Rows, y: Rows) -> NDArray[np.float64]:
     """Spearman's rho of each row (n); 0 where all values of a row are equal."""
-    a, b = (_centred(rankdata(values, axis=1)) for values in (x, y))
+    return centred_correlation(*(_centred(rankdata(values, axis=1)) for values in (x, y)))
+
+
+def centred_correlation(a: Rows, b: Rows) -> NDArray[np.float64]:
+    """Correlation of each pair of rows (n), which have mean 0; 0 where one is constant."""
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return np.divide((a * b).sum(axis=1), scale, out=np.zeros(len(a)), where=scale > 0)
 

@@ -1,0 +1,240 @@
+"""Does a map show the pixels that matter? Deletion and insertion curves, with controls.
+
+LR pixels are ranked by a map. *Deletion* replaces the first k of them by the baseline (the blurred
+image of LAM's path) and asks how much of the objective is left in the window; *insertion* puts them
+into the baseline and asks how far the window still is from the whole image's. A map that is true
+finds few pixels that do much: both curves fall early, their areas are small.
+
+Every map looks good beside chance, as the pixels near the window matter most. So each is compared
+with three controls: pixels at random, the nearest to the window first, and the map itself shuffled
+among pixels of equal distance. A map says more than "look near the window" only if it beats them.
+
+Deletion and insertion: Petsiuk, Das and Saenko, BMVC 2018 (RISE), here for windows of SR images.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fastbg.attribution import memory
+from fastbg.attribution.distance import rings, shuffled_in_rings, window_distance
+from fastbg.attribution.objectives import Objective, as_objective
+from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, as_windows
+from fastbg.attribution.paths import GaussianBlurPath, Path
+from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box
+from fastbg.models.network import images_per_call
+from fastbg.precision import in_precision
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Order = NDArray[np.int64]  # LR pixels as flat indices, the first to be replaced first
+
+POINTS, FEWEST, MOST = 13, 4, 1600  # numbers of pixels, equally spaced in their logarithm
+RANDOM, NEAREST, SHUFFLED = "random", "nearest first", "{} shuffled at equal distance"
+
+
+@dataclass(frozen=True)
+class FaithfulnessResult:
+    """Curves of B images; the names are those of the maps, and of their controls.
+
+    Attributes:
+        counts: (K) numbers of LR pixels that were replaced.
+        deletion: for each name (B,K), the share of the objective that is left. 1 is all of it; NaN
+            where the objective of the whole image is 0, as in a flat window.
+        insertion: for each name (B,K), root mean square distance of the window to that of the whole
+            image, as a share of the baseline's distance. 0 is no distance; NaN where the baseline
+            has none.
+        controls: for each map the names of its controls.
+    """
+
+    counts: Tensor
+    deletion: dict[str, Tensor]
+    insertion: dict[str, Tensor]
+    controls: Mapping[str, tuple[str, ...]]
+
+    @property
+    def deletion_area(self) -> dict[str, Tensor]:
+        """For each name (B): mean of the deletion curve over the logarithm of the count."""
+        return {name: curve.mean(-1) for name, curve in self.deletion.items()}
+
+    @property
+    def insertion_area(self) -> dict[str, Tensor]:
+        """For each name (B): mean of the insertion curve over the logarithm of the count."""
+        return {name: curve.mean(-1) for name, curve in self.insertion.items()}
+
+    def plot(self) -> "Figure":
+        """Both curves, means over the images; controls are dashed."""
+        from fastbg.attribution.faithfulness_picture import curves_figure
+
+        return curves_figure(self)
+
+
+@in_precision
+@torch.inference_mode()
+def faithfulness(
+    model: nn.Module,
+    maps: Tensor | Mapping[str, Tensor],
+    images: Tensor,
+    windows: Windows,
+    *,
+    objective: Objective | Callable[[Tensor], Tensor] | None = None,
+    path: Path | None = None,
+    counts: int | Tensor | list[int] = POINTS,
+    draws: int = 3,
+    seed: int = 0,
+) -> FaithfulnessResult:
+    """Deletion and insertion curves of maps, beside controls that tell what they are worth.
+
+    Args:
+        model: SR network, as for `LocalAttribution`.
+        maps: (B,h,w), or (h,w) for a single image: the larger, the more important; of any origin,
+            such as `AttributionResult.map`. Or several, by name, which share their controls.
+            Pixels of equal value are put in random order.
+        images: (B,3,h,w) LR in [0,1].
+        windows: ``(y, x, size)`` in SR pixels for all images, or (B,3).
+        objective: of deletion, as for `LocalAttribution`; default LAM's `GradientDetector()`.
+        path: whose baseline stands for a pixel's absence; default LAM's `GaussianBlurPath()`.
+        counts: ascending numbers of pixels; or how many of them, from 4 to 1,600 (or all, if there
+            are fewer), equally spaced in their logarithm.
+        draws: orders over which the random and the shuffled control are averaged.
+        seed: of those orders and of equal values, for each image alike, whatever else is asked.
+
+    Each map and each order costs two passes for each count.
+
+    Raises:
+        InvalidArgument: an argument's shape, value, dtype or device, as `LocalAttribution` does.
+    """
+    images = as_inputs(images, model)
+    named = _named(maps, images)
+    corners = as_windows(windows, len(images))
+    if corners.shape[1] != 1:
+        raise InvalidArgument("windows", f"shape {tuple(corners.shape)}", "one for each image")
+    if draws < 1:
+        raise InvalidArgument("draws", draws, "at least 1")
+    pixels = images.shape[-2] * images.shape[-1]
+    steps = _counts(counts, pixels)
+    curves = _Curves(model, path or GaussianBlurPath(), as_objective(objective), steps)
+    controls = {name: (RANDOM, NEAREST, SHUFFLED.format(name)) for name in named}
+    names = dict.fromkeys([*named, *(own for three in controls.values() for own in three)])
+    found = {name: torch.zeros(len(images), 2, len(steps), dtype=torch.float64) for name in names}
+    with memory.frozen(model):
+        for i in range(len(images)):
+            curves.start(images[i : i + 1], as_box(corners[i, 0].tolist()))
+            maps_of_image = {name: value[i].cpu().double().numpy() for name, value in named.items()}
+            for name, orders in _orders(maps_of_image, curves.distance, draws, seed).items():
+                found[name][i] = curves.mean(orders)
+    return FaithfulnessResult(
+        counts=torch.from_numpy(steps),
+        deletion={name: both[:, 0] for name, both in found.items()},
+        insertion={name: both[:, 1] for name, both in found.items()},
+        controls=controls,
+    )
+
+
+class _Curves:
+    """Both curves of any order of one image's pixels."""
+
+    def __init__(self, model: nn.Module, path: Path, objective: Objective, counts: Order) -> None:
+        self.passes, self.path = WindowPasses(model), path
+        self.objective, self.counts = objective, counts
+
+    def start(self, image: Tensor, box: Box) -> None:
+        """The image (1,C,h,w), its baseline, and what the model makes of both in the window."""
+        self.image, self.box = image, box
+        self.baseline = self.path.nodes(image, np.zeros(1))[:, 0]
+        values, patches = self._run(torch.cat([image, self.baseline]))
+        self.whole, self.target = values[0], patches[:1]
+        self.farthest = self._away(patches[1:])[0]
+        self.distance = window_distance(box, self.passes.scale, *image.shape[-2:])
+
+    def mean(self, orders: list[Order]) -> Tensor:
+        """Deletion and insertion (2,K), float64, averaged over orders of the pixels."""
+        return torch.stack([self._curves(order) for order in orders]).mean(0)
+
+    def _curves(self, order: Order) -> Tensor:
+        rank = torch.empty(len(order), dtype=torch.int64)
+        rank[torch.from_numpy(order)] = torch.arange(len(order))
+        first = rank[None] < torch.from_numpy(self.counts)[:, None]  # [K,h*w]
+        first = first.reshape(-1, 1, *self.image.shape[-2:]).to(self.image.device)
+        left, _ = self._run(torch.where(first, self.baseline, self.image))
+        _, patches = self._run(torch.where(first, self.image, self.baseline))
+        return torch.stack([left / self.whole, self._away(patches) / self.farthest]).cpu()
+
+    def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective (N), float64, and SR window (N,C,size,size) of `inputs` (N,C,h,w)."""
+        height, width = self.box.y1 - self.box.y0, self.box.x1 - self.box.x0
+        values, patches = [], []
+        for some in inputs.split(images_per_call(inputs)):
+            (patch,) = self.passes.patches(some, [self.box], self.objective.margin)
+            values.append(self.objective(patch, height, width).double())
+            patches.append(patch[..., :height, :width].double())
+        return torch.cat(values), torch.cat(patches)
+
+    def _away(self, patches: Tensor) -> Tensor:
+        """Root mean square distance (N) of SR windows to that of the whole image."""
+        return (patches - self.target).square().mean((1, 2, 3)).sqrt()
+
+
+def _named(maps: Tensor | Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    """The maps by name, each (B,h,w)."""
+    named = dict(maps) if isinstance(maps, Mapping) else {"map": maps}
+    shape = (len(images), *images.shape[-2:])
+    for name, value in named.items():
+        label = f"maps[{name!r}]" if isinstance(maps, Mapping) else "maps"
+        if not isinstance(value, Tensor):
+            raise InvalidArgument(label, type(value).__name__, "a torch.Tensor")
+        if len(images) == 1 and value.dim() == 2:
+            named[name] = value = value[None]
+        if value.shape != shape:
+            raise InvalidArgument(label, f"shape {tuple(value.shape)}", f"{shape}: an LR map each")
+        if value.is_complex() or not bool(value.isfinite().all()):
+            raise InvalidArgument(label, "values that are not finite numbers", "real numbers")
+    if not named:
+        raise InvalidArgument("maps", "none", "at least one")
+    return named
+
+
+def _counts(counts: int | Tensor | list[int], pixels: int) -> Order:
+    """Ascending numbers of pixels, none above `pixels`."""
+    if isinstance(counts, int):
+        if counts < 2:
+            raise InvalidArgument("counts", counts, "at least 2 numbers of pixels")
+        most = min(MOST, pixels)
+        spaced = np.geomspace(min(FEWEST, most), most, counts).round().astype(np.int64)
+        return np.unique(spaced)
+    given = torch.as_tensor(counts)
+    wanted = f"ascending whole numbers from 1 to {pixels}, the number of LR pixels"
+    if given.dim() != 1 or not given.numel() or given.is_floating_point() or given.is_complex():
+        raise InvalidArgument("counts", counts, wanted)
+    found: Order = given.cpu().numpy().astype(np.int64)
+    if found[0] < 1 or found[-1] > pixels or (np.diff(found) < 1).any():
+        raise InvalidArgument("counts", found.tolist(), wanted)
+    return found
+
+
+def _orders(
+    maps: Mapping[str, NDArray[np.float64]], distance: NDArray[np.float64], draws: int, seed: int
+) -> dict[str, list[Order]]:
+    """The orders of the pixels (h,w) by each map, and by its controls."""
+    random = np.random.default_rng(seed)
+    ties = random.random(distance.size)
+    by_name = {name: [_descending(value.ravel(), ties)] for name, value in maps.items()}
+    by_name[RANDOM] = [random.permutation(distance.size) for _ in range(draws)]
+    by_name[NEAREST] = [_descending(-distance.ravel(), ties)]
+    ring = rings(distance).ravel()
+    mixers = [random.random(distance.size) for _ in range(draws)]
+    for name, value in maps.items():
+        shuffled = [shuffled_in_rings(value.ravel(), ring, mixer) for mixer in mixers]
+        by_name[SHUFFLED.format(name)] = [_descending(values, ties) for values in shuffled]
+    return by_name
+
+
+def _descending(values: NDArray[np.float64], ties: NDArray[np.float64]) -> Order:
+    return np.lexsort((ties, -values))

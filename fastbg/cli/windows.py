@@ -1,0 +1,142 @@
+"""Windows on a command line: `Y X SIZE`, `Y0 X0 Y1 X1`, `center [SIZE]`, or a CSV file."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box, centre
+
+ARGUMENT = "--window"
+FORMS = "Y X SIZE, Y0 X0 Y1 X1, center [SIZE], or a CSV file"
+COLUMNS = ("image", "y0", "x0", "y1", "x1")
+CENTRE = 16  # SR pixels a side, as in the LAM paper
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which windows of each image are asked for."""
+
+    boxes: tuple[Box, ...] = ()  # of every image, as given
+    centres: tuple[int, ...] = ()  # sides of windows in the middle of every image
+    listed: tuple[tuple[str, Box], ...] = ()  # image name, box: from CSV files
+
+    def of(self, path: Path, height: int, width: int) -> list[Box]:
+        """Those of the image `path`, whose SR image has (height, width) pixels.
+
+        Raises InvalidArgument for one that is not inside.
+        """
+        middle = []
+        for size in self.centres:
+            if size > min(height, width):
+                expected = f"at most {min(height, width)} pixels a side, the SR image's"
+                raise InvalidArgument(ARGUMENT, f"center {size}", expected)
+            middle.append(centre(size, height, width))
+        found = [*self.boxes, *middle, *self.listed_for(path)]
+        for box in found:
+            if not (0 <= box.y0 < box.y1 <= height and 0 <= box.x0 < box.x1 <= width):
+                expected = f"a window inside the SR image, which has {height}x{width} pixels"
+                raise InvalidArgument(ARGUMENT, told(box), expected)
+        return found
+
+    def listed_for(self, path: Path) -> list[Box]:
+        """Those that CSV files name for the image `path`."""
+        return [box for name, box in self.listed if is_named(path, name)]
+
+    def count(self, path: Path) -> int:
+        """How many windows the image has."""
+        return len(self.boxes) + len(self.centres) + len(self.listed_for(path))
+
+    def refuse_strangers(self, images: Sequence[Path]) -> None:
+        """InvalidArgument for a CSV file that names an image which is not among `images`."""
+        for name, _ in self.listed:
+            if not any(is_named(path, name) for path in images):
+                raise InvalidArgument(
+                    ARGUMENT, f"image {name!r}", "the name of one of the IMAGEs in the CSV file"
+                )
+
+
+def told(box: Box) -> str:
+    """As it is written on a command line."""
+    y0, x0, y1, x1 = box
+    return f"{y0} {x0} {y1 - y0}" if y1 - y0 == x1 - x0 else f"{y0} {x0} {y1} {x1}"
+
+
+def is_named(path: Path, name: str) -> bool:
+    """Whether `name` is the image's path, file name, or file name without its ending."""
+    return name in (path.name, path.stem) or Path(name) == path
+
+
+def parse_windows(given: Sequence[Sequence[str]]) -> Windows:
+    """What stands behind each --window; InvalidArgument for what is none."""
+    boxes, centres, listed = [], [], []
+    for words in given:
+        if words[0].lower() in ("center", "centre"):
+            centres.append(_centre(words))
+        elif len(words) == 1 and words[0].lower().endswith(".csv"):
+            listed += read_csv(Path(words[0]))
+        else:
+            boxes.append(_box(words))
+    return Windows(tuple(boxes), tuple(centres), tuple(listed))
+
+
+def _centre(words: Sequence[str]) -> int:
+    if len(words) == 1:
+        return CENTRE
+    if len(words) == 2 and words[1].isdigit() and int(words[1]) > 0:
+        return int(words[1])
+    raise InvalidArgument(ARGUMENT, repr(" ".join(words)), "center, or center SIZE, SIZE >= 1")
+
+
+def _box(words: Sequence[str]) -> Box:
+    told = " ".join(words)
+    try:
+        values = [int(word) for word in words]
+    except ValueError:
+        raise InvalidArgument(ARGUMENT, repr(told), f"{FORMS}, in whole numbers") from None
+    if len(values) == 3:
+        y, x, size = values
+        if min(y, x) < 0 or size < 1:
+            raise InvalidArgument(ARGUMENT, told, "Y X SIZE with Y, X >= 0 and SIZE >= 1")
+        return Box(y, x, y + size, x + size)
+    if len(values) == 4:
+        box = Box(*values)
+        if min(values) < 0 or box.y0 >= box.y1 or box.x0 >= box.x1:
+            raise InvalidArgument(ARGUMENT, told, "Y0 X0 Y1 X1 with 0 <= Y0 < Y1 and 0 <= X0 < X1")
+        return box
+    raise InvalidArgument(ARGUMENT, repr(told), FORMS)
+
+
+def read_csv(path: Path) -> list[tuple[str, Box]]:
+    """Image name and window of each line of a CSV file with the columns COLUMNS."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            names = reader.fieldnames or []
+            missing = [name for name in COLUMNS if name not in names]
+            if missing:
+                told = f"{path} with columns {', '.join(names) or '(none)'}"
+                raise InvalidArgument(ARGUMENT, told, f"columns {', '.join(COLUMNS)}")
+            found = [_line(path, reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise InvalidArgument(ARGUMENT, path, f"a CSV file; it cannot be read: {cause}") from error
+    if not found:
+        raise InvalidArgument(ARGUMENT, f"{path} without a line", "a window a line")
+    return found
+
+
+def _line(path: Path, number: int, row: dict[str, str | None]) -> tuple[str, Box]:
+    values = [row[name] or "" for name in COLUMNS[1:]]
+    try:
+        y0, x0, y1, x1 = (int(value) for value in values)
+    except ValueError:
+        y0 = x0 = y1 = x1 = 0
+    if not (0 <= y0 < y1 and 0 <= x0 < x1 and row["image"]):
+        raise InvalidArgument(
+            ARGUMENT,
+            f"{path}, line {number}: {','.join([row['image'] or '', *values])}",
+            "an image's name and whole numbers with 0 <= y0 < y1, 0 <= x0 < x1",
+        )
+    return row["image"], Box(y0, x0, y1, x1)

@@ -1,0 +1,123 @@
+"""What the report says of `diffusion`: tables and figures."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbg.experiments.diffusion import Diffusion
+from fastbg.experiments.experiment import Measured, decibels
+from fastbg.geometry import Box
+from fastbg.reports import figures
+from fastbg.reports.content import Cell, Chart, Column, Gallery, Mark, Panel, Strip, Table
+from fastbg.reports.section import ExperimentReport, Summary
+from fastbg.stats.intervals import mean_interval
+
+COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
+COLUMNS = {
+    "di": Column("diffusion index", digits=2),
+    "gini": Column("Gini coefficient", digits=4),
+    "area": Column("area of contribution", "LR pixels", 0),
+    "psnr": Column("PSNR of the window", "dB", 2),
+}
+
+
+class DiffusionReport(ExperimentReport):
+    """Tables and figures of `Diffusion`."""
+
+    experiment: Diffusion
+
+    def summarise(self, results: Sequence[Measured]) -> Summary:
+        """Means of every network; paired differences of any two."""
+        rows: list[list[Cell]] = []
+        headlines = {}
+        for result in results:
+            means = [mean_interval(values(result, name), result.sources) for name in COLUMNS]
+            rows.append([result.net.label, len(result.items), *means])
+            headlines[result.net.label] = f"diffusion index {means[0].text(2)}"
+        note = (
+            "One window for each image. Area of contribution: the fewest LR pixels that hold 95 % "
+            "of the map. Intervals: 95 %, Student's t over photographs."
+        )
+        columns = (Column("network"), Column("images"), *COLUMNS.values())
+        tables = [Table(self.experiment.name, "Means over the images", columns, rows, note)]
+        if len(results) > 1:
+            tables.append(self.differences(results))
+        return Summary(headlines, tables, verdicts=[])
+
+    def differences(self, results: Sequence[Measured]) -> Table:
+        """Every two networks on the same windows."""
+        rows: list[list[Cell]] = []
+        for first, second in combinations(results, 2):
+            cells: list[Cell] = [f"{second.net.label} less {first.net.label}"]
+            for name in COLUMNS:
+                difference = values(second, name) - values(first, name)
+                cells.append(mean_interval(difference, first.sources))
+            rows.append(cells)
+        columns = [Column("networks")]
+        columns += [Column(c.title, c.unit, c.digits, signed=True) for c in COLUMNS.values()]
+        return Table(
+            f"{self.experiment.name}_differences",
+            "Differences on the same windows",
+            columns,
+            rows,
+            "Means of paired differences. Intervals: 95 %, Student's t over photographs.",
+        )
+
+    def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
+        """PSNR against the diffusion index; the widest and the narrowest look."""
+        return [self.draw_scatter(results), *self.pictures(results)]
+
+    def draw_scatter(self, results: Sequence[Measured]) -> Chart:
+        """A point for each image and network; crosses are means with their intervals."""
+        figure = figures.new_figure(3.6)
+        axis = figure.subplots()
+        for number, result in enumerate(results):
+            colour = COLOURS[number % len(COLOURS)]
+            di, score = values(result, "di"), values(result, "psnr")
+            axis.scatter(di, score, s=8, color=colour, alpha=0.35, linewidths=0)
+            x, y = (mean_interval(v, result.sources) for v in (di, score))
+            axis.plot(x.value, y.value, "o", color=colour, label=figures.short(result.net.label))
+            if x.known and y.known:
+                axis.plot([x.low, x.high], [y.value] * 2, color=colour)
+                axis.plot([x.value] * 2, [y.low, y.high], color=colour)
+        axis.set_xlabel("diffusion index of the window's attribution")
+        axis.set_ylabel("PSNR of the window, dB")
+        axis.grid()
+        axis.legend()
+        return Chart(
+            "diffusion_scatter",
+            "Do windows that are restored from more pixels come out better?",
+            "Small points: windows. Large points: the mean of each network, with its 95 % interval "
+            "in both directions. Between networks, as in the LAM paper, look at the large points; "
+            "the small ones show how much the image decides.",
+            figure,
+        )
+
+    def pictures(self, results: Sequence[Measured]) -> list[Gallery]:
+        """Two images of each network."""
+        return self.galleries(
+            results,
+            self.strips,
+            "The widest and the narrowest look:",
+            "The image with its window (white), and the attribution map: red is much.",
+        )
+
+    def strips(self, result: Measured, i: int) -> list[Strip]:
+        """One image."""
+        item = result.items[i]
+        hr = result.pictures[item.key, "hr"]
+        window = Box(*item.partners[0].box).moved(-item.box[0], -item.box[1])
+        mark = [Mark.pixels(window, hr.shape, "window")]
+        told = f"diffusion index {result.columns['di'][i]:.2f}"
+        panels = [
+            Panel(hr, "image", f"{values(result, 'psnr')[i]:.2f} dB", mark),
+            Panel(result.pictures[item.key, "map"], "attribution", told, mark),
+        ]
+        return [Strip(item.image, panels)]
+
+
+def values(result: Measured, name: str) -> NDArray[np.float64]:
+    """A column (n); PSNR is finite."""
+    return decibels(result, name) if name == "psnr" else result.columns[name]

@@ -1,0 +1,181 @@
+"""What the report says of `faithfulness`: tables, verdicts and figures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from fastbg.experiments.experiment import Measured
+from fastbg.experiments.faithfulness import CONTROLS, KINDS, MAPS, Faithfulness, area
+from fastbg.reports import figures
+from fastbg.reports.content import Cell, Chart, Column, Gallery, Panel, Strip, Table, Verdict
+from fastbg.reports.section import ExperimentReport, Summary
+from fastbg.stats.intervals import all_of, mean_interval
+
+TITLES = {
+    "lam": "LAM",
+    "lam_abs": "LAM, sum of absolute values",
+    "straight": "LAM on the straight path",
+    "gradient": "gradient",
+    "gradient_step": "gradient times blur's change",
+    "random": "random pixels",
+    "nearest": "nearest to the window first",
+}
+TICKS = (4, 16, 64, 256, 1024)
+COLOURS = dict(zip(MAPS, (figures.FULL, figures.ALONE, *figures.OTHERS), strict=True))
+
+
+class FaithfulnessReport(ExperimentReport):
+    """Tables, verdicts and figures of `Faithfulness`."""
+
+    experiment: Faithfulness
+
+    def summarise(self, results: Sequence[Measured]) -> Summary:
+        """Areas by network and map, and what each gains on its controls; claim C12."""
+        rows: list[list[Cell]] = []
+        verdicts: list[Verdict] = []
+        headlines = {}
+        for result in results:
+            rows += [self.row(result, name) for name in (*MAPS, *CONTROLS)]
+            verdict = self.more_than_near(result)
+            verdicts.append(verdict)
+            best = self.best(result)
+            headlines[result.net.label] = f"{best}; C12 {verdict.outcome.value}"
+        columns = [Column("network"), Column("order of the pixels"), Column("images")]
+        for kind in KINDS:
+            columns += [
+                Column(f"{kind}: area", digits=3),
+                Column(f"{kind}: less than nearest first", digits=3, signed=True),
+                Column(f"{kind}: less than shuffled", digits=3, signed=True),
+            ]
+        note = (
+            "Areas are means over the logarithm of the number of LR pixels; 1: nothing done, 0: "
+            "all. Less than: the control's area minus the map's, positive where the map is better. "
+            "Shuffled: the map's values exchanged among pixels of equal distance to the window. "
+            "Intervals: 95 %, Student's t over photographs."
+        )
+        title = "Deletion and insertion: small areas are good"
+        return Summary(
+            headlines, [Table(self.experiment.name, title, columns, rows, note)], verdicts
+        )
+
+    def row(self, result: Measured, name: str) -> list[Cell]:
+        """A map or control: its areas, and its gains on controls."""
+        cells: list[Cell] = [result.net.label, TITLES[name], len(result.items)]
+        for kind in KINDS:
+            cells.append(mean_interval(area(result, kind, name), result.sources))
+            if name in MAPS:
+                for control in ("nearest", f"shuffled_{name}"):
+                    gained = gain(result, kind, name, control)
+                    cells.append(mean_interval(gained, result.sources))
+            else:
+                cells += [None, None]
+        return cells
+
+    def best(self, result: Measured) -> str:
+        """The map of the smallest area of insertion, and whether it is surely the best."""
+        means = {name: area(result, "insertion", name).mean() for name in MAPS}
+        first, second = sorted(means, key=lambda name: means[name])[:2]
+        lead = mean_interval(gain(result, "insertion", first, second), result.sources)
+        sure = "ahead of" if lead.known and lead.low > 0 else "not surely ahead of"
+        return (
+            f"nearest to the truth by insertion: {TITLES[first]}, {sure} {TITLES[second]} "
+            f"({lead.text(3, signed=True)})"
+        )
+
+    def more_than_near(self, result: Measured) -> Verdict:
+        """C12: LAM against both of its controls, in both curves."""
+        gains = {
+            (kind, control): mean_interval(gain(result, kind, "lam", control), result.sources)
+            for kind in KINDS
+            for control in ("nearest", "shuffled_lam")
+        }
+        told = {"nearest": "nearest first", "shuffled_lam": "shuffled"}
+        ours = ", ".join(
+            f"{kind} less than {told[control]}: {found.text(3, signed=True)}"
+            for (kind, control), found in gains.items()
+        )
+        return Verdict(
+            claim="C12",
+            statement="LAM finds the pixels that matter better than looking near the window does.",
+            net=result.net.label,
+            paper="not asked",
+            ours=ours,
+            test="Paired over images: holds if the 95 % intervals of what LAM's area is less than "
+            "that of nearest-first and of its own map shuffled at equal distance lie above 0, for "
+            "deletion and insertion; does not hold if one lies below.",
+            outcome=all_of(found.compare(0.0) for found in gains.values()),
+        )
+
+    def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
+        """Mean curves; maps of two cases."""
+        return [self.draw_curves(results), *self.pictures(results)]
+
+    def draw_curves(self, results: Sequence[Measured]) -> Chart:
+        """Means over images, network by network."""
+        figure = figures.new_figure(0.8 + 2.3 * len(results))
+        axes = figure.subplots(len(results), 2, squeeze=False, sharex=True, sharey=True)
+        for row, result in zip(axes, results, strict=True):
+            for axis, kind in zip(row, KINDS, strict=True):
+                self.draw_kind(axis, result, kind)
+                axis.set_title(f"{figures.short(result.net.label, 18)}: {kind}")
+            row[0].set_ylabel("share left")
+        for axis in axes[-1]:
+            axis.set_xlabel("LR pixels replaced")
+        lines = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside lower center", ncols=2, fontsize=8)
+        return Chart(
+            "faithfulness_curves",
+            "How many pixels does it take?",
+            "Means over the images; a curve that falls early found the pixels that matter. "
+            "Deletion: what is left of the window's structure when these pixels are blurred. "
+            "Insertion: how far the window still is from the whole image's when only they are "
+            "sharp. Dashed: the controls that need no network; dotted: LAM's own map, shuffled "
+            "among pixels of equal distance.",
+            figure,
+        )
+
+    def draw_kind(self, axis: Axes, result: Measured, kind: str) -> None:
+        """One panel: maps, controls, LAM shuffled."""
+        curves = {name: result.columns[f"{kind}_{name}"] for name in (*MAPS, *CONTROLS)}
+        curves["shuffled_lam"] = result.columns[f"{kind}_shuffled_lam"]
+        for name, values in curves.items():
+            colour = COLOURS.get(name, figures.MUTED)
+            line = "-" if name in MAPS else "--"
+            line, colour = (":", figures.FULL) if name == "shuffled_lam" else (line, colour)
+            label = TITLES.get(name, "LAM, shuffled at equal distance")
+            width = 0.8 if name == "random" else 1.5
+            counts = result.columns["counts"][0]
+            axis.plot(counts, values.mean(axis=0), line, color=colour, label=label, linewidth=width)
+        axis.set_xscale("log")
+        axis.set_xticks(TICKS, [f"{count:,}" for count in TICKS])
+        axis.minorticks_off()
+        axis.set_ylim(0, 1.1)
+        axis.grid()
+
+    def pictures(self, results: Sequence[Measured]) -> list[Gallery]:
+        """The maps of two images of each network."""
+        return self.galleries(
+            results,
+            self.strips,
+            "One window, explained in five ways:",
+            "The input, then each map; red is much. First where LAM gains most on looking near the "
+            "window, then where it gains least. Below: areas of deletion and insertion.",
+        )
+
+    def strips(self, result: Measured, i: int) -> list[Strip]:
+        """One image."""
+        key = result.items[i].key
+        panels = [Panel(result.pictures[key, "lr"], "input", "")]
+        maps = np.split(result.pictures[key, "maps"], len(MAPS), axis=1)
+        for name, picture in zip(MAPS, maps, strict=True):
+            areas = (f"{area(result, kind, name)[i]:.2f}" for kind in KINDS)
+            panels.append(Panel(picture, TITLES[name], ", ".join(areas)))
+        near = (f"{area(result, kind, 'nearest')[i]:.2f}" for kind in KINDS)
+        return [Strip(result.items[i].image, panels, f"nearest first: {', '.join(near)}")]
+
+
+def gain(result: Measured, kind: str, name: str, control: str) -> NDArray[np.float64]:
+    """What the area of a map is less than that of a control (n)."""
+    return area(result, kind, control) - area(result, kind, name)
