@@ -272,11 +272,10 @@ def plan_gram(features: Tensor, mask: Tensor | None, out: Tensor) -> tuple[Launc
         "HAS_MASK": mask is not None,
         "PRECISION": "tf32" if exact else "tf32x3",
         "BLOCK_C": block,
-        "BLOCK_P": config.block_p,
+        "BLOCK_P": config.block_p if channels % block == 0 else config.partial_block_p,
     }
     programs = batch * regions * splits * pairs
-    whole = mask is None and channels % block == 0
-    warps = config.num_warps if whole else config.more_warps
+    warps = config.num_warps if mask is None else config.masked_warps
     partial = Launch(gram_partial_kernel, programs, arguments, constants, warps)
     return partial, plan_reduce(sums, out)
 

@@ -197,7 +197,8 @@ class GramConfig(SplitConfig):
     block_p: int = 32  # 128 bytes of a channel's row; two 64x32 float32 operands: 16 KiB
     split_pixels: int = 1024  # 150 images of 128x128: 2,400 programs; one: 16
     num_warps: int = 4  # a 64x64 sum is 32 registers per thread
-    more_warps: int = 8  # of masked or partial blocks, which spilled with 4 (sm_80, sm_90)
+    masked_warps: int = 8  # with 4, weighted half types took 255 registers on sm_90, and spilled
+    partial_block_p: int = 16  # of blocks with lanes beyond the channels: 32 spilled on sm_80
 
     def block(self, channels: int) -> int:
         """Channels of a block: 64 is conv1_1's matrix whole; 16 is the least of a tensor core."""
