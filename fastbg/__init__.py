@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from fastbg.attribution.gradient import window_gradient
     from fastbg.attribution.receptive_field import ReceptiveField, receptive_field
     from fastbg.attribution.sanity import SanityResult, sanity_checks
+    from fastbg.data.degradation import downsample
+    from fastbg.data.opening import open_images
+    from fastbg.evaluation import evaluate
+    from fastbg.measures.quality import psnr, ssim
     from fastbg.measures.texture import gram_distance, texture_gram
     from fastbg.models.checkpoints import load_model, save_model
     from fastbg.models.wrapped import wrap
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from fastbg.ops.path import blur_path, gradient_detector, path_integral
     from fastbg.precision import use_precision
     from fastbg.runs.running import run_experiments
+    from fastbg.training import TrainConfig, train
 
 __all__ = [
     "AttributionResult",
@@ -51,25 +56,32 @@ __all__ = [
     "PixelSum",
     "ReceptiveField",
     "SanityResult",
+    "TrainConfig",
     "Transform",
     "blur_path",
     "composite",
     "composite_lr",
     "conv3x3",
     "conv_gram",
+    "downsample",
+    "evaluate",
     "faithfulness",
     "gradient_detector",
     "gram",
     "gram_distance",
     "load_model",
     "mosaic",
+    "open_images",
     "path_integral",
     "pixel_mlp",
+    "psnr",
     "receptive_field",
     "run_experiments",
     "sanity_checks",
     "save_model",
+    "ssim",
     "texture_gram",
+    "train",
     "use_precision",
     "window_attention",
     "window_gradient",
@@ -86,6 +98,10 @@ _NAMES = {
     "attribution.gradient": "window_gradient",
     "attribution.receptive_field": "ReceptiveField receptive_field",
     "attribution.sanity": "SanityResult sanity_checks",
+    "data.degradation": "downsample",
+    "data.opening": "open_images",
+    "evaluation": "evaluate",
+    "measures.quality": "psnr ssim",
     "measures.texture": "gram_distance texture_gram",
     "models.checkpoints": "load_model save_model",
     "models.wrapped": "wrap",
@@ -96,6 +112,7 @@ _NAMES = {
     "ops.path": "blur_path gradient_detector path_integral",
     "precision": "use_precision",
     "runs.running": "run_experiments",
+    "training": "TrainConfig train",
 }
 _HOMES = {name: f"{__name__}.{home}" for home, names in _NAMES.items() for name in names.split()}
 
@@ -115,7 +132,7 @@ if not TYPE_CHECKING:  # which would find any name at all
         from importlib.util import find_spec
 
         if name in _HOMES:
-            import_module(f"{__name__}.ops")  # whoever uses a name finds the operators registered
+            import_module(f"{__name__}.ops")  # so that torch.ops.fastbg is complete
             found = getattr(import_module(_HOMES[name]), name)
         elif name in _MOVED:
             home = f"{__name__}.{_MOVED[name]}"
@@ -129,5 +146,5 @@ if not TYPE_CHECKING:  # which would find any name at all
         return found
 
 
-if "torch" in sys.modules:  # whoever has loaded it finds the operators in torch.ops.fastbg
+if "torch" in sys.modules:  # then torch.ops.fastbg is expected to be there
     import fastbg.ops  # noqa: F401

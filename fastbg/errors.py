@@ -1,4 +1,4 @@
-"""Every error fastbg raises on purpose; each message names the argument, its value, the remedy."""
+"""The errors that fastbg raises; each message names the argument, its value and the remedy."""
 
 
 class FastbgError(Exception):
@@ -11,27 +11,27 @@ class InvalidArgument(FastbgError, ValueError):
     def __init__(self, argument: str, value: object, expected: str) -> None:
         super().__init__(f"{argument}: got {value}; expected {expected}")
         self.argument = argument
-        self._parts = argument, str(value), expected
+        self.parts = argument, str(value), expected
 
     def __reduce__(self) -> tuple[type["InvalidArgument"], tuple[str, str, str]]:
         """Pickled by parts: errors travel between the processes of a run."""
-        return type(self), self._parts
+        return type(self), self.parts
 
 
 class BackendUnavailable(FastbgError, RuntimeError):
-    """A backend that was asked for by name cannot run the operator; says why."""
+    """A named backend cannot run the operator; the message gives the reason."""
 
 
 class NoDerivative(FastbgError, RuntimeError):
-    """A derivative was asked of an operator that has none; names the operator."""
+    """The operator has no derivative."""
 
 
 class DataError(FastbgError):
-    """An image file or folder cannot be used; names the path."""
+    """An image file or folder cannot be used; the message names the path."""
 
 
 class CheckpointError(FastbgError):
-    """A weights file cannot be used; names the file and what is wrong with it."""
+    """A weights file cannot be used; the message names the file and what is wrong with it."""
 
 
 class RunStoreError(FastbgError):
@@ -39,4 +39,4 @@ class RunStoreError(FastbgError):
 
 
 class EngineError(FastbgError):
-    """The workers of a run cannot be started, or keep dying; says which and why."""
+    """The workers of a run cannot be started, or keep dying; the message gives the reason."""

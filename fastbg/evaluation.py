@@ -1,9 +1,10 @@
-"""PSNR and SSIM of networks on a benchmark folder, in the field's conventions."""
+"""PSNR and SSIM of networks on a benchmark folder, as papers report them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,20 +16,26 @@ from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import ImageItem, ImageSet, read_image
 from fastbg.data.pairs import counterparts
 from fastbg.data.sets import check_lr_size
-from fastbg.errors import DataError, InvalidArgument
-from fastbg.measures.quality import SSIM_SIZE, psnr, ssim
+from fastbg.errors import DataError, FastbgError, InvalidArgument
+from fastbg.geometry import Box, cut
+from fastbg.measures.iqa import Measure, iqa_measures
+from fastbg.measures.quality import SR_BEYOND, SSIM_SIZE, grey_levels
+from fastbg.measures.strips import psnr_and_ssim
 from fastbg.models.network import Network
+from fastbg.models.tiles import forward_tiles
+from fastbg.ops.checks import check_finite, check_no_other_range
 
 Image = NDArray[np.uint8]
 
 
 class Score(NamedTuple):
-    """What a network made of one image."""
+    """The scores of a network on one image."""
 
     model: str
     image: str
     psnr: float  # dB
     ssim: float
+    others: Mapping[str, float] = MappingProxyType({})  # measures of pyiqa, by name
 
 
 def evaluate(
@@ -40,20 +47,31 @@ def evaluate(
     kernel: str | None = None,
     lr: ImageSet | None = None,
     lr_name: str | None = None,
+    tile: int | None = None,
+    measures: Sequence[str] = (),
+    save: Callable[[str, str, Image], None] | None = None,
+    left_out: Callable[[str, FastbgError], None] | None = None,
 ) -> Iterator[Score]:
-    """Score of every network on every image, image by image, as soon as it is known.
+    """Yield the score of every network on every image, one image after the other.
 
     Args:
         models: networks of one scale, on the device and in the dtype to run them in.
         images: HR images; rows and columns that the scale does not divide are cut off.
         channel: "rgb", as in the experiments, or "y" (luma), as the benchmarks are published and
             as the command does by default.
-        shave: border, in SR pixels, that is not measured; None: as many as the scale.
-        kernel: LR images are made with "matlab" or "pil" bicubic; None: the data set's own LR
-            images where it has them, else "matlab".
-        lr: LR images to use, named like the HR images or as the field's data sets name them
+        shave: border, in SR pixels, that is not measured; None: as wide as the scale.
+        kernel: "matlab" or "pil" bicubic, which makes the LR images; None: the data set's own LR
+            images if it has any, else "matlab".
+        lr: LR images to use, with the names of the HR images or those of common data sets
             ("babyx4", "baby_LR4", "baby_bicLRx4").
-        lr_name: other names, as a template: "{}_small{scale}" for "baby_small4.png".
+        lr_name: a template for other names: "{}_small{scale}" for "baby_small4.png".
+        tile: large images are computed in tiles of tile x tile LR pixels, for less memory. Equal to
+            the whole, to rounding, for networks whose reach is bounded; for others, of which
+            `fastbg.models.tiles.is_exact` tells, not: each tile is given 32 pixels around it.
+        measures: others to take, by pyiqa's names (`fastbg[iqa]`), of RGB with the same border.
+        save: called with network, image and the SR image (H,W,3), 8 bit.
+        left_out: called with an image that cannot be read or scored, and why; evaluation goes on.
+            None: that error is raised.
 
     Raises InvalidArgument for networks of several scales, or `lr` and `kernel` together; DataError
     for images that cannot be read, or have no LR image of their size.
@@ -63,18 +81,37 @@ def evaluate(
         raise InvalidArgument("models", f"scales {sorted(scales)}", "networks of one scale")
     if lr is not None and kernel is not None:
         raise InvalidArgument("kernel", repr(kernel), "none beside given LR images")
+    if tile is not None and tile < 1:
+        raise InvalidArgument("tile", tile, "at least 1 LR pixel")
     scale = scales.pop()
     shave = scale if shave is None else shave
+    others = iqa_measures(measures, models[0].mean.device)
     images.refuse_low()
     own = None if lr is None else counterparts(images, lr, scale, lr_name)
     for item in images.items:
-        low, high = image_pair(item, scale, kernel, None if own is None else own[item.key])
-        check_size(item.path, high, shave)
-        hr = to_tensor(high).double()
+        try:
+            low, high = image_pair(item, scale, kernel, None if own is None else own[item.key])
+            check_size(item.path, high, shave)
+        except DataError as error:
+            if left_out is None:
+                raise
+            left_out(item.key, error)
+            continue
         for model in models:
-            sr = run(model, low).double()
-            quality = (f(sr, hr, shave=shave, channel=channel).item() for f in (psnr, ssim))
-            yield Score(model.name, item.key, *quality)
+            sr = run(model, low, tile)
+            if save is not None:
+                save(model.name, item.key, sr)
+            quality = psnr_and_ssim(sr, high, shave, channel)
+            more = measured(others, sr, high, shave)
+            yield Score(model.name, item.key, *quality, more)
+
+
+def measured(others: Mapping[str, Measure], sr: Image, hr: Image, shave: int) -> dict[str, float]:
+    """The measures `others`, without the border."""
+    box = Box(0, 0, *hr.shape[:2]).grow(-shave, *hr.shape[:2])
+    return {
+        name: f(*(to_tensor(cut(each, box)) for each in (sr, hr))) for name, f in others.items()
+    }
 
 
 def check_size(path: Path, high: Image, shave: int) -> None:
@@ -91,7 +128,7 @@ def check_size(path: Path, high: Image, shave: int) -> None:
 def image_pair(
     item: ImageItem, scale: int, kernel: str | None = None, lr: Path | None = None
 ) -> tuple[Image, Image]:
-    """LR (h,w,3) and HR (s*h,s*w,3) of `item`, the LR image made, its own, or the file `lr`.
+    """LR (h,w,3) and HR (s*h,s*w,3) pixels of `item`; LR made by `kernel`, its own, or from `lr`.
 
     Raises DataError for a file that is unreadable or of another size than HR / `scale`.
     """
@@ -128,11 +165,28 @@ def described(
     return f"{images.name}: {len(images)} HR images; {source}"
 
 
-def run(model: Network, low: Image) -> Tensor:
-    """SR image (1,3,s*h,s*w) on the CPU of an 8-bit LR image (h,w,3)."""
+def run(model: Network, low: Image, tile: int | None = None) -> Image:
+    """SR image (s*h,s*w,3) of an 8-bit LR image (h,w,3), clipped and rounded to 8 bit.
+
+    With `tile` in tiles of so many LR pixels a side, see `fastbg.models.tiles`. Raises
+    InvalidArgument for an output that is no image: NaN, or of another range.
+    """
+    height, width = low.shape[:2]
+    sr = np.empty((height * model.scale, width * model.scale, 3), np.uint8)
     with torch.inference_mode():
         x = to_tensor(low).to(model.mean)
-        return model(x.contiguous(memory_format=torch.channels_last)).cpu()
+        if tile is None or tile >= max(height, width):
+            whole = Box(0, 0, *sr.shape[:2])
+            parts = iter([(whole, model(x.contiguous(memory_format=torch.channels_last)))])
+        else:
+            parts = forward_tiles(model, x, tile)
+        for box, part in parts:
+            part = part.cpu()
+            check_finite(f"model {model.name}", part, "an SR image")
+            check_no_other_range(f"model {model.name}", part, SR_BEYOND)
+            levels = grey_levels(part)[0].byte()
+            sr[box.slices()] = levels.permute(1, 2, 0).numpy()
+    return sr
 
 
 def to_tensor(image: Image) -> Tensor:
@@ -147,5 +201,6 @@ def mean_scores(scores: Sequence[Score]) -> list[Score]:
     for name, group in groupby(sorted(scores, key=lambda s: order[s.model]), lambda s: s.model):
         mine = list(group)
         psnrs, ssims = [s.psnr for s in mine], [s.ssim for s in mine]
-        means.append(Score(name, f"mean of {len(mine)}", fmean(psnrs), fmean(ssims)))
+        others = {key: fmean(s.others[key] for s in mine) for key in mine[0].others}
+        means.append(Score(name, f"mean of {len(mine)}", fmean(psnrs), fmean(ssims), others))
     return means

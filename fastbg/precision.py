@@ -1,9 +1,9 @@
-"""How exact float32 arithmetic is: IEEE unless the caller asks otherwise.
+"""The precision of float32 arithmetic: IEEE, unless the caller asks for TF32 or bfloat16.
 
 PyTorch runs float32 convolutions on GPUs in TF32 (10 bits of mantissa) by default, and
 `torch.set_float32_matmul_precision` may lower matrix products on GPUs and CPUs. fastbg's networks,
-attributions and reference operators set these flags for the time of a pass and then restore what
-they were. The flags belong to the process: what another thread runs meanwhile sees them too.
+attributions and reference operators set these flags for the time of a pass and then restore them.
+The flags belong to the process: other threads see them during a pass, too.
 """
 
 import functools
@@ -32,18 +32,23 @@ def current() -> str:
 
 @contextmanager
 def use_precision(kind: str) -> Iterator[None]:
-    """Inside ``with``, fastbg's float32 passes may be as inexact as `kind` allows.
+    """Inside ``with``, run fastbg's float32 passes in another precision.
 
-    - "ieee": float32 as the standard has it, the default.
-    - "tf32": GPUs may round the inputs of products to 10 bits of mantissa; on CPUs it changes
-      nothing.
-    - "bf16": networks run under `torch.autocast` to bfloat16 (7 bits of mantissa) on every device;
-      their images stay float32.
+    Args:
+        kind: "ieee", the default: float32 as in the standard. "tf32": GPUs may round the factors of
+            products to 10 bits of mantissa, which is faster; on CPUs nothing changes. "bf16":
+            networks run under `torch.autocast` to bfloat16 (7 bits) on every device; their images
+            stay float32. Sums are float32 in all three, and fastbg's own operators give float32.
+            Networks in float64, float16 or bfloat16 stay as they are.
 
-    Sums are float32 in all three. fastbg's own operators give float32 in all three, too. Networks
-    in float64, float16 or bfloat16 are computed in what they are.
+    Raises:
+        InvalidArgument: another `kind`.
 
-    Raises InvalidArgument for another `kind`.
+    Example:
+        >>> import torch, fastbg
+        >>> with fastbg.use_precision("tf32"):
+        ...     fastbg.gram(torch.ones(1, 1, 2, 2))
+        tensor([[[4.]]])
     """
     if kind not in KINDS:
         raise InvalidArgument("precision", repr(kind), f"one of {', '.join(KINDS)}")

@@ -1,5 +1,6 @@
 """The figure, the interactive page and the command `fastbg attribute`."""
 
+import csv
 import json
 import re
 import shutil
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_run import plain_psnr
+from small_run import make_rcan, plain_psnr
 
 import fastbg
 from fastbg.attribution import picture
+from fastbg.attribution.diffusion import diffusion_index, offset_index
 from fastbg.attribution.explain import explain
 from fastbg.attribution.page import MOST_WINDOWS, Map, Steps, default_step, grid_windows, page
 from fastbg.cli.arguments import parser
@@ -86,6 +88,22 @@ def test_maps_are_zoomed_to_where_they_are() -> None:
     assert picture.view_of([np.ones((200, 300))], window, 4) == Box(0, 0, 200, 300)
     at_the_end = Box(4 * 196, 4 * 296, 800, 1200)
     assert picture.view_of([np.zeros((200, 300))], at_the_end, 4) == Box(183, 283, 200, 300)
+
+
+def test_an_index_that_tells_the_number_of_pixels_is_not_shown() -> None:
+    """The public code adds 1e-7 to each pixel, which in 12 million is a tenth of a small map."""
+    map_ = np.zeros((30, 40), np.float32)
+    map_[10:13, 10:13] = 1
+    large = np.zeros((3000, 4000), np.float32)
+    large[:30, :40] = map_
+    both = [torch.from_numpy(each) for each in (map_, large)]
+    small_index, index = (float(diffusion_index(each)) for each in both)
+    small_offset, offset = (float(offset_index(each)) for each in both)
+    assert picture.spread(map_, small_index) == f"DI {small_index:.2f}"
+    assert picture.spread(large, index) == "DI: too many pixels"
+    assert index > 10
+    assert index == pytest.approx(offset, rel=0.01)
+    assert small_offset < 0.01 * small_index
 
 
 def test_the_density_of_a_zoom_is_that_of_the_whole_map() -> None:
@@ -223,9 +241,10 @@ class TestCommand:
         Image.fromarray(picture.pixels(image)).save(tmp_path / "lr.png")
         return tmp_path
 
-    def run(self, *words: object) -> None:
+    def run(self, *words: object) -> int | None:
         options = parser().parse_args(["attribute", *map(str, words)])
-        options.command(options)
+        status: int | None = options.command(options)
+        return status
 
     @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
     def test_writes_the_figure(
@@ -247,6 +266,110 @@ class TestCommand:
             "--out", out, "--steps", 2, "--html", html, "--grid", 16,
         )  # fmt: skip
         assert '"height": 5, "width": 6' in html.read_text(encoding="utf-8")
+
+    def table(self, folder: Path) -> list[dict[str, str]]:
+        with (folder / "attribution.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def test_windows_of_several_images_into_a_folder(
+        self, files: Path, models: dict[str, EDSR], image: torch.Tensor
+    ) -> None:
+        other = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(3))
+        (files / "more").mkdir()
+        Image.fromarray(picture.pixels(other)).save(files / "more" / "b.png")
+        lines = "image,y0,x0,y1,x1\nlr,4,8,12,40\nb.png,0,0,8,8\n"
+        (files / "w.csv").write_text(lines)
+        fastbg.save_model(models["second <b>"], files / "two.safetensors")
+        out = files / "out"
+        status = self.run(
+            files / "lr.png", files / "more", "--model", files / "net.safetensors",
+            files / "two.safetensors", "--window", 24, 30, 16, "--window", "center", 8,
+            "--window", files / "w.csv", "--out", out, "--format", "svg", "--steps", 2,
+        )  # fmt: skip
+        assert not status
+        rows = self.table(out)
+        boxes = {
+            "lr.png": [(24, 30, 40, 46), (36, 44, 44, 52), (4, 8, 12, 40)],
+            "b.png": [(24, 30, 40, 46), (44, 44, 52, 52), (0, 0, 8, 8)],
+        }
+        wanted = [
+            (name, net, *map(str, box))
+            for name, found in boxes.items()
+            for box in found
+            for net in ("net", "two")
+        ]
+        names = ("image", "network", "y0", "x0", "y1", "x1")
+        assert [tuple(row[name] for name in names) for row in rows] == wanted
+        stems = [
+            "_".join((Path(r["image"]).stem, r["y0"], r["x0"], r["y1"], r["x1"])) for r in rows
+        ]
+        assert {p.stem for p in out.glob("*.svg")} == set(stems)
+        for row, stem in zip(rows, stems, strict=True):
+            result = fastbg.AttributionResult.load(out / f"{stem}_{row['network']}.npz")
+            assert float(result.diffusion_index) == pytest.approx(
+                float(row["diffusion_index"]), abs=1e-4
+            )
+            assert int(result.area()) == int(row["area_lr_pixels"])
+            assert row["psnr_rgb_db"] == ""
+        lam = fastbg.LocalAttribution(fastbg.load_model(files / "net.safetensors"))
+        lr = torch.from_numpy(np.array(Image.open(files / "lr.png"))).permute(2, 0, 1)[None] / 255
+        expected = lam.attribute(lr, (4, 8, 12, 40), 2)
+        got = fastbg.AttributionResult.load(out / "lr_4_8_12_40_net.npz")
+        torch.testing.assert_close(got.attribution, expected.attribution)
+
+    def test_ground_truth_gives_psnr(self, files: Path) -> None:
+        out = files / "out"
+        self.run(
+            files / "lr.png", "--hr", "--model", files / "net.safetensors", "--window", "center", 8,
+            "--out", out, "--steps", 2,
+        )  # fmt: skip
+        (row,) = self.table(out)
+        hr = np.array(Image.open(files / "lr.png"))
+        lr = torch.from_numpy(fastbg.downsample(hr, 4)).permute(2, 0, 1)[None] / 255
+        sr = fastbg.load_model(files / "net.safetensors")(lr)[0, :, 6:14, 8:16]
+        assert float(row["psnr_rgb_db"]) == pytest.approx(plain_psnr(sr, hr[6:14, 8:16]), abs=0.01)
+
+    def test_equal_names_keep_their_files(self, files: Path) -> None:
+        (files / "more").mkdir()
+        shutil.copy(files / "lr.png", files / "more" / "lr.png")
+        self.run(
+            files / "lr.png", files / "more" / "lr.png", "--model", files / "net.safetensors",
+            "--window", "center", "--out", files / "out", "--steps", 2,
+        )  # fmt: skip
+        names = ["lr_32_40_48_56.png", "lr_32_40_48_56_2.png"]
+        assert sorted(path.name for path in (files / "out").glob("*.png")) == names
+
+    def test_the_whole_image_is_not_computed_beyond_the_budget(self, files: Path) -> None:
+        """But a crop of it, when asked for, and the picture says so."""
+        wide = files / "wide.safetensors"
+        make_rcan(wide)
+        words = [files / "lr.png", "--model", wide, "--window", "center", "--out", files / "out"]
+        with pytest.raises(FastbgError, match=r"IMAGE: got 20x24 LR pixels; wide looks at all of"):
+            self.run(*words, "--memory", 1e-5, "--steps", 2)
+        self.run(*words, "--memory", 1e-4, "--steps", 2)
+        (row,) = self.table(files / "out")
+        assert row["network"] == "wide"
+        self.run(*words, "--memory", 1e-5, "--steps", 2, "--crop", 8)
+        (row,) = self.table(files / "out")
+        assert row["network"] == "wide on 8 x 8"
+        result = fastbg.AttributionResult.load(files / "out/lr_32_40_48_56_wide_on_8_x_8.npz")
+        assert result.attribution.shape == (1, 3, 20, 24)
+        inside = result.attribution[..., 6:14, 8:16]
+        assert inside.abs().sum() == result.attribution.abs().sum() > 0
+        net = fastbg.load_model(wide)
+        crop = fastbg.LocalAttribution(net).attribute(result.images[..., 6:14, 8:16], (8, 8, 16), 2)
+        torch.testing.assert_close(inside, crop.attribution)
+
+    def test_the_page_tells_how_long_it_takes(
+        self, files: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.run(
+            files / "lr.png", "--model", files / "net.safetensors", "--window", 0, 0, 16,
+            "--out", files / "a.png", "--html", files / "a.html", "--steps", 2,
+        )  # fmt: skip
+        said = capsys.readouterr().err
+        words = r"interactive page: 30 windows every 16 SR pixels; \d+%, \d+:\d\d so far, .* left"
+        assert re.search(words + r" \(--grid N", said)
 
     @pytest.mark.parametrize(
         ("change", "message"),

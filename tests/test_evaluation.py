@@ -1,5 +1,9 @@
 """Scores of a benchmark folder: the field's conventions, every way to get LR images, bad input."""
 
+import csv
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
+from small_run import make_rcan
 from torch import nn
 
 import fastbg
@@ -15,7 +20,8 @@ from fastbg.data.degradation import downsample
 from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.evaluation import Score, evaluate, mean_scores
-from fastbg.measures.quality import grey_levels, ssim
+from fastbg.measures import strips
+from fastbg.measures.quality import grey_levels, psnr, ssim
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.checkpoints import save_model
 from fastbg.models.edsr import EDSR
@@ -173,3 +179,126 @@ def test_networks_of_one_name_keep_their_rows(
     table = capsys.readouterr().out.splitlines()[-5:]
     assert [row.split()[1] for row in table if "mine" in row] == ["mine", "mine"]
     assert "mine (2)" in table[-2]
+
+
+@pytest.mark.parametrize("channel", ["y", "rgb"])
+@pytest.mark.parametrize("pixels", [1, 500, 1 << 20])
+def test_strips_are_the_whole_image(
+    channel: str, pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strips, "PIXELS", pixels)
+    sr, hr = picture(47, 33, 0), picture(47, 33, 1)
+    x, y = (strips.to_tensor(each) for each in (sr, hr))
+    got = strips.psnr_and_ssim(sr, hr, 3, channel)
+    assert got[0] == pytest.approx(psnr(x, y, shave=3, channel=channel).item(), rel=1e-12)
+    assert got[1] == pytest.approx(ssim(x, y, shave=3, channel=channel).item(), rel=1e-12)
+    assert strips.psnr_and_ssim(sr, sr, 3, channel) == (float("inf"), pytest.approx(1))
+
+
+def test_tiles_give_the_same_scores(folder: Path) -> None:
+    torch.manual_seed(0)
+    models = [Bicubic(4), EDSR(features=4, blocks=1).eval()]
+    whole = list(evaluate(models, open_folder(folder)))
+    for score, other in zip(evaluate(models, open_folder(folder), tile=5), whole, strict=True):
+        assert score[:2] == other[:2]
+        # A value that rounding puts on the other side of a half changes a grey level by one.
+        assert score.psnr == pytest.approx(other.psnr, abs=1e-3)
+        assert score.ssim == pytest.approx(other.ssim, abs=1e-4)
+    with pytest.raises(InvalidArgument, match="tile: got 0; expected at least 1 LR pixel"):
+        next(evaluate(models, open_folder(folder), tile=0))
+
+
+def test_an_output_that_is_no_image_is_refused(folder: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.repeat_interleave(4, -1).repeat_interleave(4, -2) * float("nan")
+
+    broken = fastbg.wrap(Broken(), scale=4, name="broken")
+    with pytest.raises(InvalidArgument, match="model broken: got an SR image that is NaN"):
+        next(evaluate([broken], open_folder(folder)))
+
+
+class TestCommand:
+    @pytest.fixture
+    def words(self, folder: Path, tmp_path: Path) -> list[str]:
+        weights = tmp_path / "mine.safetensors"
+        torch.manual_seed(0)
+        save_model(EDSR(features=4, blocks=1), weights)
+        return ["evaluate", "--model", str(weights), "--data", str(folder)]
+
+    def test_writes_csv_json_and_images(
+        self, words: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Image.fromarray(picture(50, 44)).save(folder / "img_0.bmp")
+        out = [tmp_path / name for name in ("a.csv", "a.json", "sr")]
+        options = [w for pair in zip(("--csv", "--json", "--save"), out, strict=True) for w in pair]
+        assert main([*words, *map(str, options)]) == 0
+        printed = capsys.readouterr().out
+        assert f"{out[0]}\n{out[1]}\n" in printed
+        with out[0].open(newline="") as file:
+            rows = list(csv.reader(file))
+        assert rows[0] == ["image", "network", "psnr_y_db", "ssim_y"]
+        assert [row[:2] for row in rows[-2:]] == [["mean of 3", "bicubic"], ["mean of 3", "mine"]]
+        content = json.loads(out[1].read_text())
+        assert len(content["scores"]) == 6
+        assert content["left_out"] == {}
+        assert content["border"] == 4
+        means = mean_scores(list(evaluate([Bicubic(4)], open_folder(folder), channel="y")))
+        assert content["means"][0]["psnr"] == pytest.approx(means[0].psnr)
+        assert float(rows[-2][2]) == pytest.approx(means[0].psnr, abs=1e-4)
+        saved = sorted(p.relative_to(out[2]).as_posix() for p in out[2].rglob("*.*"))
+        names = ["img_0.bmp.png", "img_0.png", "img_1.png"]
+        assert saved == [f"{net}/{name}" for net in ("bicubic", "mine") for name in names]
+        sr = np.array(Image.open(out[2] / "bicubic" / "img_1.png"))
+        hr = np.array(Image.open(folder / "img_1.png"))[: sr.shape[0], : sr.shape[1]]
+        one = next(s for s in content["scores"] if s["image"] == "img_1.png")
+        assert strips.psnr_and_ssim(sr, hr, 4, "y")[0] == pytest.approx(one["psnr"])
+
+    def test_goes_on_past_bad_files(
+        self, words: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (folder / "img_00_cut.png").write_bytes((folder / "img_0.png").read_bytes()[:300])
+        Image.fromarray(picture(9, 9)).save(folder / "tiny.png")
+        out = tmp_path / "a.json"
+        assert main([*words, "--json", str(out)]) == 1
+        printed = capsys.readouterr().out
+        assert "left out, 2 of 4 images:" in printed
+        assert "img_00_cut.png: cannot be read as an image" in printed
+        assert "tiny.png: 8x8 pixels that can be compared; expected at least 19x19" in printed
+        assert set(json.loads(out.read_text())["left_out"]) == {"img_00_cut.png", "tiny.png"}
+        assert main([*words, "--skip-bad"]) == 0
+
+    def test_says_whose_tiles_are_not_the_whole_image(
+        self, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        make_rcan(tmp_path / "global.safetensors")
+        words.insert(2, str(tmp_path / "global.safetensors"))
+        assert main([*words, "--tile", "6"]) == 0
+        printed = capsys.readouterr().out
+        assert "tiles of 6 LR pixels a side: the same SR image for bicubic, mine; NOT" in printed
+        assert "NOT the same for global" in printed
+
+    def test_equal_images_are_null_in_json(self, tmp_path: Path) -> None:
+        folder = tmp_path / "flat"
+        folder.mkdir()
+        Image.fromarray(np.full((32, 32, 3), 9, np.uint8)).save(folder / "a.png")
+        weights, out = tmp_path / "mine.safetensors", tmp_path / "a.json"
+        save_model(EDSR(features=4, blocks=1), weights)
+        words = ["evaluate", "--model", str(weights), "--data", str(folder), "--json", str(out)]
+        assert main(words) == 0
+        assert json.loads(out.read_text())["scores"][0]["psnr"] is None
+
+
+def test_tiles_take_little_memory(tmp_path: Path) -> None:
+    Image.fromarray(np.tile(picture(500, 400), (2, 3, 1))).save(tmp_path / "large.png")
+    save_model(EDSR(features=64, blocks=1), tmp_path / "mine.safetensors")
+    words = ["--model", "mine.safetensors", "--data", "."]
+    script = Path(__file__).with_name("evaluation_peak.py")
+
+    def peak(*more: str) -> float:
+        command = [sys.executable, script, *words, *more]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return float(done.stdout.splitlines()[-1])
+
+    whole, tiled = peak(), peak("--tile", "64")
+    assert tiled < whole - 200

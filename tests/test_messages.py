@@ -128,7 +128,10 @@ TYPED: dict[str, list[str]] = {
         "--model: got net x4, double x2; expected networks of one scale"
     ],
     EVALUATE.replace("images", "small"): ["small/a.png: 4x4 pixels", "expected at least 19x19"],
-    EVALUATE.replace("images", "bad"): ["--data: image set bad: 1 of 1 images cannot be read"],
+    EVALUATE.replace("images", "bad"): [
+        "--data: bad: no image can be scored",
+        "bad/a.png: cannot be read",
+    ],
     EVALUATE.replace("images", "lr.png"): ["--data: lr.png: is a file; expected a folder"],
     f"{EVALUATE} --shave -1": ["--shave: got -1; expected a whole number, at least 0"],
     f"{EVALUATE} --lr nowhere": ["--lr: nowhere: no such folder; expected a folder of images"],

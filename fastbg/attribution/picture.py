@@ -1,4 +1,4 @@
-"""Pictures of attributions: the figure that goes into papers, and single results.
+"""Pictures of attributions: a figure that compares networks, and one of a single result.
 
 Colours as in the LAM paper: `seismic`, white for nothing, red for much. Every axis is in SR pixels,
 so that the window, the zoom and the images lie where they belong.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
@@ -24,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastbg.attribution.density import kde_density
+from fastbg.attribution.diffusion import offset_index
 from fastbg.attribution.passes import as_box
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
@@ -39,6 +41,7 @@ LETTERS = 16  # of the smallest text, per inch
 THUMBNAIL = 800  # pixels a side of the whole input, at most
 SHOWN = 0.95  # share of every map that the zoomed maps show at least
 LEAST_VIEW = 8  # LR pixels on each side of the window's centre
+MOST_OFFSET = 0.1  # share of a diffusion index that may be the offset's
 DENSE = 512  # LR pixels a side of a zoom that is still enlarged to SR pixels
 
 
@@ -156,7 +159,7 @@ def figure(
         map_axis, density_axis, sr_axis = axes[:, column]
         _show_map(map_axis, panel.map, view, box, scale)
         map_axis.set_title(panel.name, fontsize="medium", parse_math=False)
-        map_axis.set_xlabel(_spread(panel.map, panel.diffusion_index))
+        map_axis.set_xlabel(spread(panel.map, panel.diffusion_index))
         _show_density(density_axis, lr, panel.map, view, box, scale)
         _show(sr_axis, panel.sr, panel.shown)
         sr_axis.set(xlim=(shown.x0, shown.x1), ylim=(shown.y1, shown.y0))
@@ -180,7 +183,7 @@ def result_figure(result: "AttributionResult", index: int | tuple[int, ...] = 0)
     _show_input(axes[0, 0], lr, box, view, scale)
     _show_map(axes[0, 1], map_, view, box, scale)
     axes[0, 1].set_title("attribution", fontsize="medium")
-    axes[0, 1].set_xlabel(_spread(map_, float(result.diffusion_index[index])))
+    axes[0, 1].set_xlabel(spread(map_, float(result.diffusion_index[index])))
     _show_density(axes[0, 2], lr, map_, view, box, scale)
     axes[0, 2].set_title("density", fontsize="medium")
     _colour_scale(drawn, axes)
@@ -244,9 +247,16 @@ def density_in(map_: NDArray[Any], view: Box) -> NDArray[np.float64] | None:
     return density[view.moved(-part.y0, -part.x0).slices()]
 
 
-def _spread(map_: NDArray[np.float32], diffusion_index: float) -> str:
-    """The diffusion index, which a map of zeros has none of."""
-    return f"DI {diffusion_index:.2f}" if map_.any() else "nothing attributed"
+def spread(map_: NDArray[np.float32], diffusion_index: float) -> str:
+    """The diffusion index, if it says anything of the map: "DI 1.25".
+
+    A map of zeros has none, and on large images it may tell the number of pixels (`offset_index`).
+    """
+    if not map_.any():
+        return "nothing attributed"
+    if float(offset_index(torch.from_numpy(map_))) > MOST_OFFSET * diffusion_index:
+        return "DI: too many pixels"
+    return f"DI {diffusion_index:.2f}"
 
 
 def _show(axis: Axes, image: Pixels, place: Box, title: str = "") -> None:

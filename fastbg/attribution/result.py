@@ -1,10 +1,10 @@
-"""What an attribution returns."""
+"""The result of `LocalAttribution.attribute`."""
 
 import base64
 import io
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastbg.attribution import diffusion as statistics
+from fastbg.attribution import diffusion
 from fastbg.errors import DataError
 from fastbg.geometry import Box
 from fastbg.writing import replacing
@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # rows of the table that a notebook shows
 _NEEDED = ("attribution", "images", "windows", "scale", "passes")
+# What numpy.load raises on files that are no archive of arrays.
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError)
 
 
 @dataclass(frozen=True, repr=False)
 class AttributionResult:
-    """Attributions of B (image, window) pairs; for windows (B,N,3) every B stands for (B,N).
+    """The attributions of B pairs of image and window.
+
+    For windows (B,N,3) the leading dimensions of everything below are (B,N) instead of (B).
 
     Attributes:
         attribution: (B,3,h,w) signed, float32, LR resolution.
@@ -54,12 +58,12 @@ class AttributionResult:
     @cached_property
     def map(self) -> Tensor:
         """(B,h,w): |sum over channels| divided by its maximum."""
-        return statistics.attribution_map(self.attribution)
+        return diffusion.attribution_map(self.attribution)
 
     @cached_property
     def gini(self) -> Tensor:
         """(B) Gini coefficient of the map, float64."""
-        return statistics.gini(self.map)
+        return diffusion.gini(self.map)
 
     @property
     def diffusion_index(self) -> Tensor:
@@ -79,17 +83,26 @@ class AttributionResult:
 
         0 for a map of zeros. Raises InvalidArgument unless 0 < `share` <= 1.
         """
-        return statistics.contribution_area(self.map, share)
+        return diffusion.contribution_area(self.map, share)
 
     def share(self, boxes: Tensor | Sequence[int]) -> Tensor:
-        """Share of the map inside boxes y0, x0, y1, x1 in SR pixels: (B), or (B,N) for (N,4).
+        """Share of the map inside each box, in [0,1].
 
-        For a ring, subtract the share of its inner box from that of its outer one.
+        For a ring, subtract the share of the inner box from that of the outer box.
+
+        Args:
+            boxes: y0, x0, y1, x1, half-open, in SR pixels: (4) or (N,4).
+
+        Returns:
+            (B) float64, or (B,N) for N boxes.
+
+        Raises:
+            InvalidArgument: wrong shape of `boxes`.
         """
-        return statistics.box_share(self.map, boxes, self.scale)
+        return diffusion.box_share(self.map, boxes, self.scale)
 
     def plot(self, index: int | tuple[int, ...] = 0) -> "Figure":
-        """Figure of pair `index`: input with window, map and kernel density, diffusion index."""
+        """A Matplotlib figure of pair `index`: input, map, kernel density, diffusion index."""
         from fastbg.attribution.picture import result_figure
 
         return result_figure(self, index)
@@ -132,14 +145,14 @@ class AttributionResult:
             with np.load(path, allow_pickle=False) as stored:
                 found = {name: stored[name] for name in (*_NEEDED, "convergence_delta")
                          if name in stored}  # fmt: skip
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        except _UNREADABLE as error:
             raise DataError(
                 f"{os.fspath(path)}: cannot be read as arrays (.npz): {error}"
             ) from error
-        missing = [name for name in _NEEDED if name not in found]
-        if missing:
+        problem = _problem(found)
+        if problem:
             raise DataError(
-                f"{os.fspath(path)}: holds no {missing[0]}; expected a file that "
+                f"{os.fspath(path)}: holds {problem}; expected a file that "
                 "AttributionResult.save wrote"
             )
         numbers = {name: int(found.pop(name)) for name in ("scale", "passes")}
@@ -179,3 +192,23 @@ class AttributionResult:
             encoded = base64.b64encode(image).decode()
             picture = f'<img alt="first map" src="data:image/png;base64,{encoded}">'
         return f"<p>{len(rows)} attributions</p><table>{head}{cells}</table>{more}{picture}"
+
+
+def _problem(found: Mapping[str, NDArray[Any]]) -> str:
+    """Why arrays of these names are no result; empty if they are."""
+    for name in _NEEDED:
+        if name not in found:
+            return f"no {name}"
+    for name in ("scale", "passes"):
+        if found[name].shape or found[name].dtype.kind not in "iu":
+            return f"a {name} that is no whole number"
+    size = found["attribution"].shape
+    leading = size[:-3]
+    expected = {"images": [size], "windows": [(*leading, 3), (*leading, 4)]}
+    if "convergence_delta" in found:
+        expected["convergence_delta"] = [leading]
+    for name, shapes in expected.items():
+        if found[name].shape not in shapes:
+            wanted = " or ".join(map(str, shapes))
+            return f"{name} of shape {found[name].shape}; expected {wanted}"
+    return ""

@@ -17,9 +17,9 @@ from torch import Tensor
 from fastbg.attribution.explain import explain
 from fastbg.attribution.memory import needed_bytes
 from fastbg.attribution.page import Steps, page
-from fastbg.attribution.picture import Panel, figure
+from fastbg.attribution.picture import Panel, figure, spread
 from fastbg.cli.device import device_and_precision, pick_device
-from fastbg.cli.files import check_folder, open_image
+from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_image
 from fastbg.cli.windows import Windows, parse_windows
 from fastbg.cli.windows import told as told_window
 from fastbg.data.degradation import crop_to_multiple, downsample
@@ -74,11 +74,13 @@ def main(arguments: argparse.Namespace) -> int:
 
 def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
     """`main`, in the precision that was asked for."""
-    sources, windows = sources_of(arguments.image), parse_windows(arguments.window)
+    sources, windows = sources_of(arguments), parse_windows(arguments.window)
     windows.refuse_strangers([source.path for source in sources])
     sources = [source for source in sources if windows.count(source.path)]
     count = sum(windows.count(source.path) for source in sources)
     check_outputs(arguments, [source.path for source in sources], count)
+    if arguments.memory <= 0:
+        raise InvalidArgument("--memory", arguments.memory, "a positive number of GiB")
     if arguments.method == "riemann_trapezoid" and arguments.steps < 2:
         raise InvalidArgument(
             "--steps", arguments.steps, "at least 2 for --method riemann_trapezoid"
@@ -231,7 +233,7 @@ class Table:
         drawn.savefig(path, dpi=200)
         print(path)
         for panel in panels:
-            name = "".join(c if c.isalnum() or c in "-.x" else "_" for c in panel.name)
+            name = file_name(panel.name)
             panel.result.save(self.out / f"{stem}_{name}.npz")
             self.rows.writerow([subject.source.key, panel.name, *window, *numbers(panel)])
         self.file.flush()
@@ -250,21 +252,25 @@ def told(panel: Panel) -> str:
     """The numbers of a panel in words."""
     if not panel.map.any():
         return f"{panel.name}: nothing attributed"
-    di, gini, area, _, psnr = numbers(panel)
-    said = f"{panel.name}: DI {float(di):.2f}, Gini {float(gini):.4f}, 95 % on {area} LR pixels"
+    _, gini, area, _, psnr = numbers(panel)
+    index = spread(panel.map, panel.diffusion_index)
+    said = f"{panel.name}: {index}, Gini {float(gini):.4f}, 95 % on {area} LR pixels"
     return f"{said}, PSNR {float(psnr):.2f} dB" if psnr else said
 
 
-def sources_of(given: Sequence[str]) -> list[Source]:
+def sources_of(arguments: argparse.Namespace) -> list[Source]:
     """The image files, those of folders too."""
     found = []
-    for text in given:
-        path = Path(text)
+    for path in map(Path, arguments.image):
         if path.is_dir():
             try:
-                found += [Source(item.path, item.key) for item in open_folder(path).items]
+                images = open_folder(path)
+                if arguments.hr:
+                    images.refuse_low()
             except DataError as error:
                 raise DataError(f"IMAGE: {error}") from error
+            check_apart("--out", arguments.out, path)
+            found += [Source(item.path, item.key) for item in images.items]
         else:
             found.append(Source(path, path.name))
     for source in found:
@@ -291,6 +297,8 @@ def check_outputs(arguments: argparse.Namespace, images: Sequence[Path], count: 
     for option, path in (("--out", out if single else None), ("--html", arguments.html)):
         if path is not None:
             check_folder(option, path)
+            if option == "--html":
+                check_ending(option, path, ".html", ".htm")
             if path.exists() and any(path.samefile(image) for image in images if image.exists()):
                 raise InvalidArgument(option, path, "another file than IMAGE")
 
@@ -336,7 +344,7 @@ def check_memory(
         raise InvalidArgument(
             "IMAGE",
             f"{height}x{width} LR pixels; {model.name} looks at all of them, which takes about "
-            f"{needed:.1f} GiB",
+            f"{needed:.2g} GiB",
             f"at most {arguments.memory:g} GiB: a smaller image, --memory GIB, or --crop N to give "
             "it N x N LR pixels around the window",
         )

@@ -1,62 +1,235 @@
-"""`fastbg evaluate`: the score table of a benchmark folder."""
+"""`fastbg evaluate`: the score table of a benchmark folder, as text, CSV and JSON."""
 
 import argparse
-from collections.abc import Sequence
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import PIL.Image
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from fastbg.cli.device import device_and_precision
-from fastbg.cli.files import open_images, open_low
-from fastbg.errors import InvalidArgument
-from fastbg.evaluation import Score, described, evaluate, mean_scores
+from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_low
+from fastbg.data.images import open_folder
+from fastbg.data.sets import ImageSet
+from fastbg.errors import DataError, FastbgError, InvalidArgument
+from fastbg.evaluation import Image, Score, described, evaluate, mean_scores
+from fastbg.measures.iqa import iqa_measures
 from fastbg.models.bicubic import Bicubic
+from fastbg.models.network import Network
 from fastbg.models.options import load_choices, one_scale
+from fastbg.models.tiles import OVERLAP, is_exact
+from fastbg.runs.forecast import Forecast
+from fastbg.runs.progress import Display
+from fastbg.version import __version__
+from fastbg.writing import replacing
+
+SHOWN = 10  # images left out that are named
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Score the networks and bicubic, and print the table."""
+def main(arguments: argparse.Namespace) -> int:
+    """Score the networks and bicubic, and print the table. 1 if images were left out."""
     with device_and_precision(arguments.device, arguments.precision) as device:
-        score(arguments, device)
+        return compare(arguments, device)
 
 
-def score(arguments: argparse.Namespace, device: torch.device) -> None:
+def compare(arguments: argparse.Namespace, device: torch.device) -> int:
     """`main`, in the precision that was asked for."""
     if arguments.lr is not None and arguments.kernel is not None:
         raise InvalidArgument(
             "--kernel", arguments.kernel, "none beside --lr, whose images are used"
         )
-    models = load_choices(arguments.model, device)
-    scale = one_scale(models)
-    console = Console(highlight=False)
-    own = scale if arguments.lr is None and arguments.kernel is None else None
-    images = open_images(arguments, lr_scale=own)
+    check_outputs(arguments)
+    check_measures(arguments.measure)
+    loaded = load_choices(arguments.model, device)
+    scale = one_scale(loaded)
+    models = [Bicubic(scale).to(loaded[0].mean.device), *loaded]
+    images = open_images(arguments)
     lr = None if arguments.lr is None else open_low(arguments.lr)
     shave = scale if arguments.shave is None else arguments.shave
-    line = described(images, scale, kernel=arguments.kernel, lr=lr)
-    line += f"; channel {arguments.channel}, border of {shave} pixels left out"
-    line += "" if arguments.precision == "ieee" else f"; precision {arguments.precision}"
-    console.print(line, markup=False, soft_wrap=True)
-    scores = []
-    for each in evaluate(
-        [Bicubic(models[0].scale), *models],
-        images,
-        channel=arguments.channel,
-        shave=arguments.shave,
-        kernel=arguments.kernel,
-        lr=lr,
-        lr_name=arguments.lr_name,
-    ):
-        line = f"{each.image}  {each.model}  {each.psnr:.2f} dB  {each.ssim:.4f}"
-        console.print(line, markup=False, soft_wrap=True)
-        scores.append(each)
+    about = described(images, scale, kernel=arguments.kernel, lr=lr)
+    about += f"; channel {arguments.channel}, border of {shave} pixels left out"
+    about += "" if arguments.precision == "ieee" else f"; precision {arguments.precision}"
+    console = Console(highlight=False)
+    console.print(about, markup=False, soft_wrap=True)
+    tiled = told_of_tiles(models, arguments.tile)
+    console.print(tiled, markup=False, soft_wrap=True, end="\n" if tiled else "")
+    scores, left_out = scored(arguments, models, images, lr, console)
+    if not scores:
+        raise DataError(f"--data: {images.name}: no image can be scored:\n{listed(left_out)}")
     console.print(table(images.name, arguments.channel, scores))
+    if arguments.csv is not None:
+        write_csv(arguments.csv, arguments.channel, scores)
+        print(arguments.csv)
+    if arguments.json is not None:
+        setting = {"images": about, "tiles": tiled, "channel": arguments.channel, "border": shave}
+        write_json(arguments.json, setting, scores, left_out)
+        print(arguments.json)
+    if left_out:
+        count = f"{len(left_out)} of {len(images)} images"
+        console.print(f"left out, {count}:\n{listed(left_out)}", markup=False, soft_wrap=True)
+    return 1 if left_out and not arguments.skip_bad else 0
+
+
+def scored(
+    arguments: argparse.Namespace,
+    models: Sequence[Network],
+    images: ImageSet,
+    lr: ImageSet | None,
+    console: Console,
+) -> tuple[list[Score], dict[str, str]]:
+    """Every score, printed as it comes, and the images that have none, with the reason."""
+    scores: list[Score] = []
+    reasons: dict[str, str] = {}
+    key = ("evaluate", images.name)
+    with Display(console) as display:
+        display.forecast = Forecast({key: float(len(images))})
+        done = display.follow(key, len(images) * len(models), 0)
+
+        def left_out(image: str, error: FastbgError) -> None:
+            reasons[image] = str(error)
+            done.advance(len(models))
+
+        def save(network: str, image: str, sr: Image) -> None:
+            name = image if image.lower().endswith(".png") else f"{image}.png"
+            path = arguments.save / file_name(network) / name
+            with replacing(path) as partial:
+                PIL.Image.fromarray(sr).save(partial, "PNG")
+
+        found = evaluate(
+            models,
+            images,
+            channel=arguments.channel,
+            shave=arguments.shave,
+            kernel=arguments.kernel,
+            lr=lr,
+            lr_name=arguments.lr_name,
+            tile=arguments.tile,
+            measures=arguments.measure,
+            save=None if arguments.save is None else save,
+            left_out=left_out,
+        )
+        try:
+            for score in found:
+                display.print(told(score))
+                scores.append(score)
+                done.advance(1)
+        except DataError as error:  # of single images, `left_out` is told
+            raise DataError(f"--lr: {error}") from error
+        done.finish()
+    return scores, reasons
+
+
+def told(score: Score) -> str:
+    """A score in a line."""
+    others = "".join(f"  {name} {value:.4f}" for name, value in score.others.items())
+    return f"{score.image}  {score.model}  {score.psnr:.2f} dB  {score.ssim:.4f}{others}"
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Raises InvalidArgument for files that cannot be written."""
+    for option, path in (("--csv", arguments.csv), ("--json", arguments.json)):
+        if path is not None:
+            check_ending(option, path, f".{option[2:]}")
+            check_folder(option, path)
+    save: Path | None = arguments.save
+    if save is None:
+        return
+    if save.exists() and not save.is_dir():
+        raise InvalidArgument("--save", save, "a folder; this is a file")
+    if not save.parent.is_dir():
+        raise InvalidArgument("--save", save, "a folder, or a new one in a folder that exists")
+    check_apart("--save", save, arguments.data)
+
+
+def check_measures(names: Sequence[str]) -> None:
+    """Raises InvalidArgument for a measure that pyiqa does not make here."""
+    try:
+        iqa_measures(names)
+    except InvalidArgument as error:
+        raise InvalidArgument("--measure", *error.parts[1:]) from error
+
+
+def open_images(arguments: argparse.Namespace) -> ImageSet:
+    """The HR images of ``--data``; DataError if there are none, or they are LR by their names."""
+    try:
+        images = open_folder(arguments.data, arguments.lr_name)
+        images.refuse_low()
+    except DataError as error:
+        raise DataError(f"--data: {error}") from error
+    except InvalidArgument as error:
+        raise InvalidArgument("--lr-name", *error.parts[1:]) from error
+    return images
+
+
+def told_of_tiles(models: Sequence[Network], tile: int | None) -> str:
+    """What tiles of the networks are; empty without tiles."""
+    if tile is None:
+        return ""
+    same = [model.name for model in models if is_exact(model)]
+    other = [model.name for model in models if not is_exact(model)]
+    said = f"tiles of {tile} LR pixels a side: the same SR image for {', '.join(same)}"
+    if other:
+        said += (
+            f"; NOT the same for {', '.join(other)}, which look at the whole image or do not tell "
+            f"how far: each tile is given {OVERLAP} LR pixels around it"
+        )
+    return said
+
+
+def listed(left_out: Mapping[str, str]) -> str:
+    """The images left out and why, one a line."""
+    lines = [f"  {reason}" for reason in left_out.values()]  # which names the file
+    more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join([*lines[:SHOWN], *more])
 
 
 def table(name: str, channel: str, scores: Sequence[Score]) -> Table:
     """The mean of each network."""
-    result = Table("network", f"PSNR {channel}, dB", f"SSIM {channel}", title=name)
-    for mean in mean_scores(scores):
-        result.add_row(mean.model, f"{mean.psnr:.2f}", f"{mean.ssim:.4f}")
+    means = mean_scores(scores)
+    others = list(means[0].others)
+    title = f"{name}, {means[0].image} images"
+    result = Table("network", f"PSNR {channel}, dB", f"SSIM {channel}", *others, title=title)
+    for mean in means:
+        more = (f"{mean.others[key]:.4f}" for key in others)
+        result.add_row(mean.model, f"{mean.psnr:.2f}", f"{mean.ssim:.4f}", *more)
     return result
+
+
+def write_csv(path: Path, channel: str, scores: Sequence[Score]) -> None:
+    """Every score and each network's mean, a line each."""
+    names = list(scores[0].others)
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "network", f"psnr_{channel}_db", f"ssim_{channel}", *names])
+        for score in (*scores, *mean_scores(scores)):
+            more = (f"{score.others[name]:.6f}" for name in names)
+            rows.writerow(
+                [score.image, score.model, f"{score.psnr:.4f}", f"{score.ssim:.6f}", *more]
+            )
+
+
+def write_json(
+    path: Path, setting: Mapping[str, Any], scores: Sequence[Score], left_out: Mapping[str, str]
+) -> None:
+    """How it was measured, every score, means, and what was left out; infinity is null."""
+
+    def record(score: Score) -> dict[str, Any]:
+        values = {"psnr": score.psnr, "ssim": score.ssim, **score.others}
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        return {"image": score.image, "network": score.model, **known}
+
+    content = {
+        "fastbg": __version__,
+        **setting,
+        "scores": [record(score) for score in scores],
+        "means": [record(score) for score in mean_scores(scores)],
+        "left_out": dict(left_out),
+    }
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

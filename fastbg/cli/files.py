@@ -1,4 +1,4 @@
-"""Files and folders that commands are given; refused by the argument's name."""
+"""Opens the files and folders given to commands; errors name the argument."""
 
 import argparse
 from pathlib import Path
@@ -44,8 +44,25 @@ def open_image(argument: str, path: str) -> NDArray[np.uint8]:
 
 
 def check_folder(argument: str, path: Path) -> None:
-    """Raises InvalidArgument if no file `path` can be made: its folder must be there."""
+    """Raises InvalidArgument if the file `path` cannot be created, as its folder is missing."""
     if path.is_dir():
         raise InvalidArgument(argument, path, "a file; this is a folder")
     if not path.parent.is_dir():
         raise InvalidArgument(argument, path, "a file in a folder that exists")
+
+
+def check_ending(option: str, path: Path, *endings: str) -> None:
+    """Raises InvalidArgument for a file of another kind, which would be overwritten."""
+    if path.suffix.lower() not in endings:
+        raise InvalidArgument(option, path, f"a file that ends with {' or '.join(endings)}")
+
+
+def check_apart(option: str, path: Path, data: Path) -> None:
+    """Raises InvalidArgument for a folder inside of the images' own, where it would be read."""
+    if path.resolve().is_relative_to(data.resolve()):
+        raise InvalidArgument(option, path, f"a folder outside of {data}, whose images are read")
+
+
+def file_name(text: str) -> str:
+    """`text`, such as a network's name, as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in text).lstrip(".") or "_"

@@ -30,6 +30,7 @@ from fastbg.models.options import load_choice, parse_choice
 from fastbg.models.rcan import RCAN
 from fastbg.models.registry import BUILT_IN
 from fastbg.precision import check_precision
+from fastbg.runs.limits import Limits
 from fastbg.runs.local import Job
 from fastbg.runs.progress import NORMAL, QUIET, VERBOSE
 from fastbg.runs.ray import RayEngine
@@ -58,12 +59,13 @@ def main(arguments: argparse.Namespace) -> None:
     chosen = experiments(arguments)
     images = builtin_images() if arguments.data is None else open_images(arguments)
     console = Console(highlight=False)
+    limits = Limits(arguments.limit, arguments.quick)
     if arguments.dry_run:
         named = arguments.device != "auto" or arguments.precision == "tf32"  # which no CPU has
         places = [pick_device(arguments.device)] if named else devices()
         check_arithmetic(arguments, *places)
         prepared = [prepare(arguments, images, device) for device in places]
-        dry_run.show(chosen, prepared, arguments.limit, arguments.out, console)
+        dry_run.show(chosen, prepared, limits, arguments.out, console)
         return
     device = where(arguments)
     check_arithmetic(arguments, device)
@@ -90,7 +92,7 @@ def main(arguments: argparse.Namespace) -> None:
         ) as store,
         engine(arguments, nets, study, console) as execute,
     ):
-        path = measure_all(chosen, nets, study, store, arguments.limit, console, execute, level)
+        path = measure_all(chosen, nets, study, store, limits, console, execute, level)
     print(path)
 
 

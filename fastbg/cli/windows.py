@@ -52,9 +52,8 @@ class Windows:
         """InvalidArgument for a CSV file that names an image which is not among `images`."""
         for name, _ in self.listed:
             if not any(is_named(path, name) for path in images):
-                raise InvalidArgument(
-                    ARGUMENT, f"image {name!r}", "the name of one of the IMAGEs in the CSV file"
-                )
+                told = f"image {name!r} in a CSV file"
+                raise InvalidArgument(ARGUMENT, told, "the name of an IMAGE that is given")
 
 
 def told(box: Box) -> str:

@@ -1,4 +1,4 @@
-"""First layer of VGG16, whose features section 6.1 of the paper takes Gram matrices of."""
+"""The first layer of VGG16; its features are those of the Gram matrices in section 6.1."""
 
 from functools import cache
 from importlib.resources import files
@@ -31,7 +31,7 @@ def _tables() -> tuple[Tensor, Tensor]:
 
 
 def imagenet_normalised(images: Tensor) -> Tensor:
-    """RGB images (B,3,H,W) in [0,1] as VGG16 takes them."""
+    """RGB images (B,3,H,W) in [0,1], normalised as VGG16 expects."""
     mean, std = (
         on_device(torch.tensor(values, dtype=torch.float64), images.device, images.dtype)
         for values in (IMAGENET_MEAN, IMAGENET_STD)
