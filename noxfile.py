@@ -62,6 +62,8 @@ def compile_only(session: nox.Session) -> None:
     session.run(
         "pytest", "tests/test_compile_only.py", "tests/test_gpu_static.py", *session.posargs
     )
+    for capability in ("80", "100", "120"):  # 90 is in the tests
+        session.run("python", "bench/gpu_static.py", "--check", "--arch", capability)
 
 
 @nox.session
@@ -174,9 +176,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """Operator tests and benchmarks on this machine's GPU; fails where there is none."""
+    """bench/on_gpu.sh and the benchmarks on this machine's GPU; fails where there is none."""
     install(session, "test")
     check = "import torch; assert torch.cuda.is_available(), 'no CUDA device is visible'"
     session.run("python", "-c", check)
-    session.run("pytest", "tests", *session.posargs)
+    phases = session.posargs or ["check", "time"]
+    session.run("bash", str(ROOT / "bench" / "on_gpu.sh"), *phases, external=True)
     session.run("pytest", "bench", "--benchmark-only")

@@ -116,7 +116,7 @@ CASES = {
 
 def copier(size: int) -> measure.Way:
     """Copies `size` bytes with PyTorch, which writes them to memory that was written before."""
-    source, target = torch.rand(size // 4), torch.rand(size // 4)
+    source, target = (torch.rand(size // 4, device=measure.device()) for _ in range(2))
     return partial(target.copy_, source)
 
 

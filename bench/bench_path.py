@@ -88,10 +88,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, 64, 64, generator=generator)
-    gradients = torch.randn(1, STEPS, 3, 64, 64, generator=generator)
-    sr = torch.rand(STEPS, 3, 17, 17, generator=generator)
-    table = kernels(STEPS).float()
+    image = torch.rand(1, 3, 64, 64, generator=generator).to(measure.device())
+    gradients = torch.randn(1, STEPS, 3, 64, 64, generator=generator).to(measure.device())
+    sr = torch.rand(STEPS, 3, 17, 17, generator=generator).to(measure.device())
+    table = kernels(STEPS).float().to(measure.device())
     cases: dict[str, dict[str, measure.Way]] = {
         "blur_path": {
             "torch": partial(convolved, image, table[1:]),
@@ -106,7 +106,7 @@ def main() -> None:
             "fastbg": partial(fused_detector, sr),
         },
     }
-    map_ = attribution_map(gradients[0, 0])
+    map_ = attribution_map(gradients[0, 0].cpu())
     large = attribution_map(torch.randn(3, 256, 256, generator=generator))
     cases["density"] = {
         "torch": partial(scipy_density, map_.numpy()),

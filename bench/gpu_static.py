@@ -57,6 +57,7 @@ GPUS = {
     80: Gpu("A100 SXM 80 GB", 164 * 1024, 2.04e12, 19.5e12),
     90: Gpu("H100 SXM", 228 * 1024, 3.35e12, 67e12),
     100: Gpu("B200", 228 * 1024, 8.0e12, 75e12),
+    120: Gpu("RTX 5090", 100 * 1024, 1.79e12, 105e12, warps=48, blocks=24),
 }
 
 
@@ -291,6 +292,9 @@ def main(arguments: list[str] | None = None) -> int:
     problems: list[str] = []
     for kind in [options.compiler] if options.compiler else ["triton", "nvcc"]:
         if kind == "triton":
+            if options.arch == 120:
+                print("Triton kernels are not compiled for sm_120")
+                continue
             compiler, facts = triton_version(), triton_facts(options.arch)
         else:
             nvcc = shutil.which("nvcc")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.measure import device
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -19,9 +21,10 @@ class Workload:
 def composites(chunk: int, sources: int = 150, size: int = 128, foreground: int = 32) -> Workload:
     """sources^2 (22,500) pairs of size x size images, `chunk` pairs at a time."""
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.rand(sources, 3, size, size, generator=generator) for _ in range(2))
+    shape = sources, 3, size, size
+    a, b = (torch.rand(shape, generator=generator).to(device()) for _ in range(2))
     index = torch.arange(sources, dtype=torch.int32)
-    pairs = torch.cartesian_prod(index, index)
+    pairs = torch.cartesian_prod(index, index).to(device())
     low, high = (size - foreground) // 2, (size + foreground) // 2
     return Workload(a, b, (low, low, high, high), pairs.split(chunk))
 

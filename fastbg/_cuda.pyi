@@ -10,6 +10,9 @@ from typing import TypeAlias
 View: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 # composite_bindings.cpp
+def why_not() -> str:
+    """CUDA's error if no kernel can be launched on the current device, else ""."""
+
 def composite(
     a: View, b: View, pairs: View, inner: View, outer: View, out: View, stream: int
 ) -> None: ...

@@ -1,32 +1,32 @@
-"""The precision of float32 arithmetic: IEEE, unless the caller asks for TF32.
+"""The precision of float32 arithmetic: IEEE, unless the caller asks for TF32 or bfloat16.
 
 PyTorch runs float32 convolutions on GPUs in TF32 (10 bits of mantissa) by default, and
 `torch.set_float32_matmul_precision` may lower matrix products on GPUs and CPUs. fastbg's networks,
 attributions and reference operators set these flags for the time of a pass and then restore them.
-The
-flags belong to the process: other threads see them during a pass, too.
+The flags belong to the process: other threads see them during a pass, too.
 """
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from fastbg.errors import InvalidArgument
-
-KINDS = ("ieee", "tf32")
+from fastbg.vocabulary import PRECISIONS as KINDS
 
 _asked: ContextVar[str] = ContextVar("precision", default="ieee")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Owner = TypeVar("Owner")
 
 
 def current() -> str:
-    """The precision of float32 passes in this context: "ieee" or "tf32"."""
+    """What float32 passes run in here: "ieee", "tf32" or "bf16"."""
     return _asked.get()
 
 
@@ -36,7 +36,10 @@ def use_precision(kind: str) -> Iterator[None]:
 
     Args:
         kind: "ieee", the default: float32 as in the standard. "tf32": GPUs may round the factors of
-            products to 10 bits of mantissa, which is faster; on CPUs nothing changes.
+            products to 10 bits of mantissa, which is faster; on CPUs nothing changes. "bf16":
+            networks run under `torch.autocast` to bfloat16 (7 bits) on every device; their images
+            stay float32. Sums are float32 in all three, and fastbg's own operators give float32.
+            Networks in float64, float16 or bfloat16 stay as they are.
 
     Raises:
         InvalidArgument: another `kind`.
@@ -48,12 +51,30 @@ def use_precision(kind: str) -> Iterator[None]:
         tensor([[[4.]]])
     """
     if kind not in KINDS:
-        raise InvalidArgument("kind", repr(kind), f"one of {KINDS}")
+        raise InvalidArgument("precision", repr(kind), f"one of {', '.join(KINDS)}")
     token = _asked.set(kind)
     try:
         yield
     finally:
         _asked.reset(token)
+
+
+def check_precision(
+    kind: str, device: torch.device, dtype: torch.dtype = torch.float32, name: str = "precision"
+) -> str:
+    """`kind`, or InvalidArgument naming `name` where a run would record what it did not have."""
+    if kind not in KINDS:
+        raise InvalidArgument(name, repr(kind), f"one of {', '.join(KINDS)}")
+    if kind == "tf32" and device.type != "cuda":
+        raise InvalidArgument(
+            name, repr(kind), f"ieee or bf16 on {device.type}: TF32 is arithmetic of NVIDIA GPUs"
+        )
+    if kind != "ieee" and dtype != torch.float32:
+        short = str(dtype).removeprefix("torch.")
+        raise InvalidArgument(
+            name, repr(kind), f"ieee: networks in {short} have no float32 to round"
+        )
+    return kind
 
 
 @contextmanager
@@ -84,6 +105,32 @@ def in_precision(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return run
+
+
+def in_network_precision(
+    forward: Callable[Concatenate[Owner, Tensor, P], Tensor],
+) -> Callable[Concatenate[Owner, Tensor, P], Tensor]:
+    """A network's `forward(self, x, ..)` under `held`, and under autocast where bf16 is asked for.
+
+    What it returns has the dtype of `x` then. A graph that torch.compile traces takes the flags and
+    the autocast of its caller.
+    """
+
+    @functools.wraps(forward)
+    def run(self: Owner, x: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if torch.compiler.is_compiling():
+            return forward(self, x, *args, **kwargs)
+        dtype = autocast_dtype(x.dtype)
+        with held(), nullcontext() if dtype is None else torch.autocast(x.device.type, dtype):
+            y = forward(self, x, *args, **kwargs)
+        return y if dtype is None else y.to(x.dtype)
+
+    return cast(Callable[Concatenate[Owner, Tensor, P], Tensor], run)
+
+
+def autocast_dtype(dtype: torch.dtype = torch.float32) -> torch.dtype | None:
+    """What a network of `dtype` is to run in under autocast; None: it is not."""
+    return torch.bfloat16 if current() == "bf16" and dtype == torch.float32 else None
 
 
 class _MatmulPrecision:
@@ -123,14 +170,17 @@ def _flags(kind: str) -> list[tuple[Any, str, Any]]:
     A parent is cleared before its children are read, so that each shows what it holds itself and
     gets just that back.
     """
+    backends: Any = torch.backends
+    # The same bits in every run: cuDNN neither tries algorithms out nor adds with atomics.
+    same = [(backends.cudnn, "deterministic", True), (backends.cudnn, "benchmark", False)]
+    products = "tf32" if kind == "tf32" else "ieee"  # autocast does what bf16 asks for
     if hasattr(torch._C, "_get_fp32_precision_getter"):  # torch >= 2.9
         parents = [("generic", "all"), ("cuda", "all"), ("mkldnn", "all")]
         found: list[tuple[Any, str, Any]] = [(_Setting(*key), "value", "none") for key in parents]
-        for backend, wanted in (("cuda", kind), ("mkldnn", "ieee")):
+        for backend, wanted in (("cuda", products), ("mkldnn", "ieee")):
             found += [(_Setting(backend, op), "value", wanted) for op in ("matmul", "conv", "rnn")]
-        return found
-    backends: Any = torch.backends
+        return found + same
     tf32 = kind == "tf32"
     # Setting the level sets cuda.matmul.allow_tf32 too.
     levels = [(_MatmulPrecision(), "level", "high" if tf32 else "highest")]
-    return [*levels, (backends.cudnn, "allow_tf32", tf32)]
+    return [*levels, (backends.cudnn, "allow_tf32", tf32), *same]

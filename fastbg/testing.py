@@ -7,6 +7,7 @@ both on CPU tensors; tests/conftest.py sets the environment for that.
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fastbg.registration.dispatch import BACKENDS, Place, unavailable
 
@@ -32,3 +33,13 @@ def backend_under_test(name: str, op: str) -> BackendUnderTest:
         if reason is None:
             return BackendUnderTest(name, device, None)
     return BackendUnderTest(name, torch.device("cpu"), f"backend {name}: {reason}")
+
+
+def moved(value: Tensor, device: torch.device) -> Tensor:
+    """`value` on `device` in its own memory layout: strides, offset and shared elements are kept.
+
+    `Tensor.to` makes views of other layouts dense, so that no kernel would see their strides.
+    """
+    memory = torch.empty(0, dtype=value.dtype, device=value.device).set_(value.untyped_storage())
+    there = memory.to(device) if device != value.device else memory.clone()
+    return there.as_strided(value.shape, value.stride(), value.storage_offset())

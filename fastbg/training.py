@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.errors import CheckpointError, DataError
+from fastbg.precision import autocast_dtype, held, use_precision
 from fastbg.writing import replacing
 
 Image = NDArray[np.uint8]
@@ -48,6 +49,7 @@ class TrainConfig:
     average_decay: float = 0.999
     seed: int = 0
     resize: tuple[float, ...] = ()  # factors: each image is used at these sizes too
+    precision: str = "ieee"  # of float32 products, see fastbg.use_precision
     start: str = ""  # fingerprint of the initial weights; empty: random ones
 
     def rate(self, step: int) -> float:
@@ -113,19 +115,6 @@ def _to_unit_range(patches: Image) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def autocast_dtype() -> torch.dtype | None:
-    """bfloat16 where it is faster than float32, else None.
-
-    On CPUs that needs AMX: with AVX-512 BF16 alone oneDNN's convolutions ran at half the rate of
-    float32 (170 against 330 GFLOP/s on a 64-channel layer).
-    """
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    return torch.bfloat16 if native else None
-
-
 def train(
     model: nn.Module,
     images: Callable[[], list[Image]],
@@ -151,9 +140,9 @@ def train(
     done = _restore(checkpoint, resume, config, model, average, optimizer)
 
     sampler = PatchSampler(images(), config)
-    dtype = autocast_dtype()
     saved = time.monotonic()
-    with progress or progress_bar() as bar:
+    with progress or progress_bar() as bar, use_precision(config.precision), held():
+        dtype = autocast_dtype()
         task = bar.add_task("training", total=config.steps, completed=done, loss=float("nan"))
         for step in range(done, config.steps):
             lr, hr = (side.to(device) for side in sampler.batch(step))

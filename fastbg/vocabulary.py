@@ -23,6 +23,7 @@ EXTRA = ("faithfulness", "diffusion")  # of those, measured only where they are 
 NETWORKS = ("edsr", "rcan", "swinir")  # built in; fastbg.models.registry.BUILT_IN makes them
 BACKENDS = ("torch", "cpu", "triton", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")  # of networks
+PRECISIONS = ("ieee", "tf32", "bf16")  # of float32 products, see fastbg.precision
 KERNELS = ("matlab", "pil")  # of bicubic down-sampling
 CHANNELS = ("rgb", "y")  # of PSNR and SSIM
 METHODS = ("riemann_right", "riemann_trapezoid", "gausslegendre", "arc_midpoint")  # along a path

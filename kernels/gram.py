@@ -272,10 +272,11 @@ def plan_gram(features: Tensor, mask: Tensor | None, out: Tensor) -> tuple[Launc
         "HAS_MASK": mask is not None,
         "PRECISION": "tf32" if exact else "tf32x3",
         "BLOCK_C": block,
-        "BLOCK_P": config.block_p,
+        "BLOCK_P": config.block_p if channels % block == 0 else config.partial_block_p,
     }
     programs = batch * regions * splits * pairs
-    partial = Launch(gram_partial_kernel, programs, arguments, constants, config.num_warps)
+    warps = config.num_warps if mask is None else config.masked_warps
+    partial = Launch(gram_partial_kernel, programs, arguments, constants, warps)
     return partial, plan_reduce(sums, out)
 
 
@@ -341,9 +342,16 @@ def workloads() -> list[Workload]:
         triangle = features.shape[0] * 128 * 128 * CONV_CHANNELS * (CONV_CHANNELS + 1)
         found.append(workload(partial, dtype_name(features), [features], triangle))
         found.append(workload(reduce, dtype_name(features), [out]))
+        mask = torch.empty((150, 2, 128, 128), device="meta")
+        out = features.new_empty((150, 2, CONV_CHANNELS, CONV_CHANNELS))
+        partial, _ = plan_gram(features, mask, out)
+        touched = [features, mask]
+        found.append(workload(partial, f"{dtype_name(features)} mask", touched, 2 * triangle))
+    few = torch.empty((150, 20, 17, 19), device="meta")  # no whole block, no whole pack
+    partial, _ = plan_gram(few, None, few.new_empty((150, 1, 20, 20)))
+    found.append(workload(partial, "fp32 20 channels", [few], 150 * 17 * 19 * 20 * 21))
     images = torch.empty((150, 3, 128, 128), device="meta")
     weight = torch.empty((CONV_TAPS, CONV_CHANNELS), device="meta")
-    mask = torch.empty((150, 2, 128, 128), device="meta")
     for name, region in (("fp32", None), ("fp32 mask", mask)):
         out = images.new_empty((150, 1 if region is None else 2, CONV_CHANNELS, CONV_CHANNELS))
         partial, _ = plan_conv_gram(images, weight, weight[0], region, out)

@@ -4,6 +4,7 @@ Chosen by shape in plain Python: `triton.autotune` needs a driver, which the int
 """
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from triton import next_power_of_2
 
@@ -129,23 +130,32 @@ class MosaicConfig(TiledConfig):
     warp_pixels: int = 128  # 4 per thread: one 128-bit store
 
 
+Folded = TypeVar("Folded", bound="FoldedConfig")
+
+
 @dataclass(frozen=True)
-class BlurPathConfig(TiledConfig):
-    """blur_path_fwd_kernel reads 81 pixels once (L1), then writes a pixel per node."""
+class FoldedConfig(TiledConfig):
+    """A kernel that keeps a sum for each class of taps: 15 for 9 x 9 taps, 45 for 17 x 17."""
 
     pixels: int = 128
     widest: int = 64  # LR images are small; neighbouring rows share their lines
     warp_pixels: int = 64  # 2 per thread: with 4, the 81 reads in flight spilled
+
+    def of_radius(self: Folded, radius: int) -> Folded:
+        """For `radius` taps on either side; from 6 on, the sums of 2 pixels spilled."""
+        return self if radius < 6 else replace(self, pixels=64, warp_pixels=32)
+
+
+@dataclass(frozen=True)
+class BlurPathConfig(FoldedConfig):
+    """blur_path_fwd_kernel reads 81 pixels once (L1), then writes a pixel per node."""
+
     group: int = 16  # nodes of a program: 5 reads per node, and programs enough for one LR image
 
 
 @dataclass(frozen=True)
-class PathIntegralConfig(TiledConfig):
+class PathIntegralConfig(FoldedConfig):
     """path_integral_fwd_kernel streams the gradients once; its sum is never split over programs."""
-
-    pixels: int = 128
-    widest: int = 64
-    warp_pixels: int = 64  # 2 per thread: as many programs as possible, one image has few pixels
 
 
 @dataclass(frozen=True)
@@ -187,6 +197,8 @@ class GramConfig(SplitConfig):
     block_p: int = 32  # 128 bytes of a channel's row; two 64x32 float32 operands: 16 KiB
     split_pixels: int = 1024  # 150 images of 128x128: 2,400 programs; one: 16
     num_warps: int = 4  # a 64x64 sum is 32 registers per thread
+    masked_warps: int = 8  # with 4, weighted half types took 255 registers on sm_90, and spilled
+    partial_block_p: int = 16  # of blocks with lanes beyond the channels: 32 spilled on sm_80
 
     def block(self, channels: int) -> int:
         """Channels of a block: 64 is conv1_1's matrix whole; 16 is the least of a tensor core."""

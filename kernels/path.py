@@ -249,7 +249,7 @@ def gradient_detector_bwd_kernel(
 def plan_blur_path(image: Tensor, weights: Tensor, radius: int, out: Tensor) -> Launch:
     """The launch that fills `out` (B,K,C,H,W), contiguous; `weights` (K,classes) float32."""
     b, channels, height, width = image.shape
-    config = BlurPathConfig()
+    config = BlurPathConfig().of_radius(radius)
     block = config.tile(height, width)
     tiles_y, tiles_x = block.count(height, width)
     groups = -(-len(weights) // config.group)
@@ -281,7 +281,7 @@ def plan_path_integral(
 ) -> Launch:
     """The launch that fills `out` (B,C,H,W), contiguous; `weights` (K,classes) float32."""
     b, channels, height, width = image.shape
-    block = PathIntegralConfig().tile(height, width)
+    block = PathIntegralConfig().of_radius(radius).tile(height, width)
     tiles_y, tiles_x = block.count(height, width)
     names = [f"gradients_stride_{axis}" for axis in "nkcyx"]
     arguments: dict[str, Tensor | int] = {
@@ -353,7 +353,11 @@ def plan_gradient_detector_backward(
 
 def workloads() -> list[Workload]:
     """LAM of 150 sub-images of 32x32 with 50 nodes; its objective on their SR windows."""
-    found = []
+    image = torch.empty((150, 3, 32, 32), device="meta")
+    nodes, weights = image.new_empty((150, 50, 3, 32, 32)), image.new_empty((50, 28))
+    widest = plan_blur_path(image, weights, 6, nodes)  # 13 x 13 taps, the most there are
+    products = 2 * 28 * nodes.numel()
+    found = [workload(widest, "fp32 13 taps", [image, weights, nodes], products)]
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         image = torch.empty((150, 3, 32, 32), dtype=dtype, device="meta")
         nodes = image.new_empty((150, 50, 3, 32, 32))

@@ -18,7 +18,7 @@ import fastbg
 from fastbg.errors import FastbgError
 from fastbg.ops.conv_stack import ChannelAttention, StackLayer
 from fastbg.ops.conv_stack import conv_stack as stack
-from fastbg.testing import BackendUnderTest
+from fastbg.testing import BackendUnderTest, moved
 
 # Nothing, one, primes, and both sides of what kernels cut images into.
 EDGES = (0, 1, 2, 3, 5, 7, 13, 15, 16, 17, 31, 32, 33, 61, 63, 64, 65, 127, 128, 129)
@@ -53,7 +53,9 @@ class Case:
         self, backend: str, device: torch.device, change: Callable[[Tensor], Tensor] = Tensor.detach
     ) -> tuple[Tensor, list[Tensor]] | FastbgError:
         """Result and gradients, or the error; `change` is made to all tensors beforehand."""
-        tensors = {n: None if t is None else change(t.to(device)) for n, t in self.tensors.items()}
+        tensors = {
+            n: None if t is None else change(moved(t, device)) for n, t in self.tensors.items()
+        }
         for name in self.differentiable:
             value = tensors[name]
             if value is not None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import fastbg
 from fastbg.backends.torch_reference import composite as reference
 from fastbg.errors import BackendUnavailable, InvalidArgument
-from fastbg.testing import BackendUnderTest
+from fastbg.testing import BackendUnderTest, moved
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -75,7 +75,7 @@ def cases(draw: st.DrawFn, scale: int = 1) -> dict[str, object]:
 
 
 def on(device: torch.device, case: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.to(device) for name, value in case.items()}
+    return {name: moved(value, device) for name, value in case.items()}
 
 
 @given(case=cases())
@@ -129,7 +129,7 @@ def test_composite_lr_equals_matlab(
     """Borders included; an untouched image and one composed of itself are the same."""
     hr = torch.from_numpy(bicubic_golden[f"hr{suffix}"]).permute(2, 0, 1)[None]
     expected = torch.from_numpy(bicubic_golden[f"lr_matlab{suffix}"]).permute(2, 0, 1)[None]
-    source = hr.to(backend.device)
+    source = moved(hr, backend.device)
     got = fastbg.composite_lr(source, source, [[0, 0]], (31, 17, 99, 101), backend=backend.name)
     torch.testing.assert_close(got.cpu(), expected, rtol=0, atol=1e-6)
 
@@ -157,8 +157,8 @@ def test_unselected_pixels_never_leak(backend: BackendUnderTest) -> None:
     poisoned_b[..., 8:24, 8:24] = torch.inf
     for boxes in (inner, [inner]):
         got = fastbg.composite_lr(
-            poisoned_a.to(backend.device),
-            poisoned_b.to(backend.device),
+            moved(poisoned_a, backend.device),
+            moved(poisoned_b, backend.device),
             [[0, 0]],
             boxes,
             backend=backend.name,
@@ -178,7 +178,11 @@ def test_selected_non_numbers_reach_exactly_their_support(
     assert 0 < (~expected.isfinite()).sum() < expected.numel() / 2
     for boxes in (inner, [inner]):
         got = fastbg.composite_lr(
-            a.to(backend.device), b.to(backend.device), [[0, 0]], boxes, backend=backend.name
+            moved(a, backend.device),
+            moved(b, backend.device),
+            [[0, 0]],
+            boxes,
+            backend=backend.name,
         )
         assert torch.equal(got.cpu().isfinite(), expected.isfinite())
 
@@ -204,7 +208,7 @@ def test_mosaic_equals_reference(
     rng = np.random.default_rng(seed)
     tiles = images(rng, count, (3, side, side), dtype, layout)
     cells = torch.from_numpy(rng.integers(0, len(fastbg.Transform), (count, grid, grid)))
-    got = fastbg.mosaic(tiles.to(backend.device), cells, backend=backend.name)
+    got = fastbg.mosaic(moved(tiles, backend.device), cells, backend=backend.name)
     torch.testing.assert_close(got.cpu(), reference.mosaic(tiles, cells), rtol=0, atol=0)
 
 
@@ -230,7 +234,7 @@ def test_mosaic_transforms_are_numpys() -> None:
 def test_mosaic_of_oblong_tiles(backend: BackendUnderTest) -> None:
     tiles = torch.rand(1, 3, 5, 8)
     cells = torch.tensor([[[0, 1, 2], [4, 6, 7], [0, 0, 0]]])
-    got = fastbg.mosaic(tiles.to(backend.device), cells, backend=backend.name)
+    got = fastbg.mosaic(moved(tiles, backend.device), cells, backend=backend.name)
     torch.testing.assert_close(got.cpu(), reference.mosaic(tiles, cells), rtol=0, atol=0)
     with pytest.raises(InvalidArgument, match="cells: got a quarter turn"):
         fastbg.mosaic(tiles, cells + 3 - 3 * (cells > 4).int())
@@ -254,10 +258,10 @@ class TestAutograd:
         upstream = torch.rand(3, 3, 6, 5)
         gradients = []
         for name, device in (("torch", torch.device("cpu")), (backend.name, backend.device)):
-            a, b = (x.to(device).requires_grad_() for x in sources)
+            a, b = (moved(x, device).requires_grad_() for x in sources)
             out = fastbg.composite(a, b, self.pairs, self.inner, self.outer, backend=name)
             gradients.append(
-                [g.cpu() for g in torch.autograd.grad(out, (a, b), upstream.to(device))]
+                [g.cpu() for g in torch.autograd.grad(out, (a, b), moved(upstream, device))]
             )
         torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-6)
 
@@ -380,3 +384,15 @@ def test_grey_levels_as_floats_are_refused_where_they_would_be_clipped() -> None
     torch.testing.assert_close(real / 255, fastbg.composite_lr(grey / 255, grey / 255, **whole))
     levels = fastbg.composite_lr(*[grey.to(torch.uint8)] * 2, **whole, quantize=True)
     assert torch.equal(levels, fastbg.composite_lr(grey / 255, grey / 255, **whole, quantize=True))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tensors_keep_their_layout_on_the_way_to_a_device(layout: str) -> None:
+    value = images(np.random.default_rng(0), 3, (2, 5, 6), torch.float32, layout)[1:, :, 1:]
+    there = moved(value, torch.device("cpu"))
+    assert there.stride() == value.stride()
+    assert there.storage_offset() == value.storage_offset()
+    assert torch.equal(there, value)
+    assert there.data_ptr() != value.data_ptr()
+    meta = moved(value, torch.device("meta"))
+    assert (meta.shape, meta.stride()) == (value.shape, value.stride())

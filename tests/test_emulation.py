@@ -4,6 +4,8 @@ What the kernels compute is compared with the reference here for shapes around e
 test_composite.py through the public functions.
 """
 
+from collections.abc import Callable
+
 import emulation_build
 import pytest
 import torch
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import fastbg
 from fastbg.backends.cuda import composite as emulated
 from fastbg.backends.torch_reference import composite as reference
 from fastbg.errors import InvalidArgument
@@ -31,6 +34,52 @@ SIDES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 15, 16, 17, 23, 31, 32, 33)
 thorough = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+def scheduled() -> list[tuple[str, Callable[[], torch.Tensor]]]:
+    """A small call of each operator that reaches each of its kernels."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    a, b, features, sr = (
+        rand(2, 3, 16, 24),
+        rand(2, 3, 16, 24),
+        rand(1, 20, 9, 11),
+        rand(2, 3, 9, 8),
+    )
+    pairs, box = torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]] * 3), (4, 5, 11, 14)
+    boxes = torch.tensor([box, (0, 0, 16, 24), (3, 1, 3, 20)] * 4)
+    codes = torch.arange(8).reshape(2, 2, 2)
+    gradients, sigmas = rand(2, 3, 3, 16, 24), [1.2, 0.8, 0.3, 0.0]
+    weight, bias, few, mask = rand(64, 3, 3, 3) - 0.5, rand(64), rand(1, 3, 7, 9), rand(1, 2, 7, 9)
+    region, tau = rand(1, 2, 9, 11).round(), 3.0
+
+    def detector() -> torch.Tensor:
+        leaf = sr.clone().requires_grad_()
+        value = fastbg.gradient_detector(leaf, (1, 1, 7, 6), backend="cuda")
+        return torch.autograd.grad(value.sum(), leaf)[0]
+
+    return [
+        ("composite", lambda: fastbg.composite(a, b, pairs, boxes, backend="cuda")),
+        ("composite_lr one box", lambda: fastbg.composite_lr(a, b, pairs, box, backend="cuda")),
+        ("composite_lr boxes", lambda: fastbg.composite_lr(a, b, pairs, boxes, backend="cuda")),
+        ("composite_lr few", lambda: fastbg.composite_lr(a, b, pairs[:1], box, backend="cuda")),
+        ("bridged", lambda: fastbg.composite(a, b, pairs, box, seam=tau, backend="cuda")),
+        ("bridged lr", lambda: fastbg.composite_lr(a, b, pairs, box, seam=tau, backend="cuda")),
+        ("mosaic", lambda: fastbg.mosaic(a[..., :16], codes, backend="cuda")),
+        ("blur_path", lambda: fastbg.blur_path(a, sigmas, backend="cuda")),
+        ("path_integral", lambda: fastbg.path_integral(gradients, a, sigmas, backend="cuda")),
+        ("gradient_detector", detector),
+        ("gram", lambda: fastbg.gram(features, backend="cuda")),
+        ("gram half", lambda: fastbg.gram(features.half(), backend="cuda")),
+        ("gram masked", lambda: fastbg.gram(features, region, backend="cuda")),
+        ("conv_gram", lambda: fastbg.conv_gram(few, weight, bias, mask, backend="cuda")),
+    ]
+
+
+SCHEDULED = scheduled()
 
 
 def skip_without(sanitizer: str) -> None:
@@ -168,6 +217,38 @@ def test_a_race_shows_in_the_order_of_threads(selftest: Selftest) -> None:
     finally:
         selftest.set_backward(False)
     assert not torch.equal(forward, backward)
+
+
+SCHEDULES = range(1, 21)
+
+
+def test_random_schedules_show_a_race_that_both_plain_orders_hide(
+    selftest: Selftest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = torch.ones(64)
+    plain = run(selftest, "race_between_neighbours", source)
+    selftest.set_backward(True)
+    try:
+        assert torch.equal(run(selftest, "race_between_neighbours", source), plain)
+    finally:
+        selftest.set_backward(False)
+    for seed in SCHEDULES:
+        monkeypatch.setenv("FASTBG_EMULATION_SEED", str(seed))
+        assert not torch.equal(run(selftest, "race_between_neighbours", source), plain)
+        assert run(selftest, "tree_sum", source, size=1) == 64
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize("call", range(len(SCHEDULED)), ids=[name for name, _ in SCHEDULED])
+def test_no_schedule_changes_a_bit_of_an_operator(
+    call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kernel, under random orders of blocks, and of threads between barriers."""
+    operator = SCHEDULED[call][1]
+    expected = operator()
+    for seed in SCHEDULES:
+        monkeypatch.setenv("FASTBG_EMULATION_SEED", str(seed))
+        torch.testing.assert_close(operator(), expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import fastbg
 from fastbg.backends.torch_reference import gram as reference
 from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.registration.dispatch import BACKENDS, Place, unavailable
-from fastbg.testing import BackendUnderTest
+from fastbg.testing import BackendUnderTest, moved
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -86,7 +86,7 @@ def cases(draw: st.DrawFn, channels: tuple[int, ...]) -> dict[str, torch.Tensor 
 
 
 def on(value: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
-    return None if value is None else value.to(device)
+    return None if value is None else moved(value, device)
 
 
 def doubled(value: torch.Tensor | None) -> torch.Tensor | None:
@@ -154,7 +154,7 @@ def test_long_sums_stay_exact(backend: BackendUnderTest, channels: int) -> None:
     if interpreted:
         pixels = 2_003 if channels < 512 or backend.name == "triton" else 259
     features = torch.rand(1, channels, pixels, generator=generator)
-    got = fastbg.gram(features.to(backend.device), backend=backend.name)
+    got = fastbg.gram(moved(features, backend.device), backend=backend.name)
     exact = fastbg.gram(features.double(), backend="torch")
     assert_close_to_float64(backend, got, exact, exact.flatten(-2).amax(-1)[..., None, None])
 
@@ -182,7 +182,7 @@ def test_wide_images(backend: BackendUnderTest) -> None:
     weight, bias = torch.randn(64, 3, 3, 3), torch.randn(64)
     for height, width in ((3, 1031), (259, 2), (67, 131), (1, 1)):
         images = torch.rand(1, 3, height, width)
-        arguments = [v.to(backend.device) for v in (images, weight, bias)]
+        arguments = [moved(v, backend.device) for v in (images, weight, bias)]
         got = fastbg.conv_gram(*arguments, backend=backend.name)
         features = torch.conv2d(images.double(), weight.double(), bias.double(), padding=1).relu()
         exact = fastbg.gram(features, backend="torch")
@@ -335,7 +335,7 @@ class TestAutograd:
                 out = fastbg.conv_gram(images, weight, bias, mask, backend=backend.name)
             return torch.autograd.grad(out, leaves, upstream.to(out))
 
-        got = gradients([given[n].to(backend.device) for n in names], plain=False)
+        got = gradients([moved(given[n], backend.device) for n in names], plain=False)
         exact = gradients([given[n].double() for n in names], plain=True)
         for name, g, e in zip(names, got, exact, strict=True):
             assert g.dtype == dtype

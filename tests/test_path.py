@@ -13,7 +13,7 @@ import fastbg
 from fastbg.backends.torch_reference import path as reference
 from fastbg.errors import InvalidArgument
 from fastbg.filters.gaussian import difference_taps, gaussian_taps
-from fastbg.testing import BackendUnderTest, backend_under_test
+from fastbg.testing import BackendUnderTest, backend_under_test, moved
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -118,7 +118,7 @@ def cases(draw: st.DrawFn) -> Case:
 def check_blur_path(backend: BackendUnderTest, case: Case) -> None:
     image, sigmas, kernel_size = case["image"], case["sigmas"][:, 0], case["kernel_size"]
     exact = reference.blur_path(image.double(), gaussian_taps(sigmas, kernel_size))
-    got = fastbg.blur_path(image.to(backend.device), sigmas, kernel_size, backend=backend.name)
+    got = fastbg.blur_path(moved(image, backend.device), sigmas, kernel_size, backend=backend.name)
     assert got.dtype == image.dtype
     assert got.device.type == backend.device.type
     tolerance = 2 * ROUNDING[image.dtype]
@@ -130,8 +130,8 @@ def check_path_integral(backend: BackendUnderTest, case: Case) -> None:
     change, level = difference_taps(sigmas, case["kernel_size"])
     exact = reference.path_integral(gradients.double(), image.double(), change, level)
     got = fastbg.path_integral(
-        gradients.to(backend.device),
-        image.to(backend.device),
+        moved(gradients, backend.device),
+        moved(image, backend.device),
         sigmas,
         case["kernel_size"],
         backend=backend.name,
@@ -161,7 +161,7 @@ def check_gradient_detector(
     upstream = torch.rand(size[0])
 
     values, gradients = [], []
-    for name, image in (("torch", sr.double()), (backend.name, sr.to(backend.device))):
+    for name, image in (("torch", sr.double()), (backend.name, moved(sr, backend.device))):
         leaf = image.detach().requires_grad_()
         value = fastbg.gradient_detector(leaf, windows, backend=name)
         (gradient,) = torch.autograd.grad(value, leaf, upstream.to(value))
@@ -295,7 +295,7 @@ def test_detector_reads_the_window_only(backend: BackendUnderTest) -> None:
     window = (4, 6, 12, 14)
     results = []
     for image in (clean, poisoned):
-        leaf = image.to(backend.device).requires_grad_()
+        leaf = moved(image, backend.device).requires_grad_()
         value = fastbg.gradient_detector(leaf, window, backend=backend.name)
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
         results.append((value.item(), gradient.cpu()))

@@ -17,7 +17,7 @@ from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.filters.seam import LEAST_WEIGHT
 from fastbg.registration import dispatch
 from fastbg.registration.dispatch import BACKENDS, Place
-from fastbg.testing import BackendUnderTest
+from fastbg.testing import BackendUnderTest, moved
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -218,7 +218,7 @@ def test_what_the_seam_is_for(
 ) -> None:
     """Beside the inner box the jump is b's own beside its rim; a's pixels are untouched."""
     a, b = torch.rand(1, 3, 32, 31) / 4 + 0.5, torch.rand(1, 3, 32, 31) / 4 + 0.25
-    sources = (a.to(backend.device), b.to(backend.device), [[0, 0]], *boxes)
+    sources = (moved(a, backend.device), moved(b, backend.device), [[0, 0]], *boxes)
     hard = fastbg.composite(*sources, backend=backend.name).cpu()
     got = fastbg.composite(*sources, seam=0.01, backend=backend.name).cpu()
     kept = hard == a
@@ -249,7 +249,7 @@ def test_symmetric_under_flips_and_transposition(backend: BackendUnderTest) -> N
     inner, outer = torch.tensor([7, 6, 12, 13]), torch.tensor([3, 2, 18, 17])
 
     def run(a: torch.Tensor, b: torch.Tensor, *boxes: torch.Tensor) -> torch.Tensor:
-        a, b = a.to(backend.device), b.to(backend.device)
+        a, b = moved(a, backend.device), moved(b, backend.device)
         return fastbg.composite(a, b, [[0, 0]], *boxes, seam=3.0, backend=backend.name).cpu()
 
     whole = run(a, b, inner, outer)
@@ -267,7 +267,12 @@ def test_the_reach_ends_where_nothing_can_be_seen(backend: BackendUnderTest, tau
     b[..., -1] = 1.5
     inner = [4, 3, 10, 12]
     got = fastbg.composite(
-        a.to(backend.device), b.to(backend.device), [[0, 0]], inner, seam=tau, backend=backend.name
+        moved(a, backend.device),
+        moved(b, backend.device),
+        [[0, 0]],
+        inner,
+        seam=tau,
+        backend=backend.name,
     )[0, 0].cpu()
     full = oracle(a[0, 0].numpy(), b[0, 0].numpy(), inner, [0, 0, 96, 96], tau, least=0.0)
     assert np.abs(got.numpy() - full)[:, :-1].max() <= 1 / (255 * 1000)
@@ -296,7 +301,7 @@ def test_unselected_pixels_never_leak(backend: BackendUnderTest, value: float) -
         for run in (fastbg.composite, fastbg.composite_lr):
             for shaped in (boxes, ([inner], [outer])):
                 clean = run(a, b, [[0, 0]], *shaped, seam=3.0, backend="torch")
-                sources = (x.to(backend.device) for x in poisoned)
+                sources = (moved(x, backend.device) for x in poisoned)
                 got = run(*sources, [[0, 0]], *shaped, seam=3.0, backend=backend.name)
                 torch.testing.assert_close(got.cpu(), clean, rtol=0, atol=1e-6)
 
@@ -310,7 +315,7 @@ def test_selected_non_numbers_reach_what_the_references_reach(backend: BackendUn
     for run in (fastbg.composite, fastbg.composite_lr):
         expected = run(a, b, [[0, 0]], *boxes, seam=0.4, backend="torch")
         assert 0 < (~expected.isfinite()).sum() < expected.numel()
-        sources = (x.to(backend.device) for x in (a, b))
+        sources = (moved(x, backend.device) for x in (a, b))
         got = run(*sources, [[0, 0]], *boxes, seam=0.4, backend=backend.name)
         assert torch.equal(got.cpu().isfinite(), expected.isfinite())
 
@@ -322,8 +327,8 @@ def test_grey_levels_are_rounded_once(backend: BackendUnderTest) -> None:
     for run in (fastbg.composite, fastbg.composite_lr):
         results = [
             run(
-                x.to(backend.device),
-                y.to(backend.device),
+                moved(x, backend.device),
+                moved(y, backend.device),
                 [[0, 0]],
                 (6, 6, 14, 13),
                 seam=2.0,
@@ -376,10 +381,10 @@ class TestAutograd:
         upstream = torch.rand(3, 3, 7, 6)
         gradients = []
         for name, device in (("torch", torch.device("cpu")), (backend.name, backend.device)):
-            a, b = (x.to(device).requires_grad_() for x in sources)
+            a, b = (moved(x, device).requires_grad_() for x in sources)
             out = fastbg.composite(a, b, self.pairs, *self.boxes[1], seam=2.0, backend=name)
             gradients.append(
-                [g.cpu() for g in torch.autograd.grad(out, (a, b), upstream.to(device))]
+                [g.cpu() for g in torch.autograd.grad(out, (a, b), moved(upstream, device))]
             )
         torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-5)
 

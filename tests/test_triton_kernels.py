@@ -4,18 +4,24 @@ tests/test_composite.py compares every backend with the reference on random inpu
 sizes around each tile of kernels/launch_configs.py, and what only a GPU would meet.
 """
 
+import functools
 import importlib.util
 import itertools
 
+import poisoned_interpreter
 import pytest
 import torch
 
 import fastbg
 from fastbg.backends.torch_reference import composite as reference
+from fastbg.errors import InvalidArgument
 from fastbg.testing import BackendUnderTest, backend_under_test
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
+
+import triton
+import triton.language as tl
 
 from fastbg.backends.triton import composite as backend
 from fastbg.kernels import launch_configs
@@ -38,6 +44,8 @@ def device() -> torch.device:
     place: BackendUnderTest = backend_under_test("triton", "composite")
     if place.skip_reason is not None:
         pytest.skip(place.skip_reason)
+    if place.device.type == "cpu":
+        poisoned_interpreter.install()
     return place.device
 
 
@@ -239,3 +247,37 @@ def test_public_operators_reach_these_kernels(device: torch.device) -> None:
     a, b, pairs, inner, outer = case(device, 16, 16)
     got = fastbg.composite(a, b, pairs, inner, outer, backend="triton")
     assert torch.equal(got, backend.composite(a, b, pairs, inner, outer))
+
+
+@triton.jit
+def masked_copy_kernel(source_ptr, out_ptr, count, block: tl.constexpr):
+    lane = tl.arange(0, block)
+    tl.store(out_ptr + lane, tl.load(source_ptr + lane, mask=lane < count))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int32, torch.uint8])
+def test_what_a_load_masks_out_is_not_zero(device: torch.device, dtype: torch.dtype) -> None:
+    """So that all tests of Triton kernels would notice one that relies on it."""
+    if device.type != "cpu":
+        pytest.skip("on a GPU it may be anything, zero too")
+    source, out = torch.ones(16, dtype=dtype), torch.zeros(16, dtype=dtype)
+    masked_copy_kernel[(1,)](source, out, 5, block=16)
+    assert (out[:5] == 1).all()
+    beyond = out[5:]
+    assert (
+        beyond.isnan().all() if dtype.is_floating_point else (beyond.view(torch.uint8) == 255).all()
+    )
+
+
+@pytest.mark.parametrize("kernel_size", [13, 15])
+def test_wider_blurs_than_registers_hold_are_refused(
+    device: torch.device, kernel_size: int
+) -> None:
+    image = torch.rand(1, 1, 9, 9, device=device)
+    call = functools.partial(fastbg.blur_path, image, [0.5], kernel_size)
+    if kernel_size > 13:
+        message = "kernel_size: got 15; expected at most 13 on the triton backend"
+        with pytest.raises(InvalidArgument, match=message):
+            call(backend="triton")
+    else:
+        torch.testing.assert_close(call(backend="triton"), call(backend="torch"))

@@ -5,10 +5,10 @@
 // composite, mosaic
 //   flat index, one element per thread: three 64-bit divisions per element, 2-byte stores for half.
 //   one block per image:                too few blocks for small batches, no better for large ones.
-//   rows (chosen): threadIdx.y walks rows, threadIdx.x 128-bit packs of a row, blockIdx.y planes.
-//     One division per plane and thread; a pack that lies in one source reads that source only.
-//     At 40 registers an SM holds 1,536 threads with 16 B each, 24 KiB in flight; H100 needs 15
-//     (3.35 TB/s x 600 ns / 132 SMs), so neither several packs per thread nor asynchronous copies.
+//   rows: threadIdx.y walks rows, threadIdx.x 128-bit packs of a row. (mosaic: blockIdx.y planes.)
+//   composite: blockIdx.y images. What decides about a pixel is found once for all its channels, and
+//     the pair and its boxes once for up to 4 rows: a pack costs about 80 instructions. With a plane
+//     per thread it cost 256, and issue slots bound it, not memory.
 //
 // composite_lr (s the scale; T <= 4s taps per axis)
 //   composite in HR, then down-sample: writes and reads s*s times the output; refused by design.
@@ -33,6 +33,7 @@ namespace {
 // Blocks per SM are named because ptxas, left alone, spills to reach one more (kBlocks allows 64
 // registers a thread, kTileBlocks 96).
 constexpr int kThreads = 256, kBlocks = 4;
+constexpr int kRowBlocks = 3;  // of composite: with 64 registers half types spilled on sm_120
 constexpr int kTileThreads = 128, kTileBlocks = 5;
 constexpr int kMaxSide = 1 << 27;  // of an image, so that 32-bit coordinates never overflow
 
@@ -48,40 +49,63 @@ __device__ inline Pack<Out, V> load_converted(const In* address) {
   return pack;
 }
 
+constexpr int kTogether = 3;  // channels whose loads are under way at once
+
 template <typename In, typename Out, int V>
-__global__ void __launch_bounds__(kThreads, kBlocks) composite_fwd_kernel(const CompositeParams p) {
-  const std::int64_t channels = p.out.sizes[1];
-  const std::int64_t planes = p.out.sizes[0] * channels;
+__global__ void __launch_bounds__(kThreads, kRowBlocks)
+    composite_fwd_kernel(const CompositeParams p) {
+  const int channels = static_cast<int>(p.out.sizes[1]);
+  const std::int64_t count = p.out.sizes[0];
   const int height = static_cast<int>(p.out.sizes[2]);
   const int width = static_cast<int>(p.out.sizes[3]);
+  const std::int64_t plane = static_cast<std::int64_t>(height) * width;
 
-  for (std::int64_t plane = blockIdx.y; plane < planes; plane += gridDim.y) {
-    const std::int64_t n = plane / channels, c = plane - n * channels;
+  for (std::int64_t n = blockIdx.y; n < count; n += gridDim.y) {
     const Pair pair = pair_of(p, n);
     const Box inner = box_of(p.inner, n), outer = box_of(p.outer, n);
-    Out* out = static_cast<Out*>(p.out.data) + plane * height * width;
+    const In* const a = pair.valid ? plane_of<In>(p.a, pair.a, 0) : nullptr;
+    const In* const b = pair.valid ? plane_of<In>(p.b, pair.b, 0) : nullptr;
+    Out* const out = static_cast<Out*>(p.out.data) + n * channels * plane;
 
+#pragma unroll 1
     for (int y = blockIdx.x * blockDim.y + threadIdx.y; y < height; y += gridDim.x * blockDim.y) {
       const RowOfB of_b(inner, outer, y);
-      Out* row = out + static_cast<std::int64_t>(y) * width;
+#pragma unroll 1
       for (int x = threadIdx.x * V; x < width; x += blockDim.x * V) {
-        const Range here = {x, x + V};
-        Pack<Out, V> result;
+        Out* const to = out + static_cast<std::int64_t>(y) * width + x;
         if (!pair.valid) {
-          result = nan_pack<Out, V>();
-        } else if (of_b.holds_none(here)) {
-          result = load_converted<Out, V>(pixel_of<In>(p.a, pair.a, c, y, x));
-        } else {
-          result = load_converted<Out, V>(pixel_of<In>(p.b, pair.b, c, y, x));
-          if (V > 1 && !of_b.holds_all(here)) {
-            const auto other = load_converted<Out, V>(pixel_of<In>(p.a, pair.a, c, y, x));
+#pragma unroll 1
+          for (int c = 0; c < channels; ++c) store(to + c * plane, nan_pack<Out, V>());
+          continue;
+        }
+        const Range here = {x, x + V};
+        const bool none = of_b.holds_none(here), mixed = V > 1 && !none && !of_b.holds_all(here);
+        const In* const in_a = a + y * p.a.strides[2] + x * p.a.strides[3];
+        const In* const from = none ? in_a : b + y * p.b.strides[2] + x * p.b.strides[3];
+        const std::int64_t step = none ? p.a.strides[1] : p.b.strides[1];
+#pragma unroll 1
+        for (int first = 0; first < channels; first += kTogether) {
+          Pack<Out, V> result[kTogether];
 #pragma unroll
-            for (int v = 0; v < V; ++v) {
-              if (!of_b.holds(x + v)) result.at[v] = other.at[v];
+          for (int c = 0; c < kTogether; ++c) {
+            if (first + c < channels) result[c] = load_converted<Out, V>(from + (first + c) * step);
+          }
+          if (mixed) {
+#pragma unroll
+            for (int c = 0; c < kTogether; ++c) {
+              if (first + c >= channels) break;
+              const auto other = load_converted<Out, V>(in_a + (first + c) * p.a.strides[1]);
+#pragma unroll
+              for (int v = 0; v < V; ++v) {
+                if (!of_b.holds(x + v)) result[c].at[v] = other.at[v];
+              }
             }
           }
+#pragma unroll
+          for (int c = 0; c < kTogether; ++c) {
+            if (first + c < channels) store(to + (first + c) * plane, result[c]);
+          }
         }
-        store(row + x, result);
       }
     }
   }
@@ -320,6 +344,17 @@ Launch over_rows(const TensorView& out, int pack) {
           dim3(columns, rows)};
 }
 
+// As over_rows, but blockIdx.y counts images, and a thread has up to 4 rows once images fill a GPU.
+Launch over_images(const TensorView& out, int pack) {
+  constexpr std::int64_t kFill = 4096, kRows = 4;
+  Launch launch = over_rows(out, pack);
+  const std::int64_t rows = ceil_div<std::int64_t>(out.sizes[2], launch.block.y);
+  const std::int64_t wanted = ceil_div(kFill, std::max<std::int64_t>(out.sizes[0], 1));
+  const std::int64_t blocks = std::clamp(wanted, ceil_div(rows, kRows), rows);
+  launch.grid = dim3(grid_size(blocks), grid_size(out.sizes[0]));
+  return launch;
+}
+
 template <typename In, typename Out, int V>
 cudaError_t run_composite_lr(const CompositeLrParams& p, const TensorView& scratch,
                              const TileShape& shape, cudaStream_t stream) {
@@ -357,10 +392,10 @@ cudaError_t launch_composite(const CompositeParams& p, cudaStream_t stream) {
     constexpr int pack = kPackOf<Out>;
     if (packable(p.a, pack, sizeof(In)) && packable(p.b, pack, sizeof(In)) &&
         packable(p.out, pack, sizeof(Out))) {
-      const Launch launch = over_rows(p.out, pack);
+      const Launch launch = over_images(p.out, pack);
       FASTBG_LAUNCH((composite_fwd_kernel<In, Out, pack>), launch.grid, launch.block, 0, stream, p);
     } else {
-      const Launch launch = over_rows(p.out, 1);
+      const Launch launch = over_images(p.out, 1);
       FASTBG_LAUNCH((composite_fwd_kernel<In, Out, 1>), launch.grid, launch.block, 0, stream, p);
     }
     return cudaGetLastError();
@@ -406,6 +441,13 @@ cudaError_t launch_mosaic(const MosaicParams& p, cudaStream_t stream) {
     }
     return cudaGetLastError();
   });
+}
+
+cudaError_t can_launch() {
+  cudaFuncAttributes unused;
+  const cudaError_t error = cudaFuncGetAttributes(&unused, mosaic_fwd_kernel<float, 1>);
+  cudaGetLastError();  // so that nobody else finds it
+  return error;
 }
 
 }  // namespace fastbg

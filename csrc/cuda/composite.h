@@ -18,4 +18,7 @@ cudaError_t launch_composite_lr(const CompositeLrParams& params, const TensorVie
 
 cudaError_t launch_mosaic(const MosaicParams& params, cudaStream_t stream);
 
+// Success where this module has machine code for the current device, and its driver is new enough.
+cudaError_t can_launch();
+
 }  // namespace fastbg

@@ -41,6 +41,11 @@ void mosaic(const tuple& tiles, const tuple& cells, const tuple& out, std::uintp
   check_launch("mosaic", launch_mosaic(params, stream_from(stream)));
 }
 
+std::string why_not() {
+  const cudaError_t error = can_launch();
+  return error == cudaSuccess ? "" : cudaGetErrorString(error);
+}
+
 }  // namespace
 
 void register_composite(pybind11::module_& m) {
@@ -51,6 +56,7 @@ void register_composite(pybind11::module_& m) {
         arg("row_index"), arg("row_weight"), arg("column_index"), arg("column_weight"),
         arg("quantize"), arg("scratch"), arg("out"), arg("stream"));
   m.def("mosaic", mosaic, arg("tiles"), arg("cells"), arg("out"), arg("stream"));
+  m.def("why_not", why_not);
 }
 
 }  // namespace fastbg

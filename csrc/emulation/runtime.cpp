@@ -8,6 +8,9 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
+#include <optional>
+#include <random>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -84,6 +87,8 @@ class Machine {
  private:
   void run_block();
   void run_ready();
+  void choose_order();
+  std::vector<unsigned> order(unsigned count);
   bool open_warp_barriers();
   void open_block_barrier();
   void open(const std::vector<Thread*>& waiting, void* barrier);
@@ -97,6 +102,7 @@ class Machine {
   void* shared_ = nullptr;
   int sum_ = 0;
   bool backward_ = false;
+  std::optional<std::mt19937> random_;            // seeded by the environment
   char started_ = 0, finished_ = 0;  // addresses that ThreadSanitizer knows orders by
 };
 
@@ -131,21 +137,33 @@ void Machine::launch(const char* kernel, dim3 grid, dim3 block, std::size_t shar
   body_ = &body;
   blockDim = block;
   gridDim = grid;
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        blockIdx = {x, y, z};
-        if (shared_) std::memset(shared_, 0xFF, shared_bytes);  // NaNs, as float, half and double
-        try {
-          run_block();
-        } catch (const std::exception& error) {
-          std::ostringstream out;
-          out << kernel << ", block (" << x << "," << y << "," << z << "): " << error.what();
-          throw std::runtime_error(out.str());
-        }
-      }
+  choose_order();
+  for (const unsigned number : order(grid.x * grid.y * grid.z)) {
+    blockIdx = {number % grid.x, number / grid.x % grid.y, number / (grid.x * grid.y)};
+    if (shared_) std::memset(shared_, 0xFF, shared_bytes);  // NaNs, as float, half and double
+    try {
+      run_block();
+    } catch (const std::exception& error) {
+      std::ostringstream out;
+      out << kernel << ", block (" << blockIdx.x << "," << blockIdx.y << "," << blockIdx.z
+          << "): " << error.what();
+      throw std::runtime_error(out.str());
     }
   }
+}
+
+void Machine::choose_order() {
+  const char* seed = std::getenv("FASTBG_EMULATION_SEED");
+  random_.reset();
+  if (seed && *seed) random_.emplace(static_cast<unsigned>(std::strtoul(seed, nullptr, 10)));
+}
+
+// 0 .. count-1 as they take turns.
+std::vector<unsigned> Machine::order(unsigned count) {
+  std::vector<unsigned> numbers(count);
+  std::iota(numbers.begin(), numbers.end(), 0u);
+  if (random_) std::shuffle(numbers.begin(), numbers.end(), *random_);
+  return numbers;
 }
 
 void Machine::run_block() {
@@ -170,7 +188,7 @@ void Machine::run_block() {
 }
 
 void Machine::run_ready() {
-  for (unsigned i = 0; i < count_; ++i) {
+  for (const unsigned i : order(count_)) {
     Thread& thread = *threads_[backward_ ? count_ - 1 - i : i];
     if (thread.state != State::ready) continue;
     current_ = &thread;

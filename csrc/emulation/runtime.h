@@ -49,7 +49,8 @@ int last_error(bool forget);
 bool allow_shared(const void* kernel, std::size_t bytes);
 
 // Order in which the threads of a block take turns: forward, or backward. Code without races gives
-// the same result in both.
+// the same result in both, and under FASTBG_EMULATION_SEED=1, 2, ..: blocks in random order, and
+// between barriers the threads of a block, too.
 void set_backward(bool backward);
 
 // For the headers of include/.

@@ -95,7 +95,7 @@ __global__ void to_tf32(const float* in, float* out) {
 __global__ void to_parts_and_back(const float* in, float* out) {
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
   const Parts parts = parts_of(in[i]);
-  out[i] = __uint_as_float(parts.high) + __uint_as_float(parts.low);
+  out[i] = __uint_as_float(parts.high & 0xFFFFE000u) + __uint_as_float(parts.low & 0xFFFFE000u);
 }
 
 // out (16x8) += A (16xK) B (Kx8) by one warp; `in` is A, then B, both row-major.
@@ -206,6 +206,16 @@ __global__ void race_after_barrier(const float* in, float* out) {
   out[i] = tile[i];
 }
 
+// How many neighbours came first: one, forward and backward alike; other orders show the race.
+__global__ void race_between_neighbours(const float* in, float* out) {
+  FASTBG_DYNAMIC_SHARED(float, tile);
+  const unsigned i = threadIdx.x, last = blockDim.x - 1;
+  tile[i] = 0.0f;
+  __syncthreads();
+  tile[i] = in[i];
+  out[i] = i == 0 || i == last ? 0.0f : tile[i - 1] + tile[i + 1];
+}
+
 using Kernel = void (*)(const float*, float*);
 
 struct Named {
@@ -240,6 +250,7 @@ constexpr Named kKernels[] = {
     {"misaligned", misaligned},
     {"race", race},
     {"race_after_barrier", race_after_barrier},
+    {"race_between_neighbours", race_between_neighbours},
 };
 
 }  // namespace

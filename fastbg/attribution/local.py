@@ -51,10 +51,10 @@ class LocalAttribution:
             window's SR pixels (B,3,size,size) that returns (B), a number for each image.
         skip_tolerance: nodes whose step is shorter than this fraction of the path are left out.
             With the default the result changes by less than 1e-6 of its largest value.
-        memory_budget: bytes that one pass may use; default 2 GiB on CPUs, half of the free memory
-            on GPUs. If a pass needs more, the network's blocks are recomputed in backward.
-        autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, less exact. Only this
-            argument counts; an autocast around the call has no effect.
+        memory_budget: bytes that one pass may use; default 2 GiB on CPUs, 4 GiB on GPUs. If a pass
+            needs more, the network's blocks are recomputed in backward.
+        autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, less exact. This
+            argument counts, else `fastbg.use_precision`; an autocast around the call does not.
 
     Raises:
         InvalidArgument: an argument's type or value; when called, a budget that is too small for

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from fastbg import precision
 from fastbg.errors import InvalidArgument
 from fastbg.models.network import Network
 
@@ -125,12 +126,17 @@ def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
 
 
 def default_budget(device: torch.device) -> int:
-    """Bytes that a pass may take: half of a GPU's free memory, or 2 GiB on CPUs."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) // 2
-    return 2 << 30
+    """Bytes that a pass may take: 4 GiB on GPUs, 2 GiB on CPUs.
+
+    Not what happens to be free, so that batches, and with them the last bits, are always the same.
+    """
+    return (4 if device.type == "cuda" else 2) << 30
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
-    """torch.autocast to `dtype`; for None none, whatever surrounds the call."""
+    """torch.autocast to `dtype`, or to what `use_precision` asks for; else none at all.
+
+    Whatever surrounds the call.
+    """
+    dtype = dtype or precision.autocast_dtype()
     return torch.autocast(device.type, dtype, enabled=dtype is not None)

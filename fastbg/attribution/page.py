@@ -23,6 +23,7 @@ from fastbg.attribution.local import LocalAttribution
 from fastbg.attribution.picture import WINDOW_COLOUR, pixels
 from fastbg.models.network import Network
 from fastbg.models.tiles import forward_tiles, is_exact
+from fastbg.precision import current
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 
@@ -148,7 +149,8 @@ def page(
     environment = Environment(autoescape=select_autoescape(default=True, default_for_string=True))
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     # "<" is escaped so that no name can end the script element.
-    return template.render(title=title, content=json.dumps(content).replace("<", "\\u003c"))
+    embedded = json.dumps(content).replace("<", "\\u003c")
+    return template.render(title=title, precision=current(), content=embedded)
 
 
 def _colours() -> list[list[int]]:

@@ -26,6 +26,7 @@ from fastbg.vocabulary import (
     NETWORK,
     NETWORK_HELP,
     NETWORKS,
+    PRECISIONS,
 )
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -141,6 +142,7 @@ def run(commands: Any) -> None:
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     add("--dtype", default="float32", choices=DTYPES, help="number format of the networks")
+    arithmetic(command)
     add(
         "--backend",
         default="auto",
@@ -284,6 +286,7 @@ def attribute(commands: Any) -> None:
         "and --method",
     )
     add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+    arithmetic(command)
 
 
 def evaluate(commands: Any) -> None:
@@ -339,6 +342,7 @@ def evaluate(commands: Any) -> None:
     add("--save", type=Path, metavar="DIR", help="SR images, as DIR/NETWORK/IMAGE.png")
     images(command)
     add("--device", default="cpu", help="default: cpu")
+    arithmetic(command)
 
 
 def train(commands: Any) -> None:
@@ -371,6 +375,7 @@ def train(commands: Any) -> None:
     add("--start", metavar=NETWORK, help=f"initial weights: {NETWORK_HELP}")
     add("--seed", type=whole(0), default=0, metavar="N", help="of weights and patches")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    arithmetic(command)
     add("--resume", action="store_true", help="continue from OUT.ckpt")
 
 
@@ -391,6 +396,17 @@ def options(commands: Any) -> None:
     known = ", ".join(EXPERIMENTS)
     command.add_argument(
         "experiments", nargs="*", metavar="EXPERIMENT", help=f"any of: {known} (default: all)"
+    )
+
+
+def arithmetic(command: argparse.ArgumentParser) -> None:
+    """The option of every command that runs a network."""
+    command.add_argument(
+        "--precision",
+        default="ieee",
+        choices=PRECISIONS,
+        help="of float32 products: exact to float32, or faster with inputs rounded to 10 bits of "
+        "mantissa (tf32, NVIDIA GPUs only) or 7 (bf16)",
     )
 
 

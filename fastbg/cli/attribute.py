@@ -18,7 +18,7 @@ from fastbg.attribution.explain import explain
 from fastbg.attribution.memory import needed_bytes
 from fastbg.attribution.page import Steps, page
 from fastbg.attribution.picture import STAR, STARRED, Panel, figure, spread
-from fastbg.cli.device import pick_device
+from fastbg.cli.device import device_and_precision
 from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_image
 from fastbg.cli.windows import Windows, parse_windows
 from fastbg.cli.windows import told as told_window
@@ -68,6 +68,12 @@ class Subject(NamedTuple):
 
 def main(arguments: argparse.Namespace) -> int:
     """Write what is asked for; prints the paths. 1 if some of several images were left out."""
+    with device_and_precision(arguments.device, arguments.precision) as device:
+        return attribute(arguments, device)
+
+
+def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
+    """`main`, in the precision that was asked for."""
     sources, windows = sources_of(arguments), parse_windows(arguments.window)
     windows.refuse_strangers([source.path for source in sources])
     idle = [source.key for source in sources if not windows.count(source.path)]
@@ -83,7 +89,7 @@ def main(arguments: argparse.Namespace) -> int:
     say = partial(print, file=sys.stderr)  # what is printed otherwise are paths
     if idle:
         say(f"no window is listed for {', '.join(idle)}")
-    models = load_choices(arguments.model, pick_device(arguments.device), say)
+    models = load_choices(arguments.model, device, say)
     run = Run(arguments, models, windows)
     bad = []
     with Display(Console(stderr=True, highlight=False)) as display, run.table() as write:

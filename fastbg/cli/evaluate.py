@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastbg.cli.device import pick_device
+from fastbg.cli.device import device_and_precision
 from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_low
 from fastbg.data.images import open_folder
 from fastbg.data.sets import ImageSet
@@ -33,12 +34,17 @@ SHOWN = 10  # images left out that are named
 
 def main(arguments: argparse.Namespace) -> int:
     """Score the networks and bicubic, and print the table. 1 if images were left out."""
+    with device_and_precision(arguments.device, arguments.precision) as device:
+        return compare(arguments, device)
+
+
+def compare(arguments: argparse.Namespace, device: torch.device) -> int:
+    """`main`, in the precision that was asked for."""
     if arguments.lr is not None and arguments.kernel is not None:
         raise InvalidArgument(
             "--kernel", arguments.kernel, "none beside --lr, whose images are used"
         )
     check_outputs(arguments)
-    device = pick_device(arguments.device)
     check_measures(arguments.measure)
     loaded = load_choices(arguments.model, device)
     scale = one_scale(loaded)
@@ -48,6 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
     shave = scale if arguments.shave is None else arguments.shave
     about = described(images, scale, kernel=arguments.kernel, lr=lr)
     about += f"; channel {arguments.channel}, border of {shave} pixels left out"
+    about += "" if arguments.precision == "ieee" else f"; precision {arguments.precision}"
     console = Console(highlight=False)
     console.print(about, markup=False, soft_wrap=True)
     tiled = told_of_tiles(models, arguments.tile)

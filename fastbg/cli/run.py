@@ -28,6 +28,7 @@ from fastbg.models.network import fingerprint
 from fastbg.models.options import load_choice, parse_choice
 from fastbg.models.rcan import RCAN
 from fastbg.models.registry import BUILT_IN
+from fastbg.precision import check_precision
 from fastbg.runs.limits import Limits
 from fastbg.runs.progress import NORMAL, QUIET, VERBOSE
 from fastbg.runs.running import (
@@ -57,12 +58,14 @@ def main(arguments: argparse.Namespace) -> None:
     console = Console(highlight=False)
     limits = Limits(arguments.limit, arguments.quick)
     if arguments.dry_run:
-        named = arguments.device != "auto"
+        named = arguments.device != "auto" or arguments.precision == "tf32"  # which no CPU has
         places = [pick_device(arguments.device)] if named else devices()
+        check_arithmetic(arguments, *places)
         prepared = [prepare(arguments, images, device) for device in places]
         dry_run.show(chosen, prepared, limits, arguments.out, console)
         return
     device = where(arguments)
+    check_arithmetic(arguments, device)
     own = CPU if arguments.engine == "ray" else device  # of this process
     nets, study = prepare(arguments, images, own)
     config = configuration(study) | {"device": device.type}
@@ -70,7 +73,12 @@ def main(arguments: argparse.Namespace) -> None:
     if level > QUIET:
         console.print(inputs(chosen, images, study.scale, arguments.kernel), markup=False)
     if level >= VERBOSE:
-        told = {"device": describe(device), "dtype": arguments.dtype, **environment(study)}
+        told = {
+            "device": describe(device),
+            "dtype": arguments.dtype,
+            "precision": arguments.precision,
+            **environment(study),
+        }
         console.print("; ".join(f"{name}: {value}" for name, value in told.items()), markup=False)
     with (
         RunStore.open(
@@ -116,6 +124,7 @@ def prepare(
         dtype=DTYPES[arguments.dtype],
         backend=arguments.backend,
         folder=arguments.out,
+        precision=arguments.precision,
     )
     return nets, study
 
@@ -125,6 +134,12 @@ def experiments(arguments: argparse.Namespace) -> list[Experiment]:
     shared = {name: getattr(arguments, name) for name in SHARED_OPTIONS}
     given = {name: value for name, value in shared.items() if value is not None}
     return chosen_experiments(arguments.experiments, given, arguments.option, arguments.seed)
+
+
+def check_arithmetic(arguments: argparse.Namespace, *devices: torch.device) -> None:
+    """InvalidArgument for a precision that one of the devices, or the networks' dtype, lacks."""
+    for device in devices:
+        check_precision(arguments.precision, device, DTYPES[arguments.dtype], name="--precision")
 
 
 def where(arguments: argparse.Namespace) -> torch.device:

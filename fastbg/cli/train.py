@@ -12,6 +12,7 @@ from fastbg.models.checkpoints import save_model
 from fastbg.models.network import Network, fingerprint
 from fastbg.models.options import load_choice, parse_choice
 from fastbg.models.registry import BUILT_IN
+from fastbg.precision import check_precision
 from fastbg.training import TrainConfig, train
 
 
@@ -39,6 +40,8 @@ def main(arguments: argparse.Namespace) -> None:
             "--resume", checkpoint, "that file to exist: train without --resume first"
         )
 
+    device = pick_device(arguments.device)
+    check_precision(arguments.precision, device, name="--precision")
     images = open_images(arguments)
     print(f"{images.name}: {len(images)} HR images; LR made by matlab bicubic")
     torch.manual_seed(arguments.seed)
@@ -48,6 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
     config = TrainConfig(
         seed=arguments.seed,
         resize=tuple(arguments.resize),
+        precision=arguments.precision,
         start=start,
         **given,
     )
@@ -57,7 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
         config,
         checkpoint,
         resume=arguments.resume,
-        device=pick_device(arguments.device),
+        device=device,
     )
     card = {
         "data": images.name,

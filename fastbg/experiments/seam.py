@@ -14,6 +14,7 @@ from fastbg.experiments.options import option
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box, centre
+from fastbg.measures.groups import means_by
 from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite, composite_lr
@@ -185,7 +186,4 @@ def by_distance(values: Tensor) -> Tensor:
     n = len(values)
     along = torch.arange(n, device=values.device)
     along = torch.minimum(along, n - 1 - along)
-    distance = torch.minimum(along[:, None], along).flatten()
-    total = values.new_zeros((n + 1) // 2).double()
-    count = total.clone().index_add_(0, distance, torch.ones_like(values).flatten().double())
-    return total.index_add_(0, distance, values.flatten().double()) / count
+    return means_by(values[None], torch.minimum(along[:, None], along), (n + 1) // 2)[0]

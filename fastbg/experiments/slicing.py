@@ -18,6 +18,7 @@ from fastbg.experiments.groups import image_sets
 from fastbg.experiments.options import Options, option
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
+from fastbg.measures.groups import means_by
 from fastbg.measures.quality import grey_levels, psnr
 from fastbg.models.network import Network
 
@@ -113,7 +114,7 @@ class Slicing(Experiment):
         ring = seam_distance(hr.shape[-2], hr.shape[-1], o.tile, hr.device)
 
         def by_distance(error: Tensor) -> Tensor:
-            return mean_by(error.mean(1), ring, o.tile // 2)
+            return means_by(error.mean(1), ring, o.tile // 2)
 
         return {
             "psnr_whole": psnr(whole, truth, channel=o.channel),
@@ -188,12 +189,3 @@ def seam_distance(height: int, width: int, tile: int, device: torch.device) -> T
         return torch.minimum(after, before)
 
     return torch.minimum(along(height)[:, None], along(width)[None, :])
-
-
-def mean_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Mean of `values` (B,H,W) over each group 0 .. groups-1 in `group` (H,W): (B,groups)."""
-    index = group.clamp(max=groups).reshape(-1)  # the last takes what belongs to none
-    flat = values.reshape(len(values), -1)
-    total = flat.new_zeros(len(flat), groups + 1).index_add_(1, index, flat)
-    count = flat.new_zeros(groups + 1).index_add_(0, index, torch.ones_like(flat[0]))
-    return (total / count.clamp(min=1))[:, :groups]

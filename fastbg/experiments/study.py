@@ -1,7 +1,8 @@
 """What experiments use to measure: the images, the device, and networks run in batches."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fastbg.errors import DataError
 from fastbg.geometry import Box, cut
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.composite import composite_lr
+from fastbg.precision import current, use_precision
 
 CPU = torch.device("cpu")
 
@@ -58,6 +60,13 @@ class Study:
     dtype: torch.dtype = torch.float32
     backend: str = "auto"  # of fastbg's operators
     folder: Path | None = None  # of the run, where an experiment may export files
+    precision: str = field(default_factory=current)  # of float32 passes: ieee, tf32 or bf16
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """What measurements run in, in any process or thread: `precision`, no graphs."""
+        with torch.inference_mode(), use_precision(self.precision):
+            yield
 
     def sub_images(self, count: int, size: int) -> list[Item]:
         """`count` squares of `size` HR pixels on the LR grid, drawn by the seed."""
@@ -127,7 +136,8 @@ def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Te
 
     A window is computed by `forward_window`, exactly and without the pixels that it does not need.
     """
-    parts = lr.contiguous(memory_format=torch.channels_last).split(images_per_call(lr))
+    batch = images_per_call(lr, net.scale, window)
+    parts = lr.contiguous(memory_format=torch.channels_last).split(batch)
     return torch.cat([net(x) if window is None else net.forward_window(x, window) for x in parts])
 
 

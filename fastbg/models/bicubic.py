@@ -7,7 +7,7 @@ from torch import Tensor
 from fastbg.filters.bicubic import cubic
 from fastbg.models.network import Network
 from fastbg.models.window import Stage
-from fastbg.precision import in_precision
+from fastbg.precision import in_network_precision
 
 
 class Bicubic(Network):
@@ -22,7 +22,7 @@ class Bicubic(Network):
         """Four taps an axis."""
         return [Stage(2, self.scale)]
 
-    @in_precision
+    @in_network_precision
     def forward(self, x: Tensor) -> Tensor:
         """`x` (B,3,h,w) enlarged to (B,3,s*h,s*w), not clamped."""
         rows, columns = (self.matrix(side).to(x) for side in x.shape[-2:])

@@ -13,7 +13,7 @@ from fastbg.models.conv_stack import Link, run_network, tail_links
 from fastbg.models.network import DIV2K_MEAN, Network, is_watched
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
-from fastbg.precision import in_precision
+from fastbg.precision import in_network_precision
 
 
 class ResidualBlock(nn.Module):
@@ -78,7 +78,7 @@ class EDSR(Network):
         blocks = (Stage(2) for _ in self.body)
         return [Stage(1), *blocks, Stage(1), *self.upsample.stages, Stage(1)]
 
-    @in_precision
+    @in_network_precision
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
         fast = self.run_native(x)
@@ -88,7 +88,7 @@ class EDSR(Network):
         x = self.conv_after_body(self.body(x), residual=x)
         return self.to_image(self.upsample(x))
 
-    @in_precision
+    @in_network_precision
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
         """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels, computing little more.
 

@@ -17,7 +17,11 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 # LR pixels that a network is given at once where nothing is kept for backward. On CPUs small
 # batches won: the features of a few thousand pixels stay in the cache.
-PIXELS_PER_CALL = {"cpu": 8_192, "cuda": 262_144}
+PIXELS_PER_CALL = {"cpu": 8_192}
+# Bytes of one feature map at once on GPUs, of which a network has about four: a card of 8 GB is
+# enough, and the batch, and with it the last bits, does not depend on what is free.
+MAP_BYTES = 512 << 20
+CHANNELS = 64  # of a feature map; the built-in networks have no more
 
 
 class Network(nn.Module):
@@ -106,10 +110,18 @@ class Network(nn.Module):
         return Crop(box, window.moved(-box.y0 * self.scale, -box.x0 * self.scale))
 
 
-def images_per_call(lr: Tensor) -> int:
-    """How many of the images `lr` (B,C,h,w) a network is given at once, at least one."""
-    pixels = PIXELS_PER_CALL.get(lr.device.type, PIXELS_PER_CALL["cpu"])
-    return max(1, pixels // max(1, lr.shape[-2] * lr.shape[-1]))
+def images_per_call(lr: Tensor, scale: int = 4, window: Sequence[int] | None = None) -> int:
+    """How many of the images `lr` (B,C,h,w) a network is given at once, at least one.
+
+    By sizes alone; on GPUs by that of the largest feature map, of which the network magnifies
+    by `scale` all or `window` (SR pixels).
+    """
+    own = max(1, lr.shape[-2] * lr.shape[-1])  # LR pixels
+    if lr.device.type != "cuda":
+        return max(1, PIXELS_PER_CALL["cpu"] // own)
+    y0, x0, y1, x1 = window or (0, 0, *(scale * side for side in lr.shape[-2:]))
+    largest = max(own, (y1 - y0) * (x1 - x0))
+    return max(1, MAP_BYTES // (CHANNELS * lr.element_size() * largest))
 
 
 def fingerprint(net: nn.Module) -> str:
@@ -139,15 +151,16 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 def pad_reflected(x: Tensor, height: int, width: int) -> Tensor:
     """`x` (B,C,h,w) padded by reflection at its lower and right border to (B,C,height,width).
 
-    Reflected several times if the padding is larger than the image.
+    Reflected several times if the padding is larger than the image. Made of flipped slices: the
+    gradient of an index is a sum by atomics on GPUs, in any order.
     """
     for dim, wanted in ((-2, height), (-1, width)):
-        size = x.shape[dim]
-        if size != wanted:
-            index = torch.arange(wanted, device=x.device)
-            period = max(2 * size - 2, 1)
-            index = index % period
-            x = x.index_select(dim, torch.minimum(index, (period - index) % period))
+        if x.shape[dim] == 1 < wanted:
+            x = x.expand([wanted if d == x.dim() + dim else n for d, n in enumerate(x.shape)])
+        while x.shape[dim] < wanted:
+            size = x.shape[dim]
+            more = min(wanted - size, size - 1)
+            x = torch.cat([x, x.narrow(dim, size - 1 - more, more).flip(dim)], dim)
     return x
 
 

@@ -14,7 +14,7 @@ from fastbg.models.conv_stack import Link, run_network, tail_links
 from fastbg.models.network import DIV2K_MEAN, Network, is_watched
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
-from fastbg.precision import in_precision
+from fastbg.precision import in_network_precision
 
 
 class ChannelBlock(nn.Module):
@@ -65,11 +65,18 @@ def window_means(y: Tensor, side: int) -> Tensor:
 def own_window(values: Tensor, side: int, height: int, width: int) -> Tensor:
     """Of `values`, one per window of `window_means`, that of each position: (B,C,h,w).
 
-    A position's window is the one around it, near the border the outermost one.
+    A position's window is the one around it, near the border the outermost one. Made of slices: the
+    gradient of an index is a sum by atomics on GPUs, in any order.
     """
     for axis, size in ((2, height), (3, width)):
-        first = torch.arange(size, device=values.device) - side // 2
-        values = values.index_select(axis, first.clamp(0, max(size - side, 0)))
+        missing = size - values.shape[axis]
+        before = min(side // 2, missing)
+        first, last = values.narrow(axis, 0, 1), values.narrow(axis, values.shape[axis] - 1, 1)
+        ends = (first, before), (last, missing - before)
+        left, right = (
+            v.expand([n if d == axis else s for d, s in enumerate(v.shape)]) for v, n in ends
+        )
+        values = torch.cat([left, values, right], axis)
     return values
 
 
@@ -148,7 +155,7 @@ class RCAN(Network):
         """SR image in [0,1] of the upsampled features."""
         return self.denormalise(self.conv_last(features))
 
-    @in_precision
+    @in_network_precision
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
         fast = self.run_native(x)
@@ -158,7 +165,7 @@ class RCAN(Network):
         x = self.conv_after_body(self.body(x), residual=x)
         return self.to_image(self.upsample(x))
 
-    @in_precision
+    @in_network_precision
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
         """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels, computing less. Exact.
 

@@ -32,7 +32,7 @@ from fastbg.models.network import (
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
 from fastbg.ops.attention import CELL, Step, swin_layers, why_plain
-from fastbg.precision import in_precision
+from fastbg.precision import in_network_precision
 from fastbg.registration.operator import has_tangent
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect")
@@ -384,13 +384,13 @@ class SwinIR(Network):
         x0, x1 = unreflected(x0, x1, width)
         return Box(y0, x0, y1, x1)
 
-    @in_precision
+    @in_network_precision
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
         height, width = x.shape[-2:]
         return self.forward_window(x, (0, 0, height * self.scale, width * self.scale))
 
-    @in_precision
+    @in_network_precision
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
         """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels, computing less.
 

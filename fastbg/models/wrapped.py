@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastbg.errors import InvalidArgument
 from fastbg.models.foreign import super_resolve
 from fastbg.models.network import Network, pad_reflected
-from fastbg.precision import in_precision
+from fastbg.precision import in_network_precision
 
 
 class Wrapped(Network):
@@ -37,7 +37,7 @@ class Wrapped(Network):
         self.module = module
         self.multiple, self.minimum, self.square = multiple, minimum, square
 
-    @in_precision
+    @in_network_precision
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w); InvalidArgument for another scale."""
         height, width = (side * self.scale for side in x.shape[-2:])

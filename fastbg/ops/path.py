@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastbg.errors import InvalidArgument
+from fastbg.filters.constants import on_device
 from fastbg.filters.gaussian import difference_taps, gaussian_taps
 from fastbg.ops.checks import BoxLike, boxes, check_images, values_are_known
 from fastbg.registration import path as registered
@@ -180,4 +181,4 @@ def _check_constant(name: str, value: Tensor) -> None:
 def _like(taps: Tensor, image: Tensor) -> Tensor:
     """Taps as the kernels expect them: float32 (float64 for float64), on the image's device."""
     wide = torch.float64 if image.dtype == torch.float64 else torch.float32
-    return taps.to(device=image.device, dtype=wide, non_blocking=True).contiguous()
+    return on_device(taps, image.device, wide)

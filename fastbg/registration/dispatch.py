@@ -45,8 +45,10 @@ BACKENDS = {
     "cuda": "fastbg.backends.cuda",
 }
 
-# Fastest first. On GPUs our CUDA kernels come before Triton's: no compilation at first use.
+# Fastest first. On GPUs our CUDA kernels come before Triton's, which compile at first use, but for
+# operators that the model of bench/gpu_model.py finds clearly faster there: none at present.
 PREFERENCE = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}
+TRITON_FIRST: frozenset[str] = frozenset()
 
 # For these "auto" refuses forward mode on tensors that the cpu backend takes, although the torch
 # backend has the right derivative: a finite difference of a whole network with a step of 1e-3
@@ -98,6 +100,8 @@ def select(op: str, place: Place, requested: str = "auto") -> str:
 
 def _automatic(op: str, place: Place) -> str:
     candidates = PREFERENCE.get(place.device.type, ("torch",))
+    if op in TRITON_FIRST:
+        candidates = tuple(sorted(candidates, key=lambda name: name != "triton"))
     usual = place._replace(forward_mode=False) if place.forward_mode else place
     chosen = next(b for b in candidates if unavailable(op, b, usual) is None)
     if not place.forward_mode or chosen == "torch":

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from fastbg.errors import InvalidArgument
+from fastbg.filters.constants import on_device
 
 
 class Transform(enum.IntEnum):
@@ -84,4 +85,4 @@ def _can_be_read(value: Tensor) -> bool:
 def _as_int32(value: Tensor, device: torch.device) -> Tensor:
     if value.dtype != torch.int32:
         value = value.long().clamp(-1, 2**31 - 1).int()
-    return value.to(device, non_blocking=True).contiguous()
+    return on_device(value, device)

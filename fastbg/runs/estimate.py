@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from fastbg.experiments.experiment import Experiment, Work
@@ -88,7 +87,7 @@ def timed(
 ) -> tuple[float, dict[str, Tensor]]:
     """Seconds of measuring `items`, and what was measured, on the host."""
     start = time.perf_counter()
-    with torch.inference_mode():
+    with study.measuring():
         columns = experiment.measure(net, items, study)
     found = on_host(columns)  # waits for the device
     return time.perf_counter() - start, found

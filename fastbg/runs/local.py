@@ -38,7 +38,7 @@ class Job:
         measured = 0
         for chunk, fresh in self.chunks():
             if fresh:
-                with torch.inference_mode():
+                with self.study.measuring():
                     columns = self.experiment.measure(self.net, fresh, self.study)
                 self.put(fresh, on_host(columns))
                 measured += len(fresh)
@@ -69,7 +69,7 @@ class Job:
     def keep_pictures(self) -> None:
         """Store the pictures of the experiment's cases that the store lacks."""
         for item in self.undrawn():
-            with torch.inference_mode():
+            with self.study.measuring():
                 pictures = self.experiment.exhibit(self.net, item, self.study)
             self.put_pictures(item, pictures)
 

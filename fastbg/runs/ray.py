@@ -269,13 +269,13 @@ class Worker:
 
     def measure(self, experiment: list[Ref], label: str, items: list[Item]) -> dict[str, Tensor]:
         """The columns of a chunk, on the host."""
-        with torch.inference_mode():
+        with self.study.measuring():
             columns = self._same(experiment).measure(self._net(label), items, self.study)
         return on_host(columns)
 
     def exhibit(self, experiment: list[Ref], label: str, item: Item) -> dict[str, Picture]:
         """The pictures of a case."""
-        with torch.inference_mode():
+        with self.study.measuring():
             return self._same(experiment).exhibit(self._net(label), item, self.study)
 
     def _same(self, experiment: list[Ref]) -> Experiment:

@@ -136,7 +136,8 @@ def about(store: RunStore) -> dict[str, str]:
         "images": images + ")",
         "seed": str(store.seeds["seed"]),
         "magnification": f"x{config['scale']}",
-        "ran on": f"{config['device']}, {config['dtype']}, operators {config['backend']}",
+        "ran on": f"{config['device']}, {config['dtype']}, operators {config['backend']}, "
+        f"precision {config.get('precision', 'not recorded')}",
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items())
         + (", others before" if len(store.versions) > 1 else ""),
     }

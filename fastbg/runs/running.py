@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import torch
 from rich.console import Console
 
-from fastbg import precision
 from fastbg.data.builtin import builtin_images
 from fastbg.data.readable import open_readable
 from fastbg.errors import CheckpointError, FastbgError, InvalidArgument
@@ -20,6 +19,7 @@ from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network, fingerprint
 from fastbg.models.plausible import check_output
+from fastbg.precision import check_precision, current
 from fastbg.registration.dispatch import FAMILIES, Place, instruction_set, select
 from fastbg.runs.estimate import pixels
 from fastbg.runs.forecast import Forecast
@@ -50,6 +50,7 @@ def run_experiments(
     seed: int = 0,
     limit: int | None = None,
     backend: str = "auto",
+    precision: str | None = None,
     quick: bool = False,
     progress: bool = True,
     engine: str = "local",
@@ -69,6 +70,8 @@ def run_experiments(
         seed: of the random choice of sub-images.
         limit: largest number of items per experiment.
         backend: of fastbg's operators: "auto", "torch", "cpu", "triton" or "cuda".
+        precision: "ieee", "tf32" (GPUs only) or "bf16", see `fastbg.use_precision`; None: the
+            precision of the context, "ieee" by default.
         quick: so few items that all experiments take about two minutes.
         progress: print results and progress; warnings go to the log `fastbg` either way.
         engine: "local", this process, or "ray": workers on this machine or a cluster, which get
@@ -107,9 +110,17 @@ def run_experiments(
     device = engine_device(engine, address, workers, gpus_per_worker, like.device)
     assignments = [f"{name}={value}" for name, value in (options or {}).items()]
     chosen = chosen_experiments(experiments, {}, assignments, seed)
+    asked = check_precision(precision or current(), device, like.dtype)
     images = builtin_images() if data is None else open_readable(data)
     study = Study(
-        images, common_scale(nets), seed, like.device, like.dtype, backend, folder=Path(out)
+        images,
+        common_scale(nets),
+        seed,
+        like.device,
+        like.dtype,
+        backend,
+        folder=Path(out),
+        precision=asked,
     )
     for doubt in filter(None, (check_output(net) for net in networks.values())):
         log.warning("%s", doubt)
@@ -226,7 +237,7 @@ def configuration(study: Study) -> dict[str, Any]:
         "device": study.device.type,
         "dtype": str(study.dtype).removeprefix("torch."),
         "backend": study.backend,
-        "precision": precision.current(),
+        "precision": study.precision,
     }
 
 

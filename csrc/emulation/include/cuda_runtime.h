@@ -147,6 +147,11 @@ inline const char* cudaGetErrorString(cudaError_t error) {
   }
   return "invalid configuration argument";
 }
+struct cudaFuncAttributes {};
+template <typename... Arguments>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, void (*)(Arguments...)) {
+  return cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() {
   return static_cast<cudaError_t>(fastbg::emulation::last_error(true));
 }

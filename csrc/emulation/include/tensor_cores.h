@@ -25,13 +25,15 @@ void multiply_bf16(void* const* lanes);
 
 }  // namespace emulation
 
-// To 10 bits after the point, ties away from zero. NaN as the instruction has it.
+// To 10 bits after the point, ties away from zero. NaN as the instruction has it. Devices leave in the
+// low 13 bits what was there, and document nothing: here they are scrambled, for whoever reads them.
 inline unsigned round_to_tf32(float value) {
   unsigned bits;
   std::memcpy(&bits, &value, sizeof(bits));
   const unsigned magnitude = bits & 0x7FFFFFFFu;
-  if (magnitude > 0x7F800000u) return 0x7FFFE000u;
-  return ((magnitude == 0x7F800000u ? bits : bits + 0x1000u) & 0xFFFFE000u);
+  const unsigned rest = (bits * 2654435761u >> 19) | 1u;
+  if (magnitude > 0x7F800000u) return 0x7FFFE000u | rest;
+  return ((magnitude == 0x7F800000u ? bits : bits + 0x1000u) & 0xFFFFE000u) | rest;
 }
 
 #define FASTBG_MMA(NAME, MULTIPLY)                                                              \

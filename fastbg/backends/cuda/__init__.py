@@ -46,4 +46,17 @@ def unavailable(device: torch.device) -> str | None:
     except ImportError as error:
         remedy = "FASTBG_EMULATION=ON" if emulated() else "FASTBG_CUDA=ON and nvcc"
         return f"its compiled module is missing ({error}); build it with {remedy}"
-    return None
+    return None if emulated() else _why_not(device)
+
+
+@cache
+def _why_not(device: torch.device) -> str | None:
+    """Why no kernel can be launched on a GPU: its age, or the driver's."""
+    if not torch.cuda.is_available():
+        return "no CUDA device is visible"
+    with torch.cuda.device(device):
+        error: str = native().why_not()
+    if not error:
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"it was not built for this GPU (sm_{major}{minor}) or its driver: {error}"

@@ -9,6 +9,7 @@ from fastbg.backends.cuda import launching_on, native
 from fastbg.backends.tensor_view import view
 from fastbg.errors import InvalidArgument
 from fastbg.filters.bicubic import bicubic_taps
+from fastbg.filters.constants import on_device
 
 MAX_SCALE = 511  # at 512 not even a one-pixel tile fits in 48 KiB of shared memory
 
@@ -29,8 +30,8 @@ def composite(a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor)
 def taps_on(size: int, scale: int, kernel: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Index (n_out,T) int32 and weight (n_out,T) float32 of one axis, on `device`."""
     taps = bicubic_taps(size, scale, kernel)
-    index = torch.from_numpy(taps.index).contiguous()
-    return index.to(device), torch.from_numpy(taps.weight).float().contiguous().to(device)
+    index, weight = torch.from_numpy(taps.index), torch.from_numpy(taps.weight)
+    return on_device(index, device), on_device(weight, device, torch.float32)
 
 
 def composite_lr(

@@ -7,17 +7,18 @@ import torch
 from torch import Tensor
 
 from fastbg.filters.bicubic import bicubic_taps
+from fastbg.filters.constants import on_device
 from fastbg.kernels.composite import launch_composite, launch_mosaic
 from fastbg.kernels.composite_lr import AxisTaps, launch_composite_lr
 
 
 @lru_cache(maxsize=64)
 def axis_taps(size: int, scale: int, kernel: str, device: torch.device) -> AxisTaps:
-    """`bicubic_taps` on `device`; copied there once, without waiting."""
+    """`bicubic_taps` on `device`; copied there once."""
     taps = bicubic_taps(size, scale, kernel)
     span = np.stack([taps.index.min(1), taps.index.max(1)], axis=1)
     tables = (
-        torch.from_numpy(np.ascontiguousarray(table)).to(device, non_blocking=True)
+        on_device(torch.from_numpy(np.ascontiguousarray(table)), device)
         for table in (taps.index, taps.weight.astype(np.float32), span)
     )
     return AxisTaps(*tables)

@@ -3,12 +3,16 @@
 import torch
 from torch import Tensor
 
+from fastbg.errors import InvalidArgument
 from fastbg.filters.gaussian import folded_weights
 from fastbg.kernels import path as kernels
+
+MAX_RADIUS = 6  # from 7 on, the sums of the taps no longer fit in registers
 
 
 def blur_path(image: Tensor, taps: Tensor) -> Tensor:
     """Nodes (B,K,C,H,W): `image` filtered with taps[k] along both axes."""
+    check_radius(taps)
     b, *size = image.shape
     out = image.new_empty((b, taps.shape[0], *size))
     weights = folded_weights(taps, taps)
@@ -19,11 +23,19 @@ def blur_path(image: Tensor, taps: Tensor) -> Tensor:
 
 def path_integral(gradients: Tensor, image: Tensor, change: Tensor, level: Tensor) -> Tensor:
     """Sum over k of gradients[:, k] times step k, which is not stored: (B,C,H,W)."""
+    check_radius(change)
     out = image.new_empty(image.shape)
     weights = folded_weights(change, level) + folded_weights(level, change)
     with torch.cuda.device_of(image):
         kernels.plan_path_integral(gradients, image, weights, change.shape[1] // 2, out).run()
     return out
+
+
+def check_radius(taps: Tensor) -> None:
+    """Raises InvalidArgument for wider kernels than registers hold."""
+    if taps.shape[1] > 2 * MAX_RADIUS + 1:
+        expected = f"at most {2 * MAX_RADIUS + 1} on the triton backend"
+        raise InvalidArgument("kernel_size", taps.shape[1], expected)
 
 
 def gradient_detector(sr: Tensor, windows: Tensor) -> Tensor:

@@ -1,0 +1,52 @@
+"""Small tables on the device that computes with them: copied there once, then kept.
+
+A copy per call costs more than most kernels here, and one from memory that is freed meanwhile must
+not stand in a CUDA graph, which would read that address again at every replay.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+MOST = 1 << 16  # bytes of a table that is kept
+
+
+def on_device(table: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """`table` in `dtype` on `device`, contiguous; the same tensor for equal tables: do not write.
+
+    What is on the device already, is too large to be kept, or has no values (traced, fake) is
+    converted as `Tensor.to` does.
+    """
+    dtype = dtype or table.dtype
+    if table.device == device or table.device.type != "cpu" or not _can_be_kept(table):
+        return table.to(device, dtype).contiguous()
+    raw = table.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return _kept(raw, table.dtype, tuple(table.shape), device, dtype)
+
+
+def _can_be_kept(table: Tensor) -> bool:
+    return (
+        0 < table.nbytes <= MOST
+        and type(table) is Tensor
+        and not table.requires_grad
+        and not isinstance(table, FakeTensor)
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and _get_current_dispatch_mode() is None
+    )
+
+
+@lru_cache(maxsize=256)
+def _kept(
+    raw: bytes,
+    stored: torch.dtype,
+    shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Waits until it is there, so that any stream may read it; autograd may save it."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.frombuffer(bytearray(raw), dtype=stored).reshape(shape).to(device, dtype)
