@@ -18,7 +18,7 @@ from fastbg.attribution.explain import explain
 from fastbg.attribution.memory import needed_bytes
 from fastbg.attribution.page import Steps, page
 from fastbg.attribution.picture import STAR, STARRED, Panel, figure, spread
-from fastbg.cli.device import device_and_precision
+from fastbg.cli.device import device_and_precision, pick_device
 from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_image
 from fastbg.cli.windows import Windows, parse_windows
 from fastbg.cli.windows import told as told_window
