@@ -1,4 +1,4 @@
-"""The command `fastbg`: run, report, compare, attribute, evaluate, train, info, options, completion."""
+"""The command `fastbg`, with its subcommands: fastbg.cli.arguments lists them."""
 
 import os
 import signal
