@@ -31,7 +31,7 @@ def test_run_prints_a_line_per_result_and_the_report_last(
     assert Path(lines[-1]).is_file()
     results = [line for line in lines if re.match(r"(slicing|table1) +net-[0-9a-f]{6} ", line)]
     assert len(results) == 2
-    assert "of 3" in results[1]
+    assert "of 3" in results[0]
     sliced = {row[2] for row in contents(out)["records"] if row[0] == "slicing"}
     assert len(sliced) == 3
     assert sliced < {"0.png", "1.png", "2.png", "3.png"}

@@ -21,7 +21,7 @@ def stub(name: str) -> tuple[dict[str, ast.arguments], set[str]]:
             functions[node.name] = node.args
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             values.add(node.target.id)
-    return functions, values - {"View", "Layer", "Step"}
+    return functions, values - {"View", "Layer", "Step", "Tail"}
 
 
 def test_the_package_is_marked_as_typed() -> None:
