@@ -34,14 +34,14 @@ from fastbg.data.images import open_folder
 from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import Experiment
 from fastbg.experiments.groups import lr_composites, sources
-from fastbg.experiments.mosaic import Mosaic, inside
+from fastbg.experiments.mosaic import Mosaic, MosaicOptions, inside
+from fastbg.experiments.seams import HARD
 from fastbg.experiments.slicing import Slicing
 from fastbg.experiments.study import Item, Study, as_image
-from fastbg.experiments.swap import Swap
+from fastbg.experiments.swap import Swap, SwapOptions
 from fastbg.experiments.table1 import Table1
 from fastbg.models.checkpoints import load_model
 from fastbg.models.network import PIXELS_PER_CALL, Network
-from fastbg.reports.mosaic import WAYS
 
 TOLERANCE = 1e-3  # dB
 SIDES = ("naive", "good", "fastbg")
@@ -81,7 +81,7 @@ def slicing(net: Network, study: Study, count: int) -> Ways:
 
 def mosaic(net: Network, study: Study, count: int) -> Ways:
     """Table 2: regions of 64x64 in their photographs, alone, in 5x5 mosaics, with 25-fold TTA."""
-    experiment = Mosaic()
+    experiment = Mosaic(MosaicOptions(seam=HARD))  # as the baselines
     items = experiment.plan(study)[:count]
     around = [experiment.surroundings(item, study) for item in items]
     boxes = [inside(item.box, whole.box) for item, whole in zip(items, around, strict=True)]
@@ -90,7 +90,7 @@ def mosaic(net: Network, study: Study, count: int) -> Ways:
     pictures = [[as_image(x) for x in side] for side in (regions, lr)]
     arrays = [drawn.numpy() for drawn in draws]
     stacked, pixels = torch.stack(regions), PIXELS_PER_CALL["cpu"]
-    names = tuple(f"psnr_{way}" for way in WAYS)
+    names = ("psnr_whole", "psnr_alone", "psnr_mosaic", "psnr_tta")
     return {
         "naive": partial(mosaic_naive.mosaic, plain(net), *pictures, boxes, *arrays),
         "good": partial(mosaic_good.mosaic, in_torch(net), stacked, lr, boxes, *draws, pixels),
@@ -104,7 +104,7 @@ def swap(net: Network, study: Study, count: int) -> Ways:
     The baselines read composites from memory, 8 bit, as such scripts read them from disk; fastbg
     composes them and measures how alike their regions look besides.
     """
-    experiment = Swap()
+    experiment = Swap(SwapOptions(seam=HARD))  # as the baselines
     items = experiment.plan(study)[:count]
     side = experiment.options.region
     hr = [sources(item, study) for item in items]

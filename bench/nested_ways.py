@@ -14,9 +14,10 @@ import torch
 from bench import measure
 from bench.baselines import nested_torch
 from bench.baselines.networks_torch import in_torch
-from fastbg.experiments.inward import Inward
+from fastbg.experiments.inward import Inward, InwardOptions
 from fastbg.experiments.nested import NODES, Nested
-from fastbg.experiments.ring import Ring
+from fastbg.experiments.ring import Ring, RingOptions
+from fastbg.experiments.seams import HARD
 from fastbg.experiments.study import Item, Study, as_image
 from fastbg.models.network import PIXELS_PER_CALL, Network
 
@@ -26,12 +27,12 @@ GOOD_BATCH = 2  # nodes per pass
 
 def ring(net: Network, study: Study, count: int) -> dict[str, measure.Way]:
     """Method 1: `count` pairs in every ring size."""
-    return ways(Ring(), net, study, count)
+    return ways(Ring(RingOptions(seam=HARD)), net, study, count)
 
 
 def inward(net: Network, study: Study, count: int) -> dict[str, measure.Way]:
     """Method 2: `count` pairs in every size."""
-    return ways(Inward(), net, study, count)
+    return ways(Inward(InwardOptions(seam=HARD)), net, study, count)
 
 
 def ways(experiment: Nested, net: Network, study: Study, count: int) -> dict[str, measure.Way]:

@@ -1,25 +1,33 @@
-"""The table of claims in docs/results.md, from a run folder.
+"""The tables of results in docs/, from a run folder.
 
     fastbg run --out RUN && python bench/results_table.py RUN
 
-Writes one row for each statement that the experiments test, a column for each network, between
-the two marks of docs/results.md. **Bold**: the verdict where it was decided.
+Writes, between the marks of the pages: docs/results.md, one row for each statement that the
+experiments test and each seam, a column for each network (**bold**: the verdict where it was
+decided); docs/concepts/seam.md, what each way of composing costs and what predicts it. Several run
+folders may share the experiments; what a folder has is taken from the first that has it.
 """
 
 import argparse
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installed one
 
-from fastbg.reports.content import Verdict
-from fastbg.runs.records import section, stored_experiments
+from fastbg.experiments import EXPERIMENTS
+from fastbg.reports.content import Section, Verdict
+from fastbg.reports.seam import JUDGED, TITLES
+from fastbg.runs.records import stored_experiments
+from fastbg.runs.reporting import section
 from fastbg.runs.store import RunStore
-from fastbg.stats.intervals import Outcome
+from fastbg.stats.intervals import Interval, Outcome
 
-PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-MARKS = ("<!-- begin: python bench/results_table.py -->", "<!-- end -->")
+DOCS = Path(__file__).parents[1] / "docs"
+BEGIN, END = "<!-- begin: python bench/results_table.py, {} -->", "<!-- end -->"
 DECIDED = (Outcome.HOLDS, Outcome.FAILS)
+SEAMS = ("hard seam", "bridged over ")  # how `fastbg.experiments.seams.title` begins
 
 
 def cell(verdicts: list[Verdict]) -> str:
@@ -33,26 +41,105 @@ def cell(verdicts: list[Verdict]) -> str:
     return "; ".join(texts).replace("|", r"\|")
 
 
-def table(store: RunStore) -> str:
-    """The rows in Markdown, in the order of the claims."""
-    verdicts: list[Verdict] = []
-    for experiment in stored_experiments(store):
-        found = section(store, experiment)
-        verdicts += found.verdicts if found is not None else ()
-    nets = list(dict.fromkeys(v.net for v in verdicts if v.net is not None))
-    rows: dict[tuple[str, str], dict[str | None, list[Verdict]]] = {}
-    for verdict in verdicts:
-        columns = rows.setdefault((verdict.claim, verdict.statement), {})
+def split_seam(verdict: Verdict) -> tuple[Verdict, str]:
+    """The verdict without its seam, and the seam; "" where it has none."""
+    rest, _, last = verdict.about.rpartition(", ")
+    if last.startswith(SEAMS):
+        return replace(verdict, about=rest), last
+    return verdict, ""
+
+
+def claims(sections: Mapping[str, Section]) -> list[str]:
+    """One row for each statement and seam, in the order of the claims."""
+    verdicts = [split_seam(v) for part in sections.values() for v in part.verdicts]
+    nets = list(dict.fromkeys(v.net for v, _ in verdicts if v.net is not None))
+    rows: dict[tuple[str, str, str], dict[str | None, list[Verdict]]] = {}
+    for verdict, seam in verdicts:
+        columns = rows.setdefault((verdict.claim, verdict.statement, seam), {})
         columns.setdefault(verdict.net, []).append(verdict)
-    lines = [
-        f"| claim | statement | the paper | {' | '.join(nets)} | compared |",
-        "|---" * (len(nets) + 4) + "|",
-    ]
-    for (claim, statement), columns in sorted(rows.items(), key=lambda row: int(row[0][0][1:])):
+    lines = header("claim", "statement", "seam", "the paper", *nets, "compared")
+    # Statements stay in order, each with its seams one below the other.
+    order = list(dict.fromkeys((claim, statement) for claim, statement, _ in rows))
+    key = lambda row: (int(row[0][0][1:]), order.index(row[0][:2]))  # noqa: E731
+    for (claim, statement, seam), columns in sorted(rows.items(), key=key):
         papers = dict.fromkeys(v.paper for each in columns.values() for v in each)
         texts = [cell(columns.get(net, [])) for net in (*nets, None)]
-        lines.append(f"| {claim} | {statement} | {'; '.join(papers)} | {' | '.join(texts)} |")
-    return "\n".join(lines)
+        lines.append(line(claim, statement, seam.removesuffix(" seam"), "; ".join(papers), *texts))
+    return lines
+
+
+def costs(sections: Mapping[str, Section]) -> list[str]:
+    """What foreign backgrounds change, by the way they are composed (`seam`)."""
+    (found,) = (table for table in sections["seam"].tables if table.name == "seam")
+    ways = [TITLES[way] for way in ("hard", "mean", JUDGED, "elsewhere")]
+    lines = header("", *ways, "of the loss removed")
+    for row in found.rows:
+        cells = dict(zip((column.title for column in found.columns), row, strict=True))
+        intervals = [cells[way] for way in ways]
+        assert all(isinstance(each, Interval) for each in intervals)
+        hard, bridged = (cells[TITLES[way]].value for way in ("hard", JUDGED))  # type: ignore[union-attr]
+        removed = f"{1 - bridged / hard:.0%}" if hard < 0 else "-"
+        texts = [each.text(2, signed=True) for each in intervals]  # type: ignore[union-attr]
+        lines.append(line(f"{cells['network']}, {cells['set']}", *texts, removed))
+    return lines
+
+
+def predictors(sections: Mapping[str, Section]) -> list[str]:
+    """What predicts PSNR within foregrounds, on photographs held out (`gram`)."""
+    (found,) = (t for t in sections["gram"].tables if t.name == "gram_similarities")
+    by_measure: dict[str, dict[str, str]] = {}
+    for net, measure, _, held in found.rows:
+        assert isinstance(held, Interval)
+        by_measure.setdefault(str(measure), {})[str(net)] = held.text(2, signed=True)
+    nets = list(next(iter(by_measure.values())))
+    return header("measure", *nets) + [
+        line(measure, *(texts[net] for net in nets)) for measure, texts in by_measure.items()
+    ]
+
+
+def header(*titles: str) -> list[str]:
+    """The first two lines of a table."""
+    return [line(*titles), "|---" * len(titles) + "|"]
+
+
+def line(*cells: str) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+# Page, and its blocks: name -> lines.
+BLOCKS: dict[str, dict[str, Callable[[Mapping[str, Section]], list[str]]]] = {
+    "results.md": {"claims": claims},
+    "concepts/seam.md": {"costs": costs, "predictors": predictors},
+}
+
+
+def sections_of(folders: Sequence[Path]) -> dict[str, Section]:
+    """Each experiment's part of the report, by name."""
+    found: dict[str, Section] = {}
+    for folder in folders:
+        with RunStore.read(folder) as store:
+            for experiment in stored_experiments(store):
+                if experiment.name not in found:
+                    part = section(store, experiment)
+                    if part is not None:
+                        found[experiment.name] = part
+    return {name: found[name] for name in EXPERIMENTS if name in found}
+
+
+def write(sections: Mapping[str, Section]) -> None:
+    """All blocks of all pages."""
+    for name, blocks in BLOCKS.items():
+        path = DOCS / name
+        text = path.read_text(encoding="utf-8")
+        for block, made in blocks.items():
+            begin = BEGIN.format(block)
+            before, mark, rest = text.partition(begin)
+            if not mark:
+                raise SystemExit(f"{path}: lacks the mark {begin}")
+            lines = "\n".join(made(sections))
+            text = f"{before}{begin}\n\n{lines}\n\n{END}{rest.partition(END)[2]}"
+        path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -60,13 +147,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="run folder")
-    with RunStore.read(parser.parse_args().run) as store:
-        made = table(store)
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    text = f"{before}{MARKS[0]}\n\n{made}\n\n{MARKS[1]}{after}"
-    PAGE.write_text(text, encoding="utf-8")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
+    write(sections_of(parser.parse_args().runs))
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ if not TYPE_CHECKING:  # which would find any name at all
         from importlib.util import find_spec
 
         if name in _HOMES:
-            import_module(f"{__name__}.ops")  # whoever uses a name finds the operators registered
+            import_module(f"{__name__}.ops")  # so that torch.ops.fastbg is complete
             found = getattr(import_module(_HOMES[name]), name)
         elif name in _MOVED:
             home = f"{__name__}.{_MOVED[name]}"
@@ -146,5 +146,5 @@ if not TYPE_CHECKING:  # which would find any name at all
         return found
 
 
-if "torch" in sys.modules:  # whoever has loaded it finds the operators in torch.ops.fastbg
+if "torch" in sys.modules:  # then torch.ops.fastbg is expected to be there
     import fastbg.ops  # noqa: F401

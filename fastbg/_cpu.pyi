@@ -9,7 +9,10 @@ from typing import TypeAlias
 View: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 # (attends, box, eps, addresses, hidden, heads, window, shift), lengths in cells of 4x4 pixels
-Layer: TypeAlias = tuple[tuple[int, ...], bool, int, int, float, int, int, int]
+Layer: TypeAlias = tuple[
+    tuple[int, ...], bool, int, int, float, int, int, int, tuple[int, ...] | None
+]
+Tail: TypeAlias = tuple[tuple[int, ...], int, int, int, tuple[int, ...], int]
 Step: TypeAlias = tuple[bool, tuple[int, ...], float, tuple[int, ...], int, int, int, int]
 
 attention_cell_side: int  # pixels
@@ -123,10 +126,22 @@ def conv_factors(weight: View, group: int, factors: View, threads: int, /) -> No
 
 # conv_stack_bindings.cpp; a layer: see _described() in backends/cpu/conv_stack.py
 def conv_stack(
-    x: View, layers: tuple[Layer, ...], signs: View | None, out: View, threads: int, /
+    x: View,
+    layers: tuple[Layer, ...],
+    tail: Tail | None,
+    kept: View | None,
+    out: View,
+    threads: int,
+    /,
 ) -> None: ...
 def conv_stack_gradient(
-    grad: View, layers: tuple[Layer, ...], signs: View, to_x: View, threads: int, /
+    grad: View,
+    layers: tuple[Layer, ...],
+    tail: Tail | None,
+    kept: View,
+    to_x: View,
+    threads: int,
+    /,
 ) -> None: ...
 
 # attention_bindings.cpp; `states`: addresses of the cells before each step and after the last

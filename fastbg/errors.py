@@ -1,4 +1,4 @@
-"""Every error fastbg raises on purpose; each message names the argument, its value, the remedy."""
+"""The errors that fastbg raises; each message names the argument, its value and the remedy."""
 
 
 class FastbgError(Exception):
@@ -19,19 +19,19 @@ class InvalidArgument(FastbgError, ValueError):
 
 
 class BackendUnavailable(FastbgError, RuntimeError):
-    """A backend that was asked for by name cannot run the operator; says why."""
+    """A named backend cannot run the operator; the message gives the reason."""
 
 
 class NoDerivative(FastbgError, RuntimeError):
-    """A derivative was asked of an operator that has none; names the operator."""
+    """The operator has no derivative."""
 
 
 class DataError(FastbgError):
-    """An image file or folder cannot be used; names the path."""
+    """An image file or folder cannot be used; the message names the path."""
 
 
 class CheckpointError(FastbgError):
-    """A weights file cannot be used; names the file and what is wrong with it."""
+    """A weights file cannot be used; the message names the file and what is wrong with it."""
 
 
 class RunStoreError(FastbgError):
@@ -39,4 +39,4 @@ class RunStoreError(FastbgError):
 
 
 class EngineError(FastbgError):
-    """The workers of a run cannot be started, or keep dying; says which and why."""
+    """The workers of a run cannot be started, or keep dying; the message gives the reason."""

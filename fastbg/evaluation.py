@@ -1,4 +1,4 @@
-"""PSNR and SSIM of networks on a benchmark folder, in the field's conventions."""
+"""PSNR and SSIM of networks on a benchmark folder, as papers report them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -29,7 +29,7 @@ Image = NDArray[np.uint8]
 
 
 class Score(NamedTuple):
-    """What a network made of one image."""
+    """The scores of a network on one image."""
 
     model: str
     image: str
@@ -52,19 +52,19 @@ def evaluate(
     save: Callable[[str, str, Image], None] | None = None,
     left_out: Callable[[str, FastbgError], None] | None = None,
 ) -> Iterator[Score]:
-    """Score of every network on every image, image by image, as soon as it is known.
+    """Yield the score of every network on every image, one image after the other.
 
     Args:
         models: networks of one scale, on the device and in the dtype to run them in.
         images: HR images; rows and columns that the scale does not divide are cut off.
         channel: "rgb", as in the experiments, or "y" (luma), as the benchmarks are published and
             as the command does by default.
-        shave: border, in SR pixels, that is not measured; None: as many as the scale.
-        kernel: LR images are made with "matlab" or "pil" bicubic; None: the data set's own LR
-            images where it has them, else "matlab".
-        lr: LR images to use, named like the HR images or as the field's data sets name them
+        shave: border, in SR pixels, that is not measured; None: as wide as the scale.
+        kernel: "matlab" or "pil" bicubic, which makes the LR images; None: the data set's own LR
+            images if it has any, else "matlab".
+        lr: LR images to use, with the names of the HR images or those of common data sets
             ("babyx4", "baby_LR4", "baby_bicLRx4").
-        lr_name: other names, as a template: "{}_small{scale}" for "baby_small4.png".
+        lr_name: a template for other names: "{}_small{scale}" for "baby_small4.png".
         tile: large images are computed in tiles of tile x tile LR pixels, for less memory. Equal to
             the whole, to rounding, for networks whose reach is bounded; for others, of which
             `fastbg.models.tiles.is_exact` tells, not: each tile is given 32 pixels around it.
@@ -128,7 +128,7 @@ def check_size(path: Path, high: Image, shave: int) -> None:
 def image_pair(
     item: ImageItem, scale: int, kernel: str | None = None, lr: Path | None = None
 ) -> tuple[Image, Image]:
-    """LR (h,w,3) and HR (s*h,s*w,3) of `item`, the LR image made, its own, or the file `lr`.
+    """LR (h,w,3) and HR (s*h,s*w,3) pixels of `item`; LR made by `kernel`, its own, or from `lr`.
 
     Raises DataError for a file that is unreadable or of another size than HR / `scale`.
     """

@@ -1,4 +1,4 @@
-"""Boxes of pixels, and what lies inside them."""
+"""Boxes of pixels, and cutting them out of images and feature maps."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -95,7 +95,7 @@ class Patch(NamedTuple):
         return Patch(self.data[..., rows, columns], box)
 
     def run(self, layer: Callable[[Tensor], Tensor], factor: int = 1) -> "Patch":
-        """`layer` applied, which magnifies by `factor`."""
+        """`layer` applied to the patch; its output is `factor` times as large."""
         return Patch(layer(self.data), self.box.refine(factor))
 
 

@@ -1,9 +1,10 @@
-"""How exact float32 arithmetic is: IEEE unless the caller asks otherwise.
+"""The precision of float32 arithmetic: IEEE, unless the caller asks for TF32.
 
 PyTorch runs float32 convolutions on GPUs in TF32 (10 bits of mantissa) by default, and
 `torch.set_float32_matmul_precision` may lower matrix products on GPUs and CPUs. fastbg's networks,
-attributions and reference operators set these flags for the time of a pass and then restore what
-they were. The flags belong to the process: what another thread runs meanwhile sees them too.
+attributions and reference operators set these flags for the time of a pass and then restore them.
+The
+flags belong to the process: other threads see them during a pass, too.
 """
 
 import functools
@@ -25,18 +26,26 @@ T = TypeVar("T")
 
 
 def current() -> str:
-    """What float32 passes run in here: "ieee" or "tf32"."""
+    """The precision of float32 passes in this context: "ieee" or "tf32"."""
     return _asked.get()
 
 
 @contextmanager
 def use_precision(kind: str) -> Iterator[None]:
-    """Inside ``with``, fastbg's float32 passes run in `kind`.
+    """Inside ``with``, run fastbg's float32 passes in another precision.
 
-    "ieee": float32 as the standard has it, the default. "tf32": GPUs may round the inputs of
-    products to 10 bits of mantissa, which is faster; on CPUs it changes nothing.
+    Args:
+        kind: "ieee", the default: float32 as in the standard. "tf32": GPUs may round the factors of
+            products to 10 bits of mantissa, which is faster; on CPUs nothing changes.
 
-    Raises InvalidArgument for another `kind`.
+    Raises:
+        InvalidArgument: another `kind`.
+
+    Example:
+        >>> import torch, fastbg
+        >>> with fastbg.use_precision("tf32"):
+        ...     fastbg.gram(torch.ones(1, 1, 2, 2))
+        tensor([[[4.]]])
     """
     if kind not in KINDS:
         raise InvalidArgument("kind", repr(kind), f"one of {KINDS}")

@@ -1,4 +1,4 @@
-"""For tests of operators: the backends that can run on this machine, and where their tensors live.
+"""For tests of operators: which backends can run on this machine, and on which device.
 
 Without a GPU, Triton kernels run in Triton's interpreter and CUDA kernels in the emulation build,
 both on CPU tensors; tests/conftest.py sets the environment for that.
@@ -13,7 +13,7 @@ from fastbg.registration.dispatch import BACKENDS, Place, unavailable
 
 @dataclass(frozen=True)
 class BackendUnderTest:
-    """A backend, the device of its tensors, and why it cannot be tested here, if it cannot."""
+    """A backend, the device of its tensors, and the reason if it cannot be tested here."""
 
     name: str
     device: torch.device

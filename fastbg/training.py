@@ -1,7 +1,7 @@
-"""Training of the built-in networks: L1, Adam, warm-up and cosine, averaged weights, resumable.
+"""Trains the built-in networks: L1, Adam, cosine schedule with warm-up, averaged weights.
 
-A step's patches depend on (seed, step) only, so a run that was killed and resumed from its
-checkpoint sees the same patches as an unbroken one.
+The patches of a step depend on (seed, step) only, so a resumed run sees the same patches as one
+that was never interrupted.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ Image = NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """What decides the weights that come out; stored in the checkpoint and in the model card."""
+    """Everything that decides the weights; stored in the checkpoint and in the model card."""
 
     steps: int = 18_000
     batch: int = 8
@@ -48,7 +48,7 @@ class TrainConfig:
     average_decay: float = 0.999
     seed: int = 0
     resize: tuple[float, ...] = ()  # factors: each image is used at these sizes too
-    start: str = ""  # fingerprint of the weights that training goes on from; empty: random ones
+    start: str = ""  # fingerprint of the initial weights; empty: random ones
 
     def rate(self, step: int) -> float:
         """Learning rate of `step`: linear warm-up, then half a cosine down to `final_rate`."""
@@ -62,7 +62,7 @@ class TrainConfig:
 class PatchSampler:
     """Aligned LR / HR patches with flips and rotations from a list of HR images (h,w,3) uint8.
 
-    Scale augmentation: `config.resize` adds smaller copies, sharper than the images themselves.
+    `config.resize` adds reduced copies of the images, which are sharper.
     """
 
     def __init__(self, images: list[Image], config: TrainConfig) -> None:
@@ -140,7 +140,7 @@ def train(
     """Train `model` and return its averaged weights (float32, CPU).
 
     `images` loads the HR images. `checkpoint` is rewritten every `save_every` seconds; with
-    `resume` the run goes on from it. Raises CheckpointError if the checkpoint belongs to another
+    `resume` training continues from it. Raises CheckpointError if the checkpoint belongs to another
     configuration, or exists without `resume`.
     """
     model = model.to(device).train()

@@ -1,7 +1,7 @@
-"""Names that users write in arguments and options, each list once.
+"""Words that users write in arguments and options, each list in one place.
 
-Loads nothing, so that the command line can tell them without loading PyTorch; the modules that
-give them their meaning take them from here.
+Imports nothing, so that the command line can list them without loading PyTorch. The modules that
+define their meaning import them from here.
 """
 
 # Of experiments, in the order of the report; fastbg.experiments.EXPERIMENTS has their classes.
@@ -30,6 +30,6 @@ METHODS = ("riemann_right", "riemann_trapezoid", "gausslegendre", "arc_midpoint"
 # A network on a command line, see fastbg.models.options.
 NETWORK = "NAME|FILE[,OPTION=VALUE]"
 NETWORK_HELP = (
-    f"{', '.join(NETWORKS)}, or a weights file; what the file does not tell (or tells wrongly) is"
-    " set behind it: FILE,res_scale=0.1,img_range=255,mean=R:G:B,scale=4,pooling=24"
+    f"{', '.join(NETWORKS)}, or a weights file; options that the file does not contain follow it: "
+    "FILE,res_scale=0.1,img_range=255,mean=R:G:B,scale=4,pooling=24"
 )

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Atomic writing: a file is replaced completely, or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write; at the end it takes the place of `path`, all of it on disk.
+    """A temporary file to write, which replaces `path` at the end, flushed to disk.
 
-    When the block raises, or the machine stops, `path` is what it was. Makes the folder if there
-    is none. Raises OSError as the file system does.
+    If the block raises, or the machine stops, `path` is unchanged. Creates the folder if needed.
+    Raises OSError as the file system does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

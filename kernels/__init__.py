@@ -2,5 +2,5 @@
 
 A family's file reads top-down: kernels, then launchers, then `workloads`, the launches of the
 paper's workload that are compiled and budgeted without a GPU (bench/gpu_static.py). This layer
-takes tensors and starts kernels; meaning, checks and allocation lie above it.
+takes tensors and launches kernels; semantics, checks and allocation belong to the layers above.
 """

@@ -1,7 +1,8 @@
 """Kernels `composite` and `mosaic`. N pairs, C channels, H x W pixels.
 
-`composite_fwd_kernel` moves bytes: each source is read only where it is taken, whole 16-byte
-groups at a time, and the output is written past the L2 cache, which the sources keep.
+`composite_fwd_kernel` is bound by memory: each source is read only where it is visible, in whole
+groups of 16 bytes, and the output is written with a hint to bypass the L2 cache, which the sources
+need.
 
 A pair index out of range gives an image of NaN, and nothing is read for it.
 """

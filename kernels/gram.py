@@ -166,7 +166,7 @@ def conv_gram_partial_kernel(
                 images_ptr + source, mask=inside & valid[:, None] & is_tap[None, :], other=0.0
             ).to(tl.float32)
             features = tl.dot(patch, taps, input_precision="tf32x3") + bias[None, :]
-            features = tl.where(features < 0, 0.0, features)  # not-a-number stays
+            features = tl.where(features < 0, 0.0, features)  # NaN is kept
             features = tl.where(valid[:, None], features, 0.0)
             weighted = features * weights[:, None]
             total = tl.dot(tl.trans(weighted), features, total, input_precision="tf32x3")

@@ -1,4 +1,4 @@
-"""A kernel launch as data: it can be run, or compiled for a GPU that is not here."""
+"""A kernel launch as data: it can be run, or compiled for a GPU that this machine lacks."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -47,7 +47,7 @@ def around(ptr, y, x, height, width, stride_y, stride_x, mask, DY: tl.constexpr,
 
 @triton.jit
 def folded(ptr, y, x, height, width, stride_y, stride_x, mask, RADIUS: tl.constexpr):
-    """Sums of the pixels that share a weight, in the order of `ops.gaussian.folded_weights`."""
+    """Sums of the pixels that share a weight, in the order of `filters.gaussian.folded_weights`."""
     sums = ()
     for i in tl.static_range(RADIUS + 1):
         for j in tl.static_range(i, RADIUS + 1):

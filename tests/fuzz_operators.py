@@ -209,6 +209,15 @@ def composite(draw: st.DrawFn, limit: int) -> Case:
     return Case("composite", found, exact=bool(sources), differentiable=sources)
 
 
+bridges = st.sampled_from([0.05, 0.5, 2.0, 16.0, 1e9])  # decay lengths, pixels
+
+
+@st.composite
+def bridged_composite(draw: st.DrawFn, limit: int) -> Case:
+    found = draw(composites(limit))
+    return Case("composite", found, {"seam": draw(bridges)})
+
+
 def near_edge(case: Case) -> Tensor | float:
     """One grey level where the value before rounding is about half-way between two."""
     if not case.options["quantize"]:
@@ -231,6 +240,13 @@ def composite_lr(draw: st.DrawFn, limit: int) -> Case:
         "quantize": wide and draw(st.booleans()),
     }
     return Case("composite_lr", found, options, slack=near_edge)
+
+
+@st.composite
+def bridged_composite_lr(draw: st.DrawFn, limit: int) -> Case:
+    case = draw(composite_lr(limit))
+    case.options["seam"] = draw(bridges)
+    return case
 
 
 @st.composite
@@ -352,6 +368,8 @@ OPERATORS: dict[str, Callable[..., st.SearchStrategy[Case]]] = {
     for strategy in (
         composite,
         composite_lr,
+        bridged_composite,
+        bridged_composite_lr,
         mosaic,
         blur_path,
         path_integral,

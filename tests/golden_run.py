@@ -13,7 +13,8 @@ from typing import Any
 
 import fastbg
 from fastbg.experiments import EXPERIMENTS
-from fastbg.runs.records import section, stored_experiments
+from fastbg.runs.records import stored_experiments
+from fastbg.runs.reporting import section
 from fastbg.runs.store import RunStore
 from fastbg.stats.intervals import Interval
 

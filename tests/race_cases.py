@@ -56,6 +56,15 @@ def cases() -> dict[str, Case]:
         "composite_lr of floats": lambda: [
             fastbg.composite_lr(images, images, pairs, **rings, scale=2, kernel="pil", **cpu)
         ],
+        "bridged composite": with_gradients(
+            lambda a: fastbg.composite(a, a, pairs, **rings, seam=3.0, **cpu), images[:4]
+        ),
+        "bridged composite_lr": lambda: [
+            fastbg.composite_lr(levels, levels, pairs, **rings, seam=3.0, **cpu)
+        ],
+        "bridged composite_lr of floats": lambda: [
+            fastbg.composite_lr(images, images, pairs, **rings, seam=1e3, scale=2, **cpu)
+        ],
         "mosaic": lambda: [fastbg.mosaic(images[..., :96], cells, **cpu)],
         "blur_path": with_gradients(lambda x: fastbg.blur_path(x, sigmas, **cpu), images[:2]),
         "path_integral": with_gradients(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastbg.geometry import Box
 from fastbg.models.conv_stack import link_boxes
-from fastbg.ops.conv_stack import StackLayer
+from fastbg.ops.conv_stack import ChannelAttention, StackLayer
 
 
 def image(*size: int, seed: int = 0) -> Tensor:
@@ -46,7 +46,18 @@ def stacks(draw: st.DrawFn) -> tuple[Tensor, list[StackLayer], Box, bool]:
         weight = random(outputs * upscale**2, sizes[-1], 3, 3, scale=1 / (9 * sizes[-1]) ** 0.5)
         bias = random(len(weight)) if draw(st.booleans()) else None
         scale = draw(st.sampled_from((1.0, 0.1)))
-        layers.append(StackLayer(weight, bias, end == "relu", upscale, residual, scale))
+        attention = None
+        if residual is not None and upscale == 1 and draw(st.booleans()):
+            squeezed = draw(st.sampled_from((1, 4, 17)))
+            attention = ChannelAttention(
+                random(squeezed, outputs, 1, 1),
+                random(squeezed),
+                random(outputs, squeezed, 1, 1),
+                random(outputs),
+            )
+        layers.append(
+            StackLayer(weight, bias, end == "relu", upscale, residual, scale, None, attention)
+        )
         pixels *= upscale
         scales.append(pixels)
         sizes.append(outputs)
@@ -58,7 +69,7 @@ def stacks(draw: st.DrawFn) -> tuple[Tensor, list[StackLayer], Box, bool]:
 
 def trimmed(x: Tensor, layers: list[StackLayer], window: Box, equal: bool) -> list[StackLayer]:
     """The layers with the boxes that the window needs."""
-    boxes = link_boxes(window, [s.upscale for s in layers], *x.shape[-2:], equal)
+    boxes = link_boxes(window, layers, *x.shape[-2:], equal)
     return [layer._replace(box=box) for layer, box in zip(layers, boxes, strict=True)]
 
 
@@ -72,7 +83,11 @@ def cut(y: Tensor, layers: list[StackLayer], window: Box) -> Tensor:
 
 def in_double(layers: list[StackLayer]) -> list[StackLayer]:
     return [
-        s._replace(weight=s.weight.double(), bias=None if s.bias is None else s.bias.double())
+        s._replace(
+            weight=s.weight.double(),
+            bias=None if s.bias is None else s.bias.double(),
+            attention=s.attention and ChannelAttention(*(p.double() for p in s.attention)),
+        )
         for s in layers
     ]
 

@@ -16,7 +16,6 @@ from fastbg.data.images import OST_CLASSES
 from fastbg.experiments.composites import Composites
 from fastbg.experiments.experiment import Experiment
 from fastbg.experiments.gram import Gram
-from fastbg.experiments.groups import set_of
 from fastbg.experiments.inward import Inward
 from fastbg.experiments.mosaic import Mosaic
 from fastbg.experiments.ring import Ring
@@ -210,4 +209,4 @@ def test_foreign_content_is_of_another_photograph(
             assert partner.source == builtin_images().source(partner.image)
             assert partner.source != item.source
             if kind in GROUPS:
-                assert (partner.image in builtin_images().classes) == (set_of(item) == "OSSCD")
+                assert (partner.image in builtin_images().classes) == (item.set == "OSSCD")

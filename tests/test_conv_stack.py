@@ -13,7 +13,8 @@ from torch import Tensor
 from fastbg.backends.cpu import native
 from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.geometry import Box
-from fastbg.ops.conv_stack import StackLayer, conv_stack, why_plain
+from fastbg.ops.conv_stack import ChannelAttention, StackLayer, conv_stack, why_plain
+from fastbg.ops.conv_stack import _checked as checked
 from fastbg.registration import conv_stack as registered
 from fastbg.testing import BackendUnderTest
 
@@ -79,18 +80,18 @@ def test_gates_are_those_of_the_forward_pass(
     got = torch.autograd.grad(y, x, grad)[0]
     wanted = torch.autograd.grad(expected, exact, grad.double())[0]
     close(got, wanted, 5e-5)  # a gate that were wrong would show by far more
-    parameters = [p for s in layers for p in (s.weight, torch.zeros(len(s.weight)))]
-    parameters[1::2] = [torch.zeros(len(s.weight)) if s.bias is None else s.bias for s in layers]
-    numbers = [
-        n
-        for s in layers
-        for n in (s.relu, s.upscale, -1 if s.residual is None else s.residual, *(s.box or ()))
-    ]
+    rows, parameters = checked(x, layers)
+    numbers = [number for row in rows for number in row]
     scales = [s.residual_scale for s in layers]
     again = registered.conv_stack_gradient(
         grad, x.detach(), None, parameters, numbers, scales, "cpu"
     )
     assert torch.equal(again, got)  # what was not kept is computed again
+
+
+def weighing(**changes: Any) -> ChannelAttention:
+    shapes = (2, 3, 1, 1), (2,), (3, 2, 1, 1), (3,)
+    return ChannelAttention(*(torch.rand(shape) for shape in shapes))._replace(**changes)
 
 
 def layer(**changes: Any) -> StackLayer:
@@ -114,8 +115,14 @@ def layer(**changes: Any) -> StackLayer:
         [layer(box=(2, 2, 2, 4))],
         [layer(box=(2, 2, 6, 6)), layer(box=(2, 2, 5, 5))],
         [layer(box=(2, 2, 6, 6)), layer(box=(3, 3, 5, 5)), layer(box=(4, 4, 5, 5), residual=2)],
+        [layer(attention=weighing())],
+        [layer(attention=weighing(), residual=0, relu=True)],
+        [layer(attention=weighing(squeeze=torch.rand(2, 4, 1, 1)), residual=0)],
+        [layer(attention=weighing(excite_bias=torch.rand(4)), residual=0)],
+        [layer(attention=weighing(excite=torch.rand(3, 2, 1, 1).double()), residual=0)],
+        [layer(box=(1, 1, 7, 7)), layer(attention=weighing(), residual=0, box=(3, 3, 5, 5))],
     ],
-    ids=range(13),
+    ids=range(19),
 )
 def test_bad_layers_are_refused(layers: list[StackLayer]) -> None:
     with pytest.raises(InvalidArgument):
@@ -137,17 +144,31 @@ def test_a_named_backend_runs_or_says_why() -> None:
 def test_the_module_refuses_what_does_not_fit() -> None:
     """Addresses from elsewhere must never be followed beyond what a plan covers."""
     x = (0, 0, (1, 3, 8, 8), (192, 64, 8, 1))
-    good = ((0, 0, 8, 8), False, 1, -1, 1.0, 3, 0, 0)
+    good = ((0, 0, 8, 8), False, 1, -1, 1.0, 3, 0, 0, None)
     for bad in (
         ((0, 0, 9, 8), *good[1:]),
         ((4, 4, 4, 8), *good[1:]),
         (*good[:2], 0, *good[3:]),
         (*good[:3], 1, *good[4:]),
         (*good[:5], 0, *good[6:]),
+        (*good[:8], (1, 0, 0, 0, 0, 0)),
+        (*good[:3], 0, *good[4:8], (0, 0, 0, 0, 0, 0)),
     ):
         with pytest.raises(ValueError, match=r"box|layer|residual|shaped"):
-            native().conv_stack(x, (bad,), None, x, 1)
-    with pytest.raises(ValueError, match="signs"):
-        native().conv_stack(x, (good,), (0, 3, (5,), (1,)), x, 1)
+            native().conv_stack(x, (bad,), None, None, x, 1)
+    with pytest.raises(ValueError, match="kept"):
+        native().conv_stack(x, (good,), None, (0, 3, (5,), (1,)), x, 1)
     with pytest.raises(ValueError, match="shaped"):
-        native().conv_stack(x, (good,), None, (0, 0, (1, 3, 8, 7), (1, 1, 1, 1)), 1)
+        native().conv_stack(x, (good,), None, None, (0, 0, (1, 3, 8, 7), (1, 1, 1, 1)), 1)
+    with pytest.raises(ValueError, match="at least one layer"):
+        native().conv_stack(x, (), None, None, x, 1)
+    kernels = (0,) * 16
+    for tail, about in (
+        (((0, 0, 17, 16), 2, 3, 0, kernels, 0), "tail"),
+        (((0, 0, 8, 8), 0, 3, 0, kernels, 0), "tail"),
+        (((0, 0, 8, 8), 2, 0, 0, kernels, 0), "tail"),
+        (((0, 0, 8, 8), 2, 3, 0, kernels[1:], 0), "zone"),
+        (((0, 0, 8, 7), 2, 3, 0, kernels, 0), "shaped"),
+    ):
+        with pytest.raises(ValueError, match=about):
+            native().conv_stack(x, (), tail, None, x, 1)

@@ -19,9 +19,7 @@ from fastbg.experiments.composites import Composites, CompositesOptions, export
 from fastbg.experiments.groups import (
     GroupOptions,
     image_sets,
-    number_of,
     plan_groups,
-    set_of,
     sources,
 )
 from fastbg.experiments.study import Study
@@ -44,15 +42,15 @@ def study(images: ImageSet) -> Study:
 
 def test_groups_are_drawn_from_both_sets_in_turn(study: Study) -> None:
     items = plan_groups(study, SMALL, "swap")
-    assert [set_of(item) for item in items[:4]] == ["natural", "OSSCD", "natural", "OSSCD"]
-    assert [number_of(item) for item in items[:4]] == [0, 0, 1, 1]
+    assert [item.set for item in items[:4]] == ["natural", "OSSCD", "natural", "OSSCD"]
+    assert [item.number for item in items[:4]] == [0, 0, 1, 1]
     textures = set(study.images.classes)
     for item in items:
         assert len(item.partners) == len(items[0].partners) >= 2
         assert len({p.key for p in item.partners}) == len(item.partners)
         for partner in item.partners:
             assert partner.source != item.source
-            assert (partner.source in textures) == (set_of(item) == "OSSCD")
+            assert (partner.source in textures) == (item.set == "OSSCD")
     assert items == plan_groups(study, SMALL, "swap")
     assert items != plan_groups(dataclasses.replace(study, seed=1), SMALL, "swap")
 
@@ -62,7 +60,7 @@ def test_images_of_one_photograph_never_meet(study: Study) -> None:
     images = dataclasses.replace(study.images, origins={"1.png": "p", "3.png": "p"})
     small = dataclasses.replace(SMALL, size=32)
     items = plan_groups(dataclasses.replace(study, images=images), small, "swap")
-    textures = [item for item in items if set_of(item) == "OSSCD"]
+    textures = [item for item in items if item.set == "OSSCD"]
     assert {item.source for item in textures} == {"p", "5.png"}
     for item in textures:
         alone = {"5.png"} if item.source == "5.png" else {"1.png", "3.png"}
@@ -78,7 +76,7 @@ def test_images_of_one_photograph_never_meet(study: Study) -> None:
 def test_textures_of_one_photograph_are_no_set(study: Study) -> None:
     images = dataclasses.replace(study.images, origins=dict.fromkeys(study.images.classes, "p"))
     items = plan_groups(dataclasses.replace(study, images=images), SMALL, "swap")
-    assert {set_of(item) for item in items} == {"natural"}
+    assert {item.set for item in items} == {"natural"}
 
 
 def test_counts_are_the_papers_where_images_allow(study: Study) -> None:

@@ -11,6 +11,7 @@ from fastbg.errors import CheckpointError
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.gram import Gram
 from fastbg.experiments.study import Item
+from fastbg.experiments.swap import Swap, SwapOptions
 from fastbg.measures.likeness import SIMILARITIES, Descriptions, Images, Similarity, layer_outputs
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.edsr import EDSR
@@ -204,12 +205,16 @@ def test_perfect_agreement_of_few_photographs_is_not_certain() -> None:
     assert (tau.photographs, rho.photographs) == (7, 60)
 
 
+HARD = Swap(SwapOptions(seam="hard"))
+
+
 def result(psnr: np.ndarray, **planted: np.ndarray) -> Measured:
     """Foregrounds of eight photographs; measures that are not planted are noise."""
     count, backgrounds = psnr.shape
     partners = tuple(Item(f"b{k}", "b", (0, 0, 64, 64)) for k in range(backgrounds - 1))
     items = [
-        Item(f"natural/{i:03}/f", f"photo {i % 8}", (0, 0, 64, 64), partners) for i in range(count)
+        Item(f"natural/{i:03}/f", f"photo {i % 8}", (0, 0, 64, 64), partners, set="natural")
+        for i in range(count)
     ]
     rng = np.random.default_rng(1)
     columns = {name: planted.get(name, rng.random(psnr.shape)) for name in SIMILARITIES}
@@ -219,11 +224,11 @@ def result(psnr: np.ndarray, **planted: np.ndarray) -> Measured:
 def test_the_measure_that_predicts_is_found_on_held_out_images() -> None:
     psnr = 30 + np.random.default_rng(0).random((24, 21))
     measured = result(psnr, colour_moments=40 - psnr)
-    contest = GramReport(Gram()).contest(measured)
+    contest = GramReport(Gram(base=HARD)).contest(measured)
     assert contest["colour_moments"].held.value == pytest.approx(1)
     assert contest[COMBINED].held.value > 0.95
     assert abs(contest["vgg_gram"].held.value) < 0.2
-    summary = report_of(Gram()).summarise([measured])
+    summary = report_of(Gram(base=HARD)).summarise([measured])
     assert "chosen on one half: colour moments" in summary.headlines["edsr"]
     assert [len(table.rows) for table in summary.tables] == [
         1,
@@ -237,7 +242,7 @@ def test_the_held_out_half_only_judges() -> None:
     psnr = 30 + np.random.default_rng(0).random((24, 21))
     known, _ = halves(result(psnr).items, 0)
     misleading = np.where(known[:, None], 40 - psnr, psnr)
-    contest = GramReport(Gram()).contest(result(psnr, colour_moments=misleading))
+    contest = GramReport(Gram(base=HARD)).contest(result(psnr, colour_moments=misleading))
     for name in ("colour_moments", COMBINED):
         assert contest[name].known > 0.95
         assert contest[name].held.value < -0.95
@@ -255,9 +260,9 @@ def test_no_image_is_in_both_halves() -> None:
 def test_c8_holds_without_a_relation_and_fails_with_one() -> None:
     rng = np.random.default_rng(0)
     psnr = 30 + rng.random((120, 31))
-    verdict = report_of(Gram()).summarise([result(psnr)]).verdicts[0]
+    verdict = report_of(Gram(base=HARD)).summarise([result(psnr)]).verdicts[0]
     assert (verdict.claim, verdict.outcome) == ("C8", Outcome.HOLDS)
-    related = report_of(Gram()).summarise([result(psnr, vgg_gram=31 - psnr)]).verdicts[0]
+    related = report_of(Gram(base=HARD)).summarise([result(psnr, vgg_gram=31 - psnr)]).verdicts[0]
     assert related.outcome is Outcome.FAILS
 
 
@@ -281,7 +286,7 @@ def test_the_step_explains_what_follows_from_it() -> None:
     rng = np.random.default_rng(0)
     step = rng.random((24, 21))
     measured = result(40 - step, rim_step=step, vgg_gram=step + 0.5 * rng.random((24, 21)))
-    rows = {row[1]: row for row in GramReport(Gram()).given_the_step([measured]).rows}
+    rows = {row[1]: row for row in GramReport(Gram(base=HARD)).given_the_step([measured]).rows}
     _, _, alone, given, beyond = rows[SIMILARITIES["vgg_gram"].title]
     assert alone.value > 0.6
     assert abs(given.value) < 0.2
@@ -291,6 +296,20 @@ def test_the_step_explains_what_follows_from_it() -> None:
 def test_networks_that_agree_are_the_ceiling() -> None:
     psnr = 30 + np.random.default_rng(0).random((24, 21))
     first, second = result(psnr), result(2 * psnr)
-    (table,) = GramReport(Gram()).ceiling([first, second])
+    (table,) = GramReport(Gram(base=HARD)).ceiling([first, second])
     assert table.rows[0][2].value == pytest.approx(1)
-    assert GramReport(Gram()).ceiling([first]) == []
+    assert GramReport(Gram(base=HARD)).ceiling([first]) == []
+
+
+def test_relations_are_told_for_each_seam() -> None:
+    """PSNR follows the Gram distance only where seams are bridged."""
+    rng = np.random.default_rng(0)
+    bridged = 30 + rng.random((24, 21))
+    measured = result(30 + rng.random((24, 21)), vgg_gram=40 - bridged)
+    measured.columns["psnr_seam_4"] = bridged
+    summary = report_of(Gram()).summarise([measured])
+    (table,) = (table for table in summary.tables if table.name == "gram_by_seam")
+    hard, soft = (row[3] for row in table.rows)
+    assert [row[2] for row in table.rows] == ["hard seam", "bridged over 4 pixels"]
+    assert abs(hard.value) < 0.2
+    assert soft.value == pytest.approx(1)

@@ -84,17 +84,19 @@ def measured(architecture: str, loss: float, spread: float = 0.01) -> Measured:
 def test_c7_follows_from_the_loss(
     architecture: str, loss: float, spread: float, outcome: Outcome
 ) -> None:
-    experiment = Inward(InwardOptions(sizes="128,64,32"))
+    experiment = Inward(InwardOptions(sizes="128,64,32", seam="hard"))
     verdicts = report_of(experiment).summarise([measured(architecture, loss, spread)]).verdicts
     assert [(v.claim, v.outcome) for v in verdicts] == [("C7", outcome)]
 
 
 def test_c7_orders_the_networks() -> None:
     results = [measured("edsr", 0.3), measured("rcan", 2.5), measured("swinir", 1.9)]
-    verdicts = report_of(Inward(InwardOptions(sizes="128,64,32"))).summarise(results).verdicts
+    verdicts = (
+        report_of(Inward(InwardOptions(sizes="128,64,32", seam="hard"))).summarise(results).verdicts
+    )
     assert [(v.subject, v.outcome) for v in verdicts[3:]] == [
-        ("swinir against edsr", Outcome.HOLDS),
-        ("swinir against rcan", Outcome.FAILS),
+        ("swinir against edsr, hard seam", Outcome.HOLDS),
+        ("swinir against rcan, hard seam", Outcome.FAILS),
     ]
 
 

@@ -16,11 +16,11 @@ from fastbg.experiments.study import Item, Study
 from fastbg.experiments.tta import average, restored_copies
 from fastbg.models.edsr import EDSR
 from fastbg.ops.composite import Transform
-from fastbg.reports.mosaic import WAYS
 from fastbg.reports.sections import report_of
 from fastbg.stats.intervals import Outcome
 
 SMALL = MosaicOptions(count=6, region=32)
+HARD = MosaicOptions(seam="hard")
 
 
 def plain_copy(tile: Tensor, code: int) -> Tensor:
@@ -140,12 +140,64 @@ def test_pictures_show_the_mosaic_around_the_region(study: Study, net: EDSR) -> 
     assert np.array_equal(pictures["mosaic_lr"][16:24, 16:24], (tile * 255).round())
 
 
+def test_the_copies_can_be_bridged_to_the_region(study: Study, net: EDSR) -> None:
+    """Only pixels beside the region change, and meet it without a jump."""
+    experiment = Mosaic(dataclasses.replace(SMALL, seam="hard,4"))
+    tile = torch.rand(1, 3, 8, 8)
+    cells = torch.from_numpy(np.random.default_rng(0).integers(8, size=(1, 5, 5)))
+    cells[:, 2, 2] = Transform.IDENTITY
+    hard, bridged = (experiment.assembled(tile, cells, seam, 4, "torch") for seam in ("hard", 4.0))
+    assert torch.equal(bridged[..., 16:24, 16:24], tile)
+    torch.testing.assert_close(bridged[..., 15, 16:24], tile[..., 0, :])
+    torch.testing.assert_close(bridged[..., 16:24, 24], tile[..., 7])
+    assert not torch.equal(hard[..., 15, 16:24], tile[..., 0, :])
+    assert torch.equal(bridged[..., :3, :], hard[..., :3, :])  # beyond the bridge's reach
+    items = experiment.plan(study)[:1]
+    columns = experiment.measure(net, items, study)
+    hr = study.ground_truth([experiment.surroundings(items[0], study)])
+    lr = cut(study.degrade(hr, "matlab"), items[0].box, 4)
+    cells, _ = experiment.draws(items, study)
+    sr = net(experiment.assembled(lr, cells, 4.0, 4, "torch"))[0, :, 64:96, 64:96]
+    truth = study.ground_truth(items)[0].permute(1, 2, 0).numpy()
+    assert columns["psnr_mosaic_seam_4"][0] == pytest.approx(plain_psnr(sr, truth), abs=1e-3)
+    assert columns["psnr_mosaic_seam_4"][0] != columns["psnr_mosaic"][0]
+
+
+def test_the_mirrored_layout_has_no_jumps(study: Study) -> None:
+    """Both pixels of every seam are copies of one: there is nothing to bridge."""
+    experiment = Mosaic(dataclasses.replace(SMALL, layout="mirrored"))
+    items = experiment.plan(study)[:2]
+    cells, _ = experiment.draws(items, study)
+    assert torch.equal(cells[0], cells[1])
+    tile = torch.rand(2, 3, 8, 8)
+    laid = experiment.assembled(tile, cells, "hard", 4, "torch")
+    assert torch.equal(laid[..., 16:24, 16:24], tile)
+    for at in (8, 16, 24, 32):
+        assert torch.equal(laid[..., at - 1, :], laid[..., at, :])
+        assert torch.equal(laid[..., at - 1], laid[..., at])
+    assert torch.equal(experiment.assembled(tile, cells, 4.0, 4, "torch"), laid)
+
+
+def test_c9_is_tested_with_each_seam() -> None:
+    """A hard mosaic harms, a bridged one helps; TTA has no seam."""
+    found = result("edsr", [-0.3] * 60, [0.05] * 60)
+    for part in ("psnr", "inner"):
+        found.columns[f"{part}_mosaic_seam_4"] = found.columns[f"{part}_whole"] + 0.3
+    summary = report_of(Mosaic()).summarise([found])
+    outcomes = [(v.about, v.outcome) for v in summary.verdicts]
+    assert outcomes[0] == ("hard seam", Outcome.FAILS)
+    assert outcomes[2] == ("bridged over 4 pixels", Outcome.HOLDS)
+    assert [about for about, _ in outcomes[4:]] == ["", ""]
+    assert len(summary.tables[0].rows) == 5
+    assert len(summary.tables[1].columns) == 2 + 2 * 2 + 1
+
+
 def result(net: str, mosaic: list[float], tta: list[float]) -> Measured:
     """A network whose mosaic and TTA gain so many dB."""
     count = len(mosaic)
     flat = np.full(count, 30.0)
     psnr = {"whole": flat, "alone": flat - 1, "mosaic": flat + mosaic, "tta": flat - 1 + tta}
-    columns = {f"{part}_{way}": psnr[way] for part in ("psnr", "inner") for way in WAYS}
+    columns = {f"{part}_{way}": psnr[way] for part in ("psnr", "inner") for way in psnr}
     columns |= {"height": np.full(count, 128.0), "width": np.full(count, 256.0)}
     items = [Item(f"{i}", f"photo {i // 2}", (0, 0, 64, 64)) for i in range(count)]
     return Measured(NetLabel(net, net), items, columns)
@@ -165,14 +217,16 @@ def result(net: str, mosaic: list[float], tta: list[float]) -> Measured:
 def test_c9_follows_from_the_gains(mosaic: list[float], tta: list[float], outcomes: str) -> None:
     names = {"holds": Outcome.HOLDS, "fails": Outcome.FAILS, "open": Outcome.UNDECIDED}
     names["few"] = Outcome.TOO_FEW
-    verdicts = report_of(Mosaic()).summarise([result("edsr", mosaic, tta)]).verdicts
+    verdicts = report_of(Mosaic(HARD)).summarise([result("edsr", mosaic, tta)]).verdicts
     assert {verdict.claim for verdict in verdicts} == {"C9"}
     assert [v.outcome for v in verdicts] == [names[word] for word in outcomes.split(", ")]
     assert verdicts[0].paper == "23.02 to 23.28 dB"
 
 
 def test_tables_hold_gains_harm_and_cost() -> None:
-    summary = report_of(Mosaic()).summarise([result("rcan", [0.3] * 57 + [-0.6] * 3, [0.1] * 60)])
+    summary = report_of(Mosaic(HARD)).summarise(
+        [result("rcan", [0.3] * 57 + [-0.6] * 3, [0.1] * 60)]
+    )
     quality, inner, cost = summary.tables
     whole, alone, mosaic, tta = quality.rows
     assert whole[3:6] == (23.11, None, None)
@@ -183,7 +237,7 @@ def test_tables_hold_gains_harm_and_cost() -> None:
     assert tta[7] == 0
     assert [row[1] for row in inner.rows] == ["region", "inner half"]
     assert [row[1:] for row in cost.rows] == [(1, 8.0), (1, 1.0), (1, 25.0), (25, 25.0)]
-    zooming = report_of(Mosaic(MosaicOptions(tta="zooms"))).summarise(
+    zooming = report_of(Mosaic(MosaicOptions(seam="hard", tta="zooms"))).summarise(
         [result("rcan", [0.3], [0.1])]
     )
     assert zooming.tables[2].rows[3][1:] == (25, 25 * (6 + 4 + 16) / 8)
@@ -192,7 +246,8 @@ def test_tables_hold_gains_harm_and_cost() -> None:
 def test_a_small_loss_may_be_allowed() -> None:
     losing = result("edsr", [-0.01] * 60, [-0.01] * 60)
     strict, mild = (
-        report_of(Mosaic(MosaicOptions(harm=harm))).summarise([losing]) for harm in (0.0, 0.02)
+        report_of(Mosaic(MosaicOptions(seam="hard", harm=harm))).summarise([losing])
+        for harm in (0.0, 0.02)
     )
     assert [s.verdicts[1].outcome for s in (strict, mild)] == [Outcome.FAILS, Outcome.HOLDS]
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_run import lr_tensor, make_images
+from small_run import lr_tensor, make_images, plain_psnr
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import fastbg
 from fastbg.attribution import LocalAttribution
 from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
@@ -21,7 +22,7 @@ from fastbg.experiments.ring import Ring, RingOptions
 from fastbg.experiments.study import Item, Study
 from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.edsr import EDSR
-from fastbg.reports.content import Chart, Gallery
+from fastbg.reports.content import Chart, Gallery, Verdict
 from fastbg.reports.sections import report_of
 from fastbg.stats.intervals import Interval, Outcome, all_of, mean_interval
 
@@ -155,6 +156,68 @@ def test_in_lr_the_foreground_never_changes(study: Study) -> None:
     assert not torch.equal(mixed[1, :, 6:10, 6:10], own[:, 6:10, 6:10])
 
 
+def test_both_rims_of_a_ring_are_bridged(study: Study, net: EDSR) -> None:
+    experiment = Ring(dataclasses.replace(SMALL, seam="hard,4"))
+    items = experiment.plan(study)[:2]
+    with torch.inference_mode():  # as the engine calls it
+        columns = experiment.measure(net, items, study)
+    for i, item in enumerate(items):
+        own, foreign = (
+            torch.from_numpy(region(study, each)).permute(2, 0, 1)[None].double() / 255
+            for each in (item, item.partners[0])
+        )
+        truth = region(study, item)[24:40, 24:40]
+        for size in (32, 48):
+            outer = (32 - size // 2, 32 - size // 2, 32 + size // 2, 32 + size // 2)
+            image = fastbg.composite(
+                own, foreign, [[0, 0]], (24, 24, 40, 40), outer, seam=4.0, backend="torch"
+            )
+            lr = lr_tensor(image[0].permute(1, 2, 0).numpy() * 255)
+            with torch.no_grad():
+                sr = net(lr)[0, :, 24:40, 24:40]
+            psnr = plain_psnr(sr, truth)
+            assert columns[f"psnr_{size}_seam_4"][i] == pytest.approx(psnr, abs=1e-3)
+            lam = LocalAttribution(net).attribute(lr, (24, 24, 16), accuracy="published")
+            share = lam.map[0, 6:10, 6:10].double().sum() / lam.map[0].double().sum()
+            found = columns[f"window_{size}_seam_4"][i]
+            assert found == pytest.approx(float(share), abs=1e-5)
+            assert columns[f"psnr_{size}"][i] != pytest.approx(psnr, abs=1e-3)
+    # An untouched image has no seam: it is measured once.
+    assert not any(name.endswith("_0_seam_4") or "before" in name for name in bridged_of(columns))
+
+
+def bridged_of(columns: dict[str, torch.Tensor]) -> list[str]:
+    """The columns of bridged seams."""
+    return [name for name in columns if "_seam_" in name]
+
+
+def test_hard_numbers_do_not_depend_on_what_else_is_measured(study: Study, net: EDSR) -> None:
+    one, both = (Ring(dataclasses.replace(SMALL, seam=seam)) for seam in ("hard", "hard,4"))
+    items = one.plan(study)[:1]
+    alone, beside = one.measure(net, items, study), both.measure(net, items, study)
+    assert not bridged_of(alone)
+    assert all(torch.equal(values, beside[name]) for name, values in alone.items())
+
+
+def test_claims_are_tested_with_each_seam() -> None:
+    """Hard rings hurt, bridged ones do not."""
+    hard = {"psnr_32": 20.0, "psnr_48": 20.0, "psnr_64": 20.0}
+    result = measured("edsr", **hard, own_48=0.02, own_64=0.01)
+    kind = {"psnr": 26.0, "di": 10, "window": 0.5, "foreign": 0.3, "own": 0.2}
+    for size in (32, 48, 64):
+        for name, value in kind.items():
+            if name == "psnr" or size < 64:
+                column = value + 0.01 * np.random.default_rng(size).standard_normal(30)
+                result.columns[f"{name}_{size}_seam_4"] = column
+    summary = report_of(Ring(RingOptions(sizes="0,32,48,64"))).summarise([result])
+    found = {(v.claim, v.about): v.outcome for v in summary.verdicts}
+    assert found["C5", "hard seam"] is Outcome.HOLDS
+    assert found["C5", "bridged over 4 pixels"] is Outcome.FAILS
+    assert [row[1] for row in summary.tables[0].rows] == ["hard seam", "bridged over 4 pixels"]
+    bridged = [row[2] for row in summary.tables[1].rows if row[1] != "hard seam"]
+    assert bridged == ["ring 32", "ring 48"]  # not of 64: it was not attributed
+
+
 def test_null_model(study: Study, net: EDSR) -> None:
     experiment = Ring(dataclasses.replace(SMALL, null="on"))
     items = experiment.plan(study)[:1]
@@ -190,8 +253,7 @@ def test_the_hot_loop_never_waits_for_the_device(net: EDSR) -> None:
     """Under fake tensors an .item(), a nonzero or a branch on data raises."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         hr = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-        columns = Ring(SMALL).compare(net, hr, torch.zeros(6, 3, 16, 16))
-    assert [column.shape for column in columns.values()] == [(2,)] * 3
+        assert Ring(SMALL).compare(net, hr, torch.zeros(6, 3, 16, 16)).shape == (6,)
 
 
 @pytest.mark.parametrize(
@@ -228,10 +290,18 @@ def measured(architecture: str, count: int = 30, **given: float) -> Measured:
     return Measured(NetLabel(architecture, architecture), items, columns)
 
 
+def without_seam(verdict: Verdict) -> str:
+    """Whom a verdict is about."""
+    return verdict.subject.removesuffix(", hard seam")
+
+
 def outcomes(results: Sequence[Measured], claim: str) -> dict[tuple[str, str], Outcome]:
-    experiment = Ring(RingOptions(sizes="0,32,48,64"))
+    experiment = Ring(RingOptions(sizes="0,32,48,64", seam="hard"))
     verdicts = report_of(experiment).summarise(results).verdicts
-    return {(v.subject, v.statement.split()[-1]): v.outcome for v in verdicts if v.claim == claim}
+    assert all(v.about.endswith("hard seam") for v in verdicts)
+    return {
+        (without_seam(v), v.statement.split()[-1]): v.outcome for v in verdicts if v.claim == claim
+    }
 
 
 def test_c5_needs_a_loss_at_every_ring() -> None:
@@ -283,7 +353,9 @@ def test_intervals_of_shares_stay_between_0_and_100_percent() -> None:
         result.columns[f"di_{size}"][:] = 100 * one
     assert mean_interval(result.columns["own_32"], result.sources).low < 0
     rcan = dataclasses.replace(result, net=NetLabel("rcan", "rcan"))
-    summary = report_of(Ring(RingOptions(sizes="0,32,48,64"))).summarise([result, rcan])
+    summary = report_of(Ring(RingOptions(sizes="0,32,48,64", seam="hard"))).summarise(
+        [result, rcan]
+    )
     cells = [c for row in summary.tables[1].rows for c in row if isinstance(c, Interval)]
     assert len(cells) == 2 * 4 * 5
     assert all(0 <= c.low <= c.value <= c.high <= 100 for c in cells)
@@ -294,7 +366,7 @@ def test_intervals_of_shares_stay_between_0_and_100_percent() -> None:
 
 
 def test_a_network_that_the_paper_lacks_is_measured_all_the_same() -> None:
-    experiment = Ring(RingOptions(sizes="0,32,48,64"))
+    experiment = Ring(RingOptions(sizes="0,32,48,64", seam="hard"))
     summary = report_of(experiment).summarise([measured("wrapped")])
     assert [v.claim for v in summary.verdicts] == ["C5"]
     assert len(summary.tables[1].rows) == 4

@@ -108,8 +108,9 @@ def test_means_by_distance_to_the_border() -> None:
 def made(hard: float, left: float, photographs: int = 24) -> Measured:
     """Foregrounds that lose about `hard` dB, and `left` of it when the seam is bridged."""
     rng = np.random.default_rng(0)
+    backgrounds = (Item("b", "b", (0, 0, 64, 64)),)
     items = [
-        Item(f"natural/{i:03}/f", f"photo {i}", (0, 0, 64, 64), (Item("b", "b", (0, 0, 64, 64)),))
+        Item(f"natural/{i:03}/f", f"photo {i}", (0, 0, 64, 64), backgrounds, set="natural")
         for i in range(photographs)
     ]
     own = 30 + rng.random((photographs, 1))

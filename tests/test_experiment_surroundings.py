@@ -1,4 +1,4 @@
-"""`surroundings`: PSNR of one box by how much lies around it."""
+"""`surroundings`: PSNR of one window by how much lies around it."""
 
 import dataclasses
 
@@ -18,14 +18,14 @@ from fastbg.reports.sections import report_of
 from fastbg.reports.surroundings import SurroundingsReport
 from fastbg.stats.intervals import Outcome
 
-SMALL = SurroundingsOptions(count=3, box=32, margins="0,8,16")
+SMALL = SurroundingsOptions(count=3, window=32, margins="0,8,16")
 
 
 @pytest.mark.parametrize("domain", ["lr", "hr"])
 def test_records_equal_a_plain_loop(domain: str, study: Study, net: EDSR) -> None:
     experiment = Surroundings(
         SurroundingsOptions.parse(
-            {"domain": domain, "count": "3", "box": "32", "margins": "0,8,16"}, ""
+            {"domain": domain, "count": "3", "window": "32", "margins": "0,8,16"}, ""
         )
     )
     items = experiment.plan(study)
@@ -60,7 +60,7 @@ def test_the_hot_loop_never_waits_for_the_device(net: EDSR) -> None:
 @pytest.mark.parametrize(
     ("changes", "argument"),
     [
-        ({"box": 30}, "surroundings.box"),
+        ({"window": 30}, "surroundings.window"),
         ({"margins": "0,6"}, "surroundings.margins"),
         ({"margins": "8,16"}, "surroundings.margins"),
         ({"margins": "0"}, "surroundings.margins"),
@@ -78,7 +78,7 @@ def test_sizes_off_the_grid_are_refused(
 
 
 def measured(losing: int, count: int = 60) -> Measured:
-    """`losing` boxes are best with few surroundings, the others with all."""
+    """`losing` windows are best with few surroundings, the others with all."""
     full = np.where(np.arange(count) < losing, 29.5, 31.0)
     columns = {
         "psnr_0": np.full(count, 29.0),
@@ -122,7 +122,7 @@ def test_cases_are_the_largest_loss_and_the_largest_gain(study: Study, net: EDSR
     assert isinstance(drawn[0], Gallery)
     panels = drawn[0].strips[0].panels
     assert [panel.title for panel in panels[2:]] == [
-        "box alone",
+        "window alone",
         "8 pixels around",
         "16 pixels around",
     ]

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_run import contents, lr_tensor, make_images, make_network
+from small_run import contents, lr_tensor, make_images, make_network, plain_psnr
+from test_experiment_seam import bridged
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import fastbg
 from fastbg.cli import main
 from fastbg.data.images import ImageSet
 from fastbg.errors import InvalidArgument
@@ -24,6 +26,7 @@ from fastbg.reports.swap import nearness, rank_of_own
 from fastbg.stats.intervals import Outcome
 
 SMALL = SwapOptions(size=64, region=16, groups=2, backgrounds=4)
+HARD = SwapOptions(seam="hard")
 
 
 @pytest.mark.parametrize("domain", ["hr", "lr"])
@@ -45,6 +48,41 @@ def test_swap_equals_a_plain_loop(domain: str, study: Study, net: EDSR) -> None:
         error = ((sr.clip(0, 1) * 255).round() - truth) ** 2
         plain = 10 * np.log10(255**2 / error.mean())
         assert columns["psnr"][0, k].item() == pytest.approx(plain, abs=1e-3)
+
+
+@pytest.mark.parametrize("domain", ["hr", "lr"])
+def test_bridged_backgrounds_equal_a_plain_loop(domain: str, study: Study, net: EDSR) -> None:
+    experiment = Swap(dataclasses.replace(SMALL, domain=domain, seam="hard,8"))
+    item = experiment.plan(study)[0]
+    columns = experiment.measure(net, [item], study)
+    hr = sources(item, study).permute(0, 2, 3, 1).double().numpy() / 255
+    truth = np.round(hr[0, 24:40, 24:40] * 255)
+    for k in range(1, 4):
+        if domain == "hr":
+            image = bridged(hr[0], hr[k], 8)
+            image[24:40, 24:40] = hr[0, 24:40, 24:40]
+            lr = lr_tensor(image * 255)
+        else:  # 8 HR pixels are 2 in LR
+            own, other = (lr_tensor(np.round(hr[j] * 255).astype(np.uint8)) for j in (0, k))
+            lr = fastbg.composite(own, other, [[0, 0]], (6, 6, 10, 10), seam=2.0, backend="torch")
+        plain = plain_psnr(net(lr)[0, :, 24:40, 24:40], truth)
+        assert columns["psnr_seam_8"][0, k].item() == pytest.approx(plain, abs=1e-3)
+    # The own background is untouched, with either seam.
+    assert columns["psnr_seam_8"][0, 0].item() == columns["psnr"][0, 0].item()
+    assert experiment.work([item], study).forwards == 8
+
+
+def test_claims_are_tested_with_each_seam() -> None:
+    """Bridged, a foreground is better in foreign backgrounds than in its own."""
+    result = made([[31, 29, 30, 29.5]] * 20, [[0, 1, 2, 3]] * 20)
+    result.columns["psnr_seam_4"] = np.array([[31, 32, 30, 29.5]] * 20)
+    summary = report_of(Swap()).summarise([result])
+    found = {(v.claim, v.about): v.outcome for v in summary.verdicts}
+    assert found["C3", "photographs, hard seam"] is Outcome.HOLDS
+    assert found["C3", "photographs, bridged over 4 pixels"] is Outcome.FAILS
+    assert found["C4", "photographs, bridged over 4 pixels"] is Outcome.HOLDS
+    for table in summary.tables:
+        assert [row[2] for row in table.rows] == ["hard seam", "bridged over 4 pixels"]
 
 
 def test_texture_distance_is_of_foreground_and_surroundings(study: Study, net: EDSR) -> None:
@@ -79,7 +117,7 @@ def made(psnr: Sequence[Sequence[float]], distance: Sequence[Sequence[float]]) -
     """One set; two foregrounds of each photograph."""
     backgrounds = tuple(Item(f"b{k}", "b", (0, 0, 64, 64)) for k in range(len(psnr[0]) - 1))
     items = [
-        Item(f"natural/{i:03}/f", f"photo {i // 2}", (0, 0, 64, 64), backgrounds)
+        Item(f"natural/{i:03}/f", f"photo {i // 2}", (0, 0, 64, 64), backgrounds, set="natural")
         for i in range(len(psnr))
     ]
     columns = {"psnr": np.array(psnr, float), "distance": np.array(distance, float)}
@@ -106,7 +144,7 @@ def test_rank_and_places() -> None:
 )
 def test_c3_follows_from_the_share(own_best: int, outcome: Outcome) -> None:
     psnr = [[31 if i < own_best else 28, 29, 30, 29.5] for i in range(20)]
-    verdict = report_of(Swap()).summarise([made(psnr, [[0, 1, 2, 3]] * 20)]).verdicts[0]
+    verdict = report_of(Swap(HARD)).summarise([made(psnr, [[0, 1, 2, 3]] * 20)]).verdicts[0]
     assert (verdict.claim, verdict.outcome) == ("C3", outcome)
     assert f"for {own_best} of 20" in verdict.ours
 
@@ -121,7 +159,7 @@ def test_c4_follows_from_the_places(order: int, outcome: Outcome) -> None:
     signs = np.array([order or (-1) ** (i // 2) for i in range(20)])[:, None]
     psnr = 30 - signs * distance + 0.1 * rng.random((20, 21))
     result = made(psnr.tolist(), distance.tolist())
-    verdict = report_of(Swap()).summarise([result]).verdicts[1]
+    verdict = report_of(Swap(HARD)).summarise([result]).verdicts[1]
     assert (verdict.claim, verdict.outcome) == ("C4", outcome)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from small_run import lr_tensor, plain_psnr
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastbg.errors import DataError, InvalidArgument
+from fastbg.errors import DataError, InvalidArgument, RunStoreError
 from fastbg.experiments import EXPERIMENTS, experiment_type
 from fastbg.experiments.experiment import Experiment, Measured, NetLabel
 from fastbg.experiments.groups import GroupOptions
@@ -21,6 +22,7 @@ from fastbg.experiments.table1 import Table1, Table1Options
 from fastbg.models.edsr import EDSR
 from fastbg.reports.sections import report_of
 from fastbg.runs import records
+from fastbg.runs.store import RunStore
 from fastbg.stats.intervals import Outcome
 
 SMALL = Table1Options(count=6, size=64, region=32)
@@ -81,13 +83,26 @@ def test_slicing_takes_one_image_of_each_photograph_first(study: Study) -> None:
     assert all(item.source == images.source(item.image) for item in all_)
 
 
+def test_an_option_that_no_longer_exists_is_named(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, {}) as store:
+        store.remember("options slicing", lambda: {"tile": 64, "edge": 2})
+        store.put("slicing", "edsr", "a", {"psnr": 30.0})
+        with pytest.raises(RunStoreError, match=r"its slicing was run with edge, which this fast"):
+            records.stored_experiments(store)
+
+
 def test_the_plan_is_stored_with_its_images_and_photographs() -> None:
     partner = Item("b", "other", (0, 0, 8, 8), image="b.png")
-    item = Item("a", "photograph", (0, 4, 8, 12), (partner,), image="a.png")
+    item = Item(
+        "a", "photograph", (0, 4, 8, 12), (partner,), image="a.png", set="natural", number=3
+    )
     stored = json.loads(json.dumps(records._plain(item)))
     assert records._item(stored) == item
-    # As fastbg wrote it before: the source was the image.
+    # As fastbg wrote it before: the source was the image, and set and number stood in the key.
     assert records._item(["a", "a.png", [0, 4, 8, 12], []]) == Item("a", "a.png", (0, 4, 8, 12))
+    key, box = "OSSCD/012/a@0,4", (0, 4, 8, 12)
+    assert records._item([key, "p", [*box], [], "a"]) == Item(key, "p", box, (), "a", "OSSCD", 12)
+    assert records._item(["natural/a@0,4", "p", [*box], [], "a"]).set == ""
     assert Item("a", "a.png", (0, 4, 8, 12)).image == "a.png"
 
 

@@ -67,6 +67,15 @@ def test_convolutions_of_no_pixels_are_refused_by_name(size: tuple[int, int], ba
         fastbg.conv3x3(images, weight, backend=backend)
 
 
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+@pytest.mark.parametrize("pairs", [0, 2])
+def test_bridged_composites_of_no_pixels_are_empty(pairs: int, size: tuple[int, int]) -> None:
+    """The reference ended in a RuntimeError of reshape."""
+    images, index = torch.zeros(1, 3, *size), torch.zeros(pairs, 2, dtype=torch.int64)
+    made = fastbg.composite(images, images, index, (0, 0, 0, 0), seam=2.0, backend="torch")
+    assert made.shape == (pairs, 3, *size)
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_an_infinite_pixel_shows_where_its_kernel_reaches(name: str) -> None:
     """Of two outer products the reference makes inf - inf; the GPU kernels add weights first."""

@@ -427,6 +427,14 @@ class TestBadInput:
         ("change", "message"),
         [
             ({"features": torch.rand(8, 8)}, r"features: got shape \(8, 8\); expected shape \(B,"),
+            (
+                {"features": torch.zeros(1, 2, 3, 4).to_sparse()},
+                r"features: got layout torch\.sparse_coo; expected a dense tensor",
+            ),
+            (
+                {"features": torch.zeros(1, 2, 3, 4).to_mkldnn()},
+                r"features: got layout torch\._mkldnn; expected a dense tensor",
+            ),
             ({"features": [[1.0]]}, "features: got list; expected a torch.Tensor"),
             ({"features": torch.zeros(2, 3, 8, 8).int()}, "features: got torch.int32"),
             ({"mask": [[1.0]]}, "mask: got list; expected a torch.Tensor or None"),

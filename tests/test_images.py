@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -61,6 +62,25 @@ class TestReadImage:
         np.testing.assert_array_equal(
             read_image(tmp_path / "a.png"), pixels[..., None].repeat(3, 2)
         )
+
+    @pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+    def test_what_is_no_regular_file_is_never_opened(
+        self, tmp_path: Path, make: Callable[[Path], None]
+    ) -> None:
+        """A pipe would wait for a writer, /dev/zero never ends."""
+        make(tmp_path / "a.png")
+        for read in (read_image, image_size):
+            with pytest.raises(DataError, match=r"a\.png: is no regular file"):
+                read(tmp_path / "a.png")
+        with pytest.raises(DataError, match=r"cannot be read as an image: .*null"):
+            read_image("a\0.png")
+
+    @pytest.mark.parametrize("suffix", ["gif", "tiff", "png", "webp"])
+    def test_several_images_in_a_file_are_refused(self, tmp_path: Path, suffix: str) -> None:
+        frames = [Image.fromarray(np.roll(noise(8, 9), shift)) for shift in range(3)]
+        frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+        with pytest.raises(DataError, match="holds 3 images; expected one"):
+            read_image(tmp_path / f"a.{suffix}")
 
     def test_alpha_is_dropped_and_not_blended(self, tmp_path: Path) -> None:
         pixels = noise(5, 7, 4)

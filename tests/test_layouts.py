@@ -251,6 +251,10 @@ def test_layouts_of_the_field(tmp_path: Path, layout: str) -> None:
     ("files", "said"),
     [
         (["HR/a.png", "LR/a.png", "LR/a.jpg"], "both named like the LR image of a.png"),
+        (["HR/a.png", "LR/a.png", "LR/ax4.png"], "both named like the LR image of a.png"),
+        (["HR/a.png", "LR/a.png", "LR/x2/a.png"], "both named like the LR image of a.png"),
+        (["sharp/a.png", "blur/a.png"], "holds sharp beside other images"),
+        (["clean/a.png", "noisy/a.png"], "holds clean beside other images"),
         (["Set5/HR/a.png", "Set14/HR/a.png"], r"more than one dataset \(Set14, Set5\)"),
         (["Canon/Test/4/a_HR.png", "Nikon/Test/4/a_HR.png"], "more than one dataset"),
         (["HR/a.png", "more/b.png"], "beside other images"),
@@ -271,6 +275,7 @@ def test_low_resolution_images_are_no_ground_truth(tmp_path: Path) -> None:
             images.refuse_low()
     assert not open_folder(save(tmp_path / "photos/redbox2.png").parent).low
     assert not open_folder(save(tmp_path / "input/a.png").parent).low
+    assert keys(open_folder(save(tmp_path / "sharp/a.png").parent)) == ["a.png"]
 
 
 def test_other_lr_names_are_told_by_a_template(tmp_path: Path) -> None:

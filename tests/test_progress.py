@@ -4,15 +4,25 @@ import io
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from small_run import EXPERIMENTS, OPTIONS, make_images, make_network
 
 from fastbg.cli import main
+from fastbg.experiments.gram import Gram
+from fastbg.experiments.ring import Ring
+from fastbg.experiments.slicing import Slicing
+from fastbg.experiments.study import Item
+from fastbg.experiments.swap import Swap
+from fastbg.reports.content import Section
+from fastbg.reports.page import Page
 from fastbg.runs import progress
 from fastbg.runs.forecast import Forecast
+from fastbg.runs.limits import QUICK, Limits
 from fastbg.runs.progress import QUIET, VERBOSE, Display, clock, rough
+from fastbg.runs.running import quickest_first
 
 A, B = ("ring", "edsr"), ("ring", "rcan")
 C, D = ("swap", "edsr"), ("swap", "rcan")
@@ -162,3 +172,78 @@ def test_report_and_dry_run_say_what_they_do(
     told = capsys.readouterr()
     assert "writing the report: slicing (1 of 2)" in told.err
     assert told.out.splitlines() == [str(tmp_path / "run" / "report.html")]
+
+
+def test_the_report_stands_early_and_reloads_itself_until_the_run_ends(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pages: list[str] = []
+    drawn: list[str] = []
+    write, put = Page.write, Page.put
+
+    def kept(page: Page, *arguments: Any) -> Path:
+        path = write(page, *arguments)
+        pages.append(path.read_text())
+        return path
+
+    def counted(page: Page, section: Section) -> None:
+        drawn.append(section.name)
+        put(page, section)
+
+    monkeypatch.setattr(Page, "write", kept)
+    monkeypatch.setattr(Page, "put", counted)
+    assert main([*command, "--out", str(tmp_path / "run"), "--limit", "2"]) == 0
+    first, last = pages
+    assert "http-equiv" in first
+    assert "Still to come: Does it matter whether" in first
+    assert 'id="slicing"' not in first
+    assert "http-equiv" not in last
+    assert last.index('id="slicing"') < last.index('id="table1"')
+    assert sorted(drawn) == ["slicing", "table1"]  # each once
+    assert "the report so far, rewritten from now on" in capsys.readouterr().out
+
+
+def test_a_run_that_is_stopped_leaves_a_page_that_stands_still(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Slicing, "measure", stopped)
+    out = tmp_path / "run"
+    assert main([*command, "--out", str(out), "--limit", "2"]) == 130
+    page = (out / "report.html").read_text()
+    assert 'id="table1"' in page
+    assert "http-equiv" not in page
+    assert "slicing: net" in page  # among what is unfinished
+
+
+def test_the_quickest_is_measured_first_and_what_others_build_on_before_them() -> None:
+    swap, ring = Swap(), Ring()
+    gram = Gram(base=swap)
+    plans = [(each, []) for each in (ring, gram, swap)]
+    forecast = Forecast({("ring", "a"): 5.0, ("swap", "a"): 3.0, ("gram", "a"): 1.0})
+    assert [each.name for each, _ in quickest_first(plans, forecast)] == ["swap", "gram", "ring"]
+    forecast = Forecast({("ring", "a"): 2.0, ("swap", "a"): 0.0, ("gram", "a"): 4.0})
+    assert [each.name for each, _ in quickest_first(plans, forecast)] == ["swap", "ring", "gram"]
+
+
+def test_a_quick_run_takes_the_first_items_as_many_as_are_affordable() -> None:
+    def items(count: int, side: int) -> list[Item]:
+        return [Item(str(i), str(i), (0, 0, side, side)) for i in range(count)]
+
+    plan = items(1000, 500)
+    for experiment in (Ring(), Swap()):
+        kept = Limits(quick=True).cut(experiment, plan)
+        assert kept == plan[: int(QUICK / (experiment.cost / 4))] or kept == plan[:1]
+        assert Limits().cut(experiment, plan) == plan
+        assert Limits(2, quick=True).cut(experiment, plan) == kept[:2]
+    assert len(Limits(quick=True).cut(Ring(), items(3, 4000))) == 1
+    swap = Swap()
+    few = Limits(quick=True)
+    assert len(few.cut(Gram(base=swap), plan)) == min(
+        len(few.cut(swap, plan)), int(QUICK / (Gram.cost / 4))
+    )

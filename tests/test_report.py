@@ -1,5 +1,6 @@
 """The report: complete, self-contained, safe against hostile names, quiet in a browser."""
 
+import base64
 import csv
 import re
 import shutil
@@ -15,10 +16,12 @@ from small_run import EXPERIMENTS, OPTIONS, make_images, make_network
 from fastbg.cli import main
 from fastbg.reports import figures
 from fastbg.reports import page as report
-from fastbg.reports.content import Column, Gallery, Panel, Section, Strip, Table, Verdict
-from fastbg.reports.page import by_claim, cell_text, csv_text, html, index, range_text, write_report
+from fastbg.reports.claims import by_claim, by_statement, index
+from fastbg.reports.content import Chart, Column, Gallery, Panel, Section, Strip, Table, Verdict
+from fastbg.reports.page import cell_text, csv_text, html, range_text, write_report
 from fastbg.stats.intervals import Interval, Outcome
 
+ABOUT = {"networks": "", "images": ""}
 HOSTILE = "<img src=x onerror=console.error(1)>$a_{b}$ & 'q' \"d\""
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -86,7 +89,7 @@ def test_figures_and_tables_are_files(folder: Path) -> None:
     names = {"table1_shares", "table1_gains", "table1_cases_1"}
     names |= {"slicing_images", "slicing_distance", "slicing_cases_1"}
     files = {path.name for path in (folder / "figures").iterdir()}
-    assert files == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+    assert files == {f"{name}.{kind}" for name in names for kind in ("png", "pdf", "csv")}
     with (folder / "tables" / "table1.csv").open() as file:
         header, row = csv.reader(file)
     assert len(header) == len(row)
@@ -159,6 +162,101 @@ def test_the_index_has_every_verdict_of_every_network() -> None:
     ]
     assert all(f'id="{anchor}"' in page for anchor, _, _ in links)
     assert "C1 (Background is not always useful)" in page
+
+
+def test_verdicts_of_a_statement_are_one_table_that_says_the_test_once() -> None:
+    def own(net: str | None, about: str, paper: str = "always") -> Verdict:
+        return Verdict(
+            "C3", "own is best", net, paper, f"{net} {about}", "90 %", Outcome.HOLDS, about
+        )
+
+    nets = ["edsr", "rcan"]
+    verdicts = [own(net, about) for net in nets for about in ("photographs", "textures")]
+    section = part("swap", nets, [*verdicts, own(None, "edsr against rcan")])
+    (found,) = by_statement(section)
+    assert (found.paper, found.test, found.nets) == ("always", "90 %", nets)
+    assert [about for about, _ in found.rows] == ["photographs", "textures"]
+    assert [cells["rcan"].anchor for _, cells in found.rows] == ["swap-claim-3", "swap-claim-4"]
+    assert [cell.anchor for cell in found.across] == ["swap-claim-5"]
+    page = html([section], {"networks": "", "images": ""})
+    assert page.count("90 %") == 1
+    assert page.count("The paper: always.") == 1
+
+    (found,) = by_statement(part("swap", nets, [own("edsr", ""), own("rcan", "", "once")]))
+    assert found.paper == ""
+    assert found.test == "90 %"
+    page = html([part("swap", nets, [own("edsr", ""), own("rcan", "", "once")])], ABOUT)
+    assert "the paper: always" in page
+    assert "the paper: once" in page
+
+
+def test_pictures_have_sizes_and_are_there_at_once(folder: Path) -> None:
+    """So that a link lands where it points to, and all of the page is printed."""
+    elements = Elements((folder / "report.html").read_text()).found
+    images = [attributes for tag, attributes in elements if tag == "img"]
+    assert len(images) >= 8
+    for image in images:
+        assert int(image["width"] or 0) > 0
+        assert int(image["height"] or 0) > 0
+        assert "loading" not in image
+
+
+def test_every_figure_and_table_has_its_numbers_behind_a_link(folder: Path) -> None:
+    elements = Elements((folder / "report.html").read_text()).found
+    links = {a["download"]: a["href"] for tag, a in elements if tag == "a" and "download" in a}
+    for name in ("table1_gains", "table1_cases_1", "slicing_distance", "slicing_images"):
+        address = links[f"{name}.csv"] or ""
+        assert address.startswith("data:text/csv;")
+        rows = list(csv.reader(base64.b64decode(address.split(",")[1]).decode().splitlines()))
+        assert len(rows) > 1
+        assert len({len(row) for row in rows}) == 1
+
+
+def test_numbers_of_a_figure_are_those_that_it_draws() -> None:
+    figure = figures.new_figure(2.0)
+    left, right = figure.subplots(1, 2)
+    left.plot([1, 2], [3.5, 4.5], label="mean")
+    left.vlines([1], [3.0], [4.0])
+    left.axhline(0)  # a mark, no number of ours
+    left.scatter([5], [6])
+    left.fill_between([0, 1], [0, 1])
+    right.barh([0, 1], [10, 20], label="share")
+    figures.name_rows(right, ["edsr", "rcan"])
+    left.set_xlabel("margin")
+    left.set_ylabel("dB")
+    rows = figures.data_rows(Chart("c", "c", "c", figure))
+    assert rows[0][-2:] == ["x", "y"]
+    assert [1, "margin", "dB", "mean", "line", 1.0, 3.5] in rows
+    assert [1, "margin", "dB", "", "point", 5.0, 6.0] in rows
+    assert [1, "margin", "dB", "", "bar of range 1", 1.0, 4.0] in rows
+    assert [row[3:] for row in rows if row[0] == 2] == [
+        ["share", "bar", 10.0, "edsr"],
+        ["share", "bar", 20.0, "rcan"],
+    ]
+    assert len(rows) == 1 + 2 + 2 + 1 + 2
+
+
+def test_lines_that_leave_the_axis_are_counted() -> None:
+    figure = figures.new_figure(2.0)
+    axis = figure.subplots()
+    curves = np.array([[0.0, 0.0, 0.0], [5.0, 0.5, -5.0]])
+    axis.plot([0, 1], curves)
+    axis.set_ylim(-1, 1)
+    figures.mark_clipped(axis, curves)
+    assert [text.get_text()[1:] for text in axis.texts] == [" 1 go beyond"] * 2
+    axis.texts[0].remove()
+    axis.texts[0].remove()
+    axis.set_ylim(-6, 6)
+    figures.mark_clipped(axis, curves)
+    assert not axis.texts
+
+
+def test_an_unfinished_page_says_what_is_to_come_and_reloads_itself() -> None:
+    page = html([], ABOUT, coming=["One <experiment>", "another"])
+    assert '<meta http-equiv="refresh" content="15">' in page
+    assert "Still to come: One &lt;experiment&gt;; another." in page
+    for text in ("http-equiv", "to come"):
+        assert text not in html([], ABOUT)
 
 
 def test_a_report_of_nothing_is_a_page() -> None:

@@ -74,7 +74,8 @@ def test_a_killed_run_resumes(
     assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
     kept = records(broken)
     assert kill_at <= kept < total
-    assert not (broken / "report.html").exists()
+    page = broken / "report.html"
+    assert not page.exists() or "Still to come" in page.read_text()
 
     measured: list[Item] = []
     put = Job.put

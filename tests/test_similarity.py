@@ -7,8 +7,10 @@ import torch
 from fastbg.geometry import Box
 from fastbg.measures.likeness import SIMILARITIES, Images, layer_outputs
 from fastbg.measures.texture import texture_gram
+from fastbg.models.bicubic import Bicubic
 from fastbg.models.edsr import EDSR
 from fastbg.models.vgg import conv1_1, imagenet_normalised
+from fastbg.ops.composite import composite_lr
 
 SIDE, SCALE = 64, 4
 BOX = Box(24, 24, 40, 40)
@@ -176,3 +178,19 @@ def test_a_continuous_image_has_no_step_and_a_plane_no_change_of_slope(net: EDSR
     # Two of four sides run along the ramp; across the others a pixel's step is one grey level.
     assert step.distance(*step.describe(images)).item() == pytest.approx(0.5 / 255, rel=1e-4)
     assert slope.distance(*slope.describe(images)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_bicubic_error_is_that_of_the_restored_composite(net: EDSR) -> None:
+    """Composed, reduced and enlarged as a whole; the measure takes the two parts apart."""
+    torch.manual_seed(1)
+    hr = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    images = Images(hr, torch.zeros(2, 3, SIDE // SCALE, SIDE // SCALE), BOX, net, "torch")
+    similarity = SIMILARITIES["bicubic_error"]
+    foregrounds, around = similarity.describe(images)
+    found = similarity.distance(foregrounds[:1], around)
+    levels = hr.double() / 255
+    lr = composite_lr(levels[:1], levels, [[0, 0], [0, 1]], BOX, scale=SCALE, backend="torch")
+    y0, x0, y1, x1 = BOX
+    restored = Bicubic(SCALE).double()(lr)[..., y0:y1, x0:x1]
+    expected = (restored - levels[:1, :, y0:y1, x0:x1]).square().mean((1, 2, 3))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-7)

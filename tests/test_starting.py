@@ -1,8 +1,10 @@
 """What `import fastbg` and the command line load, and what they leave for later."""
 
 import pickle
+import platform
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,12 @@ def loads(program: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([name, "--help"] for name in ("run", "attribute", "train"))],
+    [
+        ["--help"],
+        ["--version"],
+        ["completion", "--help"],
+        *([name, "--help"] for name in ("run", "attribute", "train")),
+    ],
     ids=" ".join,
 )
 def test_help_loads_no_package(arguments: list[str]) -> None:
@@ -58,7 +65,12 @@ def test_the_package_is_a_command() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == f"fastbg {fastbg.__version__}"
+    first, *rest = done.stdout.splitlines()
+    assert first == f"fastbg {fastbg.__version__}"
+    told = dict(line.strip().split(" ", 1) for line in rest)
+    assert told["Python"].startswith(platform.python_version())
+    assert told["torch"] == version("torch")
+    assert {"triton", "numpy", "CUDA"} <= told.keys()
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from fastbg.errors import InvalidArgument
+from fastbg.stats.critical import critical_value
 from fastbg.stats.intervals import (
     Interval,
     Outcome,
@@ -56,42 +57,7 @@ def test_unequal_clusters_by_hand() -> None:
     interval = mean_interval(values, clusters, level=0.9)
     assert interval.value == pytest.approx(mean)
     below, above = (mean - interval.low) / error, (interval.high - mean) / error
-    # Satterthwaite's degrees of freedom, by hand: 1 / (7/18 + 0.7**2 - 251/900) = 5/3.
-    assert min(below, above) == pytest.approx(stats.t.ppf(0.95, 5 / 3))
-
-
-def test_degrees_of_freedom_are_those_of_the_whole_matrix() -> None:
-    """Satterthwaite's, trace(F)^2 / trace(F F), with F written out."""
-    count = np.array([7, 1, 2, 2, 11])
-    weight = count / count.sum()
-    form = (np.diag(weight) - np.outer(weight, weight)) / (1 - weight)[:, None]
-    freedom = np.trace(form) ** 2 / np.trace(form @ form)
-    values = np.repeat([3.0, -1, 0, 2, 1], count)
-    interval = mean_interval(values, np.repeat(range(5), count).tolist())
-    parts = weight * (np.array([3.0, -1, 0, 2, 1]) - values.mean())
-    error = np.sqrt((parts**2 / (1 - weight)).sum())
-    reach = min(interval.value - interval.low, interval.high - interval.value)
-    assert reach == pytest.approx(stats.t.ppf(0.975, freedom) * error)
-
-
-def test_many_photographs_need_no_more_memory_than_their_values() -> None:
-    """A matrix of clusters by clusters would take 320 GB."""
-    values = np.random.default_rng(3).normal(size=200_000)
-    interval = mean_interval(values)
-    half = 1.96 / math.sqrt(values.size)
-    assert interval.high - interval.value == pytest.approx(half, rel=0.01)
-
-
-def test_repeating_each_cluster_does_not_narrow_the_interval() -> None:
-    """Ten crops of one photograph are no ten photographs."""
-    values = np.random.default_rng(2).normal(size=20)
-    once = mean_interval(values)
-    tenfold = mean_interval(np.repeat(values, 10), np.repeat(np.arange(20), 10).tolist())
-    naive = mean_interval(np.repeat(values, 10))
-    assert (tenfold.value, tenfold.low, tenfold.high) == pytest.approx(
-        (once.value, once.low, once.high)
-    )
-    assert naive.high - naive.low < 0.5 * (once.high - once.low)
+    assert min(below, above) == pytest.approx(critical_value(np.array([3.0, 1, 2]), 0.9))
 
 
 def test_the_former_name_warns_and_gives_the_same() -> None:
@@ -298,16 +264,51 @@ def test_what_intervals_say_of_themselves() -> None:
     assert Interval(0.25, 0.12, 0.5, 7).text() == "0.2 (0.1 to 0.5)"
 
 
-def test_degrees_of_freedom_by_hand() -> None:
-    """Two clusters of three values and one of six: Satterthwaite's formula worked out."""
-    values = [1.0, 1, 1, -1, -1, -1, 2, 2, 2, -2, -2, -2]
-    interval = mean_interval(values, [0] * 3 + [1] * 3 + [2] * 6)
-    weight = np.array([0.25, 0.25, 0.5])
-    part = np.array([3.0, -3, 0]) / 12
-    error = np.sqrt((part**2 / (1 - weight)).sum())
-    form = np.diag(1 / (1 - weight)) @ (np.diag(weight) - np.outer(weight, weight))
-    freedom = np.trace(form) ** 2 / np.trace(form @ form)
-    assert interval.high == pytest.approx(stats.t.ppf(0.975, freedom) * error)
+@pytest.mark.parametrize("photographs", [2, 3, 7, 60])
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+def test_the_critical_value_of_equal_clusters_is_students(photographs: int, level: float) -> None:
+    expected = stats.t.ppf((1 + level) / 2, photographs - 1)
+    assert critical_value(np.full(photographs, 6.0), level) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_critical_value_of_two_unequal_clusters() -> None:
+    """The ratio of the mean w x + (1-w) y to x - y has a Cauchy distribution."""
+    sizes = np.array([2.0, 6.0])
+    w = sizes / sizes.sum()
+    error = math.sqrt((w[0] * w[1]) ** 2 * (1 / w[1] + 1 / w[0]))  # of x - y = 1
+    found = []
+    for spread in (1 / sizes, np.ones(2), *(1 + z / sizes for z in (2, math.sqrt(12), 6))):
+        covariance = w[0] * spread[0] - w[1] * spread[1]
+        place = covariance / spread.sum()
+        scale = math.sqrt((w**2 * spread).sum() / spread.sum() - place**2)
+        cauchy = stats.cauchy(place, scale)
+        # The share beyond both ends, as far as is needed for 5 %.
+        found.append(optimize.brentq(lambda k, c=cauchy: c.sf(k) + c.cdf(-k) - 0.05, 0, 1e3))
+    assert critical_value(sizes, 0.95) == pytest.approx(max(found) / error, rel=1e-6)
+
+
+def test_the_critical_value_does_not_depend_on_the_order_or_the_unit_of_sizes() -> None:
+    value = critical_value(np.array([3.0, 8, 3, 1]), 0.95)
+    assert critical_value(np.array([8.0, 3, 1, 3]), 0.95) == value
+    assert critical_value(np.array([30.0, 80, 30, 10]), 0.95) == pytest.approx(value, rel=1e-6)
+
+
+def test_photographs_that_hold_most_values_are_few_in_effect() -> None:
+    """Kish's number: 20 photographs of one value, two of 20: 60^2 / 820 = 4.4; no verdict."""
+    photographs = [*range(20), *[20] * 20, *[21] * 20]
+    values = 1 + 0.01 * np.random.default_rng(5).normal(size=60)
+    sure = mean_interval(values, photographs)
+    assert sure.photographs == 4
+    assert sure.low > 0.9
+    assert sure.compare(0.0) is Outcome.TOO_FEW
+    shares = share_interval(values > 0, photographs), share_interval(values > 1, photographs)
+    assert [share.photographs for share in shares] == [4, 4]
+    # One value more for each of five photographs changes little: 5 in number, 4.7 in effect.
+    assert (
+        mean_interval(np.arange(13.0), [0] * 4 + [1] * 3 + [2] * 2 + [3] * 2 + [4] * 2).photographs
+        == 5
+    )
+    assert share_difference(values > 0, values > 1, photographs).photographs == 4
 
 
 def test_the_least_number_of_trials() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import struct
 import time
 import zipfile
@@ -119,7 +120,6 @@ def test_the_truth_is_believed(tmp_path: Path) -> None:
         '{"architecture": ["edsr"], "config": {}}',
         '{"architecture": "edsr", "config": [1]}',
         '{"architecture": "edsr", "config": {}}',
-        '{"architecture": "edsr", "config": {}, "card": [1]}',
         json.dumps({"architecture": "x" * 10**6, "config": {}}),
         json.dumps({"architecture": "edsr", "config": dict.fromkeys(map(str, range(50_000)))}),
     ],
@@ -127,6 +127,34 @@ def test_the_truth_is_believed(tmp_path: Path) -> None:
 )
 def test_metadata_that_is_no_description(about: str, tmp_path: Path) -> None:
     refused(written(NETWORKS["edsr"](), about, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kinds"),
+    [
+        ("card", [1], ("list", "dict")),
+        ("architecture", 3, ("int", "str")),
+        ("config", "x", ("str", "dict")),
+    ],
+)
+def test_metadata_of_the_wrong_kind(
+    key: str, value: Any, kinds: tuple[str, str], tmp_path: Path
+) -> None:
+    net = NETWORKS["edsr"]()
+    about = {"architecture": "edsr", "config": net.config, "card": {}, key: value}
+    message = rf"{key} of its 'fastbg' metadata is a {kinds[0]}; expected a {kinds[1]}"
+    refused(written(net, json.dumps(about), tmp_path), message)
+
+
+def test_a_file_from_before_an_option_has_its_default(tmp_path: Path) -> None:
+    """RCAN's pooling came later than the format."""
+    net = NETWORKS["rcan"]()
+    config = {key: value for key, value in net.config.items() if key != "pooling"}
+    about = json.dumps({"architecture": "rcan", "config": config})
+    assert fastbg.load_model(written(net, about, tmp_path)).config == net.config
+    del config["blocks"]
+    about = json.dumps({"architecture": "rcan", "config": config})
+    refused(written(net, about, tmp_path), "does not tell.*blocks")
 
 
 # Tensors that are not what they seem -------------------------------------------------------------
@@ -230,6 +258,46 @@ def test_other_protocols_are_named(tmp_path: Path) -> None:
     refused(tmp_path / "net.pth", "another protocol than 2")
 
 
+@pytest.mark.parametrize("writer", [archive, legacy])
+def test_no_setting_of_torch_makes_a_pickle_run(
+    writer: Callable[[bytes, Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable makes torch.load read anything where nobody says weights_only."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    harm = tmp_path / "harm"
+    call = b"\x80\x02cio\nopen\nX" + struct.pack("<I", len(str(harm))) + str(harm).encode()
+    refused(writer(call + b"X\x01\x00\x00\x00w\x86R.", tmp_path))
+    assert not harm.exists()
+
+
+def test_the_reason_is_one_line_without_torchs_advice(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        fastbg.load_model(archive(b"\x80\x02h\x07.", tmp_path))
+    said = str(caught.value)
+    assert "\n" not in said
+    assert not re.search("weights_only|Unpickler|trust", said)
+    assert said.rpartition("never run: ")[2]
+    refused(archive(b"", tmp_path), "never run: pickle exhausted")
+
+
+def test_a_changed_byte_of_an_archive_is_named(tmp_path: Path) -> None:
+    torch.save(NETWORKS["edsr"]().state_dict(), tmp_path / "net.pth")
+    content = bytearray((tmp_path / "net.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "net.pth").write_bytes(content)
+    refused(tmp_path / "net.pth", "checksum of .*data/.* is not that of its bytes")
+
+
+def test_long_tables_of_contents_of_large_archives(tmp_path: Path) -> None:
+    """Of more than 4 GB: the length is in a second record, and the first holds only ones."""
+    path = tmp_path / "net.pth"
+    for length in (2**32, 2**63, 5 << 20):
+        second = b"PK\x06\x06" + bytes(36) + struct.pack("<QQ", length, 0)
+        first = b"PK\x05\x06" + b"\xff" * 16 + bytes(2)
+        path.write_bytes(b"PK\x03\x04" + bytes(100) + second + first)
+        refused(path, f"table of contents is {length:,} bytes")
+
+
 def test_archives_that_grow(tmp_path: Path) -> None:
     refused(archive(b"\x80\x02" + bytes(200 << 20), tmp_path, packed=True), "is compressed")
     path = tmp_path / "many.pth"
@@ -303,6 +371,24 @@ def test_programs_and_archives_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as file:
         file.writestr("net.pth", "x")
     refused(tmp_path / "z.zip", r"zip archive \(net\.pth")
+
+
+@pytest.mark.parametrize("second", [b"\x12", b"\x1a", b"\x3a", b"\x42"])
+def test_onnx_graphs_begin_with_any_of_four_fields(second: bytes, tmp_path: Path) -> None:
+    for version in (1, 0x20):
+        (tmp_path / "net.pth").write_bytes(bytes([8, version]) + second + b"pytorch")
+        refused(tmp_path / "net.pth", "ONNX graph")
+    (tmp_path / "net.pth").write_bytes(b"\x08\x21" + second + b"pytorch")
+    refused(tmp_path / "net.pth", "damaged, or no weights file")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pt", "ckpt", "safetensors", "bin", "pkl", "PTH"])
+def test_weights_in_a_folder_are_listed(suffix: str, tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.{suffix}").touch()
+    (tmp_path / "notes.txt").touch()
+    names = ", ".join(f"{number}.{suffix}" for number in range(4))
+    refused(tmp_path, rf"the weights file inside: {names}$")
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:

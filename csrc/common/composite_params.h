@@ -1,4 +1,4 @@
-// What the composite family's kernels are given, on any device.
+// Parameters of the composite family's kernels, on any device.
 #pragma once
 
 #include "tensor_view.h"

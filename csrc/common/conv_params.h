@@ -1,4 +1,4 @@
-// What the convolution's kernels are given.
+// Parameters of the convolution's kernels.
 #pragma once
 
 #include "tensor_view.h"
@@ -13,8 +13,8 @@ struct FeatureMaps {
   std::int64_t upscale;
 };
 
-// out = residual + residual_scale * relu(conv 3x3 (x) + bias), with zeros beyond the border. Where
-// there is a `gate`, x counts as 0 wherever gate <= 0: the backward pass of a ReLU.
+// out = residual + residual_scale * relu(conv 3x3 (x) + bias), padded with zeros. If there is a
+// `gate`, x is taken as 0 wherever gate <= 0: the backward pass of a ReLU.
 struct ConvParams {
   FeatureMaps x, gate;  // gate is shaped as x
   TensorView factors;   // what `conv_factors` made of the weights
@@ -25,7 +25,7 @@ struct ConvParams {
 };
 
 // weight[i,y,x,o] = sum over pixels of x[i] at (y-1, x-1) times grad[o], and bias[o] = sum of grad[o],
-// where grad counts as 0 wherever gate <= 0.
+// where grad is taken as 0 wherever gate <= 0.
 struct ConvWeightParams {
   FeatureMaps x, grad, gate;  // gate is shaped as grad, or its data is null
   TensorView sums;            // workspace, zeros: see cpu/conv.h
@@ -33,7 +33,7 @@ struct ConvWeightParams {
   TensorView bias;            // (Co) contiguous float32
 };
 
-// Weights to the factors that Winograd's F(4x4, 3x3) multiplies: U = G g G^T.
+// Transforms weights into the factors of Winograd's F(4x4, 3x3): U = G g G^T.
 struct ConvFactorsParams {
   TensorView weight;   // (Ci,3,3,Co) contiguous float32
   std::int64_t group;  // output channels that stand together; panels do not cross groups

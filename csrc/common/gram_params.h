@@ -1,4 +1,4 @@
-// What the Gram family's kernels are given, on any device.
+// Parameters of the Gram family's kernels, on any device.
 #pragma once
 
 #include "tensor_view.h"
@@ -12,7 +12,7 @@ struct GramParams {
   TensorView out;       // (B,M,C,C) contiguous, dtype of features
 };
 
-// The same of features = relu(conv 3x3 (images)), borders padded with zeros.
+// The same for features = relu(conv 3x3 (images)), padded with zeros.
 struct ConvGramParams {
   TensorView images;  // (B,3,H,W) float
   TensorView weight;  // (27,64) contiguous float32: tap (channel, row, column) outermost

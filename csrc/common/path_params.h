@@ -1,11 +1,11 @@
-// What the path family's kernels are given, on any device.
+// Parameters of the path family's kernels, on any device.
 #pragma once
 
 #include "tensor_view.h"
 
 namespace fastbg {
 
-// Taps are symmetric, (K,k) with k odd; borders are mirrored, the border pixel once; H, W > k / 2.
+// Taps are symmetric, (K,k) with k odd; borders are mirrored without repeating the border pixel; H, W > k / 2.
 
 // out[:,k] = image filtered with taps[k] along both axes.
 struct BlurPathParams {
@@ -31,7 +31,7 @@ struct GradientDetectorParams {
   TensorView out;      // (B) float32
 };
 
-// out = gradient of sum_b grad[b] * detector(sr)[b] to sr; that of sqrt at 0 is 0.
+// out = gradient of sum_b grad[b] * detector(sr)[b] with respect to sr; that of sqrt at 0 is 0.
 struct GradientDetectorBackwardParams {
   TensorView grad;     // (B) float32
   TensorView sr;       // (B,C,H,W) float

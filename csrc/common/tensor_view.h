@@ -1,4 +1,4 @@
-// A tensor as plain data: what crosses from Python into cpu/ and cuda/. Nothing is owned.
+// A tensor as plain data, passed from Python into cpu/ and cuda/. It owns nothing.
 #pragma once
 
 #include <cstdint>

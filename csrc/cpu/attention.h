@@ -1,9 +1,9 @@
-// Swin Transformer layers on CPUs: what their kernels are given, and their variants.
+// Swin Transformer layers on CPUs: parameters of their kernels, and the variants.
 //
-// State of a map is kept in cells of 4x4 pixels, each (channels, 16 pixels): an attention window, shifted
-// or not, is a rectangle of whole cells, so that it is addressed and never copied; every product has
-// pixels in the lanes, so that norms and softmax reduce from vector to vector. A shifted window that the
-// border of the map cuts is a smaller rectangle: what the original masks is not computed at all.
+// A map is stored in cells of 4x4 pixels, each (channels, 16 pixels). An attention window, shifted or not,
+// is a rectangle of whole cells, which is addressed and never copied. Every product has pixels in the
+// vector lanes, so that norms and softmax reduce over vectors. A shifted window that the border of the map
+// cuts is a smaller rectangle: the logits that the original code masks are not computed at all.
 //
 // Weights come packed (fastbg/backends/cpu/attention_weight.py): rows in tiles of kTileRows, each tile
 // (inputs, rows); the norm's affine part, the scale of the queries and log2(e) are multiplied in.

@@ -1,4 +1,4 @@
-// One attention window: its cells, and what the forward pass and the gradient both compute of it.
+// One attention window: its cells, and the computations that forward pass and gradient share.
 #pragma once
 
 #include <vector>
@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t kMaxWindow = kMaxWindowCells * kMaxWindowCells;
 
-// The windows of a box: shifted ones that the border cuts are what the box holds of them.
+// The windows of a box; a shifted window that the border cuts is its part inside the box.
 class Windows {
  public:
   Windows(const CellMap& map, const SwinStep& step)

@@ -82,14 +82,14 @@ class Bridge {
     return distance <= decay_.reach ? decay_.weights[distance - 1] : 0.0f;
   }
 
-  // By the distance from [low, high) on one axis. Weights decay: that of the larger distance of
-  // both axes is the smaller weight.
+  // Weights by the distance from [low, high) on one axis. As they decay, the weight of the larger
+  // distance of both axes is the smaller of the two.
   float weight_beside(std::int64_t at, std::int64_t low, std::int64_t high) const {
     if (at < low) return weight(low - at);
     return at >= high ? weight(at - high + 1) : kAlong;
   }
 
-  // Fetches rows ahead, so that memory and arithmetic overlap; a prefetch may lie anywhere.
+  // Prefetches rows, so that memory access and arithmetic overlap; any address may be prefetched.
   static void copy(const Plane& plane, std::int64_t y, std::int64_t x0, std::int64_t x1, float* to) {
     if (x0 >= x1) return;
     const char* row = plane.pixel(y, x0);
@@ -150,7 +150,7 @@ class Bridge {
     }
   }
 
-  // What corrects one row.
+  // The corrections of one row.
   struct Parts {
     float down;         // the weight by the distance from the inner box's rows
     const float* steps;  // of the inner box's rim
@@ -195,7 +195,7 @@ class Bridge {
     }
   }
 
-  // Selected, not multiplied by 0: steps beyond the reach may be no numbers.
+  // Selected, not multiplied by 0: steps beyond the reach may be NaN.
   template <bool INNER, bool RIM>
   void add(const Parts& parts, std::int64_t x0, std::int64_t x1, float* __restrict to) const {
     const float* __restrict across = across_;

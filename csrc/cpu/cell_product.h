@@ -17,7 +17,7 @@ enum class Left {
   along,   // (rows, 16): a step is a pixel of a cell
 };
 
-// out = add + scale * (start + bias + left right); what is null is left out. A left factor of several
+// out = add + scale * (start + bias + left right); null terms are left out. A left factor of several
 // pieces has `steps` steps in each, which follow one another in the right factor.
 struct Product {
   const float* const* left;
@@ -89,7 +89,7 @@ void multiply_tile(const Product& p, std::int64_t row, int vector, const float* 
 template <Left kLeft, int V>
 void multiply_columns(const Product& p, int vector, const float* const* right, float* const* out) {
   std::int64_t row = 0;
-  // A single column of six rows would wait for its own sums.
+  // A single column of six rows would be bound by the latency of its sums.
   if constexpr (V == 1 && kLeft != Left::packed) {
     for (; row + 16 <= p.rows; row += 16) multiply_tile<kLeft, 16, V>(p, row, vector, right, out);
   }

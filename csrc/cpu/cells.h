@@ -1,4 +1,4 @@
-// What is done to each pixel of a cell: layer norm, exponential, GELU; and each thread's work space.
+// Functions of each pixel of a cell: layer norm, exponential, GELU; and each thread's work space.
 #pragma once
 
 #include <cmath>
@@ -11,7 +11,7 @@
 namespace fastbg::FASTBG_VARIANT {
 namespace {
 
-// The larger of both, but a value that is not a number stays.
+// The larger of both; NaN is kept.
 [[maybe_unused]] inline Vec at_least(Vec bound, Vec value) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(bound, value);  // if one is not a number: the second
@@ -101,7 +101,7 @@ typedef std::int32_t Bits __attribute__((vector_size(kLanes * sizeof(float))));
   return multiply_add(x * broadcast(0.398942280f), density, below);
 }
 
-// term(0) + ... + term(count - 1), in four sums that do not wait for one another.
+// term(0) + ... + term(count - 1), in four independent sums.
 template <class Term>
 Vec summed(std::int64_t count, Term term) {
   Vec sum[4] = {};
@@ -150,7 +150,7 @@ Vec summed(std::int64_t count, Term term) {
   }
 }
 
-// Memory that each thread keeps from call to call: fresh memory would be faulted in page by page.
+// Memory that each thread keeps between calls: new memory would cost a page fault for each page.
 class Workspace {
  public:
   Workspace() = default;
@@ -158,7 +158,7 @@ class Workspace {
   Workspace& operator=(const Workspace&) = delete;
   ~Workspace() { std::free(data_); }
 
-  // Forgets what was taken; `floats` can be taken now.
+  // Releases everything that was taken, and makes room for `floats`.
   void reserve(std::int64_t floats) {
     taken_ = 0;
     if (floats <= size_) return;

@@ -1,5 +1,5 @@
-// The composite family on CPUs: what its kernels are given besides the parameters, and their
-// variants. Scratch memory is allocated by the caller (composite_plan), once per call.
+// The composite family on CPUs: further parameters of its kernels, and their variants. Scratch memory
+// is allocated by the caller (composite_plan), once per call.
 #pragma once
 
 #include "composite_params.h"

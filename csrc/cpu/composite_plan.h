@@ -1,4 +1,4 @@
-// What a call of the composite family needs before its kernel runs: checks, tables, scratch.
+// Prepares a call of the composite family: checks, tables, scratch memory.
 #pragma once
 
 #include <memory>
@@ -8,8 +8,8 @@
 
 namespace fastbg {
 
-// Throw std::invalid_argument where a kernel would leave its memory. fastbg.ops checks the same,
-// but not inside a compiled graph. Boxes need no check: they are cut to the image.
+// Throw std::invalid_argument if a kernel would access memory outside of its tensors. fastbg.ops
+// checks the same, but not inside a compiled graph. Boxes need no check: they are cut to the image.
 void check_pairs(const CompositeParams& params);
 void check_cells(const MosaicParams& params);
 

@@ -1,9 +1,9 @@
-// 3x3 convolution on CPUs: what its kernels are given besides the parameters, and their variants.
+// 3x3 convolution on CPUs: further parameters of its kernels, and their variants.
 //
 // Winograd's F(4x4, 3x3): a tile of 6x6 inputs becomes 36 numbers per channel; each of the 36 is one
 // small matrix product over the channels, tiles against output channels; 36 sums per channel become
-// 4x4 outputs. That is a quarter of the products of the plain sum, which is as fast as a CPU
-// multiplies already. Tiles are handled kTiles at a time, so that all of it stays in the second-level
+// 4x4 outputs. That is a quarter of the multiplications of the plain sum, which already runs at the
+// CPU's peak rate. Tiles are handled kTiles at a time, so that all of it stays in the second-level
 // cache; a tile's result does not depend on the others, nor on the number of threads.
 #pragma once
 

@@ -55,7 +55,7 @@ void read_row(const ConvGramJob& job, const Band& band, std::int64_t channel, st
 
 template <std::size_t... L>
 Vec even_lanes(Vec low, Vec high, std::index_sequence<L...>) {
-  return __builtin_shufflevector(low, high, (2 * L)...);
+  return shuffle<2 * L...>(low, high);
 }
 
 // from[0], from[2], ...

@@ -2,6 +2,7 @@
 #include "conv_stack.h"
 
 #include "stack_product.h"
+#include "stack_shuffle.h"
 
 namespace fastbg::FASTBG_VARIANT {
 namespace {
@@ -110,15 +111,20 @@ void find_pixels(const StackMap& map, std::int64_t image, std::int64_t y, std::i
   }
 }
 
-// The 36 terms of a cell and `channels` channels.
-void transform_cell(const float* const* pixels, std::int64_t channels, float* to) {
+// The 36 terms of a cell and `channels` channels, each times its `scale` if kScaled.
+template <bool kScaled>
+void transform_cell(const float* const* pixels, const float* scale, std::int64_t channels, float* to) {
   for (std::int64_t c = 0; c < channels; c += kLanes) {
-    Vec half[6][6];
+    Vec half[6][6], factor{};
+    if constexpr (kScaled) factor = load(scale + c);
 #pragma GCC unroll 6
     for (int i = 0; i < 6; ++i) {
       Vec d[6];
 #pragma GCC unroll 6
-      for (int j = 0; j < 6; ++j) d[j] = load(pixels[i * 6 + j] + c);
+      for (int j = 0; j < 6; ++j) {
+        d[j] = load(pixels[i * 6 + j] + c);
+        if constexpr (kScaled) d[j] *= factor;
+      }
       input_terms(d, half[i]);
     }
 #pragma GCC unroll 6
@@ -134,7 +140,7 @@ void transform_cell(const float* const* pixels, std::int64_t channels, float* to
 }
 
 // The 16 values of a cell and a vector of channels.
-inline void values_of_sums(const float* sums, Vec bias, Vec* values) {
+[[gnu::always_inline]] inline void values_of_sums(const float* sums, Vec bias, Vec* values) {
   Vec half[6][4];
 #pragma GCC unroll 6
   for (int i = 0; i < 6; ++i) {
@@ -160,12 +166,17 @@ struct Places {
   std::uint8_t* signs[kStackPixels];
   const std::uint8_t* gate[kStackPixels];  // or null
   const float* add[kMaxAdded][kStackPixels];
+  float* plain[kStackPixels];
+  const float* times[kStackPixels];
+  const float *out_scale, *zones;  // of the image
+  float* sums;                     // of the cell
 };
 
 std::int64_t sign_offset(std::int64_t channel) { return channel / kLanes * kSignBytes; }
 
-void find_places(const StackJob& job, const Cell& cell, const Phase& phase, std::int64_t panel, Places& places) {
-  const std::int64_t r = job.out_upscale;
+void find_places(const StackJob& job, std::int64_t number, const Cell& cell, const Phase& phase, std::int64_t panel,
+                 Places& places) {
+  const std::int64_t r = job.out_upscale, channels = job.out.channels;
   const auto for_each_pixel = [&](const StackMap& map, auto function) {
     const std::int64_t first = cell.image * map.pixels_of_image();
     Line rows[kStackSide], columns[kStackSide];
@@ -178,7 +189,7 @@ void find_places(const StackJob& job, const Cell& cell, const Phase& phase, std:
       function(k, first + row.start + column.start, row.valid && column.valid);
     }
   };
-  if (!job.result.data) {
+  if (!job.result.data && !job.shuffled.view.data) {
     for_each_pixel(job.out, [&](std::int64_t k, std::int64_t pixel, bool) {
       places.out[k] = job.out.data + pixel * job.out.channels + panel;
     });
@@ -197,6 +208,50 @@ void find_places(const StackJob& job, const Cell& cell, const Phase& phase, std:
   }
   for (std::int64_t a = 0; a < job.added; ++a) {
     find_pixels<4>(job.add[a], cell.image, cell.y, cell.x, phase, panel, places.add[a]);
+  }
+  if (job.plain.data) {
+    for_each_pixel(job.plain, [&](std::int64_t k, std::int64_t pixel, bool) {
+      places.plain[k] = job.plain.data + pixel * channels + panel;
+    });
+  }
+  if (job.sums.times.data) find_pixels<4>(job.sums.times, cell.image, cell.y, cell.x, phase, panel, places.times);
+  if (job.sums.data) places.sums = job.sums.data + number * channels + panel;
+  if (job.out_scale) places.out_scale = job.out_scale + cell.image * channels + panel;
+  if (job.zones) places.zones = job.zones + cell.image * kStackZones * channels + panel;
+}
+
+// Sum over a cell's pixels that lie in `box`.
+Vec sum_of_some(const StackBox& box, const Cell& cell, const Vec* values) {
+  Vec sum[4] = {};
+  for (int k = 0; k < kStackPixels; ++k) {
+    if (lies_in(box, cell.y + k / kStackSide, cell.x + k % kStackSide)) sum[k % 4] += values[k];
+  }
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// The same of values, or of their products with what is at `times`, if there is any.
+inline Vec sum_of_cell(const StackBox& box, const Cell& cell, const Vec* values, const float* const* times,
+                       std::int64_t vector, std::int64_t next) {
+  Vec terms[kStackPixels];
+#pragma GCC unroll 16
+  for (int k = 0; k < kStackPixels; ++k) {
+    terms[k] = times ? values[k] * load(times[k] + vector) : values[k];
+    if (times) __builtin_prefetch(times[k] + vector + next);
+  }
+  if (!lies_in(box, cell.y, cell.x) || !lies_in(box, cell.y + 3, cell.x + 3)) return sum_of_some(box, cell, terms);
+  Vec sum[4] = {terms[0], terms[1], terms[2], terms[3]};
+#pragma GCC unroll 16
+  for (int k = 4; k < kStackPixels; ++k) sum[k % 4] += terms[k];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+void write_shuffled(const StackJob& job, const Cell& cell, std::int64_t channel, const Vec* values) {
+  for (std::int64_t k = 0; k < kStackPixels; ++k) {
+    const std::int64_t y = cell.y + k / kStackSide, x = cell.x + k % kStackSide;
+    if (!lies_in(job.box, y, x)) continue;
+    float lanes[kLanes];
+    store(lanes, values[k]);
+    scatter(job.shuffled, cell.image, y, x, channel, kLanes, lanes);
   }
 }
 
@@ -223,6 +278,7 @@ void write_result(const StackJob& job, const Cell& cell, const Phase& phase, std
 // Channels panel + vector and on of a cell.
 void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, const float* bias, std::int64_t panel,
                    std::int64_t vector, const Places& places, const float* sums) {
+  const std::int64_t next = kStackPixels * job.out.channels;  // where the next cell lies: it is asked for early
   Vec values[kStackPixels];
   values_of_sums(sums, bias ? load(bias + vector) : Vec{}, values);
   if (job.relu) {
@@ -232,21 +288,47 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
       for (int k = 0; k < kStackPixels; ++k) store_signs(values[k], places.signs[k] + sign_offset(vector));
     }
   }
-  if (job.scale != 1.0f) {
-    const Vec scale = broadcast(job.scale);
+  if (job.plain.data) {
+#pragma GCC unroll 16
+    for (int k = 0; k < kStackPixels; ++k) {
+      store(places.plain[k] + vector, values[k]);
+      __builtin_prefetch(places.plain[k] + vector + next, 1);
+    }
+  }
+  if (job.scale != 1.0f || job.out_scale) {
+    Vec scale = broadcast(job.scale);
+    if (job.out_scale) scale *= load(places.out_scale + vector);
 #pragma GCC unroll 16
     for (int k = 0; k < kStackPixels; ++k) values[k] *= scale;
   }
   for (std::int64_t a = 0; a < job.added; ++a) {
 #pragma GCC unroll 16
-    for (int k = 0; k < kStackPixels; ++k) values[k] += load(places.add[a][k] + vector);
+    for (int k = 0; k < kStackPixels; ++k) {
+      values[k] += load(places.add[a][k] + vector);
+      __builtin_prefetch(places.add[a][k] + vector + next);
+    }
+  }
+  if (job.zones) {
+    for (int k = 0; k < kStackPixels; ++k) {
+      const std::int64_t zone = zone_of(job.height, job.width, cell.y + k / kStackSide, cell.x + k % kStackSide);
+      values[k] += load(places.zones + zone * job.out.channels + vector);
+    }
   }
   if (job.gate.data) {
     for (int k = 0; k < kStackPixels; ++k) {
       values[k] = places.gate[k] ? gated_by_signs(values[k], places.gate[k] + sign_offset(vector)) : Vec{};
     }
   }
-  if (job.result.data) return write_result(job, cell, phase, panel + vector, values);
+  if (job.sums.data) {
+    const float* const* times = job.sums.times.data ? places.times : nullptr;
+    store(places.sums + vector, sum_of_cell(job.box, cell, values, times, vector, next));
+  }
+  if (job.shuffled.view.data || job.result.data) {
+    Vec kept[kStackPixels];  // in memory, as `values` need not be
+    for (int k = 0; k < kStackPixels; ++k) kept[k] = values[k];
+    if (job.shuffled.view.data) return write_shuffled(job, cell, panel + vector, kept);
+    return write_result(job, cell, phase, panel + vector, kept);
+  }
 #pragma GCC unroll 16
   for (int k = 0; k < kStackPixels; ++k) store(places.out[k] + vector, values[k]);
 }
@@ -256,13 +338,20 @@ void transform_tiles(const StackJob& job, const Grid& grid, std::int64_t first, 
                      std::int64_t chunk, std::int64_t count, float* terms) {
   const float* pixels[36];
   for (std::int64_t c = chunk; c < chunk + count;) {
-    const Phase phase(job.in_upscale, c / job.in.channels);
+    const std::int64_t place = c / job.in.channels;
+    const Phase phase(job.in_upscale, job.wide ? 0 : place);
+    const std::int64_t down = job.wide ? place / 2 * 2 - 1 : 0, across = job.wide ? place % 2 * 2 - 1 : 0;
     const std::int64_t channel = c % job.in.channels;
     const std::int64_t part = smaller(job.in.channels - channel, chunk + count - c);
     for (std::int64_t t = 0; t < tiles; ++t) {
       const Cell cell = grid.at(first + t);
-      find_pixels<6>(job.in, cell.image, cell.y - 1, cell.x - 1, phase, channel, pixels);
-      transform_cell(pixels, part, terms + t * kConvPanel + c - chunk);
+      find_pixels<6>(job.in, cell.image, cell.y - 1 + down, cell.x - 1 + across, phase, channel, pixels);
+      float* to = terms + t * kConvPanel + c - chunk;
+      if (job.in_scale) {
+        transform_cell<true>(pixels, job.in_scale + cell.image * job.in.channels + channel, part, to);
+      } else {
+        transform_cell<false>(pixels, nullptr, part, to);
+      }
     }
     c += part;
   }
@@ -270,7 +359,7 @@ void transform_tiles(const StackJob& job, const Grid& grid, std::int64_t first, 
 
 void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, StackScratch& scratch) {
   const std::int64_t first = block * job.block, tiles = smaller(job.block, job.images * grid.of_image - first);
-  const std::int64_t in = job.in.channels * job.in_upscale * job.in_upscale;
+  const std::int64_t in = job.in.channels * (job.wide ? 4 : job.in_upscale * job.in_upscale);
   const std::int64_t group = job.out.channels, out = group * job.out_upscale * job.out_upscale;
   // The sums of one product can lie on the terms of the one before, where nobody needs these again.
   const bool on_terms = in <= kConvPanel && out <= kConvPanel && job.out_upscale == 1;
@@ -297,7 +386,7 @@ void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, St
     Places places;
     for (std::int64_t t = 0; t < tiles; ++t) {
       const Cell cell = grid.at(first + t);
-      find_places(job, cell, phase, inside, places);
+      find_places(job, first + t, cell, phase, inside, places);
       for (std::int64_t v = 0; v < vectors; ++v) {
         const float* from = sums + t * kConvPanel + v * kLanes;
         finish_vector(job, cell, phase, bias, inside, v * kLanes, places, from);
@@ -314,6 +403,26 @@ void conv_stack_layer(const StackJob& job, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t block = 0; block < job.blocks; ++block) {
     compute_block(job, grid, block, stack_scratch_of_thread());
+  }
+}
+
+void conv_stack_sums(const StackSumsJob& job, int threads) {
+  const Grid grid(job.map.valid);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (std::int64_t n = 0; n < job.images * grid.of_image; ++n) {
+    const Cell cell = grid.at(n);
+    const float *from[kStackPixels], *times[kStackPixels] = {};
+    find_pixels<4>(job.map, cell.image, cell.y, cell.x, {1, 0}, 0, from);
+    const bool product = job.sums.times.data;
+    if (product) find_pixels<4>(job.sums.times, cell.image, cell.y, cell.x, {1, 0}, 0, times);
+    for (std::int64_t c = 0; c < job.map.channels; c += kLanes) {
+      Vec values[kStackPixels] = {};
+      for (int k = 0; k < kStackPixels; ++k) {
+        if (lies_in(job.map.valid, cell.y + k / 4, cell.x + k % 4)) values[k] = load(from[k] + c);
+      }
+      const Vec sum = sum_of_cell(job.map.valid, cell, values, product ? times : nullptr, c, 0);
+      store(job.sums.data + n * job.map.channels + c, sum);
+    }
   }
 }
 

@@ -1,4 +1,4 @@
-// Stacks of 3x3 convolutions on CPUs: what one layer's kernel is given, and its variants.
+// Stacks of 3x3 convolutions on CPUs: parameters of one layer's kernel, and its variants.
 //
 // Feature maps are kept as cells of 4x4 pixels, [image][cell row][cell column][16 pixels][channels], from
 // the entrance of a stack to its exit. A cell is a tile of Winograd's F(4x4, 3x3) (see conv.h), all its
@@ -43,22 +43,49 @@ struct StackSigns {
 
 constexpr std::int64_t signs_of_pixel(std::int64_t channels) { return channels / 4; }  // bytes, at most
 
-// out = gated (added + scale * relu (conv 3x3 (in) + bias)) for the pixels in `box`, on whose grid a map
-// that is shuffled by r has channel (dy r + dx) C + c of a pixel as channel c of the pixel (dy, dx) in its
+// The sum over each cell's pixels, (images, cells, channels): of a map, or of its product with another.
+struct StackSums {
+  float* data;     // or null
+  StackMap times;  // or its data is null
+};
+
+// A tensor (B,C,h,w) that holds the pixels `box` of a map that is `upscale` times as fine as a grid of cells:
+// channel (c upscale + dy) upscale + dx of a pixel of the grid is channel c of the pixel (dy, dx) in its block.
+struct StackShuffled {
+  TensorView view;  // or its data is null
+  StackBox box;
+  std::int64_t upscale;
+
+  std::int64_t channels() const { return view.sizes[1] * upscale * upscale; }
+};
+
+// Which of a pixel's neighbours a map has: 1 above, 2 below, 4 left, 8 right.
+constexpr std::int64_t kStackZones = 16;
+
+// out = gated (added + zone + scale * relu (conv 3x3 (in) + bias)) for the pixels in `box`, on whose grid a
+// map that is shuffled by r has channel (dy r + dx) C + c of a pixel as channel c of the pixel (dy, dx) in its
 // block of r x r.
 struct StackJob {
   std::int64_t images;
   StackBox box;
   StackMap in, out;  // out without data where there is a result
   std::int64_t in_upscale, out_upscale;
+  bool wide;  // 5x5: four convolutions, of the input moved by a pixel up or down and left or right
   const float* factors;
   const float* bias;  // by place, each padded as out.channels, or null
   bool relu;
   float scale;
+  // For each image and channel, or null: factors of the input's and the output's (with `scale`).
+  const float *in_scale, *out_scale;
+  StackMap plain;  // values before these are scaled, or its data is null
   std::int64_t added;
   StackMap add[kMaxAdded];
+  const float* zones;          // (images, kStackZones, out.channels): added by the pixel's zone, or null
+  std::int64_t height, width;  // of the map that has these zones
   StackSigns signs, gate;
-  TensorView result;  // (B,C,h,w) of the box, or its data is null
+  StackSums sums;
+  TensorView result;       // (B,C,h,w) of the box, or its data is null
+  StackShuffled shuffled;  // likewise, for a result that is finer
   std::int64_t block, blocks;  // cells that are handled together
 };
 
@@ -70,7 +97,44 @@ struct StackEntranceJob {
   StackSigns gate;
 };
 
+// The sums of a map that no convolution makes.
+struct StackSumsJob {
+  std::int64_t images;
+  StackMap map;
+  StackSums sums;
+};
+
+// Several convolutions and pixel shuffles as one 5x5 convolution, see conv_stack_border.cpp. Kernels and
+// biases differ by the zone of a pixel.
+struct StackTail {
+  StackBox box;           // of the result, in its pixels
+  std::int64_t upscale, channels;  // of the result
+  const float* factors;   // away from the border, or of the transpose
+  const float* kernels[kStackZones];  // (25, in, out) for every panel of out; null for zones that are not there
+  const float* biases;    // (kStackZones, padded out channels)
+};
+
+// The pixels of a tail that touch the map's border. The gradient is added to `map`.
+struct StackBorderJob {
+  std::int64_t images, height, width;
+  StackBox box;  // on the grid
+  StackMap map;
+  const StackTail* tail;
+  StackShuffled shuffled;
+};
+
+// The gradient to a tail's result, to cells; pixels at the map's border are left out.
+struct StackShuffledEntranceJob {
+  StackShuffled from;
+  std::int64_t height, width;
+  StackMap to;
+};
+
+FASTBG_DECLARE_VARIANTS(conv_stack_border, StackBorderJob)
+FASTBG_DECLARE_VARIANTS(conv_stack_border_gradient, StackBorderJob)
+FASTBG_DECLARE_VARIANTS(conv_stack_shuffled_entrance, StackShuffledEntranceJob)
 FASTBG_DECLARE_VARIANTS(conv_stack_layer, StackJob)
+FASTBG_DECLARE_VARIANTS(conv_stack_sums, StackSumsJob)
 FASTBG_DECLARE_VARIANTS(conv_stack_entrance, StackEntranceJob)
 
 }  // namespace fastbg

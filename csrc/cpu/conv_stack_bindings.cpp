@@ -19,25 +19,51 @@ T* pointer(const py::handle& address) {
   return reinterpret_cast<T*>(address.cast<std::uintptr_t>());
 }
 
-// (box, relu, upscale, residual, scale, channels, factors, bias): see _described() in
+StackBox box_from(const py::tuple& box) {
+  return {box[0].cast<std::int64_t>(), box[1].cast<std::int64_t>(), box[2].cast<std::int64_t>(),
+          box[3].cast<std::int64_t>()};
+}
+
+// (squeezed, taps, squeeze, its bias, excite, its bias).
+ChannelAttention attention_from(const py::tuple& described) {
+  return {described[0].cast<std::int64_t>(),     pointer<const float>(described[1]),
+          pointer<const float>(described[2]), pointer<const float>(described[3]),
+          pointer<const float>(described[4]), pointer<const float>(described[5])};
+}
+
+// (box, relu, upscale, residual, scale, channels, factors, bias, attention or None): see _described() in
 // fastbg/backends/cpu/conv_stack.py.
 StackLayer layer_from(const py::tuple& described) {
-  const auto box = described[0].cast<py::tuple>();
-  return {{box[0].cast<std::int64_t>(), box[1].cast<std::int64_t>(), box[2].cast<std::int64_t>(),
-           box[3].cast<std::int64_t>()},
+  const bool attends = !described[8].is_none();
+  return {box_from(described[0].cast<py::tuple>()),
           described[1].cast<bool>(),
           described[2].cast<std::int64_t>(),
           described[3].cast<std::int64_t>(),
           described[4].cast<float>(),
           described[5].cast<std::int64_t>(),
           pointer<const float>(described[6]),
-          pointer<const float>(described[7])};
+          pointer<const float>(described[7]),
+          attends,
+          attends ? attention_from(described[8].cast<py::tuple>()) : ChannelAttention{}};
 }
 
-StackPlan plan_from(const TensorView& input, const py::tuple& described) {
+// (box, upscale, channels, factors, kernels by zone, biases): see described() in fastbg/backends/cpu/conv_tail.py.
+StackTail tail_from(const py::tuple& described) {
+  StackTail tail{box_from(described[0].cast<py::tuple>()), described[1].cast<std::int64_t>(),
+                 described[2].cast<std::int64_t>(), pointer<const float>(described[3]), {},
+                 pointer<const float>(described[5])};
+  const auto kernels = described[4].cast<py::tuple>();
+  if (kernels.size() != kStackZones) throw std::invalid_argument("a tail takes a kernel for each zone");
+  for (std::size_t zone = 0; zone < kernels.size(); ++zone) tail.kernels[zone] = pointer<const float>(kernels[zone]);
+  return tail;
+}
+
+StackPlan plan_from(const TensorView& input, const py::tuple& described, const py::object& tail) {
   std::vector<StackLayer> layers;
   for (const py::handle layer : described) layers.push_back(layer_from(layer.cast<py::tuple>()));
-  return {input, std::move(layers)};
+  std::optional<StackTail> behind;
+  if (!tail.is_none()) behind = tail_from(tail.cast<py::tuple>());
+  return {input, std::move(layers), behind};
 }
 
 void check_result(const StackPlan& plan, const TensorView& input, const TensorView& result) {
@@ -49,34 +75,34 @@ void check_result(const StackPlan& plan, const TensorView& input, const TensorVi
   }
 }
 
-std::uint8_t* signs_from(const StackPlan& plan, const py::object& described) {
-  const TensorView signs = view_from(described.cast<py::tuple>());
-  if (signs.dtype != DType::uint8 || signs.rank != 1 || signs.sizes[0] != plan.sign_bytes()) {
-    throw std::invalid_argument("signs of another stack");
+std::uint8_t* kept_from(const StackPlan& plan, const py::object& described) {
+  const TensorView kept = view_from(described.cast<py::tuple>());
+  if (kept.dtype != DType::uint8 || kept.rank != 1 || kept.sizes[0] != plan.kept_bytes()) {
+    throw std::invalid_argument("what was kept is of another stack");
   }
-  return static_cast<std::uint8_t*>(signs.data);
+  return static_cast<std::uint8_t*>(kept.data);
 }
 
 }  // namespace
 
-// `signs` holds a bit for each value of each ReLU, see sign_bytes() in fastbg/backends/stack_layers.py; it may
-// be None for conv_stack if no gradient will be wanted. `to_x` is written where the first layer reads x.
+// `kept` is what the gradient takes of a forward pass, see kept_bytes() in fastbg/backends/stack_layers.py; it
+// may be None for conv_stack if no gradient will be wanted. `to_x` is written where the first layer reads x.
 void register_conv_stack(py::module_& m) {
-  m.def("conv_stack", [](const py::tuple& x, const py::tuple& layers, const py::object& signs, const py::tuple& out,
-                         int threads) {
+  m.def("conv_stack", [](const py::tuple& x, const py::tuple& layers, const py::object& tail,
+                         const py::object& kept_view, const py::tuple& out, int threads) {
     const TensorView input = view_from(x), result = view_from(out);
-    const StackPlan plan = plan_from(input, layers);
+    const StackPlan plan = plan_from(input, layers, tail);
     check_result(plan, input, result);
-    std::uint8_t* kept = signs.is_none() ? nullptr : signs_from(plan, signs);
+    std::uint8_t* kept = kept_view.is_none() ? nullptr : kept_from(plan, kept_view);
     const py::gil_scoped_release released;
     plan.forward(input, kept, result, threads);
   });
-  m.def("conv_stack_gradient", [](const py::tuple& grad, const py::tuple& layers, const py::object& signs,
-                                  const py::tuple& to_x, int threads) {
+  m.def("conv_stack_gradient", [](const py::tuple& grad, const py::tuple& layers, const py::object& tail,
+                                  const py::object& kept_view, const py::tuple& to_x, int threads) {
     const TensorView through = view_from(grad), input = view_from(to_x);
-    const StackPlan plan = plan_from(input, layers);
+    const StackPlan plan = plan_from(input, layers, tail);
     check_result(plan, input, through);
-    std::uint8_t* kept = signs_from(plan, signs);
+    std::uint8_t* kept = kept_from(plan, kept_view);
     const py::gil_scoped_release released;
     plan.backward(through, kept, input, threads);
   });

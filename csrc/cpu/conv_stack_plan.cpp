@@ -16,6 +16,10 @@ namespace {
 
 StackBox refined(const StackBox& box, std::int64_t r) { return {r * box.y0, r * box.x0, r * box.y1, r * box.x1}; }
 
+StackBox common(const StackBox& a, const StackBox& b) {
+  return {std::max(a.y0, b.y0), std::max(a.x0, b.x0), std::min(a.y1, b.y1), std::min(a.x1, b.x1)};
+}
+
 bool lies_in(const StackBox& inner, const StackBox& outer) {
   return outer.y0 <= inner.y0 && inner.y0 < inner.y1 && inner.y1 <= outer.y1 && outer.x0 <= inner.x0 &&
          inner.x0 < inner.x1 && inner.x1 <= outer.x1;
@@ -64,6 +68,11 @@ class Workspace {
 };
 
 std::int64_t floats_of(std::int64_t images, const StackMap& map) { return images * map.pixels_of_image() * map.channels; }
+
+// Floats of an image's weights and hidden layer.
+std::int64_t kept_of_image(const StackLayer& layer, const StackMap& map) {
+  return map.channels + up_to_multiple(layer.attention.squeezed, kConvLanes);
+}
 
 // Offsets for maps that live for some steps each, so that those which never live together share memory.
 class Offsets {
@@ -147,25 +156,41 @@ StackMap StackPlan::map_of(const StackBox& box, std::int64_t upscale, std::int64
 }
 
 StackBox StackPlan::seen_by(std::size_t layer) const {
-  const StackBox& box = layers_[layer - 1].box;
-  return {std::max<std::int64_t>(box.y0 - 1, 0), std::max<std::int64_t>(box.x0 - 1, 0),
-          std::min(box.y1 + 1, heights_[layer - 1]), std::min(box.x1 + 1, widths_[layer - 1])};
+  if (attends(layer)) return {0, 0, heights_[layer - 1], widths_[layer - 1]};
+  const bool is_tail = layer > layers_.size();
+  const StackBox box = is_tail ? tail_box() : layers_[layer - 1].box;
+  const std::int64_t far = is_tail ? 2 : 1;
+  const StackBox seen{std::max<std::int64_t>(box.y0 - far, 0), std::max<std::int64_t>(box.x0 - far, 0),
+                      std::min(box.y1 + far, heights_[layer - 1]), std::min(box.x1 + far, widths_[layer - 1])};
+  return is_tail && layer > 1 ? common(seen, maps_[layer - 1].valid) : seen;
 }
 
-StackPlan::StackPlan(const TensorView& input, std::vector<StackLayer> layers) : layers_(std::move(layers)) {
-  if (input.rank != 4 || input.dtype != DType::float32 || layers_.empty()) {
+StackBox StackPlan::tail_box() const {
+  const std::int64_t r = tail_->upscale;
+  const StackBox& box = tail_->box;
+  return {box.y0 / r, box.x0 / r, parts(box.y1, r), parts(box.x1, r)};
+}
+
+bool StackPlan::touches_border(const StackBox& box) const {
+  return box.y0 == 0 || box.x0 == 0 || box.y1 == heights_.back() || box.x1 == widths_.back();
+}
+
+StackPlan::StackPlan(const TensorView& input, std::vector<StackLayer> layers, std::optional<StackTail> tail)
+    : layers_(std::move(layers)), tail_(tail) {
+  if (input.rank != 4 || input.dtype != DType::float32 || (layers_.empty() && !tail_)) {
     throw std::invalid_argument("a stack takes float32 (B,C,H,W) and at least one layer");
   }
   images_ = input.sizes[0];
   channels_ = input.sizes[1];
   heights_ = {input.sizes[2]};
   widths_ = {input.sizes[3]};
-  sign_places_ = {-1};
+  kept_places_ = {-1};
   std::vector<std::int64_t> uses(layers_.size() + 1);
   for (std::size_t i = 1; i <= layers_.size(); ++i) {
     const StackLayer& layer = layers_[i - 1];
     if (layer.upscale < 1 || layer.channels < 1 || layer.residual < -1 ||
-        layer.residual >= static_cast<std::int64_t>(i) || (layer.relu && layer.residual >= 0)) {
+        layer.residual >= static_cast<std::int64_t>(i) || (layer.relu && layer.residual >= 0) ||
+        (layer.attends && (layer.residual < 0 || layer.upscale != 1 || layer.attention.squeezed < 1))) {
       throw std::invalid_argument("a layer that a stack does not take");
     }
     if (!lies_in(layer.box, {0, 0, heights_.back(), widths_.back()})) throw std::invalid_argument("a box outside");
@@ -183,14 +208,72 @@ StackPlan::StackPlan(const TensorView& input, std::vector<StackLayer> layers) : 
       }
     }
     maps_.push_back(map);
-    sign_places_.push_back(layer.relu ? sign_bytes_ : -1);
-    if (layer.relu) sign_bytes_ += images_ * map.pixels_of_image() * signs_of_pixel(map.channels);
+    kept_places_.push_back(layer.relu || layer.attends ? kept_bytes_ : -1);
+    if (layer.relu) kept_bytes_ += images_ * map.pixels_of_image() * signs_of_pixel(map.channels);
+    if (layer.attends) kept_bytes_ += 4 * (floats_of(images_, map) + images_ * kept_of_image(layer, map));
   }
+  if (!tail_) return;
+  if (tail_->upscale < 1 || tail_->channels < 1 ||
+      !lies_in(tail_->box, refined({0, 0, heights_.back(), widths_.back()}, tail_->upscale))) {
+    throw std::invalid_argument("a tail that a stack does not take");
+  }
+  if (maps_.empty()) maps_.push_back(map_of(seen_by(1), 1, channels_));
 }
 
-StackSigns StackPlan::signs_of(std::size_t map, std::uint8_t* signs) const {
-  if (!signs || sign_places_[map] < 0) return {};
-  return {signs + sign_places_[map], maps_[map]};
+StackSigns StackPlan::signs_of(std::size_t map, std::uint8_t* kept) const {
+  if (!kept || map == 0 || !layers_[map - 1].relu) return {};
+  return {kept + kept_places_[map], maps_[map]};
+}
+
+StackPlan::AttentionKept StackPlan::attention_of(std::size_t map, std::uint8_t* kept) const {
+  AttentionKept found{maps_[map], nullptr, nullptr};
+  if (!kept) return found;
+  found.plain.data = reinterpret_cast<float*>(kept + kept_places_[map]);
+  found.weights = found.plain.data + floats_of(images_, maps_[map]);
+  found.hidden = found.weights + images_ * maps_[map].channels;
+  return found;
+}
+
+AttentionLayer StackPlan::attention_layer(std::size_t layer) const {
+  return {layers_[layer - 1].attention, channels_of(layer - 1), layers_[layer - 1].channels, heights_[layer], widths_[layer]};
+}
+
+// Factors (images, padded channels) of the convolution's result, of the sums of its input's cells.
+std::vector<float> StackPlan::weigh(std::size_t layer, const StackMap& input, const std::vector<float>& sums,
+                                    const AttentionKept& kept) const {
+  const AttentionLayer attention = attention_layer(layer);
+  const std::int64_t channels = maps_[layer].channels;
+  const std::int64_t of_image = static_cast<std::int64_t>(sums.size()) / images_;
+  const std::int64_t squeezed = up_to_multiple(attention.attention.squeezed, kConvLanes);
+  std::vector<float> factors(images_ * channels), weights(channels), hidden(squeezed);
+  for (std::int64_t b = 0; b < images_; ++b) {
+    attention.weigh(input, b, sums.data() + b * of_image, of_image / input.channels, layers_[layer - 1].bias,
+                    weights.data(), hidden.data());
+    for (std::int64_t c = 0; c < channels; ++c) factors[b * channels + c] = layers_[layer - 1].scale * weights[c];
+    if (!kept.weights) continue;
+    std::copy(weights.begin(), weights.end(), kept.weights + b * channels);
+    std::copy(hidden.begin(), hidden.end(), kept.hidden + b * squeezed);
+  }
+  return factors;
+}
+
+// Of the sums over cells of gradient times value: the gradient (images, kStackZones, padded inputs) to the
+// convolution's input through the means.
+std::vector<float> StackPlan::through_mean(std::size_t layer, const std::vector<float>& sums,
+                                           const AttentionKept& kept) const {
+  const AttentionLayer attention = attention_layer(layer);
+  const std::int64_t channels = maps_[layer].channels, padded = maps_[layer - 1].channels;
+  const std::int64_t squeezed = up_to_multiple(attention.attention.squeezed, kConvLanes);
+  const std::int64_t of_image = static_cast<std::int64_t>(sums.size()) / images_;
+  std::vector<float> zones(images_ * kStackZones * padded);
+  for (std::int64_t b = 0; b < images_; ++b) {
+    std::vector<double> along(channels);
+    for (std::int64_t i = 0; i < of_image; ++i) along[i % channels] += sums[b * of_image + i];
+    for (double& one : along) one *= layers_[layer - 1].scale;
+    attention.add_through_mean(along.data(), kept.weights + b * channels, kept.hidden + b * squeezed, padded,
+                               zones.data() + b * kStackZones * padded);
+  }
+  return zones;
 }
 
 StackJob StackPlan::job_of(const StackBox& box, int threads) const {
@@ -203,7 +286,13 @@ StackJob StackPlan::job_of(const StackBox& box, int threads) const {
   return job;
 }
 
-void StackPlan::forward(const TensorView& input, std::uint8_t* signs, const TensorView& result, int threads) const {
+// Sums of the cells of a box, to be filled.
+std::vector<float> StackPlan::cell_sums(const StackBox& box, std::int64_t channels) const {
+  const std::int64_t down = parts(box.y1, kStackSide) - box.y0 / kStackSide;
+  return std::vector<float>(images_ * down * (parts(box.x1, kStackSide) - box.x0 / kStackSide) * channels);
+}
+
+void StackPlan::forward(const TensorView& input, std::uint8_t* kept, const TensorView& result, int threads) const {
   const std::size_t n = layers_.size();
   std::vector<StackMap> maps = maps_;
   Lives lives(maps, images_);
@@ -213,8 +302,17 @@ void StackPlan::forward(const TensorView& input, std::uint8_t* signs, const Tens
     lives.reads(i - 1, i);
     if (layers_[i - 1].residual >= 0) lives.reads(static_cast<std::size_t>(layers_[i - 1].residual), i);
   }
+  if (tail_) {
+    order.push_back(n);
+    lives.reads(n, n + 1);
+  }
   const auto memory = lives.place(order);
   FASTBG_CALL_VARIANT(conv_stack_entrance, (StackEntranceJob{input, 0, 0, maps[0], {}}), threads);
+  std::vector<float> sums;  // of the cells of map i - 1, where layer i attends
+  if (attends(1)) {
+    sums = cell_sums(maps[0].valid, maps[0].channels);
+    FASTBG_CALL_VARIANT(conv_stack_sums, (StackSumsJob{images_, maps[0], {sums.data(), {}}}), threads);
+  }
   for (std::size_t i = 1; i <= n; ++i) {
     const StackLayer& layer = layers_[i - 1];
     StackJob job = job_of(layer.box, threads);
@@ -229,43 +327,113 @@ void StackPlan::forward(const TensorView& input, std::uint8_t* signs, const Tens
       job.scale = layer.scale;
       job.add[job.added++] = maps[static_cast<std::size_t>(layer.residual)];
     }
-    job.signs = signs_of(i, signs);
-    if (i == n) job.result = result;
+    std::vector<float> factors;
+    if (layer.attends) {
+      const AttentionKept here = attention_of(i, kept);
+      factors = weigh(i, maps[i - 1], sums, here);
+      job.out_scale = factors.data();
+      job.scale = 1.0f;
+      job.plain = here.plain;
+    }
+    if (attends(i + 1)) {
+      sums = cell_sums(maps[i].valid, job.out.channels);
+      if (layer.upscale == 1) job.sums.data = sums.data();
+    }
+    job.signs = signs_of(i, kept);
+    if (i == n && !tail_) job.result = result;
     FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
+    if (attends(i + 1) && layer.upscale != 1) {
+      FASTBG_CALL_VARIANT(conv_stack_sums, (StackSumsJob{images_, maps[i], {sums.data(), {}}}), threads);
+    }
   }
+  if (tail_) run_tail(maps[n], result, threads);
+}
+
+StackBorderJob StackPlan::border_job(const StackMap& map, const TensorView& result) const {
+  return {images_, heights_.back(), widths_.back(), tail_box(), map, &*tail_, {result, tail_->box, tail_->upscale}};
+}
+
+void StackPlan::run_tail(const StackMap& map, const TensorView& result, int threads) const {
+  const StackBorderJob border = border_job(map, result);
+  StackJob job = job_of(border.box, threads);
+  job.in = map;
+  job.wide = true;
+  job.out = map_of(border.box, 1, border.shuffled.channels());
+  job.factors = tail_->factors;
+  job.bias = tail_->biases + (kStackZones - 1) * job.out.channels;
+  job.shuffled = border.shuffled;
+  FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
+  if (touches_border(border.box)) FASTBG_CALL_VARIANT(conv_stack_border, border, threads);
 }
 
 // The gradient to map i is that to layer i + 1, through its convolution's transpose, and those of the layers
-// that add map i. It goes on to layer i where that layer's ReLU let values through.
-void StackPlan::backward(const TensorView& grad, std::uint8_t* signs, const TensorView& to_input, int threads) const {
-  const std::size_t n = layers_.size();
-  std::vector<StackMap> maps(n + 1);
+// that add map i. It goes on to layer i where that layer's ReLU let values through, or by its attention's
+// weights and means.
+void StackPlan::backward(const TensorView& grad, std::uint8_t* kept, const TensorView& to_input, int threads) const {
+  const std::size_t n = layers_.size(), top = tail_ ? n + 1 : n;  // a tail makes map n + 1, on map n's grid
+  std::vector<StackMap> maps(top + 1);
   std::vector<std::vector<std::size_t>> adders(n + 1);
-  for (std::size_t i = 1; i <= n; ++i) {
-    maps[i - 1] = map_of(seen_by(i), 1, i > 1 ? layers_[i - 2].channels : channels_);
-    if (layers_[i - 1].residual >= 0) adders[static_cast<std::size_t>(layers_[i - 1].residual)].push_back(i);
+  for (std::size_t i = 1; i <= top; ++i) {
+    maps[i - 1] = map_of(seen_by(i), 1, channels_of(i - 1));
+    if (i <= n && layers_[i - 1].residual >= 0) adders[static_cast<std::size_t>(layers_[i - 1].residual)].push_back(i);
   }
-  maps[n] = maps_[n];
+  maps[top] = tail_ ? map_of(tail_box(), 1, tail_->channels * tail_->upscale * tail_->upscale) : maps_[n];
   Lives lives(maps, images_);
   std::vector<std::size_t> order;
-  for (std::size_t i = n; i >= 1; --i) {
+  for (std::size_t i = top; i >= 1; --i) {
     order.push_back(i);
-    lives.reads(i, n - i + 1);
-    for (const std::size_t adder : adders[i - 1]) lives.reads(adder, n - i + 1);
+    lives.reads(i, top - i + 1);
+    for (const std::size_t adder : adders[i - 1]) lives.reads(adder, top - i + 1);
+  }
+  if (n == 0) {  // where the border of a tail puts its share
+    order.push_back(0);
+    lives.reads(0, 2);
   }
   const auto memory = lives.place(order);
-  const StackEntranceJob entrance{grad, maps[n].valid.y0, maps[n].valid.x0, maps[n], signs_of(n, signs)};
-  FASTBG_CALL_VARIANT(conv_stack_entrance, entrance, threads);
-  for (std::size_t i = n; i >= 1; --i) {
-    const StackLayer& layer = layers_[i - 1];
+  if (tail_) {
+    const StackBorderJob border = border_job(maps[n], grad);
+    const StackShuffledEntranceJob entrance{border.shuffled, border.height, border.width, maps[top]};
+    FASTBG_CALL_VARIANT(conv_stack_shuffled_entrance, entrance, threads);
+    if (touches_border(border.box)) FASTBG_CALL_VARIANT(conv_stack_border_gradient, border, threads);
+  } else {
+    const StackEntranceJob entrance{grad, maps[n].valid.y0, maps[n].valid.x0, maps[n], signs_of(n, kept)};
+    FASTBG_CALL_VARIANT(conv_stack_entrance, entrance, threads);
+  }
+  std::vector<float> sums;  // of the cells of gradient times value of map i, where layer i attends
+  if (attends(n) && !tail_) {
+    sums = cell_sums(maps[n].valid, maps[n].channels);
+    const StackSumsJob job{images_, maps[n], {sums.data(), attention_of(n, kept).plain}};
+    FASTBG_CALL_VARIANT(conv_stack_sums, job, threads);
+  }
+  for (std::size_t i = top; i >= 1; --i) {
     StackJob job = job_of(seen_by(i), threads);
     job.in = maps[i];
-    job.in_upscale = layer.upscale;
     job.out = maps[i - 1];
-    job.factors = layer.factors;
-    if (layer.residual >= 0) job.scale = layer.scale;
+    if (i > n) {
+      job.wide = true;
+      job.factors = tail_->factors;
+      if (touches_border(tail_box())) job.add[job.added++] = maps[n];
+    } else {
+      job.in_upscale = layers_[i - 1].upscale;
+      job.factors = layers_[i - 1].factors;
+      if (layers_[i - 1].residual >= 0) job.scale = layers_[i - 1].scale;
+    }
+    std::vector<float> factors, zones;
+    if (attends(i)) {
+      const AttentionKept here = attention_of(i, kept);
+      factors.assign(here.weights, here.weights + images_ * maps[i].channels);
+      job.in_scale = factors.data();
+      zones = through_mean(i, sums, here);
+      job.zones = zones.data();
+      job.height = heights_[i - 1];
+      job.width = widths_[i - 1];
+    }
+    if (attends(i - 1)) {
+      sums = cell_sums(job.box, job.out.channels);
+      job.sums = {sums.data(), attention_of(i - 1, kept).plain};
+    }
     for (const std::size_t adder : adders[i - 1]) job.add[job.added++] = maps[adder];
-    job.gate = signs_of(i - 1, signs);
+    job.gate = signs_of(i - 1, kept);
     if (i == 1) {
       job.result = to_input;
       job.result.data = static_cast<float*>(to_input.data) + job.box.y0 * to_input.strides[2] +

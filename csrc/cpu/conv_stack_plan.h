@@ -1,8 +1,10 @@
 // A stack of 3x3 convolutions as a whole: which cells each layer computes, and where they lie in memory.
 #pragma once
 
+#include <optional>
 #include <vector>
 
+#include "channel_attention.h"
 #include "conv_stack.h"
 
 namespace fastbg {
@@ -16,36 +18,58 @@ struct StackLayer {
   std::int64_t channels;           // of map i
   const float* factors;            // of the convolution, or of its transpose
   const float* bias;               // in pixel-shuffle order, or null
+  bool attends;                    // whether what is added to the residual is weighed by
+  ChannelAttention attention;      // the means over the whole map
 };
 
 class StackPlan {
  public:
-  // Throws std::invalid_argument unless each layer's input and residual are there.
-  StackPlan(const TensorView& input, std::vector<StackLayer> layers);
+  // Throws std::invalid_argument unless each layer's input and residual are there. A tail comes behind the
+  // layers, of which there may be none then.
+  StackPlan(const TensorView& input, std::vector<StackLayer> layers, std::optional<StackTail> tail);
 
-  // Bytes that the signs of all ReLUs take.
-  std::int64_t sign_bytes() const { return sign_bytes_; }
-  StackBox result_box() const { return maps_.back().valid; }
-  std::int64_t result_channels() const { return layers_.back().channels; }
+  // Bytes of what the gradient takes of a forward pass: the signs of each ReLU; of each attention its
+  // convolution's values, its weights and its hidden layer.
+  std::int64_t kept_bytes() const { return kept_bytes_; }
+  StackBox result_box() const { return tail_ ? tail_->box : maps_.back().valid; }
+  std::int64_t result_channels() const { return tail_ ? tail_->channels : layers_.back().channels; }
 
-  // `signs` may be null if no gradient is wanted. Of `result` the whole is written.
-  void forward(const TensorView& input, std::uint8_t* signs, const TensorView& result, int threads) const;
+  // `kept` may be null if no gradient is wanted. Of `result` the whole is written.
+  void forward(const TensorView& input, std::uint8_t* kept, const TensorView& result, int threads) const;
 
   // `grad` as the result, `to_input` as the input: only the part that the first layer reads is written.
-  void backward(const TensorView& grad, std::uint8_t* signs, const TensorView& to_input, int threads) const;
+  void backward(const TensorView& grad, std::uint8_t* kept, const TensorView& to_input, int threads) const;
 
  private:
   struct Lives;
+  struct AttentionKept {
+    StackMap plain;           // the convolution's values, or without data
+    float *weights, *hidden;  // (images, channels), (images, squeezed), or null
+  };
   StackMap map_of(const StackBox& box, std::int64_t upscale, std::int64_t channels) const;
-  StackSigns signs_of(std::size_t map, std::uint8_t* signs) const;
+  StackSigns signs_of(std::size_t map, std::uint8_t* kept) const;
+  AttentionKept attention_of(std::size_t map, std::uint8_t* kept) const;
+  AttentionLayer attention_layer(std::size_t layer) const;
+  std::vector<float> weigh(std::size_t layer, const StackMap& input, const std::vector<float>& sums,
+                           const AttentionKept& kept) const;
+  std::vector<float> through_mean(std::size_t layer, const std::vector<float>& sums, const AttentionKept& kept) const;
+  bool attends(std::size_t layer) const { return layer >= 1 && layer <= layers_.size() && layers_[layer - 1].attends; }
   StackJob job_of(const StackBox& box, int threads) const;
+  std::vector<float> cell_sums(const StackBox& box, std::int64_t channels) const;
   StackBox seen_by(std::size_t layer) const;  // the pixels of its input map that it reads
 
-  std::int64_t images_, height_, width_, channels_;
+  std::int64_t channels_of(std::size_t map) const { return map ? layers_[map - 1].channels : channels_; }
+  StackBox tail_box() const;  // on the grid of the last map
+  bool touches_border(const StackBox& box) const;
+  StackBorderJob border_job(const StackMap& map, const TensorView& result) const;
+  void run_tail(const StackMap& map, const TensorView& result, int threads) const;
+
+  std::int64_t images_, channels_;
   std::vector<StackLayer> layers_;
+  std::optional<StackTail> tail_;
   std::vector<StackMap> maps_;  // 0 to the number of layers, without data
-  std::vector<std::int64_t> heights_, widths_, sign_places_;
-  std::int64_t sign_bytes_ = 0;
+  std::vector<std::int64_t> heights_, widths_, kept_places_;
+  std::int64_t kept_bytes_ = 0;
 };
 
 }  // namespace fastbg

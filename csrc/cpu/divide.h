@@ -1,4 +1,4 @@
-// Work cut into parts of equal size.
+// Division of work into parts of equal size.
 #pragma once
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 
 namespace fastbg {
 
-// How many parts cover `whole`; one, if there is nothing to cover.
+// Number of parts that cover `whole`; at least one.
 inline std::int64_t parts(std::int64_t whole, std::int64_t part) {
   return std::max<std::int64_t>(1, (whole + part - 1) / part);
 }

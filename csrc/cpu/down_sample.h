@@ -1,5 +1,5 @@
-// Bicubic down-sampling of rows that are made on the way, and the writing of its results: what both
-// kinds of composite_lr share.
+// Bicubic down-sampling of rows that are composed on the fly, and the output of the results; shared by
+// both kinds of composite_lr.
 #pragma once
 
 #include "composite.h"
@@ -9,8 +9,8 @@
 
 namespace fastbg::FASTBG_VARIANT {
 
-// Rows of a source are fetched this far ahead, so that memory and arithmetic overlap; behind the
-// last row usually comes the next channel.
+// Rows of a source are prefetched this far ahead, so that memory access and arithmetic overlap; after
+// the last row usually comes the next channel.
 constexpr std::int64_t kRowsAhead = 16;
 
 // Where pixels of one channel come from; a source that is null gives zeros.
@@ -93,7 +93,7 @@ struct Scratch {
 }
 
 // lines[r][j] = sum_u weight[u][j] * sums[r][index[j][u]], for j in [j0, j1) and all rows r of
-// the batch: weights are loaded once for all, and chains are long written when they are read.
+// the batch: each weight is loaded once, and chains are written well before they are read.
 [[maybe_unused]] static void add_columns(const CompositeLrJob& job, std::int64_t j0, std::int64_t j1, const Scratch& s) {
   for (std::int64_t k = 0; k < job.chains; ++k) {
     const std::int32_t* __restrict column = job.chain_column + k * job.chain_stride;
@@ -228,7 +228,7 @@ struct Range {
     }
   };
   for (std::int64_t i = 0; i < job.rows.outputs; ++i) {
-    // Any pixel of the support tells where an unmixed output lies; mixed ones are replaced below.
+    // For an unmixed output any pixel of the support gives the source; mixed ones are replaced below.
     const RowSplit split = split_row(inner, outer, job.rows.low[i]);
     const std::int64_t begin = job.column_after[split.begin];
     const std::int64_t gap_begin = job.column_after[split.gap_begin];

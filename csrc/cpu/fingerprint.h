@@ -1,4 +1,4 @@
-// Fingerprints of memory, to see whether it still holds what it held: see kFingerprintPiece.
+// Fingerprints of memory, to detect whether its contents have changed: see kFingerprintPiece.
 #pragma once
 
 #include "simd.h"
@@ -7,9 +7,9 @@ namespace fastbg {
 
 // A piece of memory of up to this many bytes has a state of 32 words of 64 bits, kept whole. Each word
 // sums, over every 32nd word d of the piece, the product of both halves of d ^ key, and the word beside
-// d; keys differ from place to place and from process to process. One changed word always shows, as its
-// own value is in a sum; several pass only if sum and product cancel in every word, which is a matter
-// of chance below 2^-31 for the fewest that could, two exchanged in one word's places.
+// d; keys differ from place to place and from process to process. A single changed word is always
+// detected, as its value enters a sum. Several go undetected only if sum and product cancel in every
+// word; the probability is below 2^-31 in the worst case, two words exchanged in the places of one sum.
 constexpr std::int64_t kFingerprintPiece = 24576;
 constexpr std::int64_t kFingerprintWords = 32;
 constexpr std::int64_t kFingerprintStride = kFingerprintWords * 8;  // bytes

@@ -1,4 +1,4 @@
-// The Gram family on CPUs: what its kernels are given besides the parameters, and their variants.
+// The Gram family on CPUs: further parameters of its kernels, and their variants.
 //
 // Pixels are cut into chunks and chunks into tiles, by the shapes alone: sums do not depend on the
 // number of threads. A tile lies channel-last in the first-level cache, in panels of 64 channels;

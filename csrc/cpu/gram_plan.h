@@ -1,4 +1,4 @@
-// What a call of the Gram family needs before its kernel runs: its division of work, and memory.
+// Prepares a call of the Gram family: division of work, scratch memory.
 #pragma once
 
 #include <memory>

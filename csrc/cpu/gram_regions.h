@@ -1,4 +1,4 @@
-// Regions: which pixels of a tile count, with what weight; and the end of every sum.
+// Regions: the weights of a tile's pixels; and the final step of every sum.
 #pragma once
 
 #include <omp.h>
@@ -99,7 +99,7 @@ inline void add_chunks(const GramWork& work, float* first) {
   }
 }
 
-// Copies what is above the diagonal below it.
+// Copies the upper triangle into the lower one.
 inline void mirror(float* matrix, std::int64_t row) {
   for (std::int64_t top = 0; top < row; top += kLanes) {
     for (std::int64_t i = top; i < top + kLanes; ++i) {

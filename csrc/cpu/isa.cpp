@@ -1,11 +1,23 @@
 #include "isa.h"
 
+#ifdef FASTBG_X86_VARIANTS
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
 
 namespace fastbg {
 namespace {
+
+#ifdef FASTBG_X86_VARIANTS
+// __builtin_cpu_supports knows "f16c" only from GCC 11 and clang 15 on.
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
 
 bool runs_here(Isa isa) {
 #ifdef FASTBG_X86_VARIANTS
@@ -15,7 +27,7 @@ bool runs_here(Isa isa) {
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("fma");
     case Isa::avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     case Isa::baseline:
       return true;
   }

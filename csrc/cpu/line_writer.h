@@ -1,7 +1,7 @@
 // Writes one contiguous range of an output, piece by piece.
 //
-// Outputs larger than the caches are written in whole lines past them: an ordinary store would
-// first read every line that it overwrites. Pieces smaller than a line meet in `line_`.
+// Outputs larger than the caches are written in whole lines with non-temporal stores: an ordinary store
+// would first read every line that it overwrites. Pieces smaller than a line are collected in `line_`.
 #pragma once
 
 #include "simd.h"
@@ -59,7 +59,7 @@ class LineWriter {
     filled_ = first_ = 0;
   }
 
-  // A line that is shared with the neighbour range: only our bytes of it.
+  // A line shared with the neighbouring range: only this range's bytes.
   void write_part() {
     std::memcpy(line_start_ + first_, line_ + first_, static_cast<std::size_t>(filled_ - first_));
   }

@@ -1,4 +1,4 @@
-// The path family on CPUs: what its kernels are given besides the parameters, and their variants.
+// The path family on CPUs: further parameters of its kernels, and their variants.
 // Scratch memory is allocated by the caller (path_bindings), once per call.
 #pragma once
 

@@ -29,7 +29,7 @@ namespace fastbg::FASTBG_VARIANT {
   return value;
 }
 
-// The conversions are selects and no branches, so that loops over them become vector code.
+// The conversions use selects instead of branches, so that loops over them are vectorised.
 
 [[maybe_unused]] static inline float from_half(std::uint16_t half) {
   // Read as the float 2^-112 times too small, subnormals included; then infinity and NaN.

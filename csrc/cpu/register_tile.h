@@ -1,4 +1,4 @@
-// What products that keep their sums in registers need.
+// Building blocks of products that keep their sums in registers.
 #pragma once
 
 #include "simd.h"
@@ -80,7 +80,7 @@ void add_block(const float* a, const float* b, std::int64_t pixels, std::int64_t
         add_block<16, 1>(a, b, pixels, stride, sum, row);
     }
   } else {
-    // Never a single vector if it can be helped: fewer than 8 sums wait for one another.
+    // Avoids a single vector: with fewer than 8 sums latency is the bottleneck.
     std::int64_t v = 0;
     for (; vectors - v >= 2; v += vectors - v == 4 || vectors - v == 2 ? 2 : 3) {
       for (std::int64_t r = 0; r < kLanes; r += 4) {

@@ -35,7 +35,7 @@ typedef float UnalignedVec
 // `value` in every lane: folds into a broadcasting load (0 + value would be an addition).
 [[maybe_unused]] static inline Vec broadcast(float value) { return value - Vec{}; }
 
-// max(x, 0), but not-a-number stays.
+// max(x, 0); NaN is kept.
 [[maybe_unused]] static inline Vec relu(Vec x) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(Vec{}, x);  // if one is not a number: the second
@@ -58,6 +58,17 @@ typedef float UnalignedVec
 #endif
 }
 
+// Lanes I... of x followed by y: lane kLanes is y's first.
+template <std::size_t... I>
+[[maybe_unused]] static inline Vec shuffle(Vec x, Vec y) {
+#if defined(__clang__)
+  return __builtin_shufflevector(x, y, I...);
+#else  // GCC has that one from version 12 on only
+  typedef std::int32_t Lanes __attribute__((vector_size(sizeof(Vec))));
+  return __builtin_shuffle(x, y, Lanes{static_cast<std::int32_t>(I)...});
+#endif
+}
+
 [[maybe_unused]] static inline std::int64_t smaller(std::int64_t x, std::int64_t y) {
   return x < y ? x : y;
 }
@@ -66,7 +77,7 @@ typedef float UnalignedVec
   return x < y ? y : x;
 }
 
-// Half a vector, for products that need no more: as cheap as half of a whole one with AVX-512.
+// Half a vector, for products that need no more; with AVX-512 it costs half.
 typedef float HalfVec __attribute__((vector_size(kLanes / 2 * sizeof(float))));
 
 [[maybe_unused]] static inline HalfVec half_of(Vec value) {

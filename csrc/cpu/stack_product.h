@@ -21,7 +21,7 @@ struct StackScratch {
   alignas(64) float sums[kTerms2d * kStackPlane];
 };
 
-// On one large page where there are any: the planes of a cell lie on 36 small ones.
+// On a huge page if possible: the planes of a cell lie on 36 small pages.
 [[maybe_unused]] inline StackScratch& stack_scratch_of_thread() {
   constexpr std::size_t page = std::size_t{1} << 21;
   static_assert(sizeof(StackScratch) <= page);
@@ -37,8 +37,8 @@ struct StackScratch {
   return *scratch;
 }
 
-// R cells times V vectors of output channels; `in` channels are summed. The factors after these, which come
-// from afar, are asked for on the way if kAsk.
+// R cells times V vectors of output channels; `in` channels are summed. If kAsk, the next factors, which
+// are not in the cache, are prefetched meanwhile.
 template <int R, int V, bool kAsk>
 inline void multiply_cells(const float* terms, const float* factors, std::int64_t in, std::int64_t width, bool add,
                            float* sums) {
@@ -73,7 +73,7 @@ inline void multiply_cells(const float* terms, const float* factors, std::int64_
   }
 }
 
-// Fewer than R cells: as many as there are, since each costs as much as any other.
+// The remaining cells, fewer than R.
 template <int R, int V, bool kAsk>
 void multiply_rest(const float* terms, const float* factors, std::int64_t in, std::int64_t width, std::int64_t cells,
                    bool add, float* sums) {

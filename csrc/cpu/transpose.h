@@ -12,9 +12,9 @@ namespace {
 template <int S, bool LOW, std::size_t... L>
 Vec exchanged(Vec x, Vec y, std::index_sequence<L...>) {
   if constexpr (LOW) {
-    return __builtin_shufflevector(x, y, ((L & S) ? L - S + kLanes : L)...);
+    return shuffle<((L & S) ? L - S + kLanes : L)...>(x, y);
   } else {
-    return __builtin_shufflevector(x, y, ((L & S) ? L + kLanes : L + S)...);
+    return shuffle<((L & S) ? L + kLanes : L + S)...>(x, y);
   }
 }
 

@@ -16,7 +16,7 @@ namespace {
 constexpr float kP = 0.70710678f, kQ = 1.41421356f;
 
 // B^T d of 6 inputs.
-[[maybe_unused]] inline void input_terms(const Vec* d, Vec* t) {
+[[maybe_unused, gnu::always_inline]] inline void input_terms(const Vec* d, Vec* t) {
   const Vec p = broadcast(kP), q = broadcast(kQ), half = broadcast(0.5f), two = broadcast(2.0f), sum = broadcast(2.5f);
   const Vec even_p = multiply_add(-two, d[2], d[4]), odd_p = multiply_add(-two, d[1], d[3]);
   const Vec even_q = multiply_add(-half, d[2], d[4]), odd_q = multiply_add(-half, d[1], d[3]);
@@ -29,7 +29,7 @@ constexpr float kP = 0.70710678f, kQ = 1.41421356f;
 }
 
 // A^T m of 6 sums.
-[[maybe_unused]] inline void output_values(const Vec* m, Vec* y) {
+[[maybe_unused, gnu::always_inline]] inline void output_values(const Vec* m, Vec* y) {
   const Vec p = broadcast(kP), q = broadcast(kQ), half = broadcast(0.5f), two = broadcast(2.0f);
   const Vec even_p = m[1] + m[2], even_q = m[3] + m[4];
   const Vec odd_p = p * (m[1] - m[2]), odd_q = q * (m[3] - m[4]);
@@ -149,8 +149,8 @@ void transform_input(const ConvGrid& grid, const ConvMaps& x, const ConvMaps& ga
   }
 }
 
-// 36 planes of two factors of the products of a block, kept by each thread from call to call: fresh
-// memory would be faulted in page by page every time, which takes as long as the transforms.
+// 36 planes of both factors of a block's products, kept by each thread between calls: new memory would
+// cost a page fault for each page, which takes as long as the transforms.
 struct Scratch {
   alignas(64) float terms[kTerms2d * kPlaneFloats];
   alignas(64) float sums[kTerms2d * kPlaneFloats];

@@ -8,8 +8,8 @@
 
 namespace fastbg {
 
-// One channel of one pair. Only pixels that the composite shows are read; steps are read where
-// they are needed, from L1 or L2, as rims are small.
+// One channel of one pair. Only pixels that are visible in the composite are read. Steps are read where
+// they are needed: rims are small, and stay in L1 or L2.
 template <typename In>
 struct BridgedPlane {
   const In* a;
@@ -45,7 +45,7 @@ struct BridgedPlane {
     return row.holds(x) ? corrected(y, x) : of_a(y, x);
   }
 
-  // Steps beyond the reach are not read: they may be no numbers.
+  // Steps beyond the reach are not read: they may be NaN.
   __device__ float corrected(int y, int x) const {
     const float pixel = of_b(y, x);
     float total = 0.0f;

@@ -1,6 +1,6 @@
 // Launchers of the composite family. They enqueue on `stream` and never wait for the device.
-// Shapes and dtypes were checked by fastbg.ops; `out` is contiguous. What a launcher still
-// refuses, it answers with cudaErrorInvalidValue.
+// Shapes and dtypes were checked by fastbg.ops; `out` is contiguous. For
+// arguments that it cannot run, a launcher returns cudaErrorInvalidValue.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,8 +11,8 @@ namespace fastbg {
 
 cudaError_t launch_composite(const CompositeParams& params, cudaStream_t stream);
 
-// `scratch` is (A+B,C,H/s,W/s) float32, contiguous, for what is computed once per source; with
-// no address (data null) each pair is computed on its own, which is cheaper for few pairs.
+// `scratch` is (A+B,C,H/s,W/s) float32, contiguous, for the results that are computed once per source.
+// If it is null, each pair is computed on its own, which is faster for few pairs.
 cudaError_t launch_composite_lr(const CompositeLrParams& params, const TensorView& scratch,
                                 cudaStream_t stream);
 

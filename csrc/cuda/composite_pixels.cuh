@@ -1,4 +1,4 @@
-// Which pixels of a composite come from which source, and where those stand in memory.
+// The source of each pixel of a composite, and its address.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -94,7 +94,7 @@ __device__ inline Pack<T, V> nan_pack() {
   return pack;
 }
 
-// As the reference rounds; a NaN stays one.
+// Rounds as the reference does; NaN is kept.
 template <typename Out>
 __device__ inline Out finished(float value, bool quantize) {
   if (quantize) {

@@ -1,7 +1,7 @@
 // Features of a convolution in registers: relu(conv 3x3) by tensor cores, for gram.cu.
 //
-// Channels are the rows of the product and pixels its columns, so that each lane is left with the
-// values that gram_sum.cuh wants it to have.
+// Channels are the rows of the product and pixels its columns: each lane ends up with the values that it
+// needs in gram_sum.cuh.
 #pragma once
 
 #include "gram_sum.cuh"
@@ -14,7 +14,7 @@ constexpr int kDepths = kPaddedTaps / 8;  // products of 8 taps
 constexpr int kConvTiles = kConvChannels / 16;
 constexpr unsigned kExists = 1u << 9;  // of the bits of `inside`
 
-// What all steps of a block read: the weights as operands, and where taps stand.
+// Read by all steps of a block: the weights as operands, and the offsets of the taps.
 struct Filter {
   uint4 high[kDepths][kConvTiles][kWarpThreads], low[kDepths][kConvTiles][kWarpThreads];
   std::int64_t offsets[kPaddedTaps];

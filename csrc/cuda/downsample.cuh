@@ -45,7 +45,7 @@ inline bool tile_shape_for(std::int64_t scale, TileShape& shape) {
   return false;
 }
 
-// HR pixels that LR pixels first .. first+count-1 are made of (fastbg.filters.bicubic.bicubic_taps;
+// HR pixels that LR pixels first .. first+count-1 are computed from (fastbg.filters.bicubic.bicubic_taps;
 // mirrored taps fall into the same range, taps without weight may be left out of the tables).
 __device__ inline Range support(int first, int count, int scale, int size) {
   const int start = first * scale - 3 * scale / 2;

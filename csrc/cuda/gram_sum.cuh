@@ -1,4 +1,4 @@
-// What gram and conv_gram share: sums of products over a split's pixels, on tensor cores.
+// Sums of products over the pixels of a split, on tensor cores; shared by gram and conv_gram.
 //
 // Lane 4 g + t of a warp holds pixels 4t..4t+3 of a step of 16, of channel g of each group of 8.
 // That is how an mma wants both of its operands: group n is the columns of B, groups 2r and 2r + 1
@@ -71,8 +71,8 @@ struct GramItem {
 __device__ inline int group_of_lane() { return static_cast<int>(threadIdx.x) % kWarpThreads / 4; }
 __device__ inline int quarter_of_lane() { return static_cast<int>(threadIdx.x) % 4; }
 
-// Makes the compiler forget how `value` came about: what follows from it is then computed where it
-// is needed, in the loop, and not kept in registers from before.
+// Hides from the compiler how `value` was computed, so that values derived from it are computed in the
+// loop where they are needed, and do not occupy registers before it.
 __device__ inline void forget(int& value) { asm volatile("" : "+r"(value)); }
 
 // A pixel on its way through an image, row after row; can_walk() tells where `int` is enough.

@@ -1,4 +1,4 @@
-// How kernels are launched. csrc/emulation brings its own two macros, the rest is shared.
+// Kernel launches. csrc/emulation replaces the two macros; the rest is shared.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,7 +24,7 @@
 
 namespace fastbg {
 
-// Dynamic shared memory that every architecture gives without asking.
+// Dynamic shared memory that every architecture provides without opting in.
 constexpr std::size_t kSharedLimit = 48 * 1024;
 
 inline unsigned grid_size(std::int64_t blocks) {

@@ -14,7 +14,7 @@
 
 #include <type_traits>
 
-// csrc/emulation brings its own instructions, the rest is shared.
+// csrc/emulation replaces the instructions; the rest is shared.
 #ifndef FASTBG_TENSOR_CORES
 namespace fastbg {
 

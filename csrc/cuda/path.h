@@ -1,6 +1,6 @@
 // Launchers of the path family. They enqueue on `stream` and never wait for the device. Shapes and
-// dtypes were checked by fastbg.ops; `out` is contiguous. What a launcher still refuses (kernels
-// above kMaxRadius), it answers with cudaErrorInvalidValue.
+// dtypes were checked by fastbg.ops; `out` is contiguous. For blur kernels above kMaxRadius a launcher
+// returns cudaErrorInvalidValue.
 #pragma once
 
 #include <cuda_runtime.h>

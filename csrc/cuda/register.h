@@ -14,7 +14,7 @@ void register_seam(pybind11::module_& m);
 void register_path(pybind11::module_& m);
 void register_gram(pybind11::module_& m);
 
-// Throws what a launch answered, unless it was success.
+// Throws the error that a launch returned, if any.
 inline void check_launch(const char* operation, cudaError_t error) {
   if (error == cudaSuccess) return;
   throw std::runtime_error(std::string(operation) + ": " + cudaGetErrorName(error) + ": " +

@@ -1,4 +1,4 @@
-// Launchers of composites with a bridged seam; as those of composite.h.
+// Launchers of composites with a bridged seam; the rules of composite.h apply.
 #pragma once
 
 #include <cuda_runtime.h>

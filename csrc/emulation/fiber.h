@@ -1,4 +1,4 @@
-// A stack and a place in it. Sanitizers are told of every switch.
+// A coroutine with a stack of its own. Sanitizers are informed of every switch.
 #pragma once
 
 #include <ucontext.h>
@@ -21,8 +21,8 @@ class Fiber {
   void resume();
   void leave(bool for_good);
 
-  // Order for ThreadSanitizer, told on the fiber's behalf: what it has done so far comes before
-  // what follows acquire(at), by whomever.
+  // Tells ThreadSanitizer that everything this fiber has done so far happens before whatever follows
+  // an acquire(at) in any fiber.
   void release(void* at);
   void acquire(void* at);
 

@@ -57,10 +57,10 @@ void* dynamic_shared();
 void block_barrier(Site site);
 int block_sum(int value, Site site);  // of all threads that have not exited
 int lane();
-// Waits for the lanes of `mask`; returns what each offered, by lane.
+// Waits for the lanes of `mask`; returns the value of each lane.
 const std::uint64_t* warp_exchange(unsigned mask, std::uint64_t offered, Site site);
-// Waits for the whole warp; then `together` is called once with what its lanes offered, by lane, and
-// may change that, before any of them goes on.
+// Waits for the whole warp; then `together` is called once with the values of all lanes, which it may
+// change, before any lane continues.
 void warp_together(void* offered, void (*together)(void* const* offered), Site site);
 [[noreturn]] void fail(const char* what, Site site);
 

@@ -9,17 +9,17 @@ Array = NDArray[np.float64]
 
 
 def kde_density(weights: NDArray[np.floating]) -> Array:
-    """Gaussian kernel density of the pixel positions, weighted; (h,w), divided by its maximum.
+    """Weighted Gaussian kernel density of the pixel positions, divided by its maximum: (h,w).
 
-    Equal to ``scipy.stats.gaussian_kde`` on the pixel grid (Scott's rule, the covariance of the
-    weighted positions), but data and evaluation points share a grid, so the sum over all pairs is
-    one convolution, done by FFT.
+    Equals ``scipy.stats.gaussian_kde`` evaluated on the pixel grid (Scott's rule, covariance of the
+    weighted positions). As data and evaluation points lie on the same grid, the sum over all pairs
+    is a convolution, computed by FFT.
 
     Args:
-        weights: (h,w), not negative, with mass on a set of pixels that is not one straight line.
+        weights: (h,w), not negative; the pixels with weight must not all lie on a straight line.
 
     Raises:
-        InvalidArgument: the weights have no two-dimensional spread.
+        InvalidArgument: wrong shape, negative or no weights, or all on a straight line.
     """
     w = np.asarray(weights, dtype=np.float64)
     if w.ndim != 2 or not np.isfinite(w).all() or (w < 0).any() or not w.sum() > 0:
@@ -30,7 +30,10 @@ def kde_density(weights: NDArray[np.floating]) -> Array:
     flat = w.ravel()
     precision = np.linalg.inv(_kernel_covariance(x, y, flat))
 
-    size = (2 * height, 2 * width)  # so large that the circular convolution wraps nothing around
+    size = (
+        2 * height,
+        2 * width,
+    )  # large enough that the circular convolution does not wrap around
     dy, dx = (np.fft.fftfreq(n, 1 / n) for n in size)
     dy = dy[:, None]
     distance = precision[0, 0] * dx**2 + 2 * precision[0, 1] * dx * dy + precision[1, 1] * dy**2

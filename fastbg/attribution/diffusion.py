@@ -1,4 +1,4 @@
-"""Numbers that sum up an attribution: map, Gini coefficient, diffusion index, shares."""
+"""What is computed from an attribution: map, Gini coefficient, diffusion index, shares of boxes."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,9 @@ def attribution_map(attribution: Tensor) -> Tensor:
 
 
 def gini(maps: Tensor) -> Tensor:
-    """Gini coefficient of each map (...,h,w), float64: 0 is even, near 1 concentrated."""
+    """Gini coefficient of each map (...,h,w), float64: 0 if all values are equal, near 1 if one
+    pixel has nearly everything.
+    """
     values = maps.double().flatten(-2) + GINI_OFFSET
     values = values.sort(-1).values
     n = values.shape[-1]
@@ -30,7 +32,7 @@ def gini(maps: Tensor) -> Tensor:
 
 
 def diffusion_index(maps: Tensor) -> Tensor:
-    """(1 - Gini) * 100 of each map (...,h,w): the larger, the wider the net looks."""
+    """(1 - Gini) * 100 of each map (...,h,w): larger if more pixels are used."""
     return (1 - gini(maps)) * 100
 
 
@@ -64,8 +66,8 @@ def box_share(maps: Tensor, boxes: Tensor | Sequence[int], scale: int) -> Tensor
 
     Args:
         maps: LR maps, not negative.
-        boxes: y0, x0, y1, x1, half-open, in SR pixels: (4) or (N,4). An LR pixel that a box cuts
-            counts with the part inside.
+        boxes: y0, x0, y1, x1, half-open, in SR pixels: (4) or (N,4). An LR pixel that lies partly
+            inside a box counts in proportion.
         scale: SR pixels per LR pixel and axis.
     """
     box = torch.as_tensor(boxes)

@@ -1,4 +1,4 @@
-"""One window attributed in several networks, side by side."""
+"""One window attributed for several networks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,8 +1,8 @@
 """Local attribution maps (LAM; Gu and Dong, CVPR 2021): gradients integrated along a path.
 
-Only the network's passes cost time, so everything here keeps them few and small: parameters
-frozen, gradients to the input alone, just the pixels that the window needs
-(``model.forward_window``), and no node whose step is negligible.
+Nearly all of the time goes into the network's passes, so they are kept few and small: parameters
+are frozen, gradients go to the input only, just the pixels that the window needs are computed
+(``model.forward_window``), and nodes with a negligible step are left out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,29 +33,39 @@ from fastbg.precision import in_precision
 
 # Nodes per pass on CPUs: one node's features fit the cache, several do not (bench_attribution.py).
 CPU_BATCH = 1
-# accuracy="published": nearer to the converged result than 50 right-Riemann steps, in completeness
-# and in the map, on 20 images of each network, where 14 were so too (bench/bench_convergence.py).
+# accuracy="published": closer to the converged result than 50 right-Riemann steps, in completeness
+# and in the map, on 20 images of each network; so were 14 steps (bench/bench_convergence.py).
 PUBLISHED = ("arc_midpoint", 16)
 
 
 class LocalAttribution:
-    """Which LR pixels made the structure in a window of the SR image?
+    """Local attribution maps (LAM): which LR pixels did a network use for a window of its output?
 
     Args:
         model: SR network, LR (B,3,h,w) in [0,1] -> SR (B,3,s*h,s*w), on any device and in any
-            float dtype; it may answer a tuple, list, mapping or dataclass with the SR image. If it
-            has a method ``forward_window(x, box)`` (`forward` cut to a box, as fastbg's networks),
-            that is used.
+            float dtype. It may return a tuple, list, mapping or dataclass that contains the SR
+            image. If it has a method ``forward_window(x, box)`` (the output of `forward` cut to a
+            box, as fastbg's networks have), that is called instead.
         path: from a baseline to the image; default LAM's `GaussianBlurPath(1.2, 9)`.
         objective: default LAM's `GradientDetector()`; or an `Objective`, or a function of the
-            window's SR pixels (B,3,size,size) with a value for each image (B).
+            window's SR pixels (B,3,size,size) that returns (B), a number for each image.
         skip_tolerance: nodes whose step is shorter than this fraction of the path are left out.
-            The default keeps the result to 1e-6 of its largest value.
-        memory_budget: bytes that one pass may take; default 2 GiB on CPUs, half of the free memory
-            on GPUs. If the nodes of a pass need more, the network's blocks are recomputed in
-            backward. Raises InvalidArgument then if the model has no stack of blocks.
-        autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, not exact. An
-            autocast around the call has no effect: this argument decides.
+            With the default the result changes by less than 1e-6 of its largest value.
+        memory_budget: bytes that one pass may use; default 2 GiB on CPUs, half of the free memory
+            on GPUs. If a pass needs more, the network's blocks are recomputed in backward.
+        autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, less exact. Only this
+            argument counts; an autocast around the call has no effect.
+
+    Raises:
+        InvalidArgument: an argument's type or value; when called, a budget that is too small for
+            a model without a stack of blocks.
+
+    Example:
+        >>> import torch, fastbg
+        >>> lam = fastbg.LocalAttribution(fastbg.load_model("edsr"))
+        >>> result = lam.attribute(torch.rand(1, 3, 48, 48), (88, 88, 16), accuracy="published")
+        >>> result.map.shape, result.diffusion_index.shape
+        (torch.Size([1, 48, 48]), torch.Size([1]))
     """
 
     def __init__(
@@ -100,26 +110,27 @@ class LocalAttribution:
             images: (B,3,h,w) LR in [0,1], any float dtype, on the model's device; computed in the
                 model's dtype. One channel if the model takes one.
             windows: ``(y, x, size)``, top-left corner and side in SR pixels, for all images; or
-                integers (B,3), one for each; or (N,3) for a single image, or (B,N,3): several for
-                each, which share its path. With 4 in place of 3 they are boxes
-                ``(y0, x0, y1, x1)``, half-open.
-            n_steps: nodes of the path; negligible ones are not computed.
-            method: "riemann_right" (as published), "riemann_trapezoid", "gausslegendre" or
-                "arc_midpoint".
-            internal_batch_size: nodes per network pass; None: chosen from the memory budget.
-            return_convergence_delta: also report the quadrature's completeness error, for two more
-                forward passes.
-            accuracy: "published": as accurate as the published 50 steps with as few passes as
-                possible; takes the place of `n_steps` and `method`.
+                integers (B,3), one window for each image; or (N,3) for one image, or (B,N,3),
+                several windows for each. Windows of one image share its path. With 4 in place of 3
+                they are boxes ``(y0, x0, y1, x1)``, half-open.
+            n_steps: nodes of the path; those with a negligible step are not computed.
+            method: quadrature rule: "riemann_right" (as published), "riemann_trapezoid",
+                "gausslegendre" or "arc_midpoint".
+            internal_batch_size: nodes per pass of the network; None: as the memory budget allows.
+            return_convergence_delta: also return the completeness error of the quadrature, which
+                takes two more forward passes.
+            accuracy: "published" replaces `n_steps` and `method` by 16 "arc_midpoint" nodes, which
+                come closer to the converged map than the 50 steps of the published code.
 
-        Works inside `torch.no_grad`, `torch.inference_mode` and autocast as outside.
+        The result is the same inside `torch.no_grad`, `torch.inference_mode` and autocast.
 
         Returns:
-            An `AttributionResult` of one entry for each pair of image and window.
+            An `AttributionResult` with one entry for each pair of image and window.
 
         Raises:
             InvalidArgument: an argument's shape, value, dtype or device; a window that leaves the
-                SR image; a model that raises, answers no SR image, NaN, or without a gradient.
+                SR image; a model that raises, that returns no SR image or NaN, or whose output has
+                no gradient.
         """
         images = as_inputs(images, self.model)
         if accuracy is not None:
@@ -170,7 +181,7 @@ class _Part(NamedTuple):
 
 
 class _Run:
-    """The network's passes of one call: gradients of the objective, at a batch size that fits."""
+    """The network passes of one call of `attribute`, at a batch size that fits into memory."""
 
     def __init__(self, settings: LocalAttribution, batch: int | None) -> None:
         self.model, self.path = settings.model, settings.path
@@ -241,9 +252,9 @@ class _Run:
                 yield input_gradient(value, nodes, shared)
 
     def plan(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> None:
-        """Batch size and recomputation, by what a trial pass of one node keeps for backward.
+        """Choose batch size and recomputation: a trial pass measures what backward needs to keep.
 
-        A batch that the caller chose is taken, and tried only against a budget that they set.
+        A batch size given by the caller is used as it is, and measured only if a budget is given.
         """
         if self.asked is not None and self.budget is None:
             self.batch = self.asked
@@ -258,7 +269,7 @@ class _Run:
                     pass
         except memory.OverBudget:
             self.batch = self.asked or 1
-            # The default budget was nobody's wish: a model without blocks may exceed it.
+            # A model without blocks may exceed the default budget, but not one that was set.
             self.recompute = self.budget is not None or bool(memory.stacked_blocks(self.model))
         else:
             fitting = int(limit // max(saved.count, 1))

@@ -1,4 +1,4 @@
-"""How much a network's backward pass keeps, and how to make it keep less."""
+"""Memory of a network's backward pass: measured, and reduced by recomputing blocks."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ STACKS = (nn.Sequential, nn.ModuleList)
 
 
 class OverBudget(MemoryError):
-    """Raised inside a forward pass that saves more than its budget; callers never see it."""
+    """A forward pass saves more than its budget; caught inside this package."""
 
 
 class SavedBytes(saved_tensors_hooks):
@@ -39,7 +39,7 @@ class SavedBytes(saved_tensors_hooks):
             self.count += storage.nbytes()
             if self.count > self._limit:
                 raise OverBudget
-        # Not the tensor itself: an output that its own graph holds would never be freed.
+        # Detached: a saved output would hold its own graph, and never be freed.
         return tensor.detach()
 
 
@@ -76,9 +76,10 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def stacked_blocks(model: nn.Module) -> list[nn.Module]:
-    """The outermost blocks in the model's stacks: modules of several parts that run by themselves.
+    """The outermost blocks in the model's stacks.
 
-    A stack is an nn.Sequential or nn.ModuleList of more than one module; it is no block itself.
+    A stack is an nn.Sequential or nn.ModuleList with more than one module. A block is a module in
+    it that has a `forward` and several submodules, and is not itself a stack.
     """
     parts = list(model.children())
     stacked = isinstance(model, STACKS) and len(parts) > 1

@@ -1,4 +1,4 @@
-"""Objectives: one number per SR image, of which the attribution explains the origin."""
+"""Objectives: the number computed from a window of the SR image that is attributed to the input."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,21 +10,36 @@ from fastbg.ops.path import gradient_detector
 
 
 class Objective(ABC):
-    """Called with the window's part of the SR image. Subclass, or pass any function of it.
+    """A differentiable number for the window of each SR image. Subclass it for one of your own.
 
-    `margin` is how many pixels below and right of the window the objective also reads; they are
-    delivered where the image has them.
+    For a function of the window's pixels alone, `CustomObjective` is enough.
+
+    Attributes:
+        margin: SR pixels below and right of the window that the objective reads as well; they are
+            passed to it as far as the image has them.
     """
 
     margin: int = 0
 
     @abstractmethod
     def __call__(self, patch: Tensor, height: int, width: int) -> Tensor:
-        """Values (B) for `patch` (B,C,height + margin, width + margin), window in its corner."""
+        """Values (B) for `patch` (B,C,height + margin,width + margin), whose upper left part is the
+        window, height x width SR pixels.
+        """
 
 
 class GradientDetector(Objective):
-    """LAM's objective: `fastbg.gradient_detector` of the window."""
+    """LAM's objective: `fastbg.gradient_detector` of the window (Gu and Dong, CVPR 2021).
+
+    Args:
+        backend: of `fastbg.gradient_detector`.
+
+    Example:
+        >>> import torch, fastbg
+        >>> objective = fastbg.GradientDetector()
+        >>> objective(torch.ones(2, 3, 17, 17), 16, 16)  # no structure
+        tensor([0., 0.])
+    """
 
     margin = 1
 
@@ -35,12 +50,20 @@ class GradientDetector(Objective):
         return "GradientDetector()"
 
     def __call__(self, patch: Tensor, height: int, width: int) -> Tensor:
-        """Values (B) for `patch` (B,C,height + 1, width + 1), less at the image's end."""
+        """Values (B) for `patch` (B,C,height + 1,width + 1), or less at the image's lower and right
+        border.
+        """
         return gradient_detector(patch, (0, 0, height, width), backend=self.backend)
 
 
 class PixelSum(Objective):
-    """Sum of the window's pixels over all channels."""
+    """Sum of the window's pixels over all channels, in [0,1] units.
+
+    Example:
+        >>> import torch, fastbg
+        >>> fastbg.PixelSum()(torch.ones(1, 3, 2, 2), 2, 2)
+        tensor([12.])
+    """
 
     def __repr__(self) -> str:
         return "PixelSum()"
@@ -51,7 +74,20 @@ class PixelSum(Objective):
 
 
 class CustomObjective(Objective):
-    """A function of the window's pixels (B,C,size,size) with a value for each image (B)."""
+    """Any differentiable function of the window's pixels.
+
+    Args:
+        function: window (B,C,size,size) -> (B), a number for each image.
+
+    Raises:
+        InvalidArgument: on use, if the function returns another shape than (B).
+
+    Example:
+        >>> import torch, fastbg
+        >>> redness = fastbg.CustomObjective(lambda patch: patch[:, 0].mean((1, 2)))
+        >>> redness(torch.ones(2, 3, 16, 16), 16, 16)
+        tensor([1., 1.])
+    """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self._function = function

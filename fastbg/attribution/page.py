@@ -41,7 +41,7 @@ def default_step(height: int, width: int, size: int) -> int:
 
 
 def grid_windows(height: int, width: int, size: int, step: int) -> list[tuple[int, int, int]]:
-    """Windows y, x, size every `step` SR pixels, the last of each row and column at the end."""
+    """Windows y, x, size every `step` SR pixels; the last of a row or column ends at the border."""
 
     def starts(length: int) -> list[int]:
         last = length - size

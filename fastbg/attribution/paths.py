@@ -17,9 +17,10 @@ ARC_GRID = 4096  # cells on which a kernel's arc length is summed
 
 
 class Path(ABC):
-    """x(t), t in [0,1]: x(0) is the baseline, x(1) the image. Subclass for a path of your own.
+    """A path x(t), t in [0,1], from the baseline x(0) to the image x(1). Subclass it for your own.
 
-    Images are (B,C,h,w) in [0,1]; positions are float64 arrays (K).
+    If functions for x(t) and dx/dt are enough, use `CustomPath`. Images are (B,C,h,w) in [0,1];
+    positions t are float64 arrays (K).
 
     `radius` is how far, in pixels, a node's or step's pixel looks in the image; None: anywhere. If
     it is known, only the part of the image that a window depends on is computed.
@@ -36,21 +37,30 @@ class Path(ABC):
         """Sum over the cells of gradient times step: gradients (B,K,C,h,w) -> (B,C,h,w)."""
 
     def at_length(self, fractions: Array) -> Array:
-        """Position at each fraction of the arc length; here the path has constant speed."""
+        """The position t at each fraction (K) of the arc length; equal to it at constant speed."""
         return fractions
 
     def step_sizes(self, cells: Cells) -> Array:
-        """Length (K) of each weighted step, as a fraction of the whole path's."""
+        """Length (K) of each weighted step, as a fraction of the path's length."""
         return cells.weight * (cells.end - cells.start)
 
 
 class GaussianBlurPath(Path):
-    """LAM's path: the image under a Gaussian whose width falls linearly from `sigma` to 0.
+    """LAM's path: the image blurred by a Gaussian whose width falls linearly from `sigma` to 0.
 
     Args:
         sigma: width at the baseline, in LR pixels; positive.
-        kernel_size: odd number of taps; borders are reflect-101.
+        kernel_size: odd number of taps, at least 3; borders as for `fastbg.blur_path`.
         backend: of `fastbg.blur_path` and `fastbg.path_integral`.
+
+    Raises:
+        InvalidArgument: `sigma` or `kernel_size`.
+
+    Example:
+        >>> import numpy as np, torch, fastbg
+        >>> path = fastbg.GaussianBlurPath(sigma=1.2)
+        >>> path.nodes(torch.rand(1, 3, 32, 32), np.array([0.0, 0.5, 1.0])).shape
+        torch.Size([1, 3, 3, 32, 32])
     """
 
     def __init__(self, sigma: float = 1.2, kernel_size: int = 9, backend: str = "auto") -> None:
@@ -83,7 +93,7 @@ class GaussianBlurPath(Path):
         length = _arc_length(self.sigma, self.kernel_size)
         grid = np.linspace(0, 1, ARC_GRID + 1)
         position = np.interp(fractions * length[-1], length, grid)
-        # The kernel stands still as its width nears 0: the end is not where that begins.
+        # Near width 0 the kernel no longer changes in float64; the end is t = 1 nevertheless.
         return np.where(fractions >= 1, 1.0, position)
 
     def step_sizes(self, cells: Cells) -> Array:
@@ -98,10 +108,16 @@ class GaussianBlurPath(Path):
 
 
 class LinearPath(Path):
-    """The straight line from `baseline` to the image (integrated gradients).
+    """The straight line from `baseline` to the image (integrated gradients, Sundararajan 2017).
 
     Args:
-        baseline: grey level in [0,1], or a tensor that broadcasts to the images.
+        baseline: grey level in [0,1], or a tensor that broadcasts to the images (B,C,h,w).
+
+    Example:
+        >>> import numpy as np, torch, fastbg
+        >>> path = fastbg.LinearPath(baseline=0.5)
+        >>> path.nodes(torch.ones(1, 1, 1, 1), np.array([0.0, 0.5, 1.0])).flatten()
+        tensor([0.5000, 0.7500, 1.0000])
     """
 
     def __init__(self, baseline: float | Tensor = 0.0) -> None:
@@ -136,7 +152,21 @@ class LinearPath(Path):
 
 
 class GaussianLinearPath(LinearPath):
-    """The straight line from the image under a Gaussian of width `sigma` to the image."""
+    """The straight line from the blurred image to the image.
+
+    Args:
+        sigma: width of the Gaussian, in LR pixels; positive.
+        kernel_size: odd number of taps, at least 3; borders as for `fastbg.blur_path`.
+        backend: of `fastbg.blur_path`.
+
+    Raises:
+        InvalidArgument: `sigma` or `kernel_size`.
+
+    Example:
+        >>> import fastbg
+        >>> fastbg.GaussianLinearPath(sigma=2.0, kernel_size=13)
+        GaussianLinearPath(sigma=2.0, kernel_size=13)
+    """
 
     def __init__(self, sigma: float = 1.2, kernel_size: int = 9, backend: str = "auto") -> None:
         _check_blur(sigma, kernel_size)
@@ -159,8 +189,20 @@ class CustomPath(Path):
 
     Args:
         nodes: x(t).
-        derivatives: dx/dt. None: steps are differences of `nodes` between the ends of the cells,
-            which keeps the attribution complete, but excludes the method "gausslegendre".
+        derivatives: dx/dt. If None, the steps are differences of `nodes` between the ends of each
+            cell. The attribution is complete then, too, but the method "gausslegendre" needs
+            derivatives.
+
+    Raises:
+        InvalidArgument: on use, if a function returns another shape, or derivatives are needed.
+
+    Example:
+        >>> import torch, fastbg
+        >>> fade_in = fastbg.CustomPath(lambda x, t: t[:, None, None, None] * x[:, None])
+        >>> small = fastbg.wrap(torch.nn.Upsample(scale_factor=4), scale=4)
+        >>> lam = fastbg.LocalAttribution(small, fade_in)
+        >>> lam.attribute(torch.rand(1, 3, 16, 16), (24, 24, 16), 4).map.shape
+        torch.Size([1, 16, 16])
     """
 
     def __init__(self, nodes: PathFunction, derivatives: PathFunction | None = None) -> None:
@@ -209,7 +251,7 @@ def _kernels(sigmas: Array, kernel_size: int) -> Array:
 
 @lru_cache(maxsize=16)
 def _arc_length(sigma: float, kernel_size: int) -> Array:
-    """L1 length of the kernel's way from `sigma` down, at ARC_GRID + 1 equidistant positions."""
+    """L1 arc length of the kernel from the baseline on, at ARC_GRID + 1 equidistant positions."""
     kernels = _kernels(np.linspace(sigma, 0, ARC_GRID + 1), kernel_size)
     steps = np.abs(np.diff(kernels, axis=0)).sum((1, 2))
     length: Array = np.concatenate(([0.0], steps.cumsum()))

@@ -1,4 +1,4 @@
-"""Pictures of attributions: the figure that goes into papers, and single results.
+"""Pictures of attributions: a figure that compares networks, and one of a single result.
 
 Colours as in the LAM paper: `seismic`, white for nothing, red for much. Every axis is in SR pixels,
 so that the window, the zoom and the images lie where they belong.

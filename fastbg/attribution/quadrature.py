@@ -1,7 +1,8 @@
-"""Quadrature rules along a path: where gradients are taken, and which steps they multiply.
+"""Quadrature rules along a path: where gradients are taken, and by which steps they are multiplied.
 
-A path runs over positions t from 0 (the baseline) to 1 (the image). Every rule here is a list of
-cells: take the gradient at `node`, multiply it with ``weight * (x(end) - x(start))``.
+A path runs over positions t from 0 (the baseline) to 1 (the image). Each rule is a list of cells:
+the gradient at `node` is multiplied by ``weight * (x(end) - x(start))``, and the products are
+added.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from fastbg.errors import InvalidArgument
 
 Array = NDArray[np.float64]
 
-# Half-width in t of the cells that stand for a derivative. Kernel differences are taken in
-# float64, so that neither their cancellation nor the curvature over a cell shows in float32.
+# Half-width in t of the cells that approximate a derivative. Kernel differences are computed in
+# float64: neither cancellation nor curvature within a cell is visible in float32.
 DERIVATIVE_CELL = 1e-5
 
 
@@ -23,8 +24,12 @@ DERIVATIVE_CELL = 1e-5
 class Cells:
     """K cells of a quadrature rule; arrays (K) of positions in [0,1].
 
-    `pointwise` cells stand for the path's derivative at their node and are as short as numerics
-    allow; the others tile the path.
+    Attributes:
+        node: where the gradient is taken.
+        start, end: ends of the step by which the gradient is multiplied.
+        weight: factor of the step.
+        pointwise: the cells are tiny and approximate the path's derivative at their node; otherwise
+            they cover the path.
     """
 
     node: Array
@@ -44,13 +49,13 @@ class Cells:
 
 
 def riemann_right(n: int, at_length: Callable[[Array], Array]) -> Cells:
-    """n equal cells, the gradient at the end of each: what the public LAM code does."""
+    """n equal cells with the gradient at the end of each, as in the published LAM code."""
     t = np.linspace(0, 1, n + 1)
     return Cells(t[1:], t[:-1], t[1:], np.ones(n))
 
 
 def riemann_trapezoid(n: int, at_length: Callable[[Array], Array]) -> Cells:
-    """n equidistant nodes, the first at the baseline; each cell's ends count half."""
+    """n equidistant nodes from the baseline to the image (Captum's rule of this name)."""
     if n < 2:
         raise InvalidArgument("n_steps", n, "at least 2 for riemann_trapezoid")
     t = np.linspace(0, 1, n)
@@ -59,7 +64,7 @@ def riemann_trapezoid(n: int, at_length: Callable[[Array], Array]) -> Cells:
 
 
 def gausslegendre(n: int, at_length: Callable[[Array], Array]) -> Cells:
-    """n Gauss-Legendre nodes, times the path's derivative there."""
+    """n Gauss-Legendre nodes; the gradient is multiplied by the path's derivative there."""
     x, w = np.polynomial.legendre.leggauss(n)
     t = (x + 1) / 2
     half = np.minimum(DERIVATIVE_CELL, np.minimum(t, 1 - t) / 2)
@@ -67,9 +72,9 @@ def gausslegendre(n: int, at_length: Callable[[Array], Array]) -> Cells:
 
 
 def arc_midpoint(n: int, at_length: Callable[[Array], Array]) -> Cells:
-    """n cells of equal arc length of the path, the gradient in the middle of each.
+    """n cells of equal arc length, with the gradient in the middle of each.
 
-    On LAM's blur path this spends no node where the kernel hardly changes (sigma below 0.2).
+    On LAM's blur path no node is spent where the kernel hardly changes (sigma below 0.2).
     """
     borders = at_length(np.linspace(0, 1, n + 1))
     return Cells(at_length((np.arange(n) + 0.5) / n), borders[:-1], borders[1:], np.ones(n))

@@ -1,4 +1,4 @@
-"""What an attribution returns."""
+"""The result of `LocalAttribution.attribute`."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastbg.attribution import diffusion as statistics
+from fastbg.attribution import diffusion
 from fastbg.errors import DataError
 from fastbg.geometry import Box
 from fastbg.writing import replacing
@@ -31,7 +31,9 @@ _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError
 
 @dataclass(frozen=True, repr=False)
 class AttributionResult:
-    """Attributions of B (image, window) pairs; for windows (B,N,3) every B stands for (B,N).
+    """The attributions of B pairs of image and window.
+
+    For windows (B,N,3) the leading dimensions of everything below are (B,N) instead of (B).
 
     Attributes:
         attribution: (B,3,h,w) signed, float32, LR resolution.
@@ -56,12 +58,12 @@ class AttributionResult:
     @cached_property
     def map(self) -> Tensor:
         """(B,h,w): |sum over channels| divided by its maximum."""
-        return statistics.attribution_map(self.attribution)
+        return diffusion.attribution_map(self.attribution)
 
     @cached_property
     def gini(self) -> Tensor:
         """(B) Gini coefficient of the map, float64."""
-        return statistics.gini(self.map)
+        return diffusion.gini(self.map)
 
     @property
     def diffusion_index(self) -> Tensor:
@@ -81,17 +83,26 @@ class AttributionResult:
 
         0 for a map of zeros. Raises InvalidArgument unless 0 < `share` <= 1.
         """
-        return statistics.contribution_area(self.map, share)
+        return diffusion.contribution_area(self.map, share)
 
     def share(self, boxes: Tensor | Sequence[int]) -> Tensor:
-        """Share of the map inside boxes y0, x0, y1, x1 in SR pixels: (B), or (B,N) for (N,4).
+        """Share of the map inside each box, in [0,1].
 
-        For a ring, subtract the share of its inner box from that of its outer one.
+        For a ring, subtract the share of the inner box from that of the outer box.
+
+        Args:
+            boxes: y0, x0, y1, x1, half-open, in SR pixels: (4) or (N,4).
+
+        Returns:
+            (B) float64, or (B,N) for N boxes.
+
+        Raises:
+            InvalidArgument: wrong shape of `boxes`.
         """
-        return statistics.box_share(self.map, boxes, self.scale)
+        return diffusion.box_share(self.map, boxes, self.scale)
 
     def plot(self, index: int | tuple[int, ...] = 0) -> "Figure":
-        """Figure of pair `index`: input with window, map and kernel density, diffusion index."""
+        """A Matplotlib figure of pair `index`: input, map, kernel density, diffusion index."""
         from fastbg.attribution.picture import result_figure
 
         return result_figure(self, index)

@@ -1,4 +1,4 @@
-"""How Swin Transformer layers are told to a backend: steps, each a row of whole numbers."""
+"""Swin Transformer layers as integers, one row for each step, to pass to a backend."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What every compiled backend of the Gram family is given."""
+"""Arguments that all compiled backends of the Gram family share."""
 
 from torch import Tensor
 

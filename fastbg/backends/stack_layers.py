@@ -1,4 +1,4 @@
-"""How the layers of a stack of convolutions are told to a backend: each a row of whole numbers."""
+"""The layers of a stack of convolutions as integers, one row for each, to pass to a backend."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,6 +18,7 @@ class Layer(NamedTuple):
     relu: int
     upscale: int
     residual: int  # number of the map that is added, -1 for none
+    attention: int  # number of the attention that weighs what is added to it, -1 for none
     y0: int
     x0: int
     y1: int
@@ -35,25 +36,63 @@ def split(numbers: Sequence[int]) -> list[Layer]:
     return [Layer(*numbers[i : i + n]) for i in range(0, len(numbers), n)]
 
 
+class Attention(NamedTuple):
+    """Parameters of a channel attention: 1x1 convolutions to (S) and back to (C) channels."""
+
+    squeeze: Tensor
+    squeeze_bias: Tensor
+    excite: Tensor
+    excite_bias: Tensor
+
+
+class Parameters(NamedTuple):
+    """Of all layers, and of the attentions by number."""
+
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor]
+    attentions: list[Attention]
+
+
+def parted(parameters: Sequence[Tensor], layers: int) -> Parameters:
+    """`parameters`: weight and bias of each layer in turn, and then those of each attention."""
+    own, rest = parameters[: 2 * layers], parameters[2 * layers :]
+    n = len(Attention._fields)
+    attentions = [Attention(*rest[i : i + n]) for i in range(0, len(rest), n)]
+    return Parameters(own[::2], own[1::2], attentions)
+
+
 def result_shape(
     x: Tensor, parameters: Sequence[Tensor], numbers: Sequence[int]
 ) -> tuple[int, int, int, int]:
-    """(B,C,h,w) of the last layer's box; `parameters` are weight and bias of each layer in turn."""
-    last = Layer(*numbers[-len(Layer._fields) :])
+    """(B,C,h,w) of the last layer's box."""
+    layers = split(numbers)
+    last, weights = layers[-1], parted(parameters, len(layers)).weights
     box = last.box.refine(last.upscale)
-    return len(x), len(parameters[-2]) // last.upscale**2, box.y1 - box.y0, box.x1 - box.x0
+    return len(x), len(weights[-1]) // last.upscale**2, box.y1 - box.y0, box.x1 - box.x0
 
 
-def sign_bytes(images: int, parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
-    """Size of what the gradient needs of a forward pass: where each ReLU let values through."""
-    total = 0
-    for layer, weight in zip(split(numbers), parameters[::2], strict=True):
+def kept_bytes(images: int, parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
+    """Size of what the gradient needs of a forward pass.
+
+    A ReLU's: which values it let through. An attention's: its convolution's values, its weights,
+    and its hidden layer.
+    """
+    total, layers = 0, split(numbers)
+    of_layers = parted(parameters, len(layers))
+    for layer, weight in zip(layers, of_layers.weights, strict=True):
+        cells = layer.box.coarsen(CELL)
+        count = (cells.y1 - cells.y0) * (cells.x1 - cells.x0) * layer.upscale**2
+        channels = _in_lanes(len(weight) // layer.upscale**2)
         if layer.relu:
-            cells = layer.box.coarsen(CELL)
-            count = (cells.y1 - cells.y0) * (cells.x1 - cells.x0) * layer.upscale**2
-            channels = -(-(len(weight) // layer.upscale**2) // LANES) * LANES
-            total += images * count * CELL**2 * channels // 4
-    return total
+            total += count * CELL**2 * channels // 4
+        if layer.attention >= 0:
+            squeezed = _in_lanes(len(of_layers.attentions[layer.attention].squeeze))
+            total += 4 * (count * CELL**2 * channels + channels + squeezed)
+    return images * total
+
+
+def _in_lanes(channels: int) -> int:
+    return -(-channels // LANES) * LANES
 
 
 SCRATCH = 32 << 20  # bytes of maps at once: more images follow one another, to the same bits
@@ -61,9 +100,9 @@ SCRATCH = 32 << 20  # bytes of maps at once: more images follow one another, to 
 
 def images_at_once(parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
     """How many images a call may take, so that its memory does not grow with the batch."""
-    sizes = [0]
-    for layer, weight in zip(split(numbers), parameters[::2], strict=True):
+    sizes, layers = [0], split(numbers)
+    for layer, weight in zip(layers, parted(parameters, len(layers)).weights, strict=True):
         y0, x0, y1, x1 = layer.box.grow(CELL, layer.y1 + CELL, layer.x1 + CELL)
-        channels = -(-(len(weight) // layer.upscale**2) // LANES) * LANES
+        channels = _in_lanes(len(weight) // layer.upscale**2)
         sizes.append(4 * channels * (y1 - y0) * (x1 - x0) * layer.upscale**2)
     return max(1, SCRATCH // (2 * max(sizes)))

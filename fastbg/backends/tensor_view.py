@@ -1,4 +1,4 @@
-"""How tensors cross into the compiled modules: address, dtype, shape and strides, no torch."""
+"""Tensors as plain data for the compiled modules: address, dtype, shape and strides."""
 
 import torch
 from torch import Tensor

@@ -43,9 +43,9 @@ def say(text: str, style: str = "") -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop in good order; a second one stops at once.
+    """Ctrl-C and SIGTERM end the command with clean-up; a second one ends it at once.
 
-    What is stored is on disk already, so that nothing but the order is lost.
+    Results are on disk already, so nothing is lost in either case.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

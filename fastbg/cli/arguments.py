@@ -1,10 +1,15 @@
-"""The arguments of every command. Loads neither PyTorch nor any other package, so that help and
-refusals come at once; the module of a command is loaded when it runs.
+"""The arguments of every command.
+
+Neither PyTorch nor any other package is loaded here, so that help and error messages appear at
+once. The module of a command is loaded when it runs.
 """
 
 import argparse
 import importlib
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +28,53 @@ from fastbg.vocabulary import (
     NETWORKS,
 )
 
+SHELLS = ("bash", "zsh", "tcsh")
 ABOUT = "Which pixels did a super-resolution network use, and did they help?"
-# Options that several experiments have; each is set in all that have it.
+# Options that several experiments have; the argument sets them in all of these.
 SHARED_OPTIONS = {
     "kernel": KERNELS,
     "channel": CHANNELS,
     "lr": ("made", "paired"),
     "domain": ("hr", "lr"),
+    "seam": None,  # hard, a decay length, or several
 }
 
 
 def parser() -> Parser:
     """The whole command line."""
     line = Parser(prog="fastbg", description=ABOUT)
-    line.add_argument("--version", action="version", version=f"fastbg {__version__}")
+    line.add_argument("--version", action=Versions)
     commands = line.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for register in (run, report, attribute, evaluate, train, info, options):
+    for register in (run, report, compare, attribute, evaluate, train, info, options, completion):
         register(commands)
     return line
+
+
+class Versions(argparse.Action):
+    """Prints the version, and those of what results depend on; loads none of them."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="versions that matter, and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print and exit."""
+        print(f"fastbg {__version__}")
+        for name, told in versions().items():
+            print(f"  {name} {told}")
+        parser.exit()
+
+
+def versions() -> dict[str, str]:
+    """Of what results depend on, by name."""
+    found = {"Python": f"{platform.python_version()} on {platform.platform()}"}
+    for package in ("torch", "triton", "numpy", "scipy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    for name, module in {"C++": "fastbg._cpu", "CUDA": "fastbg._cuda"}.items():
+        found[name] = "kernels built" if find_spec(module) else "kernels not built"
+    return found
 
 
 def loaded(module: str, function: str = "main") -> Callable[[argparse.Namespace], int | None]:
@@ -85,35 +119,73 @@ def run(commands: Any) -> None:
         "--pooling",
         type=whole(1),
         metavar="N",
-        help="beside each RCAN, the same weights with channel means over N x N LR pixels instead "
-        "of the whole input (the built-in one was trained on 24)",
+        help="add for each RCAN a copy whose channel attention averages N x N LR pixels instead of "
+        "the whole input (the built-in one was trained on 24)",
     )
     add("--data", type=Path, metavar="DIR", help="folder of HR images (default: built-in images)")
     images(command)
     add("--out", type=Path, default=Path("fastbg-run"), metavar="DIR", help="run folder")
-    add("--seed", type=whole(0), default=0, metavar="N", help="draws sub-images and resamples")
+    add(
+        "--seed",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="of random choices, such as sub-images",
+    )
     add("--limit", type=whole(1), metavar="N", help="at most N items per experiment")
+    add(
+        "--quick",
+        action="store_true",
+        help="a first look at every experiment in about two minutes: of each the first items, too "
+        "few for most verdicts; the same command without it goes on",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    add("--dtype", default="float32", choices=DTYPES, help="of the networks")
-    add("--backend", default="auto", choices=("auto", *BACKENDS), help="of fastbg's operators")
+    add("--dtype", default="float32", choices=DTYPES, help="number format of the networks")
+    add(
+        "--backend",
+        default="auto",
+        choices=("auto", *BACKENDS),
+        help="implementation of fastbg's operators",
+    )
     for name, choices in SHARED_OPTIONS.items():
-        add(f"--{name}", choices=choices, help=f"option {name} of every experiment that has it")
+        metavar = None if choices else "hard|TAU,..."
+        told = f"option {name} of every experiment that has it"
+        add(f"--{name}", choices=choices, metavar=metavar, help=told)
     add(
         "-o",
         "--option",
         action="append",
         default=[],
         metavar="EXPERIMENT.NAME=VALUE",
-        help="set one option of one experiment; `fastbg options` tells what they mean",
+        help="set an option of one experiment; `fastbg options` lists them",
     )
-    add("--engine", default="local", choices=("local", "ray"), help="one process, or many")
-    add("--address", metavar="HOST:PORT", help="Ray cluster, or auto (default: start one here)")
-    add("--workers", type=whole(1), metavar="N", help="of Ray (default: one per GPU share or core)")
-    add("--gpus-per-worker", type=number, metavar="G", help="of Ray; 0.5 lets two share one GPU")
-    add("--dry-run", action="store_true", help="say what the run would take, and stop")
+    add(
+        "--engine",
+        default="local",
+        choices=("local", "ray"),
+        help="local: one process; ray: many processes, on one machine or a cluster",
+    )
+    add(
+        "--address",
+        metavar="HOST:PORT",
+        help="Ray cluster to connect to; auto: the one that runs here (default: start one here)",
+    )
+    add(
+        "--workers",
+        type=whole(1),
+        metavar="N",
+        help="number of Ray workers (default: one per GPU share, or per core)",
+    )
+    add(
+        "--gpus-per-worker",
+        type=number,
+        metavar="G",
+        help="GPUs of a Ray worker; with 0.5 two workers share a GPU",
+    )
+    add("--dry-run", action="store_true", help="estimate work and time, and stop")
     told = command.add_mutually_exclusive_group()
     told.add_argument("-q", "--quiet", action="store_true", help="print the report's path only")
-    told.add_argument("-v", "--verbose", action="store_true", help="print what is planned, too")
+    told.add_argument("-v", "--verbose", action="store_true", help="print more, such as the plan")
 
 
 def report(commands: Any) -> None:
@@ -121,6 +193,23 @@ def report(commands: Any) -> None:
     command = commands.add_parser("report", help="write the report of a run folder again")
     command.set_defaults(command=loaded("report"))
     command.add_argument("folder", type=Path, metavar="DIR", help="run folder")
+
+
+def compare(commands: Any) -> None:
+    """`fastbg compare`."""
+    command = commands.add_parser(
+        "compare",
+        help="two runs side by side",
+        description="What two run folders differ in, such as networks, seeds or options, and each "
+        "number that both measured: its mean in either, and the mean difference over the items "
+        "that both have, with a paired 95 % interval over photographs.",
+    )
+    command.set_defaults(command=loaded("compare"))
+    add = command.add_argument
+    add("run", type=Path, metavar="RUN", help="run folder")
+    add("other", type=Path, metavar="OTHER", help="run folder")
+    add("--model", nargs=2, metavar="LABEL", help="a network of either run (default: same labels)")
+    add("--csv", type=Path, metavar="FILE", help="write the table there, too")
 
 
 def attribute(commands: Any) -> None:
@@ -187,11 +276,12 @@ def attribute(commands: Any) -> None:
         "which the picture tells",
     )
     add("--steps", type=whole(1), default=50, metavar="N", help="nodes of the path (default 50)")
-    add("--method", default="riemann_right", choices=METHODS)
+    add("--method", default="riemann_right", choices=METHODS, help="quadrature rule")
     add(
         "--accuracy",
         choices=("published",),
-        help="as accurate as 50 published steps in fewer passes; for --steps and --method",
+        help="at least as accurate as the published 50 steps, in fewer passes; replaces --steps "
+        "and --method",
     )
     add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
 
@@ -200,7 +290,7 @@ def evaluate(commands: Any) -> None:
     """`fastbg evaluate`."""
     command = commands.add_parser(
         "evaluate",
-        help="PSNR and SSIM of networks on a folder",
+        help="PSNR and SSIM of networks on a folder of images",
         description="PSNR, SSIM and other measures of networks, beside bicubic, on every image of "
         "a folder. Images that cannot be read are left out and listed at the end (exit status 1).",
     )
@@ -215,16 +305,20 @@ def evaluate(commands: Any) -> None:
         help=NETWORK_HELP,
     )
     add("--data", type=Path, required=True, metavar="DIR", help="HR images")
-    add("--channel", choices=CHANNELS, default="y", help="default: y")
+    add("--channel", choices=CHANNELS, default="y", help="that is measured (default: y)")
     add(
-        "--shave", type=whole(0), metavar="N", help="border left out, SR pixels; default: the scale"
+        "--shave",
+        type=whole(0),
+        metavar="N",
+        help="border that is not measured, SR pixels (default: the scale)",
     )
     add(
         "--kernel",
         choices=KERNELS,
-        help="bicubic that makes the LR images; default: the data set's own, else matlab",
+        help="bicubic kernel that makes the LR images (default: use the data set's LR images if it "
+        "has any, else matlab)",
     )
-    add("--lr", type=Path, metavar="DIR", help="LR images to use")
+    add("--lr", type=Path, metavar="DIR", help="folder of LR images to use")
     add(
         "--measure",
         nargs="+",
@@ -248,12 +342,13 @@ def evaluate(commands: Any) -> None:
 
 
 def train(commands: Any) -> None:
-    """`fastbg train`; what is not given is None, and left to `fastbg.training.TrainConfig`."""
+    """`fastbg train`; defaults are those of `fastbg.training.TrainConfig`."""
     command = commands.add_parser(
         "train",
         help="train a network",
-        description="L1 loss, Adam, warm-up and cosine; averaged weights are saved in float16. The "
-        "state is kept in OUT.ckpt every few minutes; --resume goes on from it.",
+        description="Train with L1 loss, Adam, and a cosine schedule with warm-up; the running "
+        "average of the weights is saved, in float16. The state is stored in OUT.ckpt every few "
+        "minutes; --resume continues from it.",
     )
     command.set_defaults(command=loaded("train"))
     add = command.add_argument
@@ -261,15 +356,22 @@ def train(commands: Any) -> None:
     add("--data", type=Path, required=True, metavar="DIR", help="folder of HR images")
     images(command)
     add("--out", type=Path, required=True, metavar="FILE", help="weights file (.safetensors)")
-    add("--steps", type=whole(1), metavar="N")
+    add("--steps", type=whole(1), metavar="N", help="number of training steps")
     add("--batch", type=whole(1), metavar="N", help="patches per step")
-    add("--patch", type=whole(1), metavar="N", help="LR pixels a side")
-    add("--rate", type=number, dest="learning_rate", metavar="R", help="highest one")
-    add("--resize", type=number, nargs="+", default=(), metavar="F", help="smaller copies too")
-    add("--start", metavar=NETWORK, help=f"go on from these weights, anew: {NETWORK_HELP}")
-    add("--seed", type=whole(0), default=0, metavar="N")
+    add("--patch", type=whole(1), metavar="N", help="side of a patch, LR pixels")
+    add("--rate", type=number, dest="learning_rate", metavar="R", help="highest learning rate")
+    add(
+        "--resize",
+        type=number,
+        nargs="+",
+        default=(),
+        metavar="F",
+        help="also train on copies of the images reduced by these factors, in (0, 1]",
+    )
+    add("--start", metavar=NETWORK, help=f"initial weights: {NETWORK_HELP}")
+    add("--seed", type=whole(0), default=0, metavar="N", help="of weights and patches")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    add("--resume", action="store_true", help="go on from OUT.ckpt")
+    add("--resume", action="store_true", help="continue from OUT.ckpt")
 
 
 def info(commands: Any) -> None:
@@ -282,8 +384,8 @@ def options(commands: Any) -> None:
     """`fastbg options`."""
     command = commands.add_parser(
         "options",
-        help="what the options of experiments mean",
-        description="Every option of the experiments: default, the values it takes, meaning.",
+        help="list the options of experiments",
+        description="List the options of experiments with default, allowed values and meaning.",
     )
     command.set_defaults(command=loaded("options"))
     known = ", ".join(EXPERIMENTS)
@@ -292,14 +394,27 @@ def options(commands: Any) -> None:
     )
 
 
+def completion(commands: Any) -> None:
+    """`fastbg completion`."""
+    command = commands.add_parser(
+        "completion",
+        help="completion of fastbg's arguments by a shell",
+        description="Print a script that completes fastbg's arguments, by shtab (pip install "
+        "'fastbg[completion]'). For bash: fastbg completion bash > "
+        "~/.local/share/bash-completion/completions/fastbg",
+    )
+    command.set_defaults(command=loaded("completion"))
+    command.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+
+
 def images(command: argparse.ArgumentParser) -> None:
     """Options of every command that reads a folder of images."""
     command.add_argument(
         "--lr-name",
         metavar="TEMPLATE",
-        help="how LR files are named, where it is not found: the HR name as {}, such as "
-        "'{}_bicLRx{scale}'",
+        help="names of LR files that are not recognised, with {} for the name of the HR file, such "
+        "as '{}_bicLRx{scale}'",
     )
     command.add_argument(
-        "--skip-bad", action="store_true", help="go on without images that cannot be read"
+        "--skip-bad", action="store_true", help="leave out images that cannot be read"
     )

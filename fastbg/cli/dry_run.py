@@ -1,9 +1,10 @@
-"""`fastbg run --dry-run`: what the run will take, and how long on how many workers."""
+"""`fastbg run --dry-run`: estimates the work, and the time for several numbers of workers."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -11,21 +12,24 @@ from rich.table import Table
 from fastbg.cli.info import describe
 from fastbg.data.images import ImageSet
 from fastbg.experiments.experiment import Experiment, NetLabel
-from fastbg.experiments.study import Study
+from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
-from fastbg.runs.estimate import Estimate, estimate, makespan
+from fastbg.runs.estimate import Estimate, Rate, expected, lacking, makespan, pixels, rate
+from fastbg.runs.forecast import Forecast, Key
+from fastbg.runs.limits import Limits
 from fastbg.runs.local import taking_part
 from fastbg.runs.progress import Display
 from fastbg.runs.store import RunStore
 
 WORKERS = (1, 8, 64)
+TIMING = 8.0  # seconds after which no further network is timed
 Nets = Sequence[tuple[NetLabel, Network, str]]
 
 
 def show(
     chosen: Sequence[Experiment],
     places: Sequence[tuple[Nets, Study]],
-    limit: int | None,
+    limits: Limits,
     out: Path,
     console: Console,
 ) -> None:
@@ -38,25 +42,85 @@ def show(
     with activity() as display:
         for number, experiment in enumerate(chosen, 1):
             display.now(f"choosing images: {experiment.name} ({number} of {len(chosen)})")
-            plans.append((experiment, experiment.plan(places[0][1])[:limit]))
+            plans.append((experiment, limits.cut(experiment, experiment.plan(places[0][1]))))
     done = stored(out)
     for number, (nets, study) in enumerate(places):
         start = time.perf_counter()
         study = replace(study, folder=None)  # a measured chunk exports nothing
-        jobs = [(e, items, *each) for e, items in plans for each in taking_part(e, nets)]
-        found: dict[tuple[str, str], Estimate] = {}
+        jobs = [
+            Timed(experiment, net, label.label, lacking(experiment, items, left))
+            for experiment, items in plans
+            for label, net, _ in taking_part(experiment, nets)
+            for left in (done.get((experiment.name, label.label), set()),)
+        ]
         with activity() as display:
-            for experiment, items, label, net, _ in jobs:
-                key = experiment.name, label.label
-                on = f"{study.device.type}, {len(found) + 1} of {len(jobs)}"
-                display.now(f"timing a few items: {' '.join(key)} ({on})")
-                found[key] = estimate(experiment, net, items, done.get(key, set()), study)
+            found, timed = calibrated(jobs, study, display)
         took = time.perf_counter() - start
         if number == 0:
             console.print(counts(found))
             console.print(transfers(study.images, nets), soft_wrap=True)
         device = f"{study.device.type} ({describe(study.device)})"
-        console.print(times(list(found.values()), f"on {device}, calibrated in {took:.1f} s"))
+        how = f"{timed} of {len(jobs)} timed in {took:.1f} s, the others by them"
+        console.print(times(list(found.values()), f"on {device}; {how}"))
+
+
+class Timed(NamedTuple):
+    """One network in one experiment, and the chunks that are left of it."""
+
+    experiment: Experiment
+    net: Network
+    label: str
+    left: Sequence[Sequence[Item]]
+
+    @property
+    def key(self) -> Key:
+        """As a forecast knows it."""
+        return self.experiment.name, self.label
+
+    @property
+    def guess(self) -> float:
+        """Seconds, before anything is timed."""
+        return self.experiment.cost * sum(map(pixels, self.left)) / 1e6
+
+
+def calibrated(
+    jobs: Sequence[Timed], study: Study, display: Display
+) -> tuple[dict[Key, Estimate], int]:
+    """What each of `jobs` takes, and how many of them were timed.
+
+    Every experiment is timed with one network, with the others while there is time; what is left
+    is expected to differ between networks as what was timed does.
+    """
+    forecast = Forecast({job.key: job.guess for job in jobs})
+    rates: dict[Key, Rate] = {}
+    start = time.perf_counter()
+    unfinished = [job for job in jobs if job.left]
+    first: dict[str, Timed] = {}  # network of each experiment
+    for job in unfinished:
+        first.setdefault(job.experiment.name, job)
+    rest = sorted((job for job in unfinished if job is not first[job.key[0]]), key=cost_of_one)
+    for job in (*first.values(), *rest):
+        if job in rest and time.perf_counter() - start > TIMING:
+            break
+        on = f"{study.device.type}, {len(rates) + 1} of {len(jobs)}"
+        display.now(f"timing a few items: {' '.join(job.key)} ({on})")
+        rates[job.key] = rate(job.experiment, job.net, job.left, study)
+        seconds = rates[job.key].seconds * sum(map(pixels, job.left))
+        forecast.note(job.key, seconds, 1.0)
+    found = {}
+    for job in jobs:
+        at = rates.get(job.key)
+        if at is None:
+            per_pixel = job.experiment.cost / 1e6 * forecast.factor(job.key)
+            like = first.get(job.experiment.name)
+            at = Rate(per_pixel, rates[like.key].stored if like else 0.0)
+        found[job.key] = expected(job.experiment, job.left, study, at)
+    return found, len(rates)
+
+
+def cost_of_one(job: Timed) -> float:
+    """Seconds of one item, before anything is timed."""
+    return job.guess / max(sum(map(len, job.left)), 1)
 
 
 def activity() -> Display:

@@ -1,4 +1,4 @@
-"""Files and folders that commands are given; refused by the argument's name."""
+"""Opens the files and folders given to commands; errors name the argument."""
 
 import argparse
 from pathlib import Path
@@ -44,7 +44,7 @@ def open_image(argument: str, path: str) -> NDArray[np.uint8]:
 
 
 def check_folder(argument: str, path: Path) -> None:
-    """Raises InvalidArgument if no file `path` can be made: its folder must be there."""
+    """Raises InvalidArgument if the file `path` cannot be created, as its folder is missing."""
     if path.is_dir():
         raise InvalidArgument(argument, path, "a file; this is a folder")
     if not path.parent.is_dir():

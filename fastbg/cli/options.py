@@ -1,4 +1,4 @@
-"""`fastbg options`: what the options of experiments mean."""
+"""`fastbg options`: lists the options of experiments."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""argparse whose refusals name the argument, what was given, and what to give, in one line."""
+"""argparse with error messages of one line: the argument, what was given, what was expected."""
 
 import argparse
 import difflib
@@ -11,7 +11,7 @@ from fastbg.errors import FastbgError
 
 
 class UsageError(FastbgError):
-    """Arguments that no command takes."""
+    """Arguments that are not valid."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """What argparse has to say, in our words."""
+        """Rephrase argparse's error message, and raise it."""
         said = self.reworded(message)
         raise UsageError(
             said if said.endswith("?") else f"{said}; see {self.command().prog} --help"

@@ -1,4 +1,4 @@
-"""`fastbg report DIR`: the report again, from what the run folder holds."""
+"""`fastbg report DIR`: writes the report of a run folder again."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from rich.console import Console
 
 from fastbg.errors import InvalidArgument
 from fastbg.runs.progress import Display
-from fastbg.runs.records import report
+from fastbg.runs.reporting import report
 from fastbg.runs.store import RunStore
 
 

@@ -29,6 +29,7 @@ from fastbg.models.network import fingerprint
 from fastbg.models.options import load_choice, parse_choice
 from fastbg.models.rcan import RCAN
 from fastbg.models.registry import BUILT_IN
+from fastbg.runs.limits import Limits
 from fastbg.runs.local import Job
 from fastbg.runs.progress import NORMAL, QUIET, VERBOSE
 from fastbg.runs.ray import RayEngine
@@ -57,11 +58,12 @@ def main(arguments: argparse.Namespace) -> None:
     chosen = experiments(arguments)
     images = builtin_images() if arguments.data is None else open_images(arguments)
     console = Console(highlight=False)
+    limits = Limits(arguments.limit, arguments.quick)
     if arguments.dry_run:
         named = arguments.device != "auto"
         places = [pick_device(arguments.device)] if named else devices()
         prepared = [prepare(arguments, images, device) for device in places]
-        dry_run.show(chosen, prepared, arguments.limit, arguments.out, console)
+        dry_run.show(chosen, prepared, limits, arguments.out, console)
         return
     device = where(arguments)
     own = CPU if arguments.engine == "ray" else device  # of this process
@@ -82,7 +84,7 @@ def main(arguments: argparse.Namespace) -> None:
         ) as store,
         engine(arguments, nets, study, console) as execute,
     ):
-        path = measure_all(chosen, nets, study, store, arguments.limit, console, execute, level)
+        path = measure_all(chosen, nets, study, store, limits, console, execute, level)
     print(path)
 
 

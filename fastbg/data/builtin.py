@@ -1,9 +1,9 @@
 """The built-in images: 24 photographs and 45 textures in OST's seven classes.
 
-The photographs are crops of Kodak's, the textures of 33 CC0 and CC-BY photographs. Of nine of those
-there are two or three textures, of which three pairs show some of the same pixels: so the original
-photograph, not the texture, is the cluster of every interval. assets/images/manifest.json has
-origin, crop, licence and, where it is known, author of each, CREDITS.md beside it the credits.
+The photographs are crops of Kodak's; the textures are crops of 33 CC0 and CC-BY photographs, nine
+of which gave two or three textures (three pairs of these overlap). Intervals therefore use the
+original photograph, not the texture, as cluster. assets/images/manifest.json lists origin, crop,
+licence and, if known, author of each image; CREDITS.md beside it has the credits.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _EXAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 @dataclass(frozen=True)
 class BuiltinItem(ImageItem):
-    """A built-in image, whose pixels must be those of the manifest."""
+    """A built-in image; its pixels are checked against the manifest."""
 
     digest: str = ""  # SHA-256 of its RGB bytes
 
@@ -40,10 +40,22 @@ class BuiltinItem(ImageItem):
 
 @cache
 def builtin_images() -> ImageSet:
-    """24 photographs of 320 x 320 pixels, and 45 textures of 256 x 256, each with its class.
+    """The built-in images: 24 photographs of 320x320 pixels and 45 textures of 256x256, lossless.
 
-    Their `origins` are the 57 photographs that they were cut from.
-    Lossless. Raises DataError if the installation lacks one of them.
+    Returns:
+        An `ImageSet`; `classes` has the class of each texture, and `origins` the photograph that an
+        image was cut from (57 in all).
+
+    Raises:
+        DataError: the installation lacks an image.
+
+    Example:
+        >>> from fastbg.data.builtin import builtin_images
+        >>> images = builtin_images()
+        >>> len(images), images.classes["grass/lawn"]
+        (69, 'grass')
+        >>> images["photographs/kodim08"].load().shape
+        (320, 320, 3)
     """
     try:
         entries = json.loads((IMAGES / "manifest.json").read_text(encoding="utf-8"))
@@ -65,10 +77,10 @@ def _key(file: str) -> str:
 
 
 def example_images() -> ImageSet:
-    """Four photographs of 400 to 600 pixels a side that lie in scikit-image's wheel: for examples.
+    """Four photographs of 400 to 600 pixels a side from scikit-image's package, for examples.
 
-    They are read from the installed package: `skimage.data.coffee()` and the others may look in a
-    cache of downloads first. Raises DataError if the package lacks one of them.
+    They are read from the installed package, not through `skimage.data`, which may look in a cache
+    of downloads first. Raises DataError if the package lacks one of them.
     """
     folder = Path(str(files("skimage"))) / "data"
     missing = [name for name in _EXAMPLES if not (folder / name).is_file()]

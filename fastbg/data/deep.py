@@ -1,7 +1,7 @@
 """Images of 16 bits per channel, scaled to 8: value v of 65535 becomes v / 257, rounded.
 
-Pillow reads grey ones, and drops the low byte of colour without a word: so colour PNG files are
-unpacked here, and TIFF files are left to tifffile.
+Pillow reads grey images of 16 bits, but silently drops the low byte of colour images. Colour PNG
+files are therefore decoded here, TIFF files by tifffile.
 """
 
 import os

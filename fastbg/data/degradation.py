@@ -1,4 +1,4 @@
-"""How a low-resolution input is made from a ground-truth image."""
+"""Makes LR inputs from HR images: bicubic down-sampling on 8-bit images."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +8,27 @@ from fastbg.filters.bicubic import bicubic_matrix, bicubic_taps
 
 
 def downsample(image: NDArray[np.uint8], scale: int, kernel: str = "matlab") -> NDArray[np.uint8]:
-    """Bicubic LR image (h/s,w/s,C) of `image` (h,w,C), both 8 bit; `scale` divides h and w.
+    """Reduce an 8-bit image bicubically.
 
-    Equal on every value to what the tool itself makes of 8-bit images, which round to 8 bit after
-    each of their two passes: "matlab" to MATLAB's ``imresize`` (rows first), "pil" to Pillow's
-    ``resize``. Raises InvalidArgument for an unknown kernel or a side that `scale` does not divide.
+    Every value equals that of the named tool on 8-bit images, which rounds to 8 bit after each of
+    its two passes.
+
+    Args:
+        image: (h,w,C) uint8.
+        scale: integer that divides h and w.
+        kernel: "matlab" (MATLAB's ``imresize``, rows first) or "pil" (Pillow's ``resize``).
+
+    Returns:
+        (h/scale,w/scale,C) uint8.
+
+    Raises:
+        InvalidArgument: an unknown kernel, or a side that `scale` does not divide.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastbg.data.degradation import downsample
+        >>> downsample(np.full((8, 12, 3), 7, dtype=np.uint8), 4).shape
+        (2, 3, 3)
     """
     if kernel == "pil":
         bicubic_taps(image.shape[0], scale, kernel)  # for its checks
@@ -28,7 +44,7 @@ def downsample(image: NDArray[np.uint8], scale: int, kernel: str = "matlab") -> 
 
 
 def _to_8_bit(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Halves away from zero, as MATLAB rounds; what rounding errors put beside a half is a half."""
+    """Round halves up, as MATLAB does; values within rounding error of a half count as halves."""
     return (values.round(9) + 0.5).clip(0, 255).astype(np.uint8)
 
 

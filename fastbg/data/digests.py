@@ -11,14 +11,14 @@ from pathlib import Path
 from fastbg.errors import DataError
 
 _TABLE = "CREATE TABLE IF NOT EXISTS digests (version TEXT PRIMARY KEY, digest TEXT NOT NULL)"
-# A file that changed so shortly ago may change again and keep its time of change: never kept.
+# A file changed so recently may change again within the same time stamp: not cached.
 _SETTLED = 2_000_000_000  # nanoseconds
 
 
 def digests(paths: Iterable[Path]) -> dict[Path, str]:
     """SHA-256 of the contents of each file, 64 hex digits; DataError for one that is unreadable.
 
-    A cache that cannot be used (read-only, damaged) only costs time: every file is read then.
+    If the cache cannot be used (read-only, damaged), every file is read.
     """
     versions = {path: _version(path) for path in dict.fromkeys(paths)}
     known = _recalled()

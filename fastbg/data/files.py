@@ -1,6 +1,7 @@
-"""Image files: read as RGB of 8 bits, or refused by name."""
+"""Reads image files as 8-bit RGB; errors name the file."""
 
 import os
+import stat
 import struct
 import threading
 import warnings
@@ -33,7 +34,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     floating-point or 32-bit pixels.
     """
     with _opened(path) as image:
-        if image.format in ("PNG", "TIFF", "WEBP") and getattr(image, "n_frames", 1) > 1:
+        # The further images of a JPEG (MPO) are previews of it.
+        if image.format not in ("JPEG", "MPO") and getattr(image, "n_frames", 1) > 1:
             raise DataError(
                 f"{os.fspath(path)}: holds {getattr(image, 'n_frames', 1)} images; expected one"
             )
@@ -81,9 +83,21 @@ def _read_deep(path: str | os.PathLike[str], image: Image.Image) -> NDArray[np.u
     )
 
 
+def _mode(path: str | os.PathLike[str]) -> int:
+    """What kind of file it is: to open a pipe would wait for somebody who writes."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        cause = str(getattr(error, "strerror", None) or error)
+        raise DataError(f"{os.fspath(path)}: cannot be read as an image: {cause}") from error
+
+
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """The Pillow image of a file; every failure of Pillow inside the block becomes a DataError."""
+    mode = _mode(path)
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(f"{os.fspath(path)}: is no regular file; expected an image")
     try:
         with _OPENING, warnings.catch_warnings():
             # Up to twice the size that Pillow warns of, it opens the file, and so do we.

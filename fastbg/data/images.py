@@ -1,8 +1,8 @@
 """Image folders: the layouts of the field's data sets are recognised, anything unclear is refused.
 
-By the names of its folders and files (`fastbg.data.layouts`) each image is HR, LR or says nothing.
-Where there are HR names, those images are taken; where only LR images are marked, the others are
-HR. What fits neither is an error that says what was found.
+The names of folders and files (`fastbg.data.layouts`) mark an image as HR, as LR, or as neither. If
+some are marked HR, those are the HR images; if only LR images are marked, all others are HR.
+Anything else is an error that says what was found.
 """
 
 import os
@@ -34,7 +34,7 @@ _LOOKED_FOR = (
 
 @dataclass(frozen=True)
 class _File:
-    """An image file and what its names say."""
+    """An image file with what the names of its folders and file say about it."""
 
     path: Path
     folder: Path | None = None  # the outermost folder that has a role, None: the file's own name
@@ -42,9 +42,9 @@ class _File:
 
 
 def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> ImageSet:
-    """The images of a folder, without opening any, whether it is the data set or holds it.
+    """Find the HR images of a folder, or of a data set inside it, without opening any.
 
-    Recognised, with the LR images beside them:
+    The layouts of these data sets are recognised, together with their LR images:
 
     - DIV2K, Flickr2K: `DIV2K_valid_HR/0801.png` with `DIV2K_valid_LR_bicubic/X4/0801x4.png`;
     - benchmark folders: `HR/img_001.png` with `LR_bicubic/X4/img_001x4.png`, BasicSR's
@@ -53,20 +53,34 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
     - RealSR: `Canon_001_HR.png` with `Canon_001_LR4.png` in one folder; REDS: `train_sharp/` with
       `train_sharp_bicubic/X4/`;
     - any `HR/`, `GT/`, `HQ/` or `target/` with `LR/`, `LQ/` or `input/` of the same file names;
-    - OST: one folder for each texture class, which `classes` then tells; images elsewhere in it
-      are photographs without a class.
+    - OST: a folder for each texture class, which becomes the image's class; images in other
+      folders are photographs without a class.
 
-    A folder without such names is searched for images in all its subfolders. Of a data set's HR
-    copies for several scales, those for x4 are taken, else those for the largest.
+    Without such names, all images in the folder and its subfolders are taken. If a data set has HR
+    copies for several scales, those for x4 are taken, or else those for the largest scale.
 
     Args:
         path: folder.
-        lr_name: how LR files are named where none of the above fits: the HR file's name as "{}",
-            and the scale, such as "{}_bicLRx{scale}".
+        lr_name: names of the LR files if they follow no pattern above: "{}" is the HR file's name,
+            "{scale}" the scale, such as "{}_bicLRx{scale}".
 
-    Raises DataError if there is no such folder, no image in it, more than one data set, a data set
-    beside other images, two LR images for one HR image, or a link to nothing; InvalidArgument for
-    a bad `lr_name`.
+    Returns:
+        An `ImageSet` with the images sorted by key.
+
+    Raises:
+        DataError: no such folder; no image in it; several data sets; a data set beside other
+            images; two LR images for one HR image; a broken link.
+        InvalidArgument: a bad `lr_name`.
+
+    Example:
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from pathlib import Path
+        >>> from fastbg.data.images import open_folder
+        >>> Path("photos").mkdir()
+        >>> Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save("photos/black.png")
+        >>> [item.key for item in open_folder("photos").items]
+        ['black.png']
     """
     given = Path(path)
     try:
@@ -99,7 +113,7 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
 
 
 def _classified(file: Path, root: Path) -> _File:
-    """What the folders from `root` down, and then the file, say of themselves."""
+    """A file with the role that its folders below `root`, or else its own name, give it."""
     folders = file.relative_to(root).parts[:-1]
     for depth in range(len(folders) + 1):
         folder = root.joinpath(*folders[:depth])
@@ -110,7 +124,7 @@ def _classified(file: Path, root: Path) -> _File:
 
 
 def _by_files(folder: str) -> bool:
-    """Folders that hold both: there the files tell."""
+    """The role by the file's own name, for folders that contain both."""
     return re.fullmatch(r"image_SRF_\d", folder, re.IGNORECASE) is not None
 
 
@@ -169,7 +183,7 @@ def _home(file: _File) -> tuple[Path, str]:
 def _of_one_scale(
     homes: dict[tuple[Path, str], list[_File]],
 ) -> dict[tuple[Path, str], list[_File]]:
-    """Of HR copies for several scales those for x4, else the largest; of BasicSR's the cropped."""
+    """HR copies for x4, else for the largest scale; BasicSR's cropped copies before the others."""
     families: dict[Path, list[tuple[Path, str]]] = defaultdict(list)
     others = {}
     for key in homes:
@@ -188,7 +202,7 @@ def _of_one_scale(
 
 
 def _set_name(home: Path, file: _File) -> str:
-    """What the data set is called: by its HR folder's name, else by the folder that holds it."""
+    """Name of the data set: that of its HR folder, or of the folder that contains it."""
     if file.folder is not None and file.name is not None and file.name.key:
         return file.name.key
     if home.name.isdigit():  # RealSR: Canon/Test/4
@@ -239,7 +253,7 @@ def _with_low(
 
 
 def _plain_set(root: Path, files: Sequence[_File], lr_name: str | None) -> ImageSet:
-    """Images whose names say nothing: OST's classes, HR and LR in one folder, or all there are."""
+    """Images without telling names: OST's classes, HR and LR in one folder, or all of them."""
     textures = {child.name.lower() for child in _folders(root)} & set(OST_CLASSES)
     holder = root
     if not textures:

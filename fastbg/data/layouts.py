@@ -1,7 +1,7 @@
-"""What the names of folders and files say: which images are HR, which are LR, and of what scale.
+"""Recognises HR and LR images, and their scale, by the names of folders and files.
 
-The names are those of DIV2K, Flickr2K, BasicSR, RealSR, REDS, the benchmark folders that RCAN and
-SwinIR are tested on, and HR beside LR. Only names are looked at here, no file is opened.
+The names are those of DIV2K, Flickr2K, BasicSR, RealSR, REDS and the benchmark folders that RCAN
+and SwinIR are tested on, and simple HR and LR folders. No file is opened.
 """
 
 import re
@@ -17,6 +17,7 @@ HR_FOLDERS = (
     rf"{_ANY_SET}(?:HR|GT|HQ|GTmod\d*|ground_?truth|target|original){_PARTS}",
     r"(?P<set>(?:train|val|valid|test)_sharp)",  # REDS
     r"image_SRF_(?P<scale>\d)",
+    r"(?P<set>sharp|clean)",  # of deblurring and denoising: beside images that are not
 )
 LR_FOLDERS = (
     rf"{_ANY_SET}(?:LR|LQ)(?:[_-]?(?P<kind>[a-z]+?))?(?:[_-]?x(?P<scale>\d))?{_PARTS}",
@@ -24,8 +25,10 @@ LR_FOLDERS = (
     r"(?P<set>(?:train|val|valid|test)_sharp)_(?P<kind>bicubic)",
     r"(?P<set>input|low|low_?res(?:olution)?)",
 )
-# Said of a folder only beside its counterpart; alone, such a name tells nothing.
-UNSURE = re.compile(r"target|original|input|low|low_?res(?:olution)?|x\d", re.IGNORECASE)
+# Names that count only if the counterpart is there, too.
+UNSURE = re.compile(
+    r"target|original|sharp|clean|input|low|low_?res(?:olution)?|x\d", re.IGNORECASE
+)
 
 HR_FILES = (r"(?P<key>.+)_SRF_(?P<scale>\d)_HR", r"(?P<key>.+)_(?:HR|GT|HQ)(?:_x(?P<scale>\d))?")
 LR_FILES = (
@@ -50,7 +53,7 @@ def ignored(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Name:
-    """What a folder's or file's name says."""
+    """The meaning of the name of a folder or file."""
 
     role: str  # "hr" or "lr"
     key: str  # the name without what marks the role
@@ -59,7 +62,7 @@ class Name:
 
 
 def folder_name(name: str) -> Name | None:
-    """What the name of a folder says; None if nothing."""
+    """The meaning of a folder's name; None if it has none."""
     for role, patterns in (("hr", HR_FOLDERS), ("lr", LR_FOLDERS)):
         for pattern in patterns:
             if found := re.fullmatch(pattern, name, re.IGNORECASE):
@@ -69,7 +72,7 @@ def folder_name(name: str) -> Name | None:
 
 
 def marked(stem: str) -> Name | None:
-    """What a file's stem says beyond doubt, such as "baby_HR" and "baby_LR4"; else None."""
+    """The meaning of a file's stem if it is certain, as for "baby_HR", "baby_LR4"; else None."""
     for role, patterns in (("hr", HR_FILES), ("lr", LR_FILES)):
         for pattern in patterns:
             if found := re.fullmatch(pattern, stem, re.IGNORECASE):

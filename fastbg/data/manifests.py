@@ -1,6 +1,6 @@
-"""Which sub-images and groups of composites an experiment uses: drawn by seed.
+"""Draws sub-images and groups of composites for experiments, by a seed.
 
-A run stores what it drew, because numpy may change the streams of its generators between versions.
+A run stores what was drawn, because numpy may change its random streams between versions.
 """
 
 import zlib
@@ -57,14 +57,13 @@ def sub_images(
     multiple: int = 4,
     min_std: float = MIN_STD,
 ) -> list[SubImage]:
-    """`count` different squares of `size` HR pixels, spread evenly over the photographs.
+    """Draw `count` different squares of `size` HR pixels, spread evenly over the photographs.
 
-    One is taken of every photograph before a second of any, so any first part of the list is
-    spread as well; of several images of one photograph, one of each in turn. Corners lie at
-    multiples of `multiple`. Images smaller than `size` are passed over, and squares whose grey
-    levels (mean of R, G, B) have a standard deviation below `min_std`; `min_std` 0 takes all and
-    need not decode the images. (The paper draws 150 of 256 pixels for Table 1 and 300 of 128
-    pixels for composites.)
+    Each photograph gives one square before any gives a second, so every first part of the list is
+    spread evenly, too. Several images of one photograph take turns. Corners lie at multiples of
+    `multiple`. Images smaller than `size` are skipped, and so are squares whose grey levels (mean
+    of R, G, B) have a standard deviation below `min_std`; with `min_std` 0 no image is decoded.
+    (The paper draws 150 squares of 256 pixels for Table 1 and 300 of 128 pixels for composites.)
 
     Raises InvalidArgument, and DataError if the images do not hold so many.
     """

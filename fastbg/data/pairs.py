@@ -1,4 +1,4 @@
-"""Which LR image belongs to which HR image, by their names."""
+"""Pairs LR images with HR images by their names."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ Low = tuple[Path, Path, int | None]  # an LR file, the folder its names start fr
 
 
 def paired(images: ImageSet, low: Sequence[Low], lr_name: str | None = None) -> ImageSet:
-    """`images` with their LR files; one that a scale lacks is expected, and missed on loading.
+    """`images` with their LR files. If one is missing at a scale, loading it is an error.
 
     Raises DataError where two LR files of one scale belong to one HR image.
     """
@@ -32,7 +32,10 @@ def paired(images: ImageSet, low: Sequence[Low], lr_name: str | None = None) -> 
 def matches(
     images: ImageSet, low: Iterable[Low], lr_name: str | None = None
 ) -> dict[int, dict[str, Path]]:
-    """Of each scale (or ANY_SCALE) the LR file of each HR image's key, in one pass over both."""
+    """Of each scale (or ANY_SCALE) the LR file of each HR image's key, in one pass over both.
+
+    Raises DataError where two LR files belong to one HR image and scale, or to any scale.
+    """
     keys = {_hr_key(item): item.key for item in images.items}
     by_stem: dict[str, list[str]] = {}
     for (_, stem), own in keys.items():
@@ -53,13 +56,20 @@ def matches(
             if key is not None:
                 told = reading.scale or scale or layouts.scale_of(inside) or ANY_SCALE
                 already = found.setdefault(told, {}).setdefault(key, path)
-                if already != path:
-                    raise DataError(
-                        f"{already} and {path} are both named like the LR image of {key}; "
-                        "expected one"
-                    )
+                _refuse_two(key, already, path)
                 break
+    anywhere = found.get(ANY_SCALE, {})
+    for of_scale in found.values():
+        for key in anywhere.keys() & of_scale.keys():
+            _refuse_two(key, anywhere[key], of_scale[key])
     return found
+
+
+def _refuse_two(key: str, one: Path, other: Path) -> None:
+    if one != other:
+        raise DataError(
+            f"{one} and {other} are both named like the LR image of {key}; expected one"
+        )
 
 
 def counterparts(
@@ -79,7 +89,7 @@ def counterparts(
         hint = f"; it has LR images x{', x'.join(map(str, others))}" if others else ""
         raise DataError(
             f"image set {lr.name}: has no LR image x{scale} named like {', '.join(missing[:3])}"
-            f"{more}{hint}; other names are told by --lr-name, such as '{{}}_bicLRx{{scale}}'"
+            f"{more}{hint}; set other names by --lr-name, such as '{{}}_bicLRx{{scale}}'"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""What of an image set cannot be read, told before work begins."""
+"""Checks that all images of a set can be read, before work begins."""
 
 import logging
 import os
@@ -60,7 +60,7 @@ def open_readable(
 
 
 def _reason(item: ImageItem, lr_scale: int | None) -> str:
-    """Why the item cannot be used; empty if it can."""
+    """The reason why the item cannot be used; empty if it can."""
     try:
         read_image(item.path)
         if lr_scale is not None:

@@ -34,7 +34,7 @@ def check_lr_size(
 
 @dataclass(frozen=True)
 class ImageItem:
-    """One HR image of a set, and the LR files that the dataset pairs with it."""
+    """One HR image of a set, with its LR files."""
 
     key: str  # path inside the set, with '/' between folders: the same on every machine
     path: Path
@@ -69,20 +69,28 @@ class ImageItem:
 
 @lru_cache(maxsize=8)
 def decoded(item: ImageItem) -> NDArray[np.uint8]:
-    """`item.load()`; the last few stay decoded. Not to be written to."""
+    """`item.load()`, read-only; the last few images are cached."""
     return item.load()
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with stable keys, sorted by key; nothing is read before an item's `load`."""
+    """Images with stable keys, sorted by key; an image is read when its `load` is called.
+
+    Attributes:
+        name: of the data set.
+        items: the images.
+        classes: texture class by key, where it is known.
+        lr_source: the folder of the set's LR images, or the reason why there are none.
+        low: the names say that the set consists of LR images.
+        origins: the photograph that an image was cut from, by key, if it is not the image itself.
+    """
 
     name: str
     items: tuple[ImageItem, ...]
-    classes: Mapping[str, str] = field(default_factory=dict)  # key -> texture class, if known
-    lr_source: str = ""  # the folder of the set's own LR images, or why none were taken
-    low: bool = False  # by its names the set holds LR images only
-    # key -> the photograph that it was cut from, where several images are of one; else its own key
+    classes: Mapping[str, str] = field(default_factory=dict)
+    lr_source: str = ""
+    low: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -104,7 +112,7 @@ class ImageSet:
         return {item.key: item for item in self.items}
 
     def refuse_low(self) -> None:
-        """DataError if the set's names say that its images are LR: they are no ground truth."""
+        """DataError if the names say that the images are LR, which are no ground truth."""
         if self.low:
             raise DataError(
                 f"image set {self.name}: is named like low-resolution images; expected HR images "

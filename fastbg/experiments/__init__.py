@@ -1,4 +1,4 @@
-"""The paper's tables, figures and sections, and ours, a file each; a new one adds a line here."""
+"""The registry of experiments: the paper's tables, figures and sections, and new questions."""
 
 import difflib
 
@@ -38,7 +38,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
 
 
 def experiment_type(name: str) -> type[Experiment]:
-    """The experiment of that name; InvalidArgument lists all names for one that is none."""
+    """The experiment of that name; InvalidArgument, with all names, for another name."""
     if name not in EXPERIMENTS:
         near = difflib.get_close_matches(name, EXPERIMENTS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""

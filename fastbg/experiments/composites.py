@@ -19,9 +19,7 @@ from fastbg.experiments.groups import (
     by_set,
     first_in_each,
     lr_composites,
-    number_of,
     plan_groups,
-    set_of,
     sources,
 )
 from fastbg.experiments.options import option
@@ -83,7 +81,7 @@ class Composites(Experiment):
         for item in items:
             hr, lr = self.composites(item, sources(item, study), study)
             rows.append(self.compare(hr, lr))
-            if study.folder is not None and number_of(item) < self.options.exported:
+            if study.folder is not None and item.number < self.options.exported:
                 export(item, hr, lr, study.folder / "composites")
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
 
@@ -142,7 +140,7 @@ def export(item: Item, hr: Tensor, lr: Tensor, folder: Path) -> None:
 
     Raises RunStoreError if it cannot be written.
     """
-    place = folder / set_of(item) / f"{number_of(item):03}"
+    place = folder / item.set / f"{item.number:03}"
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["composite", "foreground", "y", "x", "background", "y", "x", "size"])

@@ -1,7 +1,7 @@
-"""The shape that every experiment has: plan, measure, exhibit.
+"""The base class of experiments: plan, measure, exhibit.
 
-They see images and networks (through `Study`) and fill the run store. What follows from the numbers
-is in fastbg/reports, one file for each experiment.
+An experiment works on images and networks (through `Study`), and its results go into the run store.
+fastbg/reports, with a file for each experiment, draws the conclusions.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ Picture: TypeAlias = NDArray[np.uint8]  # (h, w, 3)
 
 @dataclasses.dataclass(frozen=True)
 class NetLabel:
-    """A network as the records name it."""
+    """A network's name in the records."""
 
     label: str  # unique in a run: the built-in name, or the file's name and a digest of it
     architecture: str  # "edsr", "rcan", "swinir"; decides which numbers of the paper stand beside
 
 
-# Stands for the networks where they have no part.
+# The label of experiments that use no network.
 NO_NETWORK = NetLabel("images", "none")
 
 
@@ -49,17 +49,17 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What measuring some items takes, as `fastbg run --dry-run` tells it."""
+    """The work of measuring some items, for `fastbg run --dry-run`."""
 
     forwards: int  # images that pass through the network
-    composites: int = 0  # images put together from two sources
+    composites: int = 0  # composites of two images
 
 
-PERFECT = 100.0  # dB given to a result without any error, so that means stay finite
+PERFECT = 100.0  # dB; limit of a PSNR, so that the mean stays finite if a result has no error
 
 
 def decibels(result: Measured, column: str) -> NDArray[np.float64]:
-    """A PSNR column (n), finite."""
+    """A PSNR column (n), limited to `PERFECT` dB."""
     return np.minimum(result.columns[column], PERFECT)
 
 
@@ -73,7 +73,7 @@ class Experiment(ABC):
     method: ClassVar[str]  # what is done, in a few sentences
     options_type: ClassVar[type[Options]] = Options
     chunk: ClassVar[int] = 10  # items measured together and stored at once
-    curves: ClassVar[tuple[str, ...]] = ()  # columns with K values per item
+    curves: tuple[str, ...] = ()  # columns with K values per item
     shown: ClassVar[tuple[str, ...]] = ()  # pictures of a case
     # Seconds that a million HR pixels of items take with a built-in network on a core with AVX2:
     # what a run's progress starts from, until it has measured something itself.

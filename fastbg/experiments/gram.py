@@ -30,7 +30,7 @@ class GramOptions(Options):
 
 
 class Gram(Experiment):
-    """Distances by several measures of likeness, beside the PSNR that `swap` measured."""
+    """Distances by several measures of similarity, compared with the PSNR that `swap` measured."""
 
     name = "gram"
     title = "Can likeness to the background predict how well a foreground is restored?"

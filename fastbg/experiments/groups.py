@@ -15,6 +15,7 @@ from fastbg.data.manifests import SubImage, composite_groups, in_turn, load_sub_
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Measured
 from fastbg.experiments.options import Options, option
+from fastbg.experiments.seams import HARD, Seam, pixels
 from fastbg.experiments.study import Item, Study, as_item
 from fastbg.geometry import Box, centre
 from fastbg.measures.likeness import Descriptions, Images
@@ -23,7 +24,7 @@ from fastbg.ops.composite import composite, composite_lr
 
 SETS = {"natural": "photographs", "OSSCD": "textures (OSSCD)"}
 LEAST = 3  # backgrounds of a foreground: its own, and two to compare
-ROOM = 2  # sub-images are drawn until they would cover the images this many times
+ROOM = 2  # sub-images may cover the images up to this many times
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
                     fronts[group.foreground],
                     key=f"{name}/{number:03}/{fronts[group.foreground].key}",
                     partners=tuple(backs[k] for k in group.backgrounds),
+                    set=name,
+                    number=number,
                 )
                 for number, group in enumerate(groups)
             ]
@@ -93,7 +96,7 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
 
 
 def check_options(study: Study, o: GroupOptions, owner: str) -> None:
-    """Raises InvalidArgument for what cannot be composed on the LR grid."""
+    """Raises InvalidArgument for sizes that do not fit the LR grid."""
     scale = study.scale
     o.check_pairing(owner)
     o.check(owner)
@@ -117,24 +120,14 @@ def image_sets(images: ImageSet) -> dict[str, ImageSet]:
 
 
 def capacity(images: ImageSet, size: int) -> int:
-    """Squares that the images hold side by side."""
+    """How many squares fit into the images side by side."""
     sides = (item.size() for item in images.items)
     return sum((height // size) * (width // size) for height, width in sides)
 
 
-def set_of(item: Item) -> str:
-    """The set that an item of `plan_groups` belongs to."""
-    return item.key.split("/", 2)[0]
-
-
-def number_of(item: Item) -> int:
-    """The number of an item of `plan_groups` within its set."""
-    return int(item.key.split("/", 2)[1])
-
-
 def by_set(result: Measured) -> dict[str, NDArray[np.intp]]:
     """Indices of the items of each set that has any."""
-    names = np.array([set_of(item) for item in result.items])
+    names = np.array([item.set for item in result.items])
     return {name: np.flatnonzero(names == name) for name in SETS if (names == name).any()}
 
 
@@ -154,23 +147,48 @@ def sources(item: Item, study: Study) -> Tensor:
     return torch.from_numpy(cut.transpose(0, 3, 1, 2)).to(study.device, non_blocking=True)
 
 
-def lr_composites(item: Item, hr: Tensor, study: Study, o: GroupOptions) -> Tensor:
-    """LR composites (K,3,S/s,S/s) in [0,1] of a group's sources `hr` (K,3,S,S) uint8."""
+def lr_composites(
+    item: Item, hr: Tensor, study: Study, o: GroupOptions, seam: Seam = HARD
+) -> Tensor:
+    """LR composites (K,3,S/s,S/s) in [0,1] of a group's sources `hr` (K,3,S,S) uint8.
+
+    The first, the foreground in its own background, is the untouched image with every seam.
+    """
     scale, pairs = study.scale, first_in_each(hr)
     if o.domain == "lr":
         lr = study.inputs((item, *item.partners), hr, o.lr, o.kernel)
         inner = centre(o.region // scale, *lr.shape[-2:])
-        return composite(lr[:1], lr, pairs, inner, backend=study.backend)
+        return composite(
+            lr[:1],
+            lr,
+            pairs,
+            inner,
+            bridged_part(lr, inner, seam),
+            seam=pixels(seam, scale),
+            backend=study.backend,
+        )
+    inner = centre(o.region, o.size, o.size)
     return composite_lr(
         hr[:1],
         hr,
         pairs,
-        centre(o.region, o.size, o.size),
+        inner,
+        bridged_part(hr, inner, seam),
         scale=scale,
         kernel=o.kernel,
         quantize=True,
+        seam=seam,
         backend=study.backend,
     ).to(study.dtype)
+
+
+def bridged_part(images: Tensor, inner: Box, seam: Seam) -> Tensor | None:
+    """Outer boxes (K,4) of bridged composites: all of the image, but nothing of the own one."""
+    if seam == HARD:
+        return None  # an image pasted into itself is untouched
+    outer = torch.tensor([[0, 0, *images.shape[-2:]]], dtype=torch.int32).repeat(len(images), 1)
+    outer[0] = torch.tensor(inner, dtype=torch.int32)
+    return outer
 
 
 def texture_distances(
@@ -181,7 +199,7 @@ def texture_distances(
     study: Study,
     o: GroupOptions,
 ) -> dict[str, Tensor]:
-    """How far the foreground of `hr` (K,3,S,S) looks from its backgrounds: (K) by measure."""
+    """Distances (K) of the foreground of `hr` (K,3,S,S) to its backgrounds, by measure."""
     box = Box(*centre(o.region, o.size, o.size))
 
     def load(index: Sequence[int]) -> Images:

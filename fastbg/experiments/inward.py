@@ -33,7 +33,8 @@ class Inward(Nested):
         "texture, by the distance of Gram matrices). The composite is reduced and restored, and "
         "only a small window in the middle is compared with the ground truth. A local attribution "
         "map then tells which input pixels made the window. As many windows lie in photographs as "
-        "in textures, where the images have both."
+        "in textures, where the images have both. With a bridged seam the foreign content takes on "
+        "the border of the part that is kept."
     )
     options_type: ClassVar[type[Options]] = InwardOptions
     cost: ClassVar[float] = 340

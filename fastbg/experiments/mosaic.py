@@ -14,20 +14,21 @@ from torch import Tensor
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Picture, decibels
 from fastbg.experiments.options import Options, option
+from fastbg.experiments.seams import HARD, Seam, SeamedOptions, column, pixels, seen
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.experiments.tta import average, family, restored_copies
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import centre
 from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
-from fastbg.ops.composite import Transform, mosaic
+from fastbg.ops.composite import Transform, composite, mosaic
 
 SHOWN = 2  # cases of either kind in the gallery
 LARGEST = 400  # pixels a side of the photograph in the gallery
 
 
 @dataclass(frozen=True)
-class MosaicOptions(Options):
+class MosaicOptions(SeamedOptions):
     """Sizes in HR pixels, differences in dB."""
 
     count: int = option(57, "regions, one of each built-in photograph; the paper: 200", low=1)
@@ -37,6 +38,12 @@ class MosaicOptions(Options):
     )
     shave: int = option(0, "border of the region that is not measured, HR pixels", low=0)
     grid: int = option(5, "regions along a side of the mosaic; TTA averages its square", low=1)
+    layout: Literal["random", "mirrored"] = option(
+        "random",
+        "which copy lies where in the mosaic",
+        random="drawn by seed",
+        mirrored="each copy is the mirror image of its neighbours, so that no seam jumps",
+    )
     tta: Literal["turns", "zooms"] = option(
         "turns",
         "what TTA draws from",
@@ -62,7 +69,8 @@ class Mosaic(Experiment):
         "The low-resolution (LR) region is restored four times: within its own image; alone; in "
         "the middle of a mosaic of its copies, drawn by seed from identity, flips, quarter turns "
         "and nearest zooms by 2 and 4; and by TTA, which restores as many flipped and turned "
-        "copies one by one, undoes the transforms and averages. PSNR is that of the region."
+        "copies one by one, undoes the transforms and averages. PSNR is that of the region. With a "
+        "bridged seam the copies beside the region take on its border."
     )
     options_type: ClassVar[type[Options]] = MosaicOptions
     cost: ClassVar[float] = 130
@@ -129,7 +137,7 @@ class Mosaic(Experiment):
             rng = np.random.default_rng((study.seed, zlib.crc32(item.key.encode())))
             drawn = rng.integers(len(Transform), size=(grid, grid))
             drawn[grid // 2, grid // 2] = Transform.IDENTITY
-            cells.append(drawn)
+            cells.append(drawn if self.options.layout == "random" else mirrored(grid))
             used = rng.choice(drawable, size=grid**2)
             counts.append(np.bincount(used, minlength=len(Transform)))
         return (
@@ -146,7 +154,7 @@ class Mosaic(Experiment):
         counts: Tensor,
         backend: str,
     ) -> dict[str, Tensor]:
-        """The region (B,3,r,r) restored in each of `WAYS`.
+        """The region (B,3,r,r) in its image, alone, in a mosaic with each seam, and by TTA.
 
         `windows` are the regions in SR pixels of the LR `images` (1,3,h,w); the mosaic and TTA get
         the LR pixels that the network sees there.
@@ -159,9 +167,45 @@ class Mosaic(Experiment):
         return {
             "whole": torch.cat(whole),
             "alone": copies[Transform.IDENTITY],
-            "mosaic": restore(net, mosaic(tiles, cells, backend=backend), middle),
+            **{
+                column("mosaic", seam): restore(
+                    net, self.assembled(tiles, cells, seam, net.scale, backend), middle
+                )
+                for seam in self.seams
+            },
             "tta": average(copies, counts),
         }
+
+    def assembled(
+        self, tiles: Tensor, cells: Tensor, seam: Seam, scale: int, backend: str
+    ) -> Tensor:
+        """Mosaics (B,3,g*h,g*w) of LR `tiles`, with one seam around the copy in the middle.
+
+        The seams among the other copies stay hard: they lie further away.
+        """
+        laid = mosaic(tiles, cells, backend=backend)
+        if seam == HARD:
+            return laid
+        each = torch.arange(len(laid), device=laid.device)
+        middle = centre(tiles.shape[-1], *laid.shape[-2:])
+        return composite(
+            laid,
+            laid,
+            torch.stack((each, each), dim=1),
+            middle,
+            seam=pixels(seam, scale),
+            backend=backend,
+        )
+
+    @property
+    def seams(self) -> tuple[Seam, ...]:
+        """Those of the mosaics that are measured."""
+        found: tuple[Seam, ...] = self.options.seams(self.name)
+        return found
+
+    def view(self, measured: Measured, seam: Seam) -> Measured:
+        """The records with one seam of the mosaic, under plain names."""
+        return seen(measured, seam, shared=lambda name: not name.endswith("_mosaic"))
 
     def compare(self, hr: Tensor, restored: dict[str, Tensor]) -> dict[str, Tensor]:
         """PSNR of each way against the regions `hr` (B,3,r,r) uint8; nothing leaves the device.
@@ -185,9 +229,11 @@ class Mosaic(Experiment):
         results = self.restored(net, [image], [window], cells, counts, study.backend)
         tiles = cut(image, window, net.scale)
         shown = {
-            "mosaic_lr": mosaic(tiles, cells, backend=study.backend),
+            "mosaic_lr": self.assembled(tiles, cells, self.seams[0], net.scale, study.backend),
             "hr": study.ground_truth([item]),
-            **{way: results[way] for way in ("whole", "mosaic", "tta")},
+            "whole": results["whole"],
+            "mosaic": results[column("mosaic", self.seams[0])],
+            "tta": results["tta"],
         }
         pictures = {name: as_image(image[0]) for name, image in shown.items()}
         small = Image.fromarray(as_image(photograph[0]))
@@ -196,7 +242,9 @@ class Mosaic(Experiment):
 
     def cases(self, measured: Measured) -> list[int]:
         """Where the mosaic gains most over the region's own image, then where it loses most."""
-        order = np.argsort(gain(measured, "mosaic", "whole"), kind="stable")
+        order = np.argsort(
+            gain(self.view(measured, self.seams[0]), "mosaic", "whole"), kind="stable"
+        )
         best, worst = order[::-1][:SHOWN], order[:SHOWN]
         return list(dict.fromkeys([*map(int, best), *map(int, worst)]))
 
@@ -204,6 +252,15 @@ class Mosaic(Experiment):
 def gain(result: Measured, way: str, other: str, part: str = "psnr") -> NDArray[np.float64]:
     """PSNR of one way minus PSNR of another, dB (n): of the region, or of its "inner" half."""
     return decibels(result, f"{part}_{way}") - decibels(result, f"{part}_{other}")
+
+
+def mirrored(grid: int) -> NDArray[np.int64]:
+    """Codes (grid,grid) of a mosaic in which every copy mirrors its neighbours."""
+    odd = np.abs(np.arange(grid) - grid // 2) % 2 == 1
+    down, across = odd[:, None], odd[None, :]
+    codes = np.where(across, Transform.FLIP_HORIZONTAL, Transform.IDENTITY)
+    codes = np.where(down, Transform.FLIP_VERTICAL, codes)
+    return np.where(down & across, Transform.ROTATE_180, codes).astype(np.int64)
 
 
 def inside(

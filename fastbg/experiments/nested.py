@@ -1,4 +1,4 @@
-"""What methods 1 and 2 of section 5 share: dissimilar pairs, PSNR and attribution by size.
+"""Shared by methods 1 and 2 of section 5: dissimilar pairs, PSNR and attribution by size.
 
 Both put foreign content between two nested squares of an image, in several sizes, and watch the
 pixels in the middle. `ring` and `inward` say where the squares lie and what follows from it.
@@ -32,6 +32,7 @@ from fastbg.experiments.experiment import (
     decibels,
 )
 from fastbg.experiments.options import Options, integers, option
+from fastbg.experiments.seams import HARD, Seam, SeamedOptions, column, pixels, seen
 from fastbg.experiments.study import Item, Study, as_image, detailed, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box, centre
@@ -49,7 +50,7 @@ GAP, SEPARATOR = 4, (104, 112, 124)  # pixels; grey that shows on a light and on
 
 
 @dataclass(frozen=True)
-class NestedOptions(Options):
+class NestedOptions(SeamedOptions):
     """Sizes in HR pixels; those of nested squares are separated by commas."""
 
     count: int = option(20, "pairs of images, so many of photographs and of textures each", low=1)
@@ -81,7 +82,8 @@ class Nested(Experiment):
     Columns, for each size `s`: `psnr_s`; `di_s`, diffusion index; and what share of the attribution
     lies on the window (`window_s`), on the first image's other pixels (`own_s`), on foreign pixels
     (`foreign_s`), and where those are, in the untouched image (`before_s`). With the null model the
-    last five also as `null_...`.
+    last five also as `null_...`. Each with every seam, whose names `column` gives; what belongs to
+    the untouched image has no seam.
     """
 
     options_type: ClassVar[type[Options]] = NestedOptions
@@ -90,6 +92,9 @@ class Nested(Experiment):
     axis: ClassVar[str]  # what `sizes` are, for the figures
     foreign_name: ClassVar[str]  # the foreign pixels
     own_name: ClassVar[str]  # the first image's pixels without the window
+    # Sizes whose composites are attributed with the seams after the first, too. The first seam's
+    # all are; an attribution takes as long as some thirty restorations.
+    looked: ClassVar[tuple[int, ...]] = ()
 
     @property
     @abstractmethod
@@ -118,6 +123,21 @@ class Nested(Experiment):
     def changed(self) -> tuple[int, ...]:
         """The sizes that bring foreign content."""
         return tuple(size for size in self.sizes if size != self.untouched)
+
+    @property
+    def seams(self) -> tuple[Seam, ...]:
+        """Those that are measured."""
+        found: tuple[Seam, ...] = self.options.seams(self.name)
+        return found
+
+    def view(self, measured: Measured, seam: Seam) -> Measured:
+        """The records with one seam, under plain names."""
+
+        def shared(name: str) -> bool:
+            kind, _, size = name.rpartition("_")
+            return int(size) == self.untouched or kind.endswith("before")
+
+        return seen(measured, seam, shared)
 
     def plan(self, study: Study) -> list[Item]:
         """Pairs of images of different photographs, the most dissimilar first.
@@ -181,30 +201,69 @@ class Nested(Experiment):
                 raise InvalidArgument(f"{self.name}.sizes", size, expected)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """PSNR (dB) and attribution of the window, by size."""
+        """PSNR (dB) and attribution of the window, by size and seam."""
         hr = study.ground_truth(items)
-        lr = self.inputs(items, hr, study)
-        columns = self.compare(net, hr, lr) | self.attribution(net, lr, study)
-        if self.options.null == "on":
-            null = self.attribution(randomised(net, self.seed), lr, study)
-            columns |= {f"null_{name}": column for name, column in null.items()}
+        first, *others = self.seams
+        columns = self.with_seam(net, items, hr, study, first, self.sizes, self.sizes)
+        for seam in others:
+            looked = tuple(size for size in self.changed if size in self.looked)
+            columns |= self.with_seam(net, items, hr, study, seam, self.changed, looked)
+        return columns
+
+    def with_seam(
+        self,
+        net: Network,
+        items: Sequence[Item],
+        hr: Tensor,
+        study: Study,
+        seam: Seam,
+        sizes: Sequence[int],
+        looked: Sequence[int],
+    ) -> dict[str, Tensor]:
+        """PSNR of the composites of `sizes`, attribution of those of `looked`, with one seam."""
+        lr = self.inputs(items, hr, study, seam, sizes)
+        found = {"psnr": self.compare(net, hr, lr)}
+        if looked:
+            some = lr.unflatten(0, (len(items), -1))[:, [sizes.index(size) for size in looked]]
+            some = some.flatten(0, 1)
+            shares = self.attribution(net, some, study, looked)
+            if self.options.null == "on":
+                null = self.attribution(randomised(net, self.seed), some, study, looked)
+                shares |= {f"null_{name}": values for name, values in null.items()}
+            found |= shares
+        columns = {}
+        for name, values in found.items():
+            of = sizes if name == "psnr" else looked
+            for size, each in zip(of, values.reshape(len(items), -1).unbind(1), strict=True):
+                plain = size == self.untouched or name.endswith("before")
+                columns[column(f"{name}_{size}", HARD if plain else seam)] = each
         return columns
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """A composite of each size, restored once; the passes of its attribution not counted."""
-        count = len(self.sizes) * len(items)
-        return Work(forwards=count, composites=count)
+        sizes = len(self.sizes) + (len(self.seams) - 1) * len(self.changed)
+        return Work(forwards=sizes * len(items), composites=sizes * len(items))
 
-    def inputs(self, items: Sequence[Item], hr: Tensor, study: Study) -> Tensor:
-        """LR composites (n*S,3,h,w), item by item, of the items' regions `hr` (n,3,H,W) uint8."""
-        o, n = self.options, len(items)
+    def inputs(
+        self,
+        items: Sequence[Item],
+        hr: Tensor,
+        study: Study,
+        seam: Seam = HARD,
+        sizes: Sequence[int] = (),
+    ) -> Tensor:
+        """LR composites (n*S,3,h,w), item by item, of the items' regions `hr` (n,3,H,W) uint8.
+
+        `sizes`: default all.
+        """
+        o, n, sizes = self.options, len(items), sizes or self.sizes
         others = [item.partners[0] for item in items]
         foreign = study.ground_truth(others)
-        index = torch.arange(n, device=hr.device).repeat_interleave(len(self.sizes))
+        index = torch.arange(n, device=hr.device).repeat_interleave(len(sizes))
         pairs = torch.stack((index, index), dim=1)
         inner, outer = (
             torch.tensor(box, dtype=torch.int32).repeat(n, 1)
-            for box in zip(*map(self.boxes, self.sizes), strict=True)
+            for box in zip(*map(self.boxes, sizes), strict=True)
         )
         if o.domain == "hr":
             return composite_lr(
@@ -216,38 +275,42 @@ class Nested(Experiment):
                 scale=study.scale,
                 kernel=o.kernel,
                 quantize=True,
+                seam=seam,
                 backend=study.backend,
             ).to(study.dtype)
         a = study.inputs(items, hr, o.lr, o.kernel)
         b = study.inputs(others, foreign, o.lr, o.kernel)
         inner, outer = inner // study.scale, outer // study.scale
-        return composite(a, b, pairs, inner, outer, backend=study.backend)
+        joined = pixels(seam, study.scale)
+        return composite(a, b, pairs, inner, outer, seam=joined, backend=study.backend)
 
-    def compare(self, net: Network, hr: Tensor, lr: Tensor) -> dict[str, Tensor]:
-        """PSNR of the window by size; nothing leaves the device."""
+    def compare(self, net: Network, hr: Tensor, lr: Tensor) -> Tensor:
+        """PSNR (n*S) of the window in each composite; nothing leaves the device."""
         y0, x0, y1, x1 = window = self.window_box
         truth = as_float(hr[..., y0:y1, x0:x1])
-        truth = truth.repeat_interleave(len(self.sizes), dim=0)
-        scores = psnr(restore(net, lr, window), truth, channel=self.options.channel)
-        return self.by_size("psnr", scores)
+        truth = truth.repeat_interleave(len(lr) // len(hr), dim=0)
+        return psnr(restore(net, lr, window), truth, channel=self.options.channel)
 
-    def attribution(self, net: Network, lr: Tensor, study: Study) -> dict[str, Tensor]:
-        """Diffusion index and shares of the attribution, by size."""
+    def attribution(
+        self, net: Network, lr: Tensor, study: Study, sizes: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Diffusion index and shares of the attribution (n*S) in the composites `lr` of `sizes`."""
         result = self.attribute(net, lr, study)
-        inner, outer = zip(*map(self.boxes, self.sizes), strict=True)
-        count = len(self.sizes)
+        inner, outer = zip(*map(self.boxes, sizes), strict=True)
+        count = len(sizes)
         share = result.share(torch.tensor([self.window_box, *inner, *outer]))  # [n*S, 1+2S]
         window, places = share[:, 0], share[:, 1 + count :] - share[:, 1 : 1 + count]
         places = places.reshape(-1, count, count)  # [n, image, place of the foreign pixels]
         foreign = places.diagonal(dim1=1, dim2=2).reshape(-1)
-        before = places[:, self.sizes.index(self.untouched)].reshape(-1)
-        return {
-            **self.by_size("di", result.diffusion_index),
-            **self.by_size("window", window),
-            **self.by_size("own", 1 - window - foreign),
-            **self.by_size("foreign", foreign),
-            **self.by_size("before", before),
+        found = {
+            "di": result.diffusion_index,
+            "window": window,
+            "own": 1 - window - foreign,
+            "foreign": foreign,
         }
+        if self.untouched in sizes:
+            found["before"] = places[:, sizes.index(self.untouched)].reshape(-1)
+        return found
 
     def attribute(self, net: Network, lr: Tensor, study: Study) -> AttributionResult:
         """What made the window, in each of the composites `lr` (n*S,3,h,w)."""
@@ -262,11 +325,6 @@ class Nested(Experiment):
                 lr.clone(), (y0, x0, self.options.window), **NODES[self.options.nodes]
             )
 
-    def by_size(self, name: str, values: Tensor) -> dict[str, Tensor]:
-        """`values` (n*S) as one column (n) for each size."""
-        columns = values.reshape(-1, len(self.sizes)).unbind(1)
-        return {f"{name}_{size}": c for size, c in zip(self.sizes, columns, strict=True)}
-
     @property
     def window_box(self) -> Box:
         """The central window, in HR pixels."""
@@ -278,7 +336,7 @@ class Nested(Experiment):
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
         """A column for each size: the SR image, below it the map, then the null model's."""
-        lr = self.inputs([item], study.ground_truth([item]), study)
+        lr = self.inputs([item], study.ground_truth([item]), study, self.seams[0])
         nets = [net]
         if self.options.null == "on":
             nets.append(randomised(net, self.seed))

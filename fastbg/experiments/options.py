@@ -1,12 +1,12 @@
-"""Options of experiments: one declaration gives type, default, range, meaning and what is said.
+"""Options of experiments: one declaration gives type, default, range, meaning and help text.
 
 A field of a class derived from `Options`, such as
 
     count: int = option(69, "images; the paper: 150", low=1)
 
 is read from the command line, checked, listed by `fastbg options` and explained in the report. A
-class that only changes a default writes the field without `option`: range and meaning stay those of
-the class it is derived from.
+subclass that changes a default only writes the field without `option`; range and meaning are
+inherited.
 """
 
 import dataclasses
@@ -24,17 +24,20 @@ Class = TypeVar("Class", bound="Options")
 def option(
     default: T, meaning: str, *, low: float = -math.inf, high: float = math.inf, **choices: str
 ) -> T:
-    """A field with what is told of it.
+    """Declare an option.
 
-    `low` and `high` bound a number, and belong to the range; `choices` tell what each of the
-    words of a Literal means.
+    Args:
+        default: its default value.
+        meaning: a phrase for help and report; units in words, such as "HR pixels".
+        low, high: smallest and largest value of a number.
+        choices: the meaning of each word of a Literal.
     """
     about = {"meaning": meaning, "low": low, "high": high, "choices": choices}
     return dataclasses.field(default=default, metadata=about)
 
 
 class Declared(NamedTuple):
-    """What is known of one option."""
+    """The declaration of one option."""
 
     name: str
     type: Any  # int, float, str, or a Literal of words
@@ -56,7 +59,7 @@ class Declared(NamedTuple):
 
     @property
     def told(self) -> str:
-        """The meaning, with that of each choice."""
+        """The meaning, followed by the meaning of each choice."""
         choices = "; ".join(f"{word}: {meaning}" for word, meaning in self.choices.items())
         return f"{self.meaning} ({choices})" if choices else self.meaning
 
@@ -83,7 +86,7 @@ class Declared(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the paper leaves open, with PAPER.md's reading as default; stored with the run."""
+    """Options that every experiment has; stored with the run."""
 
     kernel: Literal["matlab", "pil"] = option(
         "matlab",
@@ -103,7 +106,7 @@ class Options:
         hints = get_type_hints(cls)
         found = {}
         for field in dataclasses.fields(cls):
-            # A class that gives a new default only: what is told stands in one it derives from.
+            # A subclass may give a new default only; the declaration is in a base class.
             kinds = (kind.__dict__.get("__dataclass_fields__", {}) for kind in cls.__mro__)
             told = (fields[field.name].metadata for fields in kinds if field.name in fields)
             about: Mapping[str, Any] = next(filter(None, told), {})

@@ -7,6 +7,8 @@ from fastbg.experiments.nested import Nested, NestedOptions
 from fastbg.experiments.options import Options, option
 from fastbg.geometry import Box, centre
 
+NEAR, FAR = 32, 48  # ring sizes that claim C6 speaks of
+
 
 @dataclass(frozen=True)
 class RingOptions(NestedOptions):
@@ -30,13 +32,15 @@ class Ring(Nested):
         "around the central window; beyond the ring the image goes on. The composite is reduced "
         "and restored, and only the window is compared with the ground truth. A local attribution "
         "map then tells which input pixels made the window. As many windows lie in photographs as "
-        "in textures, where the images have both."
+        "in textures, where the images have both. With a bridged seam the ring meets both of its "
+        "rims: the window inside and the image beyond."
     )
     options_type: ClassVar[type[Options]] = RingOptions
     cost: ClassVar[float] = 180
     axis = "outer side of the foreign ring, HR pixels"
     foreign_name = "the foreign ring"
     own_name = "the image beyond"
+    looked = (NEAR, FAR)
 
     @property
     def untouched(self) -> int:

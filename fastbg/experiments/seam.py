@@ -22,7 +22,7 @@ TAUS = (2, 4, 8, 16)  # decay lengths of bridges, HR pixels
 CONTROL_TAU = 4  # of the bridge to another foreground's rim
 VIEW = 3  # side of a picture, in sides of the foreground
 
-BRIDGED = tuple(f"bridged_{tau}" for tau in TAUS)
+BRIDGED = {f"bridged_{tau}": tau for tau in TAUS}
 WAYS = ("hard", "mean", *BRIDGED, "elsewhere")
 
 
@@ -137,7 +137,7 @@ class Seam(Experiment):
             pairs, tau = torch.stack([other, each], dim=1), CONTROL_TAU / scale
             box = self.box(scale)
             return composite(levels, levels, pairs, box, seam=tau, backend=study.backend), "hard"
-        return levels, way if way == "hard" else float(way.removeprefix("bridged_")) / scale
+        return levels, BRIDGED[way] / scale if way in BRIDGED else "hard"
 
     def box(self, scale: int) -> Box:
         """The foreground, in pixels `scale` times as coarse as HR's."""

@@ -1,4 +1,4 @@
-"""What an experiment may use while it measures: images, a device, and networks run in batches."""
+"""What experiments use to measure: the images, the device, and networks run in batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,25 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to measure: a region of an image, named by a key that no other item has."""
+    """One thing to measure: a region of an image, with a key that no other item has.
+
+    Attributes:
+        key: names the item in the run folder.
+        source: name of the photograph; items of one photograph are one cluster.
+        box: y0, x0, y1, x1 in HR pixels.
+        partners: what it is combined with, such as the backgrounds of a foreground.
+        image: key of the image that the box lies in; "": the source is an image itself.
+        set: name of the set that it was drawn from, if the experiment has several.
+        number: its number within that set, from 0.
+    """
 
     key: str
-    source: str  # name of the photograph: items of one photograph are one cluster
-    box: tuple[int, int, int, int]  # y0, x0, y1, x1 in HR pixels
-    partners: tuple["Item", ...] = ()  # what it meets, such as the backgrounds of a foreground
-    image: str = ""  # key of the image that the box lies in; "": the source is an image itself
+    source: str
+    box: tuple[int, int, int, int]
+    partners: tuple["Item", ...] = ()
+    image: str = ""
+    set: str = ""
+    number: int = 0
 
     def __post_init__(self) -> None:
         if not self.image:
@@ -37,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Study:
-    """The images under study and where the work is done."""
+    """The images of a run, and the device that it runs on."""
 
     images: ImageSet
     scale: int = 4
@@ -96,7 +108,7 @@ class Study:
 
 
 def as_item(images: ImageSet, sub: SubImage) -> Item:
-    """A sub-image of `images` as a thing to measure."""
+    """A sub-image of `images` as an item."""
     box = (sub.y, sub.x, sub.y + sub.size, sub.x + sub.size)
     return Item(sub.key, images.source(sub.item), box, image=sub.item)
 
@@ -113,7 +125,7 @@ def detailed(hr: Tensor, window: Box) -> list[bool]:
 def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Tensor:
     """SR images of `lr` (B,3,h,w), or their part `window` (SR pixels), a few at a time.
 
-    A window is computed by `forward_window`, which is exact and leaves out what it does not need.
+    A window is computed by `forward_window`, exactly and without the pixels that it does not need.
     """
     parts = lr.contiguous(memory_format=torch.channels_last).split(images_per_call(lr))
     return torch.cat([net(x) if window is None else net.forward_window(x, window) for x in parts])

@@ -1,4 +1,4 @@
-"""Fig. 1 (section 1): one box, restored from inputs with more and more of its surroundings."""
+"""Fig. 1 (section 1): one window, restored from inputs with more and more of its surroundings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,34 +30,34 @@ SHOWN = 2  # cases of either kind in the gallery
 class SurroundingsOptions(Options):
     """Sizes in HR pixels."""
 
-    count: int = option(57, "boxes, one of each built-in photograph", low=1)
-    box: int = option(64, "side of the box, HR pixels", low=1)
-    shave: int = option(4, "border of the box that is not measured, as in Table 1", low=0)
-    margins: str = option("0,8,16,32,64,96", "surroundings on each side of the box, HR pixels")
+    count: int = option(57, "windows, one of each built-in photograph", low=1)
+    window: int = option(64, "side of the window, HR pixels", low=1)
+    shave: int = option(4, "border of the window that is not measured, as in Table 1", low=0)
+    margins: str = option("0,8,16,32,64,96", "surroundings on each side of the window, HR pixels")
     domain: Literal["lr", "hr"] = option(
         "lr",
         "what is cut out",
-        lr="the network's input: the box holds the same LR pixels in all inputs",
+        lr="the network's input: the window holds the same LR pixels in all inputs",
         hr="the HR image, which is then down-sampled alone",
     )
     gap: float = option(0.1, "dB by which fewer surroundings must be better to count", low=0)
-    many: float = option(0.10, "C1 says many: a larger share of the boxes", low=0, high=1)
+    many: float = option(0.10, "C1 says many: a larger share of the windows", low=0, high=1)
 
 
 class Surroundings(Experiment):
-    """PSNR of a box by the width of the surroundings that the network is given with it."""
+    """PSNR of a window by the width of the surroundings that the network is given with it."""
 
     name = "surroundings"
-    title = "How much of its surroundings does a box need?"
+    title = "How much of its surroundings does a window need?"
     paper = "Section 1, Fig. 1"
     question = (
-        "The same box is restored several times, each time with more of the pixels around it. Do "
-        "more pixels always help?"
+        "The same window is restored several times, each time with more of the pixels around it. "
+        "Do more pixels always help?"
     )
     method = (
-        "From the low-resolution (LR) input a box is cut out with a margin that grows from nothing "
-        "to the whole sub-image. The network restores each cutting; the same pixels in the box are "
-        "compared with the ground truth."
+        "From the low-resolution (LR) input a window is cut out with a margin that grows from "
+        "nothing to the whole sub-image. The network restores each of these; the same pixels in "
+        "the window are compared with the ground truth."
     )
     options_type: ClassVar[type[Options]] = SurroundingsOptions
     cost: ClassVar[float] = 9
@@ -70,37 +70,39 @@ class Surroundings(Experiment):
 
     @property
     def size(self) -> int:
-        """Side of the box with all its surroundings."""
-        return int(self.options.box) + 2 * self.margins[-1]
+        """Side of the window with all its surroundings."""
+        return int(self.options.window) + 2 * self.margins[-1]
 
     def plan(self, study: Study) -> list[Item]:
-        """Sub-images drawn by the seed, a box in the middle of each."""
+        """Sub-images drawn by the seed, a window in the middle of each."""
         o, scale = self.options, study.scale
         o.check(self.name)
-        if o.box < 1 or o.box % scale:
-            raise InvalidArgument("surroundings.box", o.box, f"a multiple of the scale {scale}")
+        if o.window < 1 or o.window % scale:
+            raise InvalidArgument(
+                "surroundings.window", o.window, f"a multiple of the scale {scale}"
+            )
         for margin in self.margins:
             if margin < 0 or margin % scale:
                 expected = f"multiples of the scale {scale}, none negative"
                 raise InvalidArgument("surroundings.margins", margin, expected)
-        if not 0 <= 2 * o.shave < o.box:
-            raise InvalidArgument("surroundings.shave", o.shave, f"0 to less than {o.box // 2}")
+        if not 0 <= 2 * o.shave < o.window:
+            raise InvalidArgument("surroundings.shave", o.shave, f"0 to less than {o.window // 2}")
         o.check_pairing(self.name)
         return study.sub_images(o.count, self.size)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """PSNR (dB) of the box by margin."""
+        """PSNR (dB) of the window by margin."""
         hr = study.ground_truth(items)
         return self.compare(net, hr, self.inputs(items, hr, study))
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """The box in each of its surroundings."""
+        """The window in each of its surroundings."""
         return Work(forwards=len(self.margins) * len(items))
 
     def inputs(self, items: Sequence[Item], hr: Tensor, study: Study) -> list[Tensor]:
         """LR inputs (B,3,h,w) of the sub-images `hr` (B,3,H,W) uint8, one batch per margin."""
         o, scale = self.options, study.scale
-        sides = [o.box + 2 * margin for margin in self.margins]
+        sides = [o.window + 2 * margin for margin in self.margins]
         if o.domain == "hr":
             cut = (centre(side, *hr.shape[-2:]) for side in sides)
             return [study.degrade(hr[..., y0:y1, x0:x1], o.kernel) for y0, x0, y1, x1 in cut]
@@ -111,22 +113,22 @@ class Surroundings(Experiment):
     def compare(self, net: Network, hr: Tensor, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """The hot loop; nothing leaves the device."""
         o = self.options
-        side = o.box - 2 * o.shave
+        side = o.window - 2 * o.shave
         y0, x0, y1, x1 = centre(side, *hr.shape[-2:])
         truth = as_float(hr[..., y0:y1, x0:x1])
         columns = {}
         for margin, lr in zip(self.margins, inputs, strict=True):
-            whole = o.box + 2 * margin
+            whole = o.window + 2 * margin
             window = restore(net, lr, centre(side, whole, whole))
             columns[f"psnr_{margin}"] = psnr(window, truth, channel=o.channel)
         return columns
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """Ground truth; the box restored with each margin, side by side."""
+        """Ground truth; the window restored with each margin, side by side."""
         hr = study.ground_truth([item])
-        box = self.options.box
+        window = self.options.window
         crops = [
-            as_image(restore(net, lr, centre(box, box + 2 * margin, box + 2 * margin))[0])
+            as_image(restore(net, lr, centre(window, window + 2 * margin, window + 2 * margin))[0])
             for margin, lr in zip(self.margins, self.inputs([item], hr, study), strict=True)
         ]
         return {"hr": as_image(hr[0]), "crops": np.hstack(crops)}
@@ -138,7 +140,7 @@ class Surroundings(Experiment):
         return list(dict.fromkeys([*map(int, worst), *map(int, best)]))
 
     def gain(self, result: Measured, margin: int) -> NDArray[np.float64]:
-        """PSNR with `margin` minus PSNR of the box alone, dB (n)."""
+        """PSNR with `margin` minus PSNR of the window alone, dB (n)."""
         return decibels(result, f"psnr_{margin}") - decibels(result, "psnr_0")
 
     def regret(self, result: Measured) -> NDArray[np.float64]:

@@ -18,7 +18,8 @@ from fastbg.experiments.groups import (
     sources,
     texture_distances,
 )
-from fastbg.experiments.options import option
+from fastbg.experiments.options import Options, option
+from fastbg.experiments.seams import Seam, SeamedOptions, column, seen
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import centre
@@ -31,7 +32,7 @@ VIEW = 3  # side of a picture, in sides of the foreground
 
 
 @dataclass(frozen=True)
-class SwapOptions(GroupOptions):
+class SwapOptions(SeamedOptions, GroupOptions):
     """Fewer than the paper's, so that it takes a minute; its size is groups=100 backgrounds=100."""
 
     # So few that each foreground of the built-in sets is of another image.
@@ -56,17 +57,24 @@ class Swap(Experiment):
     method = (
         "Each foreground is restored in its own background and in foreign ones; PSNR is taken on "
         "the foreground alone. How alike two regions look is measured by the distance of their "
-        "Gram matrices of VGG16's first features."
+        "Gram matrices of VGG16's first features. All of it is done with each of the seams asked "
+        "for: cut and pasted, or the foreign background bridged to the foreground's rim."
     )
     options_type: ClassVar[type[GroupOptions]] = SwapOptions
     cost: ClassVar[float] = 3
     chunk: ClassVar[int] = 1  # a foreground in all of its backgrounds
-    curves = ("psnr", "distance")
     shown = (
         "truth",
         "own",
         *(f"{end}_{k}" for end in ("best", "worst") for k in range(ENDS)),
     )
+
+    def __init__(
+        self, options: Options | None = None, seed: int = 0, base: Experiment | None = None
+    ) -> None:
+        super().__init__(options, seed, base)
+        self.seams: tuple[Seam, ...] = self.options.seams(self.name)
+        self.curves = (*(column("psnr", seam) for seam in self.seams), "distance")
 
     def plan(self, study: Study) -> list[Item]:
         """Groups of both sets, drawn by the seed."""
@@ -78,18 +86,24 @@ class Swap(Experiment):
         return Descriptions({PAPER: SIMILARITIES[PAPER]})
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """PSNR (dB) of each foreground in its backgrounds (n,K), own first; texture distance."""
+        """PSNR (dB) of each foreground in its backgrounds (n,K), own first; texture distance.
+
+        The own background is untouched with every seam.
+        """
         rows = []
         for item in items:
             hr = sources(item, study)
             distances = texture_distances(self.descriptions, net, item, hr, study, self.options)
-            score = self.compare(net, hr, lr_composites(item, hr, study, self.options))
-            rows.append({"psnr": score, "distance": distances[PAPER]})
+            row = {"distance": distances[PAPER]}
+            for seam in self.seams:
+                lr = lr_composites(item, hr, study, self.options, seam)
+                row[column("psnr", seam)] = self.compare(net, hr, lr)
+            rows.append(row)
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """Each foreground in its own background and in its partners'."""
-        count = sum(1 + len(item.partners) for item in items)
+        count = len(self.seams) * sum(1 + len(item.partners) for item in items)
         return Work(forwards=count, composites=count)
 
     def compare(self, net: Network, hr: Tensor, lr: Tensor) -> Tensor:
@@ -100,9 +114,13 @@ class Swap(Experiment):
         sr = restore(net, lr, window)
         return psnr(sr, truth.expand_as(sr), channel=o.channel)
 
+    def view(self, measured: Measured, seam: Seam) -> Measured:
+        """The records with one seam, under plain names; likeness has none."""
+        return seen(measured, seam, shared=lambda name: name != "psnr")
+
     def cases(self, measured: Measured) -> list[int]:
         """In each set: where the background matters most, then where it matters as usual."""
-        foreign = decibels(measured, "psnr")[:, 1:]
+        foreign = decibels(self.view(measured, self.seams[0]), "psnr")[:, 1:]
         spread = foreign.max(axis=1) - foreign.min(axis=1)
         chosen: list[int] = []
         for rows in by_set(measured).values():
@@ -114,7 +132,7 @@ class Swap(Experiment):
         """The foreground's surroundings as restored: own background, best and worst foreign."""
         o = self.options
         hr = sources(item, study)
-        lr = lr_composites(item, hr, study, o)
+        lr = lr_composites(item, hr, study, o, self.seams[0])
         order = 1 + self.compare(net, hr, lr)[1:].argsort(descending=True).cpu()
         best, worst = order[:ENDS].tolist(), order.flip(0)[:ENDS].tolist()
         y0, x0, y1, x1 = centre(min(o.size, VIEW * o.region), o.size, o.size)

@@ -1,1 +1,1 @@
-"""Filter taps and number formats: what operators and backends alike stand on."""
+"""Filter taps and number formats, used by operators and backends."""

@@ -1,4 +1,4 @@
-"""Number formats: what operators accumulate in, and how 8-bit images become floats."""
+"""Number formats: the dtype of accumulation, and 8-bit images as floats."""
 
 import torch
 from torch import Tensor

@@ -1,9 +1,9 @@
-"""How far the bridge of a seam reaches into the foreign content (`composite`, `seam=tau`)."""
+"""The weights of a bridged seam (`composite`, `seam=tau`) by distance from the rim."""
 
 import torch
 from torch import Tensor
 
-# Weights below it count as none: 1/1028 grey level of a step from black to white.
+# Smaller weights are taken as 0: 1/1028 grey level for a step from black to white.
 LEAST_WEIGHT = 2.0**-18
 
 

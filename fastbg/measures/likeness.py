@@ -1,9 +1,9 @@
-"""How alike two regions look (paper, sections 4.3 and 6.1): several measures, one registry.
+"""Measures of how similar two image regions are (paper, sections 4.3 and 6.1), in one registry.
 
-A measure is a function that describes both regions of each image: the foreground, a box in its
-middle, and the surroundings, all the rest. What follows is the distance between the description of
-one image's foreground and those of other images' surroundings. To add a measure, write the
-function and add a line to `SIMILARITIES`.
+A measure describes the two regions of each image: the foreground, a box in its middle, and the
+surroundings, everything else. A distance then compares the description of one image's foreground
+with those of other images' surroundings. To add a measure, write the describing function and add a
+line to `SIMILARITIES`.
 """
 
 from collections import OrderedDict
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, unfold
 
 from fastbg.errors import CheckpointError
+from fastbg.filters.bicubic import bicubic_matrix
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box
 from fastbg.measures.texture import gram_distance, texture_gram
+from fastbg.models.bicubic import Bicubic
 from fastbg.models.network import Network
 from fastbg.models.vgg import conv1_1, imagenet_normalised
 from fastbg.ops.gram import gram
@@ -32,17 +34,25 @@ Described = tuple[Tensor, Tensor]  # of the foregrounds and of the surroundings:
 
 @dataclass(frozen=True)
 class Images:
-    """Square images of one size, with the same box in the middle of each."""
+    """Square images of one size, with the same foreground box in the middle of each.
 
-    hr: Tensor  # (B,3,S,S) uint8
-    lr: Tensor  # (B,3,S/s,S/s) in [0,1]
-    box: Box  # the foreground, in HR pixels; its edges lie on the LR grid
+    Attributes:
+        hr: (B,3,S,S) uint8.
+        lr: (B,3,S/s,S/s) in [0,1], s the network's scale.
+        box: the foreground, in HR pixels; its edges lie on the LR grid.
+        net: the network that restores the images.
+        backend: of fastbg's operators.
+    """
+
+    hr: Tensor
+    lr: Tensor
+    box: Box
     net: Network
     backend: str = "auto"
 
     @cached_property
     def levels(self) -> Tensor:
-        """`hr` in [0,1]."""
+        """`hr` as floats in [0,1]."""
         return as_float(self.hr)
 
     @property
@@ -62,16 +72,16 @@ def masks(box: Box, like: Tensor) -> Tensor:
 
 
 def vgg_gram(images: Images) -> Described:
-    """The paper's: Gram matrices of VGG16's conv1_1."""
+    """Gram matrices of VGG16's conv1_1: the paper's measure."""
     both = texture_gram(images.hr, masks(images.box, images.hr), backend=images.backend)
     return both[:, 0], both[:, 1]
 
 
 def vgg_covariance(images: Images) -> Described:
-    """The same features without their means, so that brightness and colour count less."""
+    """Covariances of VGG16's conv1_1, which depend less on brightness and colour."""
     weight, bias = conv1_1(images.hr.device, torch.float32)
     features = conv2d(imagenet_normalised(images.levels), weight, bias, padding=1).relu()
-    # With a constant among the features, their sums stand in the last row.
+    # A constant feature puts the sums of the others into the last row.
     ones = torch.ones_like(features[:, :1])
     region = masks(images.box, features)
     total = gram(torch.cat([features, ones], dim=1), region, backend=images.backend)
@@ -82,7 +92,7 @@ def vgg_covariance(images: Images) -> Described:
 
 
 def vgg_pyramid(images: Images) -> Described:
-    """Gram matrices of VGG16's conv1_1 on the image and on smaller copies of it, side by side."""
+    """Gram matrices of VGG16's conv1_1 on the image and on copies reduced by 2 and 4."""
     small, scales = images.levels, []
     for level in range(PYRAMID):
         if level:
@@ -99,7 +109,7 @@ def first_features(images: Images) -> Described:
 
 
 def deep_features(images: Images) -> Described:
-    """Gram matrices of the network's last layer before it magnifies."""
+    """Gram matrices of the network's last layer before the upsampler."""
     return _feature_grams(images, layer_outputs(images.net, images.lr)[1])
 
 
@@ -135,13 +145,13 @@ def power_spectrum(images: Images) -> Described:
         hann = torch.hann_window(side, periodic=False, device=tiles.device)
         tiles = (tiles - tiles.mean((-2, -1), keepdim=True)) * hann * hann[:, None]
         power = torch.fft.rfft2(tiles).abs().square().mean(1)
-        return (power + 1e-6).log()  # below it lies what 8 bits cannot hold
+        return (power + 1e-6).log()  # less than the quantisation noise of 8 bits
 
     return spectrum([inside]), spectrum(strips)
 
 
 def patches(images: Images) -> Described:
-    """All LR patches of 3 x 3 pixels (fewer where a region is smaller) that lie in one region."""
+    """All LR patches of 3x3 pixels (smaller ones in a smaller region) that lie in one region."""
     box = images.lr_box
     side = min(PATCH, box.y1 - box.y0, box.y0)
     across = images.lr.shape[-1] - side + 1
@@ -160,10 +170,10 @@ def patches(images: Images) -> Described:
 
 
 def rim_step(images: Images, width: int = 1, *, lr: bool = False) -> Described:
-    """Both sides of the rim: means (B,3,4n) over the `width` pixels next to each of its places.
+    """Colours on both sides of the rim: means (B,3,4n) over `width` pixels at each position.
 
-    n is the side of the foreground, in HR pixels or, with `lr`, in those of the network's input.
-    What lies beyond the image's border is left out; there must be a pixel on each side.
+    n is the side of the foreground, in HR pixels or, with `lr`, in LR pixels. Fewer pixels are
+    taken where the image ends; there must be at least one on each side.
     """
     values, box = (images.lr.float(), images.lr_box) if lr else (images.levels, images.box)
     inside, outside = _across(values, box)
@@ -171,22 +181,40 @@ def rim_step(images: Images, width: int = 1, *, lr: bool = False) -> Described:
 
 
 def rim_slope(images: Images) -> Described:
-    """Slopes (B,3,4n) across the rim, outwards: the foreground's last, the background's first.
+    """Slopes (B,3,4n) across the rim, outwards: foreground's last, and surroundings' first.
 
-    A side that is one pixel deep has slope 0.
+    Where a side is one pixel deep its slope is 0.
     """
     inside, outside = _across(images.levels, images.box)
     further_in, further_out = (side[..., min(1, side.shape[-1] - 1)] for side in (inside, outside))
     return inside[..., 0] - further_in, further_out - outside[..., 0]
 
 
+def bicubic_error(images: Images) -> Described:
+    """What bicubic restoration of the foreground lacks, and what surroundings add to it: (B,3,n,n).
+
+    Reducing and enlarging are linear: the restored foreground of a composite is the sum of what
+    its own pixels give and of what the background's pixels give. The first is described by the
+    foreground's pixels less that, so that the mean squared difference of both is the squared error
+    of bicubic restoration, which asks no network. MATLAB's kernels; nothing is rounded or clipped.
+    """
+    scale, (y0, x0, y1, x1) = images.net.scale, images.box
+    size = images.hr.shape[-1]
+    down = torch.from_numpy(bicubic_matrix(size, scale).copy())
+    restored = Bicubic(scale).matrix(size // scale) @ down  # [S,S], an axis' rows or columns
+    seen = restored[y0:y1].to(images.levels)  # the box lies in the middle: rows are like columns
+    inside = images.levels[..., y0:y1, x0:x1]
+    own = seen[:, y0:y1] @ inside @ seen[:, x0:x1].mT
+    return inside - own, seen @ images.levels @ seen.mT - own
+
+
 def _across(values: Tensor, box: Box) -> tuple[Tensor, Tensor]:
-    """Pixels on the way in and on the way out at each place of the rim: (B,3,4n,depth) each.
+    """Pixels inwards and outwards from each position of the rim: (B,3,4n,depth) each.
 
     For a square in the middle of a square image, as all `Images` have.
     """
     inside, outside = [], []
-    for turns in range(4):  # its upper side is looked at, then the image is turned
+    for turns in range(4):  # take the upper side, then turn the image
         turned = values.rot90(turns, (-2, -1))
         columns = turned[..., box.x0 : box.x1]
         inside.append(columns[..., box.y0 : box.y1, :].mT)
@@ -223,7 +251,13 @@ def nearest_patch(foreground: Tensor, surroundings: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Similarity:
-    """A measure: what a region is described by, and how far two descriptions are apart."""
+    """A measure of similarity.
+
+    Attributes:
+        title: its name in reports.
+        describe: `Images` -> descriptions (B, ...) of the foregrounds and of the surroundings.
+        distance: descriptions (1, ...) of a foreground and (K, ...) of surroundings -> (K).
+    """
 
     title: str
     describe: Callable[[Images], Described]
@@ -249,6 +283,7 @@ SIMILARITIES: dict[str, Similarity] = {
     "rim_step_lr": Similarity(
         "step across the rim, in the input", partial(rim_step, lr=True), absolute_distance
     ),
+    "bicubic_error": Similarity("error of bicubic restoration", bicubic_error, vector_distance),
     "rim_slope": Similarity("change of slope across the rim", rim_slope, absolute_distance),
 }
 PAPER = "vgg_gram"
@@ -258,8 +293,8 @@ STEP = "rim_step"
 class Descriptions:
     """Descriptions of images, each computed once and kept for the pairs that it is part of.
 
-    `load` gives the `Images` of some keys; the `kept` last used are remembered (at 128 x 128
-    pixels, all measures of an image take 0.4 MiB).
+    The descriptions of the `kept` images last used are kept (0.4 MiB for all measures of an image
+    of 128x128 pixels).
     """
 
     def __init__(self, similarities: Mapping[str, Similarity], kept: int = 640) -> None:
@@ -271,9 +306,9 @@ class Descriptions:
     def distances(
         self, net: Network, keys: Sequence[Hashable], load: Callable[[Sequence[int]], Images]
     ) -> dict[str, Tensor]:
-        """Distance of the first image's foreground to the surroundings of each: (K) by measure.
+        """Distances (K) of the first image's foreground to the surroundings of each, by measure.
 
-        `load(indices)` gives the images of keys[i] for i in `indices`, with `net`.
+        `load(indices)` returns the `Images` of keys[i] for i in `indices`, with `net`.
         """
         if net is not self._net:
             self._known.clear()
@@ -305,8 +340,8 @@ class Descriptions:
 def layer_outputs(net: Network, lr: Tensor) -> tuple[Tensor, Tensor]:
     """Features (B,C,h,w) of the first convolution, and of the last of its size and width.
 
-    Any network has them: in EDSR, RCAN and SwinIR they are `conv_first` and `conv_after_body`.
-    Raises CheckpointError if the network convolves nothing.
+    In EDSR, RCAN and SwinIR these are `conv_first` and `conv_after_body`. Raises CheckpointError
+    for a network without convolutions.
     """
     found: list[Tensor] = []
 

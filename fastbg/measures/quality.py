@@ -1,4 +1,4 @@
-"""Image quality in the field's conventions: 8-bit images, RGB or Y, on a window or shaved."""
+"""PSNR and SSIM as the field computes them: on 8-bit images, RGB or Y, in a window or shaved."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ from fastbg.vocabulary import CHANNELS as CHANNELS
 
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601, "studio" range; + 16
 SSIM_SIZE, SSIM_SIGMA = 11, 1.5
-# A network may overshoot far and still be scored, as its output is clipped; beyond it is no image.
+# An SR image is clipped before it is scored, so it may overshoot; but not as far as 0..255 does.
 SR_BEYOND = 7.0
 
 
 def grey_levels(image: Tensor, channel: str = "rgb") -> Tensor:
-    """`image` (B,3,H,W) in [0,1] as 8-bit grey levels 0..255 in float64: (B,3,H,W), or (B,1,H,W) Y.
+    """8-bit grey levels 0..255 of `image` (B,3,H,W) in [0,1], float64: (B,3,H,W), or (B,1,H,W) Y.
 
-    Clipped and rounded first; Y itself is not rounded (BasicSR's convention).
+    RGB is clipped and rounded; Y, which is computed from it, is not rounded (as in BasicSR).
     """
     if channel not in CHANNELS:
         raise InvalidArgument("channel", repr(channel), f"one of {CHANNELS}")
@@ -52,17 +52,27 @@ def psnr(
     shave: int = 0,
     channel: str = "rgb",
 ) -> Tensor:
-    """Peak signal-to-noise ratio in dB, float64 (B); infinite where the images are equal.
+    """Peak signal-to-noise ratio of each image.
 
     Args:
         sr, hr: (B,3,H,W) floats in [0,1]; clipped and rounded to 8 bit before they are compared.
-        window: box y0, x0, y1, x1 in SR pixels that is measured; None: the whole image.
-        shave: border, in SR pixels, that is left out of it.
+        window: box y0, x0, y1, x1, half-open, in SR pixels, that is measured; None: everything.
+        shave: border, in SR pixels, that is left out.
         channel: "rgb", or "y" (luma of BT.601).
 
+    Returns:
+        (B) float64, in dB; infinite for equal images.
+
     Raises:
-        InvalidArgument: shapes differ, the window leaves the image, no floats, or on a CPU values
-            of another range, such as 0..255: `hr` beyond [-0.5, 1.5], `sr` beyond [-7, 8].
+        InvalidArgument: shapes differ; the window leaves the image; no floats; on a CPU, values of
+            another range, such as 0..255: `hr` outside of [-0.5, 1.5] or `sr` outside of [-7, 8].
+
+    Example:
+        >>> import torch
+        >>> from fastbg.measures.quality import psnr
+        >>> hr = torch.full((1, 3, 16, 16), 0.5)
+        >>> psnr(hr + 0.1, hr)  # 26 of 255 grey levels after rounding
+        tensor([20.1720], dtype=torch.float64)
     """
     ours, truth = (grey_levels(x, channel) for x in _compared(sr, hr, window, shave))
     error = (ours - truth).square().mean(dim=(1, 2, 3))
@@ -76,11 +86,26 @@ def ssim(
     shave: int = 0,
     channel: str = "y",
 ) -> Tensor:
-    """Structural similarity (Wang et al., 2004), float64 (B), 1 where the images are equal.
+    """Structural similarity (Wang et al., 2004) of each image.
 
-    The field's: means under an 11x11 Gaussian of sigma 1.5, only where it lies inside the image, as
-    in the authors' MATLAB code; RGB is the mean over the channels. Arguments as for `psnr`;
-    InvalidArgument also if less than 11x11 pixels are left.
+    Statistics under an 11x11 Gaussian of sigma 1.5, where it lies entirely inside the image, as in
+    the authors' MATLAB code. For RGB, the mean over the channels.
+
+    Args:
+        sr, hr, window, shave, channel: as for `psnr`; but the default is Y.
+
+    Returns:
+        (B) float64, at most 1; 1 for equal images.
+
+    Raises:
+        InvalidArgument: as for `psnr`, and if less than 11x11 pixels are left.
+
+    Example:
+        >>> import torch
+        >>> from fastbg.measures.quality import ssim
+        >>> hr = torch.rand(1, 3, 16, 16)
+        >>> ssim(hr, hr)
+        tensor([1.], dtype=torch.float64)
     """
     x, y = (grey_levels(image, channel) for image in _compared(sr, hr, window, shave))
     batch, channels, height, width = x.shape
@@ -107,7 +132,7 @@ def ssim(
 def _compared(
     sr: Tensor, hr: Tensor, window: Sequence[int] | None, shave: int
 ) -> tuple[Tensor, Tensor]:
-    """What is measured of `sr` and `hr`; InvalidArgument as `psnr`."""
+    """The measured parts of `sr` and `hr`; InvalidArgument as `psnr`."""
     if sr.dim() != 4 or sr.shape != hr.shape:
         raise InvalidArgument(
             "sr", f"shape {tuple(sr.shape)}", f"hr's shape (B, 3, H, W) = {tuple(hr.shape)}"

@@ -1,4 +1,4 @@
-"""Texture of image regions as Gram matrices, and how far two are apart (paper, section 6.1)."""
+"""Texture of image regions as Gram matrices, and the distance of two (paper, section 6.1)."""
 
 import torch
 from torch import Tensor
@@ -9,14 +9,14 @@ from fastbg.models.vgg import conv1_1, imagenet_normalised
 from fastbg.ops.checks import FLOATS, check_images, check_no_other_range
 from fastbg.ops.gram import conv_gram
 
-BEYOND = 7.0  # an image that is optimised may leave [0,1] on its way; beyond it is no image
+BEYOND = 7.0  # outside of [0,1]; an image that is being optimised may leave that range
 
 
 def texture_gram(images: Tensor, mask: Tensor | None = None, *, backend: str = "auto") -> Tensor:
-    """Gram matrices of VGG16's conv1_1 features after ReLU, per channel and pixel.
+    """Gram matrices of VGG16's conv1_1 features after ReLU, normalised (paper, section 6.1).
 
-    Divided by 64 times the number of pixels (C*H*W), or 64 times the sum of the mask, so that
-    regions of different size compare; a region without pixels has no texture: NaN.
+    Each is divided by 64 (the channels) times the number of pixels, or the sum of the mask, so that
+    regions of different size can be compared. A region without pixels gives NaN.
 
     Args:
         images: (B,3,H,W) RGB in [0,1], any float, or uint8, read as grey level / 255.
@@ -28,8 +28,15 @@ def texture_gram(images: Tensor, mask: Tensor | None = None, *, backend: str = "
         Differentiable in float images.
 
     Raises:
-        InvalidArgument, BackendUnavailable: as for `fastbg.conv_gram`. InvalidArgument too for
-            floats on a CPU beyond [-0.5, 1.5], such as 0..255.
+        InvalidArgument: wrong type, shape, dtype or device; floats on a CPU outside of [-7, 8],
+            such as 0..255.
+        BackendUnavailable: the named backend cannot run here.
+
+    Example:
+        >>> import torch, fastbg
+        >>> images = torch.rand(4, 3, 64, 64)
+        >>> fastbg.texture_gram(images).shape
+        torch.Size([4, 64, 64])
     """
     check_images("images", images, (*FLOATS, torch.uint8))
     check_no_other_range("images", images, BEYOND)
@@ -47,10 +54,11 @@ def texture_gram(images: Tensor, mask: Tensor | None = None, *, backend: str = "
 
 
 def gram_distance(ga: Tensor, gb: Tensor) -> Tensor:
-    """Squared Frobenius distance between every matrix of `ga` and every one of `gb`.
+    """Squared Frobenius distance between each matrix of `ga` and each matrix of `gb`.
 
-    |a|^2 + |b|^2 - 2 a.b with one matrix product for all pairs, in float64. What lies below the
-    rounding of that sum is 0: identical matrices have distance 0 exactly, and none is negative.
+    Computed as |a|^2 + |b|^2 - 2 a.b in float64, with one matrix product for all pairs. A distance
+    below the rounding error of that sum is set to 0: identical matrices have distance exactly 0,
+    and no distance is negative.
 
     Args:
         ga, gb: (A,C,C) and (B,C,C), real floats of one dtype and device.
@@ -59,7 +67,13 @@ def gram_distance(ga: Tensor, gb: Tensor) -> Tensor:
         (A,B), float32 or, for float64 matrices, float64.
 
     Raises:
-        InvalidArgument: shape, dtype or device.
+        InvalidArgument: wrong shape, dtype or device.
+
+    Example:
+        >>> import torch, fastbg
+        >>> ga, gb = torch.zeros(1, 2, 2), torch.stack([torch.zeros(2, 2), torch.ones(2, 2)])
+        >>> fastbg.gram_distance(ga, gb)
+        tensor([[0., 4.]])
     """
     for name, value in (("ga", ga), ("gb", gb)):
         if not isinstance(value, Tensor):
@@ -74,11 +88,11 @@ def gram_distance(ga: Tensor, gb: Tensor) -> Tensor:
         raise InvalidArgument("gb", gb.dtype, f"ga's dtype {ga.dtype}")
     if gb.device != ga.device:
         raise InvalidArgument("gb", f"device {gb.device}", f"ga's device {ga.device}")
-    centre = ga.double().mean(0)  # what all have in common would only add rounding
+    centre = ga.double().mean(0)  # subtracted: a common part would only add rounding error
     a, b = ((g.double() - centre).flatten(1) for g in (ga, gb))
     norms = a.square().sum(1)[:, None] + b.square().sum(1)  # [A,B]
     distance = norms - 2 * (a @ b.mT)
-    # Bound of the rounding of a sum of C*C products: below it, nothing was measured.
+    # Bound of the rounding error of a sum of C*C products.
     rounding = a.shape[1] * torch.finfo(torch.float64).eps * norms
     measured = torch.where(distance > rounding, distance, 0.0)
     return measured.to(accumulation_dtype(ga.dtype))

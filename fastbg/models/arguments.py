@@ -1,4 +1,4 @@
-"""Checks of the networks' keywords, which come from callers and out of files."""
+"""Checks of the networks' keywords, which come from callers or from files."""
 
 import math
 from numbers import Integral, Real
@@ -52,7 +52,7 @@ def _listed(name: str, value: Any, expected: str) -> list[Any]:
 
 
 def _shown(value: Any) -> str:
-    """`value` in few characters."""
+    """`value` as short text."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of 5,000 digits; lists in lists

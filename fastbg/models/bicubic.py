@@ -1,4 +1,4 @@
-"""Bicubic enlargement, the baseline of every table."""
+"""Bicubic enlargement, the baseline of the tables."""
 
 import numpy as np
 import torch

@@ -1,8 +1,8 @@
-"""Weights files: load_model() reads the built-in ones and the field's, save_model() writes ours.
+"""Weights files: load_model() reads fastbg's and published ones, save_model() writes fastbg's.
 
-Ours is one safetensors file: float16 tensors under the network's own names, and in the metadata,
-under the key ``fastbg``, JSON with the architecture, its constructor's keywords and a card (where
-the weights come from).
+fastbg's own format is a safetensors file: float16 tensors under the network's parameter names, and
+in the metadata, under the key ``fastbg``, JSON with the architecture, the keywords of its
+constructor and a card (where the weights come from).
 """
 
 import inspect
@@ -56,15 +56,33 @@ def load_model(
     mean: Sequence[float] | None = None,
     pooling: int | None = None,
 ) -> Network:
-    """A network ready to be analysed: frozen, eval mode, channels_last weights.
+    """Load a network for analysis: frozen, in eval mode, with channels_last weights.
 
-    `name_or_path` is "edsr", "rcan" or "swinir" (trained here, x4), or a weights file.
-    Architecture and sizes are found in the file. `scale` is only compared with the file's. The
-    other keywords say, or overrule, what a file does not tell. `pooling` N makes an RCAN take its
-    channel means over N x N LR pixels instead of the whole map, see `RCAN`.
+    Args:
+        name_or_path: "edsr", "rcan" or "swinir" (built in, x4), or a weights file, whose
+            architecture and sizes are recognised.
+        device, dtype: of the network.
+        scale: the magnification that you expect; compared with the file's.
+        res_scale, img_range, mean: options of the architecture that files usually do not contain;
+            what is given here replaces what was recognised.
+        pooling: an RCAN takes its channel means over windows of this many LR pixels a side instead
+            of the whole image.
 
-    The network maps RGB (B,3,h,w) in [0,1] to (B,3,s*h,s*w), not clamped, and has `.scale` and
-    `.name`. Raises CheckpointError, which names the file and what is wrong with it.
+    Returns:
+        A `Network`, RGB (B,3,h,w) in [0,1] to (B,3,s*h,s*w), not clamped, with `.scale` and
+        `.name`.
+
+    Raises:
+        CheckpointError: names the file and what is wrong with it.
+
+    Example:
+        >>> import torch, fastbg
+        >>> net = fastbg.load_model("edsr")
+        >>> net.name, net.scale
+        ('edsr', 4)
+        >>> with torch.inference_mode():
+        ...     net(torch.rand(1, 3, 24, 32)).shape
+        torch.Size([1, 3, 96, 128])
     """
     path = built_in_path(name_or_path) or Path(name_or_path)
     given = {"res_scale": res_scale, "img_range": img_range, "mean": mean}
@@ -87,11 +105,23 @@ def save_model(
     card: Mapping[str, Any] | None = None,
     state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write `model` (or its weights `state`, as training averages them) to `path` in float16.
+    """Write a network to a weights file, in float16.
 
-    `card` is anything that JSON can hold: data, steps, scores, licence. Raises CheckpointError
-    if a weight is not finite in float16, or if the file cannot be written, and InvalidArgument
-    for a wrapped network.
+    Args:
+        model: an EDSR, RCAN or SwinIR of fastbg.
+        path: file to write (.safetensors); replaced only when the new one is complete.
+        card: anything that JSON can express about the weights: data, steps, scores, licence.
+        state: weights to write instead of the model's own, such as a running average.
+
+    Raises:
+        CheckpointError: a weight is not finite in float16, or the file cannot be written.
+        InvalidArgument: a wrapped network.
+
+    Example:
+        >>> import fastbg
+        >>> fastbg.save_model(fastbg.load_model("edsr"), "copy.safetensors", {"data": "none"})
+        >>> fastbg.load_model("copy.safetensors").name
+        'copy'
     """
     if model.architecture not in ARCHITECTURES:
         raise InvalidArgument("model", model.architecture, f"one of {[*ARCHITECTURES]}")
@@ -126,7 +156,7 @@ def _built_in(name: str) -> Path:
 
 
 def built_in_path(name: str | os.PathLike[str]) -> Path | None:
-    """The file of a built-in network, None if `name` is none; CheckpointError if it is missing."""
+    """The file of a built-in network, None for another name; CheckpointError if it is missing."""
     if str(name) not in BUILT_IN:
         return None
     path = _built_in(str(name))
@@ -164,7 +194,7 @@ def _read(path: Path, given: dict[str, Any]) -> Network:
 
 
 def _own_recipe(about: dict[str, Any], tensors: dict[str, Tensor]) -> Recipe:
-    """What a file of save_model() says of itself, after its sizes are found in its tensors."""
+    """The recipe in the metadata of a file of save_model(), checked against its tensors."""
     architecture, config = about["architecture"], about["config"]
     if architecture not in ARCHITECTURES:
         known = [*ARCHITECTURES]
@@ -188,7 +218,7 @@ def _own_recipe(about: dict[str, Any], tensors: dict[str, Tensor]) -> Recipe:
 
 
 def _same_size(said: object, found: object, width: int) -> bool:
-    """Whether the constructor makes of `said` what it makes of `found`."""
+    """Whether the constructor builds the same from the size stated and from the size found."""
     if isinstance(found, float):  # the MLPs' ratio, which is cut to whole channels
         plain = isinstance(said, int | float) and 0 < said < 1e6
         return plain and int(width * said) == int(width * found)  # type: ignore[operator]
@@ -198,9 +228,10 @@ def _same_size(said: object, found: object, width: int) -> bool:
 
 
 def _find(dictionaries: Sequence[Found], given: dict[str, Any]) -> Network:
-    """The network of a file's tensors: one of ours if it is exactly that, else spandrel's.
+    """The network of a file's tensors: one of fastbg's if keys and shapes fit, else spandrel's.
 
-    A file that is ours but does not tell all its options is never left to spandrel's guess.
+    An EDSR, RCAN or SwinIR whose options are not all in the file is refused, and not passed on to
+    spandrel, which would guess them.
     """
     fitting: list[tuple[Found, Recipe]] = []
     reasons: list[str] = []
@@ -228,7 +259,7 @@ def _find(dictionaries: Sequence[Found], given: dict[str, Any]) -> Network:
 
 
 def _check_bytes(dictionaries: Sequence[Found], stored: int) -> None:
-    """LayoutError if tensors claim far more than the file's `stored` bytes (views of one value)."""
+    """LayoutError if the tensors are far larger than the file, `stored` bytes (expanded views)."""
     for found in dictionaries:
         claimed = sum(value.numel() * value.element_size() for value in found.state.values())
         if claimed > 8 * stored + (1 << 20):
@@ -238,7 +269,7 @@ def _check_bytes(dictionaries: Sequence[Found], stored: int) -> None:
 def _of_zoo(
     dictionaries: Sequence[Found], given: dict[str, Any], reasons: Sequence[str]
 ) -> Network:
-    """spandrel's network; LayoutError with the `reasons` why it is none of ours either."""
+    """spandrel's network; LayoutError with spandrel's reason and fastbg's own `reasons`."""
     first = ", ".join([*dictionaries[0].state][:4])
     why = reasons[0] if reasons else f"is no EDSR, RCAN or SwinIR; its first keys are {first}"
     if given:
@@ -250,14 +281,14 @@ def _of_zoo(
 
 
 def _build(recipe: Recipe, given: dict[str, Any]) -> Network:
-    """The network of `recipe`, with the keywords `given` by the caller in place of its own."""
+    """The network of `recipe`; keywords `given` by the caller replace the recipe's."""
     what, config = f"as {recipe.architecture}", {**recipe.config, **given}
     unknown = (f"{key}, got {given[key]}" for key in config.keys() - recipe.config.keys())
     _complain(f"{what} has no", unknown)
     untold = [key for key, value in config.items() if value is None]
     _complain(f"{what} does not tell what you must pass to load_model:", untold)
     _compare(recipe._replace(config=config))
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
+    with torch.random.fork_rng(devices=[]):  # the random weights are overwritten
         model = ARCHITECTURES[recipe.architecture](**config)
     model.load_state_dict(recipe.state)
     infinite = (key for key, value in model.state_dict().items() if not value.isfinite().all())
@@ -266,9 +297,9 @@ def _build(recipe: Recipe, given: dict[str, Any]) -> Network:
 
 
 def _compare(recipe: Recipe) -> None:
-    """LayoutError unless keys and shapes of `recipe` are its network's, exactly.
+    """LayoutError unless the keys and shapes of `recipe` are exactly those of its network.
 
-    The network is built without memory for its weights (on PyTorch's meta device).
+    The network is built on PyTorch's meta device, without memory for its weights.
     """
     architecture, config, state = recipe
     what, told = f"as {architecture}", {k: v for k, v in config.items() if v is not None}
@@ -288,7 +319,7 @@ def _compare(recipe: Recipe) -> None:
 
 
 def _complain(what: str, keys: Iterable[str]) -> None:
-    """LayoutError with the first few of `keys`, if there are any."""
+    """LayoutError that names the first four `keys`, if there are any."""
     names = sorted(keys)
     if names:
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""

@@ -10,8 +10,8 @@ from fastbg.registration.conv import plain
 class Conv3x3(nn.Conv2d):
     """``nn.Conv2d(inputs, outputs, 3, padding=1)`` and what follows it, see `fastbg.conv3x3`.
 
-    On CPUs in float32 that is one Winograd kernel. Elsewhere cuDNN or oneDNN do it better.
-    `fused` False leaves it to PyTorch everywhere.
+    In float32 on CPUs one Winograd kernel computes it; elsewhere cuDNN and oneDNN are faster.
+    `fused` False runs PyTorch's own functions everywhere.
     """
 
     fused = True

@@ -1,29 +1,42 @@
-"""Networks of 3x3 convolutions as one native call: which convolutions, and which pixels of each."""
+"""Runs a sequence of 3x3 convolutions as one native call, on just the pixels that are needed."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from fastbg.geometry import Box
 from fastbg.models.conv import Conv3x3
-from fastbg.models.network import is_watched
-from fastbg.ops.conv_stack import StackLayer, conv_stack, whole_cells, why_plain
+from fastbg.models.network import Network, is_watched
+from fastbg.models.upsampler import Upsampler
+from fastbg.ops.conv_stack import (
+    ChannelAttention,
+    StackLayer,
+    conv_stack,
+    whole_cells,
+    why_plain,
+)
 
 
 class Link(NamedTuple):
-    """A convolution and what follows it; `residual` is a map's number, see `StackLayer`."""
+    """A convolution and what follows it; `residual` is the number of a map, see `StackLayer`."""
 
     conv: nn.Conv2d
     relu: bool = False
     upscale: int = 1
     residual: int | None = None
     residual_scale: float = 1.0
+    attention: tuple[nn.Conv2d, nn.Conv2d] | None = None  # squeeze and excite
+
+    def parameters(self) -> list[Tensor]:
+        """Of all its convolutions."""
+        convs = (self.conv, *(self.attention or ()))
+        return [p for conv in convs for p in (conv.weight, conv.bias) if p is not None]
 
 
 def is_plain_conv(conv: nn.Module) -> bool:
-    """Whether it is an ordinary 3x3 convolution that nobody observes, and fastbg's to compute."""
+    """Whether it is an ordinary 3x3 convolution without hooks that fastbg may compute."""
     return (
         ((type(conv) is Conv3x3 and conv.fused) or type(conv) is nn.Conv2d)
         and conv.kernel_size == (3, 3)
@@ -34,6 +47,49 @@ def is_plain_conv(conv: nn.Module) -> bool:
     )
 
 
+def is_plain_1x1(conv: nn.Module) -> bool:
+    """Whether it is an ordinary 1x1 convolution that nobody observes."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.kernel_size == conv.stride == conv.dilation == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.groups == 1
+        and not is_watched(conv)
+    )
+
+
+def tail_links(upsample: Upsampler, conv_last: nn.Conv2d) -> list[Link]:
+    """Those of the upsampler, and the last convolution."""
+    stages = enumerate(upsample.stages)
+    links = [Link(cast(Conv3x3, upsample[2 * i]), upscale=stage.factor) for i, stage in stages]
+    return [*links, Link(conv_last)]
+
+
+def run_network(
+    net: Network, links: Sequence[Link], x: Tensor, window: Box | None
+) -> Tensor | None:
+    """SR image, or its window, of `x` (B,3,h,w) in [0,1]; None where the modules must do it.
+
+    They must for what is no plain convolution or is observed, and for what
+    `fastbg.ops.conv_stack.why_plain` names: gradients to parameters, tracing, torch.func, forward
+    mode, autocast, other devices, dtypes and backends.
+    """
+    attentions = [conv for link in links for conv in link.attention or ()]
+    if not all(is_plain_conv(link.conv) for link in links):
+        return None
+    if not all(is_plain_1x1(conv) for conv in attentions):
+        return None
+    image = net.normalise(x)
+    if window is None:
+        window = Box(0, 0, *image.shape[-2:]).refine(net.scale)
+    y = run_links(image, links, window, net.equal_windows)
+    if y is None:
+        return None
+    if y.requires_grad:
+        return net.denormalise(y)
+    return y.div_(net.img_range).add_(net.mean)  # the same in the memory that it has
+
+
 def run_links(x: Tensor, links: Sequence[Link], window: Box, equal: bool) -> Tensor | None:
     """`window` (of the last link's map) of the links on `x`, or None where PyTorch must do it.
 
@@ -42,11 +98,11 @@ def run_links(x: Tensor, links: Sequence[Link], window: Box, equal: bool) -> Ten
     """
     if _has_any_global_hook():
         return None
-    parameters = [p for link in links for p in (link.conv.weight, link.conv.bias) if p is not None]
+    parameters = [p for link in links for p in link.parameters()]
     if why_plain(x, parameters) is not None:
         return None
     height, width = x.shape[-2:]
-    boxes = link_boxes(window, [link.upscale for link in links], height, width, equal)
+    boxes = link_boxes(window, links, height, width, equal)
     layers = [
         StackLayer(
             link.conv.weight,
@@ -56,6 +112,7 @@ def run_links(x: Tensor, links: Sequence[Link], window: Box, equal: bool) -> Ten
             link.residual,
             link.residual_scale,
             box,
+            None if link.attention is None else _attention(*link.attention),
         )
         for link, box in zip(links, boxes, strict=True)
     ]
@@ -67,19 +124,29 @@ def run_links(x: Tensor, links: Sequence[Link], window: Box, equal: bool) -> Ten
     return y[..., rows, window.x0 - computed.x0 : window.x1 - computed.x0]
 
 
+def _attention(squeeze: nn.Conv2d, excite: nn.Conv2d) -> ChannelAttention:
+    """Of two 1x1 convolutions; one without a bias adds nothing."""
+    biases = [
+        conv.weight.new_zeros(len(conv.weight)) if conv.bias is None else conv.bias
+        for conv in (squeeze, excite)
+    ]
+    return ChannelAttention(squeeze.weight, biases[0], excite.weight, biases[1])
+
+
 def link_boxes(
-    window: Box, factors: Sequence[int], height: int, width: int, equal: bool
+    window: Box, links: Sequence[Link | StackLayer], height: int, width: int, equal: bool
 ) -> list[Box]:
     """What each convolution computes, in pixels of its input's map, so that `window` comes out."""
     scale = 1
-    for factor in factors:
-        scale *= factor
+    for link in links:
+        scale *= link.upscale
     boxes, needed = [], window
-    for factor in reversed(factors):
-        scale //= factor
-        box = needed.coarsen(factor)
+    for link in reversed(links):
+        scale //= link.upscale
+        box = needed.coarsen(link.upscale)
         if equal:
             box = whole_cells(box, height * scale, width * scale)
         boxes.append(box)
-        needed = box.grow(1, height * scale, width * scale)
+        whole = Box(0, 0, height * scale, width * scale)
+        needed = whole if link.attention is not None else box.grow(1, whole.y1, whole.x1)
     return boxes[::-1]

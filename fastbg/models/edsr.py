@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.conv import Conv3x3
-from fastbg.models.conv_stack import Link, is_plain_conv, run_links
+from fastbg.models.conv_stack import Link, run_network, tail_links
 from fastbg.models.network import DIV2K_MEAN, Network, is_watched
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
@@ -35,15 +35,13 @@ class EDSR(Network):
 
     Baseline: 64 features, 16 blocks, `res_scale` 1. Large: 256 features, 32 blocks, 0.1.
 
-    The modules are the definition, and what training and tracing see. Frozen float32 networks on
-    CPUs run as one `fastbg.ops.conv_stack` instead, see `run_native`, unless `native` is False.
-    There a window is the whole image's to rounding; with `equal_windows` it has the very bits of
-    the whole image, at about 1.5 times the cost.
+    The modules define the network; training and tracing use them. Frozen float32 networks on CPUs
+    run as one `fastbg.ops.conv_stack` instead (`run_native`), unless `native` is False. A window
+    then equals that of the whole image up to rounding; with `equal_windows` it has the same bits,
+    at about 1.5 times the cost.
     """
 
     architecture = "edsr"
-    native = True
-    equal_windows = False
 
     def __init__(
         self,
@@ -95,7 +93,8 @@ class EDSR(Network):
         """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels, computing little more.
 
         Every layer is a convolution of radius 1, so all of them are trimmed: each block runs on
-        the window's LR footprint grown by the radius still ahead. Exact, gradients too.
+        the window's LR pixels, grown by the radius of the layers that follow. Output and gradients
+        are exact.
         """
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
@@ -114,29 +113,18 @@ class EDSR(Network):
         return up.cut(ahead[-1]).run(self.to_image).cut(box).data
 
     def run_native(self, x: Tensor, window: Box | None = None) -> Tensor | None:
-        """`forward(x)`, or its window, in one native call; None where the modules must do it.
+        """`forward(x)`, or its window, in one native call; None where the modules must run.
 
-        They must where a part is no longer what `__init__` made or somebody waits for its calls,
-        and for what `fastbg.ops.conv_stack.why_plain` names: gradients to parameters, tracing,
-        torch.func, forward mode, autocast, other devices, dtypes and backends.
+        They must run where a part is no longer what `__init__` made or has hooks, and for what
+        `fastbg.ops.conv_stack.why_plain` names: gradients to parameters, tracing, torch.func,
+        forward mode, autocast, other devices, dtypes and backends.
         """
         if torch.compiler.is_compiling() or not self._has_its_parts():
             return None
-        links = self.links()
-        if not all(is_plain_conv(link.conv) for link in links):
-            return None
-        image = self.normalise(x)
-        if window is None:
-            window = Box(0, 0, *image.shape[-2:]).refine(self.scale)
-        y = run_links(image, links, window, self.equal_windows)
-        if y is None:
-            return None
-        if y.requires_grad:
-            return self.denormalise(y)
-        return y.div_(self.img_range).add_(self.mean)  # the same in the memory that it has
+        return run_network(self, self.links(), x, window)
 
     def _has_its_parts(self) -> bool:
-        """Whether the modules around the convolutions are `__init__`'s, and nobody watches them."""
+        """Whether the modules around the convolutions are those of `__init__`, without hooks."""
         blocks = list(self.body) if type(self.body) is nn.Sequential else [nn.Identity()]
         return (
             type(self) is EDSR
@@ -147,14 +135,11 @@ class EDSR(Network):
         )
 
     def links(self) -> list[Link]:
-        """The network's convolutions in turn; map 0 is the normalised image."""
+        """The network's convolutions, in order; map 0 is the normalised image."""
         links = [Link(self.conv_first)]
         for block in cast(list[ResidualBlock], [*self.body]):
             entry = len(links)
             links.append(Link(block.conv1, relu=True))
             links.append(Link(block.conv2, residual=entry, residual_scale=block.res_scale))
         links.append(Link(self.conv_after_body, residual=1))
-        for i, stage in enumerate(self.upsample.stages):
-            conv = cast(Conv3x3, self.upsample[2 * i])
-            links.append(Link(conv, upscale=stage.factor))
-        return [*links, Link(self.conv_last)]
+        return links + tail_links(self.upsample, self.conv_last)

@@ -1,4 +1,4 @@
-"""Somebody else's module, called with care: what it answers, and what it fails with."""
+"""Calls of foreign modules: find the SR image in what they return, report what they raise."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -10,14 +10,13 @@ from fastbg.errors import FastbgError, InvalidArgument
 
 
 def super_resolve(module: nn.Module, x: Tensor, name: str, scale: int | None = None) -> Tensor:
-    """SR image (B,C,s*h,s*w) that `module` makes of `x` (B,C,h,w).
+    """SR image (B,C,s*h,s*w) that `module` returns for `x` (B,C,h,w).
 
-    The module gets a tensor of its own, so it may write to its input. A tuple, list, mapping or
-    dataclass is searched for the image: the tensor of the largest scale (or of `scale`), if there
-    is one of it only.
+    The module receives a copy, so it may write to its input. A returned tuple, list, mapping or
+    dataclass is searched for the image: the only tensor of the largest scale (or of `scale`).
 
-    Raises InvalidArgument, naming the argument `name`, for any other answer, and for what the
-    module raises, with the module's own error as cause.
+    Raises InvalidArgument on argument `name` for any other result, and for an error of the module,
+    which becomes its cause.
     """
     answer = guarded(lambda: module(x.clone()), name, f"for an input {tuple(x.shape)}")
     tensors = [value for value in _tensors(answer) if _magnified(x, value)]
@@ -35,9 +34,9 @@ def super_resolve(module: nn.Module, x: Tensor, name: str, scale: int | None = N
 
 
 def guarded(call: Callable[[], object], name: str, about: str) -> object:
-    """What `call` answers; an error of somebody else's code becomes InvalidArgument on `name`.
+    """The result of `call`; an error inside it becomes InvalidArgument on `name`.
 
-    Lack of memory stays what it is: it says nothing about the module.
+    Out-of-memory errors are passed on: they say nothing about the module.
     """
     if torch.compiler.is_compiling():
         return call()
@@ -55,7 +54,7 @@ def guarded(call: Callable[[], object], name: str, about: str) -> object:
 
 
 def _tensors(answer: object) -> Iterator[Tensor]:
-    """The tensors of an answer and of the containers in it."""
+    """The tensors in a result, nested containers included."""
     if isinstance(answer, Tensor):
         yield answer
     elif isinstance(answer, Mapping):

@@ -1,4 +1,4 @@
-"""The key names of the field's checkpoints, and what their shapes tell about the network.
+"""Key names of published checkpoints, and the network's sizes as their shapes show them.
 
 Three families: sanghyun-son's EDSR and yulunzhang's RCAN (``head``, ``body``, ``tail``, with the
 mean shift as a 1x1 convolution), BasicSR's EDSR and RCAN, JingyunLiang's SwinIR.
@@ -61,11 +61,11 @@ SWINIR = [
     (r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\.(.+)", r"layers.\1.blocks.\2.\3"),
     (r"conv_before_upsample\.0", "conv_before_upsample"),
 ]
-# Attention buffers that SwinIR files carry; the network computes them itself.
+# Attention buffers in SwinIR files; fastbg's network computes them.
 INDEX = re.compile(r"layers\.\d+\.residual_group\.blocks\.\d+\.attn\.relative_position_index")
 MASK = re.compile(r"layers\.\d+\.residual_group\.blocks\.\d+\.attn_mask")
 
-# The first layers of the families' networks: where these keys are, one of them may begin.
+# First layers of the families' networks: candidates for the start of a network in a file.
 FIRST_KEYS = ("conv_first.weight", "conv_first.bias", "head.0.weight", "head.0.bias")
 EDSR_BODY = r"body\.(\d+)\.conv1\.weight"
 RCAN_BODY = r"body\.(\d+)\.blocks\.(\d+)\.conv1\.weight"
@@ -73,9 +73,9 @@ SWINIR_BODY = r"layers\.(\d+)\.blocks\.(\d+)\.norm1\.weight"
 
 
 def recognise(state: State) -> Recipe:
-    """The network whose names `state` has, under our names; raises LayoutError.
+    """The network whose key names `state` has, with fastbg's names; raises LayoutError.
 
-    Whether it has all of that network's keys and shapes is for the caller to compare.
+    The caller compares whether all keys and shapes are there.
     """
     keys = " ".join(state)
     check_values(state)
@@ -93,7 +93,7 @@ def recognise(state: State) -> Recipe:
 
 
 def sizes_of(architecture: str, state: State) -> dict[str, Any]:
-    """Keywords of the constructor that the tensors `state`, under our names, tell."""
+    """Keywords of the constructor that the shapes in `state` (fastbg's names) determine."""
     return {"edsr": _edsr, "rcan": _rcan, "swinir": _swinir_sizes}[architecture](state)
 
 
@@ -132,7 +132,7 @@ def _swinir(state: State) -> Recipe:
     ours = _rename({k: v for k, v in state.items() if k not in recomputed}, SWINIR)
     recipe = _recipe("swinir", ours, _input(1.0))
     window = recipe.config["window"]
-    if window == 7:  # published for JPEG only, with another range: nobody's guess
+    if window == 7:  # published for JPEG only, with another range: not guessed
         recipe.config["img_range"] = None
     for key, value in recomputed.items():
         side = window**2
@@ -210,7 +210,7 @@ def _with_mean_shift(state: State, names: list[tuple[str, str]], architecture: s
     """
     rest = {k: v for k, v in state.items() if not k.startswith(("sub_mean.", "add_mean."))}
     ours = _rename(rest, names)
-    if len(rest) == len(state):  # taken out of the file, or never there: nobody's guess
+    if len(rest) == len(state):  # removed from the file, or never there: not guessed
         return _recipe(architecture, ours, {"img_range": None, "mean": None})
     _image_layers(ours)
     try:

@@ -1,4 +1,4 @@
-"""What every network in this package is: an image in [0,1] in, a larger one out."""
+"""The base class of all networks: an image in [0,1] in, a larger image out."""
 
 import hashlib
 import json
@@ -21,14 +21,20 @@ PIXELS_PER_CALL = {"cpu": 8_192, "cuda": 262_144}
 
 
 class Network(nn.Module):
-    """RGB (B,3,h,w) in [0,1] to RGB (B,3,s*h,s*w), not clamped.
+    """An SR network: RGB (B,3,h,w) in [0,1] to RGB (B,3,s*h,s*w), not clamped.
 
-    Inside, an image is ``(x - mean) * img_range``. `config` holds the constructor's keywords, so
-    that ``type(net)(**net.config)`` builds the network again; `name` is its label in tables.
+    Internally an image is ``(x - mean) * img_range``.
+
+    Attributes:
+        scale: SR pixels per LR pixel and axis.
+        name: label in tables.
+        config: keywords of the constructor: ``type(net)(**net.config)`` builds the same network.
     """
 
     architecture: ClassVar[str]
     crop_multiple = 1  # LR pixels: where a crop may start, see `crop_for`
+    native = True  # whether a frozen float32 network on a CPU may run in one native call
+    equal_windows = False  # whether its windows then have the very bits of the whole image
     origin = ""  # where in its file the weights were, such as "params_ema"
     mean: Tensor
 
@@ -41,13 +47,13 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, image: Tensor) -> Tensor:
-        """What the first layer sees of an image in [0,1]; InvalidArgument if it is not RGB."""
+        """The first layer's input for an image in [0,1]; InvalidArgument if it is not RGB."""
         if image.dim() != 4 or image.shape[1] != 3:
             raise InvalidArgument("image", f"shape {tuple(image.shape)}", "RGB (B, 3, h, w)")
         return (image - self.mean) * self.img_range
 
     def denormalise(self, y: Tensor) -> Tensor:
-        """Image in [0,1] of what the last layer gives."""
+        """The image in [0,1] for the output of the last layer."""
         return y / self.img_range + self.mean
 
     def stages(self) -> list[Stage] | None:
@@ -67,7 +73,21 @@ class Network(nn.Module):
         return required_boxes(box, stages, height, width)[0]
 
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
-        """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels; here nothing is saved."""
+        """`forward(x)` cut to a window.
+
+        The built-in networks compute only what the window needs; others compute everything and
+        crop.
+
+        Args:
+            x: (B,3,h,w) in [0,1].
+            window: y0, x0, y1, x1, half-open, in SR pixels.
+
+        Returns:
+            (B,3,y1-y0,x1-x0), not clamped.
+
+        Raises:
+            InvalidArgument: a window that is empty or leaves the SR image.
+        """
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
         sr: Tensor = self(x)
@@ -93,7 +113,7 @@ def images_per_call(lr: Tensor) -> int:
 
 
 def fingerprint(net: nn.Module) -> str:
-    """SHA-256 of the weights' values and of what else decides the output (`Network.config`)."""
+    """SHA-256 of the weights and of the other settings that decide the output (`config`)."""
     digest = hashlib.sha256()
     if isinstance(net, Network):
         digest.update(json.dumps([net.architecture, net.config], sort_keys=True).encode())
@@ -111,15 +131,15 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """`x` (B,C,h,w) reflected at its lower and right border, only if `multiple` demands it."""
+    """`x` (B,C,h,w), padded at its lower and right border to multiples of `multiple`."""
     height, width = (-(-side // multiple) * multiple for side in x.shape[-2:])
     return pad_reflected(x, height, width)
 
 
 def pad_reflected(x: Tensor, height: int, width: int) -> Tensor:
-    """`x` (B,C,h,w) reflected at its lower and right border to (B,C,height,width).
+    """`x` (B,C,h,w) padded by reflection at its lower and right border to (B,C,height,width).
 
-    Reflected as often as it takes, so that images smaller than the padding work too.
+    Reflected several times if the padding is larger than the image.
     """
     for dim, wanted in ((-2, height), (-1, width)):
         size = x.shape[dim]
@@ -140,7 +160,7 @@ def unreflected(start: int, end: int, size: int) -> tuple[int, int]:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether hooks or another `forward` want to see the module's calls."""
+    """Whether hooks, or a replaced `forward`, rely on the module being called."""
     return bool(
         "forward" in vars(module)
         or module._forward_hooks

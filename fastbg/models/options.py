@@ -1,6 +1,6 @@
-"""Networks on a command line: ``NAME|FILE[,OPTION=VALUE...]``, as every command takes them.
+"""Networks on the command line: ``NAME|FILE[,OPTION=VALUE...]``.
 
-Such as ``edsr``, ``EDSR_L.pth,res_scale=0.1`` or ``net.pth,img_range=1,mean=0.5:0.5:0.5``.
+For example ``edsr``, ``EDSR_L.pth,res_scale=0.1`` or ``net.pth,img_range=1,mean=0.5:0.5:0.5``.
 """
 
 import re
@@ -41,7 +41,7 @@ class Choice(NamedTuple):
 
 
 def parse_choice(text: str, argument: str = "--model") -> Choice:
-    """`text` taken apart; InvalidArgument, which names `argument`, for options unknown or bad."""
+    """Parse `text`; InvalidArgument on `argument` for unknown options or bad values."""
     name, *parts = [text] if Path(text).exists() else re.split(r",(?=\w+=)", text)
     options: dict[str, Any] = {}
     for part in parts:
@@ -64,10 +64,10 @@ def load_choice(
     dtype: torch.dtype = torch.float32,
     say: Say = print,
 ) -> Network:
-    """The network, after a look at its output (`check_output`).
+    """Load the network and check its output (`check_output`).
 
-    A line about a network that is not built in goes to `say`, and one of doubt. Its `name` has
-    the options. Raises CheckpointError.
+    `say` receives a line that describes a network that is not built in, and a line for each doubt
+    about its output. The options become part of its `name`. Raises CheckpointError.
     """
     net = load_model(choice.name, device, dtype, **choice.options)
     if choice.told:
@@ -83,7 +83,7 @@ def load_choice(
 def load_choices(
     texts: Sequence[str], device: str | torch.device = "cpu", say: Say = print
 ) -> list[Network]:
-    """Several networks of `load_choice`; where names repeat, a number tells them apart."""
+    """Load several networks; equal names get numbers."""
     models: list[Network] = []
     for number, text in enumerate(texts, 1):
         model = load_choice(parse_choice(text), device, say=say)
@@ -103,7 +103,7 @@ def one_scale(models: Sequence[Network]) -> int:
 
 
 def describe(net: Network) -> str:
-    """What the file did not tell in full, in one line: architecture, scale, options, place."""
+    """One line about a network: architecture, scale, options, where in the file it was found."""
     told = [f"{net.architecture} x{net.scale}"]
     for option in ("res_scale", "img_range", "pooling"):
         if net.config.get(option):

@@ -1,9 +1,9 @@
-"""Does a network answer with an image at all? Asked with three flat ones, of 20, 50 and 80 % grey.
+"""Checks whether a network returns images, with three flat inputs of 20, 50 and 80 % grey.
 
-A trained SR network gives a flat image back: the error of those that ship here is below 0.0006 (of
-1, root mean square). A wrong `img_range` makes it 30 to 200 times as large, a wrong `res_scale` 10
-to 20 times, and of random weights it is above 0.2. On photographs those mistakes look like a
-mediocre network, so that no score would tell them.
+A trained SR network returns a flat image for a flat image: the root-mean-square error of the
+built-in ones is below 0.0006 (of 1). A wrong `img_range` makes the error 30 to 200 times as large,
+a wrong `res_scale` 10 to 20 times; with random weights it is above 0.2. On photographs these
+mistakes look like a mediocre network, so a score would not reveal them.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
 
 
 class Answer(NamedTuple):
-    """What a network makes of the flat images."""
+    """A network's output for the flat images."""
 
     error: float  # root mean square, the largest of the three
     lowest: float
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 
 
 def check_output(net: Network) -> str:
-    """A sentence of doubt about `net`'s answers to flat images, empty if they are as they should.
+    """A warning about `net`'s output for flat images; empty if it is as expected.
 
     Raises CheckpointError if they cannot be images in [0,1], or if another `img_range`,
     `res_scale` or `mean` gives clean ones; it names the option.
@@ -75,7 +75,7 @@ def check_output(net: Network) -> str:
 
 
 def ask(net: Network) -> Answer:
-    """The answer of `net`, on its device and in its dtype."""
+    """`net`'s output for the flat images, on its device and in its dtype."""
     levels = torch.tensor(LEVELS).view(-1, 1, 1, 1)
     with torch.inference_mode():
         images = levels.expand(-1, 3, SIDE, SIDE).to(net.mean)
@@ -87,7 +87,7 @@ def ask(net: Network) -> Answer:
 
 
 def _alternatives(net: Network) -> Iterator[tuple[str, Any, float]]:
-    """Each option of OTHERS that `net` has with another value, and the error that leaves."""
+    """Every other value of the options in OTHERS, with the error that it gives."""
     state: dict[str, Tensor] = net.state_dict()
     if net.architecture not in ARCHITECTURES:
         return

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from fastbg.geometry import Patch
+from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.conv import Conv3x3
-from fastbg.models.network import DIV2K_MEAN, Network
+from fastbg.models.conv_stack import Link, run_network, tail_links
+from fastbg.models.network import DIV2K_MEAN, Network, is_watched
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
 from fastbg.precision import in_precision
@@ -32,10 +33,14 @@ class ChannelBlock(nn.Module):
         y: Tensor = self.conv2(self.conv1(x, relu=True))
         return y
 
+    def is_local(self, height: int, width: int) -> bool:
+        """Whether means on such a map are over less than all of it."""
+        return 0 < self.pooling < max(height, width)
+
     def attention(self, y: Tensor) -> Tensor:
         """Weight of each channel: (B,C,1,1) from means over the whole map, else shaped as `y`."""
         height, width = y.shape[-2:]
-        whole = not 0 < self.pooling < max(height, width)
+        whole = not self.is_local(height, width)
         pooled = y.mean(dim=(2, 3), keepdim=True) if whole else window_means(y, self.pooling)
         weight = torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
         if self.res_scale != 1.0:
@@ -98,6 +103,9 @@ class RCAN(Network):
     axis shorter than N is averaged whole. So up to N x N pixels nothing changes, every mean is
     over N x N pixels beyond, and N = the side of the training patches (24 LR pixels for the
     built-in network, 48 as published) shows the network what it was trained on. 0: the whole map.
+
+    Frozen float32 networks on CPUs run as one `fastbg.ops.conv_stack`, as EDSR does, if their means
+    are over the whole map.
     """
 
     architecture = "rcan"
@@ -143,6 +151,9 @@ class RCAN(Network):
     @in_precision
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
+        fast = self.run_native(x)
+        if fast is not None:
+            return fast
         x = self.conv_first(self.normalise(x))
         x = self.conv_after_body(self.body(x), residual=x)
         return self.to_image(self.upsample(x))
@@ -159,6 +170,9 @@ class RCAN(Network):
         """
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
+        fast = self.run_native(x, box)
+        if fast is not None:
+            return fast
         stages = [Stage(1), Stage(1), *self.upsample.stages, Stage(1)]
         in_group, in_body, *ahead = required_boxes(box, stages, height, width)
 
@@ -181,3 +195,41 @@ class RCAN(Network):
         deep = Patch(cut(first, deep) + deep.data, ahead[0])
         up = self.upsample.run_window(deep, ahead[:-1])
         return up.cut(ahead[-1]).run(self.to_image).cut(box).data
+
+    def run_native(self, x: Tensor, window: Box | None = None) -> Tensor | None:
+        """`forward(x)`, or its window, in one native call; None where the modules must do it.
+
+        They must where a part is no longer what `__init__` made or somebody waits for its calls,
+        where means are local, and for what `run_network` names.
+        """
+        if torch.compiler.is_compiling() or x.dim() != 4 or not self._has_its_parts(*x.shape[-2:]):
+            return None
+        return run_network(self, self.links(), x, window)
+
+    def _has_its_parts(self, height: int, width: int) -> bool:
+        """Whether the modules around the convolutions are `__init__`'s, and nobody watches them."""
+        if type(self) is not RCAN or not self.native or type(self.upsample) is not Upsampler:
+            return False
+        if any(type(group) is not Group for group in self.body):
+            return False
+        chains = [self.body, *(cast(Group, group).blocks for group in self.body)]
+        blocks = [block for chain in chains[1:] for block in chain]
+        return (
+            all(type(chain) is nn.Sequential for chain in chains)
+            and all(type(block) is ChannelBlock for block in blocks)
+            and all(not block.is_local(height, width) for block in cast(list[ChannelBlock], blocks))
+            and not any(is_watched(part) for part in (*chains, *self.body, *blocks, self.upsample))
+        )
+
+    def links(self) -> list[Link]:
+        """The network's convolutions in turn; map 0 is the normalised image."""
+        links = [Link(self.conv_first)]
+        for group in cast(list[Group], [*self.body]):
+            of_group = len(links)
+            for block in cast(list[ChannelBlock], [*group.blocks]):
+                entry, attention = len(links), (block.squeeze, block.excite)
+                links.append(Link(block.conv1, relu=True))
+                links.append(Link(block.conv2, False, 1, entry, block.res_scale, attention))
+            links.append(Link(group.conv, residual=of_group))
+        links.append(Link(self.conv_after_body, residual=1))
+        return links + tail_links(self.upsample, self.conv_last)

@@ -1,4 +1,4 @@
-"""The networks that are trained here and ship with the package: about the same cost each.
+"""The built-in networks, trained for this package and similar in cost.
 
 Per training step (8 patches of 24x24, float32, channels_last) RCAN costs as much as EDSR and SwinIR
 1.2 times as much, so that what differs between them is the architecture.

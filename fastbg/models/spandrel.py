@@ -1,4 +1,4 @@
-"""Networks that spandrel knows (HAT, DAT, OmniSR, ...): the extra ``fastbg[zoo]``.
+"""Networks that spandrel recognises (HAT, DAT, OmniSR, ...), with the extra ``fastbg[zoo]``.
 
 spandrel's descriptor clamps and runs in inference mode when called, so only its `.model` is used.
 """
@@ -20,11 +20,11 @@ from fastbg.models.wrappers import Found, choose, is_inside
 
 
 class ZooError(Exception):
-    """spandrel is not installed, or does not build this network; says why."""
+    """spandrel is not installed, or cannot build this network."""
 
 
 def load_zoo(levels: Sequence[Found]) -> Network:
-    """The network of one of `levels`, as spandrel builds it; raises ZooError and LayoutError."""
+    """The network that spandrel recognises in one of `levels`; raises ZooError, LayoutError."""
     try:
         spandrel: Any = import_module("spandrel")
     except (ImportError, RuntimeError) as error:  # torchvision of another torch: RuntimeError
@@ -60,13 +60,13 @@ def load_zoo(levels: Sequence[Found]) -> Network:
 
 
 def _detected(spandrel: Any, state: Mapping[str, Tensor]) -> bool:
-    """Whether spandrel takes `state` for a network's; nothing is built."""
+    """Whether spandrel recognises `state`; nothing is built."""
     registry = spandrel.MAIN_REGISTRY.architectures("detection")
     return any(support.architecture.detect(dict(state)) for support in registry)
 
 
 def _outermost(known: Sequence[Found]) -> list[Found]:
-    """`known` without what is a part of another of them."""
+    """Those of `known` that are not part of another one."""
     return [
         found
         for i, found in enumerate(known)
@@ -75,7 +75,7 @@ def _outermost(known: Sequence[Found]) -> list[Found]:
 
 
 def _built(spandrel: Any, found: Found) -> Any:
-    """spandrel's descriptor, built with no more memory than the tensors of `found` call for."""
+    """spandrel's descriptor, built within a memory limit that follows from the tensors' sizes."""
     _check_numbers(found.state)
     stored = sum(value.nbytes for value in found.state.values())
     try:
@@ -89,7 +89,7 @@ def _built(spandrel: Any, found: Found) -> Any:
 
 
 def _check_numbers(state: Mapping[str, Tensor]) -> None:
-    """ZooError for numbered layers with gaps so wide that most of them are not in the file."""
+    """ZooError for layer numbers with so many gaps that most layers are missing from the file."""
     numbers: dict[str, set[int]] = {}
     for key in state:
         for match in re.finditer(r"(?:^|\.)(\d{1,9})\.", key):
@@ -100,7 +100,7 @@ def _check_numbers(state: Mapping[str, Tensor]) -> None:
 
 
 class _Budget(TorchDispatchMode):
-    """RuntimeError before a tensor is made that no network of `stored` bytes of weights needs."""
+    """RuntimeError for an allocation larger than a network with `stored` bytes of weights needs."""
 
     def __init__(self, stored: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
 """SwinIR (Liang et al., ICCVW 2021): self-attention in windows, shifted in every second block.
 
-Feature maps are (B,C,h,w) for convolutions and, as a view, (B,h,w,C) for the transformer. Forward
-and forward_window are one way through the network: `forward` asks for the whole image.
+Feature maps are (B,C,h,w) for convolutions and, as a view, (B,h,w,C) for the transformer. `forward`
+is `forward_window` for the whole image.
 
-The modules here are the definition, and what training, tracing, forward mode and torch.func see.
-Frozen float32 networks on CPUs run the blocks of a layer in one native call instead: `run_native`.
+The modules define the network; training, tracing, forward mode and torch.func use them. Frozen
+float32 networks on CPUs run the blocks of a layer in one native call instead, see `run_native`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole, check_wholes
 from fastbg.models.conv import Conv3x3
+from fastbg.models.conv_stack import is_plain_conv, run_links, tail_links
 from fastbg.models.network import (
     DIV2K_MEAN,
     Network,
@@ -38,12 +39,12 @@ UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect")
 
 
 class Axis(NamedTuple):
-    """How rows (or columns) of a patch are brought to whole attention windows.
+    """How the rows (or columns) of a patch are arranged into whole attention windows.
 
-    A window that the shift pushes over the border of the map holds pixels of two regions, which
-    are masked from each other. Where the patch is the whole axis, `roll` puts both borders into
-    one window, as in the original. Where it has one border only, that window is filled up with
-    pixels `before` or `after`, which are masked like the far border would be.
+    A shifted window at the border of the map wraps around and contains pixels of two regions, which
+    are masked from each other. If the patch covers the whole axis, `roll` brings both borders into
+    one window, as in the original code. If it touches one border only, that window is filled up
+    with pixels `before` or `after`, which are masked as those of the opposite border would be.
     """
 
     length: int
@@ -95,7 +96,7 @@ class Layout(NamedTuple):
         ]
 
     def mask(self, window: int, like: Tensor) -> Tensor | None:
-        """What to add to the logits (number of windows, 1, window^2, window^2); None: nothing.
+        """Added to the logits (number of windows, 1, window^2, window^2); None: nothing.
 
         The original adds -100, with which denormal numbers pass; here nothing does.
         """
@@ -170,9 +171,9 @@ class WindowAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Window attention, then an MLP on each pixel; both with LayerNorm before, x added after.
+    """Window attention, then an MLP on each pixel, each as x + layer(LayerNorm(x)).
 
-    `fused` False leaves it to PyTorch everywhere.
+    `fused` False runs PyTorch's own functions everywhere.
     """
 
     fused = True
@@ -215,7 +216,7 @@ class Block(nn.Module):
         return Patch(on_pixels(y, self.mix), ahead)
 
     def is_itself(self) -> bool:
-        """Whether its parts are those that __init__ made, and nobody waits for their calls."""
+        """Whether its parts are those that __init__ made, without hooks."""
         linear = self.attn.qkv, self.attn.proj, self.fc1, self.fc2
         norms = self.norm1, self.norm2
         kinds = {nn.Linear: linear, nn.LayerNorm: norms, WindowAttention: (self.attn,)}
@@ -394,10 +395,10 @@ class SwinIR(Network):
         """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels, computing less.
 
         A block needs the whole attention windows that its output lies in, a convolution one pixel
-        more. Going backwards the region thus grows by 4 pixels per block on average, so that
-        the last blocks are trimmed most and the first ones run on all of a small image. Each
-        MLP runs only on what the next block needs. Exact, gradients too: attention windows
-        that the shift pushes over the border are masked as in the whole image.
+        more on each side. Going backwards the region grows by 4 pixels per block on average: the
+        last blocks are trimmed most, and the first ones may run on all of a small image. Each MLP
+        runs only on what the next block needs. Output and gradients are exact: attention windows
+        that wrap around the border are masked as in the whole image.
         """
         box = check_window(window, x.shape[-2] * self.scale, x.shape[-1] * self.scale)
         x = pad_to_multiple(x, self.window)
@@ -420,6 +421,22 @@ class SwinIR(Network):
         deep = deep.run(partial(on_pixels, layer=self.norm)).run(self.conv_after_body)
         deep, ahead = deep.cut(next(hops)[1]), boxes[-len(tail)]
         deep = Patch(first.cut(ahead).data + deep.data, ahead)
-        for (stage, step), here in zip(tail, boxes[-len(tail) :], strict=True):
-            deep = deep.cut(here).run(step, stage.factor)
+        for i, ((stage, step), here) in enumerate(zip(tail, boxes[-len(tail) :], strict=True)):
+            deep = deep.cut(here)
+            fast = self.upsample_natively(deep, box) if i == 1 else None
+            if fast is not None:
+                return self.denormalise(fast)
+            deep = deep.run(step, stage.factor)
         return self.denormalise(deep.cut(box).data)
+
+    def upsample_natively(self, deep: Patch, box: Box) -> Tensor | None:
+        """What is left behind `conv_before_upsample`, cut to `box`, in one native call; None where
+        the modules must do it, see `fastbg.models.conv_stack.run_links`."""
+        if not self.native or type(self.upsample) is not Upsampler or is_watched(self.upsample):
+            return None
+        links = tail_links(self.upsample, self.conv_last)
+        if torch.compiler.is_compiling() or not all(is_plain_conv(link.conv) for link in links):
+            return None
+        y0, x0 = self.scale * deep.box.y0, self.scale * deep.box.x0
+        window = Box(box.y0 - y0, box.x0 - x0, box.y1 - y0, box.x1 - x0)
+        return run_links(deep.data, links, window, False)

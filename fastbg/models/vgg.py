@@ -1,4 +1,4 @@
-"""First layer of VGG16, whose features section 6.1 of the paper takes Gram matrices of."""
+"""The first layer of VGG16; its features are those of the Gram matrices in section 6.1."""
 
 from functools import cache
 from importlib.resources import files
@@ -27,7 +27,7 @@ def _arrays() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def imagenet_normalised(images: Tensor) -> Tensor:
-    """RGB images (B,3,H,W) in [0,1] as VGG16 takes them."""
+    """RGB images (B,3,H,W) in [0,1], normalised as VGG16 expects."""
     mean, std = (
         torch.tensor(values, dtype=images.dtype, device=images.device).view(3, 1, 1)
         for values in (IMAGENET_MEAN, IMAGENET_STD)

@@ -1,9 +1,9 @@
 """Box arithmetic for window-trimmed inference.
 
-A network's ``forward_window(x, window)`` asks `required_boxes`, walking its stages backwards,
-which pixels each of them must be given, then runs forwards on a `Patch`, cut to that box before
-each stage. Cutting is exact: a pixel at least the stage's radius away from a cut sees the same
-inputs as before, and at the image border the layer's own padding applies as in the whole image.
+A network's ``forward_window(x, window)`` first finds, from the last stage to the first, which
+pixels each stage needs (`required_boxes`). It then runs forwards on a `Patch` that is cut to that
+box before each stage. This is exact: a pixel farther from a cut than the stage's radius has the
+same inputs as in the whole image, and at the image border the layer's own padding applies.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,10 @@ class Crop(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What a stage of a network looks at, in its input's pixels, and how much it magnifies.
+    """The input region that a stage of a network needs, in its input's pixels, and its scale.
 
-    A convolution looks `radius` far, attention at the whole windows that its output lies in.
+    A convolution needs `radius` pixels more on each side, attention the whole windows that its
+    output lies in.
     """
 
     radius: int
@@ -40,7 +41,7 @@ class Stage(NamedTuple):
 
 
 def required_boxes(window: Box, stages: Sequence[Stage], height: int, width: int) -> list[Box]:
-    """Input box of each stage, so that the last one delivers `window`; (height, width) is LR."""
+    """Input box of each stage that the output `window` needs; (height, width) is the LR size."""
     scale = 1
     for stage in stages:
         scale *= stage.factor

@@ -1,4 +1,4 @@
-"""Somebody else's network as one of ours."""
+"""Any torch.nn.Module as a network of fastbg."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from fastbg.precision import in_precision
 
 
 class Wrapped(Network):
-    """`module` with an image range and a mean around it; its window is cut from the whole image.
+    """A foreign `module` with its image range and mean; a window is cut from its whole output.
 
-    The module gets a tensor of its own, so it may change its input in place. Inputs are
-    reflected at their lower and right border to a multiple of `multiple` and at least `minimum`
-    pixels a side, and to a square if `square`; what that adds to the output is cut off.
+    The module receives a copy, so it may change its input in place. Inputs are padded by reflection
+    at their lower and right border to multiples of `multiple`, to at least `minimum` pixels a side,
+    and to a square if `square`; the output is cropped accordingly.
     """
 
     architecture = "wrapped"
@@ -39,14 +39,14 @@ class Wrapped(Network):
 
     @in_precision
     def forward(self, x: Tensor) -> Tensor:
-        """SR image (B,3,s*h,s*w) of `x` (B,3,h,w); InvalidArgument if the module's is another."""
+        """SR image (B,3,s*h,s*w) of `x` (B,3,h,w); InvalidArgument for another scale."""
         height, width = (side * self.scale for side in x.shape[-2:])
         padded = pad_reflected(x, *self.sides(*x.shape[-2:]))
         y = super_resolve(self.module, self.normalise(padded), "module", self.scale)
         return self.denormalise(y[..., :height, :width])
 
     def sides(self, height: int, width: int) -> tuple[int, int]:
-        """The size that the module is given for an image of (height, width)."""
+        """The padded size for an image of (height, width)."""
         least = (max(side, self.minimum) for side in (height, width))
         high, wide = (-(-side // self.multiple) * self.multiple for side in least)
         return (max(high, wide),) * 2 if self.square else (high, wide)
@@ -62,23 +62,34 @@ def wrap(
     multiple: int = 1,
     minimum: int = 1,
 ) -> Network:
-    """Any module that maps RGB (B,3,h,w) to (B,3,s*h,s*w), as a network of this package.
+    """Use any module that maps RGB (B,3,h,w) to (B,3,s*h,s*w) as a network of fastbg.
 
-    The module is given ``(image - mean) * range`` of an image in [0,1], and must answer in the
-    same units. It may answer a tuple, list, mapping or dataclass that holds one tensor of the SR
-    image's size. It is put into eval mode and frozen, in place, and stays on its device and
-    dtype. Its `forward_window` saves nothing: forward, then crop.
+    The module is called with ``(image - mean) * range`` for an image in [0,1], and must return the
+    SR image in the same units. It may return a tuple, list, mapping or dataclass that contains one
+    tensor of the SR image's size. It is frozen and put into eval mode in place; device and dtype
+    stay as they are. Its `forward_window` computes the whole output and crops it.
 
     Args:
         module: any nn.Module.
-        scale: SR pixels per LR pixel and axis, 1 for restoration at the same size.
-        mean, range: what the module expects in place of [0,1], for R, G and B.
-        name: label in tables; default: the module's class.
-        multiple, minimum: sides that the module needs, in LR pixels. Images are reflected at
-            their lower and right border up to there, and the result is cut.
+        scale: SR pixels per LR pixel and axis; 1 for restoration at the same size.
+        mean: in [0,1], for R, G and B; subtracted from the image.
+        range: largest value of an image in the module's units, such as 255.
+        name: label in tables; default: the name of the module's class.
+        multiple, minimum: what the sides of the input must be a multiple of, and at least, in LR
+            pixels. Images are padded to that by reflection, and the output is cropped.
 
-    Raises InvalidArgument for a bad argument, and on use for an output of another shape or an
-    error of the module's own.
+    Returns:
+        A `Network` with `.scale` and `.name`.
+
+    Raises:
+        InvalidArgument: a bad argument; on use, an output of another shape or an error that the
+            module raises.
+
+    Example:
+        >>> import torch, fastbg
+        >>> net = fastbg.wrap(torch.nn.Upsample(scale_factor=2), scale=2, name="nearest")
+        >>> net(torch.rand(1, 3, 10, 12)).shape
+        torch.Size([1, 3, 20, 24])
     """
     if isinstance(module, Network) or not isinstance(module, nn.Module):
         inner = getattr(module, "model", None)

@@ -1,8 +1,8 @@
-"""What training frameworks put around weights: dictionaries in dictionaries, prefixes of keys.
+"""Finds the weights inside a training framework's file: nested dictionaries, prefixes of keys.
 
-Nothing here goes by a list of frameworks. A file is searched for dictionaries of named tensors
-(`tensor_dictionaries`), and each of those for the prefix under which a network's keys begin
-(`prefixes`, `peeled`). What stands beside a network must be known to be no part of it.
+No list of frameworks is needed. A file is searched for dictionaries of named tensors
+(`tensor_dictionaries`), and each of them for the prefix of a network's keys (`prefixes`, `peeled`).
+Other keys beside a network are accepted only if they are known not to belong to it.
 """
 
 import re
@@ -14,16 +14,16 @@ from torch import Tensor
 from fastbg.models.files.pickled import StandIn
 
 DEEPEST = 8  # dictionaries in dictionaries, and prefixes in prefixes
-# Wrappers of torch.compile, FSDP and activation checkpointing; they may stand inside keys too.
+# Wrappers of torch.compile, FSDP and activation checkpointing, also inside keys.
 INSIDE = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# Modules and counters that stand beside a network in training, by the first part of their keys.
+# Modules and counters stored beside a network in training, by the first part of their keys.
 BESIDE = re.compile(
     r"(.*_)?(ema|loss|losses|criterion|criteria|perceptual|percep|vgg|lpips|cri)(_.*)?"
     r"|(.*_)?(discriminator|disc|critic|netd|net_d|metric|metrics|psnr|ssim)(_.*)?"
     r"|n_averaged|step|steps|step_counter|initted|num_updates|decay|data_preprocessor",
     re.IGNORECASE,
 )
-# Tensors of optimizers under the names of a network's.
+# Tensors of optimizers, which use the names of the network's tensors.
 OPTIMIZER = re.compile(r"(.*_)?(optim|optimizers?|exp_avg|exp_avg_sq|momentum|grads?)(_.*)?", re.I)
 AVERAGED = re.compile(r"(^|[._\-/ ])ema($|[._\-/ ])|averaged|(^|[._])swa($|[._])", re.IGNORECASE)
 
@@ -41,7 +41,7 @@ class Found(NamedTuple):
 
 
 class LayoutError(Exception):
-    """The keys or shapes are not what their network has; says why."""
+    """Keys or shapes differ from those of the network."""
 
 
 def tensor_dictionaries(content: object) -> list[Found]:
@@ -93,7 +93,7 @@ def under_prefix(found: Found, prefix: str) -> Found:
 
 
 def prefixes(state: Mapping[str, Tensor], first_keys: Collection[str]) -> list[str]:
-    """What stands before one of `first_keys`, in the order of the keys."""
+    """The prefixes before one of `first_keys`, in the order of the keys."""
     ends = {
         key[: len(key) - len(first)]
         for key in state
@@ -104,7 +104,7 @@ def prefixes(state: Mapping[str, Tensor], first_keys: Collection[str]) -> list[s
 
 
 def strangers(found: Mapping[str, Tensor], inside: Collection[str]) -> list[str]:
-    """Keys outside all prefixes `inside` that may belong to a network."""
+    """Keys outside of all prefixes `inside` that may belong to a network."""
     return [
         key
         for key in found
@@ -114,9 +114,9 @@ def strangers(found: Mapping[str, Tensor], inside: Collection[str]) -> list[str]
 
 
 def peeled(found: Found, depth: int = DEEPEST) -> Iterator[Found]:
-    """`found`, then itself without the first part of its keys, as long as they share one.
+    """`found`, then without the first part of its keys, and so on while all keys share one.
 
-    Modules that stand beside a network in training are no reason to stop.
+    Modules stored beside a network in training are ignored.
     """
     yield found
     parts: dict[str, dict[str, Tensor]] = {}
@@ -132,7 +132,7 @@ def peeled(found: Found, depth: int = DEEPEST) -> Iterator[Found]:
 
 
 def choose(networks: Sequence[Found]) -> int:
-    """Which of several networks of a file is meant; LayoutError if that is anyone's guess.
+    """Which of several networks in a file to take; LayoutError if that is ambiguous.
 
     Averaged weights (EMA) come before the others, as in BasicSR and spandrel.
     """

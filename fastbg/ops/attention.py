@@ -1,4 +1,4 @@
-"""Swin Transformer layers (Liu et al., ICCV 2021): window attention, MLP, runs of both."""
+"""Swin Transformer layers (Liu et al., ICCV 2021): window attention, MLP, and sequences of both."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -12,7 +12,7 @@ from fastbg.ops.checks import check_images
 from fastbg.registration import attention as registered
 from fastbg.registration.attention import Step as Step
 
-CELL = 4  # pixels: the kernel's boxes, windows and shifts are made of whole cells
+CELL = 4  # pixels; boxes, windows and shifts of the kernel are multiples of it
 LARGEST_WINDOW = 32
 NORM = ("norm_weight", "norm_bias")
 ATTENTION = (*NORM, "qkv_weight", "qkv_bias", "bias_table", "proj_weight", "proj_bias")
@@ -37,28 +37,40 @@ def window_attention(
 ) -> Tensor:
     """``x + proj(attention(qkv(layer_norm(x))))``, attention among the pixels of each window.
 
-    On CPUs one kernel does it, on cells of 4x4 pixels that a window addresses, shifted or not,
-    without copies and without a mask. Where it cannot (`why_plain`) PyTorch's own functions do.
+    On CPUs one kernel computes it on cells of 4x4 pixels: shifted windows are addressed, without
+    copies and without a mask. Where the kernel cannot run, PyTorch's own functions are used.
 
     Args:
         x: (B,C,H,W) float, any strides; H and W are multiples of `window`.
-        norm_weight, norm_bias: (C) of the layer norm.
-        qkv_weight, qkv_bias: (3C,C) and (3C): queries, keys and values, in each the heads in turn.
+        norm_weight, norm_bias: (C), of the layer norm.
+        qkv_weight, qkv_bias: (3C,C) and (3C): queries, then keys, then values; the heads of each
+            one after another.
         bias_table: ((2 window - 1)^2, heads), added to the logits by relative position, row by row.
-        proj_weight, proj_bias: (C,C) and (C).
-        heads: a divisor of C.
+        proj_weight, proj_bias: (C,C) and (C), of the projection.
+        heads: number of heads, a divisor of C.
         window: side of a window in pixels.
-        shift: by how much the windows are shifted down and right, less than `window`. Those that
-            the border cuts stay apart: pixels from opposite sides do not see each other.
+        shift: pixels by which the windows are shifted down and right, less than `window`. A window
+            that the border cuts is not joined with the one on the opposite side: their pixels do
+            not attend to each other.
         backend: "auto", "torch" or "cpu".
 
     Returns:
-        (B,C,H,W) in the dtype of `x`. Differentiable, also twice, to `x`, and by PyTorch's own
-        functions to the parameters.
+        (B,C,H,W) in the dtype of `x`. Twice differentiable in `x`. Where parameters need
+        gradients, PyTorch's own functions compute it.
 
     Raises:
-        InvalidArgument: type, shape or size.
-        BackendUnavailable: the named backend cannot run here, or not on these arguments.
+        InvalidArgument: wrong type, shape or size.
+        BackendUnavailable: the named backend cannot run here, or not with these arguments.
+
+    Example:
+        >>> import torch, fastbg
+        >>> c, heads, window = 32, 4, 8
+        >>> qkv, proj = torch.nn.Linear(c, 3 * c), torch.nn.Linear(c, c)
+        >>> parameters = (torch.ones(c), torch.zeros(c), qkv.weight, qkv.bias)
+        >>> parameters += (torch.zeros((2 * window - 1) ** 2, heads), proj.weight, proj.bias)
+        >>> x = torch.rand(1, c, 16, 24)
+        >>> fastbg.window_attention(x, *parameters, heads=heads, window=window, shift=4).shape
+        torch.Size([1, 32, 16, 24])
     """
     parameters = [norm_weight, norm_bias, qkv_weight, qkv_bias, bias_table, proj_weight, proj_bias]
     check_images("x", x)
@@ -93,13 +105,27 @@ def pixel_mlp(
     """``x + fc2(gelu(fc1(layer_norm(x))))`` on each pixel of `x` (B,C,H,W), with the exact GELU.
 
     Args:
-        x: (B,C,H,W) float, any strides; on CPUs the kernel takes sides that are multiples of 4.
-        norm_weight, norm_bias: (C) of the layer norm.
+        x: (B,C,H,W) float, any strides; the CPU kernel needs sides that are multiples of 4.
+        norm_weight, norm_bias: (C), of the layer norm.
         fc1_weight, fc1_bias: (F,C) and (F).
         fc2_weight, fc2_bias: (C,F) and (C).
         backend: "auto", "torch" or "cpu".
 
-    Returns, raises: as `window_attention`.
+    Returns:
+        (B,C,H,W) in the dtype of `x`. Twice differentiable in `x`. Where parameters need
+        gradients, PyTorch's own functions compute it.
+
+    Raises:
+        InvalidArgument: wrong type, shape or size.
+        BackendUnavailable: the named backend cannot run here, or not with these arguments.
+
+    Example:
+        >>> import torch, fastbg
+        >>> up, down = torch.nn.Linear(16, 32), torch.nn.Linear(32, 16)
+        >>> parameters = (torch.ones(16), torch.zeros(16), up.weight, up.bias)
+        >>> parameters += (down.weight, down.bias)
+        >>> fastbg.pixel_mlp(torch.rand(1, 16, 8, 8), *parameters).shape
+        torch.Size([1, 16, 8, 8])
     """
     parameters = [norm_weight, norm_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias]
     check_images("x", x)
@@ -122,15 +148,19 @@ def swin_layers(
     eps: float,
     backend: str = "auto",
 ) -> Tensor:
-    """A run of steps, whose maps stay in the kernel's cells throughout, on a part of a map.
+    """Several Swin layers in a row on a part of a map; between them it keeps the kernel's layout.
 
     Args:
-        x: the box of the first step, of a map (B,C,height,width).
-        parameters: those of each step in turn, as for `window_attention` and `pixel_mlp`.
-        steps: each with the box that it computes, in pixels, inside that of the step before it
-            and, for attention, made of whole windows.
+        x: the first step's box of a map (B,C,height,width).
+        parameters: those of each step, one step after another, as for `window_attention` and
+            `pixel_mlp`.
+        steps: each with the box that it computes, in pixels. It lies inside the box of the step
+            before and, for attention, is made of whole windows.
+        height, width: of the whole map.
+        eps: of the layer norms.
+        backend: "auto", "torch" or "cpu".
 
-    Returns, raises: as `window_attention`, for the box of the last step.
+    Returns and raises as `window_attention`, for the box of the last step.
     """
     numbers = list(chain.from_iterable(steps))
     reason = why_plain(x, parameters, steps, backend)
@@ -146,7 +176,7 @@ def swin_layers(
 def why_plain(
     x: Tensor, parameters: Sequence[Tensor], steps: Sequence[Step], backend: str = "auto"
 ) -> str | None:
-    """Why PyTorch's own functions must compute it; None where the kernel can."""
+    """The reason why PyTorch's own functions must compute it; None if the CPU kernel can."""
     reason = frozen.why_plain("swin_layers", x, parameters, backend)
     if reason is not None:
         return reason
@@ -154,9 +184,9 @@ def why_plain(
         return "there is no image"
     for step in steps:
         if any(v % CELL for v in (step.window, step.shift, *step.box)):
-            return f"windows, shifts and boxes are made of cells of {CELL}x{CELL} pixels"
+            return f"windows, shifts and boxes must be multiples of {CELL} pixels"
         if step.window > LARGEST_WINDOW:
-            return f"windows of up to {LARGEST_WINDOW} pixels"
+            return f"windows must have at most {LARGEST_WINDOW} pixels a side"
     return None
 
 

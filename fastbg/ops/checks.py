@@ -1,7 +1,7 @@
-"""Argument checks that every operator shares; each error names argument, value, expectation.
+"""Argument checks of the operators; each error names the argument, its value, what was expected.
 
-Shapes and dtypes are looked at here; the values of indices, boxes and codes by the operator, when
-it runs (fastbg.registration.indices).
+Shapes and dtypes are checked here. The values of indices, boxes and codes are checked by the
+operator when it runs (fastbg.registration.indices).
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,12 @@ BoxLike = Tensor | Sequence[int] | Sequence[Sequence[int]]
 
 
 def check_images(name: str, value: Tensor, dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
-    """A (B,C,H,W) tensor of one of `dtypes`."""
+    """A dense (B,C,H,W) tensor of one of `dtypes`."""
     if not isinstance(value, Tensor):
         raise InvalidArgument(name, type(value).__name__, "a torch.Tensor")
+    if value.is_nested or value.layout is not torch.strided:
+        kind = "a nested tensor" if value.is_nested else f"layout {value.layout}"
+        raise InvalidArgument(name, kind, "a dense tensor (layout torch.strided)")
     if value.dim() != 4:
         raise InvalidArgument(name, f"shape {tuple(value.shape)}", "shape (B, C, H, W)")
     if value.dtype not in dtypes:
@@ -29,7 +32,7 @@ def check_images(name: str, value: Tensor, dtypes: tuple[torch.dtype, ...] = FLO
 
 
 def check_unit_range(name: str, value: Tensor) -> None:
-    """Values of images in [0,1]; half a unit beyond either end is allowed, as filters overshoot."""
+    """InvalidArgument for values outside of [-0.5, 1.5]: [0,1], and what filters overshoot it."""
     if not values_are_known(value) or not value.numel():
         return
     low, high = (float(v) for v in torch.aminmax(value.detach()))
@@ -40,9 +43,10 @@ def check_unit_range(name: str, value: Tensor) -> None:
 
 
 def check_no_other_range(name: str, value: Tensor, beyond: float = 0.5) -> None:
-    """InvalidArgument for floats that lie more than `beyond` outside of [0,1], such as 0..255.
+    """InvalidArgument for floats more than `beyond` outside of [0,1], such as 0..255.
 
-    NaN passes, as it shows in the result. Looked at on CPUs only, where nobody has to wait for it.
+    NaN passes, as it shows in the result. Checked on CPUs only: on a GPU it would need a
+    synchronisation.
     """
     if not value.is_floating_point() or not values_are_known(value) or not value.numel():
         return
@@ -55,7 +59,7 @@ def check_no_other_range(name: str, value: Tensor, beyond: float = 0.5) -> None:
 
 
 def check_finite(name: str, value: Tensor, what: str) -> None:
-    """No NaN and no infinity in `value`, which `name` is to blame for."""
+    """InvalidArgument for argument `name` if `value`, `what` it gave, is not finite everywhere."""
     if not isinstance(value, FakeTensor) and not bool(value.isfinite().all()):
         raise InvalidArgument(name, f"{what} that is NaN or infinite", "finite numbers")
 
@@ -73,10 +77,10 @@ def check_same(name: str, value: Tensor, like: str, other: Tensor) -> None:
 
 
 def values_are_known(value: Tensor) -> bool:
-    """Whether `value` can be read without a synchronisation and outside of a traced graph."""
+    """Whether `value` can be read without a synchronisation, and is not being traced."""
     if torch.compiler.is_compiling() or isinstance(value, FakeTensor):
         return False
-    if is_functorch_wrapped_tensor(value):  # it may stand for many
+    if is_functorch_wrapped_tensor(value):  # under vmap it stands for many tensors
         return False
     return value.device.type == "cpu"
 
@@ -95,7 +99,7 @@ def integers(name: str, value: Tensor | Sequence[object], device: torch.device) 
 
 
 def index_pairs(pairs: Tensor | Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """`pairs` as integers (N,2), whose values the operator looks at."""
+    """`pairs` as integers (N,2); their values are checked by the operator."""
     value = integers("pairs", pairs, device)
     if value.dim() == 1 and value.numel() == 0:
         value = value.reshape(0, 2)
@@ -105,7 +109,7 @@ def index_pairs(pairs: Tensor | Sequence[Sequence[int]], device: torch.device) -
 
 
 def boxes(name: str, value: BoxLike, count: int, device: torch.device) -> Tensor:
-    """`value` as integers (4) or (count,4), whose values the operator looks at."""
+    """`value` as integers (4) or (count,4); their values are checked by the operator."""
     box = integers(name, value, device)
     if box.shape not in ((4,), (count, 4)):
         raise InvalidArgument(

@@ -37,41 +37,52 @@ def composite(
     seam: str | float = "hard",
     backend: str = "auto",
 ) -> Tensor:
-    """Image n is b[pairs[n, 1]] inside `outer` and outside `inner`, a[pairs[n, 0]] elsewhere.
+    """Put foregrounds of `a` into backgrounds of `b`, one composite for each pair.
 
-    One operator for all of the paper's composites: a swapped background (`inner` the
-    foreground, `outer` None: the whole image), a foreign ring (method 1, Fig. 7: `inner` 16x16,
-    `outer` SxS) and content growing inwards (method 2, Figs 11-13: `inner` KxK).
+    Output n shows b[pairs[n, 1]] inside `outer` and outside `inner`, and a[pairs[n, 0]] everywhere
+    else. This covers the paper's composites: a swapped background (`inner` is the foreground,
+    `outer` is None, the whole image), a foreign ring (method 1, Fig. 7: `inner` 16x16, `outer` SxS)
+    and foreign content that grows inwards (method 2, Figs 11 to 13: `inner` KxK).
 
-    A hard seam jumps from a to b at the rim. With `seam` a length tau the content of b meets the
-    rim and returns to itself: a pixel of b at Chebyshev distance d >= 1 from the inner box becomes
-    b + (a[n] - b[r]) exp(-(d - 1) / tau), clipped to [0,1]; n is the nearest pixel of the box, r
-    that of the box grown by one pixel on each side. The inner box is what of it lies in `outer`;
-    pixels of a stay as they are. (So an image in its own background changes a little, too.)
+    With ``seam="hard"`` the colours jump at the rim of the inner box. With a decay length tau as
+    `seam` they are bridged: a pixel of b at Chebyshev distance d >= 1 from the inner box becomes
+    b + (a[n] - b[r]) exp(-(d - 1) / tau), clipped to [0,1], where n is the nearest pixel of the
+    box and r the nearest pixel of the box grown by one pixel on each side. Only the part of the
+    inner box inside `outer` counts. Pixels of a never change; pixels of b do, even where a and b
+    are the same image.
 
-    An outer box inside the image has a rim too, on each side that has pixels beyond it. Its
-    correction is added before the pixel is clipped: d is counted inwards, 1 for the box's own
-    border pixels; r is the border pixel straight towards the nearest side, and n the pixel of a
-    beyond it. Sides equally near: top and bottom (or left and right) by their mean, then rows and
-    columns by the mean of both. Where the inner box covers r there is no rim, and no correction.
+    Sides of the outer box that do not lie on the image's border are bridged as well. There d
+    counts inwards from the side, 1 for the border pixels of the box; r is the border pixel straight
+    towards the nearest side, and n the pixel of a just beyond it. Where two opposite sides are
+    equally near, their mean is taken; where rows and columns are, the mean of both. Where the inner
+    box covers r nothing is added. Both corrections are added before the result is clipped.
 
-    Weights below 2^-18 (of a step from black to white: 1/1028 grey level) count as none, so that
-    the bridge reaches 12.5 tau pixels; beyond it b is unchanged, and not clipped either.
+    Weights below 2^-18 (1/1028 grey level for a step from black to white) are taken as 0. The
+    bridge therefore reaches 12.5 tau pixels; beyond that b is unchanged, and not clipped.
 
     Args:
-        a, b: sources (A,C,H,W) and (B,C,H,W): float, or uint8, read as grey level / 255.
-        pairs: (N,2) integers, one index into a and one into b.
-        inner, outer: boxes y0, x0, y1, x1, half-open, in pixels: one (4), or one per pair (N,4).
-        seam: "hard", or the decay length of a bridge, in pixels.
+        a, b: sources (A,C,H,W) and (B,C,H,W): float in [0,1], or uint8, read as grey level / 255.
+        pairs: (N,2) integers, an index into a and an index into b.
+        inner, outer: boxes y0, x0, y1, x1, half-open, in pixels: (4) for all pairs, or (N,4).
+        seam: "hard", or the decay length tau of the bridge, in pixels.
         backend: "auto", "torch", "cpu", "triton" or "cuda".
 
     Returns:
-        (N,C,H,W) in a's dtype (float32 for uint8 sources, which a bridge does not round to grey
-        levels). Differentiable in float a and b; what was clipped passes no gradient.
+        (N,C,H,W) in the dtype of a; float32 for uint8 sources (bridged values are not rounded to
+        grey levels). Differentiable in float a and b, with gradient 0 where a value was clipped.
 
     Raises:
-        InvalidArgument: shape, dtype, device, index or box out of range.
+        InvalidArgument: wrong shape, dtype or device; an index or box out of range.
         BackendUnavailable: the named backend cannot run here.
+
+    Example:
+        >>> import torch, fastbg
+        >>> black, white = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+        >>> fastbg.composite(black, white, [[0, 0]], inner=(1, 1, 3, 3))[0, 0]
+        tensor([[1., 1., 1., 1.],
+                [1., 0., 0., 1.],
+                [1., 0., 0., 1.],
+                [1., 1., 1., 1.]])
     """
     pairs, inner, outer = _check_sources(a, b, pairs, inner, outer)
     tau = _decay_length(seam)
@@ -93,26 +104,35 @@ def composite_lr(
     seam: str | float = "hard",
     backend: str = "auto",
 ) -> Tensor:
-    """`composite`, bicubically down-sampled by `scale`, without storing it in HR.
+    """`composite`, bicubically down-sampled by `scale`; the HR composite is never stored.
 
     Args:
         a, b, pairs, inner, outer, seam, backend: as for `composite`; boxes and decay length in HR
-            pixels. A bridge is computed pair by pair as far as it reaches (12.5 tau); with a hard
-            seam pairs share most of the work.
+            pixels. With a hard seam the pairs share most of the work; a bridge is computed for
+            each pair, up to its reach of 12.5 tau.
         scale: integer that divides H and W.
-        kernel: "matlab" (antialiased, mirrored borders, as the field's networks are trained) or
-            "pil" (kernel cut and renormalised at borders).
-        quantize: clip to [0,1] and round to grey levels, once, after both passes: MATLAB's imresize
-            on doubles. On uint8 images it rounds after its first pass too, as do Pillow's `resize`
-            and `fastbg.data.degradation.downsample`; one in seven values differs, by one level.
+        kernel: "matlab" (antialiased, borders mirrored; networks are usually trained on it) or
+            "pil" (kernel cut off and renormalised at the borders).
+        quantize: clip to [0,1] and round to grey levels once, at the end, as MATLAB's `imresize`
+            does for doubles. For uint8 images `imresize`, Pillow's `resize` and
+            `fastbg.data.degradation.downsample` round after the first of their two passes as well;
+            one value in seven differs from theirs, by one grey level.
 
     Returns:
-        (N,C,H/s,W/s) in a's dtype (float32 for uint8 sources). Not differentiable.
+        (N,C,H/s,W/s) in the dtype of a; float32 for uint8 sources. Not differentiable.
 
     Raises:
-        InvalidArgument, BackendUnavailable: as for `composite`. With `quantize` InvalidArgument too
-            for floats on a CPU beyond [-0.5, 1.5], such as 0..255, which would be clipped to white.
-        NoDerivative: one is asked for.
+        InvalidArgument: as for `composite`; `scale` or `kernel`; with `quantize` also floats on a
+            CPU outside of [-0.5, 1.5], such as 0..255, which clipping would turn white.
+        BackendUnavailable: the named backend cannot run here.
+        NoDerivative: a gradient is asked for.
+
+    Example:
+        >>> import torch, fastbg
+        >>> a, b = torch.rand(10, 3, 128, 128), torch.rand(20, 3, 128, 128)
+        >>> pairs = torch.cartesian_prod(torch.arange(10), torch.arange(20))  # all 200
+        >>> fastbg.composite_lr(a, b, pairs, inner=(48, 48, 80, 80)).shape
+        torch.Size([200, 3, 32, 32])
     """
     pairs, inner, outer = _check_sources(a, b, pairs, inner, outer)
     if quantize:
@@ -134,19 +154,32 @@ def composite_lr(
 def mosaic(
     tiles: Tensor, cells: Tensor | Sequence[Sequence[Sequence[int]]], *, backend: str = "auto"
 ) -> Tensor:
-    """Grid of flipped, turned and zoomed copies of each tile (section 6.2, Figs 14 and 15).
+    """Tile the plane with flipped, rotated and zoomed copies (section 6.2, Figs 14 and 15).
 
     Args:
         tiles: (N,C,h,w) float.
-        cells: (N,g,g) codes of `Transform`, row by row; quarter turns need square tiles.
-        backend: as for `composite`.
+        cells: (N,g,g) integers, the `Transform` of each cell, row by row. Quarter turns need
+            square tiles.
+        backend: "auto", "torch", "cpu", "triton" or "cuda".
 
     Returns:
         (N,C,g*h,g*w) in the dtype of `tiles`. Not differentiable.
 
     Raises:
-        InvalidArgument, BackendUnavailable: as for `composite`.
-        NoDerivative: one is asked for.
+        InvalidArgument: wrong shape or dtype; a code that is no `Transform`.
+        BackendUnavailable: the named backend cannot run here.
+        NoDerivative: a gradient is asked for.
+
+    Example:
+        >>> import torch, fastbg
+        >>> tile = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> kind = fastbg.Transform
+        >>> cells = [[[kind.IDENTITY, kind.ROTATE_90], [kind.FLIP_VERTICAL, kind.ROTATE_180]]]
+        >>> fastbg.mosaic(tile, cells)[0, 0]
+        tensor([[1., 2., 2., 4.],
+                [3., 4., 1., 3.],
+                [3., 4., 4., 3.],
+                [1., 2., 2., 1.]])
     """
     check_images("tiles", tiles)
     codes = integers("cells", cells, tiles.device)
@@ -157,7 +190,7 @@ def mosaic(
 
 
 def _decay_length(seam: str | float) -> float | None:
-    """Of a bridge; None for a hard seam."""
+    """The decay length that `seam` asks for; None for a hard seam."""
     if isinstance(seam, str) and seam == "hard":
         return None
     if isinstance(seam, Real) and not isinstance(seam, bool):
@@ -170,7 +203,7 @@ def _decay_length(seam: str | float) -> float | None:
 def _check_sources(
     a: Tensor, b: Tensor, pairs: Pairs, inner: BoxLike, outer: BoxLike | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Check what both composites take; the integers come back as tensors."""
+    """Check the arguments of both composites; returns pairs, inner and outer as tensors."""
     check_images("a", a, SOURCES)
     check_images("b", b, SOURCES)
     check_same("b", b, "a", a)

@@ -20,26 +20,32 @@ def conv3x3(
 ) -> Tensor:
     """``residual + residual_scale * pixel_shuffle(relu(conv2d(x, weight, bias, padding=1)))``.
 
-    On CPUs by Winograd's F(4x4, 3x3), with a quarter of the multiplications (Lavin and Gray, CVPR
-    2016). Its rounding error is a few times that of the plain sum (of the order 1e-6 of the
-    largest output for one layer), and a NaN or infinity reaches the whole 4x4 tile.
+    On CPUs this uses Winograd's F(4x4, 3x3) with a quarter of the multiplications (Lavin and Gray,
+    CVPR 2016). The rounding error of a layer is a few times that of the plain sum, about 1e-6 of
+    its largest output. A NaN or infinity in the input spreads to the whole 4x4 output tile.
 
     Args:
-        x: (B,Ci,H,W) float, any strides; fastest with channels_last, or a window cut out of it.
-        weight, bias: (Co,Ci,3,3) and (Co) in the dtype of `x`. On CPUs it is transformed
-            once, and again whenever its contents have changed, in whatever way.
-        relu: whether negative sums become 0; not together with `residual`.
-        residual: (B,Co/r^2,r*H,r*W), r = `upscale`, is added.
-        residual_scale: factor of what is added to it; without `residual` it has no effect.
+        x: (B,Ci,H,W) float, any strides; fastest in channels_last, or cut out of such a tensor.
+        weight, bias: (Co,Ci,3,3) and (Co), in the dtype of `x`. On CPUs the transformed weight is
+            kept, and computed again after any change of its values.
+        relu: clip negative sums to 0; not together with `residual`.
+        residual: (B,Co/r^2,r*H,r*W) with r = `upscale`, to which the convolution is added.
+        residual_scale: factor of the convolution; has no effect without `residual`.
         upscale: r of the pixel shuffle (Shi et al., CVPR 2016); Co is a multiple of r^2.
-        backend: "auto", "torch" or "cpu"; on GPUs cuDNN does it, through "torch".
+        backend: "auto", "torch" or "cpu". On GPUs "torch", which is cuDNN, is taken.
 
     Returns:
-        (B,Co/r^2,r*H,r*W) in the dtype of `x`, channels_last. Differentiable, also twice.
+        (B,Co/r^2,r*H,r*W) in the dtype of `x`, channels_last. Twice differentiable.
 
     Raises:
-        InvalidArgument: type, shape, dtype or device, or `relu` together with `residual`.
+        InvalidArgument: wrong type, shape, dtype or device; `relu` together with `residual`.
         BackendUnavailable: the named backend cannot run here.
+
+    Example:
+        >>> import torch, fastbg
+        >>> x, weight = torch.rand(1, 64, 24, 24), torch.rand(256, 64, 3, 3)
+        >>> fastbg.conv3x3(x, weight, upscale=2).shape  # conv2d, then PixelShuffle(2)
+        torch.Size([1, 64, 48, 48])
     """
     check_images("x", x)
     if 0 in x.shape[1:]:

@@ -14,6 +14,19 @@ from fastbg.ops.checks import check_images
 from fastbg.registration import conv_stack as registered
 
 
+class ChannelAttention(NamedTuple):
+    """Weights (B,C,1,1) of the channels of `y`, by Zhang et al. (ECCV 2018), eq. 10:
+    ``sigmoid(conv2d(relu(conv2d(y.mean((2, 3)), squeeze, ...)), excite, ...))``.
+
+    squeeze, squeeze_bias: (S,C,1,1) and (S). excite, excite_bias: (C,S,1,1) and (C).
+    """
+
+    squeeze: Tensor
+    squeeze_bias: Tensor
+    excite: Tensor
+    excite_bias: Tensor
+
+
 class StackLayer(NamedTuple):
     """One layer: ``maps[residual] + residual_scale * pixel_shuffle(relu(conv2d(before, ...)))``.
 
@@ -24,6 +37,9 @@ class StackLayer(NamedTuple):
     residual_scale: factor of what is added to it; without `residual` it has no effect.
     box: y0, x0, y1, x1 of what is computed, in pixels of the map that the convolution reads; all,
         if None. With one more pixel on each side it must lie in what the layer before computed.
+    attention: weighs the channels of what is added to the residual, which it needs, by their means
+        over the whole map. So the layer before must have computed all of its map; this one need
+        not. Not together with `upscale`.
     """
 
     weight: Tensor
@@ -33,6 +49,7 @@ class StackLayer(NamedTuple):
     residual: int | None = None
     residual_scale: float = 1.0
     box: Sequence[int] | None = None
+    attention: ChannelAttention | None = None
 
 
 def conv_stack(
@@ -109,6 +126,7 @@ def _checked(
     maps = [(channels, height, width, Box(0, 0, height, width))]
     rows: list[registered.Layer] = []
     parameters: list[Tensor] = []
+    attentions: list[Tensor] = []
     for i, layer in enumerate(layers):
         name = f"layers[{i}]"
         channels, height, width, there = maps[-1]
@@ -118,17 +136,17 @@ def _checked(
         bias = layer.weight.new_zeros(shape[0]) if layer.bias is None else layer.bias
         if tuple(bias.shape) != shape[:1]:
             raise InvalidArgument(f"{name}.bias", tuple(bias.shape), f"shape {shape[:1]}")
-        for value in (layer.weight, bias):
+        for value in (layer.weight, bias, *(layer.attention or ())):
             if value.dtype is not x.dtype or value.device != x.device:
                 wanted = f"{x.dtype} on {x.device}, as x"
                 raise InvalidArgument(name, f"{value.dtype} on {value.device}", wanted)
         r = layer.upscale
         if r < 1 or shape[0] % r**2:
             raise InvalidArgument(f"{name}.upscale", r, f"r >= 1 whose square divides {shape[0]}")
-        box = Box(0, 0, height, width) if layer.box is None else Box(*layer.box)
-        if not _inside(box, Box(0, 0, height, width)) or not _inside(
-            box.grow(1, height, width), there
-        ):
+        whole = Box(0, 0, height, width)
+        box = whole if layer.box is None else Box(*layer.box)
+        needed = box.grow(1, height, width) if layer.attention is None else whole
+        if not _inside(box, whole) or not _inside(needed, there):
             wanted = f"a box, not empty, that needs no more than {tuple(there)}"
             raise InvalidArgument(f"{name}.box", tuple(box), wanted)
         made = (shape[0] // r**2, r * height, r * width, box.refine(r))
@@ -141,11 +159,27 @@ def _checked(
             if other[:3] != made[:3] or not _inside(made[3], other[3]):
                 wanted = f"one of {made[0]} channels with the pixels {tuple(made[3])}"
                 raise InvalidArgument(f"{name}.residual", layer.residual, wanted)
-        residual = -1 if layer.residual is None else layer.residual
-        rows.append(registered.Layer(int(layer.relu), r, residual, *box))
+        residual, attention = -1 if layer.residual is None else layer.residual, -1
+        if layer.attention is not None:
+            _check_attention(name, layer, layer.attention)
+            attention = len(attentions) // len(layer.attention)
+            attentions += layer.attention
+        rows.append(registered.Layer(int(layer.relu), r, residual, attention, *box))
         parameters += (layer.weight, bias)
         maps.append(made)
-    return rows, parameters
+    return rows, parameters + attentions
+
+
+def _check_attention(name: str, layer: StackLayer, attention: ChannelAttention) -> None:
+    if layer.residual is None or layer.upscale != 1:
+        wanted = "None, without a residual or with an upscale"
+        raise InvalidArgument(f"{name}.attention", "a ChannelAttention", wanted)
+    channels, squeezed = len(layer.weight), len(attention.squeeze)
+    shapes = (squeezed, channels, 1, 1), (squeezed,), (channels, squeezed, 1, 1), (channels,)
+    for field, value, shape in zip(attention._fields, attention, shapes, strict=True):
+        if tuple(value.shape) != shape or squeezed == 0:
+            wanted = f"shape {shape}, at least one channel"
+            raise InvalidArgument(f"{name}.attention.{field}", tuple(value.shape), wanted)
 
 
 def _inside(box: Box, outer: Box) -> bool:

@@ -1,4 +1,4 @@
-"""Operators that compute whole pieces of a network: natively for frozen ones, else in PyTorch."""
+"""When an operator that replaces several layers of a network runs natively, and when in PyTorch."""
 
 from collections.abc import Sequence
 
@@ -12,21 +12,21 @@ from fastbg.registration.operator import has_tangent
 
 
 def why_plain(op: str, x: Tensor, parameters: Sequence[Tensor], backend: str) -> str | None:
-    """Why PyTorch's own functions must compute `op`; None where the CPU kernel may.
+    """The reason why PyTorch's own functions must compute `op`; None if the CPU kernel can.
 
-    Asked at every call, so the tests that cost more come only where they can matter.
+    Called at every call of the operator: cheap conditions first.
     """
     if torch.compiler.is_compiling():
-        return "in a graph PyTorch's own functions are compiled"
+        return "torch.compile compiles PyTorch's own functions"
     if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
-        return "it has no gradient to parameters: freeze them"
+        return "it has no gradient for parameters; freeze them"
     transforms = torch._C._are_functorch_transforms_active()
     if (
         is_functorch_wrapped_tensor(x)
         or (transforms and any(is_functorch_wrapped_tensor(p) for p in parameters))
         or (forward_ad._current_level >= 0 and has_tangent(x, *parameters))
     ):
-        return "torch.func and forward-mode derivatives take PyTorch's own functions"
+        return "torch.func and forward-mode derivatives need PyTorch's own functions"
     device, dtype = x.device, x.dtype
     if any(t.dtype is not dtype or t.device != device for t in parameters):
         return "parameters of another device or dtype"

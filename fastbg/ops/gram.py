@@ -13,24 +13,34 @@ CONV_WEIGHT = (64, 3, 3, 3)  # VGG's conv1_1: what the kernels are written for
 def gram(features: Tensor, mask: Tensor | None = None, *, backend: str = "auto") -> Tensor:
     """Gram matrix G[i, j] = sum over pixels p of mask[p] * features[i, p] * features[j, p].
 
-    A plain sum, not normalised, and exactly symmetric. Without a mask it is
-    ``torch.bmm(f, f.mT)`` of ``f = features.flatten(2)``, and can stand in its place. On GPUs sums
-    with an infinity may be NaN instead of infinite: tensor cores get float32 in three parts.
+    The sum is not normalised, and the result is exactly symmetric. Without a mask it equals
+    ``torch.bmm(f, f.mT)`` of ``f = features.flatten(2)``. On GPUs a sum that contains an infinity
+    may be NaN instead of infinite, because each float32 goes to the tensor cores as three parts.
 
     Args:
         features: (B,C,H,W) or (B,C,N) float, any strides.
-        mask: finite weight of each pixel, real or bool: (B,H,W), or (B,M,H,W) for M regions at
-            once; with N instead of H,W for (B,C,N) features. B may be 1: one mask for all images.
+        mask: finite weight of each pixel, real or bool: (B,H,W), or (B,M,H,W) for M regions in one
+            pass; N in place of H,W for (B,C,N) features. With B = 1 it is used for all images.
         backend: "auto", "torch", "cpu", "triton" or "cuda".
 
     Returns:
         (B,C,C), or (B,M,C,C) for M regions, in the dtype of `features`, summed in float32 (float64
-        for float64). Differentiable in `features` and in a float `mask`, also twice. float16
-        overflows where a sum exceeds 65504: scale the features before.
+        for float64). Twice differentiable in `features` and in a float `mask`. float16 overflows
+        where a sum exceeds 65504; scale the features first.
 
     Raises:
-        InvalidArgument: type, shape, dtype or device.
+        InvalidArgument: wrong type, shape, dtype or device.
         BackendUnavailable: the named backend cannot run here.
+
+    Example:
+        >>> import torch, fastbg
+        >>> features = torch.tensor([[[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]])  # two channels
+        >>> fastbg.gram(features)
+        tensor([[[14.,  2.],
+                 [ 2.,  1.]]])
+        >>> fastbg.gram(features, mask=torch.tensor([[True, False, True]]))
+        tensor([[[10.,  0.],
+                 [ 0.,  0.]]])
     """
     row = isinstance(features, Tensor) and features.dim() == 3
     maps = features.unsqueeze(2) if row else features  # N pixels are an image of one row
@@ -49,22 +59,30 @@ def conv_gram(
 ) -> Tensor:
     """`gram` of ``relu(conv2d(images, weight, bias, padding=1))`` without storing the features.
 
-    On CPUs by Winograd's F(2x2, 3x3), in which an infinity makes NaN of its
-    neighbours: an image that holds one may have NaN where the plain sums are infinite or finite.
+    On CPUs this uses Winograd's F(2x2, 3x3), which turns the neighbours of an infinite pixel into
+    NaN: the result for such an image may be NaN where the plain sums are infinite or finite.
 
     Args:
-        images: (B,3,H,W) float, any strides; zeros lie beyond the border.
+        images: (B,3,H,W) float, any strides; padded with zeros.
         weight, bias: (64,3,3,3) and (64) in the images' dtype.
-        mask: as for `gram`, (B,H,W) or (B,M,H,W). It weights feature pixels: those at the rim of
-            a region still see the neighbours outside of it.
-        backend: as for `gram`.
+        mask: (B,H,W) or (B,M,H,W), as for `gram`. It weights the features: those at the rim of a
+            region still depend on the pixels outside of it.
+        backend: "auto", "torch", "cpu", "triton" or "cuda".
 
     Returns:
         (B,64,64), or (B,M,64,64) for M regions, in the images' dtype. Differentiable in every
         argument; the backward pass computes the features again.
 
     Raises:
-        InvalidArgument, BackendUnavailable: as for `gram`.
+        InvalidArgument: wrong type, shape, dtype or device.
+        BackendUnavailable: the named backend cannot run here.
+
+    Example:
+        >>> import torch, fastbg
+        >>> conv = torch.nn.Conv2d(3, 64, 3, padding=1)
+        >>> images = torch.rand(2, 3, 96, 128)
+        >>> fastbg.conv_gram(images, conv.weight, conv.bias).shape
+        torch.Size([2, 64, 64])
     """
     check_images("images", images)
     if images.shape[1] != CONV_WEIGHT[1]:

@@ -1,4 +1,7 @@
-"""Path-integrated gradients (LAM, paper sections 3.1 and 5): path, integral and objective."""
+"""The parts of path-integrated gradients (LAM, paper sections 3.1 and 5).
+
+The blur path, the integral along it, and the objective.
+"""
 
 from collections.abc import Sequence
 
@@ -16,23 +19,30 @@ Sigmas = Tensor | Sequence[float] | Sequence[Sequence[float]]
 def blur_path(
     image: Tensor, sigmas: Sigmas, kernel_size: int = 9, *, backend: str = "auto"
 ) -> Tensor:
-    """Node k of the path is the image under a Gaussian of width ``sigmas[k]``.
+    """LAM's path: node k is the image blurred by a Gaussian of width ``sigmas[k]``.
 
-    Where an infinite pixel takes part the result is not finite: infinite or NaN, as the backend
-    orders its sums.
+    An infinite pixel makes the values that it contributes to infinite or NaN, depending on the
+    order in which the backend sums.
 
     Args:
         image: (B,C,H,W) float; H and W at least ``kernel_size // 2 + 1``.
-        sigmas: (K) widths in pixels of the image, at least 0; 0 is the image itself.
-        kernel_size: odd number of taps along each axis; borders are reflect-101.
+        sigmas: (K) widths in pixels of the image, at least 0; 0 gives the image itself.
+        kernel_size: odd number of taps along each axis; borders are mirrored without repeating
+            the border pixel ("reflect" of torch, reflect-101 of OpenCV).
         backend: "auto", "torch", "cpu", "triton" or "cuda".
 
     Returns:
         (B,K,C,H,W) in the image's dtype. Differentiable in `image`.
 
     Raises:
-        InvalidArgument: shape, dtype, a negative width or an even kernel size.
+        InvalidArgument: wrong shape or dtype; a negative width; an even kernel size.
         BackendUnavailable: the named backend cannot run here.
+
+    Example:
+        >>> import torch, fastbg
+        >>> path = fastbg.blur_path(torch.rand(2, 3, 32, 32), [1.2, 0.6, 0.0])
+        >>> path.shape
+        torch.Size([2, 3, 3, 32, 32])
     """
     _check_image(image, kernel_size)
     widths = _widths(sigmas)
@@ -51,27 +61,35 @@ def path_integral(
     weights: Tensor | Sequence[float] | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Gradients integrated along the blur path: sum over k of ``gradients[:, k] * step k``.
+    """Integrate gradients along the blur path: sum over k of ``gradients[:, k] * step[k]``.
 
-    Step k is the difference of the image blurred with the cell's last and its first width. With K
-    cells of equal length that is LAM's mean over k of gradient times derivative. The steps are
-    recomputed, never stored; integrals over consecutive chunks of cells add up. Where an infinite
-    pixel takes part the result is not finite: infinite or NaN, as the backend orders its sums.
+    step[k] is the image blurred with the last width of cell k, minus the image blurred with its
+    first width. For K cells of equal length this is LAM's mean of gradient times derivative. The
+    steps are computed on the fly and never stored. Integrals over consecutive groups of cells may
+    be added. An infinite pixel makes the values that it contributes to infinite or NaN.
 
     Args:
-        gradients: (B,K,C,H,W) of the objective, one for each cell of the path.
+        gradients: (B,K,C,H,W), the objective's gradient at a node of each cell.
         image: (B,C,H,W), in the dtype of `gradients`.
-        sigmas: (K+1) borders of the cells in the order of the path, or (K,2) first and last
-            width of each cell; pixels of the image.
-        kernel_size: as for `blur_path`.
-        weights: (K) factors on the steps (quadrature rules whose cells overlap); default 1.
-        backend: as for `blur_path`.
+        sigmas: widths in pixels of the image: (K+1) borders of the cells in the order of the path,
+            or (K,2) first and last width of each cell.
+        kernel_size: odd number of taps along each axis, as for `blur_path`.
+        weights: (K) factors of the steps, for quadrature rules whose cells overlap; default 1.
+        backend: "auto", "torch", "cpu", "triton" or "cuda".
 
     Returns:
-        (B,C,H,W) in the image's dtype, accumulated in float32. Differentiable in both tensors.
+        (B,C,H,W) in the image's dtype, accumulated in float32 (float64 for float64).
+        Differentiable in `gradients` and `image`.
 
     Raises:
-        InvalidArgument, BackendUnavailable: as for `blur_path`.
+        InvalidArgument: wrong shape or dtype; a negative width; an even kernel size.
+        BackendUnavailable: the named backend cannot run here.
+
+    Example:
+        >>> import torch, fastbg
+        >>> image, gradients = torch.rand(1, 3, 32, 32), torch.rand(1, 2, 3, 32, 32)
+        >>> fastbg.path_integral(gradients, image, [1.2, 0.6, 0.0]).shape
+        torch.Size([1, 3, 32, 32])
     """
     _check_image(image, kernel_size)
     shape = gradients.shape
@@ -106,21 +124,27 @@ def path_integral(
 def gradient_detector(sr: Tensor, windows: BoxLike, *, backend: str = "auto") -> Tensor:
     """LAM's objective: how much structure each SR image has in its window.
 
-    Sum over channels and over the window of ``sqrt(dh^2 + dw^2)``, forward differences, which
-    read one pixel below and right of the window; the image's last row and column have none and
-    count nothing. The derivative of the square root at 0 is 0.
+    Sum over channels and window of ``sqrt(dh^2 + dw^2)`` with forward differences dh and dw. They
+    read one pixel below and one pixel right of the window; in the last row and column of the image
+    they are taken as 0. The derivative of the square root at 0 is taken as 0.
 
     Args:
         sr: (B,C,H,W) float.
-        windows: boxes y0, x0, y1, x1, half-open, in pixels of `sr`: one (4), or one each (B,4).
+        windows: boxes y0, x0, y1, x1, half-open, in pixels of `sr`: (4) for all images, or (B,4).
         backend: "auto", "torch", "cpu", "triton" or "cuda".
 
     Returns:
-        (B) float32 (float64 for float64). Differentiable in `sr`, also twice.
+        (B) float32 (float64 for float64). Twice differentiable in `sr`.
 
     Raises:
-        InvalidArgument: shape, dtype, or a box that leaves the image.
+        InvalidArgument: wrong shape or dtype; a box that leaves the image.
         BackendUnavailable: the named backend cannot run here.
+
+    Example:
+        >>> import torch, fastbg
+        >>> edge = torch.tensor([[0.0, 1.0, 1.0]] * 3).expand(1, 1, 3, 3)
+        >>> fastbg.gradient_detector(edge, (0, 0, 2, 2))
+        tensor([2.])
     """
     check_images("sr", sr)
     box = boxes("windows", windows, len(sr), sr.device)
@@ -145,7 +169,7 @@ def _widths(sigmas: Sigmas) -> Tensor:
         if not bool(good.all()):
             raise InvalidArgument("sigmas", widths[~good][0].item(), "widths of at least 0")
         return widths
-    return widths.where(good, torch.nan)  # unseen, a wrong width shows in the result
+    return widths.where(good, torch.nan)  # cannot be read here: a wrong width gives NaN
 
 
 def _check_constant(name: str, value: Tensor) -> None:
@@ -154,6 +178,6 @@ def _check_constant(name: str, value: Tensor) -> None:
 
 
 def _like(taps: Tensor, image: Tensor) -> Tensor:
-    """Taps as the kernels want them: float32 (float64 for float64) on the image's device."""
+    """Taps as the kernels expect them: float32 (float64 for float64), on the image's device."""
     wide = torch.float64 if image.dtype == torch.float64 else torch.float32
     return taps.to(device=image.device, dtype=wide, non_blocking=True).contiguous()

@@ -19,7 +19,7 @@ def float_dtype(source: Tensor) -> torch.dtype:
 def regions(
     a: Tensor, b: Tensor, pairs: Tensor, inner: Tensor, outer: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What both composites take besides images, looked at, in int32 on their device."""
+    """Pairs and boxes of both composites, checked, in int32 on the images' device."""
     (height, width), device = a.shape[-2:], a.device
     return (
         image_pairs(pairs, len(a), len(b), device),

@@ -6,11 +6,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbg.backends.stack_layers import CELL, MOST_ADDED, Layer, result_shape, sign_bytes
+from fastbg.backends.stack_layers import (
+    CELL,
+    MOST_ADDED,
+    Attention,
+    Layer,
+    kept_bytes,
+    result_shape,
+)
 from fastbg.registration.dispatch import Place, implementation, select
 from fastbg.registration.operator import Operator
 
-__all__ = ["CELL", "MOST_ADDED", "Layer", "conv_stack", "conv_stack_gradient", "plain"]
+__all__ = [
+    "CELL",
+    "MOST_ADDED",
+    "Attention",
+    "Layer",
+    "conv_stack",
+    "conv_stack_gradient",
+    "plain",
+]
 
 
 @Operator
@@ -24,7 +39,8 @@ def conv_stack(
 ) -> tuple[Tensor, Tensor]:
     """The last layer's box (B,C,h,w) of `x` (B,C,H,W), and what the gradient needs, if `keep`.
 
-    Parameters (weight and bias of each layer in turn) are constants: they have no gradient.
+    Parameters (weight and bias of each layer in turn, then what `Attention` names of each of
+    them) are constants: they have no gradient.
     """
     run = implementation("conv_stack", backend, x)
     result: tuple[Tensor, Tensor] = run(x, parameters, layers, scales, keep)
@@ -40,7 +56,7 @@ def _(
     keep: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    size = sign_bytes(len(x), parameters, layers) if keep else 0
+    size = kept_bytes(len(x), parameters, layers) if keep else 0
     out = x.new_empty(result_shape(x, parameters, layers))
     return out, x.new_empty(size, dtype=torch.uint8)
 

@@ -1,4 +1,4 @@
-"""Which backend runs an operator, and why.
+"""Chooses the backend that runs an operator.
 
 Order of choice: the `backend` argument, the environment variable ``FASTBG_BACKEND``, then
 ``auto``. Only ``auto`` chooses; a backend that was named runs, or raises BackendUnavailable.
@@ -56,7 +56,7 @@ FORWARD_MODE_BY_NAME = ("conv",)
 
 
 class Place(NamedTuple):
-    """What decides whether a backend can run: the tensors, and whether they carry tangents."""
+    """Everything that decides whether a backend can run: device, dtype, tangents."""
 
     device: torch.device
     dtype: torch.dtype
@@ -64,7 +64,7 @@ class Place(NamedTuple):
 
 
 def unavailable(op: str, backend: str, place: Place) -> str | None:
-    """Why `backend` cannot run `op` there, or None if it can."""
+    """The reason why `backend` cannot run `op` there; None if it can."""
     reason: str | None = import_module(BACKENDS[backend]).unavailable(place.device)
     if reason is not None:
         return reason

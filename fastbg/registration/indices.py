@@ -1,8 +1,9 @@
-"""Indices, boxes and codes as operators take them: looked at, then int32 on the images' device.
+"""Checks the values of indices, boxes and codes, and moves them to the images' device as int32.
 
-Looked at while an operator runs, on every backend, so that a compiled graph refuses what an eager
-call refuses. On GPUs that would mean waiting for the device: there a kernel answers an index out of
-range with a NaN image, and what int32 cannot hold becomes an index that is out of range, too.
+This happens while an operator runs, on every backend, so that a compiled graph raises the same
+errors as an eager call. On GPUs reading the values would need a synchronisation: there, kernels
+return a NaN image for an index out of range, and values that do not fit into int32 become such an
+index.
 """
 
 import enum
@@ -15,7 +16,13 @@ from fastbg.errors import InvalidArgument
 
 
 class Transform(enum.IntEnum):
-    """How `mosaic` fills a cell with the tile (section 6.2). Turns are counter-clockwise."""
+    """How `mosaic` puts the tile into a cell (section 6.2); rotations are counter-clockwise.
+
+    Example:
+        >>> import fastbg
+        >>> [kind.name for kind in fastbg.Transform][:3]
+        ['IDENTITY', 'FLIP_HORIZONTAL', 'FLIP_VERTICAL']
+    """
 
     IDENTITY = 0
     FLIP_HORIZONTAL = 1  # left and right swapped
@@ -23,8 +30,8 @@ class Transform(enum.IntEnum):
     ROTATE_90 = 3
     ROTATE_180 = 4
     ROTATE_270 = 5
-    ZOOM_2 = 6  # nearest neighbour, then the centre
-    ZOOM_4 = 7
+    ZOOM_2 = 6  # the centre, magnified by 2 (nearest neighbour)
+    ZOOM_4 = 7  # by 4
 
 
 def image_pairs(pairs: Tensor, first: int, second: int, device: torch.device) -> Tensor:
@@ -70,7 +77,7 @@ def cell_codes(cells: Tensor, height: int, width: int, device: torch.device) -> 
 
 
 def _can_be_read(value: Tensor) -> bool:
-    """Whether there are values, and reading them does not wait for a device."""
+    """Whether there are values that can be read without a synchronisation."""
     return value.device.type == "cpu" and not isinstance(value, FakeTensor) and value.numel() > 0
 
 

@@ -1,7 +1,7 @@
-"""How every operator of fastbg is registered: once, with all that PyTorch may ask of it.
+"""Registers an operator of fastbg with PyTorch, once and for all backends.
 
-An operator is a function of tensors and numbers, whose last argument is the backend that the
-caller asked for. From it follow, for all operators alike:
+An operator is a function of tensors and numbers whose last argument is the backend that the caller
+named. All operators get, from that function:
 
 - eager calls and reverse mode: that backend, and the operator's own backward formula;
 - forward mode (``torch.func.jvp``, ``jacfwd``, ``hessian``, dual numbers): the operator taken apart
@@ -29,7 +29,7 @@ _LIBRARY = torch.library.Library("fastbg", "FRAGMENT")
 
 
 def in_own_precision(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` without the autocast that the caller may have on for its tensors' device."""
+    """`function` with autocast switched off for the device of its tensors."""
 
     @wraps(function)
     def run(*args: Any) -> Any:
@@ -108,7 +108,7 @@ class Operator:
             return self._one_level.apply(*args, keyset)
 
     def _in_plain_pytorch(self, args: tuple[Any, ...]) -> Any:
-        """In place of the operator, so that the tangents pass through PyTorch's own functions."""
+        """Replaces the operator in forward mode: tangents pass through PyTorch's functions."""
         if self._backward is None:
             raise self._no_derivative()
         like = next(arg for arg in args if isinstance(arg, Tensor))
@@ -149,7 +149,7 @@ def in_own_precision_of_gradient(backward: Callable[..., Any]) -> Callable[..., 
 
 
 def _in_transform() -> bool:
-    """Whether one of torch.func's transforms is at work."""
+    """Whether a transform of torch.func is active."""
     active: bool = torch._C._are_functorch_transforms_active()
     return active
 

@@ -1,4 +1,4 @@
-"""What the report says of `composites`: tables, verdicts and figures."""
+"""The report of the experiment `composites`: tables, verdicts and figures."""
 
 from collections.abc import Sequence
 

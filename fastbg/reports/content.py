@@ -1,4 +1,4 @@
-"""What an experiment hands to the report: tables, verdicts, charts and galleries of pictures."""
+"""The building blocks of a report: tables, verdicts, charts and galleries of pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,7 +122,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Section:
-    """All that one experiment has to say."""
+    """The part of the report that belongs to one experiment."""
 
     name: str
     title: str

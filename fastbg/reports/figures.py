@@ -1,4 +1,4 @@
-"""How figures look: one style, one palette that follows the report's theme, files on disk.
+"""The style of all figures: one palette that follows the page's theme, and saving to files.
 
 Colours are drawn as the light theme's. In the report's inline SVG each is replaced by a CSS
 variable, so that one drawing serves light and dark.
@@ -15,8 +15,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.collections import LineCollection
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 from numpy.typing import NDArray
 
 from fastbg.reports.content import Chart, Gallery, Mark, Panel
@@ -67,7 +71,7 @@ STYLE: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The look of every figure, for drawing and for saving."""
+    """The style of figures, in a `with` block for drawing and for saving."""
     with mpl.rc_context(STYLE):
         yield
 
@@ -107,6 +111,22 @@ def gains_in_order(axis: Axes, gains: NDArray[np.float64]) -> None:
     axis.margins(x=0)
 
 
+def mark_clipped(axis: Axes, curves: NDArray[np.float64]) -> None:
+    """Say at the upper and lower end how many of `curves` (points, n) leave the axis there."""
+    low, high = axis.get_ylim()
+    above, below = int((curves.max(0) > high).sum()), int((curves.min(0) < low).sum())
+    style: dict[str, Any] = {
+        "ha": "right",
+        "fontsize": 8,
+        "color": MUTED,
+        "transform": axis.transAxes,
+    }
+    if above:
+        axis.text(1, 0.99, f"\u25b2 {above} go beyond", va="top", **style)
+    if below:
+        axis.text(1, 0.01, f"\u25bc {below} go beyond", va="bottom", **style)
+
+
 def inline_svg(figure: Figure, name: str, label: str) -> str:
     """`figure` as an <svg> element with the page's colours; `label` is its alternative text."""
     buffer = io.StringIO()
@@ -128,9 +148,69 @@ def save(item: Chart | Gallery, folder: Path) -> None:
     """`item` as NAME.png and NAME.pdf in `folder`."""
     figure = item.figure if isinstance(item, Chart) else draw_gallery(item)
     with style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)  # where things are is known now
         for kind in ("png", "pdf"):
             metadata = {"CreationDate": None} if kind == "pdf" else None
             figure.savefig(folder / f"{item.name}.{kind}", dpi=200, metadata=metadata)
+
+
+def data_rows(item: Chart | Gallery) -> list[list[object]]:
+    """The numbers that `item` shows, below a row of titles."""
+    if isinstance(item, Gallery):
+        rows: list[list[object]] = [
+            [strip.title, strip.detail, panel.title, panel.detail]
+            for strip in item.strips
+            for panel in strip.panels
+        ]
+        return [["row", "about the row", "picture", "about the picture"], *rows]
+    titles: list[object] = ["panel", "horizontal axis", "vertical axis", "series", "drawn as"]
+    found: list[list[object]] = [[*titles, "x", "y"]]
+    for number, axis in enumerate(item.figure.axes, start=1):
+        panel = axis.get_title(loc="left") or axis.get_title() or number
+        place = [panel, axis.get_xlabel(), axis.get_ylabel()]
+        columns, rows_ = tick_names(axis.xaxis), tick_names(axis.yaxis)
+        for series, kind, x, y in drawn_points(axis):
+            found.append([*place, series, kind, columns.get(x, x), rows_.get(y, y)])
+    return found
+
+
+def tick_names(axis: Axis) -> dict[float, str]:
+    """What stands at the ticks of an axis that has words there, not numbers."""
+    if not isinstance(axis.get_major_formatter(), (FixedFormatter, FuncFormatter)):
+        return {}
+    labels = [label.get_text() for label in axis.get_ticklabels()]
+    return {float(at): name for at, name in zip(axis.get_ticklocs(), labels, strict=False) if name}
+
+
+def drawn_points(axis: Axes) -> Iterator[tuple[str, str, float, float]]:
+    """Series, kind, and place of each thing that is drawn at data coordinates."""
+    for line in axis.lines:
+        if line.get_transform() == axis.transData:
+            for x, y in np.asarray(line.get_xydata(), dtype=np.float64):
+                yield named(line), "line", float(x), float(y)
+    for group in axis.collections:
+        if isinstance(group, LineCollection):
+            if group.get_transform() == axis.transData:
+                for number, segment in enumerate(group.get_segments(), start=1):
+                    for x, y in segment:
+                        yield named(group), f"bar of range {number}", float(x), float(y)
+        elif group.get_offset_transform() == axis.transData:
+            for x, y in np.asarray(group.get_offsets(), dtype=np.float64):
+                yield named(group), "point", float(x), float(y)
+    for bars in axis.containers:
+        if isinstance(bars, BarContainer):
+            for bar in bars.patches:
+                (x0, y0), width, height = bar.get_xy(), bar.get_width(), bar.get_height()
+                flat = bars.orientation == "horizontal"
+                x, y = (x0 + width, y0 + height / 2) if flat else (x0 + width / 2, y0 + height)
+                yield named(bars), "bar", float(x), float(y)
+
+
+def named(artist: Any) -> str:
+    """The label that a legend shows; matplotlib's own begin with "_"."""
+    label = str(artist.get_label())
+    return "" if label.startswith("_") else label
 
 
 def draw_gallery(gallery: Gallery) -> Figure:

@@ -1,4 +1,4 @@
-"""What the report says of `gram`: tables, verdicts and figures."""
+"""The report of the experiment `gram`: tables, verdicts and figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from scipy.stats import rankdata
 
 from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.gram import Gram
-from fastbg.experiments.groups import SETS, set_of
+from fastbg.experiments.groups import SETS
+from fastbg.experiments.seams import Seam, title
 from fastbg.experiments.study import Item
 from fastbg.measures.likeness import PAPER, SIMILARITIES, STEP
 from fastbg.reports import figures
@@ -38,11 +39,13 @@ class GramReport(ExperimentReport):
     experiment: Gram
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """Correlations of the paper's measure (claim C8), then all measures on held-out images."""
+        """Correlations of the paper's measure (claim C8); all measures on held-out images."""
         papers: list[list[Cell]] = []
         others: list[list[Cell]] = []
         verdicts: list[Verdict] = []
         headlines = {}
+        views = self.views(results)
+        results = next(iter(views.values()))
         for result in results:
             for name, part in parts(result).items():
                 near, score = likeness(part)[PAPER], foreign_psnr(part)
@@ -108,12 +111,50 @@ class GramReport(ExperimentReport):
                 + intervals,
             ),
         ]
-        return Summary(
-            headlines, [*tables, self.given_the_step(results), *self.ceiling(results)], verdicts
-        )
+        tables += [self.given_the_step(results), *self.ceiling(results), *self.by_seam(views)]
+        return Summary(headlines, tables, verdicts)
+
+    def views(self, results: Sequence[Measured]) -> dict[Seam, list[Measured]]:
+        """The records by the seams of `swap`."""
+        swap = self.experiment.base
+        return {seam: [swap.view(result, seam) for result in results] for seam in swap.seams}
+
+    def by_seam(self, views: Mapping[Seam, Sequence[Measured]]) -> list[Table]:
+        """What is left of the relation where the seams are bridged; nothing for one seam only."""
+        rows: list[list[Cell]] = [
+            [
+                result.net.label,
+                SETS[name],
+                title(seam),
+                self.mean(spearman(likeness(part)[PAPER], foreign_psnr(part)), part),
+                self.mean(spearman(likeness(part)[STEP], foreign_psnr(part)), part),
+            ]
+            for seam, results in views.items()
+            for result in results
+            for name, part in parts(result).items()
+        ]
+        if len(views) < 2:
+            return []
+        return [
+            Table(
+                "gram_by_seam",
+                "Does likeness matter when the seam is bridged?",
+                (
+                    Column("network"),
+                    Column("set"),
+                    Column("seam"),
+                    Column(SIMILARITIES[PAPER].title, "", 2, signed=True),
+                    Column(SIMILARITIES[STEP].title, "", 2, signed=True),
+                ),
+                rows,
+                "Mean rank correlation (Spearman) with PSNR within foregrounds, by the seam of the "
+                "composites; the step is that of the hard seam. All other tables and figures are "
+                f"about the {title(next(iter(views)))}. Intervals: 95 %, Student's t over images.",
+            )
+        ]
 
     def given_the_step(self, results: Sequence[Measured]) -> Table:
-        """What each measure tells beyond the step across the rim, and the step beyond it."""
+        """Partial correlations: each measure given the step across the rim, and vice versa."""
         rows: list[list[Cell]] = []
         for result in results:
             near, score = likeness(result), foreign_psnr(result)
@@ -148,7 +189,7 @@ class GramReport(ExperimentReport):
         )
 
     def ceiling(self, results: Sequence[Measured]) -> list[Table]:
-        """How far two networks agree on which backgrounds are good: no measure can do better."""
+        """Rank agreement of two networks on good backgrounds, an upper limit for every measure."""
         rows: list[list[Cell]] = [
             [
                 one.net.label,
@@ -195,7 +236,7 @@ class GramReport(ExperimentReport):
         )
 
     def contest(self, result: Measured) -> "dict[str, Entry]":
-        """Each measure's correlation within foregrounds: on one half of the images, on the other.
+        """Each measure's correlation within foregrounds, on both halves of the images.
 
         The first half may choose and fit; the held-out half only judges. Empty if there is no
         other image to hold out.
@@ -225,6 +266,7 @@ class GramReport(ExperimentReport):
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
         """All composites, across and within foregrounds; then all measures side by side."""
+        results = next(iter(self.views(results).values()))
         contests = [self.contest(result) for result in results]
         charts: list[Chart | Gallery] = [self.draw_scatter(results)]
         return [*charts, self.draw_contest(results, contests)] if all(contests) else charts
@@ -330,7 +372,7 @@ def halves(items: Sequence[Item], seed: int) -> tuple[Bools, Bools]:
     """Two halves of each set's images: which items (n) lie in the first, which in the second."""
     first: set[str] = set()
     for name in SETS:
-        images = sorted({item.source for item in items if set_of(item) == name})
+        images = sorted({item.source for item in items if item.set == name})
         order = np.random.default_rng(seed).permutation(len(images))
         first |= {images[i] for i in order[: (len(images) + 1) // 2]}
     known = np.array([item.source in first for item in items])

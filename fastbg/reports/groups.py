@@ -1,4 +1,4 @@
-"""What the reports of the group experiments (`composites`, `swap`, `gram`) share."""
+"""Shared by the reports of the experiments on groups (`composites`, `swap`, `seam`, `gram`)."""
 
 from fastbg.experiments.experiment import Measured
 from fastbg.experiments.groups import ROOM, SETS, GroupOptions, by_set
@@ -9,7 +9,7 @@ COLOURS = dict(zip(SETS, (figures.FULL, figures.OTHERS[2]), strict=True))
 
 
 def place(item: Item) -> str:
-    """Where a sub-image was cut, for captions."""
+    """Image and position of a sub-image, for captions."""
     return f"{item.image}, at {item.box[0]}, {item.box[1]}"
 
 
@@ -27,14 +27,14 @@ def parts(result: Measured) -> dict[str, Measured]:
 
 
 def drawn_text(result: Measured, o: GroupOptions) -> str:
-    """What was asked for and what was drawn, in one sentence for the report."""
+    """One sentence on how many groups were requested and drawn."""
     counts = [
         f"{len(part.items)} foregrounds in {1 + len(part.items[0].partners)} backgrounds each "
         f"({SETS[name]})"
         for name, part in parts(result).items()
     ]
     return (
-        f"Drawn: {', '.join(counts)}. Asked for: {o.groups} in {o.backgrounds}; the paper: 100 in "
+        f"Drawn: {', '.join(counts)}. Requested: {o.groups} in {o.backgrounds}; the paper: 100 in "
         "100. A foreign background comes from another photograph, and the sub-images cover the "
         f"images at most {ROOM} times, so that few images give fewer."
     )

@@ -1,13 +1,15 @@
-"""What the report says of `inward`: tables, verdicts and figures."""
+"""The report of the experiment `inward`: tables, verdicts and figures."""
 
 from collections.abc import Sequence
 
 from fastbg.experiments.experiment import Measured
 from fastbg.experiments.inward import Inward
 from fastbg.experiments.nested import change
+from fastbg.experiments.seams import title
 from fastbg.reports import nested
 from fastbg.reports.content import Chart, Gallery, Verdict
 from fastbg.reports.nested import first, outcomes
+from fastbg.reports.seams import with_seam
 from fastbg.reports.section import ExperimentReport, Summary
 from fastbg.stats.intervals import Interval, mean_interval
 
@@ -26,16 +28,18 @@ class InwardReport(ExperimentReport):
     def summarise(self, results: Sequence[Measured]) -> Summary:
         """PSNR and attribution by the part that is kept; claim C7."""
         verdicts: list[Verdict] = []
-        headlines = {}
-        for result in results:
-            loss = self.loss(result)
-            last = self.experiment.label(self.experiment.sizes[-1])
-            found = self.drops(result, loss)
-            verdicts += found
-            headlines[result.net.label] = f"{last} costs {loss.text(2, signed=True)} dB" + outcomes(
-                found
-            )
-        verdicts += self.largest(results)
+        said: dict[str, list[str]] = {result.net.label: [] for result in results}
+        last = self.experiment.label(self.experiment.sizes[-1])
+        for seam, seen in nested.views(self.experiment, results).items():
+            for result in seen:
+                loss = self.loss(result)
+                found = self.drops(result, loss)
+                verdicts += with_seam(found, seam)
+                said[result.net.label].append(
+                    f"{last}, {title(seam)}, costs {loss.text(2, signed=True)} dB{outcomes(found)}"
+                )
+            verdicts += with_seam(self.largest(seen), seam)
+        headlines = {label: ". ".join(texts) for label, texts in said.items()}
         return Summary(headlines, nested.tables(self.experiment, results), verdicts)
 
     def loss(self, result: Measured) -> Interval:

@@ -1,4 +1,4 @@
-"""What the report says of `mosaic`: tables, verdicts and figures."""
+"""The report of the experiment `mosaic`: tables, verdicts and figures."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.mosaic import Mosaic, gain
+from fastbg.experiments.seams import HARD, Seam, column, title
 from fastbg.experiments.tta import family
 from fastbg.geometry import centre
 from fastbg.reports import figures
@@ -21,18 +22,12 @@ from fastbg.reports.content import (
     Table,
     Verdict,
 )
+from fastbg.reports.seams import with_seam
 from fastbg.reports.section import ExperimentReport, Summary
 from fastbg.stats.intervals import Interval, mean_interval, never_seen
 
 # Mean PSNR (dB) of the region in its own image and in the mosaic (Table 2).
 PAPER = {"edsr": (23.02, 23.28), "rcan": (23.11, 23.39), "swinir": (23.24, 23.33)}
-# How a region is restored: column of the records, and its name in tables.
-WAYS = {
-    "whole": "in its own image",
-    "alone": "the region alone",
-    "mosaic": "in the mosaic",
-    "tta": "test-time augmentation",
-}
 TOLERATED = 0.10  # an event that is rarer than this, at 95 %, counts as one that never happens
 
 
@@ -41,6 +36,21 @@ class MosaicReport(ExperimentReport):
 
     experiment: Mosaic
 
+    @property
+    def mosaics(self) -> dict[Seam, str]:
+        """The mosaic's part of a column's name, by its seam."""
+        return {seam: column("mosaic", seam) for seam in self.experiment.seams}
+
+    @property
+    def ways(self) -> dict[str, str]:
+        """How a region is restored: part of the column's name, and what tables call it."""
+        return {
+            "whole": "in its own image",
+            "alone": "the region alone",
+            **{way: f"in the mosaic, {title(seam)}" for seam, way in self.mosaics.items()},
+            "tta": "test-time augmentation",
+        }
+
     def summarise(self, results: Sequence[Measured]) -> Summary:
         """Gains and harm of each way, what each costs, claim C9."""
         rows, headlines = [], {}
@@ -48,25 +58,27 @@ class MosaicReport(ExperimentReport):
         for result in results:
             paper = PAPER.get(result.net.architecture)
             published = {"whole": paper and paper[0], "mosaic": paper and paper[1]}
-            for way, title in WAYS.items():
+            for way, name in self.ways.items():
                 against = [
                     None if way == other else value
                     for other in ("whole", "alone")
                     for value in (self.mean(result, way, other), self.harm(result, way, other))
                 ]
                 mean = float(decibels(result, f"psnr_{way}").mean())
-                rows.append((result.net.label, title, mean, published.get(way), *against))
-            both = [
-                self.raises(result),
-                self.never_harms(result),
-                self.little(result),
-                self.can_harm(result),
-            ]
-            verdicts += both
+                rows.append((result.net.label, name, mean, published.get(way), *against))
+            found: list[Verdict] = []
+            for seam, way in self.mosaics.items():
+                found += with_seam([self.raises(result, way), self.never_harms(result, way)], seam)
+            found += [self.little(result), self.can_harm(result)]
+            verdicts += found
+            gains = ", ".join(
+                f"{title(seam)} {self.mean(result, way, 'whole').text(2, signed=True)} dB"
+                for seam, way in self.mosaics.items()
+            )
             headlines[result.net.label] = (
-                f"mosaic {self.mean(result, 'mosaic', 'whole').text(2, signed=True)} dB against "
-                f"its own image, TTA {self.mean(result, 'tta', 'alone').text(2, signed=True)} dB "
-                f"against alone; C9 {' / '.join(v.outcome.value for v in both)}"
+                f"mosaic against its own image, {gains}; TTA against alone "
+                f"{self.mean(result, 'tta', 'alone').text(2, signed=True)} dB; "
+                f"C9 {' / '.join(v.outcome.value for v in found)}"
             )
         columns = (
             Column("network"),
@@ -83,24 +95,27 @@ class MosaicReport(ExperimentReport):
             "photographs. "
             f"Worse: the share of the regions that lose more than {self.options.harm:g} dB."
         )
-        table = Table("mosaic", "Region restored in four ways, by network", columns, rows, note)
+        heading = f"Region restored in {len(self.ways)} ways, by network"
+        table = Table("mosaic", heading, columns, rows, note)
         return Summary(headlines, [table, self.inner(results), self.costs(results[0])], verdicts)
 
     def inner(self, results: Sequence[Measured]) -> Table:
         """What the seams have to do with it: mean gains in the whole region and in its middle."""
-        pairs = (("mosaic", "whole"), ("mosaic", "alone"), ("tta", "alone"))
-        names = ("mosaic over its own image", "mosaic over alone", "TTA over alone")
+        pairs = {("tta", "alone"): "TTA over alone"}
+        for seam, way in self.mosaics.items():
+            pairs[way, "whole"] = f"mosaic over its own image, {title(seam)}"
+            pairs[way, "alone"] = f"mosaic over alone, {title(seam)}"
         columns = [Column("network"), Column("part")]
-        columns += [Column(name, "dB", 3, signed=True) for name in names]
+        columns += [Column(name, "dB", 3, signed=True) for name in pairs.values()]
 
         def means(result: Measured, part: str) -> list[Interval]:
             gains = (gain(result, *pair, part) for pair in pairs)
             return [mean_interval(values, result.sources) for values in gains]
 
         rows: list[Sequence[Cell]] = [
-            (result.net.label, title, *means(result, part))
+            (result.net.label, name, *means(result, part))
             for result in results
-            for part, title in (("psnr", "region"), ("inner", "inner half"))
+            for part, name in (("psnr", "region"), ("inner", "inner half"))
         ]
         note = "Copies do not fit to the region at its border. The inner half is far from there."
         return Table("mosaic_inner", "Is it the seams?", columns, rows, note)
@@ -113,7 +128,7 @@ class MosaicReport(ExperimentReport):
         costs = {
             "whole": (1, float(around)),
             "alone": (1, 1.0),
-            "mosaic": (1, float(copies)),
+            **dict.fromkeys(self.mosaics.values(), (1, float(copies))),
             "tta": (copies, copies * float(np.mean(enlarged))),
         }
         note = (
@@ -126,7 +141,7 @@ class MosaicReport(ExperimentReport):
             Column("network calls"),
             Column("pixels given", "regions", 1),
         )
-        rows = [(title, *costs[way]) for way, title in WAYS.items()]
+        rows = [(name, *costs[way]) for way, name in self.ways.items()]
         return Table("mosaic_cost", "What a region costs", columns, rows, note)
 
     def mean(self, result: Measured, way: str, other: str) -> Interval:
@@ -141,11 +156,11 @@ class MosaicReport(ExperimentReport):
         """Their share, %."""
         return 100 * float(self.harmed(result, way, other).mean())
 
-    def raises(self, result: Measured) -> Verdict:
-        """C9, the mean gain."""
+    def raises(self, result: Measured, way: str) -> Verdict:
+        """C9, the mean gain of one of the `mosaics`."""
         paper = PAPER.get(result.net.architecture)
-        interval = self.mean(result, "mosaic", "whole")
-        whole, mosaiced = (decibels(result, f"psnr_{way}").mean() for way in ("whole", "mosaic"))
+        interval = self.mean(result, way, "whole")
+        whole, mosaiced = (decibels(result, f"psnr_{name}").mean() for name in ("whole", way))
         return Verdict(
             claim="C9",
             statement="A mosaic of a region's own copies raises its PSNR on average.",
@@ -157,10 +172,10 @@ class MosaicReport(ExperimentReport):
             outcome=interval.compare(0.0),
         )
 
-    def never_harms(self, result: Measured) -> Verdict:
-        """C9, no risk."""
-        harmed = self.harmed(result, "mosaic", "whole")
-        worst = gain(result, "mosaic", "whole").min()
+    def never_harms(self, result: Measured, way: str) -> Verdict:
+        """C9, no risk in one of the `mosaics`."""
+        harmed = self.harmed(result, way, "whole")
+        worst = gain(result, way, "whole").min()
         return Verdict(
             claim="C9",
             statement="The mosaic never harms.",
@@ -210,29 +225,35 @@ class MosaicReport(ExperimentReport):
         caption = (
             "White: the region. The mosaic is shown as the network gets it. First where the mosaic "
             "gains most over the region's own image, then where it loses most; the best of the "
-            "three results is in bold."
+            f"three results is in bold. Mosaic: {title(self.experiment.seams[0])}."
         )
         mosaics = self.galleries(results, self.strips, "Mosaics of", caption)
         return [self.draw_means(results), self.draw_gains(results), *mosaics]
 
     def draw_means(self, results: Sequence[Measured]) -> Chart:
         """Mean gain with its interval, the paper's beside it."""
-        figure = figures.new_figure(1.2 + 0.75 * len(results))
+        series = [
+            (f"over {name}, {title(seam)}", way, other, colour, "o" if seam == HARD else "s")
+            for seam, way in self.mosaics.items()
+            for name, other, colour in (
+                ("its own image", "whole", figures.FULL),
+                ("it alone", "alone", figures.OTHERS[0]),
+            )
+        ]
+        series.append(("TTA over it alone", "tta", "alone", figures.ALONE, "o"))
+        figure = figures.new_figure(1.4 + 0.2 * (1 + len(series)) * len(results))
         axis = figure.subplots()
-        series = (
-            ("mosaic over its own image", "mosaic", "whole", figures.FULL),
-            ("mosaic over the region alone", "mosaic", "alone", figures.OTHERS[0]),
-            ("TTA over the region alone", "tta", "alone", figures.ALONE),
-        )
+        step = 0.72 / (len(series) - 1)
         for row, result in enumerate(results):
-            for place, (label, way, other, colour) in enumerate(series):
-                interval, y = self.mean(result, way, other), row + 0.24 * (place - 1)
+            for place, (label, way, other, colour, marker) in enumerate(series):
+                interval, y = self.mean(result, way, other), row - 0.36 + step * place
                 if interval.known:
                     axis.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2)
-                axis.plot(interval.value, y, "o", color=colour, label=label if not row else None)
+                named = label if not row else None
+                axis.plot(interval.value, y, marker, color=colour, label=named)
             paper = PAPER.get(result.net.architecture)
             if paper is not None:
-                figures.mark_paper(axis, paper[1] - paper[0], row - 0.24)
+                figures.mark_paper(axis, paper[1] - paper[0], row - 0.36)
         axis.axvline(0, color=figures.MUTED, linewidth=0.8)
         figures.name_rows(axis, [r.net.label for r in results])
         axis.set_ylim(len(results) - 0.5, -0.5)
@@ -243,24 +264,23 @@ class MosaicReport(ExperimentReport):
         return Chart(
             "mosaic_means",
             "What do copies bring on average?",
-            "Dots: mean gain over all regions. Lines: 95 % intervals. Diamonds: the mosaic's gain "
-            "over the region's own image in the paper's Table 2 (200 images of DIV2K, published "
-            "weights).",
+            "Mean gain of the mosaic over the region in its own image and over the region alone "
+            "(squares: the mosaic's copies bridged to the region's rim), and of TTA. Lines: 95 % "
+            "intervals. Diamonds: the mosaic's gain over the region's own image in the paper's "
+            "Table 2 (200 images of DIV2K, published weights).",
             figure,
         )
 
     def draw_gains(self, results: Sequence[Measured]) -> Chart:
         """Every region's gain, in order: the mosaic's and TTA's."""
+        pairs = [(f"mosaic,\n{title(seam)}", way, "whole") for seam, way in self.mosaics.items()]
+        pairs.append(("TTA", "tta", "alone"))
         figure = figures.new_figure(0.4 + 2.1 * len(results))
-        axes = figure.subplots(len(results), 2, squeeze=False, sharex=True)
-        pairs = (
-            ("mosaic over own image", "mosaic", "whole"),
-            ("TTA over alone", "tta", "alone"),
-        )
+        axes = figure.subplots(len(results), len(pairs), squeeze=False, sharex=True)
         for row, result in zip(axes, results, strict=True):
-            for axis, (title, way, other) in zip(row, pairs, strict=True):
+            for axis, (name, way, other) in zip(row, pairs, strict=True):
                 figures.gains_in_order(axis, gain(result, way, other))
-                axis.set_title(f"{figures.short(result.net.label, 26)}\n{title}")
+                axis.set_title(f"{figures.short(result.net.label, 26)}\n{name}")
             row[0].set_ylabel("gain, dB")
         figure.supxlabel(
             "regions, from most helped to most hurt", color=figures.MUTED, fontsize=9.5
@@ -268,9 +288,9 @@ class MosaicReport(ExperimentReport):
         return Chart(
             "mosaic_gains",
             "Does it ever harm?",
-            "One bar per region, in descending order. Blue: it came out better; red: worse. Left: "
-            "the mosaic against the region's own image. Right: TTA against the region alone. "
-            "Every plot has its own scale.",
+            "One bar per region, in descending order. Blue: it came out better; red: worse. "
+            "The mosaic is set against the region's own image, TTA (right) against the region "
+            "alone. Every plot has its own scale.",
             figure,
         )
 
@@ -281,12 +301,17 @@ class MosaicReport(ExperimentReport):
         size = [int(result.columns[name][i]) for name in ("height", "width")]
         box = centre(o.region, *size) if o.size else item.box
         middle = centre(1, o.grid, o.grid)
-        values = {way: float(result.columns[f"psnr_{way}"][i]) for way in WAYS}
-        best = max(values[way] for way in ("whole", "mosaic", "tta"))
+        shown = self.mosaics[self.experiment.seams[0]]
+        names = {"whole": "whole", "mosaic": shown, "tta": "tta"}
+        values = {
+            way: float(result.columns[f"psnr_{name}"][i])
+            for way, name in {**names, "alone": "alone"}.items()
+        }
+        best = max(values[way] for way in names)
 
         def panel(way: str) -> Panel:
             detail = f"{values[way]:.2f} dB"
-            return Panel(picture[way], WAYS[way], detail, best=values[way] == best)
+            return Panel(picture[way], self.ways[names[way]], detail, best=values[way] == best)
 
         return [
             Strip(
@@ -302,7 +327,7 @@ class MosaicReport(ExperimentReport):
                         [Mark.pixels(middle, (o.grid, o.grid), "window")],
                     ),
                     Panel(picture["hr"], "ground truth"),
-                    *(panel(way) for way in ("whole", "mosaic", "tta")),
+                    *map(panel, names),
                 ],
                 f"mosaic against its own image {values['mosaic'] - values['whole']:+.2f} dB, "
                 f"against the region alone {values['mosaic'] - values['alone']:+.2f} dB",

@@ -7,8 +7,10 @@ from matplotlib.axes import Axes
 
 from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.nested import GAP, Nested, change
+from fastbg.experiments.seams import HARD, Seam, title
 from fastbg.reports import figures
 from fastbg.reports.content import Cell, Chart, Column, Gallery, Mark, Panel, Strip, Table, Verdict
+from fastbg.reports.seams import NOTE
 from fastbg.stats.intervals import Interval, mean_interval
 
 COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
@@ -44,6 +46,13 @@ def mean_change(experiment: Nested, result: Measured, size: int) -> Interval:
     return mean_interval(gains, result.sources)
 
 
+def views(experiment: Nested, results: Sequence[Measured]) -> dict[Seam, list[Measured]]:
+    """The records of all networks by seam."""
+    return {
+        seam: [experiment.view(result, seam) for result in results] for seam in experiment.seams
+    }
+
+
 def attributed(experiment: Nested, results: Sequence[Measured]) -> list[tuple[str, Measured, str]]:
     """Name, records and prefix of the columns of each network, and of its null model if any."""
     found = []
@@ -62,31 +71,34 @@ def tables(experiment: Nested, results: Sequence[Measured]) -> list[Table]:
 def psnr_table(experiment: Nested, results: Sequence[Measured]) -> Table:
     """A row per network, a column per size."""
     untouched = experiment.label(experiment.untouched)
-    columns = [Column("network"), Column("pairs"), Column(f"mean PSNR, {untouched}", "dB")]
+    columns = [Column("network"), Column("seam"), Column("pairs")]
+    columns += [Column(f"mean PSNR, {untouched}", "dB")]
     columns += [
         Column(f"change, {experiment.label(s)}", "dB", signed=True) for s in experiment.changed
     ]
     rows: list[tuple[Cell, ...]] = [
         (
             result.net.label,
+            title(seam),
             len(result.items),
             float(decibels(result, f"psnr_{experiment.untouched}").mean()),
             *(mean_change(experiment, result, size) for size in experiment.changed),
         )
-        for result in results
+        for seam, seen in views(experiment, results).items()
+        for result in seen
     ]
     note = (
         f"Change: PSNR of the central window minus that of the same window, {untouched}, over the "
-        "same pairs. Intervals: 95 %, Student's t over photographs."
+        f"same pairs. {NOTE} Intervals: 95 %, Student's t over photographs."
     )
-    title = "PSNR of the window, by size"
-    return Table(experiment.name, title, columns, rows, note)
+    return Table(experiment.name, "PSNR of the window, by size and seam", columns, rows, note)
 
 
 def attribution_table(experiment: Nested, results: Sequence[Measured]) -> Table:
     """A row per network and size."""
     columns = (
         Column("network"),
+        Column("seam"),
         Column("size"),
         Column("diffusion index"),
         Column("share on the window", "%", 1),
@@ -95,14 +107,15 @@ def attribution_table(experiment: Nested, results: Sequence[Measured]) -> Table:
         Column(f"share on {experiment.own_name}", "%", 1),
     )
     rows: list[tuple[Cell, ...]] = []
-    for name, result, prefix in attributed(experiment, results):
-        for size in experiment.sizes:
-            shares = (
-                share(experiment, result, f"{prefix}{part}_{size}").percent()
-                for part in ("window", "foreign", "before", "own")
-            )
-            index = mean(experiment, result, f"{prefix}di_{size}").clipped(0, 100)
-            rows.append((name, experiment.label(size), index, *shares))
+    for seam, seen in views(experiment, results).items():
+        for name, result, prefix in attributed(experiment, seen):
+            for size in attributed_sizes(experiment, seam):
+                shares = (
+                    share(experiment, result, f"{prefix}{part}_{size}").percent()
+                    for part in ("window", "foreign", "before", "own")
+                )
+                index = mean(experiment, result, f"{prefix}di_{size}").clipped(0, 100)
+                rows.append((name, title(seam), experiment.label(size), index, *shares))
     note = (
         "Shares of the attribution map, which add up to 100 %. 'There, untouched': what the same "
         "pixels had while they were the image's own. Diffusion index: 0 if one pixel has it all, "
@@ -112,13 +125,21 @@ def attribution_table(experiment: Nested, results: Sequence[Measured]) -> Table:
     return Table(name, "Which pixels made the window", columns, rows, note)
 
 
+def attributed_sizes(experiment: Nested, seam: Seam) -> tuple[int, ...]:
+    """The sizes that were attributed with a seam: all with the first, then those looked at."""
+    if seam == experiment.seams[0]:
+        return experiment.sizes
+    return tuple(size for size in experiment.changed if size in experiment.looked)
+
+
 def charts(experiment: Nested, results: Sequence[Measured]) -> list[Chart | Gallery]:
     """One pair in the paper's form; then means over all pairs."""
+    first = views(experiment, results)[experiment.seams[0]]
     return [
-        *gallery(experiment, results),
+        *gallery(experiment, first),
         draw_psnr(experiment, results),
-        draw_shares(experiment, results),
-        draw_index(experiment, results),
+        draw_shares(experiment, first),
+        draw_index(experiment, first),
     ]
 
 
@@ -126,18 +147,26 @@ def draw_psnr(experiment: Nested, results: Sequence[Measured]) -> Chart:
     """Change of PSNR by size, a line per network."""
     figure = figures.new_figure(3.2)
     axis = figure.subplots()
-    for number, result in enumerate(results):
+    lines = [
+        (number, seam, result)
+        for seam, seen in views(experiment, results).items()
+        for number, result in enumerate(seen)
+    ]
+    for place, (number, seam, result) in enumerate(lines):
         means = [mean_change(experiment, result, size) for size in experiment.changed]
-        line(axis, means, number, len(results), result.net.label)
+        label = f"{figures.short(result.net.label, 18)}, {title(seam)}"
+        dash, colour = "-" if seam == HARD else "--", COLOURS[number % len(COLOURS)]
+        line(axis, means, apart(place, len(lines)), colour, label, dash)
     axis.axhline(0, color=figures.MUTED, linewidth=0.8)
     size_axis(axis, experiment, experiment.changed)
     axis.set_ylabel("change of PSNR, dB")
-    figure.legend(loc="outside upper left", ncols=3, fontsize=8.5)
+    figure.legend(loc="outside upper left", ncols=len(experiment.seams), fontsize=8.5)
     return Chart(
         f"{experiment.name}_psnr",
         "What does the foreign content cost?",
         f"PSNR of the window against {experiment.label(experiment.untouched)}: mean over "
-        f"{len(results[0].items)} pairs of images. Bars: 95 % interval. Below 0: it did harm.",
+        f"{len(results[0].items)} pairs of images. Bars: 95 % interval. Below 0: it did harm. "
+        "Dashed: the seam is bridged.",
         figure,
     )
 
@@ -154,7 +183,8 @@ def draw_index(experiment: Nested, results: Sequence[Measured]) -> Chart:
             for size in experiment.sizes
         ]
         number = nets.index(result.net.label)
-        line(axis, means, number, len(results), name, "--" if prefix else "-")
+        colour, dash = COLOURS[number % len(COLOURS)], "--" if prefix else "-"
+        line(axis, means, apart(number, len(results)), colour, name, dash)
     size_axis(axis, experiment, experiment.sizes)
     axis.set_ylim(bottom=0)
     axis.set_ylabel("diffusion index")
@@ -163,20 +193,25 @@ def draw_index(experiment: Nested, results: Sequence[Measured]) -> Chart:
         f"{experiment.name}_index",
         "How widely does the network look?",
         "Diffusion index of the attribution, mean over all pairs: the higher, the more evenly the "
-        "attribution is spread over the image. Bars: 95 % interval.",
+        "attribution is spread over the image. Bars: 95 % interval. Composites: "
+        f"{title(experiment.seams[0])}.",
         figure,
     )
 
 
+def apart(place: int, count: int) -> float:
+    """How far the line at `place` of `count` is moved to the right, so that intervals show."""
+    return 0.12 * (place - (count - 1) / 2)
+
+
 def line(
-    axis: Axes, means: Sequence[Interval], number: int, count: int, label: str, dash: str = "-"
+    axis: Axes, means: Sequence[Interval], shift: float, colour: str, label: str, dash: str
 ) -> None:
-    """Means with their intervals at 0, 1, ...; line `number` of `count`, set a little apart."""
+    """Means with their intervals at 0, 1, ..., moved to the right by `shift`."""
     values, lows, highs = (
         np.array(column) for column in zip(*((m.value, m.low, m.high) for m in means), strict=True)
     )
-    x = np.arange(len(means)) + 0.12 * (number - (count - 1) / 2)
-    colour = COLOURS[number % len(COLOURS)]
+    x = np.arange(len(means)) + shift
     axis.plot(
         x, values, dash, marker="o", markersize=4, color=colour, label=figures.short(label, 36)
     )
@@ -226,7 +261,7 @@ def draw_shares(experiment: Nested, results: Sequence[Measured]) -> Chart:
         f"{experiment.name}_shares",
         "Where do the pixels lie that made the window?",
         "Share of the attribution on the window itself, on the foreign pixels and on the image's "
-        "other pixels, mean over all pairs.",
+        f"other pixels, mean over all pairs. Composites: {title(experiment.seams[0])}.",
         figure,
     )
 
@@ -248,7 +283,8 @@ def gallery(experiment: Nested, results: Sequence[Measured]) -> list[Gallery]:
             "The most dissimilar pair of images. Above: what the network made of the composite. "
             "Below: which input pixels made the window in the middle (white square): the redder, "
             "the more. Yellow: where the foreign content begins or ends. PSNR is that of the "
-            "window; DI, the diffusion index, is high where attribution is spread widely."
+            "window; DI, the diffusion index, is high where attribution is spread widely. "
+            f"Composites: {title(experiment.seams[0])}."
             + (
                 " Last: the same for a network with random weights."
                 if f"null_di_{experiment.untouched}" in results[0].columns

@@ -1,10 +1,10 @@
-"""The report of a run: one self-contained report.html, and each figure and table as files."""
+"""Writes the report of a run: a self-contained report.html, figures and tables as files."""
 
 import base64
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,10 @@ from PIL import Image
 from fastbg.errors import RunStoreError
 from fastbg.experiments.experiment import Picture
 from fastbg.reports import figures
-from fastbg.reports.content import CLAIMS, Cell, Chart, Column, Section, Table
+from fastbg.reports.claims import by_claim, by_statement, index, networks
+from fastbg.reports.content import CLAIMS, Cell, Chart, Column, Gallery, Section, Table
 from fastbg.stats.intervals import Interval, Outcome
+from fastbg.vocabulary import EXPERIMENTS
 from fastbg.writing import replacing
 
 # CSS class and sign of each outcome.
@@ -29,57 +31,73 @@ SIGNS = {
 }
 SIDES = (400, 256, 160, 96)  # pixels; larger pictures are shrunk in the page, the more the fuller
 LIMIT = 20_000_000  # bytes of the page
+RELOAD = 15  # seconds after which a page that is not finished is read again
 
 
-class Place(NamedTuple):
-    """A verdict in the index."""
+class Page:
+    """The report in a folder: report.html, figures/*.png and *.pdf, tables/*.csv.
 
-    anchor: str
-    about: str  # what it is on, where its column does not say that
-    outcome: Outcome
+    A section is drawn and rendered when it is put, and not again when others are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "report.html"
+        self.sections: dict[str, Section] = {}
+        self._parts: dict[tuple[str, int], Markup] = {}  # by section and size of pictures
+
+    def put(self, section: Section) -> None:
+        """Add or replace a section, and write its files; RunStoreError if that fails."""
+        self.sections[section.name] = section
+        for side in SIDES:
+            self._parts.pop((section.name, side), None)
+        with writing(self.folder):
+            for name in ("figures", "tables"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            for figure in section.figures:
+                figures.save(figure, self.folder / "figures")
+                data = csv_of(figures.data_rows(figure))
+                _replace(self.folder / "figures" / f"{figure.name}.csv", data)
+            for table in section.tables:
+                _replace(self.folder / "tables" / f"{table.name}.csv", csv_text(table))
+
+    def write(
+        self,
+        about: Mapping[str, Any],
+        unfinished: Sequence[str] = (),
+        coming: Sequence[str] = (),
+    ) -> Path:
+        """Write report.html; its path.
+
+        Args:
+            about: what was run on what, label -> text.
+            unfinished: what the run still lacks.
+            coming: experiments that are being measured: the page says so, and reloads itself.
+
+        Pictures are made smaller until the page has at most 20 MB. Raises RunStoreError if the
+        folder cannot be written.
+        """
+        order = {name: number for number, name in enumerate(EXPERIMENTS)}
+        sections = sorted(self.sections.values(), key=lambda s: order.get(s.name, len(order)))
+        for side in SIDES:
+            page = html(sections, about, side, unfinished, coming, self._parts)
+            if len(page.encode()) <= LIMIT:
+                break
+        with writing(self.folder):
+            _replace(self.path, page)
+        return self.path
 
 
-@dataclass(frozen=True)
-class Line:
-    """A statement of a claim in the index, with the place of each verdict on it."""
-
-    claim: str
-    statement: str
-    by_net: Mapping[str, Sequence[Place]]
-    across: Sequence[Place]  # on several networks
-
-
-def index(sections: Sequence[Section]) -> list[Line]:
-    """One line for each statement that the `sections` test."""
-    nets = networks(sections)
-    lines: dict[tuple[str, str], dict[str | None, list[Place]]] = {}
-    for section in sections:
-        for number, verdict in enumerate(section.verdicts, start=1):
-            columns = lines.setdefault((verdict.claim, verdict.statement), {})
-            place = Place(anchor(section, number), verdict.about, verdict.outcome)
-            columns.setdefault(verdict.net, []).append(place)
-    return [
-        Line(claim, statement, {net: columns.get(net, []) for net in nets}, columns.get(None, []))
-        for (claim, statement), columns in lines.items()
-    ]
-
-
-def by_claim(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
-    """The lines of each claim, in the order of `CLAIMS`: C9 before C11."""
-    order = {claim: number for number, claim in enumerate(CLAIMS)}
-    claims = sorted({line.claim for line in lines}, key=lambda c: (order.get(c, len(order)), c))
-    return [(claim, [line for line in lines if line.claim == claim]) for claim in claims]
-
-
-def networks(sections: Sequence[Section]) -> list[str]:
-    """Labels of all networks that a claim is tested on."""
-    tested = [section for section in sections if section.verdicts]
-    return list(dict.fromkeys(net for section in tested for net in section.headlines))
-
-
-def anchor(section: Section, number: int) -> str:
-    """Id of a section's verdict, counted from 1."""
-    return f"{section.name}-claim-{number}"
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Errors of the file system as RunStoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunStoreError(
+            f"{folder}: the report cannot be written: {error}; expected a folder with free space "
+            "that can be written"
+        ) from error
 
 
 def write_report(
@@ -88,32 +106,11 @@ def write_report(
     about: Mapping[str, Any],
     unfinished: Sequence[str] = (),
 ) -> Path:
-    """Write report.html, figures/*.png, figures/*.pdf and tables/*.csv; the path of the first.
-
-    `about` says what was run on what: label -> text; `unfinished` what the run still lacks.
-    Pictures in the page are made smaller until it has at most 20 MB. Raises RunStoreError if
-    `folder` cannot be written.
-    """
-    try:
-        for name in ("figures", "tables"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        for section in sections:
-            for figure in section.figures:
-                figures.save(figure, folder / "figures")
-            for table in section.tables:
-                _replace(folder / "tables" / f"{table.name}.csv", csv_text(table))
-        report = folder / "report.html"
-        for side in SIDES:
-            page = html(sections, about, side, unfinished)
-            if len(page.encode()) <= LIMIT:
-                break
-        _replace(report, page)
-    except OSError as error:
-        raise RunStoreError(
-            f"{folder}: the report cannot be written: {error}; expected a folder with free space "
-            "that can be written"
-        ) from error
-    return report
+    """Write all of a report at once, see `Page`."""
+    page = Page(folder)
+    for section in sections:
+        page.put(section)
+    return page.write(about, unfinished)
 
 
 def html(
@@ -121,11 +118,43 @@ def html(
     about: Mapping[str, Any],
     side: int = SIDES[0],
     unfinished: Sequence[str] = (),
+    coming: Sequence[str] = (),
+    parts: dict[tuple[str, int], Markup] | None = None,
 ) -> str:
     """The page, its pictures at most `side` pixels wide and high.
 
-    Names of files and networks are not trusted: all text is escaped.
+    Names of files and networks are not trusted: all text is escaped. `parts` keeps what was
+    rendered, by section and side.
     """
+    parts = {} if parts is None else parts
+    environment = templates(side)
+    for section in sections:
+        if (section.name, side) not in parts:
+            template = environment.get_template("section.html.j2")
+            # Escaped where it was rendered, as the page is.
+            text = template.render(section=section, tested=by_statement(section))
+            parts[section.name, side] = Markup(text)  # noqa: S704  # nosec B704
+    # The style sheet is a file of this package.
+    style = (files("fastbg.reports") / "templates" / "report.css").read_text(encoding="utf-8")
+    lines = index(sections)
+    return environment.get_template("report.html.j2").render(
+        sections=sections,
+        parts=[parts[section.name, side] for section in sections],
+        nets=networks(sections),
+        index=lines,
+        by_claim=by_claim(lines),
+        claims=CLAIMS,
+        about=about,
+        unfinished=unfinished,
+        coming=coming,
+        reload=RELOAD,
+        signs=SIGNS,
+        style=Markup(style),  # noqa: S704  # nosec B704
+    )
+
+
+def templates(side: int) -> Environment:
+    """The templates, with what they use; pictures at most `side` pixels wide and high."""
     environment = Environment(
         loader=PackageLoader("fastbg.reports"),
         autoescape=True,
@@ -133,8 +162,10 @@ def html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["signs"] = SIGNS
     environment.filters |= {"cell": cell_text, "range": range_text, "heading": heading}
-    environment.filters["data_uri"] = lambda picture: data_uri(picture, side)
+    environment.filters |= {"csv": table_link, "data": data_link}
+    environment.filters["thumbnail"] = lambda picture: thumbnail(picture, side)
     # SVG comes from matplotlib, which escapes the text it draws.
     environment.filters["svg"] = lambda chart: Markup(  # noqa: S704  # nosec B704
         figures.inline_svg(chart.figure, chart.name, chart.caption)
@@ -142,25 +173,11 @@ def html(
     environment.tests["chart"] = lambda figure: isinstance(figure, Chart)
     environment.tests["interval"] = lambda cell: isinstance(cell, Interval)
     environment.tests["number"] = lambda cell: not isinstance(cell, str)
-    # The style sheet is a file of this package.
-    style = (files("fastbg.reports") / "templates" / "report.css").read_text(encoding="utf-8")
-    lines = index(sections)
-    return environment.get_template("report.html.j2").render(
-        sections=sections,
-        nets=networks(sections),
-        index=lines,
-        by_claim=by_claim(lines),
-        claims=CLAIMS,
-        anchor=anchor,
-        about=about,
-        unfinished=unfinished,
-        signs=SIGNS,
-        style=Markup(style),  # noqa: S704  # nosec B704
-    )
+    return environment
 
 
 def cell_text(cell: Cell, column: Column) -> str:
-    """A table's cell as it is read; of an interval its estimate, see `range_text`."""
+    """A table's cell as text; for an interval the estimate (`range_text` has the ends)."""
     if cell is None:
         return "-"
     if isinstance(cell, str | int):
@@ -211,14 +228,45 @@ def csv_text(table: Table) -> str:
     return text.getvalue()
 
 
-def data_uri(picture: Picture, side: int) -> str:
-    """`picture` as a PNG inside the page, at most `side` pixels wide and high."""
+def csv_of(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def table_link(table: Table) -> str:
+    """The table as CSV inside the page."""
+    return csv_uri(csv_text(table))
+
+
+def data_link(figure: Chart | Gallery) -> str:
+    """The numbers that a figure shows, as CSV inside the page."""
+    return csv_uri(csv_of(figures.data_rows(figure)))
+
+
+def csv_uri(text: str) -> str:
+    """`text` as the address of a download."""
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
+
+
+class Thumbnail(NamedTuple):
+    """A picture inside the page."""
+
+    address: str  # data: a PNG
+    width: int  # pixels
+    height: int
+
+
+def thumbnail(picture: Picture, side: int) -> Thumbnail:
+    """`picture` at most `side` pixels wide and high."""
     image = Image.fromarray(picture)
     if max(image.size) > side:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Thumbnail(address, *image.size)
 
 
 def _replace(path: Path, text: str) -> None:

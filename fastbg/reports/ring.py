@@ -1,4 +1,4 @@
-"""What the report says of `ring`: tables, verdicts and figures."""
+"""The report of the experiment `ring`: tables, verdicts and figures."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from fastbg.experiments.experiment import Measured
 from fastbg.experiments.nested import change
-from fastbg.experiments.ring import Ring
+from fastbg.experiments.ring import FAR, NEAR, Ring
+from fastbg.experiments.seams import title
 from fastbg.reports import nested
 from fastbg.reports.content import Chart, Gallery, Verdict
 from fastbg.reports.nested import first, outcomes, share
+from fastbg.reports.seams import with_seam
 from fastbg.reports.section import ExperimentReport, Summary
 from fastbg.stats.intervals import all_of, mean_interval
 
@@ -27,8 +29,6 @@ JUMPS_PAPER = {
     "swinir": "better with rings 32 (21.45 dB) and 48 (20.61 dB)",
 }
 
-NEAR, FAR = 32, 48  # ring sizes that C6 speaks of
-
 
 class RingReport(ExperimentReport):
     """Tables, verdicts and figures of `Ring`."""
@@ -38,17 +38,18 @@ class RingReport(ExperimentReport):
     def summarise(self, results: Sequence[Measured]) -> Summary:
         """PSNR and attribution by ring size; claims C5 and C6."""
         verdicts: list[Verdict] = []
-        headlines = {}
-        for result in results:
-            found = [self.hurts(result), *self.jumps(result, results)]
-            found += self.looks(result, results)
-            verdicts += found
-            smallest = self.experiment.changed[0]
-            loss = nested.mean_change(self.experiment, result, smallest)
-            headlines[result.net.label] = (
-                f"{self.experiment.label(smallest)} changes PSNR by {loss.text(2, signed=True)} dB"
-                + outcomes(found)
-            )
+        said: dict[str, list[str]] = {result.net.label: [] for result in results}
+        smallest = self.experiment.changed[0]
+        for seam, seen in nested.views(self.experiment, results).items():
+            for result in seen:
+                found = [self.hurts(result), *self.jumps(result, seen), *self.looks(result, seen)]
+                verdicts += with_seam(found, seam)
+                loss = nested.mean_change(self.experiment, result, smallest)
+                said[result.net.label].append(
+                    f"{self.experiment.label(smallest)}, {title(seam)}, changes PSNR by "
+                    f"{loss.text(2, signed=True)} dB{outcomes(found)}"
+                )
+        headlines = {label: ". ".join(texts) for label, texts in said.items()}
         return Summary(headlines, nested.tables(self.experiment, results), verdicts)
 
     def hurts(self, result: Measured) -> Verdict:
@@ -133,7 +134,7 @@ class RingReport(ExperimentReport):
         far = {
             s: share(self.experiment, result, f"own_{s}")
             for s in self.experiment.changed
-            if s >= FAR
+            if s >= FAR and f"own_{s}" in result.columns
         }
         near = [
             mean_interval(1 - result.columns[f"own_{s}"], result.sources).clipped(0, 1) for s in far

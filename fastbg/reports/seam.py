@@ -1,4 +1,4 @@
-"""What the report says of `seam`: tables, verdicts and figures."""
+"""The report of the experiment `seam`: tables, verdicts and figures."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The shape that every experiment's part of the report has: summarise and draw.
+"""The base class of an experiment's part of the report: summarise and draw.
 
 Both see only what the run store holds, so that a report can be made again without images and
 networks.

@@ -1,4 +1,4 @@
-"""Which report belongs to which experiment; a new one adds a line here."""
+"""The registry of reports: a line for each experiment."""
 
 from fastbg.experiments.experiment import Experiment
 from fastbg.reports.composites import CompositesReport
@@ -32,5 +32,5 @@ REPORTS: dict[str, type[ExperimentReport]] = {
 
 
 def report_of(experiment: Experiment) -> ExperimentReport:
-    """What turns the experiment's records into tables, verdicts and figures."""
+    """The report that turns the experiment's records into tables, verdicts and figures."""
     return REPORTS[experiment.name](experiment)

@@ -1,4 +1,4 @@
-"""What the report says of `surroundings`: tables, verdicts and figures."""
+"""The report of the experiment `surroundings`: tables, verdicts and figures."""
 
 from collections.abc import Sequence
 
@@ -42,16 +42,16 @@ class SurroundingsReport(ExperimentReport):
         return np.ptp(scores, axis=0)
 
     def share(self, result: Measured) -> Interval:
-        """Share of the boxes that fewer surroundings restore better, by more than `gap`."""
+        """Share of the windows restored better with fewer surroundings, by more than `gap`."""
         better = self.experiment.regret(result) > self.options.gap
         return share_interval(better, result.sources)
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """PSNR by margin; how often less is more."""
+        """PSNR by margin; how often fewer surroundings are better."""
         columns = [
             Column("network"),
-            Column("boxes"),
-            Column("mean PSNR, box alone", "dB"),
+            Column("windows"),
+            Column("mean PSNR, window alone", "dB"),
             *(
                 Column(f"gain, {m} pixels around", "dB", signed=True)
                 for m in self.experiment.margins[1:]
@@ -83,11 +83,11 @@ class SurroundingsReport(ExperimentReport):
                 f"fewer are better for {share.percent().text()} %; C1 {verdict.outcome.value}"
             )
         note = (
-            f"Better with fewer: boxes that some smaller margin restores better than the largest "
-            f"by more than {self.options.gap:g} dB. Best minus worst: over all margins of one box. "
+            f"Better with fewer: windows that some smaller margin restores better than the largest "
+            f"by more than {self.options.gap:g} dB. Best minus worst: of all margins. "
             "Intervals: 95 %, Student's t over photographs."
         )
-        title = "PSNR of the box, by its surroundings"
+        title = "PSNR of the window, by its surroundings"
         return Summary(
             headlines, [Table(self.experiment.name, title, columns, rows, note)], verdicts
         )
@@ -101,11 +101,11 @@ class SurroundingsReport(ExperimentReport):
         o = self.options
         return Verdict(
             claim="C1",
-            statement="More surroundings are not always better: many boxes are restored best with "
-            "fewer of them.",
+            statement="More surroundings are not always better: many windows are restored best "
+            "with fewer of them.",
             net=result.net.label,
             paper="one example",
-            ours=f"{share.percent().text()} % of the boxes lose more than {o.gap:g} dB with "
+            ours=f"{share.percent().text()} % of the windows lose more than {o.gap:g} dB with "
             f"{self.experiment.margins[-1]} pixels around, against fewer",
             test=f"Holds if the 95 % interval of that share lies above {100 * o.many:g} %, does "
             "not hold if it lies below.",
@@ -113,19 +113,22 @@ class SurroundingsReport(ExperimentReport):
         )
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """The clearest cases as in Fig. 1, and the gain of every box by its surroundings."""
+        """The clearest cases as in Fig. 1, and the gain of every window by its surroundings."""
         return [*self.pictures(results), self.draw_gains(results)]
 
     def draw_gains(self, results: Sequence[Measured]) -> Chart:
-        """A thin line per box, the mean with its interval."""
+        """A thin line per window, the mean with its interval."""
         figure = figures.new_figure(0.5 + 2.3 * len(results))
         axes = figure.subplots(len(results), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
         x = np.arange(len(self.experiment.margins))
-        for number, (axis, result) in enumerate(zip(axes, results, strict=True)):
+        curves = [
+            np.stack([self.experiment.gain(result, margin) for margin in self.experiment.margins])
+            for result in results
+        ]
+        low, high = np.percentile(np.concatenate(curves), [1, 99])  # of the axis that all share
+        axes[0].set_ylim(min(low, -0.1) - 0.1, max(high, 0.1) + 0.1)
+        for number, (axis, result, gains) in enumerate(zip(axes, results, curves, strict=True)):
             colour = COLOURS[number % len(COLOURS)]
-            gains = np.stack(
-                [self.experiment.gain(result, margin) for margin in self.experiment.margins]
-            )
             axis.plot(x, gains, color=figures.MUTED, linewidth=0.5, alpha=0.35)
             axis.axhline(0, color=figures.MUTED, linewidth=0.8)
             means = [self.mean_gain(result, margin) for margin in self.experiment.margins]
@@ -133,18 +136,17 @@ class SurroundingsReport(ExperimentReport):
             for place, interval in zip(x, means, strict=True):
                 if interval.known:
                     axis.vlines(place, interval.low, interval.high, color=colour, linewidth=1.6)
-            low, high = np.percentile(gains, [1, 99])
-            axis.set_ylim(min(low, -0.1) - 0.1, max(high, 0.1) + 0.1)
+            figures.mark_clipped(axis, gains)
             axis.set_title(figures.short(result.net.label, 60))
             axis.set_ylabel("gain, dB")
             axis.grid(axis="y")
         axes[-1].set_xticks(x, [str(margin) for margin in self.experiment.margins])
-        axes[-1].set_xlabel("HR pixels of surroundings on each side of the box")
+        axes[-1].set_xlabel("HR pixels of surroundings on each side of the window")
         return Chart(
             "surroundings_gains",
             "What do more surroundings bring?",
-            "PSNR of the box against that of the box alone. Thin: each box. Thick: the mean, with "
-            "its 95 % interval. A line that falls to the right lost by seeing more.",
+            "PSNR of the window minus that of the window alone. Thin: each window. Thick: the mean "
+            "with its 95 % interval. Where a line falls, more surroundings made the result worse.",
             figure,
         )
 
@@ -153,27 +155,29 @@ class SurroundingsReport(ExperimentReport):
         return self.galleries(
             results,
             self.strips,
-            "One box, growing surroundings:",
-            "White: the box. Yellow: the inputs with more and more surroundings. Then the "
-            "box as it was restored from each of them; the best is in bold. First where "
+            "One window, growing surroundings:",
+            "White: the window. Yellow: the inputs with more and more surroundings. Then the "
+            "window as it was restored from each of them; the best is in bold. First where "
             "the largest input loses most, then where it gains most.",
         )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:
-        """One box: where it lies, its ground truth, and what became of it by margin."""
-        item, box, size = result.items[i], self.options.box, self.experiment.size
+        """One window: its position, its ground truth, and the result for each margin."""
+        item, window, size = result.items[i], self.options.window, self.experiment.size
         hr = result.pictures[item.key, "hr"]
         crops = np.split(result.pictures[item.key, "crops"], len(self.experiment.margins), axis=1)
         scores = [float(result.columns[f"psnr_{margin}"][i]) for margin in self.experiment.margins]
-        y0, x0, y1, x1 = inside = centre(box, size, size)
-        inputs = [centre(box + 2 * margin, size, size) for margin in self.experiment.margins[1:-1]]
+        y0, x0, y1, x1 = inside = centre(window, size, size)
+        inputs = [
+            centre(window + 2 * margin, size, size) for margin in self.experiment.margins[1:-1]
+        ]
         marks = [Mark.pixels(given, (size, size), "input") for given in reversed(inputs)]
         panels = [
             Panel(hr, "ground truth", "", [*marks, Mark.pixels(inside, (size, size), "window")]),
-            Panel(hr[y0:y1, x0:x1], "the box", ""),
+            Panel(hr[y0:y1, x0:x1], "the window", ""),
         ]
         for margin, crop, score in zip(self.experiment.margins, crops, scores, strict=True):
-            title = f"{margin} pixels around" if margin else "box alone"
+            title = f"{margin} pixels around" if margin else "window alone"
             panels.append(Panel(crop, title, f"{score:.2f} dB", (), score == max(scores)))
         loss = max(scores) - scores[-1]
         gain = scores[-1] - scores[0]

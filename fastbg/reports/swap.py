@@ -1,6 +1,6 @@
-"""What the report says of `swap`: tables, verdicts and figures."""
+"""The report of the experiment `swap`: tables, verdicts and figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 
 from fastbg.experiments.experiment import Measured, decibels
 from fastbg.experiments.groups import SETS
+from fastbg.experiments.seams import HARD, Seam, column, title
 from fastbg.experiments.swap import ENDS, VIEW, Swap
 from fastbg.geometry import centre
 from fastbg.reports import figures
@@ -24,6 +25,7 @@ from fastbg.reports.content import (
     Verdict,
 )
 from fastbg.reports.groups import COLOURS, drawn_text, parts, place
+from fastbg.reports.seams import NOTE, with_seam
 from fastbg.reports.section import ExperimentReport, Summary
 from fastbg.stats.intervals import Interval, mean_interval, share_interval
 
@@ -41,17 +43,20 @@ class SwapReport(ExperimentReport):
         headlines = {}
         for result in results:
             said = []
-            for name, part in parts(result).items():
+            for name, seam, part in self.parts(result):
                 rank, share, near = rank_of_own(part), self.share(part), nearness(part)
                 score = decibels(part, "psnr")
                 foreign = score[:, 1:]
                 cost = score[:, 0] - foreign.mean(axis=1)
-                c3, c4 = self.own_is_best(part, name), self.alike_helps(part, name)
+                c3, c4 = with_seam(
+                    [self.own_is_best(part, name), self.alike_helps(part, name)], seam
+                )
                 verdicts += [c3, c4]
                 own_rows.append(
                     [
                         result.net.label,
                         SETS[name],
+                        title(seam),
                         len(part.items),
                         score.shape[1],
                         share.percent(),
@@ -64,6 +69,7 @@ class SwapReport(ExperimentReport):
                     [
                         result.net.label,
                         SETS[name],
+                        title(seam),
                         float((foreign.max(axis=1) - foreign.min(axis=1)).mean()),
                         float(near.best.mean()),
                         float(near.worst.mean()),
@@ -72,7 +78,8 @@ class SwapReport(ExperimentReport):
                     ]
                 )
                 said.append(
-                    f"{name}: own best {share.percent().text(0)} % of {len(part.items)}, "
+                    f"{name}, {title(seam)}: own best {share.percent().text(0)} % of "
+                    f"{len(part.items)}, "
                     f"C3 {c3.outcome.value}, C4 {c4.outcome.value}"
                 )
             headlines[result.net.label] = "; ".join(said)
@@ -82,16 +89,17 @@ class SwapReport(ExperimentReport):
             (
                 Column("network"),
                 Column("set"),
+                Column("seam"),
                 Column("foregrounds"),
                 Column("backgrounds"),
                 Column("own is the best", "%", 0),
                 Column("mean rank of the own", "", 1),
                 Column("PSNR in the own", "dB"),
-                Column("lost in a foreign one", "dB", 2),
+                Column("lost in a foreign one", "dB", 2, signed=True),
             ),
             own_rows,
             drawn_text(results[0], self.options) + " Intervals: 95 %, Student's t over "
-            "images. Rank 1 is the highest PSNR.",
+            f"images. Rank 1 is the highest PSNR. The own background is untouched. {NOTE}",
         )
         alike = Table(
             "swap_alike",
@@ -99,6 +107,7 @@ class SwapReport(ExperimentReport):
             (
                 Column("network"),
                 Column("set"),
+                Column("seam"),
                 Column("PSNR, best minus worst background", "dB"),
                 Column("place of the best", "%", 0),
                 Column("place of the worst", "%", 0),
@@ -112,6 +121,12 @@ class SwapReport(ExperimentReport):
             "100 % the least.",
         )
         return Summary(headlines, [own, alike], verdicts)
+
+    def parts(self, result: Measured) -> Iterator[tuple[str, Seam, Measured]]:
+        """The records by set and seam."""
+        for name, part in parts(result).items():
+            for seam in self.experiment.seams:
+                yield name, seam, self.experiment.view(part, seam)
 
     def mean(self, values: NDArray[np.float64], part: Measured) -> Interval:
         """Mean over foregrounds, interval over images."""
@@ -163,26 +178,35 @@ class SwapReport(ExperimentReport):
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
         """Share of own, what backgrounds cost each foreground, likeness, the pictures."""
+        first, *others = self.experiment.seams
         return [
             self.draw_shares(results),
-            self.draw_costs(results),
+            self.draw_costs(results, first),
             *self.draw_cases(results),
-            self.draw_likeness(results),
+            self.draw_likeness(results, first),
+            *(draw(results, s) for s in others for draw in (self.draw_costs, self.draw_likeness)),
         ]
+
+    def views(self, results: Sequence[Measured], seam: Seam) -> list[Measured]:
+        """All networks' records with one seam."""
+        return [self.experiment.view(result, seam) for result in results]
 
     def draw_shares(self, results: Sequence[Measured]) -> Chart:
         """How often the own background is the best, with interval and chance."""
-        bars = [(r.net.label, name, part) for r in results for name, part in parts(r).items()]
-        figure = figures.new_figure(0.9 + 0.42 * len(bars))
+        bars = [(r.net.label, *part) for r in results for part in self.parts(r)]
+        figure = figures.new_figure(0.9 + 0.36 * len(bars))
         axis = figure.subplots()
-        for row, (_, name, part) in enumerate(bars):
+        for row, (_, name, seam, part) in enumerate(bars):
             share = self.share(part).percent()
-            axis.barh(row, share.value, height=0.55, color=COLOURS[name], zorder=2)
+            alpha = 1.0 if seam == HARD else 0.55
+            axis.barh(row, share.value, height=0.6, color=COLOURS[name], alpha=alpha, zorder=2)
             ends = [max(share.low, 0), min(share.high, 100)]
             axis.plot(ends, [row, row], color=figures.INK, linewidth=1.4, zorder=3)
             chance = 100 / (1 + len(part.items[0].partners))
             axis.plot([chance] * 2, [row - 0.4, row + 0.4], color=figures.MUTED, zorder=4)
-        labels = [f"{figures.short(label, 16)}, {name}" for label, name, _ in bars]
+        labels = [
+            f"{figures.short(label, 16)}, {name}, {title(seam)}" for label, name, seam, _ in bars
+        ]
         axis.set_yticks(range(len(bars)), labels, color=figures.INK)
         axis.set_ylim(len(bars) - 0.4, -0.6)
         axis.set_xlim(0, 100)
@@ -193,12 +217,14 @@ class SwapReport(ExperimentReport):
             "swap_shares",
             "Is the own background the best?",
             "Bars: share of the foregrounds whose PSNR is highest in their own background. "
-            "Black line: 95 % interval. Grey tick: what chance alone would give.",
+            "Pale: with a bridged seam. Black line: 95 % interval. Grey tick: what chance alone "
+            "would give.",
             figure,
         )
 
-    def draw_costs(self, results: Sequence[Measured]) -> Chart:
+    def draw_costs(self, results: Sequence[Measured], seam: Seam) -> Chart:
         """What each foreign background changes, foreground by foreground."""
+        results = self.views(results, seam)
         names = list(parts(results[0]))
         figure = figures.new_figure(0.6 + 2.0 * len(results))
         axes = figure.subplots(len(results), len(names), squeeze=False, sharey=True)
@@ -222,15 +248,16 @@ class SwapReport(ExperimentReport):
         for axis in axes[-1]:
             axis.set_xlabel("foregrounds")
         return Chart(
-            "swap_costs",
-            "What does a foreign background cost?",
+            column("swap_costs", seam),
+            f"What does a foreign background cost, {title(seam)}?",
             "A line per foreground, from its worst to its best foreign background; dot: the "
             "median. 0 dB is the own background: red parts are worse than it, blue ones better.",
             figure,
         )
 
-    def draw_likeness(self, results: Sequence[Measured]) -> Chart:
+    def draw_likeness(self, results: Sequence[Measured], seam: Seam) -> Chart:
         """How alike the best and the worst backgrounds look, foreground by foreground."""
+        results = self.views(results, seam)
         figure = figures.new_figure(0.7 + 5.4 / max(2, len(results)), figures.WIDTH)
         axes = figure.subplots(1, len(results), squeeze=False, sharex=True, sharey=True)[0]
         for axis, result in zip(axes, results, strict=True):
@@ -257,8 +284,8 @@ class SwapReport(ExperimentReport):
             columnspacing=0.8,
         )
         return Chart(
-            "swap_likeness",
-            "Do the best backgrounds look more like the foreground than the worst?",
+            column("swap_likeness", seam),
+            f"Do the best backgrounds look more like the foreground than the worst, {title(seam)}?",
             "A dot per foreground. Its foreign backgrounds are put in order of their texture "
             f"distance to it (0 %: the most alike). Upwards: where its {ENDS} best backgrounds "
             f"stand on average; to the right: its {ENDS} worst. Below the line the best look more "
@@ -274,12 +301,14 @@ class SwapReport(ExperimentReport):
             "Best and worst backgrounds for",
             "What the network makes of the foreground (white frame) and of what lies "
             "next to it. Only PSNR in the frame counts. Of each set first the "
-            "foreground to which the background matters most, then a usual one.",
+            "foreground to which the background matters most, then a usual one. Composites: "
+            f"{title(self.experiment.seams[0])}.",
             needed=("own",),
         )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:
         """One foreground: own and best backgrounds, then truth and worst backgrounds."""
+        result = self.experiment.view(result, self.experiment.seams[0])
         o, item = self.options, result.items[i]
         score = decibels(result, "psnr")[i]
         order = np.argsort(-score[1:], kind="stable")

@@ -1,4 +1,4 @@
-"""What the report says of `table1`: tables, verdicts and figures."""
+"""The report of the experiment `table1`: tables, verdicts and figures."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Runs of experiments: the folder that keeps what was measured, and the engines that measure."""
+"""Runs of experiments: the run folder that stores results, and the engines that measure."""
 
 from fastbg.runs.store import Record, RunStore
 

@@ -1,4 +1,4 @@
-"""What a run will take, before it is run: counted from the plan, timed on a few of its items."""
+"""Estimates the work and time of a run: counted from the plan, timed on a few of its items."""
 
 import heapq
 import json
@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
 from fastbg.runs.local import cut, on_host
 
-PATIENCE = 5.0  # seconds; a chunk that takes longer than this is judged by one of its items
+PATIENCE = 0.5  # seconds; a chunk that takes longer than this is judged by one of its items
 
 
 @dataclass(frozen=True)
@@ -33,30 +34,53 @@ class Estimate:
         return sum(self.chunks)
 
 
+class Rate(NamedTuple):
+    """How fast one network is measured in one experiment."""
+
+    seconds: float  # of a HR pixel
+    stored: float  # bytes of an item
+
+
 def estimate(
     experiment: Experiment, net: Network, items: Sequence[Item], done: Set[str], study: Study
 ) -> Estimate:
-    """Count what is left of `items`, and time one chunk of it; nothing is stored.
+    """Count what is left of `items`, and time one chunk of it; nothing is stored."""
+    left = lacking(experiment, items, done)
+    return expected(experiment, left, study, rate(experiment, net, left, study))
 
-    A chunk is expected to take as long per HR pixel as the one that was timed.
-    """
-    fresh = [left for _, left in cut(experiment, items, done) if left]
-    if not fresh:
-        return Estimate(0, Work(0), (), 0)
-    sizes = [pixels(chunk) for chunk in fresh]
-    typical = fresh[sizes.index(statistics.median_low(sizes))]
-    seconds, columns = timed(experiment, net, typical[:1], study)  # warms up, too
-    sample = typical[:1]
-    if seconds * len(typical) < PATIENCE:
-        sample = typical
-        seconds, columns = timed(experiment, net, sample, study)
-    left = [item for chunk in fresh for item in chunk]
+
+def lacking(experiment: Experiment, items: Sequence[Item], done: Set[str]) -> list[list[Item]]:
+    """Of each chunk of `items` those that are not `done`; no empty ones."""
+    return [left for _, left in cut(experiment, items, done) if left]
+
+
+def expected(
+    experiment: Experiment, left: Sequence[Sequence[Item]], study: Study, at: Rate
+) -> Estimate:
+    """What the chunks `left` take if each takes as long per HR pixel as `at` says."""
+    items = [item for chunk in left for item in chunk]
     return Estimate(
-        items=len(left),
-        work=experiment.work(left, study),
-        chunks=tuple(seconds * size / pixels(sample) for size in sizes),
-        stored=len(left) * record_bytes(experiment, columns) // len(sample),
+        items=len(items),
+        work=experiment.work(items, study) if items else Work(0),
+        chunks=tuple(at.seconds * pixels(chunk) for chunk in left),
+        stored=round(len(items) * at.stored),
     )
+
+
+def rate(
+    experiment: Experiment, net: Network, left: Sequence[Sequence[Item]], study: Study
+) -> Rate:
+    """Time a chunk of usual size, or one of its items where that takes long."""
+    if not left:
+        return Rate(0.0, 0.0)
+    sizes = [pixels(chunk) for chunk in left]
+    typical = left[sizes.index(statistics.median_low(sizes))]
+    sample = typical[:1]
+    seconds, columns = timed(experiment, net, sample, study)  # warms up, too
+    if seconds < PATIENCE:
+        sample = typical if seconds * len(typical) < PATIENCE else sample
+        seconds, columns = timed(experiment, net, sample, study)
+    return Rate(seconds / pixels(sample), record_bytes(experiment, columns) / len(sample))
 
 
 def timed(

@@ -1,4 +1,4 @@
-"""What share of a run is done and how long the rest takes: guessed first, then measured."""
+"""Progress of a run and the time that is left: first estimated, then from measured times."""
 
 import statistics
 from collections.abc import Mapping

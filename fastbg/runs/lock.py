@@ -1,4 +1,4 @@
-"""The lock of a run folder: one writer at a time, who is named to the others."""
+"""The lock of a run folder: one writer at a time; others are told which process it is."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""What a long command shows while it works: on a terminal two lines that move, else plain lines.
+"""Progress of long commands: on a terminal two lines that are updated, otherwise plain lines.
 
 On a terminal: one bar for all of it (share, elapsed, remaining) and one line for what is being
 done; results are printed above them. Elsewhere, as in a log: the results, and now and then a line.

@@ -1,8 +1,7 @@
 """Experiments and networks in a run store: written and read back."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,9 @@ import numpy as np
 from fastbg.errors import RunStoreError
 from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, NetLabel
+from fastbg.experiments.groups import SETS
+from fastbg.experiments.seams import HARD, SeamedOptions
 from fastbg.experiments.study import Item, Study
-from fastbg.reports import figures
-from fastbg.reports.content import Section
-from fastbg.reports.page import write_report
-from fastbg.reports.sections import report_of
 from fastbg.runs.store import RunStore
 
 
@@ -34,7 +31,7 @@ def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
                 f"{stored.get(name)!r}, not {options.get(name)!r}; choose another --out"
             )
     planner = experiment.base or experiment
-    plan = store.remember(_plan_of(experiment), lambda: [*map(_plain, planner.plan(study))])
+    plan = store.remember(plan_of(experiment), lambda: [*map(_plain, planner.plan(study))])
     return [_item(value) for value in plan]
 
 
@@ -57,7 +54,7 @@ def settle_pairing(store: RunStore, experiments: Sequence[Experiment], study: St
     if all(experiment.options.lr != "paired" for experiment in experiments):
         return
     now = study.images.fingerprint(study.scale)
-    stored = store.remember(_PAIRED, lambda: now)
+    stored = store.remember(PAIRED, lambda: now)
     if stored != now:
         raise RunStoreError(
             f"{store.folder}: was run with other LR images of {study.images.name} (fingerprint "
@@ -94,7 +91,7 @@ def collect(
 
 def results(store: RunStore, experiment: Experiment) -> list[Measured]:
     """One `Measured` for each network of the run, over the items that all of them have."""
-    plan = [_item(value) for value in _stored(store, _plan_of(experiment))]
+    plan = [_item(value) for value in known(store, plan_of(experiment))]
     labels = dict.fromkeys(r.model for r in store.records(experiment.name))
     done = {label: store.done(experiment.name, label) for label in labels}
     common = [item for item in plan if all(item.key in keys for keys in done.values())]
@@ -111,117 +108,39 @@ def stored_experiments(store: RunStore) -> list[Experiment]:
     found: dict[str, Experiment] = {}
     for name, kind in EXPERIMENTS.items():
         if name in names:
-            options = kind.options_type(**_stored(store, f"options {name}"))
+            told = known(store, f"options {name}")
+            if unknown := sorted(told.keys() - kind.options_type.declared().keys()):
+                raise RunStoreError(
+                    f"{store.folder}: its {name} was run with {', '.join(unknown)}, which this "
+                    f"fastbg does not know; use the version that made it, or another --out"
+                )
+            if issubclass(kind.options_type, SeamedOptions):
+                told = {"seam": HARD, **told}  # runs of before seams were an option
+            options = kind.options_type(**told)
             base = found[kind.uses.name] if kind.uses else None
             found[name] = kind(options, store.seeds["seed"], base)
     return list(found.values())
 
 
-def headline(store: RunStore, experiment: Experiment, label: str) -> str:
-    """What the experiment says so far about a network, in one line; may be empty."""
-    measured = results(store, experiment)
-    return report_of(experiment).summarise(measured).headlines[label] if measured else ""
-
-
-def section(store: RunStore, experiment: Experiment) -> Section | None:
-    """The experiment's part of the report; None before all networks have one item in common."""
-    measured = results(store, experiment)
-    if not measured:
-        return None
-    said = report_of(experiment)
-    summary = said.summarise(measured)
-    with figures.style():
-        drawn = said.draw(measured)
-    plan = _stored(store, _plan_of(experiment))
-    options = dataclasses.asdict(experiment.options)
-    default = dataclasses.asdict(experiment.options_type())
-    return Section(
-        name=experiment.name,
-        title=experiment.title,
-        paper=experiment.paper,
-        question=experiment.question,
-        method=experiment.method,
-        headlines=summary.headlines,
-        tables=summary.tables,
-        verdicts=summary.verdicts,
-        figures=drawn,
-        options=options,
-        changed={name: value for name, value in options.items() if value != default[name]},
-        measured=len(measured[0].items),
-        planned=len(plan),
-        meanings={name: each.told for name, each in experiment.options.declared().items()},
-    )
-
-
-def report(store: RunStore, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Write the report of all that the run has measured; the path of report.html.
-
-    `say` is told what is being done.
-    """
-    experiments, found = stored_experiments(store), []
-    for number, experiment in enumerate(experiments, 1):
-        say(f"writing the report: {experiment.name} ({number} of {len(experiments)})")
-        drawn = section(store, experiment)
-        if drawn is not None:
-            found.append(drawn)
-    say("writing the report: the page, figures and tables as files")
-    return write_report(store.folder, found, about(store), unfinished(store))
-
-
-def unfinished(store: RunStore) -> list[str]:
-    """What the run has planned and not measured: "swap: rcan 3 of 20 items"."""
-    labels = [name.removeprefix("network ") for name in store.remembered("network ")]
-    found = []
-    for name, kind in EXPERIMENTS.items():
-        if not store.remembered(f"options {name}"):
-            continue
-        planned = len(_stored(store, f"plan {(kind.uses or kind).name}"))
-        for label in labels if kind.networks else [NO_NETWORK.label]:
-            done = len(store.done(name, label))
-            if done < planned:
-                found.append(f"{name}: {label} {done} of {planned} items")
-    return found
-
-
-def about(store: RunStore) -> dict[str, str]:
-    """What was run on what, for the report's last lines."""
-    config, versions = store.config, store.versions[-1]
-    labels = dict.fromkeys(r.model for r in store.records() if r.model != NO_NETWORK.label)
-    networks = {label: _stored(store, f"network {label}") for label in labels}
-    described = [
-        f"{label} ({network['architecture']}, weights {network['weights'][:12]})"
-        for label, network in networks.items()
-    ]
-    images = f"{config['images']} (fingerprint {config['fingerprint']}"
-    if _PAIRED in store.remembered(_PAIRED):
-        images += f", with its own LR images {_stored(store, _PAIRED)}"
-    return {
-        "networks": ", ".join(described),
-        "images": images + ")",
-        "seed": str(store.seeds["seed"]),
-        "magnification": f"x{config['scale']}",
-        "ran on": f"{config['device']}, {config['dtype']}, operators {config['backend']}",
-        "versions": ", ".join(f"{name} {value}" for name, value in versions.items())
-        + (", others before" if len(store.versions) > 1 else ""),
-    }
-
-
-_PAIRED = "LR images"
+PAIRED = "LR images"
 # The order of networks in tables and figures: the paper's.
 _ORDER = {"edsr": 0, "rcan": 1, "swinir": 2}
 
 
-def _plan_of(experiment: Experiment) -> str:
+def plan_of(experiment: Experiment) -> str:
+    """Under which name the store has the experiment's items."""
     return f"plan {(experiment.base or experiment).name}"
 
 
 def _label(store: RunStore, label: str) -> NetLabel:
     if label == NO_NETWORK.label:
         return NO_NETWORK
-    return NetLabel(label, _stored(store, f"network {label}")["architecture"])
+    return NetLabel(label, known(store, f"network {label}")["architecture"])
 
 
-def _stored(store: RunStore, name: str) -> Any:
+def known(store: RunStore, name: str) -> Any:
+    """What the store remembers as `name`; RunStoreError if it is gone."""
+
     def missing() -> Any:
         raise RunStoreError(f"{store.folder}: its records lack the {name}; repeat the run")
 
@@ -229,10 +148,17 @@ def _stored(store: RunStore, name: str) -> Any:
 
 
 def _plain(item: Item) -> list[Any]:
-    return [item.key, item.source, list(item.box), [*map(_plain, item.partners)], item.image]
+    """An item as JSON holds it: the fields of `Item`, in order."""
+    partners = [*map(_plain, item.partners)]
+    return [item.key, item.source, [*item.box], partners, item.image, item.set, item.number]
 
 
 def _item(value: list[Any]) -> Item:
-    # Runs of before images and photographs were told apart lack the image: it is the source.
-    key, source, box, partners, *image = value
-    return Item(key, source, tuple(box), tuple(map(_item, partners)), *image)
+    """The item; plans of earlier versions lack the last fields."""
+    key, source, box, partners = value[:4]
+    rest: list[Any] = value[4:]
+    if len(rest) < 2:  # set and number are in the key only, as in "natural/012/..."
+        name, number = (*str(key).split("/", 2), "", "")[:2]
+        if name in SETS and number.isdigit():
+            rest = [*(rest or [source]), name, int(number)]
+    return Item(key, source, tuple(box), tuple(map(_item, partners)), *rest)

@@ -1,7 +1,10 @@
-"""Experiments on networks: measure what the run folder lacks, keep it, write the report."""
+"""Runs experiments on networks: measure what the run folder lacks, store it, write the report."""
 
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,7 +13,7 @@ from rich.console import Console
 from fastbg import precision
 from fastbg.data.builtin import builtin_images
 from fastbg.data.readable import open_readable
-from fastbg.errors import CheckpointError, InvalidArgument
+from fastbg.errors import CheckpointError, FastbgError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
 from fastbg.experiments.study import Item, Study
@@ -19,13 +22,18 @@ from fastbg.models.plausible import check_output
 from fastbg.registration.dispatch import FAMILIES, Place, instruction_set, select
 from fastbg.runs.estimate import pixels
 from fastbg.runs.forecast import Forecast
+from fastbg.runs.limits import Limits
 from fastbg.runs.local import Job, taking_part
 from fastbg.runs.progress import NORMAL, QUIET, VERBOSE, Display
-from fastbg.runs.records import headline, report, settle, settle_network, settle_pairing
+from fastbg.runs.records import settle, settle_network, settle_pairing
+from fastbg.runs.reporting import Reporter, headline
 from fastbg.runs.store import RunStore
 
 Labelled: TypeAlias = tuple[NetLabel, Network, str]  # with a digest of its weights
 Execute: TypeAlias = Callable[[Job, Callable[[int], None]], int]  # Job.run, or another engine's
+Plan: TypeAlias = tuple[Experiment, list[Item]]
+
+log = logging.getLogger(__name__)
 
 
 def run_experiments(
@@ -40,23 +48,35 @@ def run_experiments(
     backend: str = "auto",
     progress: bool = True,
 ) -> Path:
-    """What `fastbg run` does, for networks that are in memory, in one process.
+    """Run experiments on networks in memory, in one process, as `fastbg run` does on files.
 
     Args:
-        networks: name in the report -> `fastbg.load_model(...)` or `fastbg.wrap(...)`; all of one
-            scale, device and dtype, which the run takes over.
-        experiments: names that `fastbg info` lists; none means all.
-        data: folder of HR images; default: the built-in ones.
-        out: run folder; what it holds already is not measured again.
-        options: such as ``{"ring.count": 8}``; `fastbg info` lists them.
-        seed: draws sub-images and resamples.
-        limit: at most so many items per experiment.
-        backend: of fastbg's operators.
-        progress: print results and progress; warnings are printed either way.
+        networks: networks of `fastbg.load_model` or `fastbg.wrap` by their name in the report; all
+            of one scale, device and dtype.
+        experiments: names, as `fastbg info` lists them; empty means all.
+        data: folder of HR images; default: the built-in images.
+        out: run folder; results that it already contains are not measured again.
+        options: such as ``{"ring.count": 8}``; `fastbg options` lists them.
+        seed: of the random choice of sub-images.
+        limit: largest number of items per experiment.
+        backend: of fastbg's operators: "auto", "torch", "cpu", "triton" or "cuda".
+        progress: print results and progress; warnings are always printed.
 
-    Returns the path of the report. Raises InvalidArgument for a bad argument, CheckpointError for
-    networks of several scales, or whose output is not a number or no image in [0,1],
-    RunStoreError if `out` holds a run of other images, options or weights.
+    Returns:
+        The path of the report (HTML).
+
+    Raises:
+        InvalidArgument: a bad argument or option.
+        CheckpointError: networks of different scales, or one whose output is NaN or no image in
+            [0,1].
+        RunStoreError: `out` contains a run with other images, options or weights.
+
+    Example:
+        >>> import fastbg
+        >>> edsr = fastbg.load_model("edsr")
+        >>> report = fastbg.run_experiments({"edsr": edsr}, ["table1"], limit=1, progress=False)
+        >>> report.name
+        'report.html'
     """
     if not networks or not all(isinstance(net, Network) for net in networks.values()):
         kinds = {name: type(net).__name__ for name, net in networks.items()}
@@ -83,16 +103,16 @@ def run_experiments(
     around = environment(study)
     with RunStore.open(Path(out), config, seeds={"seed": seed}, environment=around) as store:
         level = NORMAL if progress else QUIET
-        return measure_all(chosen, nets, study, store, limit, console, Job.run, level)
+        return measure_all(chosen, nets, study, store, Limits(limit), console, Job.run, level)
 
 
 def chosen_experiments(
     names: Sequence[str], shared: Mapping[str, str], assignments: Sequence[str], seed: int
 ) -> list[Experiment]:
-    """The experiments of these names and those they build on, in the report's order.
+    """The named experiments and those they use, in the report's order.
 
-    Without names all, but for those that are `extra`. `shared` options are set in every experiment
-    that has them, `assignments` such as "ring.count=8" in one. Raises InvalidArgument.
+    If none is named: all that are not `extra`. `shared` options are set in every experiment that
+    has them; `assignments`, such as "ring.count=8", set an option of one. Raises InvalidArgument.
     """
     usual = (name for name, kind in EXPERIMENTS.items() if not kind.extra)
     asked = [experiment_type(name) for name in dict.fromkeys(names or usual)]
@@ -123,7 +143,7 @@ def chosen_experiments(
 
 
 def common_scale(nets: Sequence[Labelled]) -> int:
-    """The magnification that all networks share."""
+    """The scale of all networks; CheckpointError if they differ."""
     scales = {label.label: net.scale for label, net, _ in nets}
     if len(set(scales.values())) > 1:
         raise CheckpointError(f"networks of one run magnify alike, these do not: {scales}")
@@ -131,9 +151,9 @@ def common_scale(nets: Sequence[Labelled]) -> int:
 
 
 def configuration(study: Study) -> dict[str, Any]:
-    """What decides the records, beside networks, LR images and each experiment's options.
+    """Everything that decides the results, except networks, LR images and experiments' options.
 
-    Those are noted in the run when it first has to do with them (fastbg.runs.records).
+    Those are added to the run when they are first used (fastbg.runs.records).
     """
     return {
         "images": study.images.name,
@@ -147,7 +167,7 @@ def configuration(study: Study) -> dict[str, Any]:
 
 
 def environment(study: Study) -> dict[str, str]:
-    """What may change the last digits of the records: recorded with them, no part of the run."""
+    """What may change the last digits of the results: recorded, but allowed to change."""
     place = Place(study.device, study.dtype)
     named = study.backend != "auto"
     backends = {study.backend} if named else {select(op, place) for op in FAMILIES}
@@ -162,50 +182,95 @@ def measure_all(
     nets: Sequence[Labelled],
     study: Study,
     store: RunStore,
-    limit: int | None,
+    limits: Limits,
     console: Console,
     execute: Execute,
     level: int = NORMAL,
 ) -> Path:
-    """Every network in every experiment, one line for each when it is done; then the report.
+    """Measure every network in every experiment, the quickest first; return the report's path.
 
-    `level` is QUIET, NORMAL or VERBOSE of fastbg.runs.progress: what is printed meanwhile.
+    One line is printed for each network and experiment; the report is written again after each
+    experiment. `level` of output: QUIET, NORMAL or VERBOSE of fastbg.runs.progress.
     """
     for label, _, weights in nets:
         settle_network(store, label, weights)
     settle_pairing(store, chosen, study)
-    with Display(console, level) as display:
-        plans = planned(chosen, study, store, limit, display)
+    with Display(console, level) as display, reporting(store, display) as reporter:
+        plans = planned(chosen, study, store, limits, display)
         display.forecast = guessed(plans, nets, store)
-        width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
-        for experiment, items in plans:
-            for label, net, _ in taking_part(experiment, nets):
-                stored = len(lacking(store, experiment, label.label, items))
-                follower = display.follow(
-                    (experiment.name, label.label), len(items), len(items) - stored
-                )
-                job = Job(experiment, net, label, items, study, store)
-                fresh = execute(job, follower.advance)
-                follower.finish()
-                took = f"{follower.seconds:.1f} s" if fresh else "resumed"
-                said = headline(store, experiment, label.label)
-                display.print(f"{experiment.name:12} {label.label:{width}}  {said}  [{took}]")
-        return report(store, display.now)
+        plans = quickest_first(plans, display.forecast)
+        for number, (experiment, items) in enumerate(plans, 1):
+            measure(experiment, items, nets, study, store, display, execute)
+            coming = [later.title for later, _ in plans[number:]]
+            if coming:
+                reporter.update(experiment, coming)
+                if number == 1:
+                    display.print(f"the report so far, rewritten from now on: {reporter.page.path}")
+        return reporter.finish()
+
+
+def measure(
+    experiment: Experiment,
+    items: Sequence[Item],
+    nets: Sequence[Labelled],
+    study: Study,
+    store: RunStore,
+    display: Display,
+    execute: Execute,
+) -> None:
+    """Every network in one experiment, a line printed for each."""
+    width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
+    for label, net, _ in taking_part(experiment, nets):
+        stored = len(lacking(store, experiment, label.label, items))
+        follower = display.follow((experiment.name, label.label), len(items), len(items) - stored)
+        fresh = execute(Job(experiment, net, label, items, study, store), follower.advance)
+        follower.finish()
+        took = f"{follower.seconds:.1f} s" if fresh else "resumed"
+        said = headline(store, experiment, label.label)
+        display.print(f"{experiment.name:12} {label.label:{width}}  {said}  [{took}]")
+
+
+@contextmanager
+def reporting(store: RunStore, display: Display) -> Iterator[Reporter]:
+    """The report while it grows: a page that reloads itself does not outlive the run."""
+    reporter = Reporter(store, display.now)
+    try:
+        yield reporter
+    except BaseException as error:
+        try:
+            reporter.abandon()
+        except FastbgError as another:  # such as a full disk, of which `error` tells already
+            log.warning("%s; and the report's page still reloads itself: %s", error, another)
+        raise
+
+
+def quickest_first(plans: Sequence[Plan], forecast: Forecast) -> list[Plan]:
+    """The order of measuring: the report has something to show early. Bases come before uses."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for (name, _), part in forecast.parts.items():
+        seconds[name] += part.guess
+
+    def rank(plan: Plan) -> tuple[float, bool]:
+        base = plan[0].base
+        most = max(seconds[each.name] for each in (plan[0], base) if each is not None)
+        return most, base is not None
+
+    return sorted(plans, key=rank)
 
 
 def planned(
     chosen: Sequence[Experiment],
     study: Study,
     store: RunStore,
-    limit: int | None,
+    limits: Limits,
     display: Display,
-) -> list[tuple[Experiment, list[Item]]]:
+) -> list[Plan]:
     """The items of each experiment: drawn now, or read back."""
     plans = []
     for number, experiment in enumerate(chosen, 1):
         display.now(f"choosing images: {experiment.name} ({number} of {len(chosen)})")
         display.tick()
-        items = settle(store, experiment, study)[:limit]
+        items = limits.cut(experiment, settle(store, experiment, study))
         display.print(f"{experiment.name}: {len(items)} items", VERBOSE)
         plans.append((experiment, items))
     return plans

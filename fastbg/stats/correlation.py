@@ -34,8 +34,8 @@ def centred_correlation(a: Rows, b: Rows) -> NDArray[np.float64]:
 def partial_spearman(x: Rows, y: Rows, given: Rows) -> NDArray[np.float64]:
     """Spearman's rho of x and y in each row (n), with `given` held fixed.
 
-    The correlation of what a straight line in the ranks of `given` leaves of both ranks; 0 where
-    it leaves nothing of one of them.
+    The correlation of the residuals of both ranks after linear regression on the ranks of `given`;
+    0 where the residuals of one are all 0.
     """
     xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
     left = (1 - xz**2) * (1 - yz**2)
@@ -45,7 +45,7 @@ def partial_spearman(x: Rows, y: Rows, given: Rows) -> NDArray[np.float64]:
 
 
 def kendall(x: Rows, y: Rows) -> NDArray[np.float64]:
-    """Kendall's tau-a of each row (n): equal values count as neither agreement nor its opposite."""
+    """Kendall's tau-a of each row (n): ties count as neither agreement nor disagreement."""
     pairs = x.shape[1] * (x.shape[1] - 1)
     found = [_agreement(a, b, a, b).sum() for a, b in zip(x, y, strict=True)]
     return np.array(found) / max(pairs, 1)
@@ -54,8 +54,8 @@ def kendall(x: Rows, y: Rows) -> NDArray[np.float64]:
 def pooled_spearman(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
     """Spearman's rho of all n*K values; `clusters` (n) names the photograph of each row.
 
-    The interval is that of the mean influence of each value on rho: what its own ranks
-    contribute, and what its presence does to the ranks of the others.
+    The interval is that of the mean influence of each value on rho: the contribution of its own
+    ranks and its effect on the ranks of the others.
     """
     a, b = (_centred_ranks(values) for values in (x, y))
     scale = np.sqrt((a * a).mean() * (b * b).mean())
@@ -83,8 +83,8 @@ def pooled_kendall(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
 def _correlation(value: float, influence: Rows, clusters: Sequence[object], slope: int) -> Interval:
     """`value` with the interval of its clusters' `influence` (n,K), on Fisher's scale.
 
-    Where all clusters pull alike, as in perfect agreement, the interval says what that many
-    photographs can rule out, see `_unopposed`.
+    If the influence has no spread, as in perfect agreement, the interval follows from the number of
+    photographs, see `_unopposed`.
     """
     held = min(max(value, -CERTAIN), CERTAIN)
     steep = 1 - held**2
@@ -102,9 +102,9 @@ def _correlation(value: float, influence: Rows, clusters: Sequence[object], slop
 def _unopposed(value: float, photographs: int, slope: int) -> Interval:
     """Interval of a correlation of 1 or -1; of any other without spread, all that is possible.
 
-    Two by two, photographs are independent trials: of so many pairs none disagrees.
+    Disjoint pairs of photographs are independent trials, and none of them disagrees.
     """
-    limit = max(-1.0, 1 - slope * share_limit(photographs // 2, 0.975))
+    limit = max(-1.0, 1 - slope * share_limit(max(photographs // 2, 1), 0.975))
     if value >= CERTAIN:
         return Interval(value, limit, 1.0, photographs)
     if value <= -CERTAIN:

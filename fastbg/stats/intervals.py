@@ -1,7 +1,7 @@
-"""Intervals and verdicts: how sure a number is, and what follows from it.
+"""Confidence intervals for clustered data, and verdicts on claims.
 
-Values of one photograph are not independent, so photographs are the clusters of every interval
-here. All of them come from `mean_interval`; tests/test_coverage.py simulates how often they cover.
+Values from one photograph are not independent, so photographs are the clusters of every interval.
+tests/test_coverage.py simulates how often the intervals contain the true value.
 """
 
 import enum
@@ -14,15 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, t
 
 from fastbg.errors import InvalidArgument
+from fastbg.stats.critical import critical_value
 
 Floats = NDArray[np.float64]
 
 FEWEST = 5
-"""Photographs from which on a verdict is given. Fewer are too few to speak of others."""
+"""The fewest photographs for which a verdict is given."""
 
 
 class Outcome(str, enum.Enum):
-    """What a test says about a claim of the paper on the data at hand."""
+    """The verdict on a claim, from the data of a run."""
 
     HOLDS = "holds"
     FAILS = "does not hold"
@@ -31,13 +32,13 @@ class Outcome(str, enum.Enum):
 
     @property
     def opposite(self) -> "Outcome":
-        """What the same numbers say about the contrary claim."""
+        """The verdict on the contrary claim, from the same numbers."""
         swapped = {Outcome.HOLDS: Outcome.FAILS, Outcome.FAILS: Outcome.HOLDS}
         return swapped.get(self, self)
 
 
 def all_of(outcomes: Iterable[Outcome]) -> Outcome:
-    """Of a claim with several parts: holds if each does, fails if one does."""
+    """The verdict on a claim with several parts: holds if all hold, fails if one fails."""
     found = set(outcomes)
     for outcome in (Outcome.TOO_FEW, Outcome.FAILS, Outcome.UNDECIDED):
         if outcome in found:
@@ -47,7 +48,14 @@ def all_of(outcomes: Iterable[Outcome]) -> Outcome:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, the ends of its confidence interval, and how many photographs it comes from."""
+    """An estimate with its confidence interval.
+
+    Attributes:
+        value: the estimate.
+        low, high: ends of the interval, in the unit of the value.
+        photographs: number of photographs (clusters) that it was computed from; the effective
+            number where few of them hold most of the values.
+    """
 
     value: float
     low: float
@@ -57,7 +65,7 @@ class Interval:
     def compare(self, threshold: float) -> Outcome:
         """HOLDS if the whole interval lies above `threshold`, FAILS if all of it lies below.
 
-        TOO_FEW if it comes from less than `FEWEST` photographs.
+        TOO_FEW for fewer than `FEWEST` photographs, UNDECIDED otherwise.
         """
         return self.judge(above=threshold, below=threshold)
 
@@ -70,7 +78,7 @@ class Interval:
         return Outcome.FAILS if self.high < below else Outcome.UNDECIDED
 
     def within(self, limit: float) -> Outcome:
-        """HOLDS if the interval lies between -`limit` and `limit`, FAILS if beyond either."""
+        """HOLDS if the interval lies between -`limit` and `limit`, FAILS if it lies outside."""
         if self.photographs < FEWEST:
             return Outcome.TOO_FEW
         if self.low > limit or self.high < -limit:
@@ -80,24 +88,24 @@ class Interval:
 
     @property
     def opposite(self) -> "Interval":
-        """Of minus the value."""
+        """The interval of the negative value."""
         return Interval(-self.value, -self.high, -self.low, self.photographs)
 
     def clipped(self, low: float, high: float) -> "Interval":
-        """Its ends no farther than `low` and `high`, which the quantity cannot pass."""
+        """The interval, cut to the possible range `low` to `high` of the quantity."""
         return Interval(self.value, max(self.low, low), min(self.high, high), self.photographs)
 
     @property
     def known(self) -> bool:
-        """Whether it has ends: one photograph says nothing about others."""
+        """Whether its ends are finite; they are not for a single photograph."""
         return bool(np.isfinite([self.low, self.high]).all())
 
     def percent(self) -> "Interval":
-        """A share as percentage."""
+        """The interval of a share, in percent."""
         return Interval(100 * self.value, 100 * self.low, 100 * self.high, self.photographs)
 
     def text(self, digits: int = 1, signed: bool = False) -> str:
-        """ "41.3 (33.3 to 49.3)"."""
+        """As text, such as "41.3 (33.3 to 49.3)"."""
         form = f"{'+' if signed else ''}.{digits}f"
         if not self.known:
             return f"{self.value:{form}} (no interval from one photograph)"
@@ -107,32 +115,41 @@ class Interval:
 def mean_interval(
     values: ArrayLike, clusters: Sequence[object] | None = None, *, level: float = 0.95
 ) -> Interval:
-    """Mean of `values` (n) over all items, with a confidence interval for clustered data.
+    """Mean with a confidence interval for clustered data.
 
-    The difference of a pair as value makes this the paired interval. Student's t on the
-    bias-reduced cluster variance CR2 with Satterthwaite's degrees of freedom (Bell and McCaffrey
-    2002; Imbens and Kolesar 2016), which stays right for few clusters of unequal size; where the
-    clusters' sums are skewed, each end reaches at least as far as Hall's (1992) correction for
-    skewness puts it. Without finite ends if there is one cluster.
+    For a paired interval, pass the differences of the pairs. The interval is Student's t on the
+    bias-reduced cluster variance CR2 (Bell and McCaffrey 2002), with the exact quantile for
+    clusters of unequal size (`critical_value`). If the sums of the clusters are skewed, each end is
+    moved outwards to that of Hall's (1992) correction for skewness. The number of photographs is
+    Kish's (1965) effective one, (sum of sizes)^2 / sum of sizes^2, rounded.
 
     Args:
-        values: numbers, any unit.
-        clusters: the photograph of each value; None: each value is its own.
-        level: share of samples whose interval contains the population mean.
+        values: (n) finite numbers in any unit.
+        clusters: (n) the photograph of each value; None: every value is a cluster of its own.
+        level: coverage, in (0,1).
+
+    Returns:
+        An `Interval` in the unit of the values; its ends are infinite if there is one cluster.
 
     Raises:
         InvalidArgument: `values` empty, not one-dimensional or not finite; `clusters` of another
-            length; `level` not in (0,1).
+            length; `level` outside of (0,1).
+
+    Example:
+        >>> from fastbg.stats.intervals import mean_interval
+        >>> photographs = ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e"]
+        >>> gain = mean_interval([0.3, 0.4, 0.1, 0.2, 0.5, 0.3, 0.2, 0.2, 0.4, 0.3], photographs)
+        >>> gain.text(2, signed=True), gain.compare(0).value
+        ('+0.29 (+0.12 to +0.42)', 'holds')
     """
     data, member, count = _grouped(values, clusters)
     _check_level(level)
     mean, groups = float(data.mean()), len(count)
     if groups < 2:
         return Interval(mean, -np.inf, np.inf, groups)
-    share, error, freedom = _spread(data - mean, member, count)
-    reach = float(t.ppf((1 + level) / 2, freedom))
-    below, above = _skewed_reach(share, reach)
-    return Interval(mean, mean - below * error, mean + above * error, groups)
+    part, error = _spread(data - mean, member, count)
+    below, above = _skewed_reach(part, critical_value(count, level))
+    return Interval(mean, mean - below * error, mean + above * error, _effective(count))
 
 
 def bootstrap_mean(
@@ -142,7 +159,7 @@ def bootstrap_mean(
     level: float = 0.95,
     seed: int | None = None,
 ) -> Interval:
-    """Former name of `mean_interval`, which draws nothing: `seed` has no effect."""
+    """Former name of `mean_interval`; nothing is drawn, so `seed` has no effect."""
     warnings.warn("bootstrap_mean is mean_interval now", DeprecationWarning, stacklevel=2)
     return mean_interval(values, clusters, level=level)
 
@@ -150,15 +167,21 @@ def bootstrap_mean(
 def share_interval(
     happened: ArrayLike, clusters: Sequence[object], *, level: float = 0.95
 ) -> Interval:
-    """Share of the values (n) that are true, with an interval for clustered data.
+    """Share of true values with a confidence interval for clustered data.
 
-    Clopper and Pearson's exact interval at the effective number of trials (Korn and Graubard
-    1998): p (1 - p) over the cluster variance of `mean_interval`, never more than the number of
-    values, and less by the squared ratio of Student's quantiles. Where all clusters agree, that
-    variance is 0 and says nothing: then, and as the least that is ever claimed, each photograph
-    counts as one trial.
+    Clopper and Pearson's exact interval for the effective number of trials (Korn and Graubard
+    1998): p (1 - p) divided by the cluster variance of `mean_interval`, at most the number of
+    values, reduced by the squared ratio of Student's quantile to the critical value. If all values
+    agree that variance is 0, and each photograph counts as one trial; the interval is never
+    narrower than the one that follows from that.
 
-    Raises InvalidArgument as `mean_interval`.
+    Args:
+        happened: (n) true or false.
+        clusters: (n) the photograph of each value.
+        level: coverage, in (0,1).
+
+    Raises:
+        InvalidArgument: as for `mean_interval`.
     """
     data, member, count = _grouped(happened, clusters)
     _check_level(level)
@@ -168,27 +191,33 @@ def share_interval(
     alone = share_limit(groups, (1 + level) / 2)
     effective = float(groups)
     if 0 < share < 1:
-        _, error, freedom = _spread(data - share, member, count)
-        tail = (1 + level) / 2
-        shrink = float(t.ppf(tail, max(trials - 1, 1)) / t.ppf(tail, freedom)) ** 2
+        _, error = _spread(data - share, member, count)
+        student = float(t.ppf((1 + level) / 2, max(trials - 1, 1)))
+        shrink = (student / critical_value(count, level)) ** 2
         effective = min(share * (1 - share) / error**2 if error else trials, trials) * shrink
     seen, rest = share * effective, (1 - share) * effective
     low = float(beta.ppf((1 - level) / 2, seen, rest + 1)) if share > 0 else 0.0
     high = float(beta.ppf((1 + level) / 2, seen + 1, rest)) if share < 1 else 1.0
-    return Interval(share, min(low, 1 - alone), max(high, alone), groups)
+    return Interval(share, min(low, 1 - alone), max(high, alone), _effective(count))
 
 
 def share_difference(
     first: ArrayLike, second: ArrayLike, clusters: Sequence[object], *, level: float = 0.95
 ) -> Interval:
-    """Share of the values (n) true in `first` minus the share true in `second`, paired.
+    """Difference of two shares in the same trials: true in `first` minus true in `second`.
 
-    That is the share true in `first` alone minus the share true in `second` alone, each with its
-    `share_interval`; their distances to the estimate are put together as Zou and Donner (2008)
-    do, with the correlation of two shares of the same trials. So it is honest where nothing or
-    everything differs, in which the t interval of the differences would have no width.
+    It is the share true in `first` only minus the share true in `second` only. Their
+    `share_interval` are combined as by Zou and Donner (2008), with the correlation of two
+    shares of the same trials. Unlike the t interval of the differences it has a width even if all
+    trials agree, or all differ.
 
-    Raises InvalidArgument as `mean_interval`, and if `first` and `second` differ in length.
+    Args:
+        first, second: (n) true or false for each trial.
+        clusters: (n) the photograph of each trial.
+        level: coverage, in (0,1).
+
+    Raises:
+        InvalidArgument: as for `mean_interval`; `first` and `second` differ in length.
     """
     ours, theirs = np.asarray(first, dtype=np.bool_), np.asarray(second, dtype=np.bool_)
     if ours.shape != theirs.shape:
@@ -196,7 +225,7 @@ def share_difference(
     more = share_interval(ours & ~theirs, clusters, level=level)
     less = share_interval(theirs & ~ours, clusters, level=level)
     a, b = more.value, less.value
-    # Where every value differs, one share is what the other leaves.
+    # If all trials differ, the two shares add up to 1.
     alike = np.sqrt(a * b / ((1 - a) * (1 - b))) if a + b < 1 else 1.0
 
     def reach(of_more: float, of_less: float) -> float:
@@ -208,7 +237,7 @@ def share_difference(
 
 
 def share_limit(total: int, level: float = 0.95) -> float:
-    """Largest share that an event may have and still not be seen in `total` trials.
+    """Upper limit, at `level`, for the share of an event that never occurred in `total` trials.
 
     Upper end of the one-sided exact binomial interval ("rule of three": about 3 / total).
     """
@@ -218,10 +247,10 @@ def share_limit(total: int, level: float = 0.95) -> float:
 
 
 def never_seen(seen: ArrayLike, clusters: Sequence[object], tolerated: float) -> Outcome:
-    """Whether "it never happens" holds, where `seen` (n) says in which trials it did.
+    """The verdict on "this never happens"; `seen` (n) tells in which trials it did.
 
-    FAILS once it was seen; HOLDS when so many photographs went by that the share in which it
-    happens is below `tolerated` at 95 %; UNDECIDED before; TOO_FEW below `FEWEST` photographs.
+    FAILS if it was seen. HOLDS if there were enough photographs to put its share below
+    `tolerated` at 95 %, UNDECIDED if not. TOO_FEW for fewer than `FEWEST` photographs.
     """
     trials, _, count = _grouped(seen, clusters)
     photographs = len(count)
@@ -255,24 +284,19 @@ def _grouped(
     return data, member, np.bincount(member).astype(np.float64)
 
 
-def _spread(
-    deviation: Floats, member: NDArray[np.intp], count: Floats
-) -> tuple[Floats, float, float]:
-    """Each cluster's part (C) in the error of a mean, its standard error, degrees of freedom.
+def _effective(count: Floats) -> int:
+    """Kish's effective number of clusters: that of clusters of one size which tell as much."""
+    return round(float(count.sum() ** 2 / (count**2).sum()))
+
+
+def _spread(deviation: Floats, member: NDArray[np.intp], count: Floats) -> tuple[Floats, float]:
+    """Each cluster's part (C) in the error of a mean, and the standard error of the mean.
 
     CR2 of a regression on a constant: a cluster with the share w of all values enters with
-    1 / (1 - w). Satterthwaite's degrees of freedom of that sum of squares, for independent values
-    of equal variance.
+    1 / (1 - w).
     """
-    weight = count / count.sum()
     part = np.bincount(member, weights=deviation) / count.sum()  # [C], they sum to 0
-    scale = 1 / (1 - weight)
-    error = float(np.sqrt((scale * part**2).sum()))
-    # The parts have the covariance diag(w) - w w', times the variance of the mean. Of
-    # F = diag(scale) (diag(w) - w w') the trace is 1; 1 / trace(F F) are the degrees of freedom.
-    form = scale * weight**2
-    freedom = float(1 / ((weight**2).sum() + form.sum() ** 2 - (form**2).sum()))
-    return part, error, freedom
+    return part, float(np.sqrt((part**2 / (1 - count / count.sum())).sum()))
 
 
 def _skewed_reach(part: Floats, reach: float) -> tuple[float, float]:

@@ -43,6 +43,8 @@ struct Call {
 // One file per operator family.
 Call composite_call(Input& input);
 Call composite_lr_call(Input& input);
+Call bridged_composite_call(Input& input);
+Call bridged_composite_lr_call(Input& input);
 Call mosaic_call(Input& input);
 Call blur_path_call(Input& input);
 Call path_integral_call(Input& input);

@@ -69,6 +69,28 @@ void add_taps(Input& input, Call& call, std::int64_t size, std::int64_t scale) {
   call.arguments.push_back(call.keep(input.filled(contiguous(DType::float32, {outputs, taps}))));
 }
 
+// Weights of the distances 1, 2, .. from a rim, of images of these sides: falling, then none.
+// Now and then one too few.
+void add_decay(Input& input, Call& call, std::int64_t height, std::int64_t width) {
+  const std::int64_t needed = std::max(height, width), short_of = input.number(0, 31) == 0;
+  call.valid &= short_of == 0;
+  Tensor decay = contiguous(DType::float32, {std::max<std::int64_t>(needed - short_of, 0)});
+  const std::int64_t reach = input.number(0, needed);
+  for (std::int64_t i = 0; i < decay.span; ++i) {
+    decay.as<float>()[i] = i < reach ? 1.0f / static_cast<float>(1 + i) : 0.0f;
+  }
+  call.arguments.push_back(call.keep(std::move(decay)));
+}
+
+// The end of both down-sampling calls: taps, whether to quantize, the result.
+void add_down_sampling(Input& input, Call& call, Sizes sizes, DType dtype, std::int64_t scale) {
+  add_taps(input, call, sizes[2], scale);
+  add_taps(input, call, sizes[3], scale);
+  call.arguments.push_back(input.coin());
+  for (const std::size_t axis : {2, 3}) sizes[axis] /= scale;
+  call.arguments.push_back(call.result(images_apart(input, dtype, sizes)));
+}
+
 }  // namespace
 
 Call composite_call(Input& input) {
@@ -81,12 +103,25 @@ Call composite_call(Input& input) {
 Call composite_lr_call(Input& input) {
   Call call("composite_lr");
   const std::int64_t scale = input.one_of({1, 2, 3, 4, 8});
-  auto [sizes, dtype] = draw_composites(input, call, scale);
-  add_taps(input, call, sizes[2], scale);
-  add_taps(input, call, sizes[3], scale);
-  call.arguments.push_back(input.coin());
-  for (const std::size_t axis : {2, 3}) sizes[axis] /= scale;
+  const auto [sizes, dtype] = draw_composites(input, call, scale);
+  add_down_sampling(input, call, sizes, dtype, scale);
+  return call;
+}
+
+Call bridged_composite_call(Input& input) {
+  Call call("bridged_composite");
+  const auto [sizes, dtype] = draw_composites(input, call, 1);
+  add_decay(input, call, sizes[2], sizes[3]);
   call.arguments.push_back(call.result(images_apart(input, dtype, sizes)));
+  return call;
+}
+
+Call bridged_composite_lr_call(Input& input) {
+  Call call("bridged_composite_lr");
+  const std::int64_t scale = input.one_of({1, 2, 3, 4, 8});
+  const auto [sizes, dtype] = draw_composites(input, call, scale);
+  add_decay(input, call, sizes[2], sizes[3]);
+  add_down_sampling(input, call, sizes, dtype, scale);
   return call;
 }
 

@@ -39,6 +39,7 @@ Call draw_call(Input& input) {
       blur_path_call,     path_integral_call,        gradient_detector_call,
       gram_call,          conv_gram_call,            gradient_detector_backward_call,
       conv3x3_call,       conv_weight_gradient_call, conv_factors_call,
+      bridged_composite_call, bridged_composite_lr_call,
   };
   return kCalls[input.number(0, std::size(kCalls) - 1)](input);
 }

@@ -90,7 +90,7 @@ inline unsigned __float_as_uint(float a) { return fastbg::emulation::bits_as<uns
 inline float __int_as_float(int a) { return fastbg::emulation::bits_as<float>(a); }
 inline float __uint_as_float(unsigned a) { return fastbg::emulation::bits_as<float>(a); }
 
-// Atomics: one thread runs at a time, so each is what it does. ThreadSanitizer sees real ones.
+// Atomics: one thread runs at a time, so plain operations suffice. ThreadSanitizer gets real atomics.
 namespace fastbg::emulation {
 template <typename T, typename Change>
 T atomic_change(T* address, Change change) {

@@ -1,4 +1,4 @@
-// Barriers, votes and shuffles. Each takes the place of its call, which errors name.
+// Barriers, votes and shuffles. Each records its source location, which errors name.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The instructions of cuda/mma.cuh: lanes meet, and mma.cpp multiplies what they hold.
+// The instructions of cuda/mma.cuh: the lanes synchronise, and mma.cpp multiplies their operands.
 #pragma once
 
 #include <cstring>
@@ -11,7 +11,7 @@ namespace fastbg {
 
 namespace emulation {
 
-// What one lane holds; its place in the matrices is told in cuda/mma.cuh.
+// The operands of one lane; cuda/mma.cuh documents their positions in the matrices.
 struct MmaLane {
   float* d;
   const unsigned* a;

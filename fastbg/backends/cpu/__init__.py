@@ -12,7 +12,7 @@ import torch
 def native() -> ModuleType:
     """The compiled module; raises ImportError where it was not built.
 
-    A forked child has none of its parent's OpenMP threads, and would wait for them for ever: it
+    A forked child lacks its parent's OpenMP threads, and would wait for them for ever. It therefore
     computes on one thread, as PyTorch's own workers do.
     """
     module = import_module("fastbg._cpu")

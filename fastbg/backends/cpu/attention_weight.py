@@ -1,9 +1,8 @@
-"""Weights of Swin layers as their kernels take them, kept while they hold the same bytes.
+"""Weights of Swin layers, packed for their kernels, and cached as long as their bytes are the same.
 
 The norm's affine part is multiplied into the layer behind it, the scale of the queries and log2(e)
 into queries and position bias, all in float64; rows are packed in tiles (csrc/cpu/attention.h).
-That nothing was written to a parameter is seen from the bytes of all of them at every call, as for
-conv3x3.
+A change is detected by a fingerprint of all parameters at every call, as for conv3x3.
 """
 
 import math

@@ -1,14 +1,25 @@
 """Stacks of 3x3 convolutions in C++ (csrc/cpu/conv_stack.cpp, conv_stack_plan.cpp)."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastbg.backends.cpu import native
+from fastbg.backends.cpu.conv_tail import described as described_tail
+from fastbg.backends.cpu.conv_tail import tail_of, tail_start
 from fastbg.backends.cpu.conv_weight import NOTHING, KnownWeight, known_weight, learn
-from fastbg.backends.stack_layers import images_at_once, result_shape, sign_bytes, split
+from fastbg.backends.stack_layers import (
+    Attention,
+    Layer,
+    images_at_once,
+    kept_bytes,
+    parted,
+    result_shape,
+    split,
+)
 from fastbg.backends.tensor_view import view
 
 
@@ -19,19 +30,19 @@ def conv_stack(
     scales: Sequence[float],
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The last layer's box, and where each ReLU let values through, if `keep`."""
-    signs = torch.empty(sign_bytes(len(x), parameters, layers) if keep else 0, dtype=torch.uint8)
+    """The last layer's box, and what the gradient needs (`kept_bytes`), if `keep`."""
+    kept = torch.empty(kept_bytes(len(x), parameters, layers) if keep else 0, dtype=torch.uint8)
     out = torch.empty(result_shape(x, parameters, layers))
     if len(x) == 0:
-        return out, signs
-    known = _known(parameters[::2])
-    described, _owners = _described(known, parameters, layers, scales, False)
+        return out, kept
+    known = _known(parted(parameters, len(scales)).weights)
+    described, _owners = _described(known, x, parameters, layers, scales, False)
     threads, some = torch.get_num_threads(), images_at_once(parameters, layers)
-    each = len(signs) // len(x) * some
+    each = len(kept) // len(x) * some
     for i, part, to in zip(range(len(x)), x.split(some), out.split(some), strict=False):
-        kept = view(signs[i * each : (i + 1) * each]) if keep else None
-        native().conv_stack(view(part), described, kept, view(to), threads)
-    return out, signs
+        own = view(kept[i * each : (i + 1) * each]) if keep else None
+        native().conv_stack(view(part), *described, own, view(to), threads)
+    return out, kept
 
 
 def conv_stack_gradient(
@@ -46,40 +57,78 @@ def conv_stack_gradient(
     to_x = torch.zeros(x.shape)
     if len(x) == 0:
         return to_x
-    if kept is None or len(kept) != sign_bytes(len(x), parameters, layers):
+    if kept is None or len(kept) != kept_bytes(len(x), parameters, layers):
         kept = conv_stack(x, parameters, layers, scales, True)[1]
     # What was kept is of a forward pass, which has looked at the weights' contents.
-    weights = parameters[::2]
+    weights = parted(parameters, len(scales)).weights
     known = [known_weight(weight)[0] for weight in weights] if len(kept) else _known(weights)
-    described, _owners = _described(known, parameters, layers, scales, True)
+    described, _owners = _described(known, x, parameters, layers, scales, True)
     threads, some = torch.get_num_threads(), images_at_once(parameters, layers)
     each = len(kept) // len(x) * some
     for i, part, to in zip(range(len(x)), grad.split(some), to_x.split(some), strict=False):
-        signs = view(kept[i * each : (i + 1) * each])
-        native().conv_stack_gradient(view(part), described, signs, view(to), threads)
+        own = view(kept[i * each : (i + 1) * each])
+        native().conv_stack_gradient(view(part), *described, own, view(to), threads)
     return to_x
 
 
 def _described(
     known: list[KnownWeight],
+    x: Tensor,
     parameters: Sequence[Tensor],
     layers: Sequence[int],
     scales: Sequence[float],
     transposed: bool,
-) -> tuple[tuple[tuple[Any, ...], ...], list[Any]]:
-    """Each layer for the kernel, and what owns the memory that it points to."""
-    weights, biases = parameters[::2], [bias.contiguous() for bias in parameters[1::2]]
-    owners: list[Any] = [known, biases]
-    described = []
-    rows = zip(split(layers), scales, weights, biases, known, strict=True)
-    for layer, scale, weight, bias, of_weight in rows:
-        relu, upscale, residual, *box = layer
-        factors = of_weight.factors(transposed, upscale)
-        owners.append(factors)
+) -> tuple[tuple[tuple[tuple[Any, ...], ...], tuple[Any, ...] | None], list[Any]]:
+    """Each layer for the kernel and the tail behind them, and what owns the memory pointed to."""
+    weights, biases, attentions = parted(parameters, len(scales))
+    rows = split(layers)
+    start = tail_start(rows, weights)
+    owners: list[Any] = [known]
+    described: list[tuple[Any, ...]] = []
+    for layer, scale, weight, given, of_weight in zip(
+        rows[:start], scales, weights, biases, known, strict=False
+    ):
+        relu, upscale, residual, attention, *box = layer
+        factors, bias = of_weight.factors(transposed, upscale), given.contiguous()
+        owners += (factors, bias)
         addresses = factors.data_ptr(), 0 if transposed else bias.data_ptr()
+        weighing = None
+        if attention >= 0:
+            weighing, owned = _described_attention(of_weight, attentions[attention])
+            owners += owned
         channels = len(weight) // upscale**2
-        described.append((tuple(box), relu, upscale, residual, scale, channels, *addresses))
-    return tuple(described), owners
+        described.append(
+            (tuple(box), relu, upscale, residual, scale, channels, *addresses, weighing)
+        )
+    tail = None
+    if start < len(rows):
+        tail, owned = _described_tail(known[start:], x, biases[start:], rows, start, transposed)
+        owners += owned
+    return (tuple(described), tail), owners
+
+
+def _described_tail(
+    known: list[KnownWeight],
+    x: Tensor,
+    biases: Sequence[Tensor],
+    rows: list[Layer],
+    start: int,
+    transposed: bool,
+) -> tuple[tuple[Any, ...], list[Tensor]]:
+    factors = [row.upscale for row in rows[start:]]
+    before = prod(row.upscale for row in rows[:start])
+    channels = len(known[-1].weight) // factors[-1] ** 2
+    height, width = (before * size for size in x.shape[-2:])
+    tail, box = tail_of(known, biases, factors), rows[-1].box.refine(factors[-1])
+    return described_tail(tail, box, prod(factors), channels, height, width, transposed)
+
+
+def _described_attention(
+    of_weight: KnownWeight, attention: Attention
+) -> tuple[tuple[int, ...], list[Tensor]]:
+    """The attention behind the convolution with this weight, and what owns its memory."""
+    owners = [of_weight.taps(), *(parameter.contiguous() for parameter in attention)]
+    return (len(attention.squeeze), *(owner.data_ptr() for owner in owners)), owners
 
 
 def _known(weights: Sequence[Tensor]) -> list[KnownWeight]:

@@ -1,8 +1,9 @@
-"""Winograd factors of the weights of conv3x3, kept while the weights hold the same bytes.
+"""Winograd factors of the weights of conv3x3, cached as long as the weights' bytes are the same.
 
-Frozen networks use a weight many times. That it is still the same is seen from its contents alone:
-a tensor's version, its address and even its identity stay as they are under many a write. The
-kernel takes a fingerprint of them at every call (csrc/cpu/fingerprint.h) and says when it differs.
+Frozen networks use a weight many times. Only its contents tell whether it is still the same:
+several ways of writing to a tensor change neither its version, nor its address, nor its identity.
+The kernel computes a fingerprint of the contents at every call (csrc/cpu/fingerprint.h) and reports
+a difference.
 """
 
 import weakref
@@ -35,6 +36,8 @@ class KnownWeight:
         self._place = self._fingerprint.data_ptr()
         native().conv_fingerprint(self._copy.data_ptr(), self._bytes, self._place)
         self._factors: dict[tuple[bool, int], Tensor] = {}
+        self._taps: Tensor | None = None
+        self.tail: object = None  # see conv_tail.py
         self._last_reference = last_reference  # keeps its callback alive
 
     def lies_like(self, weight: Tensor) -> bool:
@@ -60,6 +63,17 @@ class KnownWeight:
             made = _make_factors(self._copy, transposed, upscale)
             self._factors[transposed, upscale] = made
         return made
+
+    @property
+    def weight(self) -> Tensor:
+        """The copy."""
+        return self._copy
+
+    def taps(self) -> Tensor:
+        """(3,3,Ci,Co) contiguous."""
+        if self._taps is None:
+            self._taps = self._copy.permute(2, 3, 1, 0).contiguous()
+        return self._taps
 
 
 # By id, which another tensor may have later: that only costs a comparison. An entry goes with its

@@ -101,7 +101,7 @@ def bridged(a: Tensor, b: Tensor, rims: list[Rim]) -> tuple[Tensor, Tensor]:
         # Selected, not multiplied: a rim that corrects nothing may hold a NaN.
         total = total + torch.where(weight > 0, weight.to(step.dtype) * step, 0.0)
         reached = reached | (weight > 0)
-    return (flat_b + total).reshape(b.shape), reached.reshape(-1, 1, *b.shape[2:])
+    return (flat_b + total).reshape(b.shape), reached.reshape(len(reached), 1, *b.shape[2:])
 
 
 def bridged_composite(

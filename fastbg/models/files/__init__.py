@@ -1,1 +1,1 @@
-"""Weights files on disk: what they are, and how their tensors are read without trusting them."""
+"""Weights files on disk: recognise their format and read their tensors without trusting them."""

@@ -1,6 +1,6 @@
-"""What a file is, by its first bytes: weights of one of three formats, or something else.
+"""Recognises a file by its first bytes: one of three weights formats, or something else.
 
-Whatever is not read here is named, with what to do instead.
+Other formats are refused with their name and the way to convert them.
 """
 
 import re
@@ -13,7 +13,7 @@ from fastbg.errors import CheckpointError
 
 ZIP, LEGACY, SAFETENSORS = "torch.save (zip)", "torch.save (before 1.6)", "safetensors"
 
-HEAD = 4096  # bytes that are looked at
+HEAD = 4096  # bytes that are read to recognise the format
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 MOST_DIRECTORY = 4 << 20  # bytes of a zip's table of contents: some 40,000 entries
 

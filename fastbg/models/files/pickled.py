@@ -1,7 +1,7 @@
-"""torch.save's files: their tensors, and inert stand-ins for every object that is none.
+"""Reads the tensors of torch.save's files; every other object becomes an inert stand-in.
 
-Code in a pickle is never run. Training states hold objects of their framework beside the tensors
-(histories, namespaces, NumPy's numbers): torch's restricted reader is told to put `StandIn` there.
+Code in a pickle is never run. Training states contain objects of their framework beside the tensors
+(histories, namespaces, NumPy scalars): torch's restricted reader builds a `StandIn` for each.
 """
 
 import pickletools  # nosec B403: it reads the steps of a pickle and runs none
@@ -20,26 +20,26 @@ from fastbg.models.files.kinds import LEGACY
 
 MOST_STEPS = 600_000  # of the pickle's machine; 20,000 tensors take so many
 MOST_BYTES = 16 << 20  # of the pickle, without the tensors
-# Names that torch refuses whatever is allowed; a file with them is an attack.
+# Names that torch always refuses; a file with them is an attack.
 BLOCKED = re.compile(r"(os|sys|posix|nt|subprocess|shutil|socket|ctypes|importlib|runpy)\.")
 
 
 class StandIn:
-    """An object of a training state that is no tensor. It does nothing and keeps nothing."""
+    """Placeholder for an object of a training state that is not a tensor; does nothing."""
 
     def __new__(cls, *_: object, **__: object) -> "StandIn":
-        """Whatever it is called with."""
+        """Accept any arguments."""
         return object.__new__(cls)
 
     def __init__(self, *_: object, **__: object) -> None:
-        """Nothing to do."""
+        """Ignore all arguments."""
 
     def __setstate__(self, _: object) -> None:
-        """Nothing to keep."""
+        """Ignore the state."""
 
 
 def read_pickled(path: Path, kind: str) -> object:
-    """What torch.save wrote, with a `StandIn` for each object that torch does not build."""
+    """The content of a torch.save file, with a `StandIn` for each object that torch refuses."""
     try:
         names = _names(path, kind)
         _refuse_blocked(names)
@@ -55,7 +55,7 @@ def read_pickled(path: Path, kind: str) -> object:
 
 
 def _stand_in(name: str) -> type[StandIn]:
-    """A class that is called like the one it stands for."""
+    """A class with the name of the one that it replaces."""
     return type(name.rpartition(".")[2], (StandIn,), {})
 
 

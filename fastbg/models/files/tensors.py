@@ -1,4 +1,4 @@
-"""safetensors files: their tensors, and what fastbg wrote about itself into the header."""
+"""Reads safetensors files: the tensors, and fastbg's metadata in the header."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ MOST_HEADER = 4 << 20  # bytes: some 30,000 tensors
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, and fastbg's metadata (empty if the file is somebody else's)."""
+    """The tensors and fastbg's metadata, empty if another program wrote the file."""
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))

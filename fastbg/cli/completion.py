@@ -1,0 +1,18 @@
+"""`fastbg completion`: a script with which a shell completes the arguments of `fastbg`."""
+
+import argparse
+from importlib import import_module
+from typing import Any
+
+from fastbg.cli.arguments import parser
+from fastbg.errors import InvalidArgument
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Print the script."""
+    try:
+        shtab: Any = import_module("shtab")
+    except ImportError as error:
+        expected = f"shtab, which makes the script: pip install 'fastbg[completion]' ({error})"
+        raise InvalidArgument("SHELL", repr(arguments.shell), expected) from error
+    print(shtab.complete(parser(), shell=arguments.shell))

@@ -1,0 +1,20 @@
+"""What the reports of experiments with several seams share: which seam a verdict is about."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fastbg.experiments.seams import Seam, title
+from fastbg.reports.content import Verdict
+
+NOTE = (
+    "Bridged: the foreign pixels beside the rim take on the border of what they meet, and return "
+    "to themselves with this decay length, in HR pixels."
+)
+
+
+def with_seam(verdicts: Sequence[Verdict], seam: Seam) -> list[Verdict]:
+    """The verdicts, each naming its seam."""
+    return [
+        replace(verdict, about=", ".join(filter(None, (verdict.about, title(seam)))))
+        for verdict in verdicts
+    ]

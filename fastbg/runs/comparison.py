@@ -1,0 +1,157 @@
+"""Two runs side by side: what they were given, the numbers that both have, their verdicts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbg.experiments.experiment import NO_NETWORK, PERFECT, Experiment, Measured
+from fastbg.reports.sections import report_of
+from fastbg.runs.records import known, results, stored_experiments
+from fastbg.runs.store import RunStore
+from fastbg.runs.values import differences
+from fastbg.stats.intervals import Interval, mean_interval
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One number in two runs; means over what both have."""
+
+    experiment: str
+    nets: tuple[str, str]
+    number: str  # name of the column
+    means: tuple[float, float]
+    change: Interval  # second minus first
+    pairs: int
+    unit: str  # what is paired: "items" or "photographs"
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """A verdict in two runs; "-" where one has none."""
+
+    claim: str
+    statement: str
+    about: str
+    outcomes: tuple[str, str]
+
+
+def given(store: RunStore) -> dict[str, Any]:
+    """What decides a run's numbers, for telling two of them apart."""
+    networks = [name.removeprefix("network ") for name in store.remembered("network ")]
+    return {
+        **store.config,
+        "seed": store.seeds["seed"],
+        "weights": {name: known(store, f"network {name}")["weights"][:12] for name in networks},
+        "options": {each.name: asdict(each.options) for each in stored_experiments(store)},
+    }
+
+
+def told_apart(stores: Sequence[RunStore]) -> list[str]:
+    """One text for each thing in which the runs differ."""
+    first, second = map(given, stores)
+    shared = {name for name in first["options"] if name in second["options"]}
+    for each in (first, second):  # experiments of one run alone have nothing to compare
+        each["options"] = {k: v for k, v in each["options"].items() if k in shared}
+    found = differences(first, second)
+    return [text.replace(": stored ", ": ").replace(", now ", " against ") for text in found]
+
+
+def compare(
+    stores: Sequence[RunStore], nets: tuple[str, str] | None = None
+) -> tuple[list[Compared], list[Outcomes]]:
+    """The numbers and verdicts of two runs, where an experiment is in both.
+
+    `nets`: a network's label in either run; None: networks of the same label.
+    """
+    numbers: list[Compared] = []
+    outcomes: list[Outcomes] = []
+    second = {each.name: each for each in stored_experiments(stores[1])}
+    for experiment in stored_experiments(stores[0]):
+        if experiment.name not in second:
+            continue
+        found = [results(stores[0], experiment), results(stores[1], second[experiment.name])]
+        measured = [{each.net.label: each for each in side} for side in found]
+        for pair in labels(measured, nets):
+            numbers += paired(experiment, measured[0][pair[0]], measured[1][pair[1]])
+        outcomes += verdicts((experiment, second[experiment.name]), found, nets)
+    return numbers, outcomes
+
+
+def labels(
+    measured: Sequence[Mapping[str, Measured]], nets: tuple[str, str] | None
+) -> list[tuple[str, str]]:
+    """The networks to compare: those named, if both runs have them, else the same ones."""
+    wanted = [(label, label) for label in measured[0]] if nets is None else [nets]
+    if nets is not None:
+        wanted.append((NO_NETWORK.label, NO_NETWORK.label))
+    return [pair for pair in wanted if pair[0] in measured[0] and pair[1] in measured[1]]
+
+
+def paired(experiment: Experiment, first: Measured, second: Measured) -> list[Compared]:
+    """Every number that both have, of the items of both; where seeds drew others, of photographs.
+
+    A curve counts with its mean.
+    """
+    index = {item: i for i, item in enumerate(second.items)}
+    same = [(i, index[item]) for i, item in enumerate(first.items) if item in index]
+    by_item = len(same) == min(len(first.items), len(second.items))
+    found = []
+    for name in (name for name in first.columns if name in second.columns):
+        values = [of_items(each.columns[name]) for each in (first, second)]
+        if by_item:
+            rows = [values[0][[i for i, _ in same]], values[1][[j for _, j in same]]]
+            clusters = [first.sources[i] for i, _ in same]
+        else:
+            means = [
+                of_photographs(v, m.sources) for v, m in zip(values, (first, second), strict=True)
+            ]
+            clusters = [source for source in means[0] if source in means[1]]
+            rows = [np.array([side[source] for source in clusters]) for side in means]
+        if not clusters:
+            continue
+        change = mean_interval(rows[1] - rows[0], clusters)
+        both = float(rows[0].mean()), float(rows[1].mean())
+        unit = "items" if by_item else "photographs"
+        pair = first.net.label, second.net.label
+        found.append(Compared(experiment.name, pair, name, both, change, len(clusters), unit))
+    return found
+
+
+def of_items(column: Floats) -> Floats:
+    """A number for each item (n); decibels without error are finite."""
+    values = column.reshape(len(column), -1).mean(axis=1)
+    return np.where(np.isposinf(values), PERFECT, values)
+
+
+def of_photographs(values: Floats, sources: Sequence[str]) -> dict[str, float]:
+    """Mean of each photograph's items."""
+    groups: dict[str, list[float]] = {}
+    for value, source in zip(values, sources, strict=True):
+        groups.setdefault(source, []).append(float(value))
+    return {source: float(np.mean(group)) for source, group in groups.items()}
+
+
+def verdicts(
+    experiments: tuple[Experiment, Experiment],
+    found: Sequence[Sequence[Measured]],
+    nets: tuple[str, str] | None,
+) -> list[Outcomes]:
+    """The verdicts of both runs on the same statement, network and set of images."""
+    sides: list[dict[tuple[str, str, str], str]] = []
+    for number, (experiment, measured) in enumerate(zip(experiments, found, strict=True)):
+        side: dict[tuple[str, str, str], str] = {}
+        for verdict in report_of(experiment).summarise(measured).verdicts if measured else ():
+            subject = verdict.subject
+            if nets is not None:
+                if verdict.net != nets[number]:
+                    continue
+                subject = ", ".join(filter(None, (" against ".join(nets), verdict.about)))
+            side[verdict.claim, verdict.statement, subject] = verdict.outcome.value
+        sides.append(side)
+    keys = dict.fromkeys([*sides[0], *sides[1]])
+    return [Outcomes(*key, (sides[0].get(key, "-"), sides[1].get(key, "-"))) for key in keys]

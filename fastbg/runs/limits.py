@@ -1,0 +1,33 @@
+"""How many items of each experiment a run measures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastbg.experiments.experiment import Experiment
+from fastbg.experiments.study import Item
+from fastbg.runs.estimate import pixels
+
+QUICK = 6.0  # seconds that one network may take in one experiment, by the experiment's own `cost`
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`--limit` and `--quick`: both take the first items of a plan.
+
+    Neither depends on how fast a machine is, so that a run has the same items everywhere.
+    """
+
+    items: int | None = None
+    quick: bool = False
+
+    def cut(self, experiment: Experiment, plan: Sequence[Item]) -> list[Item]:
+        """The items of `plan` that are measured, at least one."""
+        return list(plan[: self.items][: self.affordable(experiment, plan)])
+
+    def affordable(self, experiment: Experiment, plan: Sequence[Item]) -> int:
+        """How many items are quick enough; never more than the experiment has that it builds on."""
+        if not self.quick or not plan:
+            return len(plan)
+        users = [each for each in (experiment, experiment.base) if each is not None]
+        each = pixels(plan) / 1e6 / len(plan)
+        return max(1, min(int(QUICK / (user.cost * each)) for user in users))

@@ -1,0 +1,139 @@
+"""The report of a run, from what its folder holds: written at the end, and while it is measured."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fastbg.experiments import EXPERIMENTS
+from fastbg.experiments.experiment import NO_NETWORK, Experiment
+from fastbg.reports import figures
+from fastbg.reports.content import Section
+from fastbg.reports.page import Page
+from fastbg.reports.sections import report_of
+from fastbg.runs.records import PAIRED, known, plan_of, results, stored_experiments
+from fastbg.runs.store import RunStore
+
+
+def headline(store: RunStore, experiment: Experiment, label: str) -> str:
+    """What the experiment says so far about a network, in one line; may be empty."""
+    measured = results(store, experiment)
+    return report_of(experiment).summarise(measured).headlines[label] if measured else ""
+
+
+def section(store: RunStore, experiment: Experiment) -> Section | None:
+    """The experiment's part of the report; None before all networks have one item in common."""
+    measured = results(store, experiment)
+    if not measured:
+        return None
+    said = report_of(experiment)
+    summary = said.summarise(measured)
+    with figures.style():
+        drawn = said.draw(measured)
+    plan = known(store, plan_of(experiment))
+    options = dataclasses.asdict(experiment.options)
+    default = dataclasses.asdict(experiment.options_type())
+    return Section(
+        name=experiment.name,
+        title=experiment.title,
+        paper=experiment.paper,
+        question=experiment.question,
+        method=experiment.method,
+        headlines=summary.headlines,
+        tables=summary.tables,
+        verdicts=summary.verdicts,
+        figures=drawn,
+        options=options,
+        changed={name: value for name, value in options.items() if value != default[name]},
+        measured=len(measured[0].items),
+        planned=len(plan),
+        meanings={name: each.told for name, each in experiment.options.declared().items()},
+    )
+
+
+class Reporter:
+    """Writes the report of a run again and again; an experiment is drawn when it has changed.
+
+    `say` is told what is being done. Raises RunStoreError where the folder cannot be written.
+    """
+
+    def __init__(self, store: RunStore, say: Callable[[str], None] = lambda _: None) -> None:
+        self.store, self.say = store, say
+        self.page = Page(store.folder)
+        self.begun = False  # whether a page says that more is to come
+
+    def update(self, experiment: Experiment, coming: Sequence[str]) -> None:
+        """Draw what the experiment has measured; the page says what is `coming` and reloads."""
+        self.draw(experiment)
+        self.write(coming)
+
+    def finish(self) -> Path:
+        """Draw whatever the store has besides, and write the page that stays; its path."""
+        found = stored_experiments(self.store)
+        left = [each for each in found if each.name not in self.page.sections]
+        for number, experiment in enumerate(left, 1):
+            self.draw(experiment, f" ({number} of {len(left)})")
+        return self.write()
+
+    def abandon(self) -> None:
+        """The run ends before its time: the page need not reload any more."""
+        if self.begun:
+            self.write()
+
+    def draw(self, experiment: Experiment, count: str = "") -> None:
+        """The experiment's part, its figures and tables as files."""
+        self.say(f"writing the report: {experiment.name}{count}")
+        drawn = section(self.store, experiment)
+        if drawn is not None:
+            self.page.put(drawn)
+
+    def write(self, coming: Sequence[str] = ()) -> Path:
+        """Write the page."""
+        self.say("writing the report: the page")
+        self.begun = bool(coming)
+        return self.page.write(about(self.store), unfinished(self.store), coming)
+
+
+def report(store: RunStore, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Write the report of all that the run has measured; the path of report.html.
+
+    `say` is told what is being done.
+    """
+    return Reporter(store, say).finish()
+
+
+def unfinished(store: RunStore) -> list[str]:
+    """What the run has planned and not measured: "swap: rcan 3 of 20 items"."""
+    labels = [name.removeprefix("network ") for name in store.remembered("network ")]
+    found = []
+    for name, kind in EXPERIMENTS.items():
+        if not store.remembered(f"options {name}"):
+            continue
+        planned = len(known(store, f"plan {(kind.uses or kind).name}"))
+        for label in labels if kind.networks else [NO_NETWORK.label]:
+            done = len(store.done(name, label))
+            if done < planned:
+                found.append(f"{name}: {label} {done} of {planned} items")
+    return found
+
+
+def about(store: RunStore) -> dict[str, str]:
+    """What was run on what, for the report's last lines."""
+    config, versions = store.config, store.versions[-1]
+    labels = dict.fromkeys(r.model for r in store.records() if r.model != NO_NETWORK.label)
+    networks = {label: known(store, f"network {label}") for label in labels}
+    described = [
+        f"{label} ({network['architecture']}, weights {network['weights'][:12]})"
+        for label, network in networks.items()
+    ]
+    images = f"{config['images']} (fingerprint {config['fingerprint']}"
+    if PAIRED in store.remembered(PAIRED):
+        images += f", with its own LR images {known(store, PAIRED)}"
+    return {
+        "networks": ", ".join(described),
+        "images": images + ")",
+        "seed": str(store.seeds["seed"]),
+        "magnification": f"x{config['scale']}",
+        "ran on": f"{config['device']}, {config['dtype']}, operators {config['backend']}",
+        "versions": ", ".join(f"{name} {value}" for name, value in versions.items())
+        + (", others before" if len(store.versions) > 1 else ""),
+    }
