@@ -1,4 +1,4 @@
-"""The command `fastbg`, with its subcommands: fastbg.cli.arguments lists them."""
+"""The command `fastbg` and its subcommands, see `fastbg.cli.arguments`."""
 
 import os
 import signal
