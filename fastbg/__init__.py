@@ -14,14 +14,18 @@ from fastbg.version import __version__ as __version__
 if TYPE_CHECKING:
     from fastbg.attribution import (
         AttributionResult,
+        CausalEffectMap,
+        CausalEffectResult,
         CustomObjective,
         CustomPath,
         GaussianBlurPath,
         GaussianLinearPath,
         GradientDetector,
+        Interventions,
         LinearPath,
         LocalAttribution,
         PixelSum,
+        published_patches,
     )
     from fastbg.measures.texture import gram_distance, texture_gram
     from fastbg.models.checkpoints import load_model, save_model
@@ -36,11 +40,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttributionResult",
+    "CausalEffectMap",
+    "CausalEffectResult",
     "CustomObjective",
     "CustomPath",
     "GaussianBlurPath",
     "GaussianLinearPath",
     "GradientDetector",
+    "Interventions",
     "LinearPath",
     "LocalAttribution",
     "PixelSum",
@@ -57,6 +64,7 @@ __all__ = [
     "mosaic",
     "path_integral",
     "pixel_mlp",
+    "published_patches",
     "run_experiments",
     "save_model",
     "texture_gram",
@@ -68,8 +76,9 @@ __all__ = [
 # Where each name is; the imports above say the same to type checkers.
 _NAMES = {
     "attribution": (
-        "AttributionResult CustomObjective CustomPath GaussianBlurPath GaussianLinearPath "
-        "GradientDetector LinearPath LocalAttribution PixelSum"
+        "AttributionResult CausalEffectMap CausalEffectResult CustomObjective CustomPath "
+        "GaussianBlurPath GaussianLinearPath GradientDetector Interventions LinearPath "
+        "LocalAttribution PixelSum published_patches"
     ),
     "measures.texture": "gram_distance texture_gram",
     "models.checkpoints": "load_model save_model",

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastbg.filters.bicubic import cubic
 from fastbg.models.network import Network
+from fastbg.models.window import Stage
 from fastbg.precision import in_precision
 
 
@@ -16,6 +17,10 @@ class Bicubic(Network):
 
     def __init__(self, scale: int = 4) -> None:
         super().__init__(scale, 1.0, (0.0, 0.0, 0.0))
+
+    def stages(self) -> list[Stage]:
+        """Four taps an axis."""
+        return [Stage(2, self.scale)]
 
     @in_precision
     def forward(self, x: Tensor) -> Tensor:

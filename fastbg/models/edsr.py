@@ -75,6 +75,11 @@ class EDSR(Network):
         """SR image in [0,1] of the upsampled features."""
         return self.denormalise(self.conv_last(features))
 
+    def stages(self) -> list[Stage]:
+        """All layers are convolutions of radius 1; a block has two."""
+        blocks = (Stage(2) for _ in self.body)
+        return [Stage(1), *blocks, Stage(1), *self.upsample.stages, Stage(1)]
+
     @in_precision
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
@@ -97,14 +102,7 @@ class EDSR(Network):
         fast = self.run_native(x, box)
         if fast is not None:
             return fast
-        stages = [
-            Stage(1),
-            *(Stage(2) for _ in self.body),
-            Stage(1),
-            *self.upsample.stages,
-            Stage(1),
-        ]
-        need = iter(required_boxes(box, stages, height, width))
+        need = iter(required_boxes(box, self.stages(), height, width))
 
         first = deep = whole_map(x).cut(next(need)).run(self.shallow)
         for block in self.body:

@@ -9,10 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box
 from fastbg.models.arguments import check_mean, check_number, check_whole
-from fastbg.models.window import check_window
+from fastbg.models.window import Stage, check_window, required_boxes
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+
+# LR pixels that a network is given at once where nothing is kept for backward. On CPUs small
+# batches won: the features of a few thousand pixels stay in the cache.
+PIXELS_PER_CALL = {"cpu": 8_192, "cuda": 262_144}
 
 
 class Network(nn.Module):
@@ -44,12 +49,34 @@ class Network(nn.Module):
         """Image in [0,1] of what the last layer gives."""
         return y / self.img_range + self.mean
 
+    def stages(self) -> list[Stage] | None:
+        """What each layer looks at, from the first on; None if one looks at the whole image."""
+        return None
+
+    def reach(self, window: Sequence[int], height: int, width: int) -> Box:
+        """LR pixels of an image (height, width) that `window` may depend on, by the architecture.
+
+        `window` is y0, x0, y1, x1 in SR pixels. All of the image for a network that looks at the
+        whole of it or does not tell. Raises InvalidArgument for a window outside of the SR image.
+        """
+        box = check_window(window, height * self.scale, width * self.scale)
+        stages = self.stages()
+        if stages is None:
+            return Box(0, 0, height, width)
+        return required_boxes(box, stages, height, width)[0]
+
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
         """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels; here nothing is saved."""
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
         sr: Tensor = self(x)
         return sr[..., box.y0 : box.y1, box.x0 : box.x1]
+
+
+def images_per_call(lr: Tensor) -> int:
+    """How many of the images `lr` (B,C,h,w) a network is given at once, at least one."""
+    pixels = PIXELS_PER_CALL.get(lr.device.type, PIXELS_PER_CALL["cpu"])
+    return max(1, pixels // max(1, lr.shape[-2] * lr.shape[-1]))
 
 
 def fingerprint(net: nn.Module) -> str:
@@ -89,6 +116,14 @@ def pad_reflected(x: Tensor, height: int, width: int) -> Tensor:
             index = index % period
             x = x.index_select(dim, torch.minimum(index, (period - index) % period))
     return x
+
+
+def unreflected(start: int, end: int, size: int) -> tuple[int, int]:
+    """The pixels of `size` that start..end, counted on after `pad_reflected`, are or mirror."""
+    if end <= size:
+        return start, end
+    beyond = end - size
+    return (0 if beyond >= size else max(min(start, size - 1 - beyond), 0)), size
 
 
 def is_watched(module: nn.Module) -> bool:

@@ -21,7 +21,13 @@ from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole, check_wholes
 from fastbg.models.conv import Conv3x3
-from fastbg.models.network import DIV2K_MEAN, Network, is_watched, pad_to_multiple
+from fastbg.models.network import (
+    DIV2K_MEAN,
+    Network,
+    is_watched,
+    pad_to_multiple,
+    unreflected,
+)
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
 from fastbg.ops.attention import CELL, Step, swin_layers, why_plain
@@ -362,6 +368,21 @@ class SwinIR(Network):
             (Stage(1), self.conv_last),
         ]
 
+    def stages(self) -> list[Stage]:
+        """Whole attention windows, shifted in every second block, between convolutions."""
+        layers = cast(list[Layer], [*self.layers])
+        blocks = (stage for layer in layers for stage in layer.stages)
+        return [Stage(1), *blocks, Stage(1), *(stage for stage, _ in self.tail())]
+
+    def reach(self, window: Sequence[int], height: int, width: int) -> Box:
+        """LR pixels that `window` may depend on, with those that padding to windows reflects."""
+        check_window(window, height * self.scale, width * self.scale)
+        padded = (-(-side // self.window) * self.window for side in (height, width))
+        y0, x0, y1, x1 = required_boxes(Box(*window), self.stages(), *padded)[0]
+        y0, y1 = unreflected(y0, y1, height)
+        x0, x1 = unreflected(x0, x1, width)
+        return Box(y0, x0, y1, x1)
+
     @in_precision
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
@@ -382,13 +403,7 @@ class SwinIR(Network):
         x = pad_to_multiple(x, self.window)
         height, width = x.shape[-2:]
         layers, tail = cast(list[Layer], [*self.layers]), self.tail()
-        stages = [
-            Stage(1),
-            *(stage for layer in layers for stage in layer.stages),
-            Stage(1),
-            *(stage for stage, _ in tail),
-        ]
-        boxes = required_boxes(box, stages, height, width)
+        boxes = required_boxes(box, self.stages(), height, width)
         hops = pairwise(boxes)  # what a stage needs, what the next one needs
         masks: Masks = {}
 

@@ -1,0 +1,71 @@
+"""What a window of the SR image becomes where a box of the input is replaced.
+
+The question of causal effect maps and of occlusion, asked a great many times of one image.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from fastbg.attribution.passes import WindowPasses
+from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box
+from fastbg.models.network import Network, images_per_call
+from fastbg.ops.checks import check_finite
+
+
+class Change(NamedTuple):
+    """`box` of the input, in its pixels, and what is put there (C, height, width)."""
+
+    box: Box
+    pixels: Tensor
+
+
+class ChangedWindow:
+    """SR pixels of one window of one image, for the image as it is and with changes.
+
+    Attributes:
+        image: (1,C,h,w), the unchanged input.
+        box: the window, in SR pixels.
+        unchanged: (C,h,w) SR pixels of the window.
+        scale: SR pixels per LR pixel.
+        reach: the box of the input that the window depends on.
+    """
+
+    def __init__(
+        self, passes: WindowPasses, image: Tensor, window: Box, batch: int | None = None
+    ) -> None:
+        """`image` (1,C,h,w); `batch` changes a pass, by default what suits the device."""
+        self._passes, self.image, self.box = passes, image, window
+        self._batch = batch or images_per_call(image)
+        self.unchanged = self._run(image)[0]
+        self.scale = passes.scale
+        self.reach = reach_of(passes.model, window, *image.shape[-2:])
+
+    def changed(self, changes: Sequence[Change]) -> Iterator[Tensor]:
+        """(n,C,h,w), some at a time: the window after each of the changes alone."""
+        for start in range(0, len(changes), self._batch):
+            some = changes[start : start + self._batch]
+            inputs = self.image.repeat(len(some), 1, 1, 1)
+            for input_, ((y0, x0, y1, x1), pixels) in zip(inputs, some, strict=True):
+                input_[:, y0:y1, x0:x1] = pixels
+            yield self._run(inputs)
+
+    def _run(self, inputs: Tensor) -> Tensor:
+        (patch,) = self._passes.patches(inputs, [self.box])
+        check_finite("model", patch, "an SR window")
+        return patch
+
+
+def reach_of(model: nn.Module, window: Box, height: int, width: int) -> Box:
+    """The box of a (height, width) input that `window` depends on; all of it if nobody knows."""
+    if isinstance(model, Network):
+        return model.reach(window, height, width)
+    return Box(0, 0, height, width)
+
+
+def check_batch(batch: int | None) -> None:
+    """InvalidArgument for a number of images a pass that is none."""
+    if batch is not None and (isinstance(batch, bool) or batch < 1):
+        raise InvalidArgument("batch", batch, "at least 1, or None")

@@ -1,0 +1,139 @@
+"""A network's passes that an explanation asks for: SR pixels of windows, and what it was given.
+
+Everything in this room that runs a network does it through here, so that each explanation takes
+the same images, windows and modules, and refuses the same.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastbg.attribution import memory
+from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box
+from fastbg.models.foreign import guarded, super_resolve
+from fastbg.models.network import Network
+from fastbg.ops.checks import check_images, check_unit_range
+
+Windows = Tensor | Sequence[int] | Sequence[Sequence[int]]
+
+
+class WindowPasses:
+    """SR pixels in windows, as a model gives them.
+
+    A model with ``forward_window(x, box)`` and an integer `scale` computes no more than it must;
+    any other is run on the whole image, which is then cut.
+
+    Attributes:
+        scale: SR pixels per LR pixel and axis; 0 until a model that does not tell has been run.
+        trimmed: whether the model computes windows by itself.
+    """
+
+    def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
+        self.model, self.autocast, self.scale = model, autocast, 0
+        scale: Any = getattr(model, "scale", None)
+        forward_window: Any = getattr(model, "forward_window", None)
+        self._forward_window: Callable[[Tensor, Box], Tensor] | None = None
+        if callable(forward_window) and isinstance(scale, int):
+            self._forward_window, self.scale = forward_window, scale
+
+    @property
+    def trimmed(self) -> bool:
+        """See above."""
+        return self._forward_window is not None
+
+    def patches(self, images: Tensor, boxes: Sequence[Box], margin: int = 0) -> Iterator[Tensor]:
+        """SR pixels (B,C,..,..) of each box, with `margin` more below and right, if there are.
+
+        Raises InvalidArgument for a box that leaves the SR image, and for a model that raises or
+        answers no SR image.
+        """
+        sr = None
+        for box in boxes:
+            with memory.autocast(images.device, self.autocast):
+                if self._forward_window is not None:
+                    patch = self._window(images, self._readable(box, images, margin))
+                else:
+                    sr = self._super_resolved(images) if sr is None else sr
+                    y0, x0, y1, x1 = self._readable(box, images, margin)
+                    patch = sr[..., y0:y1, x0:x1]
+            yield patch
+
+    def _window(self, images: Tensor, box: Box) -> Tensor:
+        """The model's own window; an error of its module is told as such."""
+        forward: Any = self._forward_window
+        about = f"for the window {tuple(box)} of an input {tuple(images.shape)}"
+        patch: Any = guarded(lambda: forward(images, box), "model", about)
+        return patch
+
+    def _super_resolved(self, images: Tensor) -> Tensor:
+        sr = super_resolve(self.model, images, "model")
+        self.scale = sr.shape[-1] // images.shape[-1]
+        return sr
+
+    def _readable(self, box: Box, images: Tensor, margin: int) -> Box:
+        """`box` with the margin, as far as the SR image has it."""
+        height, width = (self.scale * v for v in images.shape[-2:])
+        if box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width or box.y0 >= box.y1:
+            window = (box.y0, box.x0, box.y1 - box.y0)
+            wanted = f"(y, x, size), size >= 1, inside the SR image of {height}x{width}"
+            raise InvalidArgument("windows", window, wanted)
+        return Box(box.y0, box.x0, min(box.y1 + margin, height), min(box.x1 + margin, width))
+
+
+def input_gradient(value: Tensor, inputs: Tensor, keep_graph: bool = False) -> Tensor:
+    """Gradient of the sum of `value` to `inputs`; InvalidArgument if the model has none."""
+    if not value.requires_grad:
+        raise InvalidArgument(
+            "model",
+            "an output that has no gradient to the input",
+            "a differentiable module: no detach, no_grad or rounding inside",
+        )
+    (gradient,) = torch.autograd.grad(value.sum(), inputs, retain_graph=keep_graph)
+    return gradient
+
+
+def as_inputs(images: Tensor, model: nn.Module) -> Tensor:
+    """`images` (B,C,h,w) in [0,1] as a leaf in the model's dtype, or InvalidArgument."""
+    check_images("images", images)
+    channels = (3,) if isinstance(model, Network) else (1, 3)
+    if images.shape[1] not in channels:
+        expected = " or ".join(f"(B, {n}, h, w)" for n in channels)
+        raise InvalidArgument("images", f"shape {tuple(images.shape)}", expected)
+    check_unit_range("images", images)
+    like = getattr(model, "mean", None)
+    if not isinstance(like, Tensor):
+        like = next((p for p in model.parameters() if p.is_floating_point()), images)
+    if like.device != images.device:
+        raise InvalidArgument("images", f"device {images.device}", f"the model's, {like.device}")
+    # A tensor of inference mode takes no part in autograd; its copy out here does.
+    return images.clone().detach().to(like.dtype)
+
+
+def as_windows(windows: Windows, count: int) -> Tensor:
+    """`windows` (y, x, size) of `count` images as integers (B,N,3) on the CPU."""
+    value = torch.as_tensor(windows)
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise InvalidArgument("windows", value.dtype, "integers y, x, size")
+    value = value.clone().to("cpu", torch.int64)
+    if value.shape == (3,):
+        return value.expand(count, 1, 3)
+    if value.dim() == 2 and value.shape[1] == 3 and count == 1:
+        return value[None]
+    if value.shape == (count, 3):
+        return value[:, None]
+    if value.dim() == 3 and value.shape[0] == count and value.shape[2] == 3:
+        return value
+    raise InvalidArgument(
+        "windows",
+        f"shape {tuple(value.shape)}",
+        f"(3,), ({count}, 3) or ({count}, N, 3): y, x, size",
+    )
+
+
+def as_box(window: Sequence[int]) -> Box:
+    """The box of a window y, x, size."""
+    y, x, size = window
+    return Box(y, x, y + size, x + size)
