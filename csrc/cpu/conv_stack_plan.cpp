@@ -86,7 +86,8 @@ class Offsets {
   std::int64_t size_ = 0;
 };
 
-// Blocks of cells of equal size, as many as threads can share.
+}  // namespace
+
 void divide(StackJob& job, int threads) {
   constexpr std::int64_t rows = 12;  // of a product: no block is smaller
   const std::int64_t down = parts(job.box.y1, kStackSide) - job.box.y0 / kStackSide;
@@ -96,7 +97,6 @@ void divide(StackJob& job, int threads) {
   job.blocks = parts(cells, job.block);
 }
 
-// Bias by place, with zeros behind each place's channels.
 std::vector<float> padded_bias(const StackLayer& layer, std::int64_t padded) {
   const std::int64_t places = layer.upscale * layer.upscale;
   std::vector<float> bias(static_cast<std::size_t>(padded * places));
@@ -105,8 +105,6 @@ std::vector<float> padded_bias(const StackLayer& layer, std::int64_t padded) {
   }
   return bias;
 }
-
-}  // namespace
 
 // The cells for each map and how long they live: from the step that makes it to the last that reads it.
 struct StackPlan::Lives {

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole
+from fastbg.models.changeable import ChangeableWindow, keep_window
 from fastbg.models.conv import Conv3x3
 from fastbg.models.conv_stack import Link, is_plain_conv, run_links
 from fastbg.models.network import DIV2K_MEAN, Network, is_watched
@@ -134,6 +135,14 @@ class EDSR(Network):
         if y.requires_grad:
             return self.denormalise(y)
         return y.div_(self.img_range).add_(self.mean)  # the same in the memory that it has
+
+    @in_precision
+    def keep_window(self, x: Tensor, window: Sequence[int]) -> ChangeableWindow | None:
+        """See `Network.keep_window`; None as for `run_native`."""
+        box = check_window(window, *(self.scale * side for side in x.shape[-2:]))
+        if torch.compiler.is_compiling() or not self._has_its_parts():
+            return None
+        return keep_window(self, x, self.links(), box, self.equal_windows)
 
     def _has_its_parts(self) -> bool:
         """Whether the modules around the convolutions are `__init__`'s, and nobody watches them."""

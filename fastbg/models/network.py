@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
 from fastbg.models.arguments import check_mean, check_number, check_whole
 from fastbg.models.window import Stage, check_window, required_boxes
+
+if TYPE_CHECKING:
+    from fastbg.models.changeable import ChangeableWindow
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
@@ -71,6 +74,13 @@ class Network(nn.Module):
         box = check_window(window, height * self.scale, width * self.scale)
         sr: Tensor = self(x)
         return sr[..., box.y0 : box.y1, box.x0 : box.x1]
+
+    def keep_window(self, x: Tensor, window: Sequence[int]) -> "ChangeableWindow | None":
+        """`window` of `x` (1,3,h,w), ready for changes of `x` that cost what they reach.
+
+        None where nothing is saved by that; `forward_window` of the changed image does it then.
+        """
+        return None
 
 
 def images_per_call(lr: Tensor) -> int:

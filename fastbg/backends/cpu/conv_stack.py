@@ -24,8 +24,7 @@ def conv_stack(
     out = torch.empty(result_shape(x, parameters, layers))
     if len(x) == 0:
         return out, signs
-    known = _known(parameters[::2])
-    described, _owners = _described(known, parameters, layers, scales, False)
+    described, _owners = describe(parameters, layers, scales)
     threads, some = torch.get_num_threads(), images_at_once(parameters, layers)
     each = len(signs) // len(x) * some
     for i, part, to in zip(range(len(x)), x.split(some), out.split(some), strict=False):
@@ -58,6 +57,13 @@ def conv_stack_gradient(
         signs = view(kept[i * each : (i + 1) * each])
         native().conv_stack_gradient(view(part), described, signs, view(to), threads)
     return to_x
+
+
+def describe(
+    parameters: Sequence[Tensor], layers: Sequence[int], scales: Sequence[float]
+) -> tuple[tuple[tuple[Any, ...], ...], list[Any]]:
+    """Each layer of a forward pass for the kernel, and what owns the memory that it points to."""
+    return _described(_known(parameters[::2]), parameters, layers, scales, False)
 
 
 def _described(
