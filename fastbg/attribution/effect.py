@@ -29,13 +29,14 @@ from fastbg.attribution.interventions import (
     pool_of,
 )
 from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, as_windows
-from fastbg.attribution.window_measure import METRICS, WindowMeasure
+from fastbg.attribution.window_measure import WindowMeasure
 from fastbg.errors import InvalidArgument
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box
 from fastbg.models.arguments import check_whole
 from fastbg.ops.checks import check_unit_range
 from fastbg.precision import in_precision
+from fastbg.vocabulary import EFFECT_METRICS
 
 Values = NDArray[np.float64]
 Places = Sequence[tuple[int, int]]  # row and column of blocks
@@ -96,8 +97,8 @@ class CausalEffectMap:
         self.seed = check_whole("seed", seed, least=0)
         if not (math.isfinite(tolerance) and tolerance >= 0):
             raise InvalidArgument("tolerance", tolerance, "a number of at least 0")
-        if metric not in METRICS:
-            raise InvalidArgument("metric", repr(metric), f"one of {tuple(METRICS)}")
+        if metric not in EFFECT_METRICS:
+            raise InvalidArgument("metric", repr(metric), f"one of {EFFECT_METRICS}")
         check_batch(batch)
         self.tolerance, self.metric, self.patches = float(tolerance), metric, patches
         self.reuse_coarse, self.include_window = reuse_coarse, include_window

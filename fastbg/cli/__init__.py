@@ -1,4 +1,4 @@
-"""The command `fastbg`: run, report, attribute, evaluate, train, info, options."""
+"""The command `fastbg`: run, report, attribute, effect, evaluate, train, info, options."""
 
 import os
 import signal

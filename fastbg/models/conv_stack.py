@@ -60,7 +60,7 @@ def cut_window(y: Tensor, layers: Sequence[StackLayer], window: Box) -> Tensor:
 def link_layers(
     links: Sequence[Link], window: Box, height: int, width: int, equal: bool
 ) -> list[StackLayer]:
-    """The links, each with what it computes so that `window` of a (height, width) input comes out."""
+    """The links, each with what it computes for `window`, on a (height, width) input."""
     boxes = link_boxes(window, [link.upscale for link in links], height, width, equal)
     return [
         StackLayer(
