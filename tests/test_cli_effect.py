@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from small_run import make_network
+from torch import Tensor
 
 import fastbg
 from fastbg.cli import main
@@ -34,6 +35,12 @@ def command(files: Path, *more: str) -> list[str]:
     return ["effect", str(files / "lr.png"), *options, *window, *more]
 
 
+def opened(path: Path) -> Tensor:
+    """Levels (1,3,h,w) of an image file."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+
+
 def test_it_draws_the_map_and_tells_the_counts(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -41,17 +48,14 @@ def test_it_draws_the_map_and_tells_the_counts(
     assert main(command(files, *more)) == 0
     told, *paths = capsys.readouterr().out.strip().splitlines()
     assert paths == [str(files / name) for name in ("map.png", "map.npz", "set.npz")]
-    assert Image.open(files / "map.png").size[0] > 800
+    assert opened(files / "map.png").shape[-1] > 800
     result = fastbg.CausalEffectResult.load(files / "map.npz")
     harm, helps, idle = (int(kind[0]) for kind in result.counts())
     assert f"{helps} help, {harm} harm, {idle} are idle" in told
     assert harm + helps + idle == 6 * 7 - 4
 
     # As from Python, and again under the same interventions with another seed.
-    lr, hr = (
-        torch.from_numpy(np.array(Image.open(files / name))).permute(2, 0, 1)[None]
-        for name in ("lr.png", "hr.png")
-    )
+    lr, hr = (opened(files / name) for name in ("lr.png", "hr.png"))
     model = fastbg.load_model(files / "net.safetensors")
     direct = fastbg.CausalEffectMap(model, fine=3).effect(lr.float() / 255, (16, 16, 16), hr)
     torch.testing.assert_close(direct.effect, result.effect, rtol=0, atol=1e-9, equal_nan=True)
