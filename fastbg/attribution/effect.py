@@ -34,6 +34,8 @@ from fastbg.errors import InvalidArgument
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box
 from fastbg.models.arguments import check_whole
+from fastbg.models.rcan import RCAN
+from fastbg.models.rcan_direct import DirectRCAN
 from fastbg.ops.checks import check_unit_range
 from fastbg.precision import in_precision
 from fastbg.vocabulary import EFFECT_METRICS
@@ -71,6 +73,9 @@ class CausalEffectMap:
         reuse_coarse: whether the mean of an affected block is over its coarse replacements too: a
             better estimate than the published one, which throws them away.
         include_window: whether the window's own blocks are measured too.
+        paths: "total"; or for RCAN "direct": with the channel weights of the unchanged image, so
+            without what a block does to them by changing the means of the whole map. That part is
+            ``total.difference(direct)``, see `CausalEffectResult.difference`.
         batch: interventions a pass; by default what suits the device.
     """
 
@@ -87,6 +92,7 @@ class CausalEffectMap:
         *,
         reuse_coarse: bool = False,
         include_window: bool = False,
+        paths: str = "total",
         batch: int | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -99,6 +105,12 @@ class CausalEffectMap:
             raise InvalidArgument("tolerance", tolerance, "a number of at least 0")
         if metric not in EFFECT_METRICS:
             raise InvalidArgument("metric", repr(metric), f"one of {EFFECT_METRICS}")
+        if paths not in ("total", "direct"):
+            raise InvalidArgument("paths", repr(paths), "'total' or 'direct'")
+        if paths == "direct" and not isinstance(model, RCAN):
+            expected = "'total': only RCAN has channel weights to hold fast"
+            raise InvalidArgument("paths", "'direct'", expected)
+        self.paths = paths
         check_batch(batch)
         self.tolerance, self.metric, self.patches = float(tolerance), metric, patches
         self.reuse_coarse, self.include_window = reuse_coarse, include_window
@@ -152,9 +164,10 @@ class CausalEffectMap:
         tables = []
         with memory.frozen(self.model):
             for i, row in enumerate(corners.tolist()):
+                run = self._passes(passes, images[i : i + 1])
                 for j, corner in enumerate(row):
                     box = as_box(corner)
-                    window = ChangedWindow(passes, images[i : i + 1], box, self.batch)
+                    window = ChangedWindow(run, images[i : i + 1], box, self.batch)
                     true = self._truth(truth, images, window.scale, i, box)
                     measure = WindowMeasure(self.metric, box, window.unchanged, true)
                     entry = _Entry(self, window, measure, draws, accuracy is not None)
@@ -178,6 +191,12 @@ class CausalEffectMap:
             reuse_coarse=self.reuse_coarse,
             interventions=draws.made(digests),
         )
+
+    def _passes(self, total: WindowPasses, image: Tensor) -> WindowPasses:
+        """`total`, or those of the network whose channel weights are the image's."""
+        if isinstance(self.model, RCAN) and self.paths == "direct":
+            return WindowPasses(DirectRCAN(self.model, image))
+        return total
 
     def _check(self, images: Tensor, corners: Tensor, accuracy: str | None) -> None:
         if images.shape[1] != 3 or not corners.numel():

@@ -126,6 +126,32 @@ class CausalEffectResult:
         """(B,rows,columns): whether the effect is more than two standard errors from 0."""
         return self.effect.abs() > 2 * self.standard_error
 
+    def difference(self, other: "CausalEffectResult") -> Tensor:
+        """(B,rows,columns): how much more a block does here than in `other`, pair by pair.
+
+        The mean, over the replacements that were measured in both, of the loss here less the loss
+        there; the draws' own spread cancels. Between two networks, or between all of RCAN's paths
+        and the direct ones. NaN on the window's own blocks.
+
+        Raises InvalidArgument for maps of other sizes, metrics or interventions.
+        """
+        ours, theirs = self.interventions.coarse, other.interventions.coarse
+        if self.metric != other.metric or not np.array_equal(ours, theirs):
+            expected = "a map of the same metric under the same interventions"
+            raise InvalidArgument("other", f"one of {other.metric}, {theirs.shape}", expected)
+        if self.windows.tolist() != other.windows.tolist():
+            raise InvalidArgument("other", "a map of other windows", "the same windows")
+        losses = self._losses() - other._losses()
+        return losses.nanmean(-1).masked_fill(self.own, torch.nan)
+
+    def _losses(self) -> Tensor:
+        """(B,rows,columns,C+F) of every replacement; 0 out of reach, NaN if not measured."""
+        values = torch.cat([self.coarse_values, self.fine_values], -1)
+        losses = values - self.baseline[..., None, None, None]
+        losses = losses if METRICS[self.metric][1] else -losses
+        out_of_reach = self.coarse_values.isnan().all(-1) & ~self.own
+        return losses.masked_fill(out_of_reach[..., None], 0.0)
+
     @property
     def unit(self) -> str:
         """Of the effects."""
