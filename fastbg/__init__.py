@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         Interventions,
         LinearPath,
         LocalAttribution,
+        Occlusion,
+        OcclusionResult,
         PixelSum,
         published_patches,
     )
@@ -50,6 +52,8 @@ __all__ = [
     "Interventions",
     "LinearPath",
     "LocalAttribution",
+    "Occlusion",
+    "OcclusionResult",
     "PixelSum",
     "Transform",
     "blur_path",
@@ -78,7 +82,7 @@ _NAMES = {
     "attribution": (
         "AttributionResult CausalEffectMap CausalEffectResult CustomObjective CustomPath "
         "GaussianBlurPath GaussianLinearPath GradientDetector Interventions LinearPath "
-        "LocalAttribution PixelSum published_patches"
+        "LocalAttribution Occlusion OcclusionResult PixelSum published_patches"
     ),
     "measures.texture": "gram_distance texture_gram",
     "models.checkpoints": "load_model save_model",

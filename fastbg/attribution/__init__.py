@@ -6,6 +6,7 @@ from fastbg.attribution.effect_result import CausalEffectResult
 from fastbg.attribution.interventions import Interventions, published_patches
 from fastbg.attribution.local import LocalAttribution
 from fastbg.attribution.objectives import CustomObjective, GradientDetector, Objective, PixelSum
+from fastbg.attribution.occlusion import Occlusion, OcclusionResult
 from fastbg.attribution.paths import (
     CustomPath,
     GaussianBlurPath,
@@ -28,6 +29,8 @@ __all__ = [
     "LinearPath",
     "LocalAttribution",
     "Objective",
+    "Occlusion",
+    "OcclusionResult",
     "Path",
     "PixelSum",
     "kde_density",

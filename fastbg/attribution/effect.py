@@ -29,14 +29,12 @@ from fastbg.attribution.interventions import (
     pool_of,
 )
 from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, as_windows
-from fastbg.attribution.window_measure import WindowMeasure
+from fastbg.attribution.window_measure import WindowMeasure, true_window
 from fastbg.errors import InvalidArgument
 from fastbg.filters.dtypes import as_float
-from fastbg.geometry import Box
 from fastbg.models.arguments import check_whole
 from fastbg.models.rcan import RCAN
 from fastbg.models.rcan_direct import DirectRCAN
-from fastbg.ops.checks import check_unit_range
 from fastbg.precision import in_precision
 from fastbg.vocabulary import EFFECT_METRICS
 
@@ -168,7 +166,7 @@ class CausalEffectMap:
                 for j, corner in enumerate(row):
                     box = as_box(corner)
                     window = ChangedWindow(run, images[i : i + 1], box, self.batch)
-                    true = self._truth(truth, images, window.scale, i, box)
+                    true = true_window(self.metric, truth, images, window.scale, i, box)
                     measure = WindowMeasure(self.metric, box, window.unchanged, true)
                     entry = _Entry(self, window, measure, draws, accuracy is not None)
                     tables.append(entry.tables(_Part(kept, f"{i} {j}")))
@@ -206,23 +204,6 @@ class CausalEffectMap:
             raise InvalidArgument("accuracy", repr(accuracy), "'published' or None")
         if accuracy is not None and self.metric != "psnr":
             raise InvalidArgument("accuracy", repr(accuracy), "None unless metric is 'psnr'")
-
-    def _truth(
-        self, truth: Tensor | None, images: Tensor, scale: int, i: int, box: Box
-    ) -> Tensor | None:
-        """What image `i` should be in the window: (3,size,size) in [0,1]; None if nobody asks."""
-        if self.metric == "change":
-            return None
-        b, _, h, w = images.shape
-        expected = (b, 3, scale * h, scale * w)
-        if not isinstance(truth, Tensor) or tuple(truth.shape) != expected:
-            got = f"shape {tuple(truth.shape)}" if isinstance(truth, Tensor) else repr(truth)
-            raise InvalidArgument("truth", got, f"HR images {expected}, {scale} times the images")
-        if truth.dtype != torch.uint8 and not truth.is_floating_point():
-            raise InvalidArgument("truth", truth.dtype, "uint8, or floats in [0, 1]")
-        window = as_float(truth[i, :, box.y0 : box.y1, box.x0 : box.x1])
-        check_unit_range("truth", window.cpu())
-        return window.to(images.device)
 
     def _check_interventions(
         self, given: Interventions, grid: BlockGrid, digests: Sequence[str]

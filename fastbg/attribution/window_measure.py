@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from fastbg.errors import InvalidArgument
+from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box
+from fastbg.ops.checks import check_unit_range
 
 # Unit of each metric, and whether a harmed window has more of it.
 METRICS = {
@@ -44,6 +46,27 @@ class WindowMeasure:
             got = f"{(y0, x0, y1 - y0)}, where the SR image equals the truth"
             raise InvalidArgument("windows", got, "a finite PSNR; metric='mse' has no such limit")
         return 20 * torch.log10(255 / mse.sqrt())
+
+
+def true_window(
+    metric: str, truth: Tensor | None, images: Tensor, scale: int, i: int, box: Box
+) -> Tensor | None:
+    """What image `i` should be in the window: (C,h,w) in [0,1]; None if the metric asks nobody.
+
+    Raises InvalidArgument for a truth that is not (B,C,scale*h,scale*w), uint8 or in [0,1].
+    """
+    if metric == "change":
+        return None
+    b, channels, h, w = images.shape
+    expected = (b, channels, scale * h, scale * w)
+    if not isinstance(truth, Tensor) or tuple(truth.shape) != expected:
+        got = f"shape {tuple(truth.shape)}" if isinstance(truth, Tensor) else repr(truth)
+        raise InvalidArgument("truth", got, f"HR images {expected}, {scale} times the images")
+    if truth.dtype != torch.uint8 and not truth.is_floating_point():
+        raise InvalidArgument("truth", truth.dtype, "uint8, or floats in [0, 1]")
+    window = as_float(truth[i, :, box.y0 : box.y1, box.x0 : box.x1])
+    check_unit_range("truth", window.cpu())
+    return window.to(images.device)
 
 
 def grey_levels(image: Tensor) -> Tensor:
