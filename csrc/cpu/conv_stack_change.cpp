@@ -126,9 +126,9 @@ StackMap map_of(const StackBox& box, std::int64_t channels) {
   return map;
 }
 
-// Adds to a map the cells that a layer writes which computes `box`.
+// Adds to a map the cells that a layer writes which computes `box`, in whole tiles wherever they begin.
 void cover_cells(StackMap& map, const StackBox& box, std::int64_t r) {
-  const StackMap cells = map_of(box, map.channels);
+  const StackMap cells = map_of({box.y0, box.x0, box.y1 + kStackSide - 1, box.x1 + kStackSide - 1}, map.channels);
   const std::int64_t bottom = std::max(map.top + map.down, (cells.top + cells.down) * r);
   const std::int64_t right = std::max(map.left + map.across, (cells.left + cells.across) * r);
   map.top = std::min(map.top, cells.top * r);
@@ -196,9 +196,9 @@ struct ChangeableStack::State {
     return map;
   }
 
-  // Layer i's job on `images` whose maps are `of`.
+  // Layer i's job on `images` whose maps are `of`, in the cells or in tiles that begin where the box does.
   StackJob job(std::size_t i, std::int64_t images, const StackBox& box, const std::vector<StackMap>& of,
-               int threads) const {
+               bool own_tiles, int threads) const {
     const StackLayer& layer = layers[i - 1];
     StackJob job{};
     job.images = images;
@@ -215,6 +215,10 @@ struct ChangeableStack::State {
       job.add[job.added++] = of[static_cast<std::size_t>(layer.residual)];
     }
     job.out = i < count() ? of[i] : map_of(refined(box, layer.upscale), layer.channels);
+    if (own_tiles) {
+      job.shift_y = box.y0 % kStackSide;
+      job.shift_x = box.x0 % kStackSide;
+    }
     divide(job, threads);
     return job;
   }
@@ -271,7 +275,7 @@ ChangeableStack::ChangeableStack(const TensorView& input, std::vector<StackLayer
   }
   FASTBG_CALL_VARIANT(conv_stack_entrance, (StackEntranceJob{input, 0, 0, s.maps[0], {}}), threads);
   for (std::size_t i = 1; i <= n; ++i) {
-    StackJob job = s.job(i, 1, s.layers[i - 1].box, s.maps, threads);
+    StackJob job = s.job(i, 1, s.layers[i - 1].box, s.maps, false, threads);
     if (i == n) job.result = result;
     FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
   }
@@ -333,7 +337,7 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, int threads) 
     for (Changed& item : items) {
       const StackBox& box = item.computed[i];
       if (i < n) make(item, i);
-      StackJob job = s.job(i, item.images, box, item.maps, threads);
+      StackJob job = s.job(i, item.images, box, item.maps, !s.whole_cells, threads);
       if (i == n) {
         const StackBox all = s.result_box(), here = refined(box, s.layers.back().upscale);
         job.result = from_pixel(item.change->result, all.y0, all.x0, here.y0, here.x0);

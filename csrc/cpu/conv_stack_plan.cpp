@@ -90,8 +90,11 @@ class Offsets {
 
 void divide(StackJob& job, int threads) {
   constexpr std::int64_t rows = 12;  // of a product: no block is smaller
-  const std::int64_t down = parts(job.box.y1, kStackSide) - job.box.y0 / kStackSide;
-  const std::int64_t cells = job.images * down * (parts(job.box.x1, kStackSide) - job.box.x0 / kStackSide);
+  const auto tiles = [](std::int64_t start, std::int64_t end, std::int64_t shift) {
+    return parts(end - shift, kStackSide) - (start - shift) / kStackSide;
+  };
+  const std::int64_t cells = job.images * tiles(job.box.y0, job.box.y1, job.shift_y) *
+                             tiles(job.box.x0, job.box.x1, job.shift_x);
   const std::int64_t rounds = parts(cells, kStackTiles * threads);
   job.block = std::min(kStackTiles, up_to_multiple(parts(cells, rounds * threads), rows));
   job.blocks = parts(cells, job.block);
