@@ -518,7 +518,9 @@ def test_bad_input_is_refused_by_name(
 def test_an_infinite_psnr_is_refused(edsr: Network) -> None:
     lr = photographs()
     truth = (255 * edsr(lr).clamp(0, 1)).round().byte()
-    with pytest.raises(InvalidArgument, match=r"windows: got \(20, 24, 16\).*metric='mse'"):
+    with pytest.raises(
+        InvalidArgument, match=r"windows: got the box \(20, 24, 36, 40\).*metric='mse'"
+    ):
         fastbg.CausalEffectMap(edsr, fine=2).effect(lr, WINDOW, truth)
     result = fastbg.CausalEffectMap(edsr, fine=2, metric="mse").effect(lr, WINDOW, truth)
     assert result.baseline.item() == 0
@@ -563,6 +565,18 @@ def test_a_file_that_holds_no_interventions_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(DataError, match="no interventions"):
         fastbg.Interventions.load(tmp_path / "other.npz")
+
+
+def test_a_window_may_be_a_box(edsr: Network) -> None:
+    lr = photographs()
+    settings = fastbg.CausalEffectMap(edsr, fine=2, block=4)
+    square, box = (
+        settings.effect(lr, window, truth_of(lr)) for window in ((16, 24, 16), (16, 24, 32, 40))
+    )
+    torch.testing.assert_close(box.effect, square.effect, rtol=0, atol=0, equal_nan=True)
+    assert box.counts(public=True).help == square.counts(public=True).help
+    wide = settings.effect(lr, (16, 16, 32, 48), truth_of(lr))
+    assert wide.own.sum() == 8
 
 
 class TestRcan:

@@ -130,7 +130,8 @@ class CausalEffectMap:
         Args:
             images: (B,3,h,w) LR in [0,1], on the model's device.
             windows: ``(y, x, size)``, top-left corner and side in SR pixels, for all images; or
-                integers (B,3), one for each; or (N,3) for a single image, or (B,N,3).
+                integers (B,3), one for each; or (N,3) for a single image, or (B,N,3). With four
+                integers: boxes y0, x0, y1, x1.
             truth: (B,3,s*h,s*w) HR, uint8 or floats in [0,1]; not for ``metric="change"``.
             interventions: those of another result, to compare networks under the same; what they
                 lack is drawn.
@@ -181,7 +182,7 @@ class CausalEffectMap:
             fine_values=fine.reshape(*shape, *fine.shape[1:]),
             own=own.reshape(*shape, *grid.shape),
             images=each.reshape(*shape, *images.shape[1:]),
-            windows=corners.reshape(*shape, 3),
+            windows=corners.reshape(*shape, corners.shape[-1]),
             scale=passes.scale,
             block=self.block,
             metric=self.metric,

@@ -8,9 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from fastbg.attribution.picture import PANEL, Pixels, mark, pixels, show
+from fastbg.attribution.passes import as_box
+from fastbg.attribution.picture import PANEL, WINDOW_COLOUR, Pixels, pixels
 
 if TYPE_CHECKING:
     from fastbg.attribution.effect_result import CausalEffectResult
@@ -51,12 +53,15 @@ def result_figure(result: "CausalEffectResult", index: int | tuple[int, ...] = 0
     blended = np.where(own[..., None], enlarged, blended)  # not measured: no colour is theirs
     drawn = Figure(figsize=(3 * PANEL + 1.2, PANEL + 0.6), layout="constrained")
     first, second, third = drawn.subplots(1, 3)
-    window = result.windows[index].tolist()
-    show(first, enlarged, "LR input")
-    show(second, blended.astype(np.uint8), "causal effect")
-    for axis in (first, second):
+    y0, x0, y1, x1 = as_box(result.windows[index].tolist())
+    shown = {"LR input": enlarged, "causal effect": blended.astype(np.uint8)}
+    for axis, (title, image) in zip((first, second), shown.items(), strict=True):
+        axis.imshow(image, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
-        mark(axis, window)
+        axis.set_title(title, fontsize="medium")
+        corner, sides = (x0 - 0.5, y0 - 0.5), (x1 - x0, y1 - y0)
+        frame = Rectangle(corner, *sides, fill=False, color=WINDOW_COLOUR, linewidth=1.5)
+        axis.add_patch(frame)
     _colour_bar(drawn, second, result)
     _pie(third, result, index)
     return drawn

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastbg.attribution import diffusion as statistics
 from fastbg.attribution.blocks import BlockGrid
 from fastbg.attribution.interventions import Interventions
+from fastbg.attribution.passes import as_box
 from fastbg.attribution.window_measure import METRICS
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.writing import replacing
@@ -56,7 +57,7 @@ class CausalEffectResult:
             and for draws that ``accuracy="published"`` did not need.
         own: (B,rows,columns) blocks that share a pixel with the window.
         images: (B,3,h,w), the LR images.
-        windows: (B,3) integers y, x, size in SR pixels.
+        windows: (B,3) integers y, x, size in SR pixels, or (B,4) boxes, as they were given.
         scale: SR pixels per LR pixel and axis.
         block: side of a block in LR pixels.
         metric, tolerance, reuse_coarse: as `CausalEffectMap` has them.
@@ -179,10 +180,10 @@ class CausalEffectResult:
         """
         unit = self.scale * self.block
         own = torch.zeros_like(self.own)
-        for mask, (y, x, size) in zip(
-            own.view(-1, *self.grid.shape), self.windows.view(-1, 3).tolist(), strict=True
-        ):
-            mask[y // unit : (y + size) // unit, x // unit : (x + size) // unit] = True
+        windows = self.windows.flatten(0, -2).tolist()
+        for mask, window in zip(own.view(-1, *self.grid.shape), windows, strict=True):
+            y0, x0, y1, x1 = (v // unit for v in as_box(window))
+            mask[y0:y1, x0:x1] = True
         if bool((~own & self.effect.isnan()).any()):
             got = f"windows that do not end where blocks of {unit} SR pixels do"
             raise InvalidArgument("public", got, "a map with include_window=True")

@@ -97,7 +97,7 @@ class Occlusion:
             effect=torch.stack(rows).reshape(*shape, len(places)),
             boxes=torch.tensor(places),
             images=each.reshape(*shape, *size_),
-            windows=corners.reshape(*shape, 3),
+            windows=corners.reshape(*shape, corners.shape[-1]),
             scale=passes.scale,
             metric=self.metric,
         )

@@ -44,6 +44,13 @@ class WindowPasses:
         """See above."""
         return self._forward_window is not None
 
+    def scale_for(self, images: Tensor) -> int:
+        """`scale`; a model that does not tell is run on the first of `images` (B,C,h,w)."""
+        if not self.scale:
+            with torch.no_grad():
+                self._super_resolved(images[:1])
+        return self.scale
+
     def patches(self, images: Tensor, boxes: Sequence[Box], margin: int = 0) -> Iterator[Tensor]:
         """SR pixels (B,C,..,..) of each box, with `margin` more below and right, if there are.
 
@@ -54,10 +61,10 @@ class WindowPasses:
         for box in boxes:
             with memory.autocast(images.device, self.autocast):
                 if self._forward_window is not None:
-                    patch = self._window(images, self._readable(box, images, margin))
+                    patch = self._window(images, self.readable(box, images, margin))
                 else:
                     sr = self._super_resolved(images) if sr is None else sr
-                    y0, x0, y1, x1 = self._readable(box, images, margin)
+                    y0, x0, y1, x1 = self.readable(box, images, margin)
                     patch = sr[..., y0:y1, x0:x1]
             yield patch
 
@@ -73,13 +80,12 @@ class WindowPasses:
         self.scale = sr.shape[-1] // images.shape[-1]
         return sr
 
-    def _readable(self, box: Box, images: Tensor, margin: int) -> Box:
+    def readable(self, box: Box, images: Tensor, margin: int) -> Box:
         """`box` with the margin, as far as the SR image has it."""
         height, width = (self.scale * v for v in images.shape[-2:])
-        if box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width or box.y0 >= box.y1:
-            window = (box.y0, box.x0, box.y1 - box.y0)
-            wanted = f"(y, x, size), size >= 1, inside the SR image of {height}x{width}"
-            raise InvalidArgument("windows", window, wanted)
+        empty = box.y0 >= box.y1 or box.x0 >= box.x1
+        if empty or box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width:
+            raise InvalidArgument("windows", *_told(box, height, width))
         return Box(box.y0, box.x0, min(box.y1 + margin, height), min(box.x1 + margin, width))
 
 
@@ -113,27 +119,40 @@ def as_inputs(images: Tensor, model: nn.Module) -> Tensor:
 
 
 def as_windows(windows: Windows, count: int) -> Tensor:
-    """`windows` (y, x, size) of `count` images as integers (B,N,3) on the CPU."""
+    """`windows` of `count` images as integers (B,N,3), or (B,N,4) for boxes, on the CPU."""
     value = torch.as_tensor(windows)
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise InvalidArgument("windows", value.dtype, "integers y, x, size")
     value = value.clone().to("cpu", torch.int64)
-    if value.shape == (3,):
-        return value.expand(count, 1, 3)
-    if value.dim() == 2 and value.shape[1] == 3 and count == 1:
-        return value[None]
-    if value.shape == (count, 3):
-        return value[:, None]
-    if value.dim() == 3 and value.shape[0] == count and value.shape[2] == 3:
-        return value
+    length = value.shape[-1] if value.dim() else 0
+    if length in (3, 4):
+        if value.dim() == 1:
+            return value.expand(count, 1, length)
+        if value.dim() == 2 and count == 1:
+            return value[None]
+        if value.shape == (count, length):
+            return value[:, None]
+        if value.dim() == 3 and value.shape[0] == count:
+            return value
     raise InvalidArgument(
         "windows",
         f"shape {tuple(value.shape)}",
-        f"(3,), ({count}, 3) or ({count}, N, 3): y, x, size",
+        f"(3,), ({count}, 3) or ({count}, N, 3): y, x, size; or with 4: y0, x0, y1, x1",
     )
 
 
 def as_box(window: Sequence[int]) -> Box:
-    """The box of a window y, x, size."""
+    """The box of a window y, x, size, or y0, x0, y1, x1."""
+    if len(window) == 4:
+        return Box(*window)
     y, x, size = window
     return Box(y, x, y + size, x + size)
+
+
+def _told(box: Box, height: int, width: int) -> tuple[object, str]:
+    """A window that leaves the SR image, as it was given, and what was expected."""
+    size = box.y1 - box.y0
+    where = f"inside the SR image of {height}x{width}"
+    if size == box.x1 - box.x0:
+        return (box.y0, box.x0, size), f"(y, x, size), size >= 1, {where}"
+    return tuple(box), f"(y0, x0, y1, x1), y0 < y1, x0 < x1, {where}"

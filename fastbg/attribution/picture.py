@@ -82,16 +82,16 @@ def figure(image: Tensor, panels: Sequence[Panel], window: Sequence[int], scale:
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
 
-    show(axes[0, 0], enlarged, "LR input")
-    mark(axes[0, 0], window)
+    _show(axes[0, 0], enlarged, "LR input")
+    _mark(axes[0, 0], window)
     axes[1, 0].axis("off")
     view = _around(window, height, width)
-    show(axes[2, 0], enlarged[view], "window, LR")
+    _show(axes[2, 0], enlarged[view], "window, LR")
     for column, panel in enumerate(panels, start=1):
-        show(axes[0, column], heat(panel.map), panel.name)
-        show(axes[1, column], density_over(lr, panel.map, scale), "")
-        mark(axes[1, column], window)
-        show(axes[2, column], panel.sr[view], "")
+        _show(axes[0, column], heat(panel.map), panel.name)
+        _show(axes[1, column], density_over(lr, panel.map, scale), "")
+        _mark(axes[1, column], window)
+        _show(axes[2, column], panel.sr[view], "")
         axes[2, column].set_xlabel(_spread(panel.map, panel.diffusion_index))
     for row, text in enumerate(("attribution", "density", "SR"), start=0):
         if columns > 1:
@@ -109,11 +109,11 @@ def result_figure(result: "AttributionResult", index: int | tuple[int, ...] = 0)
     axes = drawn.subplots(1, 3)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    show(axes[0], enlarged, "LR input")
-    mark(axes[0], window)
-    show(axes[1], heat(map_), "attribution")
-    show(axes[2], density_over(lr, map_, result.scale), "density")
-    mark(axes[2], window)
+    _show(axes[0], enlarged, "LR input")
+    _mark(axes[0], window)
+    _show(axes[1], heat(map_), "attribution")
+    _show(axes[2], density_over(lr, map_, result.scale), "density")
+    _mark(axes[2], window)
     axes[1].set_xlabel(_spread(map_, float(result.diffusion_index[index])))
     return drawn
 
@@ -128,15 +128,13 @@ def _spread(map_: NDArray[np.float32], diffusion_index: float) -> str:
     return f"DI {diffusion_index:.2f}" if map_.any() else "nothing attributed"
 
 
-def show(axis: Axes, image: Pixels, title: str) -> None:
-    """`image` with its pixels as squares below its title."""
+def _show(axis: Axes, image: Pixels, title: str) -> None:
     axis.imshow(image, interpolation="nearest")
     # A network may be called "$x$": names are no formulas.
     axis.set_title(title, fontsize="medium", parse_math=False)
 
 
-def mark(axis: Axes, window: Sequence[int]) -> None:
-    """The frame of a window y, x, size."""
+def _mark(axis: Axes, window: Sequence[int]) -> None:
     y, x, size = window
     axis.add_patch(
         Rectangle((x - 0.5, y - 0.5), size, size, fill=False, color=WINDOW_COLOUR, linewidth=1.5)

@@ -42,8 +42,7 @@ class WindowMeasure:
         if self._metric == "mse":
             return mse
         if bool((mse == 0).any()):
-            y0, x0, y1, _ = self._window
-            got = f"{(y0, x0, y1 - y0)}, where the SR image equals the truth"
+            got = f"the box {tuple(self._window)}, where the SR image equals the truth"
             raise InvalidArgument("windows", got, "a finite PSNR; metric='mse' has no such limit")
         return 20 * torch.log10(255 / mse.sqrt())
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastbg.attribution.effect import CausalEffectMap, Progress
 from fastbg.attribution.effect_result import CausalEffectResult
 from fastbg.attribution.interventions import Interventions
-from fastbg.cli.attribute import FORMATS, check_window
+from fastbg.cli.attribute import FORMATS
 from fastbg.cli.device import pick_device
 from fastbg.cli.files import check_folder, open_image
 from fastbg.errors import DataError, InvalidArgument
@@ -54,7 +54,10 @@ def main(arguments: argparse.Namespace) -> None:
     say = partial(print, file=sys.stderr)  # what is printed otherwise are results
     (model,) = load_choices([arguments.model], pick_device(arguments.device), say)
     height, width = (model.scale * side for side in pixels.shape[:2])
-    check_window(arguments.window, height, width)
+    y, x, size = arguments.window
+    if size < 1 or y < 0 or x < 0 or y + size > height or x + size > width:
+        expected = f"Y X SIZE inside the SR image, which has {height}x{width} pixels"
+        raise InvalidArgument("--window", f"{y} {x} {size}", expected)
     if truth is not None and truth.shape[:2] != (height, width):
         got = f"{truth.shape[0]}x{truth.shape[1]} pixels"
         raise InvalidArgument("--hr", got, f"{height}x{width}, {model.scale} times IMAGE's")
