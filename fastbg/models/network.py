@@ -13,14 +13,14 @@ from fastbg.geometry import Box
 from fastbg.models.arguments import check_mean, check_number, check_whole
 from fastbg.models.window import Stage, check_window, required_boxes
 
-if TYPE_CHECKING:
-    from fastbg.models.changeable import ChangeableWindow
-
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 # LR pixels that a network is given at once where nothing is kept for backward. On CPUs small
 # batches won: the features of a few thousand pixels stay in the cache.
 PIXELS_PER_CALL = {"cpu": 8_192, "cuda": 262_144}
+
+if TYPE_CHECKING:
+    from fastbg.models.changeable import ChangeableWindow
 
 
 class Network(nn.Module):
@@ -41,6 +41,13 @@ class Network(nn.Module):
         self.scale, self.img_range, self.name = scale, img_range, self.architecture
         self.config = {**sizes, "scale": scale, "img_range": img_range, "mean": mean}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+
+    def keep_window(self, x: Tensor, window: Sequence[int]) -> "ChangeableWindow | None":
+        """`window` of `x` (1,3,h,w), ready for changes of `x` that cost what they reach.
+
+        None where nothing is saved by that; `forward_window` of the changed image does it then.
+        """
+        return None
 
     def normalise(self, image: Tensor) -> Tensor:
         """What the first layer sees of an image in [0,1]; InvalidArgument if it is not RGB."""
@@ -74,13 +81,6 @@ class Network(nn.Module):
         box = check_window(window, height * self.scale, width * self.scale)
         sr: Tensor = self(x)
         return sr[..., box.y0 : box.y1, box.x0 : box.x1]
-
-    def keep_window(self, x: Tensor, window: Sequence[int]) -> "ChangeableWindow | None":
-        """`window` of `x` (1,3,h,w), ready for changes of `x` that cost what they reach.
-
-        None where nothing is saved by that; `forward_window` of the changed image does it then.
-        """
-        return None
 
 
 def images_per_call(lr: Tensor) -> int:
