@@ -105,6 +105,7 @@ def test_a_stopped_map_goes_on(
         (["--patches", "missing"], "patches"),
         (["--block", "500"], "patches"),
         (["--tolerance", "-1"], "tolerance"),
+        (["--paths", "direct"], "paths"),
         (["--metric", "mse", "--accuracy", "published"], "accuracy"),
     ],
 )

@@ -182,6 +182,12 @@ def effect(commands: Any) -> None:
     add("--metric", default="psnr", choices=EFFECT_METRICS, help="default: psnr")
     add("--patches", type=Path, metavar="DIR", help="LR images to cut patches from")
     add("--seed", type=whole(0), default=0, metavar="N", help="draws the patches")
+    add(
+        "--paths",
+        default="total",
+        choices=("total", "direct"),
+        help="direct: of RCAN, with the channel weights of the unchanged image (default: total)",
+    )
     add("--reuse-coarse", action="store_true", help="average over the coarse patches too")
     add(
         "--accuracy",

@@ -28,7 +28,7 @@ from fastbg.runs.store import RunStore
 from fastbg.runs.values import Json
 
 # Options that decide the numbers, as the command line and CausalEffectMap both call them.
-SETTINGS = ("block", "coarse", "fine", "tolerance", "metric", "seed", "reuse_coarse")
+SETTINGS = ("block", "coarse", "fine", "tolerance", "metric", "seed", "reuse_coarse", "paths")
 
 
 def main(arguments: argparse.Namespace) -> None:
