@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastbg.attribution.passes import WindowPasses
-from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
+from fastbg.models.arguments import check_whole
 from fastbg.models.changeable import ChangeableWindow
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.checks import check_finite
@@ -95,5 +95,5 @@ def reach_of(model: nn.Module, window: Box, height: int, width: int) -> Box:
 
 def check_batch(batch: int | None) -> None:
     """InvalidArgument for a number of images a pass that is none."""
-    if batch is not None and (isinstance(batch, bool) or batch < 1):
-        raise InvalidArgument("batch", batch, "at least 1, or None")
+    if batch is not None:
+        check_whole("batch", batch)

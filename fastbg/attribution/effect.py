@@ -32,7 +32,7 @@ from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, 
 from fastbg.attribution.window_measure import WindowMeasure, true_window
 from fastbg.errors import InvalidArgument
 from fastbg.filters.dtypes import as_float
-from fastbg.models.arguments import check_whole
+from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.rcan import RCAN
 from fastbg.models.rcan_direct import DirectRCAN
 from fastbg.precision import in_precision
@@ -99,8 +99,7 @@ class CausalEffectMap:
         self.block = check_whole("block", block)
         self.coarse, self.fine = check_whole("coarse", coarse), check_whole("fine", fine)
         self.seed = check_whole("seed", seed, least=0)
-        if not (math.isfinite(tolerance) and tolerance >= 0):
-            raise InvalidArgument("tolerance", tolerance, "a number of at least 0")
+        self.tolerance = check_number("tolerance", tolerance, least=0)
         if metric not in EFFECT_METRICS:
             raise InvalidArgument("metric", repr(metric), f"one of {EFFECT_METRICS}")
         if paths not in ("total", "direct"):
@@ -110,7 +109,7 @@ class CausalEffectMap:
             raise InvalidArgument("paths", "'direct'", expected)
         self.paths = paths
         check_batch(batch)
-        self.tolerance, self.metric, self.patches = float(tolerance), metric, patches
+        self.metric, self.patches = metric, patches
         self.reuse_coarse, self.include_window = reuse_coarse, include_window
         self.batch = batch
 
@@ -155,6 +154,9 @@ class CausalEffectMap:
         digests = tuple(sorted({image_digest(image) for image in images}))
         grid = BlockGrid(self.block, *images.shape[-2:])
         if interventions is not None:
+            if not isinstance(interventions, Interventions):
+                got = type(interventions).__name__
+                raise InvalidArgument("interventions", got, "fastbg.Interventions or None")
             self._check_interventions(interventions, grid, digests)
 
         passes = WindowPasses(self.model)
@@ -317,6 +319,10 @@ class _Entry:
         wanted = grid.touching(self._window.reach)
         if not settings.include_window:
             wanted &= ~own
+            if own.all():
+                got = f"the box {tuple(self._window.box)}, which touches every block"
+                expected = "a window that leaves blocks to replace, or include_window=True"
+                raise InvalidArgument("windows", got, expected)
         self._fill(coarse, wanted, part, "coarse", COARSE_BLOCKS, self._coarse_values)
         fine = np.full((*grid.shape, settings.fine), np.nan)
         affected = affected_blocks(baseline, coarse, settings.tolerance)

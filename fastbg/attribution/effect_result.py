@@ -227,6 +227,8 @@ class CausalEffectResult:
         """
         from fastbg.attribution.effect_picture import colours
 
+        if bound is not None and not bound > 0:
+            raise InvalidArgument("bound", bound, "a number above 0")
         values = self.effect.masked_fill(self.own, torch.inf).numpy()
         large = self.grid.on_pixels(values).repeat(self.scale, -2).repeat(self.scale, -1)
         return colours(large, self.bound if bound is None else bound)

@@ -47,6 +47,10 @@ class Interventions:
     images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("coarse", "fine_index", "fine"):
+            if not isinstance(getattr(self, name), np.ndarray):
+                got = type(getattr(self, name)).__name__
+                raise InvalidArgument(f"interventions.{name}", got, "a NumPy array")
         side = self.coarse.shape[3] if self.coarse.ndim == 6 else 0
         wanted = {
             "coarse": (self.coarse, 6, (side, side, 3), "(rows, columns, C, b, b, 3)"),
