@@ -18,6 +18,7 @@ baselines run the same network with its channel weights held fast.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def report(name: str, size: int, options: argparse.Namespace) -> measure.Result:
     sample = sample_of(result, reach)
     with torch.no_grad():
         windows = torch.cat(list(ChangedWindow(WindowPasses(run), lr, window).changed(sample)))
+    os.environ["FASTBG_BACKEND"] = "torch"
     slow, whole = timed(clock, lambda: effect_torch.published(plain, lr, sample, window))
     times = {}
     for batch in BATCHES:
@@ -108,6 +110,7 @@ def report(name: str, size: int, options: argparse.Namespace) -> measure.Result:
         for other in (whole, batched):
             error = float((windows - other).abs().max())  # type: ignore[operator]
             assert error < EXACT, f"SR windows differ by {error}"
+    del os.environ["FASTBG_BACKEND"]
     affected = int(result.affected.sum())
     own = int(result.own.sum())
     blocks = result.own.numel() - own

@@ -37,24 +37,8 @@ class DirectRCAN(Network):
         if any(weight.numel() != weight.shape[1] for weight in weights):
             got = f"RCAN with means over {net.config['pooling']} pixels"
             raise InvalidArgument("model", got, "one with means over the whole map: pooling 0")
-        self._weighted = nn.ModuleList()
-        self._links = self._all_links(net, iter(weights))
-
-    def _all_links(self, net: RCAN, weights: Iterator[Tensor]) -> list[Link]:
-        links = [Link(net.conv_first)]
-        for group in cast(list[Group], [*net.body]):
-            entry = len(links)
-            for block in cast(list[ChannelBlock], [*group.blocks]):
-                before = len(links)
-                links.append(Link(block.conv1, relu=True))
-                conv = weighted(block.conv2, next(weights))
-                self._weighted.append(conv)
-                links.append(Link(conv, residual=before))
-            links.append(Link(group.conv, residual=entry))
-        links.append(Link(net.conv_after_body, residual=1))
-        for i, stage in enumerate(net.upsample.stages):
-            links.append(Link(cast(nn.Conv2d, net.upsample[2 * i]), upscale=stage.factor))
-        return [*links, Link(net.conv_last)]
+        self._links = all_links(net, iter(weights))
+        self._convs = nn.ModuleList(link.conv for link in self._links)  # to be moved and found
 
     def stages(self) -> list[Stage]:
         """Convolutions of radius 1 all along."""
@@ -92,6 +76,22 @@ def channel_weights(net: RCAN, image: Tensor) -> Iterator[Tensor]:
             yield weight
             x = x + y * weight
         x = group.conv(x, residual=entry)
+
+
+def all_links(net: RCAN, weights: Iterator[Tensor]) -> list[Link]:
+    """The convolutions of `net` in turn, each block's second one with its channel weights."""
+    links = [Link(net.conv_first)]
+    for group in cast(list[Group], [*net.body]):
+        entry = len(links)
+        for block in cast(list[ChannelBlock], [*group.blocks]):
+            before = len(links)
+            links.append(Link(block.conv1, relu=True))
+            links.append(Link(weighted(block.conv2, next(weights)), residual=before))
+        links.append(Link(group.conv, residual=entry))
+    links.append(Link(net.conv_after_body, residual=1))
+    for i, stage in enumerate(net.upsample.stages):
+        links.append(Link(cast(nn.Conv2d, net.upsample[2 * i]), upscale=stage.factor))
+    return [*links, Link(net.conv_last)]
 
 
 def weighted(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
