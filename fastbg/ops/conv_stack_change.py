@@ -20,7 +20,8 @@ class ChangeableStack:
 
     Each layer computes the pixels that the change can reach and that its box has, and takes the
     others from the kept maps. Results are those of `conv_stack` on the changed image to rounding;
-    with `whole_cells`, and boxes made of whole cells, they have its very bits.
+    with `whole_cells`, and boxes made of whole cells, they have the very bits of another
+    ChangeableStack of the changed image.
 
     Frozen float32 parameters on CPUs only. They may not change while this lives.
 
