@@ -12,4 +12,5 @@ PYBIND11_MODULE(_cpu, m) {
   fastbg::register_conv(m);
   fastbg::register_attention(m);
   fastbg::register_conv_stack(m);
+  fastbg::register_conv_stack_change(m);
 }

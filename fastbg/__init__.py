@@ -14,14 +14,20 @@ from fastbg.version import __version__ as __version__
 if TYPE_CHECKING:
     from fastbg.attribution import (
         AttributionResult,
+        CausalEffectMap,
+        CausalEffectResult,
         CustomObjective,
         CustomPath,
         GaussianBlurPath,
         GaussianLinearPath,
         GradientDetector,
+        Interventions,
         LinearPath,
         LocalAttribution,
+        Occlusion,
+        OcclusionResult,
         PixelSum,
+        published_patches,
     )
     from fastbg.attribution.faithfulness import FaithfulnessResult, faithfulness
     from fastbg.attribution.gradient import window_gradient
@@ -45,14 +51,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttributionResult",
+    "CausalEffectMap",
+    "CausalEffectResult",
     "CustomObjective",
     "CustomPath",
     "FaithfulnessResult",
     "GaussianBlurPath",
     "GaussianLinearPath",
     "GradientDetector",
+    "Interventions",
     "LinearPath",
     "LocalAttribution",
+    "Occlusion",
+    "OcclusionResult",
     "PixelSum",
     "ReceptiveField",
     "SanityResult",
@@ -75,6 +86,7 @@ __all__ = [
     "path_integral",
     "pixel_mlp",
     "psnr",
+    "published_patches",
     "receptive_field",
     "run_experiments",
     "sanity_checks",
@@ -91,8 +103,9 @@ __all__ = [
 # Where each name is; the imports above say the same to type checkers.
 _NAMES = {
     "attribution": (
-        "AttributionResult CustomObjective CustomPath GaussianBlurPath GaussianLinearPath "
-        "GradientDetector LinearPath LocalAttribution PixelSum"
+        "AttributionResult CausalEffectMap CausalEffectResult CustomObjective CustomPath "
+        "GaussianBlurPath GaussianLinearPath GradientDetector Interventions LinearPath "
+        "LocalAttribution Occlusion OcclusionResult PixelSum published_patches"
     ),
     "attribution.faithfulness": "FaithfulnessResult faithfulness",
     "attribution.gradient": "window_gradient",

@@ -144,6 +144,15 @@ def conv_stack_gradient(
     /,
 ) -> None: ...
 
+# conv_stack_change_bindings.cpp; a change: (box, pixels, result)
+def changeable_stack(
+    x: View, layers: tuple[Layer, ...], whole_cells: bool, out: View, threads: int, /
+) -> object: ...
+def changeable_stack_run(
+    stack: object, changes: tuple[tuple[tuple[int, ...], View, View], ...], threads: int, /
+) -> None: ...
+def changeable_stack_bytes(stack: object, /) -> int: ...
+
 # attention_bindings.cpp; `states`: addresses of the cells before each step and after the last
 def swin_layers(
     x: View, steps: tuple[Step, ...], states: tuple[int, ...], out: View, threads: int, /

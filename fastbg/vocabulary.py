@@ -26,6 +26,7 @@ DTYPES = ("float32", "bfloat16", "float16")  # of networks
 PRECISIONS = ("ieee", "tf32", "bf16")  # of float32 products, see fastbg.precision
 KERNELS = ("matlab", "pil")  # of bicubic down-sampling
 CHANNELS = ("rgb", "y")  # of PSNR and SSIM
+EFFECT_METRICS = ("psnr", "mse", "change")  # of a window, in causal effect maps and occlusion
 METHODS = ("riemann_right", "riemann_trapezoid", "gausslegendre", "arc_midpoint")  # along a path
 
 # A network on a command line, see fastbg.models.options.

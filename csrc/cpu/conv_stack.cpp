@@ -48,16 +48,18 @@ struct Cell {
 };
 
 struct Grid {
-  std::int64_t top, left, across, of_image;
+  std::int64_t top, left, across, of_image, shift_y, shift_x;
 
-  explicit Grid(const StackBox& box)
-      : top(box.y0 / kStackSide), left(box.x0 / kStackSide),
-        across((box.x1 + kStackSide - 1) / kStackSide - left),
-        of_image(((box.y1 + kStackSide - 1) / kStackSide - top) * across) {}
+  explicit Grid(const StackBox& box, std::int64_t shift_y = 0, std::int64_t shift_x = 0)
+      : top((box.y0 - shift_y) / kStackSide), left((box.x0 - shift_x) / kStackSide),
+        across((box.x1 - shift_x + kStackSide - 1) / kStackSide - left),
+        of_image(((box.y1 - shift_y + kStackSide - 1) / kStackSide - top) * across),
+        shift_y(shift_y), shift_x(shift_x) {}
 
   Cell at(std::int64_t number) const {
     const std::int64_t inside = number % of_image;
-    return {number / of_image, (top + inside / across) * kStackSide, (left + inside % across) * kStackSide};
+    return {number / of_image, (top + inside / across) * kStackSide + shift_y,
+            (left + inside % across) * kStackSide + shift_x};
   }
 };
 
@@ -399,7 +401,7 @@ void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, St
 }  // namespace
 
 void conv_stack_layer(const StackJob& job, int threads) {
-  const Grid grid(job.box);
+  const Grid grid(job.box, job.shift_y, job.shift_x);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t block = 0; block < job.blocks; ++block) {
     compute_block(job, grid, block, stack_scratch_of_thread());

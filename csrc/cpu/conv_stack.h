@@ -87,6 +87,8 @@ struct StackJob {
   TensorView result;       // (B,C,h,w) of the box, or its data is null
   StackShuffled shuffled;  // likewise, for a result that is finer
   std::int64_t block, blocks;  // cells that are handled together
+  // Tiles begin so many pixels behind the cells, where nobody asks for the whole map's bits: fewer cover the box.
+  std::int64_t shift_y, shift_x;
 };
 
 // A tensor (B,C,h,w), whose first pixel is (top, left) of its map, to cells; gated, if there is a gate.

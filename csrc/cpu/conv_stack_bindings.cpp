@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "bindings.h"
-#include "conv_stack_plan.h"
+#include "conv_stack_bindings.h"
 #include "register.h"
 
 namespace fastbg {
@@ -59,11 +59,9 @@ StackTail tail_from(const py::tuple& described) {
 }
 
 StackPlan plan_from(const TensorView& input, const py::tuple& described, const py::object& tail) {
-  std::vector<StackLayer> layers;
-  for (const py::handle layer : described) layers.push_back(layer_from(layer.cast<py::tuple>()));
   std::optional<StackTail> behind;
   if (!tail.is_none()) behind = tail_from(tail.cast<py::tuple>());
-  return {input, std::move(layers), behind};
+  return {input, stack_layers_from(described), behind};
 }
 
 void check_result(const StackPlan& plan, const TensorView& input, const TensorView& result) {
@@ -106,6 +104,12 @@ void register_conv_stack(py::module_& m) {
     const py::gil_scoped_release released;
     plan.backward(through, kept, input, threads);
   });
+}
+
+std::vector<StackLayer> stack_layers_from(const py::tuple& described) {
+  std::vector<StackLayer> layers;
+  for (const py::handle layer : described) layers.push_back(layer_from(layer.cast<py::tuple>()));
+  return layers;
 }
 
 }  // namespace fastbg

@@ -95,17 +95,20 @@ class Offsets {
   std::int64_t size_ = 0;
 };
 
-// Blocks of cells of equal size, as many as threads can share.
+}  // namespace
+
 void divide(StackJob& job, int threads) {
   constexpr std::int64_t rows = 12;  // of a product: no block is smaller
-  const std::int64_t down = parts(job.box.y1, kStackSide) - job.box.y0 / kStackSide;
-  const std::int64_t cells = job.images * down * (parts(job.box.x1, kStackSide) - job.box.x0 / kStackSide);
+  const auto tiles = [](std::int64_t start, std::int64_t end, std::int64_t shift) {
+    return parts(end - shift, kStackSide) - (start - shift) / kStackSide;
+  };
+  const std::int64_t cells = job.images * tiles(job.box.y0, job.box.y1, job.shift_y) *
+                             tiles(job.box.x0, job.box.x1, job.shift_x);
   const std::int64_t rounds = parts(cells, kStackTiles * threads);
   job.block = std::min(kStackTiles, up_to_multiple(parts(cells, rounds * threads), rows));
   job.blocks = parts(cells, job.block);
 }
 
-// Bias by place, with zeros behind each place's channels.
 std::vector<float> padded_bias(const StackLayer& layer, std::int64_t padded) {
   const std::int64_t places = layer.upscale * layer.upscale;
   std::vector<float> bias(static_cast<std::size_t>(padded * places));
@@ -114,8 +117,6 @@ std::vector<float> padded_bias(const StackLayer& layer, std::int64_t padded) {
   }
   return bias;
 }
-
-}  // namespace
 
 // The cells for each map and how long they live: from the step that makes it to the last that reads it.
 struct StackPlan::Lives {

@@ -22,6 +22,12 @@ struct StackLayer {
   ChannelAttention attention;      // the means over the whole map
 };
 
+// Sets a job's blocks of cells: of equal size, as many as threads can share.
+void divide(StackJob& job, int threads);
+
+// Bias by place, with zeros behind each place's channels up to `padded`.
+std::vector<float> padded_bias(const StackLayer& layer, std::int64_t padded);
+
 class StackPlan {
  public:
   // Throws std::invalid_argument unless each layer's input and residual are there. A tail comes behind the

@@ -12,5 +12,6 @@ void register_gram(pybind11::module_& m);
 void register_conv(pybind11::module_& m);
 void register_attention(pybind11::module_& m);
 void register_conv_stack(pybind11::module_& m);
+void register_conv_stack_change(pybind11::module_& m);
 
 }  // namespace fastbg

@@ -19,6 +19,7 @@ from fastbg.vocabulary import (
     BACKENDS,
     CHANNELS,
     DTYPES,
+    EFFECT_METRICS,
     EXPERIMENTS,
     EXTRA,
     KERNELS,
@@ -46,7 +47,8 @@ def parser() -> Parser:
     line = Parser(prog="fastbg", description=ABOUT)
     line.add_argument("--version", action=Versions)
     commands = line.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for register in (run, report, compare, attribute, evaluate, train, info, options, completion):
+    commands_in_order = (run, report, compare, attribute, effect, evaluate, train)
+    for register in (*commands_in_order, info, options, completion):
         register(commands)
     return line
 
@@ -287,6 +289,66 @@ def attribute(commands: Any) -> None:
     )
     add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
     arithmetic(command)
+
+
+def effect(commands: Any) -> None:
+    """`fastbg effect`."""
+    command = commands.add_parser(
+        "effect",
+        help="which blocks of the input help a window, and which harm it?",
+        description="Causal effect map: every block of the input is replaced by patches of other "
+        "images; its effect is what the window's PSNR loses by that on average.",
+    )
+    command.set_defaults(command=loaded("effect"))
+    add = command.add_argument
+    add("image", metavar="IMAGE", help="the network's LR input")
+    add("--model", required=True, metavar=NETWORK, help=NETWORK_HELP)
+    add(
+        "--window",
+        nargs=3,
+        type=whole(),
+        required=True,
+        metavar=("Y", "X", "SIZE"),
+        help="top left corner and side, SR pixels",
+    )
+    add("--hr", metavar="FILE", help="what the SR image should be; not for --metric change")
+    add("--out", type=Path, required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
+    add("--save", type=Path, metavar="FILE", help="also every number, as .npz")
+    add("--block", type=whole(1), default=2, metavar="N", help="side in LR pixels (default 2)")
+    add("--coarse", type=whole(1), default=3, metavar="N", help="patches for each block")
+    add("--fine", type=whole(1), default=50, metavar="N", help="more for those that matter")
+    add(
+        "--tolerance",
+        type=number,
+        default=0.01,
+        metavar="T",
+        help="smaller effects are 0; dB, or what the metric is in (default 0.01)",
+    )
+    add("--metric", default="psnr", choices=EFFECT_METRICS, help="default: psnr")
+    add("--patches", type=Path, metavar="DIR", help="LR images to cut patches from")
+    add("--seed", type=whole(0), default=0, metavar="N", help="draws the patches")
+    add(
+        "--paths",
+        default="total",
+        choices=("total", "direct"),
+        help="direct: of RCAN, with the channel weights of the unchanged image (default: total)",
+    )
+    add("--reuse-coarse", action="store_true", help="average over the coarse patches too")
+    add(
+        "--accuracy",
+        choices=("published",),
+        help="as accurate as 50 patches, with fewer where fewer do",
+    )
+    add("--interventions", type=Path, metavar="FILE", help="take these patches, of another map")
+    add(
+        "--keep-interventions",
+        type=Path,
+        dest="keep",
+        metavar="FILE",
+        help="keep the patches for another network, as .npz",
+    )
+    add("--resume", type=Path, metavar="DIR", help="keep finished parts there, and go on from them")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
 
 
 def evaluate(commands: Any) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple, cast
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastbg.geometry import Box
+from fastbg.geometry import Box, Patch
 from fastbg.models.conv import Conv3x3
 from fastbg.models.network import Network, is_watched
 from fastbg.models.upsampler import Upsampler
@@ -102,8 +102,23 @@ def run_links(x: Tensor, links: Sequence[Link], window: Box, equal: bool) -> Ten
     if why_plain(x, parameters) is not None:
         return None
     height, width = x.shape[-2:]
+    layers = link_layers(links, window, height, width, equal)
+    y = conv_stack(x, layers, sure=True)
+    return cut_window(y, layers, window)
+
+
+def cut_window(y: Tensor, layers: Sequence[StackLayer], window: Box) -> Tensor:
+    """`window` of what the layers have computed, which may be more."""
+    computed = Box(*layers[-1].box or ()).refine(layers[-1].upscale)
+    return y if computed == window else Patch(y, computed).cut(window).data
+
+
+def link_layers(
+    links: Sequence[Link], window: Box, height: int, width: int, equal: bool
+) -> list[StackLayer]:
+    """The links, each with what it computes for `window`, on a (height, width) input."""
     boxes = link_boxes(window, links, height, width, equal)
-    layers = [
+    return [
         StackLayer(
             link.conv.weight,
             link.conv.bias,
@@ -116,12 +131,6 @@ def run_links(x: Tensor, links: Sequence[Link], window: Box, equal: bool) -> Ten
         )
         for link, box in zip(links, boxes, strict=True)
     ]
-    y = conv_stack(x, layers, sure=True)
-    computed = boxes[-1].refine(links[-1].upscale)
-    if computed == window:
-        return y
-    rows = slice(window.y0 - computed.y0, window.y1 - computed.y0)
-    return y[..., rows, window.x0 - computed.x0 : window.x1 - computed.x0]
 
 
 def _attention(squeeze: nn.Conv2d, excite: nn.Conv2d) -> ChannelAttention:

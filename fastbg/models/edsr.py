@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole
+from fastbg.models.changeable import ChangeableWindow, keep_window
 from fastbg.models.conv import Conv3x3
 from fastbg.models.conv_stack import Link, run_network, tail_links
 from fastbg.models.network import DIV2K_MEAN, Network, is_watched
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
-from fastbg.precision import in_network_precision
+from fastbg.precision import in_network_precision, in_precision
 
 
 class ResidualBlock(nn.Module):
@@ -122,6 +123,14 @@ class EDSR(Network):
         if torch.compiler.is_compiling() or not self._has_its_parts():
             return None
         return run_network(self, self.links(), x, window)
+
+    @in_precision
+    def keep_window(self, x: Tensor, window: Sequence[int]) -> ChangeableWindow | None:
+        """See `Network.keep_window`; None as for `run_native`."""
+        box = check_window(window, *(self.scale * side for side in x.shape[-2:]))
+        if torch.compiler.is_compiling() or not self._has_its_parts():
+            return None
+        return keep_window(self, x, self.links(), box, self.equal_windows)
 
     def _has_its_parts(self) -> bool:
         """Whether the modules around the convolutions are those of `__init__`, without hooks."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ PIXELS_PER_CALL = {"cpu": 8_192}
 # enough, and the batch, and with it the last bits, does not depend on what is free.
 MAP_BYTES = 512 << 20
 CHANNELS = 64  # of a feature map; the built-in networks have no more
+
+if TYPE_CHECKING:
+    from fastbg.models.changeable import ChangeableWindow
 
 
 class Network(nn.Module):
@@ -49,6 +52,13 @@ class Network(nn.Module):
         self.scale, self.img_range, self.name = scale, img_range, self.architecture
         self.config = {**sizes, "scale": scale, "img_range": img_range, "mean": mean}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+
+    def keep_window(self, x: Tensor, window: Sequence[int]) -> "ChangeableWindow | None":
+        """`window` of `x` (1,3,h,w), ready for changes of `x` that cost what they reach.
+
+        None where nothing is saved by that; `forward_window` of the changed image does it then.
+        """
+        return None
 
     def normalise(self, image: Tensor) -> Tensor:
         """The first layer's input for an image in [0,1]; InvalidArgument if it is not RGB."""

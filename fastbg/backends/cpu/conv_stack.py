@@ -71,6 +71,15 @@ def conv_stack_gradient(
     return to_x
 
 
+def describe(
+    x: Tensor, parameters: Sequence[Tensor], layers: Sequence[int], scales: Sequence[float]
+) -> tuple[tuple[tuple[Any, ...], ...], list[Any]]:
+    """Each layer of a forward pass for the kernel, and what owns the memory that it points to."""
+    known = _known(parted(parameters, len(scales)).weights)
+    (described, _), owners = _described(known, x, parameters, layers, scales, False, tail=False)
+    return described, owners
+
+
 def _described(
     known: list[KnownWeight],
     x: Tensor,
@@ -78,11 +87,15 @@ def _described(
     layers: Sequence[int],
     scales: Sequence[float],
     transposed: bool,
+    tail: bool = True,
 ) -> tuple[tuple[tuple[tuple[Any, ...], ...], tuple[Any, ...] | None], list[Any]]:
-    """Each layer for the kernel and the tail behind them, and what owns the memory pointed to."""
+    """Each layer for the kernel and the tail behind them, and what owns the memory pointed to.
+
+    Without `tail` all layers are described one by one.
+    """
     weights, biases, attentions = parted(parameters, len(scales))
     rows = split(layers)
-    start = tail_start(rows, weights)
+    start = tail_start(rows, weights) if tail else len(rows)
     owners: list[Any] = [known]
     described: list[tuple[Any, ...]] = []
     for layer, scale, weight, given, of_weight in zip(
@@ -100,11 +113,11 @@ def _described(
         described.append(
             (tuple(box), relu, upscale, residual, scale, channels, *addresses, weighing)
         )
-    tail = None
+    behind = None
     if start < len(rows):
-        tail, owned = _described_tail(known[start:], x, biases[start:], rows, start, transposed)
+        behind, owned = _described_tail(known[start:], x, biases[start:], rows, start, transposed)
         owners += owned
-    return (tuple(described), tail), owners
+    return (tuple(described), behind), owners
 
 
 def _described_tail(

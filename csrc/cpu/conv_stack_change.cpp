@@ -1,0 +1,358 @@
+#include "conv_stack_change.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+#include "divide.h"
+#include "fresh_memory.h"
+
+namespace fastbg {
+namespace {
+
+bool is_empty(const StackBox& box) { return box.y0 >= box.y1 || box.x0 >= box.x1; }
+
+StackBox common(const StackBox& a, const StackBox& b) {
+  return {std::max(a.y0, b.y0), std::max(a.x0, b.x0), std::min(a.y1, b.y1), std::min(a.x1, b.x1)};
+}
+
+StackBox hull(const StackBox& a, const StackBox& b) {
+  if (is_empty(a)) return b;
+  if (is_empty(b)) return a;
+  return {std::min(a.y0, b.y0), std::min(a.x0, b.x0), std::max(a.y1, b.y1), std::max(a.x1, b.x1)};
+}
+
+StackBox grown(const StackBox& box) { return {box.y0 - 1, box.x0 - 1, box.y1 + 1, box.x1 + 1}; }
+
+StackBox refined(const StackBox& box, std::int64_t r) { return {r * box.y0, r * box.x0, r * box.y1, r * box.x1}; }
+
+StackBox coarsened(const StackBox& box, std::int64_t r) {
+  return {box.y0 / r, box.x0 / r, (box.y1 + r - 1) / r, (box.x1 + r - 1) / r};
+}
+
+StackBox whole_cells(const StackBox& box) {
+  return {box.y0 / kStackSide * kStackSide, box.x0 / kStackSide * kStackSide, up_to_multiple(box.y1, kStackSide),
+          up_to_multiple(box.x1, kStackSide)};
+}
+
+bool same(const StackBox& a, const StackBox& b) {
+  return a.y0 == b.y0 && a.x0 == b.x0 && a.y1 == b.y1 && a.x1 == b.x1;
+}
+
+// Memory for maps, whole large pages each. What is given back is taken again.
+class Buffers {
+ public:
+  Buffers() = default;
+  Buffers(const Buffers&) = delete;
+  Buffers& operator=(const Buffers&) = delete;
+  ~Buffers() {
+    for (const Buffer& buffer : all_) std::free(buffer.data);
+  }
+
+  float* take(std::int64_t floats) {
+    Buffer* best = nullptr;
+    for (Buffer& buffer : all_) {
+      if (buffer.free && buffer.floats >= floats && (!best || buffer.floats < best->floats)) best = &buffer;
+    }
+    if (!best) best = &add(floats);
+    best->free = false;
+    return best->data;
+  }
+
+  void give_back(const float* data) {
+    for (Buffer& buffer : all_) {
+      if (buffer.data == data) buffer.free = true;
+    }
+  }
+
+  // Takes back all, and keeps no more than `most` floats.
+  void reset(std::int64_t most) {
+    std::int64_t kept = 0;
+    std::vector<Buffer> rest;
+    for (Buffer& buffer : all_) {
+      buffer.free = true;
+      if (kept + buffer.floats > most) {
+        std::free(buffer.data);
+      } else {
+        kept += buffer.floats;
+        rest.push_back(buffer);
+      }
+    }
+    all_ = std::move(rest);
+  }
+
+ private:
+  struct Buffer {
+    float* data;
+    std::int64_t floats;
+    bool free;
+  };
+
+  Buffer& add(std::int64_t floats) {
+    constexpr std::int64_t page = std::int64_t{1} << 21;
+    floats = up_to_multiple(std::max<std::int64_t>(floats, 1), std::int64_t{1} << 14);
+    const std::int64_t bytes = floats * 4, unit = bytes >= page ? page : 4096;
+    void* data = std::aligned_alloc(static_cast<std::size_t>(unit), static_cast<std::size_t>(up_to_multiple(bytes, unit)));
+    if (!data) throw std::bad_alloc();
+    expect_whole_pages({data, DType::float32, 1, {floats}, {1}});
+    all_.push_back({static_cast<float*>(data), floats, true});
+    return all_.back();
+  }
+
+  std::vector<Buffer> all_;
+};
+
+// Kept by a thread from call to call, up to this many floats: fresh memory is faulted in page by page.
+constexpr std::int64_t kKeptFloats = std::int64_t{16} << 20;
+
+Buffers& buffers_of_thread() {
+  static thread_local Buffers buffers;
+  return buffers;
+}
+
+// The pixels `box` of a map in cells.
+StackMap map_of(const StackBox& box, std::int64_t channels) {
+  StackMap map{};
+  map.valid = box;
+  map.top = box.y0 / kStackSide;
+  map.left = box.x0 / kStackSide;
+  map.down = parts(box.y1, kStackSide) - map.top;
+  map.across = parts(box.x1, kStackSide) - map.left;
+  map.channels = up_to_multiple(channels, kConvLanes);
+  return map;
+}
+
+// Adds to a map the cells that a layer writes which computes `box`, in whole tiles wherever they begin.
+void cover_cells(StackMap& map, const StackBox& box, std::int64_t r) {
+  const StackMap cells = map_of({box.y0, box.x0, box.y1 + kStackSide - 1, box.x1 + kStackSide - 1}, map.channels);
+  const std::int64_t bottom = std::max(map.top + map.down, (cells.top + cells.down) * r);
+  const std::int64_t right = std::max(map.left + map.across, (cells.left + cells.across) * r);
+  map.top = std::min(map.top, cells.top * r);
+  map.left = std::min(map.left, cells.left * r);
+  map.down = bottom - map.top;
+  map.across = right - map.left;
+}
+
+// The pixels of `box` that are not in `made` from the first image of a map to all `images` of another.
+void copy_around(const StackMap& from, const StackBox& box, const StackBox& made, std::int64_t images,
+                 const StackMap& to) {
+  const StackBox inner = common(box, made);
+  const auto copy = [&](std::int64_t b, std::int64_t y, std::int64_t x0, std::int64_t x1) {
+    for (std::int64_t x = x0; x < x1; ++x) {
+      std::memcpy(to.data + to.pixel(b, y, x) * to.channels, from.data + from.pixel(0, y, x) * from.channels,
+                  static_cast<std::size_t>(to.channels) * sizeof(float));
+    }
+  };
+  for (std::int64_t b = 0; b < images; ++b) {
+    for (std::int64_t y = box.y0; y < box.y1; ++y) {
+      const bool through = !is_empty(inner) && y >= inner.y0 && y < inner.y1;
+      copy(b, y, box.x0, through ? inner.x0 : box.x1);
+      if (through) copy(b, y, inner.x1, box.x1);
+    }
+  }
+}
+
+// The part of `view` (B,C,h,w), whose first pixel is (top, left), that begins at (y, x).
+TensorView from_pixel(TensorView view, std::int64_t top, std::int64_t left, std::int64_t y, std::int64_t x) {
+  view.data = static_cast<float*>(view.data) + (y - top) * view.strides[2] + (x - left) * view.strides[3];
+  return view;
+}
+
+void check_images(const TensorView& view, std::int64_t images, std::int64_t channels, const StackBox& box) {
+  if (view.rank != 4 || view.dtype != DType::float32 || view.sizes[0] != images || view.sizes[1] != channels ||
+      view.sizes[2] != box.y1 - box.y0 || view.sizes[3] != box.x1 - box.x0) {
+    throw std::invalid_argument("images that are not shaped as their box, or not float32");
+  }
+}
+
+}  // namespace
+
+struct ChangeableStack::State {
+  std::vector<StackLayer> layers;
+  std::vector<std::vector<float>> biases;
+  std::vector<std::size_t> last;         // the last layer that reads a map
+  std::vector<std::vector<std::size_t>> adders;  // the layers that add it
+  StackBox input;                        // all of map 0
+  std::int64_t channels;                 // of map 0
+  bool whole_cells;
+  std::vector<StackMap> maps;  // of the unchanged image: 0 to the number of layers less one
+  std::vector<std::int64_t> heights, widths;  // of all maps
+  Buffers memory;
+
+  std::size_t count() const { return layers.size(); }
+  std::int64_t channels_of(std::size_t map) const { return map ? layers[map - 1].channels : channels; }
+  StackBox result_box() const { return refined(layers.back().box, layers.back().upscale); }
+
+  // Map i with all that the layers read of it, in cells that the layer before can write whole.
+  StackMap map_for(std::size_t i, const std::vector<StackBox>& computed) const {
+    StackBox box = common(grown(computed[i + 1]), {0, 0, heights[i], widths[i]});
+    for (const std::size_t adder : adders[i]) box = hull(box, refined(computed[adder], layers[adder - 1].upscale));
+    StackMap map = map_of(box, channels_of(i));
+    if (i > 0) cover_cells(map, computed[i], layers[i - 1].upscale);
+    return map;
+  }
+
+  // Layer i's job on `images` whose maps are `of`, in the cells or in tiles that begin where the box does.
+  StackJob job(std::size_t i, std::int64_t images, const StackBox& box, const std::vector<StackMap>& of,
+               bool own_tiles, int threads) const {
+    const StackLayer& layer = layers[i - 1];
+    StackJob job{};
+    job.images = images;
+    job.box = box;
+    job.in = of[i - 1];
+    job.in_upscale = 1;
+    job.out_upscale = layer.upscale;
+    job.factors = layer.factors;
+    job.bias = biases[i - 1].empty() ? nullptr : biases[i - 1].data();
+    job.relu = layer.relu;
+    job.scale = 1.0f;
+    if (layer.residual >= 0) {
+      job.scale = layer.scale;
+      job.add[job.added++] = of[static_cast<std::size_t>(layer.residual)];
+    }
+    job.out = i < count() ? of[i] : map_of(refined(box, layer.upscale), layer.channels);
+    if (own_tiles) {
+      job.shift_y = box.y0 % kStackSide;
+      job.shift_x = box.x0 % kStackSide;
+    }
+    divide(job, threads);
+    return job;
+  }
+};
+
+namespace {
+
+// A change, and what it makes of each map.
+struct Changed {
+  const StackChange* change;
+  std::int64_t images;
+  std::vector<StackBox> computed;  // by layer i from 1, on the grid of map i - 1
+  std::vector<StackMap> maps;
+};
+
+}  // namespace
+
+ChangeableStack::ChangeableStack(ChangeableStack&&) noexcept = default;
+ChangeableStack::~ChangeableStack() = default;
+
+ChangeableStack::ChangeableStack(const TensorView& input, std::vector<StackLayer> layers, bool whole_cells,
+                                 const TensorView& result, int threads)
+    : state_(std::make_unique<State>()) {
+  const StackPlan checked(input, layers, std::nullopt);
+  check_images(result, 1, checked.result_channels(), checked.result_box());
+  if (input.sizes[0] != 1) throw std::invalid_argument("a changeable stack is of one image");
+  State& s = *state_;
+  s.layers = std::move(layers);
+  s.whole_cells = whole_cells;
+  s.channels = input.sizes[1];
+  s.input = {0, 0, input.sizes[2], input.sizes[3]};
+  s.heights = {input.sizes[2]};
+  s.widths = {input.sizes[3]};
+  const std::size_t n = s.count();
+  s.last.resize(n + 1);
+  s.adders.resize(n + 1);
+  for (std::size_t i = 1; i <= n; ++i) {
+    const StackLayer& layer = s.layers[i - 1];
+    s.last[i - 1] = std::max(s.last[i - 1], i);
+    if (layer.residual >= 0) {
+      s.last[static_cast<std::size_t>(layer.residual)] = i;
+      s.adders[static_cast<std::size_t>(layer.residual)].push_back(i);
+    }
+    s.heights.push_back(s.heights.back() * layer.upscale);
+    s.widths.push_back(s.widths.back() * layer.upscale);
+    s.biases.push_back(layer.bias ? padded_bias(layer, up_to_multiple(layer.channels, kConvLanes))
+                                  : std::vector<float>());
+    const StackBox box = i == 1 ? common(grown(layer.box), s.input)
+                                : refined(s.layers[i - 2].box, s.layers[i - 2].upscale);
+    StackMap map = map_of(box, s.channels_of(i - 1));
+    if (i > 1) cover_cells(map, s.layers[i - 2].box, s.layers[i - 2].upscale);
+    map.data = s.memory.take(map.pixels_of_image() * map.channels);
+    s.maps.push_back(map);
+  }
+  FASTBG_CALL_VARIANT(conv_stack_entrance, (StackEntranceJob{input, 0, 0, s.maps[0], {}}), threads);
+  for (std::size_t i = 1; i <= n; ++i) {
+    StackJob job = s.job(i, 1, s.layers[i - 1].box, s.maps, false, threads);
+    if (i == n) job.result = result;
+    FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
+  }
+}
+
+std::int64_t ChangeableStack::bytes() const {
+  std::int64_t total = 0;
+  for (const StackMap& map : state_->maps) total += 4 * map.pixels_of_image() * map.channels;
+  return total;
+}
+
+void ChangeableStack::run(const std::vector<StackChange>& changes, int threads) const {
+  const State& s = *state_;
+  const std::size_t n = s.count();
+  std::vector<Changed> items;
+  for (const StackChange& change : changes) {
+    const std::int64_t images = change.result.sizes[0];
+    if (is_empty(change.box) || !same(common(change.box, s.input), change.box)) {
+      throw std::invalid_argument("a change outside of the input");
+    }
+    check_images(change.pixels, images, s.channels, change.box);
+    check_images(change.result, images, s.layers.back().channels, s.result_box());
+    Changed item{&change, images, std::vector<StackBox>(n + 1), std::vector<StackMap>(n)};
+    std::vector<StackBox> reached{common(change.box, s.maps[0].valid)};
+    bool reaches = images > 0 && !is_empty(reached[0]);
+    for (std::size_t i = 1; i <= n && reaches; ++i) {
+      const StackLayer& layer = s.layers[i - 1];
+      StackBox box = grown(reached[i - 1]);
+      if (layer.residual >= 0) box = hull(box, coarsened(reached[static_cast<std::size_t>(layer.residual)], layer.upscale));
+      box = common(box, layer.box);
+      reaches = !is_empty(box);
+      // A tile mixes the rounding of all that it sees, so a change reaches all pixels of a cell.
+      if (s.whole_cells && reaches) box = common(whole_cells(box), layer.box);
+      reached.push_back(refined(box, layer.upscale));
+      item.computed[i] = box;
+    }
+    if (!reaches) continue;
+    for (std::size_t i = 0; i < n; ++i) item.maps[i] = s.map_for(i, item.computed);
+    items.push_back(std::move(item));
+  }
+
+  Buffers& memory = buffers_of_thread();
+  memory.reset(kKeptFloats);  // a call that ran out of memory gave nothing back
+  const auto make = [&](Changed& item, std::size_t i) {
+    StackMap& map = item.maps[i];
+    map.data = memory.take(item.images * map.pixels_of_image() * map.channels);
+  };
+  for (Changed& item : items) {
+    make(item, 0);
+    const StackMap& map = item.maps[0];
+    copy_around(s.maps[0], map.valid, {}, item.images, map);
+    StackMap inner = map;
+    inner.valid = common(item.change->box, map.valid);
+    const StackBox& box = item.change->box;
+    FASTBG_CALL_VARIANT(conv_stack_entrance, (StackEntranceJob{item.change->pixels, box.y0, box.x0, inner, {}}), threads);
+  }
+  for (std::size_t i = 1; i <= n; ++i) {
+    // One layer of all changes in turn, so that its factors are fetched from memory once.
+    for (Changed& item : items) {
+      const StackBox& box = item.computed[i];
+      if (i < n) make(item, i);
+      StackJob job = s.job(i, item.images, box, item.maps, !s.whole_cells, threads);
+      if (i == n) {
+        const StackBox all = s.result_box(), here = refined(box, s.layers.back().upscale);
+        job.result = from_pixel(item.change->result, all.y0, all.x0, here.y0, here.x0);
+      }
+      FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
+      if (i < n) {
+        const StackMap& map = item.maps[i];
+        copy_around(s.maps[i], map.valid, refined(box, s.layers[i - 1].upscale), item.images, map);
+      }
+      for (std::size_t m = 0; m < i; ++m) {
+        if (s.last[m] == i) memory.give_back(item.maps[m].data);
+      }
+    }
+  }
+  memory.reset(kKeptFloats);
+}
+
+}  // namespace fastbg

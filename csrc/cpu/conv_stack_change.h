@@ -1,0 +1,43 @@
+// A stack of 3x3 convolutions on one image, of which a box is changed again and again.
+//
+// All maps of the unchanged image are kept, as far as the stack's boxes say that they are needed. For a
+// change, each layer computes only those pixels that the change can reach and that are needed; the pixels
+// around them are copied from the kept maps.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "conv_stack_plan.h"
+
+namespace fastbg {
+
+// K images that differ from the unchanged one in `box` of the input only.
+struct StackChange {
+  StackBox box;
+  TensorView pixels;  // (K, C, height, width) of the box
+  TensorView result;  // (K, Co, h, w): the last layer's box; where the change does not reach nothing is written
+};
+
+class ChangeableStack {
+ public:
+  // Computes all maps of `input` (1, C, H, W), and the last into `result` (1, Co, h, w). With `whole_cells`
+  // a change computes whole cells, so that its bits are those of a stack of such boxes on the changed image.
+  // Throws std::invalid_argument as StackPlan does.
+  ChangeableStack(const TensorView& input, std::vector<StackLayer> layers, bool whole_cells,
+                  const TensorView& result, int threads);
+  ChangeableStack(ChangeableStack&&) noexcept;
+  ~ChangeableStack();
+
+  // Throws std::invalid_argument for tensors of other shapes, or a box outside of the input.
+  void run(const std::vector<StackChange>& changes, int threads) const;
+
+  // Bytes of the kept maps.
+  std::int64_t bytes() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace fastbg

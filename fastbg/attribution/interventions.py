@@ -1,0 +1,198 @@
+"""What is put in the place of each block of an image: drawn by seed, kept, used again.
+
+Two networks can only be compared under the same interventions. A draw depends on the seed, the
+block and the stage alone: not on which blocks are measured, in which order or how many at once.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastbg.data.builtin import builtin_images
+from fastbg.data.degradation import crop_to_multiple, downsample
+from fastbg.data.images import open_folder
+from fastbg.errors import DataError, InvalidArgument
+from fastbg.models.arguments import check_whole
+from fastbg.writing import replacing
+
+Pixels = NDArray[np.uint8]
+COARSE, FINE = 0, 1  # the stages, as seeds know them
+_ARRAYS = ("coarse_blocks", "fine_index", "fine_blocks", "images_sha256")  # in files
+
+
+@dataclass(frozen=True)
+class Interventions:
+    """Replacements for the blocks of an image: C for each, and F more for those in `fine_index`.
+
+    Attributes:
+        coarse: (rows, columns, C, b, b, 3) uint8, RGB; of blocks that the image's end cuts, the
+            upper left part is used.
+        fine_index: (m, 2) row and column of the blocks that have F more.
+        fine: (m, F, b, b, 3) uint8.
+        images: `image_digest` of each image that they were drawn for, in sorted order; empty if
+            nobody knows. Other images are refused then.
+    """
+
+    coarse: Pixels
+    fine_index: NDArray[np.integer]
+    fine: Pixels
+    images: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("coarse", "fine_index", "fine"):
+            if not isinstance(getattr(self, name), np.ndarray):
+                got = type(getattr(self, name)).__name__
+                raise InvalidArgument(f"interventions.{name}", got, "a NumPy array")
+        side = self.coarse.shape[3] if self.coarse.ndim == 6 else 0
+        wanted = {
+            "coarse": (self.coarse, 6, (side, side, 3), "(rows, columns, C, b, b, 3)"),
+            "fine": (self.fine, 5, (side, side, 3), f"(m, F, {side}, {side}, 3)"),
+        }
+        for name, (array, rank, ending, shape) in wanted.items():
+            if array.dtype != np.uint8 or array.ndim != rank or array.shape[-3:] != ending:
+                got = f"{array.dtype} of shape {array.shape}"
+                raise InvalidArgument(f"interventions.{name}", got, f"uint8 {shape}")
+        index = self.fine_index
+        if index.shape != (len(self.fine), 2) or not np.issubdtype(index.dtype, np.integer):
+            got = f"{index.dtype} of shape {index.shape}"
+            raise InvalidArgument(
+                "interventions.fine_index", got, f"integers ({len(self.fine)}, 2)"
+            )
+        rows, columns = self.coarse.shape[:2]
+        if len(index) and not ((index >= 0) & (index < (rows, columns))).all():
+            got = f"blocks from {index.min(0).tolist()} to {index.max(0).tolist()}"
+            raise InvalidArgument(
+                "interventions.fine_index", got, f"blocks of a grid of {rows}x{columns}"
+            )
+        if len(np.unique(index, axis=0)) != len(index):
+            raise InvalidArgument("interventions.fine_index", "a block twice", "each block once")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write them to a file, .npz whatever it is called; `load` reads it."""
+        with replacing(Path(path)) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **self.arrays())  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Interventions":
+        """What `save` wrote. Raises DataError for a file that is none."""
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return cls.from_arrays({name: stored[name] for name in stored.files})
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise DataError(f"{path}: holds no interventions ({error})") from error
+
+    def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
+        """The arrays of a file that holds them, each name behind `prefix`."""
+        values = (self.coarse, self.fine_index, self.fine, np.array(self.images, dtype=np.str_))
+        return {prefix + name: value for name, value in zip(_ARRAYS, values, strict=True)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> "Interventions":
+        """The inverse of `arrays`; KeyError if one is missing."""
+        coarse, index, fine, images = (arrays[prefix + name] for name in _ARRAYS)
+        return cls(coarse, index, fine, tuple(map(str, images)))
+
+    def fine_of(self, row: int, column: int) -> Pixels | None:
+        """(F, b, b, 3) of a block, None if there are none."""
+        found = np.flatnonzero((self.fine_index == (row, column)).all(1))
+        return self.fine[found[0]] if len(found) else None
+
+
+def image_digest(image: Tensor) -> str:
+    """SHA-256 of an image (3,h,w) in [0,1] as 8-bit grey levels."""
+    levels = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().contiguous()
+    digest = sha256(f"{tuple(levels.shape)}\n".encode())
+    digest.update(levels.numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Pool:
+    """Where replacements come from: every b x b cut of some images, each image as likely."""
+
+    def __init__(self, images: Sequence[Pixels], seed: int) -> None:
+        self.images, self.seed = images, seed
+
+    def draw(self, row: int, column: int, stage: int, count: int, side: int) -> Pixels:
+        """`count` replacements (count, side, side, 3) for a block."""
+        rng = np.random.default_rng((self.seed, stage, row, column))
+        chosen = rng.integers(len(self.images), size=count)
+        places = rng.random((count, 2))
+        drawn = np.empty((count, side, side, 3), np.uint8)
+        for n, (number, place) in enumerate(zip(chosen, places, strict=True)):
+            image = self.images[number]
+            y, x = (int(u * (size - side + 1)) for u, size in zip(place, image.shape, strict=False))
+            drawn[n] = image[y : y + side, x : x + side]
+        return drawn
+
+
+def pool_of(
+    patches: NDArray[np.uint8] | str | os.PathLike[str] | None, side: int, scale: int, seed: int
+) -> Pool:
+    """The pool of an argument `patches`, see `fastbg.CausalEffectMap`."""
+    if patches is None:
+        images: Sequence[Pixels] = _low_photographs(scale)
+    elif isinstance(patches, np.ndarray):
+        if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[-1] != 3:
+            got = f"{patches.dtype} of shape {patches.shape}"
+            raise InvalidArgument("patches", got, "uint8 (N, k, k, 3)")
+        images = list(patches)
+    elif isinstance(patches, str | os.PathLike):
+        try:
+            images = [item.load() for item in open_folder(patches).items]
+        except DataError as error:
+            raise InvalidArgument("patches", patches, f"a folder of images; {error}") from error
+    else:
+        got = type(patches).__name__
+        raise InvalidArgument("patches", got, "an array (N, k, k, 3) uint8, a folder or None")
+    smallest = min((min(image.shape[:2]) for image in images), default=0)
+    if smallest < side:
+        got = f"{len(images)} of at least {smallest} pixels a side" if images else "none"
+        raise InvalidArgument("patches", got, f"each at least {side}x{side}, the size of a block")
+    return Pool(images, seed)
+
+
+@cache
+def _low_photographs(scale: int) -> tuple[Pixels, ...]:
+    """The LR versions of the built-in photographs, which a network of `scale` would be given."""
+    photographs = [i.load() for i in builtin_images().items if i.path.parent.name == "photographs"]
+    cropped = [crop_to_multiple(image, scale) for image in photographs]
+    return tuple(image if scale == 1 else downsample(image, scale) for image in cropped)
+
+
+def published_patches(patches: Pixels, block: int, *, bgr: bool = False) -> Pixels:
+    """Patches (N,k,k,3) uint8 as the public code puts them into an image: (N,block,block,3).
+
+    It reduces 8 x 8 HR pixels by OpenCV's ``INTER_CUBIC``: a = -0.75, no anti-aliasing, replicated
+    border; equal to OpenCV 5.0 but for a grey level in 0.2 % of the values. With `bgr` red and
+    blue are swapped, as the public code does by oversight.
+    """
+    if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1] != patches.shape[2]:
+        got = f"{patches.dtype} of shape {patches.shape}"
+        raise InvalidArgument("patches", got, "uint8 (N, k, k, 3)")
+    weights = _cubic_rows(patches.shape[1], check_whole("block", block))
+    small = np.einsum("ik,nklc,jl->nijc", weights, patches.astype(np.float64), weights)
+    levels: Pixels = np.floor(small + 0.5).clip(0, 255).astype(np.uint8)
+    return levels[..., ::-1].copy() if bgr else levels
+
+
+def _cubic_rows(size: int, wanted: int) -> NDArray[np.float64]:
+    """Matrix (wanted, size) of the interpolation of `published_patches` along one axis."""
+    a = -0.75
+    weights = np.zeros((wanted, size))
+    for i in range(wanted):
+        centre = (i + 0.5) * size / wanted - 0.5
+        first = int(np.floor(centre)) - 1
+        for tap in range(first, first + 4):
+            t = abs(centre - tap)
+            near = ((a + 2) * t - (a + 3)) * t * t + 1
+            far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+            weights[i, min(max(tap, 0), size - 1)] += near if t <= 1 else far
+    return weights

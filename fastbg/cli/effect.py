@@ -1,0 +1,154 @@
+"""The command `fastbg effect`: the causal effect map of an image, as a picture."""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastbg.attribution.effect import CausalEffectMap, Progress
+from fastbg.attribution.effect_result import CausalEffectResult
+from fastbg.attribution.interventions import Interventions
+from fastbg.cli.attribute import FORMATS
+from fastbg.cli.device import pick_device
+from fastbg.cli.files import check_folder, open_image
+from fastbg.errors import DataError, InvalidArgument
+from fastbg.filters.dtypes import as_float
+from fastbg.models.network import Network, fingerprint
+from fastbg.models.options import load_choices
+from fastbg.runs.parts import StoredParts
+from fastbg.runs.store import RunStore
+from fastbg.runs.values import Json
+
+# Options that decide the numbers, as the command line and CausalEffectMap both call them.
+SETTINGS = ("block", "coarse", "fine", "tolerance", "metric", "seed", "reuse_coarse", "paths")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write the picture, and what else was asked for; prints the counts and the paths."""
+    out: Path = arguments.out
+    if out.suffix.lower() not in FORMATS:
+        raise InvalidArgument("--out", str(out), f"a file that ends with {', '.join(FORMATS)}")
+    written = {"--out": out, "--save": arguments.save, "--keep-interventions": arguments.keep}
+    given = {option: path for option, path in written.items() if path is not None}
+    for option, path in given.items():
+        check_folder(option, path)
+    pixels = open_image("IMAGE", arguments.image)
+    if arguments.hr is None and arguments.metric != "change":
+        expected = f"the HR image as a file, as --metric {arguments.metric} compares with it"
+        raise InvalidArgument("--hr", None, expected)
+    truth = None if arguments.hr is None else open_image("--hr", arguments.hr)
+    read = {"IMAGE": arguments.image, "--hr": arguments.hr}
+    for option, path in given.items():
+        for name, source in read.items():
+            if source is not None and path.exists() and path.samefile(source):
+                raise InvalidArgument(option, path, f"another file than {name}")
+    drawn = _interventions(arguments.interventions)
+    say = partial(print, file=sys.stderr)  # what is printed otherwise are results
+    (model,) = load_choices([arguments.model], pick_device(arguments.device), say)
+    height, width = (model.scale * side for side in pixels.shape[:2])
+    y, x, size = arguments.window
+    if size < 1 or y < 0 or x < 0 or y + size > height or x + size > width:
+        expected = f"Y X SIZE inside the SR image, which has {height}x{width} pixels"
+        raise InvalidArgument("--window", f"{y} {x} {size}", expected)
+    if truth is not None and truth.shape[:2] != (height, width):
+        got = f"{truth.shape[0]}x{truth.shape[1]} pixels"
+        raise InvalidArgument("--hr", got, f"{height}x{width}, {model.scale} times IMAGE's")
+    with _progress(arguments, model, pixels, truth) as progress:
+        result = _result(arguments, model, pixels, truth, drawn, progress)
+    result.plot().savefig(out, dpi=200)
+    print(_told(result))
+    print(out)
+    if arguments.save is not None:
+        result.save(arguments.save)
+        print(arguments.save)
+    if arguments.keep is not None:
+        result.interventions.save(arguments.keep)
+        print(arguments.keep)
+
+
+def _result(
+    arguments: argparse.Namespace,
+    model: Network,
+    pixels: NDArray[np.uint8],
+    truth: NDArray[np.uint8] | None,
+    drawn: Interventions | None,
+    progress: Progress | None,
+) -> CausalEffectResult:
+    settings = {name: getattr(arguments, name) for name in SETTINGS}
+    effects = CausalEffectMap(model, patches=arguments.patches, **settings)
+    return effects.effect(
+        as_float(_tensor(pixels).to(arguments.device)),
+        arguments.window,
+        None if truth is None else _tensor(truth),
+        drawn,
+        arguments.accuracy,
+        progress,
+    )
+
+
+def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def _interventions(path: Path | None) -> Interventions | None:
+    if path is None:
+        return None
+    try:
+        return Interventions.load(path)
+    except DataError as error:
+        raise InvalidArgument("--interventions", path, f"such a file; {error}") from error
+
+
+@contextmanager
+def _progress(
+    arguments: argparse.Namespace,
+    model: Network,
+    pixels: NDArray[np.uint8],
+    truth: NDArray[np.uint8] | None,
+) -> Iterator[Progress | None]:
+    """Finished parts in the folder of ``--resume``, which holds one map's only."""
+    if arguments.resume is None:
+        yield None
+        return
+    config: dict[str, Json] = {name: getattr(arguments, name) for name in SETTINGS}
+    config |= {
+        "command": "effect",
+        "image": _digest(pixels),
+        "truth": None if truth is None else _digest(truth),
+        "window": list(arguments.window),
+        "model": fingerprint(model),
+        "accuracy": arguments.accuracy,
+        "patches": None if arguments.patches is None else str(arguments.patches.resolve()),
+        "interventions": _file_digest(arguments.interventions),
+    }
+    with RunStore.open(arguments.resume, config) as store:
+        yield StoredParts(store, "effect", model.name)
+
+
+def _digest(pixels: NDArray[np.uint8]) -> str:
+    shape = f"{pixels.shape}\n".encode()
+    return hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _file_digest(path: Path | None) -> str | None:
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _told(result: CausalEffectResult) -> str:
+    """The result in one line."""
+    harm, help_, idle = (int(kind[0]) for kind in result.counts())
+    extremes = result.range
+    unit = result.unit
+    return (
+        f"{result.metric} {float(result.baseline[0]):.2f} {unit}; of {harm + help_ + idle} blocks "
+        f"{help_} help, {harm} harm, {idle} are idle; "
+        f"effects from {float(extremes.low[0]):.3f} to {float(extremes.high[0]):.3f} {unit}"
+    )

@@ -1,0 +1,63 @@
+"""A window of one image whose input changes again and again, in networks of 3x3 convolutions."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn.modules.module import _has_any_global_hook
+
+from fastbg.errors import BackendUnavailable
+from fastbg.geometry import Box
+from fastbg.models.conv_stack import Link, cut_window, is_plain_conv, link_layers
+from fastbg.models.network import Network, is_watched
+from fastbg.ops.conv_stack_change import ChangeableStack
+from fastbg.precision import autocast_dtype
+
+
+class ChangeableWindow:
+    """A window of the SR image that a network makes of an image and of changes of it.
+
+    The image's feature maps are kept; a change costs what it reaches of them. The network may not
+    change meanwhile.
+
+    Attributes:
+        unchanged: (1,3,h,w), as `forward_window` gives it.
+    """
+
+    def __init__(
+        self, network: Network, image: Tensor, links: Sequence[Link], window: Box, equal: bool
+    ) -> None:
+        """`image` (1,3,h,w) in [0,1]; BackendUnavailable where the CPU kernel cannot run."""
+        self._network, self._window = network, window
+        height, width = image.shape[-2:]
+        self._layers = link_layers(links, window, height, width, equal)
+        normalised = network.normalise(image)
+        self._stack = ChangeableStack(normalised, self._layers, whole_cells=equal)
+        self.unchanged = self._image(self._stack.result)
+
+    def run(self, changes: Sequence[tuple[Box, Tensor]]) -> list[Tensor]:
+        """(K,3,h,w) for each box of the input, and what K images have there, in [0,1]."""
+        told = [(box, self._network.normalise(pixels)) for box, pixels in changes]
+        return [self._image(result) for result in self._stack.run(told)]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the kept maps."""
+        return self._stack.nbytes
+
+    def _image(self, result: Tensor) -> Tensor:
+        return self._network.denormalise(cut_window(result, self._layers, self._window))
+
+
+def keep_window(
+    network: Network, image: Tensor, links: Sequence[Link], window: Box, equal: bool
+) -> ChangeableWindow | None:
+    """The window, or None where it takes the network's modules, as for `run_links`."""
+    if autocast_dtype(image.dtype) is not None:  # the kernel computes in float32
+        return None
+    seen = is_watched(network) or "forward_window" in vars(network) or _has_any_global_hook()
+    if seen or not all(is_plain_conv(link.conv) for link in links):
+        return None
+    try:
+        return ChangeableWindow(network, image, links, window, equal)
+    except BackendUnavailable:
+        return None  # forward_window computes the same, in PyTorch

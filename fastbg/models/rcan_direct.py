@@ -1,0 +1,103 @@
+"""RCAN with its channel weights frozen at those of one image: what reaches a window directly.
+
+RCAN weighs channels by their means over the whole map, so that every input pixel has a say in every
+output pixel. With the weights of an image held fast, what is left is a plain CNN: a change acts
+through the convolutions alone, and only where they reach.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box
+from fastbg.models.changeable import ChangeableWindow, keep_window
+from fastbg.models.conv_stack import Link, cut_window, link_layers
+from fastbg.models.network import Network
+from fastbg.models.rcan import RCAN, ChannelBlock, Group
+from fastbg.models.window import Stage, check_window
+from fastbg.ops.conv_stack import conv_stack
+from fastbg.precision import in_network_precision, in_precision
+
+
+class DirectRCAN(Network):
+    """`net` as it treats `image`: for that image the same output, for others its frozen weights."""
+
+    architecture = "rcan-direct"
+
+    @in_precision
+    @torch.no_grad()
+    def __init__(self, net: RCAN, image: Tensor) -> None:
+        """`image` (1,3,h,w) in [0,1]. InvalidArgument for RCAN with local means (`pooling`)."""
+        super().__init__(net.scale, net.img_range, net.config["mean"])
+        self.name, self.mean = f"{net.name} (direct)", net.mean
+        weights = list(channel_weights(net, image))
+        if any(weight.numel() != weight.shape[1] for weight in weights):
+            got = f"RCAN with means over {net.config['pooling']} pixels"
+            raise InvalidArgument("model", got, "one with means over the whole map: pooling 0")
+        self._links = all_links(net, iter(weights))
+        self._convs = nn.ModuleList(link.conv for link in self._links)  # to be moved and found
+
+    def stages(self) -> list[Stage]:
+        """Convolutions of radius 1 all along."""
+        return [Stage(1, link.upscale) for link in self._links]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
+        height, width = (self.scale * side for side in x.shape[-2:])
+        return self.forward_window(x, (0, 0, height, width))
+
+    @in_network_precision
+    def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
+        """`forward(x)` cut to `window`, by what it needs alone."""
+        height, width = x.shape[-2:]
+        box = check_window(window, height * self.scale, width * self.scale)
+        layers = link_layers(self._links, box, height, width, False)
+        y = conv_stack(self.normalise(x), layers)
+        return self.denormalise(cut_window(y, layers, box))
+
+    @in_precision
+    def keep_window(self, x: Tensor, window: Sequence[int]) -> ChangeableWindow | None:
+        """See `Network.keep_window`."""
+        box = check_window(window, *(self.scale * side for side in x.shape[-2:]))
+        return keep_window(self, x, self._links, Box(*box), False)
+
+
+def channel_weights(net: RCAN, image: Tensor) -> Iterator[Tensor]:
+    """What each block of `net` weighs its channels by for `image`, with its `res_scale`."""
+    x: Tensor = net.conv_first(net.normalise(image))
+    for group in cast(list[Group], [*net.body]):
+        entry = x
+        for block in cast(list[ChannelBlock], [*group.blocks]):
+            y = block.residue(x)
+            weight = block.attention(y)
+            yield weight
+            x = x + y * weight
+        x = group.conv(x, residual=entry)
+
+
+def all_links(net: RCAN, weights: Iterator[Tensor]) -> list[Link]:
+    """The convolutions of `net` in turn, each block's second one with its channel weights."""
+    links = [Link(net.conv_first)]
+    for group in cast(list[Group], [*net.body]):
+        entry = len(links)
+        for block in cast(list[ChannelBlock], [*group.blocks]):
+            before = len(links)
+            links.append(Link(block.conv1, relu=True))
+            links.append(Link(weighted(block.conv2, next(weights)), residual=before))
+        links.append(Link(group.conv, residual=entry))
+    links.append(Link(net.conv_after_body, residual=1))
+    for i, stage in enumerate(net.upsample.stages):
+        links.append(Link(cast(nn.Conv2d, net.upsample[2 * i]), upscale=stage.factor))
+    return [*links, Link(net.conv_last)]
+
+
+def weighted(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
+    """`conv` whose output channels are weighed by `weight` (1,C,1,1)."""
+    new = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
+    new.weight = nn.Parameter(conv.weight * weight.view(-1, 1, 1, 1), requires_grad=False)
+    if conv.bias is not None:
+        new.bias = nn.Parameter(conv.bias * weight.flatten(), requires_grad=False)
+    return new

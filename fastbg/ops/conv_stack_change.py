@@ -1,0 +1,85 @@
+"""Stacks of 3x3 convolutions on one image of which a box is changed again and again."""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from fastbg.errors import BackendUnavailable, InvalidArgument
+from fastbg.geometry import Box
+from fastbg.ops.checks import check_images
+from fastbg.ops.conv_stack import StackLayer, check_layers, why_plain
+from fastbg.registration.conv_stack_change import changeable_stack
+
+Change = tuple[Sequence[int], Tensor]
+
+
+class ChangeableStack:
+    """`conv_stack` of an image whose maps are kept, so that a change costs what it reaches.
+
+    Each layer computes the pixels that the change can reach and that its box has, and takes the
+    others from the kept maps. Results are those of `conv_stack` on the changed image to rounding;
+    with `whole_cells`, and boxes made of whole cells, they have the very bits of another
+    ChangeableStack of the changed image.
+
+    Frozen float32 parameters on CPUs only. They may not change while this lives.
+
+    Attributes:
+        result: (1,C,h,w), what the last layer's box becomes for the unchanged image.
+        nbytes: memory of the kept maps.
+    """
+
+    def __init__(
+        self, x: Tensor, layers: Sequence[StackLayer], *, whole_cells: bool = False
+    ) -> None:
+        """`x` (1,C,H,W); `layers` as `conv_stack` takes them.
+
+        Raises InvalidArgument as it does, and BackendUnavailable where the CPU kernel cannot run.
+        """
+        check_images("x", x)
+        if len(x) != 1 or 0 in x.shape:
+            raise InvalidArgument("x", f"shape {tuple(x.shape)}", "one image (1, C, H, W)")
+        rows, parameters = check_layers(x, layers)
+        if len(parameters) != 2 * len(layers):  # a layer has more than a weight and a bias
+            raise InvalidArgument("layers", "one that looks at its whole map", "convolutions only")
+        with torch.no_grad():
+            reason = why_plain(x, parameters, rows)
+            if reason is not None:
+                raise BackendUnavailable(f"no changeable stack: {reason}")
+            scales = [float(layer.residual_scale) for layer in layers]
+            numbers = list(chain.from_iterable(rows))
+            self._stack = changeable_stack(x, parameters, numbers, scales, whole_cells)
+        self._input = x
+        self.result: Tensor = self._stack.result
+
+    @property
+    def nbytes(self) -> int:
+        """See above."""
+        size: int = self._stack.nbytes
+        return size
+
+    @torch.no_grad()
+    def run(self, changes: Sequence[Change]) -> list[Tensor]:
+        """Results (K,Co,h,w), for each of several boxes and what K images have in it.
+
+        Args:
+            changes: box y0, x0, y1, x1 of the input, and pixels (K,C,y1-y0,x1-x0) for it. The
+                layers' factors are fetched once for all, so ask for many together.
+
+        Raises InvalidArgument for a box that is empty or leaves the input, and other pixels.
+        """
+        _, channels, height, width = self._input.shape
+        for box, pixels in changes:
+            y0, x0, y1, x1 = box
+            if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
+                expected = f"a box, not empty, inside {height}x{width}"
+                raise InvalidArgument("changes", tuple(box), expected)
+            check_images("changes", pixels, (torch.float32,))
+            if pixels.shape[1:] != (channels, y1 - y0, x1 - x0) or pixels.device.type != "cpu":
+                expected = f"pixels (K, {channels}, {y1 - y0}, {x1 - x0}) on the CPU"
+                raise InvalidArgument(
+                    "changes", f"{tuple(pixels.shape)} on {pixels.device}", expected
+                )
+        results: list[Tensor] = self._stack.run([(Box(*box), pixels) for box, pixels in changes])
+        return results

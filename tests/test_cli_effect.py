@@ -1,0 +1,152 @@
+"""The command `fastbg effect`: what it writes, how it goes on, and what it refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_run import make_network
+from torch import Tensor
+
+import fastbg
+from fastbg.cli import main
+from fastbg.data.degradation import downsample
+from fastbg.runs.parts import StoredParts
+from fastbg.runs.store import RunStore
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with hr.png, lr.png and net.safetensors."""
+    rng = np.random.default_rng(0)
+    smooth = rng.integers(0, 256, (12, 14, 3), np.uint8)
+    hr = np.asarray(Image.fromarray(smooth).resize((56, 48), Image.Resampling.BICUBIC))
+    Image.fromarray(hr).save(tmp_path / "hr.png")
+    Image.fromarray(downsample(hr, 4)).save(tmp_path / "lr.png")
+    make_network(tmp_path / "net.safetensors")
+    return tmp_path
+
+
+def command(files: Path, *more: str) -> list[str]:
+    given = {"--model": files / "net.safetensors", "--hr": files / "hr.png"}
+    options = [str(part) for pair in given.items() for part in pair]
+    window = ["--window", "16", "16", "16", "--fine", "3", "--out", str(files / "map.png")]
+    return ["effect", str(files / "lr.png"), *options, *window, *more]
+
+
+def opened(path: Path) -> Tensor:
+    """Levels (1,3,h,w) of an image file."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+
+
+def test_it_draws_the_map_and_tells_the_counts(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--save", str(files / "map.npz"), "--keep-interventions", str(files / "set.npz")]
+    assert main(command(files, *more)) == 0
+    told, *paths = capsys.readouterr().out.strip().splitlines()
+    assert paths == [str(files / name) for name in ("map.png", "map.npz", "set.npz")]
+    assert opened(files / "map.png").shape[-1] > 800
+    result = fastbg.CausalEffectResult.load(files / "map.npz")
+    harm, helps, idle = (int(kind[0]) for kind in result.counts())
+    assert f"{helps} help, {harm} harm, {idle} are idle" in told
+    assert harm + helps + idle == 6 * 7 - 4
+
+    # As from Python, and again under the same interventions with another seed.
+    lr, hr = (opened(files / name) for name in ("lr.png", "hr.png"))
+    model = fastbg.load_model(files / "net.safetensors")
+    direct = fastbg.CausalEffectMap(model, fine=3).effect(lr.float() / 255, (16, 16, 16), hr)
+    torch.testing.assert_close(direct.effect, result.effect, rtol=0, atol=1e-9, equal_nan=True)
+    again = ["--seed", "5", "--interventions", str(files / "set.npz")]
+    assert main(command(files, *again, "--save", str(files / "again.npz"))) == 0
+    loaded = fastbg.CausalEffectResult.load(files / "again.npz")
+    torch.testing.assert_close(loaded.effect, result.effect, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_stopped_map_goes_on(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped behind its first part; then that part is taken from the folder."""
+    resume = ["--resume", str(files / "parts"), "--save", str(files / "map.npz")]
+    kept = StoredParts.__setitem__
+
+    def stopping(self: StoredParts, name: str, values: np.ndarray) -> None:
+        kept(self, name, values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StoredParts, "__setitem__", stopping)
+    assert main(command(files, *resume)) == 130
+    assert not (files / "map.npz").exists()
+    with RunStore.read(files / "parts") as store:
+        assert len(store.records("effect")) == 1
+    monkeypatch.setattr(StoredParts, "__setitem__", kept)
+    assert main(command(files, *resume)) == 0
+    result = fastbg.CausalEffectResult.load(files / "map.npz")
+    assert main(command(files, "--save", str(files / "whole.npz"))) == 0
+    whole = fastbg.CausalEffectResult.load(files / "whole.npz")
+    torch.testing.assert_close(result.effect, whole.effect, rtol=0, atol=0, equal_nan=True)
+    capsys.readouterr()
+    assert main(command(files, *resume, "--seed", "1")) == 2
+    assert "seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--window", "40", "40", "16"], "--window"),
+        (["--out", "map.txt"], "--out"),
+        (["--out", "no/such/folder/map.png"], "--out"),
+        (["--hr", "lr.png"], "--hr"),
+        (["--hr", "missing.png"], "--hr"),
+        (["--save", "hr.png"], "--save"),
+        (["--interventions", "hr.png"], "--interventions"),
+        (["--patches", "missing"], "patches"),
+        (["--block", "500"], "patches"),
+        (["--tolerance", "-1"], "tolerance"),
+        (["--paths", "direct"], "paths"),
+        (["--metric", "mse", "--accuracy", "published"], "accuracy"),
+    ],
+)
+def test_bad_input_is_one_line(
+    change: list[str],
+    named: str,
+    files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(files)
+    assert main(command(files, *change)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("fastbg: ")
+    assert f"{named}: got" in error
+
+
+def test_the_truth_is_needed_by_what_compares_with_it(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(files)
+    at = arguments.index("--hr")
+    without = arguments[:at] + arguments[at + 2 :]
+    assert main(without) == 2
+    assert "--hr" in capsys.readouterr().err
+    assert main([*without, "--metric", "change"]) == 0
+
+
+class TestStoredParts:
+    def test_it_is_a_mapping_that_outlives_its_store(self, tmp_path: Path) -> None:
+        values = np.array([[1.0, np.nan], [3.0, 4.0]])
+        with RunStore.open(tmp_path, {"a": 1}) as store:
+            parts = StoredParts(store, "effect", "net")
+            parts["0 0 coarse 0"] = values
+        with RunStore.open(tmp_path, {"a": 1}) as store:
+            parts = StoredParts(store, "effect", "net")
+            assert list(parts) == ["0 0 coarse 0"]
+            assert len(parts) == 1
+            np.testing.assert_array_equal(parts["0 0 coarse 0"], values)
+            with pytest.raises(KeyError):
+                parts["0 0 coarse 64"]
+            with pytest.raises(TypeError, match="not deleted"):
+                del parts["0 0 coarse 0"]
+            assert "0 0 coarse 64" not in parts
