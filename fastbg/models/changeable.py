@@ -10,6 +10,7 @@ from fastbg.geometry import Box
 from fastbg.models.conv_stack import Link, cut_window, is_plain_conv, link_layers
 from fastbg.models.network import Network, is_watched
 from fastbg.ops.conv_stack_change import ChangeableStack
+from fastbg.precision import current
 
 
 class ChangeableWindow:
@@ -52,6 +53,8 @@ def keep_window(
 ) -> ChangeableWindow | None:
     """The window, or None where it takes the network's modules, as for `run_links`."""
     seen = is_watched(network) or "forward_window" in vars(network) or _has_any_global_hook()
+    # Whoever asks for less than float32 gets it from the modules.
+    seen = seen or current() not in ("ieee", "tf32")
     if seen or not all(is_plain_conv(link.conv) for link in links):
         return None
     try:
