@@ -103,7 +103,7 @@ def test_a_stopped_map_goes_on(
         (["--save", "hr.png"], "--save"),
         (["--interventions", "hr.png"], "--interventions"),
         (["--patches", "missing"], "patches"),
-        (["--block", "500"], "patches"),
+        (["--block", "500"], "windows"),
         (["--tolerance", "-1"], "tolerance"),
         (["--paths", "direct"], "paths"),
         (["--metric", "mse", "--accuracy", "published"], "accuracy"),

@@ -10,7 +10,7 @@ from fastbg.geometry import Box
 from fastbg.models.conv_stack import Link, cut_window, is_plain_conv, link_layers
 from fastbg.models.network import Network, is_watched
 from fastbg.ops.conv_stack_change import ChangeableStack
-from fastbg.precision import autocast_dtype
+from fastbg.precision import current
 
 
 class ChangeableWindow:
@@ -52,9 +52,9 @@ def keep_window(
     network: Network, image: Tensor, links: Sequence[Link], window: Box, equal: bool
 ) -> ChangeableWindow | None:
     """The window, or None where it takes the network's modules, as for `run_links`."""
-    if autocast_dtype(image.dtype) is not None:  # the kernel computes in float32
-        return None
     seen = is_watched(network) or "forward_window" in vars(network) or _has_any_global_hook()
+    # Whoever asks for less than float32 gets it from the modules.
+    seen = seen or current() not in ("ieee", "tf32")
     if seen or not all(is_plain_conv(link.conv) for link in links):
         return None
     try:

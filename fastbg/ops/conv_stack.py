@@ -82,7 +82,7 @@ def conv_stack(
         raise InvalidArgument("x", f"shape {tuple(x.shape)}", "at least one channel and pixel")
     if not layers:
         raise InvalidArgument("layers", list(layers), "at least one")
-    rows, parameters = check_layers(x, layers)
+    rows, parameters = _checked(x, layers)
     numbers, scales = list(chain.from_iterable(rows)), [float(s.residual_scale) for s in layers]
     if not sure:
         reason = why_plain(x, parameters, rows, backend)
@@ -118,7 +118,7 @@ def whole_cells(box: Box, height: int, width: int) -> Box:
     return box.align(registered.CELL, 0, height, width)
 
 
-def check_layers(
+def _checked(
     x: Tensor, layers: Sequence[StackLayer]
 ) -> tuple[list[registered.Layer], list[Tensor]]:
     """The layers as rows of numbers, and their parameters, weight and bias in turn."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.geometry import Box
 from fastbg.ops.checks import check_images
-from fastbg.ops.conv_stack import StackLayer, check_layers, why_plain
+from fastbg.ops.conv_stack import StackLayer, _checked, why_plain
 from fastbg.registration.conv_stack_change import changeable_stack
 
 Change = tuple[Sequence[int], Tensor]
@@ -40,7 +40,7 @@ class ChangeableStack:
         check_images("x", x)
         if len(x) != 1 or 0 in x.shape:
             raise InvalidArgument("x", f"shape {tuple(x.shape)}", "one image (1, C, H, W)")
-        rows, parameters = check_layers(x, layers)
+        rows, parameters = _checked(x, layers)
         if len(parameters) != 2 * len(layers):  # a layer has more than a weight and a bias
             raise InvalidArgument("layers", "one that looks at its whole map", "convolutions only")
         with torch.no_grad():
