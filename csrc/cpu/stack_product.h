@@ -46,7 +46,7 @@ inline void multiply_cells(const float* terms, const float* factors, std::int64_
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) total[r][v] = add ? load(sums + r * kConvPanel + v * kLanes) : Vec{};
+    for (int v = 0; v < V; ++v) total[r][v] = Vec{};
   }
   for (std::int64_t k = 0; k < in; ++k, factors += width) {
     Vec factor[V];
@@ -66,10 +66,14 @@ inline void multiply_cells(const float* terms, const float* factors, std::int64_
       for (int v = 0; v < V; ++v) total[r][v] = multiply_add(term, factor[v], total[r][v]);
     }
   }
+  // Sums of up to kConvPanel products are added to one another: one long chain would round more.
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) store(sums + r * kConvPanel + v * kLanes, total[r][v]);
+    for (int v = 0; v < V; ++v) {
+      float* to = sums + r * kConvPanel + v * kLanes;
+      store(to, add ? load(to) + total[r][v] : total[r][v]);
+    }
   }
 }
 
