@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -242,6 +243,9 @@ ChangeableStack::~ChangeableStack() = default;
 ChangeableStack::ChangeableStack(const TensorView& input, std::vector<StackLayer> layers, bool whole_cells,
                                  const TensorView& result, int threads)
     : state_(std::make_unique<State>()) {
+  for (const StackLayer& layer : layers) {
+    if (layer.attends) throw std::invalid_argument("a changeable stack takes no means over the whole map");
+  }
   const StackPlan checked(input, layers, std::nullopt);
   check_images(result, 1, checked.result_channels(), checked.result_box());
   if (input.sizes[0] != 1) throw std::invalid_argument("a changeable stack is of one image");

@@ -72,12 +72,11 @@ def conv_stack_gradient(
 
 
 def describe(
-    x: Tensor, parameters: Sequence[Tensor], layers: Sequence[int], scales: Sequence[float]
+    parameters: Sequence[Tensor], layers: Sequence[int], scales: Sequence[float]
 ) -> tuple[tuple[tuple[Any, ...], ...], list[Any]]:
-    """Each layer of a forward pass for the kernel, and what owns the memory that it points to."""
+    """Each layer of a forward pass for the kernel, none of them in a tail, and its owners."""
     known = _known(parted(parameters, len(scales)).weights)
-    (described, _), owners = _described(known, x, parameters, layers, scales, False, tail=False)
-    return described, owners
+    return _described_layers(known, split(layers), parameters, scales, False)
 
 
 def _described(
@@ -87,19 +86,32 @@ def _described(
     layers: Sequence[int],
     scales: Sequence[float],
     transposed: bool,
-    tail: bool = True,
 ) -> tuple[tuple[tuple[tuple[Any, ...], ...], tuple[Any, ...] | None], list[Any]]:
-    """Each layer for the kernel and the tail behind them, and what owns the memory pointed to.
-
-    Without `tail` all layers are described one by one.
-    """
-    weights, biases, attentions = parted(parameters, len(scales))
+    """Each layer for the kernel and the tail behind them, and what owns the memory pointed to."""
+    weights, biases, _ = parted(parameters, len(scales))
     rows = split(layers)
-    start = tail_start(rows, weights) if tail else len(rows)
+    start = tail_start(rows, weights)
+    described, owners = _described_layers(known, rows[:start], parameters, scales, transposed)
+    tail = None
+    if start < len(rows):
+        tail, owned = _described_tail(known[start:], x, biases[start:], rows, start, transposed)
+        owners += owned
+    return (described, tail), owners
+
+
+def _described_layers(
+    known: list[KnownWeight],
+    rows: Sequence[Layer],
+    parameters: Sequence[Tensor],
+    scales: Sequence[float],
+    transposed: bool,
+) -> tuple[tuple[tuple[Any, ...], ...], list[Any]]:
+    """The first layers for the kernel, and what owns the memory pointed to."""
+    weights, biases, attentions = parted(parameters, len(scales))
     owners: list[Any] = [known]
     described: list[tuple[Any, ...]] = []
     for layer, scale, weight, given, of_weight in zip(
-        rows[:start], scales, weights, biases, known, strict=False
+        rows, scales, weights, biases, known, strict=False
     ):
         relu, upscale, residual, attention, *box = layer
         factors, bias = of_weight.factors(transposed, upscale), given.contiguous()
@@ -113,11 +125,7 @@ def _described(
         described.append(
             (tuple(box), relu, upscale, residual, scale, channels, *addresses, weighing)
         )
-    behind = None
-    if start < len(rows):
-        behind, owned = _described_tail(known[start:], x, biases[start:], rows, start, transposed)
-        owners += owned
-    return (tuple(described), behind), owners
+    return tuple(described), owners
 
 
 def _described_tail(

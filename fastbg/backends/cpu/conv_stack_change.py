@@ -29,7 +29,7 @@ class ChangeableStack:
         """`x` (1,C,H,W) float32; the others as `conv_stack` takes them."""
         self.result = torch.empty(result_shape(x, parameters, layers))
         # The kernel goes on to read what it is given here, so this keeps all of it.
-        described, self._owners = describe(x, parameters, layers, scales)
+        described, self._owners = describe(parameters, layers, scales)
         self._stack = native().changeable_stack(
             view(x), described, whole_cells, view(self.result), torch.get_num_threads()
         )
