@@ -77,7 +77,9 @@ def test_edsr_of_any_size(size: int) -> None:
 def test_edsr_of_any_kind(options: dict[str, Any]) -> None:
     net = small(**options)
     exact = by_modules(net)
-    x = image(1, 3, 11, 14).requires_grad_()
+    # With another image (seed 0) the ReLU nearest to its kink, of the net of 80 features, lies
+    # within rounding: 5e-5 of values of some hundred.
+    x = image(1, 3, 11, 14, seed=1).requires_grad_()
     window = (3, 2, 3 + net.scale, 9 if net.scale < 3 else 21)
     rows = (..., slice(window[0], window[2]), slice(window[1], window[3]))
     wide = x.detach().double().requires_grad_()

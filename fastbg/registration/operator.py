@@ -3,7 +3,8 @@
 An operator is a function of tensors and numbers whose last argument is the backend that the caller
 named. All operators get, from that function:
 
-- eager calls and reverse mode: that backend, and the operator's own backward formula;
+- eager calls and reverse mode: that backend, and the operator's own backward formula, without
+  torch.library where nothing traces, transforms or observes the call;
 - forward mode (``torch.func.jvp``, ``jacfwd``, ``hessian``, dual numbers): the operator taken apart
   into plain PyTorch, whose functions have every derivative. A named backend other than "torch"
   raises BackendUnavailable;
@@ -18,9 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import Function, forward_ad
 from torch.autograd.function import _SingleLevelFunction
+from torch.nn import Parameter
 
 from fastbg.errors import NoDerivative
 from fastbg.registration.dispatch import Place, select
@@ -60,7 +63,12 @@ class Operator:
         torch.library.register_vmap(f"fastbg::{self.name}", self._one_by_one, lib=_LIBRARY)
 
     def __call__(self, *args: Any) -> Any:
-        return self._overload(*args)
+        if not _is_plain_call(args):
+            return self._overload(*args)
+        # The same without torch.library's layers, which cost more than a small kernel.
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return self._function.apply(*args, None)
+        return self._compute(*args)
 
     def register_fake(self, shape_of: Callable[..., Any]) -> Callable[..., Any]:
         """`shape_of` gives an empty result; it stands in where tensors have no data."""
@@ -74,6 +82,8 @@ class Operator:
         self._backward, self._keep = in_own_precision_of_gradient(backward), setup_context
 
     def _below(self, keyset: Any, args: tuple[Any, ...]) -> Any:
+        if keyset is None:
+            return self._compute(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return self._overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
@@ -146,6 +156,32 @@ def in_own_precision_of_gradient(backward: Callable[..., Any]) -> Callable[..., 
         return in_own_precision(lambda *grads: backward(ctx, *grads))(*grads)
 
     return run
+
+
+def _is_plain_call(args: tuple[Any, ...]) -> bool:
+    """Whether tensors with data are given, and nobody wants to see the operator called."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+        and torch._C._get_tracing_state() is None
+        and forward_ad._current_level < 0
+        and not _in_transform()
+        and all(map(_is_plain, args))
+    )
+
+
+def _is_plain(arg: Any) -> bool:
+    if isinstance(arg, list | tuple):
+        return all(map(_is_plain, arg))
+    if not isinstance(arg, Tensor):
+        return True
+    return (
+        (type(arg) is Tensor or type(arg) is Parameter)
+        and not arg.is_meta
+        and not is_functorch_wrapped_tensor(arg)
+        and not is_legacy_batchedtensor(arg)  # of torch.autograd.grad(is_grads_batched=True)
+    )
 
 
 def _in_transform() -> bool:

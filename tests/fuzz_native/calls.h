@@ -55,6 +55,8 @@ Call conv_gram_call(Input& input);
 Call conv3x3_call(Input& input);
 Call conv_weight_gradient_call(Input& input);
 Call conv_factors_call(Input& input);
+Call conv_stack_call(Input& input);
+Call conv_stack_gradient_call(Input& input);
 
 // A fault that must be found.
 void register_planted(pybind11::module_& m);

@@ -26,6 +26,7 @@ const pybind11::module_& entry_points() {
     fastbg::register_path(m);
     fastbg::register_gram(m);
     fastbg::register_conv(m);
+    fastbg::register_conv_stack(m);
     register_planted(m);
     return m;
   }();
@@ -40,6 +41,7 @@ Call draw_call(Input& input) {
       gram_call,          conv_gram_call,            gradient_detector_backward_call,
       conv3x3_call,       conv_weight_gradient_call, conv_factors_call,
       bridged_composite_call, bridged_composite_lr_call,
+      conv_stack_call,    conv_stack_gradient_call,
   };
   return kCalls[input.number(0, std::size(kCalls) - 1)](input);
 }

@@ -30,7 +30,8 @@ def conv3x3(
     """residual + residual_scale * shuffled (relu (conv 3x3 (x) + bias))."""
     channels, places = len(weight) // upscale**2, upscale**2
     if bias is not None:
-        bias = padded(by_place(bias.float(), places), 1).flatten()
+        by_pixel = bias.float()[None] if places == 1 else by_place(bias.float(), places)
+        bias = padded(by_pixel, 1).flatten().contiguous()
     return _run(
         _channels_last(x),
         None,

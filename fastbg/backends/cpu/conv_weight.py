@@ -124,7 +124,9 @@ def by_place(x: Tensor, places: int) -> Tensor:
 
 
 def padded(x: Tensor, dim: int) -> Tensor:
-    """`x` with zeros at the end of `dim`, up to whole vectors."""
+    """`x` with zeros at the end of `dim`, up to whole vectors; itself where it has these."""
+    if x.shape[dim] % LANES == 0:
+        return x
     return pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, -x.shape[dim] % LANES))
 
 
