@@ -378,7 +378,7 @@ def test_a_named_backend_says_why_it_cannot(native: BackendUnderTest) -> None:
     x, parameters = torch.zeros(1, 8, 8, 8), attention_parameters(8, 2, 8)
     trained = [p.requires_grad_() for p in mlp_parameters(8, 8)]
     settings: dict[str, Any] = {"heads": 2, "window": 8, "backend": "cpu"}
-    with pytest.raises(BackendUnavailable, match="cells of 4x4"):
+    with pytest.raises(BackendUnavailable, match="multiples of 4 pixels"):
         window_attention(x, *parameters, **settings, shift=2)
     with pytest.raises(BackendUnavailable, match="no gradient to parameters"):
         pixel_mlp(x, *trained, backend="cpu")
