@@ -223,13 +223,13 @@ def _orders(
     maps: Mapping[str, NDArray[np.float64]], distance: NDArray[np.float64], draws: int, seed: int
 ) -> dict[str, list[Order]]:
     """The orders of the pixels (h,w) by each map, and by its controls."""
-    random = np.random.default_rng(seed)
-    ties = random.random(distance.size)
+    generator = np.random.default_rng(seed)
+    ties = generator.random(distance.size)
     by_name = {name: [_descending(value.ravel(), ties)] for name, value in maps.items()}
-    by_name[RANDOM] = [random.permutation(distance.size) for _ in range(draws)]
+    by_name[RANDOM] = [generator.permutation(distance.size) for _ in range(draws)]
     by_name[NEAREST] = [_descending(-distance.ravel(), ties)]
     ring = rings(distance).ravel()
-    mixers = [random.random(distance.size) for _ in range(draws)]
+    mixers = [generator.random(distance.size) for _ in range(draws)]
     for name, value in maps.items():
         shuffled = [shuffled_in_rings(value.ravel(), ring, mixer) for mixer in mixers]
         by_name[SHUFFLED.format(name)] = [_descending(values, ties) for values in shuffled]

@@ -15,4 +15,4 @@ def main(arguments: argparse.Namespace) -> None:
     except ImportError as error:
         expected = f"shtab, which makes the script: pip install 'fastbg[completion]' ({error})"
         raise InvalidArgument("SHELL", repr(arguments.shell), expected) from error
-    print(shtab.complete(parser(), shell=arguments.shell))
+    print(shtab.complete(parser(), shell=arguments.shell))  # nosec B604: the name of a shell

@@ -121,9 +121,9 @@ class Diffusion(Experiment):
             first, second = (restore(net, lr).float().clamp(0, 1) for net in nets)
             truth = as_float(hr)
             error = ((first - truth).square() + (second - truth).square()).mean(1)
-            random = np.random.default_rng([self.seed, *item.key.encode()])
+            generator = np.random.default_rng([self.seed, *item.key.encode()])
             difference = (first - second).abs().mean(1)
-            return hard_window(error, difference, self.options.window, study.scale, random)
+            return hard_window(error, difference, self.options.window, study.scale, generator)
 
         return choose
 
@@ -179,7 +179,7 @@ def with_window(item: Item, window: Box) -> Item:
 
 
 def hard_window(
-    error: Tensor, difference: Tensor, size: int, step: int, random: np.random.Generator
+    error: Tensor, difference: Tensor, size: int, step: int, generator: np.random.Generator
 ) -> Box | None:
     """A window drawn among those whose error is above the median, by how much networks differ.
 
@@ -191,6 +191,6 @@ def hard_window(
     weights: NDArray[np.float64] = weight.double().cpu().numpy()
     if not weights.sum() > 0:
         return None
-    place = random.choice(weights.size, p=(weights / weights.sum()).ravel())
+    place = generator.choice(weights.size, p=(weights / weights.sum()).ravel())
     y, x = (step * int(i) for i in np.unravel_index(place, weights.shape))
     return Box(y, x, y + size, x + size)
