@@ -87,6 +87,21 @@ def test_windows(window: tuple[int, int, int, int]) -> None:
     assert float((to_x - wanted).norm() / wanted.norm()) < 1e-5
 
 
+@pytest.mark.parametrize("size", [(3, 7), (8, 9), (12, 12)])
+def test_windows_of_whole_cells_have_the_bits_of_the_whole_map(size: tuple[int, int]) -> None:
+    """The tail computes cells of its own grid, which are larger than those of the result's."""
+    layers, (height, width) = tail((2, 1), (16, 16, 3)), size
+    assert starts(layers) == 0
+    x = image(1, 16, height, width)
+    whole = conv_stack(x, layers, backend="cpu")
+    for y in range(0, 2 * height, 3):
+        for column in range(0, 2 * width, 5):
+            window = Box(y, column, min(y + 3, 2 * height), min(column + 1, 2 * width))
+            some = trimmed(x, layers, window, True)
+            part = cut(conv_stack(x, some, backend="cpu"), some, window)
+            assert torch.equal(part, whole[..., window.y0 : window.y1, window.x0 : window.x1])
+
+
 def test_what_is_no_tail() -> None:
     layers = tail((2, 2, 1), (64, 64, 64, 3))
     assert starts(layers[-1:]) == 1

@@ -145,7 +145,10 @@ def _attention(squeeze: nn.Conv2d, excite: nn.Conv2d) -> ChannelAttention:
 def link_boxes(
     window: Box, links: Sequence[Link | StackLayer], height: int, width: int, equal: bool
 ) -> list[Box]:
-    """What each convolution computes, in pixels of its input's map, so that `window` comes out."""
+    """What each convolution computes, in pixels of its input's map, so that `window` comes out.
+
+    If `equal`, whole cells of the stack's input, where the up-sampling end is computed.
+    """
     scale = 1
     for link in links:
         scale *= link.upscale
@@ -154,7 +157,7 @@ def link_boxes(
         scale //= link.upscale
         box = needed.coarsen(link.upscale)
         if equal:
-            box = whole_cells(box, height * scale, width * scale)
+            box = whole_cells(box.coarsen(scale), height, width).refine(scale)
         boxes.append(box)
         whole = Box(0, 0, height * scale, width * scale)
         needed = whole if link.attention is not None else box.grow(1, whole.y1, whole.x1)

@@ -58,8 +58,9 @@ def conv_stack(
     """`layers` one after the other, as `conv3x3` would, in one call.
 
     On CPUs in float32 the maps between stay in cells of 4x4 pixels, the tiles of Winograd's
-    F(4x4, 3x3), on the grid of the whole map. So boxes made of whole cells give the very bits of
-    the whole map, if every layer has what its cells look at; others differ by rounding. Where
+    F(4x4, 3x3), on the grid of the whole map. So boxes made of whole cells of the input (on larger
+    maps: of what these become) give the very bits of the whole map, if every layer has what its
+    cells look at; others differ by rounding. Where
     that cannot be (see `why_plain`) PyTorch's own functions do it. As with `conv3x3`, a NaN
     reaches whole cells.
 
