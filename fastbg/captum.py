@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from fastbg.attribution import memory
 from fastbg.attribution.local import LocalAttribution
 from fastbg.attribution.objectives import Objective
-from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, as_windows
+from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, one_window_each
 from fastbg.attribution.paths import LinearPath, Path
 from fastbg.errors import InvalidArgument
+from fastbg.precision import in_precision
 
 try:
     from captum.attr import GradientAttribution
@@ -77,11 +78,11 @@ class LAM(GradientAttribution):  # type: ignore[misc]  # Captum has no types whe
             found = [self._lam.attribute(inputs, target, *options)]
         else:  # each image has a baseline of its own
             start = LinearPath(baselines).start(inputs)
-            windows = as_windows(target, len(inputs))
+            windows = one_window_each(target, len(inputs))
             found = [
                 LocalAttribution(
                     self._lam.model, LinearPath(start[i : i + 1]), self._lam.objective
-                ).attribute(inputs[i : i + 1], windows[i], *options)
+                ).attribute(inputs[i : i + 1], windows[i : i + 1], *options)
                 for i in range(len(inputs))
             ]
         attribution = torch.cat([part.attribution for part in found])
@@ -97,6 +98,7 @@ class LAM(GradientAttribution):  # type: ignore[misc]  # Captum has no types whe
         """True: gradients are multiplied with the steps of the path."""
         return True
 
+    @in_precision
     @torch.no_grad()
     def compute_convergence_delta(
         self,
@@ -116,7 +118,7 @@ class LAM(GradientAttribution):  # type: ignore[misc]  # Captum has no types whe
         """Objective (B), float64, of each image's window."""
         model, objective = self._lam.model, self._lam.objective
         images, passes = as_inputs(images, model), WindowPasses(model)
-        corners = as_windows(target, len(images))[:, 0].tolist()
+        corners = one_window_each(target, len(images)).tolist()
         values = images.new_zeros(len(images), dtype=torch.float64)
         with memory.frozen(model):
             for i, box in enumerate(map(as_box, corners)):
@@ -130,4 +132,6 @@ class LAM(GradientAttribution):  # type: ignore[misc]  # Captum has no types whe
             raise InvalidArgument("additional_forward_args", got, "None")
         if target is None:
             raise InvalidArgument("target", None, "the window (y, x, size) in SR pixels")
+        if torch.as_tensor(target).dim() > 2:
+            raise InvalidArgument("target", "several windows of an image", "one for each image")
         return target

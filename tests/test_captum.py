@@ -83,5 +83,9 @@ def test_bad_arguments_are_named(net: EDSR, images: Tensor) -> None:
         lam.attribute(images)
     with pytest.raises(InvalidArgument, match="additional_forward_args"):
         lam.attribute(images, target=WINDOW, additional_forward_args=(1,))
+    with pytest.raises(InvalidArgument, match="target: got several windows"):
+        lam.attribute(images, target=[[(1, 1, 4), (5, 5, 4)]] * 2)
+    with pytest.raises(InvalidArgument, match="windows"):
+        lam.compute_convergence_delta(images, 0.0, images[:1], [(1, 1, 4), (5, 5, 4)])
     with pytest.raises(InvalidArgument, match="windows"):
         lam.attribute(images, target=(100, 0, 8))

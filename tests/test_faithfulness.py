@@ -190,6 +190,16 @@ def test_ranks_in_rings_are_centred_in_each() -> None:
         ({"maps": {}}, "maps"),
         ({"maps": {"lam": np.zeros((2, 16, 20))}}, "maps"),
         ({"maps": {"lam": torch.rand(16, 20)}}, "lam"),
+        ({"maps": {"random": torch.rand(2, 16, 20)}}, "random"),
+        (
+            {
+                "maps": {
+                    "a": torch.rand(2, 16, 20),
+                    "a shuffled at equal distance": torch.rand(2, 16, 20),
+                }
+            },
+            "shuffled",
+        ),
         ({"windows": (60, 60, 8)}, "windows"),
         ({"windows": torch.zeros(2, 3, 3, dtype=torch.int64)}, "windows"),
         ({"counts": [5, 5]}, "counts"),

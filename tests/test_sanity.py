@@ -73,3 +73,16 @@ def test_bad_arguments_are_named(net: EDSR, images: Tensor) -> None:
         )
     with pytest.raises(InvalidArgument, match="windows"):
         fastbg.sanity_checks(net, gradient, images, (1.5, 2, 3), OTHER)
+    several = [[(16, 16, 8), (4, 4, 8)]] * 2
+    with pytest.raises(InvalidArgument, match="windows"):
+        fastbg.sanity_checks(net, gradient, images, several, OTHER)
+
+
+def test_a_map_that_is_no_number_is_no_good_verdict(net: EDSR, images: Tensor) -> None:
+    def broken(model: nn.Module, images: Tensor, windows: Tensor) -> Tensor:
+        maps = gradient(model, images, windows)
+        maps[0, 3, 4] = torch.nan
+        return maps
+
+    with pytest.raises(InvalidArgument, match="explain"):
+        fastbg.sanity_checks(net, broken, images, WINDOW, OTHER)

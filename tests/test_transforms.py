@@ -158,6 +158,19 @@ def test_forward_mode_of_conv3x3_is_right_where_the_torch_backend_is_named(name:
 
 @BACKENDS
 @each_operator
+def test_a_lazily_negated_input_is_resolved(name: str, backend: str) -> None:
+    """`z.conj().imag` is a view whose memory holds the numbers with the other sign."""
+    device = runs(backend, name).device
+    inputs = [x.to(device) for x in CASES[name].inputs()]
+    lazy = [torch.complex(torch.zeros_like(x), -x).conj().imag for x in inputs]
+    assert all(x.is_neg() for x in lazy)
+    expected = CASES[name].run(*inputs, backend=backend)
+    got = CASES[name].run(*lazy, backend=backend)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+
+
+@BACKENDS
+@each_operator
 def test_vmap_equals_a_loop(name: str, backend: str) -> None:
     """Over every argument, over a single one, along another axis, and nested."""
     device = runs(backend, name).device

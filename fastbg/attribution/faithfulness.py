@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fastbg.attribution import memory
 from fastbg.attribution.distance import rings, shuffled_in_rings, window_distance
 from fastbg.attribution.objectives import Objective, as_objective
-from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, as_windows
+from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, one_window_each
 from fastbg.attribution.paths import GaussianBlurPath, Path
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
@@ -104,7 +104,7 @@ def faithfulness(
         counts: ascending numbers of pixels; or how many of them, from 4 to 1,600 (or all, if there
             are fewer), equally spaced in their logarithm.
         draws: orders over which the random and the shuffled control are averaged.
-        seed: of those orders and of equal values, for each image alike, whatever else is asked.
+        seed: of those orders and of equal values; the same for every image.
 
     Each map and each order costs two passes for each count.
 
@@ -113,9 +113,7 @@ def faithfulness(
     """
     images = as_inputs(images, model)
     named = _named(maps, images)
-    corners = as_windows(windows, len(images))
-    if corners.shape[1] != 1:
-        raise InvalidArgument("windows", f"shape {tuple(corners.shape)}", "one for each image")
+    corners = one_window_each(windows, len(images))
     if draws < 1:
         raise InvalidArgument("draws", draws, "at least 1")
     pixels = images.shape[-2] * images.shape[-1]
@@ -126,7 +124,7 @@ def faithfulness(
     found = {name: torch.zeros(len(images), 2, len(steps), dtype=torch.float64) for name in names}
     with memory.frozen(model):
         for i in range(len(images)):
-            curves.start(images[i : i + 1], as_box(corners[i, 0].tolist()))
+            curves.start(images[i : i + 1], as_box(corners[i].tolist()))
             maps_of_image = {name: value[i].cpu().double().numpy() for name, value in named.items()}
             for name, orders in _orders(maps_of_image, curves.distance, draws, seed).items():
                 found[name][i] = curves.mean(orders)
@@ -198,6 +196,10 @@ def _named(maps: Tensor | Mapping[str, Tensor], images: Tensor) -> dict[str, Ten
             raise InvalidArgument(label, "values that are not finite numbers", "real numbers")
     if not named:
         raise InvalidArgument("maps", "none", "at least one")
+    taken = {RANDOM, NEAREST, *map(SHUFFLED.format, named)}
+    for name in named:
+        if name in taken:
+            raise InvalidArgument("maps", f"the name {name!r}", "another: a control is called so")
     return named
 
 

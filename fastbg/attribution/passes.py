@@ -141,6 +141,14 @@ def as_windows(windows: Windows, count: int) -> Tensor:
     )
 
 
+def one_window_each(windows: Windows, count: int) -> Tensor:
+    """`windows`, one for each of `count` images, as integers (B,3) or (B,4) on the CPU."""
+    found = as_windows(windows, count)
+    if found.shape[1] != 1:
+        raise InvalidArgument("windows", f"shape {tuple(found.shape)}", "one for each image")
+    return found[:, 0]
+
+
 def as_box(window: Sequence[int]) -> Box:
     """The box of a window y, x, size, or y0, x0, y1, x1."""
     if len(window) == 4:

@@ -13,8 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from fastbg.attribution.distance import Floats, ranks_in_rings, rings, window_distance
-from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, as_windows
+from fastbg.attribution.passes import (
+    WindowPasses,
+    Windows,
+    as_box,
+    as_inputs,
+    one_window_each,
+)
 from fastbg.errors import InvalidArgument
+from fastbg.ops.checks import check_finite
 from fastbg.stats.correlation import centred_correlation, spearman
 
 # A model, images (B,C,h,w) and windows (B,3) to maps (B,h,w).
@@ -74,7 +81,7 @@ def sanity_checks(
     """
     images = as_inputs(images, model)
     count = len(images)
-    here, there = (as_windows(value, count)[:, 0] for value in (windows, other_windows))
+    here, there = one_window_each(windows, count), one_window_each(other_windows, count)
     names = [name for name, module in model.named_modules() if _own_weights(module)]
     if not names:
         raise InvalidArgument("model", type(model).__name__, "a module with weights")
@@ -131,4 +138,5 @@ def _maps(explain: Explain, model: nn.Module, images: Tensor, windows: Tensor) -
     if not isinstance(maps, Tensor) or maps.shape != shape:
         got = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
         raise InvalidArgument("explain", f"an answer of {got}", f"a map each: {shape}")
+    check_finite("explain", maps, "a map")
     return maps.detach().double().cpu().flatten(1).numpy()

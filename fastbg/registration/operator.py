@@ -179,6 +179,8 @@ def _is_plain(arg: Any) -> bool:
     return (
         (type(arg) is Tensor or type(arg) is Parameter)
         and not arg.is_meta
+        and not arg.is_neg()  # their memory holds other numbers, which torch.library resolves
+        and not arg.is_conj()
         and not is_functorch_wrapped_tensor(arg)
         and not is_legacy_batchedtensor(arg)  # of torch.autograd.grad(is_grads_batched=True)
     )

@@ -26,9 +26,12 @@ def spearman(x: Rows, y: Rows) -> NDArray[np.float64]:
 
 
 def centred_correlation(a: Rows, b: Rows) -> NDArray[np.float64]:
-    """Correlation of each pair of rows (n), which have mean 0; 0 where one is constant."""
+    """Correlation of each pair of rows (n), which have mean 0; 0 where one is constant.
+
+    NaN where a row holds NaN.
+    """
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return np.divide((a * b).sum(axis=1), scale, out=np.zeros(len(a)), where=scale > 0)
+    return np.divide((a * b).sum(axis=1), scale, out=np.zeros(len(a)), where=scale != 0)
 
 
 def partial_spearman(x: Rows, y: Rows, given: Rows) -> NDArray[np.float64]:
