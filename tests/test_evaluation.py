@@ -291,7 +291,7 @@ class TestCommand:
 
 def test_tiles_take_little_memory(tmp_path: Path) -> None:
     Image.fromarray(np.tile(picture(500, 400), (2, 3, 1))).save(tmp_path / "large.png")
-    save_model(EDSR(features=64, blocks=1), tmp_path / "mine.safetensors")
+    save_model(EDSR(features=256, blocks=1), tmp_path / "mine.safetensors")
     words = ["--model", "mine.safetensors", "--data", "."]
     script = Path(__file__).with_name("evaluation_peak.py")
 

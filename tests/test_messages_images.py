@@ -96,7 +96,7 @@ ATTRIBUTED: dict[str, str] = {
     f"{ATTRIBUTE} --crop 0": "--crop: got 0; expected a whole number, at least 1",
     f"{ATTRIBUTE} --crop 16x16": "--crop: got '16x16'; expected a whole number, at least 1",
     f"{ATTRIBUTE} --memory 1e-6".replace("net.", "wide."): "IMAGE: got 24x24 LR pixels; wide looks "
-    "at all of them, which takes about 4.7e-05 GiB; expected at most 1e-06 GiB: a smaller image",
+    "at all of them, which takes about 8.6e-05 GiB; expected at most 1e-06 GiB: a smaller image",
     f"{ATTRIBUTE} --crop 9 --html a.html": "--crop: got 9; expected none beside --html, whose maps",
     ATTRIBUTE.replace("0 16", "0 99").replace("map.png", "out"): "--window: got 0 0 99; expected",
     f"{ATTRIBUTE} --hr=yes": "--hr: got 'yes'; expected --hr alone, it takes no value",

@@ -263,7 +263,7 @@ def test_a_run_is_known_by_its_precision(tmp_path: Path) -> None:
             {"net": net}, ["slicing"], data=images, out=tmp_path / out, options=options,
             precision=kind, progress=False,
         )  # fmt: skip
-        assert f"precision {kind or 'ieee'}" in report.read_text()
+        assert f"precision {kind or 'ieee'}" in report.path.read_text()
         return contents(tmp_path / out)["records"]
 
     plain = run("plain", None)
