@@ -274,6 +274,17 @@ def test_missing_fine_samples_are_drawn_anew(edsr: Network) -> None:
     np.testing.assert_array_equal(again.interventions.fine, full.fine)
 
 
+def test_what_progress_has_is_kept_with_its_interventions(edsr: Network) -> None:
+    lr, progress = photographs(), {}
+    settings = fastbg.CausalEffectMap(edsr, fine=2)
+    first, second = (
+        settings.effect(lr, WINDOW, truth_of(lr), progress=progress) for _ in range(2)
+    )
+    assert len(first.interventions.fine) == first.affected.sum() > 0
+    np.testing.assert_array_equal(second.interventions.fine_index, first.interventions.fine_index)
+    np.testing.assert_array_equal(second.interventions.fine, first.interventions.fine)
+
+
 class TestAccuracy:
     def test_rounds_stop_when_the_error_is_small_enough(self, edsr: Network) -> None:
         lr = photographs()

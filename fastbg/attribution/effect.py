@@ -326,6 +326,8 @@ class _Entry:
         self._fill(coarse, wanted, part, "coarse", COARSE_BLOCKS, self._coarse_values)
         fine = np.full((*grid.shape, settings.fine), np.nan)
         affected = affected_blocks(baseline, coarse, settings.tolerance)
+        for i, j in np.argwhere(affected):  # the result has them, though `progress` has the values
+            self._draws.fine((int(i), int(j)))
         self._fill(
             fine, affected, part, "fine", FINE_BLOCKS, lambda p: self._fine_values(p, coarse)
         )
