@@ -92,6 +92,22 @@ def test_a_stopped_map_goes_on(
     assert "seed" in capsys.readouterr().err
 
 
+def test_a_map_of_other_patches_is_not_gone_on_with(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Patches are known by their pixels: not by where they lie, nor by their file's name."""
+    for folder in ("patches", "copy"):
+        (files / folder).mkdir()
+        Image.open(files / "lr.png").save(files / folder / "a.png")
+    resume = ["--resume", str(files / "parts"), "--patches"]
+    assert main(command(files, *resume, str(files / "patches"))) == 0
+    assert main(command(files, *resume, str(files / "copy"))) == 0
+    Image.new("RGB", (12, 14), "red").save(files / "patches" / "a.png")
+    capsys.readouterr()
+    assert main(command(files, *resume, str(files / "patches"))) == 2
+    assert "patches" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -19,6 +19,7 @@ from fastbg.attribution.interventions import Interventions
 from fastbg.cli.attribute import FORMATS
 from fastbg.cli.device import pick_device
 from fastbg.cli.files import check_folder, open_image
+from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.filters.dtypes import as_float
 from fastbg.models.network import Network, fingerprint
@@ -126,7 +127,7 @@ def _progress(
         "window": list(arguments.window),
         "model": fingerprint(model),
         "accuracy": arguments.accuracy,
-        "patches": None if arguments.patches is None else str(arguments.patches.resolve()),
+        "patches": _folder_digest(arguments.patches),
         "interventions": _file_digest(arguments.interventions),
     }
     with RunStore.open(arguments.resume, config) as store:
@@ -136,6 +137,17 @@ def _progress(
 def _digest(pixels: NDArray[np.uint8]) -> str:
     shape = f"{pixels.shape}\n".encode()
     return hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _folder_digest(folder: Path | None) -> str | None:
+    """Of the pixels of its images, in the order in which patches are drawn from them."""
+    if folder is None:
+        return None
+    try:
+        images = [_digest(item.load()) for item in open_folder(folder).items]
+    except DataError as error:
+        raise InvalidArgument("--patches", folder, f"a folder of images; {error}") from error
+    return hashlib.sha256("\n".join(images).encode()).hexdigest()
 
 
 def _file_digest(path: Path | None) -> str | None:
