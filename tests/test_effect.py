@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,43 @@ def test_missing_fine_samples_are_drawn_anew(edsr: Network) -> None:
     again = settings.effect(lr, WINDOW, truth_of(lr), half)
     np.testing.assert_array_equal(again.interventions.fine_index, full.fine_index)
     np.testing.assert_array_equal(again.interventions.fine, full.fine)
+
+
+class TestDifference:
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            (lambda r: {"images": 1 - r.images}, "other images"),
+            (lambda r: {"windows": r.windows + 2}, "other windows"),
+            (lambda r: {"scale": 4}, "scale 4"),
+            (lambda r: {"metric": "mse"}, "metric mse"),
+            (lambda r: {"fine_values": r.fine_values[..., :1]}, "1 fine replacements"),
+            (lambda r: {"interventions": altered(r, "coarse")}, "other interventions"),
+            (lambda r: {"interventions": altered(r, "fine")}, "other interventions"),
+        ],
+    )
+    def test_what_cannot_be_compared_is_refused(
+        self, change: Callable[[Any], dict[str, Any]], told: str, edsr: Network
+    ) -> None:
+        lr = photographs()
+        result = fastbg.CausalEffectMap(edsr, fine=2).effect(lr, WINDOW, truth_of(lr))
+        assert result.difference(result)[~result.own].eq(0).all()
+        with pytest.raises(InvalidArgument, match=f"other: got a map of {told}"):
+            result.difference(replace(result, **change(result)))
+        with pytest.raises(InvalidArgument, match="other: got str"):
+            result.difference("map.npz")
+
+    def test_fine_ones_of_one_map_alone_do_not_count(self, edsr: Network) -> None:
+        lr = photographs()
+        result = fastbg.CausalEffectMap(edsr, fine=2).effect(lr, WINDOW, truth_of(lr))
+        all_ = result.interventions
+        few = fastbg.Interventions(all_.coarse, all_.fine_index[::2], all_.fine[::2])
+        assert result.difference(replace(result, interventions=few))[~result.own].eq(0).all()
+
+
+def altered(result: fastbg.CausalEffectResult, field: str) -> fastbg.Interventions:
+    values = getattr(result.interventions, field)
+    return replace(result.interventions, **{field: 255 - values})
 
 
 def test_what_progress_has_is_kept_with_its_interventions(edsr: Network) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastbg.attribution import diffusion as statistics
 from fastbg.attribution.blocks import BlockGrid
-from fastbg.attribution.interventions import Interventions
+from fastbg.attribution.interventions import Interventions, image_digest
 from fastbg.attribution.passes import as_box
 from fastbg.attribution.window_measure import METRICS
 from fastbg.errors import DataError, InvalidArgument
@@ -134,16 +134,36 @@ class CausalEffectResult:
         there; the draws' own spread cancels. Between two networks, or between all of RCAN's paths
         and the direct ones. NaN on the window's own blocks.
 
-        Raises InvalidArgument for maps of other sizes, metrics or interventions.
+        Raises InvalidArgument for maps of other images, windows, metrics or interventions; the
+        fine ones need be the same only for blocks that have some in both.
         """
-        ours, theirs = self.interventions.coarse, other.interventions.coarse
-        if self.metric != other.metric or not np.array_equal(ours, theirs):
-            expected = "a map of the same metric under the same interventions"
-            raise InvalidArgument("other", f"one of {other.metric}, {theirs.shape}", expected)
-        if self.windows.tolist() != other.windows.tolist():
-            raise InvalidArgument("other", "a map of other windows", "the same windows")
+        self._check_comparable(other)
         losses = self._losses() - other._losses()
         return losses.nanmean(-1).masked_fill(self.own, torch.nan)
+
+    def _check_comparable(self, other: "CausalEffectResult") -> None:
+        if not isinstance(other, CausalEffectResult):
+            raise InvalidArgument("other", type(other).__name__, "a fastbg.CausalEffectResult")
+        counts = self.fine_values.shape[-1], other.fine_values.shape[-1]
+        differ = {
+            f"metric {other.metric}": self.metric != other.metric,
+            f"scale {other.scale}": self.scale != other.scale,
+            "other windows": self.windows.tolist() != other.windows.tolist(),
+            "other images": self._digests() != other._digests(),
+            f"{counts[1]} fine replacements": counts[0] != counts[1],
+        }
+        found = [what for what, differs in differ.items() if differs]
+        if not found and not self.interventions.agrees(other.interventions):
+            found = ["other interventions"]
+        if found:
+            expected = (
+                f"one of metric {self.metric}, scale {self.scale} and {counts[0]} fine "
+                f"replacements, of the same images, windows and interventions"
+            )
+            raise InvalidArgument("other", f"a map of {', '.join(found)}", expected)
+
+    def _digests(self) -> list[str]:
+        return [image_digest(image) for image in self.images.flatten(0, -4)]
 
     def _losses(self) -> Tensor:
         """(B,rows,columns,C+F) of every replacement; 0 out of reach, NaN if not measured."""

@@ -105,6 +105,14 @@ class Interventions:
         found = np.flatnonzero((self.fine_index == (row, column)).all(1))
         return self.fine[found[0]] if len(found) else None
 
+    def agrees(self, other: "Interventions") -> bool:
+        """Whether the coarse ones are the same, and the fine ones of blocks with some in both."""
+        if not np.array_equal(self.coarse, other.coarse):
+            return False
+        theirs = [other.fine_of(*place) for place in self.fine_index]
+        pairs = zip(self.fine, theirs, strict=True)
+        return all(b is None or np.array_equal(a, b) for a, b in pairs)
+
 
 def image_digest(image: Tensor) -> str:
     """SHA-256 of an image (3,h,w) in [0,1] as 8-bit grey levels."""
