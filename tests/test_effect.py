@@ -464,7 +464,7 @@ class TestResult:
         assert loaded.counts().harm.equal(result.counts().harm)
         np.testing.assert_array_equal(loaded.interventions.fine, result.interventions.fine)
         (tmp_path / "no.npz").write_text("no map")
-        with pytest.raises(DataError, match="no causal effect map"):
+        with pytest.raises(DataError, match="no.npz: cannot be read as arrays"):
             fastbg.CausalEffectResult.load(tmp_path / "no.npz")
 
 
@@ -614,11 +614,31 @@ def test_interventions_of_another_shape_are_refused(
 
 def test_a_file_that_holds_no_interventions_is_refused(tmp_path: Path) -> None:
     (tmp_path / "no.npz").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="no interventions"):
+    with pytest.raises(DataError, match=r"no.npz: cannot be read as arrays"):
         fastbg.Interventions.load(tmp_path / "no.npz")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(DataError, match="no interventions"):
         fastbg.Interventions.load(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("kind", [fastbg.Interventions, fastbg.CausalEffectResult])
+def test_damaged_files_are_refused_by_name(kind: Any, edsr: Network, tmp_path: Path) -> None:
+    lr, path = photographs(), tmp_path / "damaged.npz"
+    result = fastbg.CausalEffectMap(edsr, fine=2).effect(lr, WINDOW, truth_of(lr))
+    (result if kind is fastbg.CausalEffectResult else result.interventions).save(path)
+    whole = path.read_bytes()
+    middle = bytearray(whole)
+    middle[60:400] = bytes(340)
+    for damaged in (b"PK\x03\x04garbage", whole[: len(whole) // 2], bytes(middle)):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"damaged\.npz: cannot be read as arrays"):
+            kind.load(path)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(DataError, match=r"array\.npy: cannot be read as arrays"):
+        kind.load(tmp_path / "array.npy")
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    with pytest.raises(DataError, match=r"other\.npz: holds no"):
+        kind.load(tmp_path / "other.npz")
 
 
 def test_a_window_may_be_a_box(edsr: Network) -> None:

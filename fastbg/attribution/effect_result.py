@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.attribution import diffusion as statistics
+from fastbg.attribution.archive import read_arrays
 from fastbg.attribution.blocks import BlockGrid
 from fastbg.attribution.interventions import Interventions, image_digest
 from fastbg.attribution.passes import as_box
@@ -278,14 +279,13 @@ class CausalEffectResult:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CausalEffectResult":
         """What `save` wrote. Raises DataError for a file that is none."""
+        arrays = read_arrays(path)
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
             values: dict[str, Any] = {name: arrays[name].item() for name in _OTHERS}
             values |= {name: torch.from_numpy(arrays[name]) for name in ("images", *_TABLES)}
             interventions = Interventions.from_arrays(arrays, _PREFIX)
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise DataError(f"{path}: holds no causal effect map ({error})") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{os.fspath(path)}: holds no causal effect map ({error})") from error
         return cls(**values, interventions=interventions)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastbg.attribution.archive import read_arrays
 from fastbg.data.builtin import builtin_images
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import open_folder
@@ -83,11 +84,11 @@ class Interventions:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Interventions":
         """What `save` wrote. Raises DataError for a file that is none."""
+        arrays = read_arrays(path)
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls.from_arrays({name: stored[name] for name in stored.files})
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise DataError(f"{path}: holds no interventions ({error})") from error
+            return cls.from_arrays(arrays)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{os.fspath(path)}: holds no interventions ({error})") from error
 
     def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
         """The arrays of a file that holds them, each name behind `prefix`."""
