@@ -4,6 +4,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ def read_arrays(
     Raises DataError for a file that cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # NumPy leaves a damaged file open unless it is given an open one.
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             wanted = stored.files if names is None else [name for name in names if name in stored]
             return {name: stored[name] for name in wanted}
     except _UNREADABLE as error:
