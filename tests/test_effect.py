@@ -275,6 +275,31 @@ def test_missing_fine_samples_are_drawn_anew(edsr: Network) -> None:
     np.testing.assert_array_equal(again.interventions.fine, full.fine)
 
 
+def test_the_windows_blocks_have_effects_but_no_part_in_the_sums(edsr: Network) -> None:
+    lr = photographs()
+    without, measured = (
+        fastbg.CausalEffectMap(edsr, fine=2, include_window=asked).effect(lr, WINDOW, truth_of(lr))
+        for asked in (False, True)
+    )
+    own = measured.own
+    assert without.effect[own].isnan().all()
+    assert not without.samples[own].any()
+    assert measured.effect[own].isfinite().all()
+    assert measured.effect[own].any()
+    assert measured.samples[own].min() > 0
+    assert measured.standard_error[own].isfinite().all()
+    sums = (
+        lambda r: torch.stack(r.counts()),
+        lambda r: torch.stack([r.range.low, r.range.high]),
+        lambda r: r.share((20, 24, 40, 44)),
+        lambda r: r.difference(r).isnan(),
+        lambda r: torch.from_numpy(r.colours()),
+    )
+    for of in sums:
+        assert of(measured).equal(of(without))
+    assert measured.counts(public=True).help > measured.counts().help
+
+
 class TestDifference:
     @pytest.mark.parametrize(
         ("change", "told"),
@@ -464,7 +489,7 @@ class TestResult:
         assert loaded.counts().harm.equal(result.counts().harm)
         np.testing.assert_array_equal(loaded.interventions.fine, result.interventions.fine)
         (tmp_path / "no.npz").write_text("no map")
-        with pytest.raises(DataError, match="no.npz: cannot be read as arrays"):
+        with pytest.raises(DataError, match=r"no\.npz: cannot be read as arrays"):
             fastbg.CausalEffectResult.load(tmp_path / "no.npz")
 
 

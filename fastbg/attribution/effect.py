@@ -70,7 +70,9 @@ class CausalEffectMap:
             share a seed share their replacements too.
         reuse_coarse: whether the mean of an affected block is over its coarse replacements too: a
             better estimate than the published one, which throws them away.
-        include_window: whether the window's own blocks are measured too.
+        include_window: whether the window's own blocks are measured too: `effect`, `samples` and
+            `standard_error` then have numbers there in place of NaN, and `as_published` takes any
+            window. Counts, range, shares, differences and pictures leave them out all the same.
         paths: "total"; or for RCAN "direct": with the channel weights of the unchanged image, so
             without what a block does to them by changing the means of the whole map. That part is
             ``total.difference(direct)``, see `CausalEffectResult.difference`.
