@@ -92,6 +92,20 @@ def test_a_stopped_map_goes_on(
     assert "seed" in capsys.readouterr().err
 
 
+def test_its_folder_is_no_run_to_report_or_compare(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = str(files / "parts")
+    assert main(command(files, "--resume", parts)) == 0
+    both = ["compare", parts, parts]
+    for arguments in (both, [*both, "--model", "a", "b"], ["report", parts]):
+        capsys.readouterr()
+        assert main(arguments) == 2
+        expected = "holds parts of fastbg effect; expected the --out folder of fastbg run"
+        assert expected in capsys.readouterr().err.replace("\n", " ")
+    assert not (files / "parts" / "report.html").exists()
+
+
 def test_the_first_device_may_be_taken(files: Path) -> None:
     assert main(command(files, "--device", "auto", "--save", str(files / "auto.npz"))) == 0
     assert main(command(files, "--save", str(files / "given.npz"))) == 0
