@@ -275,6 +275,26 @@ def test_missing_fine_samples_are_drawn_anew(edsr: Network) -> None:
     np.testing.assert_array_equal(again.interventions.fine, full.fine)
 
 
+def test_the_figure_of_each_of_several_windows_of_several_images(edsr: Network) -> None:
+    lr = photographs(count=2)
+    windows = torch.tensor([[(4, 6, 12), (20, 24, 16)], [(8, 8, 8), (0, 0, 10)]])
+    result = fastbg.CausalEffectMap(edsr, fine=1, block=8, metric="change").effect(lr, windows)
+    lam = fastbg.LocalAttribution(edsr).attribute(lr, windows, n_steps=1)
+
+    def corner(index: int | tuple[int, ...]) -> tuple[float, float]:
+        frame = result.plot(index).axes[0].patches[0]
+        return frame.get_y() + 0.5, frame.get_x() + 0.5
+
+    assert [corner(n) for n in range(4)] == [(4, 6), (20, 24), (8, 8), (0, 0)]
+    assert corner((1, 0)) == (8, 8)
+    assert corner(-1) == (0, 0)
+    assert lam.plot(3).axes
+    for index in (4, -5, (0,), (0, 2)):
+        for each in (result, lam):
+            with pytest.raises(InvalidArgument, match="index: got"):
+                each.plot(index)
+
+
 def test_the_windows_blocks_have_effects_but_no_part_in_the_sums(edsr: Network) -> None:
     lr = photographs()
     without, measured = (

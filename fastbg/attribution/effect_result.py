@@ -262,7 +262,11 @@ class CausalEffectResult:
         return float(self._without_own.abs().max()) or 1.0
 
     def plot(self, index: int | tuple[int, ...] = 0) -> "Figure":
-        """Figure of pair `index`: the input with its window, the map over it, and the counts."""
+        """Figure of pair `index`: the input with its window, the map over it, and the counts.
+
+        Of (B,N) pairs a number counts all, those of the first image first; (b,n) names one.
+        Raises InvalidArgument if there is no such pair.
+        """
         from fastbg.attribution.effect_picture import result_figure
 
         return result_figure(self, index)

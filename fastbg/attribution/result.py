@@ -100,7 +100,11 @@ class AttributionResult:
         return diffusion.box_share(self.map, boxes, self.scale)
 
     def plot(self, index: int | tuple[int, ...] = 0) -> "Figure":
-        """A Matplotlib figure of pair `index`: input, map, kernel density, diffusion index."""
+        """A Matplotlib figure of pair `index`: input, map, kernel density, diffusion index.
+
+        Of (B,N) pairs a number counts all, those of the first image first; (b,n) names one.
+        Raises InvalidArgument if there is no such pair.
+        """
         from fastbg.attribution.picture import result_figure
 
         return result_figure(self, index)
