@@ -360,9 +360,7 @@ def altered(result: fastbg.CausalEffectResult, field: str) -> fastbg.Interventio
 def test_what_progress_has_is_kept_with_its_interventions(edsr: Network) -> None:
     lr, progress = photographs(), {}
     settings = fastbg.CausalEffectMap(edsr, fine=2)
-    first, second = (
-        settings.effect(lr, WINDOW, truth_of(lr), progress=progress) for _ in range(2)
-    )
+    first, second = (settings.effect(lr, WINDOW, truth_of(lr), progress=progress) for _ in range(2))
     assert len(first.interventions.fine) == first.affected.sum() > 0
     np.testing.assert_array_equal(second.interventions.fine_index, first.interventions.fine_index)
     np.testing.assert_array_equal(second.interventions.fine, first.interventions.fine)

@@ -195,9 +195,9 @@ class CausalEffectResult:
     def as_published(self) -> "CausalEffectResult":
         """The same with the window's own blocks as the public code takes them.
 
-        It rounds both ends of the window down to whole blocks, so a block that the window only
-        begins to enter is none of its own. Raises InvalidArgument if such a block was not
-        measured: that takes ``include_window=True``.
+        It rounds both ends of the window down to whole blocks: a block in which the window ends
+        does not count as its own. Raises InvalidArgument if such a block was not measured;
+        ``include_window=True`` measures it.
         """
         unit = self.scale * self.block
         own = torch.zeros_like(self.own)

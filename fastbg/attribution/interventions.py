@@ -38,8 +38,8 @@ class Interventions:
             upper left part is used.
         fine_index: (m, 2) row and column of the blocks that have F more.
         fine: (m, F, b, b, 3) uint8.
-        images: `image_digest` of each image that they were drawn for, in sorted order; empty if
-            nobody knows. Other images are refused then.
+        images: `image_digest` of each image that they were drawn for, sorted.
+            `CausalEffectMap.effect` refuses other images. Empty: unknown, any image is taken.
     """
 
     coarse: Pixels
