@@ -92,6 +92,45 @@ def test_a_stopped_map_goes_on(
     assert "seed" in capsys.readouterr().err
 
 
+def test_its_folder_is_no_run_to_report_or_compare(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = str(files / "parts")
+    assert main(command(files, "--resume", parts)) == 0
+    both = ["compare", parts, parts]
+    for arguments in (both, [*both, "--model", "a", "b"], ["report", parts]):
+        capsys.readouterr()
+        assert main(arguments) == 2
+        expected = "holds parts of fastbg effect; expected the --out folder of fastbg run"
+        assert expected in capsys.readouterr().err.replace("\n", " ")
+    assert not (files / "parts" / "report.html").exists()
+
+
+def test_the_first_device_may_be_taken(files: Path) -> None:
+    assert main(command(files, "--device", "auto", "--save", str(files / "auto.npz"))) == 0
+    assert main(command(files, "--save", str(files / "given.npz"))) == 0
+    auto, given = (
+        fastbg.CausalEffectResult.load(files / f"{name}.npz") for name in ("auto", "given")
+    )
+    torch.testing.assert_close(auto.effect, given.effect, rtol=0, atol=1e-2, equal_nan=True)
+
+
+def test_a_map_of_other_patches_is_not_gone_on_with(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Patches are known by their pixels: not by where they lie, nor by their file's name."""
+    for folder in ("patches", "copy"):
+        (files / folder).mkdir()
+        Image.open(files / "lr.png").save(files / folder / "a.png")
+    resume = ["--resume", str(files / "parts"), "--patches"]
+    assert main(command(files, *resume, str(files / "patches"))) == 0
+    assert main(command(files, *resume, str(files / "copy"))) == 0
+    Image.new("RGB", (12, 14), "red").save(files / "patches" / "a.png")
+    capsys.readouterr()
+    assert main(command(files, *resume, str(files / "patches"))) == 2
+    assert "patches" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -102,11 +141,13 @@ def test_a_stopped_map_goes_on(
         (["--hr", "missing.png"], "--hr"),
         (["--save", "hr.png"], "--save"),
         (["--interventions", "hr.png"], "--interventions"),
-        (["--patches", "missing"], "patches"),
-        (["--block", "500"], "windows"),
-        (["--tolerance", "-1"], "tolerance"),
-        (["--paths", "direct"], "paths"),
-        (["--metric", "mse", "--accuracy", "published"], "accuracy"),
+        (["--save", "a.npz", "--keep-interventions", "./a.npz"], "--keep-interventions"),
+        (["--save", "map.png"], "--save"),
+        (["--patches", "missing"], "--patches"),
+        (["--block", "500"], "--window"),
+        (["--tolerance", "-1"], "--tolerance"),
+        (["--paths", "direct"], "--paths"),
+        (["--metric", "mse", "--accuracy", "published"], "--accuracy"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -119,8 +160,8 @@ def test_bad_input_is_one_line(
     monkeypatch.chdir(files)
     assert main(command(files, *change)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("fastbg: ")
-    assert f"{named}: got" in error
+    assert error.startswith(f"fastbg: {named}: got")
+    assert "include_window" not in error
 
 
 def test_the_truth_is_needed_by_what_compares_with_it(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,97 @@ def test_missing_fine_samples_are_drawn_anew(edsr: Network) -> None:
     np.testing.assert_array_equal(again.interventions.fine, full.fine)
 
 
+def test_the_figure_of_each_of_several_windows_of_several_images(edsr: Network) -> None:
+    lr = photographs(count=2)
+    windows = torch.tensor([[(4, 6, 12), (20, 24, 16)], [(8, 8, 8), (0, 0, 10)]])
+    result = fastbg.CausalEffectMap(edsr, fine=1, block=8, metric="change").effect(lr, windows)
+    lam = fastbg.LocalAttribution(edsr).attribute(lr, windows, n_steps=1)
+
+    def corner(index: int | tuple[int, ...]) -> tuple[float, float]:
+        frame = result.plot(index).axes[0].patches[0]
+        return frame.get_y() + 0.5, frame.get_x() + 0.5
+
+    assert [corner(n) for n in range(4)] == [(4, 6), (20, 24), (8, 8), (0, 0)]
+    assert corner((1, 0)) == (8, 8)
+    assert corner(-1) == (0, 0)
+    assert lam.plot(3).axes
+    for index in (4, -5, (0,), (0, 2)):
+        for each in (result, lam):
+            with pytest.raises(InvalidArgument, match="index: got"):
+                each.plot(index)
+
+
+def test_the_windows_blocks_have_effects_but_no_part_in_the_sums(edsr: Network) -> None:
+    lr = photographs()
+    without, measured = (
+        fastbg.CausalEffectMap(edsr, fine=2, include_window=asked).effect(lr, WINDOW, truth_of(lr))
+        for asked in (False, True)
+    )
+    own = measured.own
+    assert without.effect[own].isnan().all()
+    assert not without.samples[own].any()
+    assert measured.effect[own].isfinite().all()
+    assert measured.effect[own].any()
+    assert measured.samples[own].min() > 0
+    assert measured.standard_error[own].isfinite().all()
+    sums = (
+        lambda r: torch.stack(r.counts()),
+        lambda r: torch.stack([r.range.low, r.range.high]),
+        lambda r: r.share((20, 24, 40, 44)),
+        lambda r: r.difference(r).isnan(),
+        lambda r: torch.from_numpy(r.colours()),
+    )
+    for of in sums:
+        assert of(measured).equal(of(without))
+    assert measured.counts(public=True).help > measured.counts().help
+
+
+class TestDifference:
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            (lambda r: {"images": 1 - r.images}, "other images"),
+            (lambda r: {"windows": r.windows + 2}, "other windows"),
+            (lambda r: {"scale": 4}, "scale 4"),
+            (lambda r: {"metric": "mse"}, "metric mse"),
+            (lambda r: {"fine_values": r.fine_values[..., :1]}, "1 fine replacements"),
+            (lambda r: {"interventions": altered(r, "coarse")}, "other interventions"),
+            (lambda r: {"interventions": altered(r, "fine")}, "other interventions"),
+        ],
+    )
+    def test_what_cannot_be_compared_is_refused(
+        self, change: Callable[[Any], dict[str, Any]], told: str, edsr: Network
+    ) -> None:
+        lr = photographs()
+        result = fastbg.CausalEffectMap(edsr, fine=2).effect(lr, WINDOW, truth_of(lr))
+        assert result.difference(result)[~result.own].eq(0).all()
+        with pytest.raises(InvalidArgument, match=f"other: got a map of {told}"):
+            result.difference(replace(result, **change(result)))
+        with pytest.raises(InvalidArgument, match="other: got str"):
+            result.difference("map.npz")
+
+    def test_fine_ones_of_one_map_alone_do_not_count(self, edsr: Network) -> None:
+        lr = photographs()
+        result = fastbg.CausalEffectMap(edsr, fine=2).effect(lr, WINDOW, truth_of(lr))
+        all_ = result.interventions
+        few = fastbg.Interventions(all_.coarse, all_.fine_index[::2], all_.fine[::2])
+        assert result.difference(replace(result, interventions=few))[~result.own].eq(0).all()
+
+
+def altered(result: fastbg.CausalEffectResult, field: str) -> fastbg.Interventions:
+    values = getattr(result.interventions, field)
+    return replace(result.interventions, **{field: 255 - values})
+
+
+def test_what_progress_has_is_kept_with_its_interventions(edsr: Network) -> None:
+    lr, progress = photographs(), {}
+    settings = fastbg.CausalEffectMap(edsr, fine=2)
+    first, second = (settings.effect(lr, WINDOW, truth_of(lr), progress=progress) for _ in range(2))
+    assert len(first.interventions.fine) == first.affected.sum() > 0
+    np.testing.assert_array_equal(second.interventions.fine_index, first.interventions.fine_index)
+    np.testing.assert_array_equal(second.interventions.fine, first.interventions.fine)
+
+
 class TestAccuracy:
     def test_rounds_stop_when_the_error_is_small_enough(self, edsr: Network) -> None:
         lr = photographs()
@@ -415,7 +507,7 @@ class TestResult:
         assert loaded.counts().harm.equal(result.counts().harm)
         np.testing.assert_array_equal(loaded.interventions.fine, result.interventions.fine)
         (tmp_path / "no.npz").write_text("no map")
-        with pytest.raises(DataError, match="no causal effect map"):
+        with pytest.raises(DataError, match=r"no\.npz: cannot be read as arrays"):
             fastbg.CausalEffectResult.load(tmp_path / "no.npz")
 
 
@@ -565,11 +657,31 @@ def test_interventions_of_another_shape_are_refused(
 
 def test_a_file_that_holds_no_interventions_is_refused(tmp_path: Path) -> None:
     (tmp_path / "no.npz").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="no interventions"):
+    with pytest.raises(DataError, match=r"no.npz: cannot be read as arrays"):
         fastbg.Interventions.load(tmp_path / "no.npz")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(DataError, match="no interventions"):
         fastbg.Interventions.load(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("kind", [fastbg.Interventions, fastbg.CausalEffectResult])
+def test_damaged_files_are_refused_by_name(kind: Any, edsr: Network, tmp_path: Path) -> None:
+    lr, path = photographs(), tmp_path / "damaged.npz"
+    result = fastbg.CausalEffectMap(edsr, fine=2).effect(lr, WINDOW, truth_of(lr))
+    (result if kind is fastbg.CausalEffectResult else result.interventions).save(path)
+    whole = path.read_bytes()
+    middle = bytearray(whole)
+    middle[60:400] = bytes(340)
+    for damaged in (b"PK\x03\x04garbage", whole[: len(whole) // 2], bytes(middle)):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"damaged\.npz: cannot be read as arrays"):
+            kind.load(path)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(DataError, match=r"array\.npy: cannot be read as arrays"):
+        kind.load(tmp_path / "array.npy")
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    with pytest.raises(DataError, match=r"other\.npz: holds no"):
+        kind.load(tmp_path / "other.npz")
 
 
 def test_a_window_may_be_a_box(edsr: Network) -> None:

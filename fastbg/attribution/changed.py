@@ -1,6 +1,6 @@
 """What a window of the SR image becomes where a box of the input is replaced.
 
-The question of causal effect maps and of occlusion, asked a great many times of one image.
+Causal effect maps and occlusion compute this for many boxes of one image, one at a time.
 """
 
 from collections.abc import Iterator, Sequence

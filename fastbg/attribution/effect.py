@@ -70,10 +70,13 @@ class CausalEffectMap:
             share a seed share their replacements too.
         reuse_coarse: whether the mean of an affected block is over its coarse replacements too: a
             better estimate than the published one, which throws them away.
-        include_window: whether the window's own blocks are measured too.
-        paths: "total"; or for RCAN "direct": with the channel weights of the unchanged image, so
-            without what a block does to them by changing the means of the whole map. That part is
-            ``total.difference(direct)``, see `CausalEffectResult.difference`.
+        include_window: whether the window's own blocks are measured too: `effect`, `samples` and
+            `standard_error` then have numbers there in place of NaN, and `as_published` takes any
+            window. Counts, range, shares, differences and pictures leave them out all the same.
+        paths: "total"; or for RCAN "direct": the channel weights stay those of the unchanged
+            image. A replaced block changes the means over the whole feature map, and through them
+            the weights; that part of the effect is left out. It is ``total.difference(direct)``,
+            see `CausalEffectResult.difference`.
         batch: interventions a pass; by default what suits the device.
     """
 
@@ -132,8 +135,8 @@ class CausalEffectMap:
                 integers (B,3), one for each; or (N,3) for a single image, or (B,N,3). With four
                 integers: boxes y0, x0, y1, x1.
             truth: (B,3,s*h,s*w) HR, uint8 or floats in [0,1]; not for ``metric="change"``.
-            interventions: those of another result, to compare networks under the same; what they
-                lack is drawn.
+            interventions: those of another result, to compare networks under the same. Affected
+                blocks that have no fine replacements in it get new ones by `seed`.
             accuracy: "published": as accurate as the published 50 replacements, with fewer where
                 fewer do. Rounds of 6 until the standard error is at most 0.0025 dB or a tenth of
                 the effect; at most `fine`.
@@ -326,6 +329,8 @@ class _Entry:
         self._fill(coarse, wanted, part, "coarse", COARSE_BLOCKS, self._coarse_values)
         fine = np.full((*grid.shape, settings.fine), np.nan)
         affected = affected_blocks(baseline, coarse, settings.tolerance)
+        for i, j in np.argwhere(affected):  # the result has them, though `progress` has the values
+            self._draws.fine((int(i), int(j)))
         self._fill(
             fine, affected, part, "fine", FINE_BLOCKS, lambda p: self._fine_values(p, coarse)
         )

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fastbg.attribution.passes import as_box
-from fastbg.attribution.picture import PANEL, WINDOW_COLOUR, Pixels, pixels
+from fastbg.attribution.picture import PANEL, WINDOW_COLOUR, Pixels, pair_of, pixels
 
 if TYPE_CHECKING:
     from fastbg.attribution.effect_result import CausalEffectResult
@@ -45,6 +45,7 @@ def _unshade(shade: NDArray[Any], bound: float) -> NDArray[Any]:
 
 def result_figure(result: "CausalEffectResult", index: int | tuple[int, ...] = 0) -> Figure:
     """Input with window, the map over it with its scale of colours, and the counts as a pie."""
+    index = pair_of(index, result.windows.shape[:-1])
     scale = result.scale
     lr = pixels(result.images[index])
     enlarged = lr.repeat(scale, 0).repeat(scale, 1)
@@ -77,7 +78,7 @@ def _colour_bar(drawn: Figure, axis: Axes, result: "CausalEffectResult") -> None
     bar.set_label(f"effect, {result.unit}")
 
 
-def _pie(axis: Axes, result: "CausalEffectResult", index: int | tuple[int, ...]) -> None:
+def _pie(axis: Axes, result: "CausalEffectResult", index: tuple[int, ...]) -> None:
     harm, help_, idle = (int(kind[index]) for kind in result.counts())
     axis.pie(
         [harm, help_, idle],

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.attribution import diffusion as statistics
+from fastbg.attribution.archive import read_arrays
 from fastbg.attribution.blocks import BlockGrid
-from fastbg.attribution.interventions import Interventions
+from fastbg.attribution.interventions import Interventions, image_digest
 from fastbg.attribution.passes import as_box
 from fastbg.attribution.window_measure import METRICS
 from fastbg.errors import DataError, InvalidArgument
@@ -134,16 +135,36 @@ class CausalEffectResult:
         there; the draws' own spread cancels. Between two networks, or between all of RCAN's paths
         and the direct ones. NaN on the window's own blocks.
 
-        Raises InvalidArgument for maps of other sizes, metrics or interventions.
+        Raises InvalidArgument for maps of other images, windows, metrics or interventions; the
+        fine ones need be the same only for blocks that have some in both.
         """
-        ours, theirs = self.interventions.coarse, other.interventions.coarse
-        if self.metric != other.metric or not np.array_equal(ours, theirs):
-            expected = "a map of the same metric under the same interventions"
-            raise InvalidArgument("other", f"one of {other.metric}, {theirs.shape}", expected)
-        if self.windows.tolist() != other.windows.tolist():
-            raise InvalidArgument("other", "a map of other windows", "the same windows")
+        self._check_comparable(other)
         losses = self._losses() - other._losses()
         return losses.nanmean(-1).masked_fill(self.own, torch.nan)
+
+    def _check_comparable(self, other: "CausalEffectResult") -> None:
+        if not isinstance(other, CausalEffectResult):
+            raise InvalidArgument("other", type(other).__name__, "a fastbg.CausalEffectResult")
+        counts = self.fine_values.shape[-1], other.fine_values.shape[-1]
+        differ = {
+            f"metric {other.metric}": self.metric != other.metric,
+            f"scale {other.scale}": self.scale != other.scale,
+            "other windows": self.windows.tolist() != other.windows.tolist(),
+            "other images": self._digests() != other._digests(),
+            f"{counts[1]} fine replacements": counts[0] != counts[1],
+        }
+        found = [what for what, differs in differ.items() if differs]
+        if not found and not self.interventions.agrees(other.interventions):
+            found = ["other interventions"]
+        if found:
+            expected = (
+                f"one of metric {self.metric}, scale {self.scale} and {counts[0]} fine "
+                f"replacements, of the same images, windows and interventions"
+            )
+            raise InvalidArgument("other", f"a map of {', '.join(found)}", expected)
+
+    def _digests(self) -> list[str]:
+        return [image_digest(image) for image in self.images.flatten(0, -4)]
 
     def _losses(self) -> Tensor:
         """(B,rows,columns,C+F) of every replacement; 0 out of reach, NaN if not measured."""
@@ -174,9 +195,9 @@ class CausalEffectResult:
     def as_published(self) -> "CausalEffectResult":
         """The same with the window's own blocks as the public code takes them.
 
-        It rounds both ends of the window down to whole blocks, so a block that the window only
-        begins to enter is none of its own. Raises InvalidArgument if such a block was not
-        measured: that takes ``include_window=True``.
+        It rounds both ends of the window down to whole blocks: a block in which the window ends
+        does not count as its own. Raises InvalidArgument if such a block was not measured;
+        ``include_window=True`` measures it.
         """
         unit = self.scale * self.block
         own = torch.zeros_like(self.own)
@@ -241,7 +262,11 @@ class CausalEffectResult:
         return float(self._without_own.abs().max()) or 1.0
 
     def plot(self, index: int | tuple[int, ...] = 0) -> "Figure":
-        """Figure of pair `index`: the input with its window, the map over it, and the counts."""
+        """Figure of pair `index`: the input with its window, the map over it, and the counts.
+
+        Of (B,N) pairs a number counts all, those of the first image first; (b,n) names one.
+        Raises InvalidArgument if there is no such pair.
+        """
         from fastbg.attribution.effect_picture import result_figure
 
         return result_figure(self, index)
@@ -258,14 +283,13 @@ class CausalEffectResult:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CausalEffectResult":
         """What `save` wrote. Raises DataError for a file that is none."""
+        arrays = read_arrays(path)
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
             values: dict[str, Any] = {name: arrays[name].item() for name in _OTHERS}
             values |= {name: torch.from_numpy(arrays[name]) for name in ("images", *_TABLES)}
             interventions = Interventions.from_arrays(arrays, _PREFIX)
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise DataError(f"{path}: holds no causal effect map ({error})") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{os.fspath(path)}: holds no causal effect map ({error})") from error
         return cls(**values, interventions=interventions)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastbg.attribution.archive import read_arrays
 from fastbg.data.builtin import builtin_images
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import open_folder
@@ -37,8 +38,8 @@ class Interventions:
             upper left part is used.
         fine_index: (m, 2) row and column of the blocks that have F more.
         fine: (m, F, b, b, 3) uint8.
-        images: `image_digest` of each image that they were drawn for, in sorted order; empty if
-            nobody knows. Other images are refused then.
+        images: `image_digest` of each image that they were drawn for, sorted.
+            `CausalEffectMap.effect` refuses other images. Empty: unknown, any image is taken.
     """
 
     coarse: Pixels
@@ -83,11 +84,11 @@ class Interventions:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Interventions":
         """What `save` wrote. Raises DataError for a file that is none."""
+        arrays = read_arrays(path)
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls.from_arrays({name: stored[name] for name in stored.files})
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise DataError(f"{path}: holds no interventions ({error})") from error
+            return cls.from_arrays(arrays)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{os.fspath(path)}: holds no interventions ({error})") from error
 
     def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
         """The arrays of a file that holds them, each name behind `prefix`."""
@@ -104,6 +105,14 @@ class Interventions:
         """(F, b, b, 3) of a block, None if there are none."""
         found = np.flatnonzero((self.fine_index == (row, column)).all(1))
         return self.fine[found[0]] if len(found) else None
+
+    def agrees(self, other: "Interventions") -> bool:
+        """Whether the coarse ones are the same, and the fine ones of blocks with some in both."""
+        if not np.array_equal(self.coarse, other.coarse):
+            return False
+        theirs = [other.fine_of(*place) for place in self.fine_index]
+        pairs = zip(self.fine, theirs, strict=True)
+        return all(b is None or np.array_equal(a, b) for a, b in pairs)
 
 
 def image_digest(image: Tensor) -> str:

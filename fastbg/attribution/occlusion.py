@@ -65,7 +65,7 @@ class Occlusion:
                 box of a row or column is moved inwards, so that all of the image is covered.
             replacement: what a box is covered by: a grey level or a colour in [0,1]; "mean", the
                 box's own mean colour; an image (C,h,w) or (B,C,h,w) to cut it from; or a function
-                of the box's pixels (C,height,width) that answers their like.
+                of the box's pixels (C,height,width) that returns pixels of the same shape in [0,1].
             truth: (B,C,s*h,s*w) HR, for the metrics that compare with it.
             boxes: (N,4) y0, x0, y1, x1 in LR pixels, in place of `size` and `stride`.
 
@@ -177,11 +177,11 @@ def _covers(replacement: Replacement, images: Tensor, i: int, boxes: Sequence[Bo
     image = images[i]
     source = None
     if isinstance(replacement, Tensor) and replacement.dim() >= 3:
-        source = replacement[i] if replacement.dim() == 4 else replacement
         if replacement.shape not in (images.shape, image.shape):
             expected = f"{tuple(image.shape)} or {tuple(images.shape)}, as the images"
             raise InvalidArgument("replacement", f"shape {tuple(replacement.shape)}", expected)
-        check_unit_range("replacement", source)
+        source = replacement[i] if replacement.dim() == 4 else replacement
+        check_unit_range("replacement", source.cpu())
         source = source.to(image)
     elif not callable(replacement) and not _is_mean(replacement):
         source = _colour(replacement, image).expand_as(image)
@@ -193,8 +193,11 @@ def _covers(replacement: Replacement, images: Tensor, i: int, boxes: Sequence[Bo
         elif callable(replacement):
             cover = replacement(under.clone())
             if not isinstance(cover, Tensor) or cover.shape != under.shape:
-                got = f"a function that answers {tuple(getattr(cover, 'shape', ()))}"
-                raise InvalidArgument("replacement", got, f"pixels {tuple(under.shape)}")
+                shape = getattr(cover, "shape", None)
+                answer = type(cover).__name__ if shape is None else f"shape {tuple(shape)}"
+                got = f"a function that answers {answer}"
+                raise InvalidArgument("replacement", got, f"a tensor {tuple(under.shape)}")
+            check_unit_range("replacement", cover.cpu())
             cover = cover.to(image)
         else:
             cover = under.mean((1, 2), keepdim=True).expand_as(under)
@@ -211,7 +214,10 @@ def _colour(replacement: float | Sequence[float] | Tensor | str, image: Tensor) 
     expected = f"a level in [0, 1], {len(image)} of them, 'mean', an image or a function"
     if isinstance(replacement, str):
         raise InvalidArgument("replacement", repr(replacement), expected)
-    colour = torch.as_tensor(replacement).to(image).reshape(-1)
+    try:
+        colour = torch.as_tensor(replacement).to(image).reshape(-1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidArgument("replacement", repr(replacement), expected) from error
     inside = bool(((colour >= 0) & (colour <= 1)).all())
     if colour.numel() not in (1, len(image)) or not inside:
         raise InvalidArgument("replacement", replacement, expected)

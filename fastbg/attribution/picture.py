@@ -179,6 +179,7 @@ def figure(
 
 def result_figure(result: "AttributionResult", index: int | tuple[int, ...] = 0) -> Figure:
     """Input with window, map and density of one entry of `result`."""
+    index = pair_of(index, result.windows.shape[:-1])
     lr, box = pixels(result.images[index]), as_box(result.windows[index].tolist())
     map_, scale = result.map[index].cpu().numpy(), result.scale
     view = view_of([map_], box, scale)
@@ -192,6 +193,25 @@ def result_figure(result: "AttributionResult", index: int | tuple[int, ...] = 0)
     _colour_scale(drawn, axes)
     _explain(drawn, lr, view, PANEL * 3)
     return drawn
+
+
+def pair_of(index: int | tuple[int, ...], shape: Sequence[int]) -> tuple[int, ...]:
+    """The place in results of leading `shape`, (B) or (B,N), that `index` names.
+
+    A number counts all pairs, those of the first image first. InvalidArgument if there is none.
+    """
+    count = math.prod(shape)
+    if isinstance(index, tuple):
+        fits = len(index) == len(shape)
+        fits = fits and all(-n <= i < n for i, n in zip(index, shape, strict=True))
+    else:
+        fits = -count <= index < count
+    if not fits:
+        expected = f"one of {count} pairs, or its place in {tuple(shape)}"
+        raise InvalidArgument("index", index, expected)
+    if isinstance(index, tuple):
+        return index
+    return tuple(int(i) for i in np.unravel_index(index % count, tuple(shape)))
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, NDArray[Any]]:

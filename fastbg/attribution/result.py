@@ -3,7 +3,6 @@
 import base64
 import io
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.attribution import diffusion
+from fastbg.attribution.archive import read_arrays
 from fastbg.errors import DataError
 from fastbg.geometry import Box
 from fastbg.writing import replacing
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # rows of the table that a notebook shows
 _NEEDED = ("attribution", "images", "windows", "scale", "passes")
-# What numpy.load raises on files that are no archive of arrays.
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError)
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,7 +100,11 @@ class AttributionResult:
         return diffusion.box_share(self.map, boxes, self.scale)
 
     def plot(self, index: int | tuple[int, ...] = 0) -> "Figure":
-        """A Matplotlib figure of pair `index`: input, map, kernel density, diffusion index."""
+        """A Matplotlib figure of pair `index`: input, map, kernel density, diffusion index.
+
+        Of (B,N) pairs a number counts all, those of the first image first; (b,n) names one.
+        Raises InvalidArgument if there is no such pair.
+        """
         from fastbg.attribution.picture import result_figure
 
         return result_figure(self, index)
@@ -141,14 +143,7 @@ class AttributionResult:
 
         Raises DataError for a file that cannot be read or is no such result.
         """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                found = {name: stored[name] for name in (*_NEEDED, "convergence_delta")
-                         if name in stored}  # fmt: skip
-        except _UNREADABLE as error:
-            raise DataError(
-                f"{os.fspath(path)}: cannot be read as arrays (.npz): {error}"
-            ) from error
+        found = read_arrays(path, (*_NEEDED, "convergence_delta"))
         problem = _problem(found)
         if problem:
             raise DataError(

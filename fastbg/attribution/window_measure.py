@@ -50,7 +50,7 @@ class WindowMeasure:
 def true_window(
     metric: str, truth: Tensor | None, images: Tensor, scale: int, i: int, box: Box
 ) -> Tensor | None:
-    """What image `i` should be in the window: (C,h,w) in [0,1]; None if the metric asks nobody.
+    """What image `i` should be in the window: (C,h,w) in [0,1]; None for "change".
 
     Raises InvalidArgument for a truth that is not (B,C,scale*h,scale*w), uint8 or in [0,1].
     """

@@ -348,7 +348,7 @@ def effect(commands: Any) -> None:
         help="keep the patches for another network, as .npz",
     )
     add("--resume", type=Path, metavar="DIR", help="keep finished parts there, and go on from them")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+    add("--device", default="cpu", help="auto, cpu, cuda, cuda:1 ...")
 
 
 def evaluate(commands: Any) -> None:

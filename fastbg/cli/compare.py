@@ -12,6 +12,7 @@ from rich.table import Table
 from fastbg.cli.files import check_folder
 from fastbg.errors import InvalidArgument
 from fastbg.runs.comparison import Compared, Outcomes, compare, told_apart
+from fastbg.runs.records import read_run
 from fastbg.runs.store import RunStore
 from fastbg.writing import replacing
 
@@ -26,7 +27,7 @@ def main(arguments: argparse.Namespace) -> None:
             raise InvalidArgument(name, path, "the --out folder of a run, with its run.sqlite")
     nets = None if arguments.model is None else (arguments.model[0], arguments.model[1])
     with ExitStack() as stack:
-        stores = [stack.enter_context(RunStore.read(path)) for path in runs.values()]
+        stores = [stack.enter_context(read_run(path)) for path in runs.values()]
         if nets is not None:
             check_labels(stores, nets)
         apart = told_apart(stores)

@@ -19,6 +19,7 @@ from fastbg.attribution.interventions import Interventions
 from fastbg.cli.attribute import FORMATS
 from fastbg.cli.device import pick_device
 from fastbg.cli.files import check_folder, open_image
+from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.filters.dtypes import as_float
 from fastbg.models.network import Network, fingerprint
@@ -29,6 +30,10 @@ from fastbg.runs.values import Json
 
 # Options that decide the numbers, as the command line and CausalEffectMap both call them.
 SETTINGS = ("block", "coarse", "fine", "tolerance", "metric", "seed", "reuse_coarse", "paths")
+# How the command line calls the arguments of CausalEffectMap, and says what its errors advise.
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in (*SETTINGS, "patches", "interventions")}
+OPTIONS |= {"accuracy": "--accuracy", "windows": "--window", "truth": "--hr", "images": "IMAGE"}
+SAID = {", or include_window=True": "", "metric='mse'": "--metric mse"}
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -38,8 +43,12 @@ def main(arguments: argparse.Namespace) -> None:
         raise InvalidArgument("--out", str(out), f"a file that ends with {', '.join(FORMATS)}")
     written = {"--out": out, "--save": arguments.save, "--keep-interventions": arguments.keep}
     given = {option: path for option, path in written.items() if path is not None}
+    taken: dict[Path, str] = {}
     for option, path in given.items():
         check_folder(option, path)
+        other = taken.setdefault(path.resolve(), option)
+        if other != option:
+            raise InvalidArgument(option, path, f"another file than {other}")
     pixels = open_image("IMAGE", arguments.image)
     if arguments.hr is None and arguments.metric != "change":
         expected = f"the HR image as a file, as --metric {arguments.metric} compares with it"
@@ -52,7 +61,8 @@ def main(arguments: argparse.Namespace) -> None:
                 raise InvalidArgument(option, path, f"another file than {name}")
     drawn = _interventions(arguments.interventions)
     say = partial(print, file=sys.stderr)  # what is printed otherwise are results
-    (model,) = load_choices([arguments.model], pick_device(arguments.device), say)
+    device = pick_device(arguments.device)
+    (model,) = load_choices([arguments.model], device, say)
     height, width = (model.scale * side for side in pixels.shape[:2])
     y, x, size = arguments.window
     if size < 1 or y < 0 or x < 0 or y + size > height or x + size > width:
@@ -62,7 +72,8 @@ def main(arguments: argparse.Namespace) -> None:
         got = f"{truth.shape[0]}x{truth.shape[1]} pixels"
         raise InvalidArgument("--hr", got, f"{height}x{width}, {model.scale} times IMAGE's")
     with _progress(arguments, model, pixels, truth) as progress:
-        result = _result(arguments, model, pixels, truth, drawn, progress)
+        image = as_float(_tensor(pixels).to(device))
+        result = _result(arguments, model, image, truth, drawn, progress)
     result.plot().savefig(out, dpi=200)
     print(_told(result))
     print(out)
@@ -77,21 +88,35 @@ def main(arguments: argparse.Namespace) -> None:
 def _result(
     arguments: argparse.Namespace,
     model: Network,
-    pixels: NDArray[np.uint8],
+    image: Tensor,
     truth: NDArray[np.uint8] | None,
     drawn: Interventions | None,
     progress: Progress | None,
 ) -> CausalEffectResult:
     settings = {name: getattr(arguments, name) for name in SETTINGS}
-    effects = CausalEffectMap(model, patches=arguments.patches, **settings)
-    return effects.effect(
-        as_float(_tensor(pixels).to(arguments.device)),
-        arguments.window,
-        None if truth is None else _tensor(truth),
-        drawn,
-        arguments.accuracy,
-        progress,
-    )
+    try:
+        effects = CausalEffectMap(model, patches=arguments.patches, **settings)
+        return effects.effect(
+            image,
+            arguments.window,
+            None if truth is None else _tensor(truth),
+            drawn,
+            arguments.accuracy,
+            progress,
+        )
+    except InvalidArgument as error:
+        raise _in_options(error) from error
+
+
+def _in_options(error: InvalidArgument) -> InvalidArgument:
+    """The error of `CausalEffectMap` in the words of the command line."""
+    argument, got, expected = error.parts
+    name, _, rest = argument.partition(".")
+    if name in OPTIONS:
+        argument = OPTIONS[name] + (f" ({rest})" if rest else "")
+    for python, option in SAID.items():
+        expected = expected.replace(python, option)
+    return InvalidArgument(argument, got, expected)
 
 
 def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -126,7 +151,7 @@ def _progress(
         "window": list(arguments.window),
         "model": fingerprint(model),
         "accuracy": arguments.accuracy,
-        "patches": None if arguments.patches is None else str(arguments.patches.resolve()),
+        "patches": _folder_digest(arguments.patches),
         "interventions": _file_digest(arguments.interventions),
     }
     with RunStore.open(arguments.resume, config) as store:
@@ -136,6 +161,17 @@ def _progress(
 def _digest(pixels: NDArray[np.uint8]) -> str:
     shape = f"{pixels.shape}\n".encode()
     return hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _folder_digest(folder: Path | None) -> str | None:
+    """Of the pixels of its images, in the order in which patches are drawn from them."""
+    if folder is None:
+        return None
+    try:
+        images = [_digest(item.load()) for item in open_folder(folder).items]
+    except DataError as error:
+        raise InvalidArgument("--patches", folder, f"a folder of images; {error}") from error
+    return hashlib.sha256("\n".join(images).encode()).hexdigest()
 
 
 def _file_digest(path: Path | None) -> str | None:

@@ -6,8 +6,8 @@ from rich.console import Console
 
 from fastbg.errors import InvalidArgument
 from fastbg.runs.progress import Display
+from fastbg.runs.records import read_run
 from fastbg.runs.reporting import report
-from fastbg.runs.store import RunStore
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -15,7 +15,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.folder.is_file() or not arguments.folder.exists():
         what = "a file" if arguments.folder.exists() else "no such folder"
         raise InvalidArgument("DIR", arguments.folder, f"the --out folder of a run; this is {what}")
-    with RunStore.read(arguments.folder) as store:
+    with read_run(arguments.folder) as store:
         with Display(Console(stderr=True, highlight=False), steps=True) as display:
             path = report(store, display.now)
         print(path)

@@ -53,7 +53,7 @@ def keep_window(
 ) -> ChangeableWindow | None:
     """The window, or None where it takes the network's modules, as for `run_links`."""
     seen = is_watched(network) or "forward_window" in vars(network) or _has_any_global_hook()
-    # Whoever asks for less than float32 gets it from the modules.
+    # In precisions below float32 the network's own modules compute.
     seen = seen or current() not in ("ieee", "tf32")
     if seen or not all(is_plain_conv(link.conv) for link in links):
         return None

@@ -1,6 +1,7 @@
 """Experiments and networks in a run store: written and read back."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,22 @@ from fastbg.experiments.groups import SETS
 from fastbg.experiments.seams import HARD, SeamedOptions
 from fastbg.experiments.study import Item, Study
 from fastbg.runs.store import RunStore
+
+
+def read_run(folder: str | os.PathLike[str]) -> RunStore:
+    """The run of experiments in `folder`, as `RunStore.read`.
+
+    Raises RunStoreError for a folder of parts of another computation, as `fastbg effect --resume`
+    keeps them, too.
+    """
+    store = RunStore.read(folder)
+    command = store.config.get("command") if isinstance(store.config, dict) else None
+    if command is not None:
+        store.close()
+        raise RunStoreError(
+            f"{folder}: holds parts of fastbg {command}; expected the --out folder of fastbg run"
+        )
+    return store
 
 
 def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:

@@ -14,7 +14,7 @@ from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment
 from fastbg.reports.content import Verdict
 from fastbg.reports.sections import report_of
-from fastbg.runs.records import results, stored_experiments
+from fastbg.runs.records import read_run, results, stored_experiments
 from fastbg.runs.store import RunStore
 
 
@@ -35,7 +35,7 @@ class RunResult(os.PathLike[str]):
     @property
     def verdicts(self) -> list[Verdict]:
         """What became of the paper's claims, in the order of the report."""
-        with RunStore.read(self.folder) as store:
+        with read_run(self.folder) as store:
             return [
                 verdict
                 for each in stored_experiments(store)
@@ -51,7 +51,7 @@ class RunResult(os.PathLike[str]):
         HR pixels, as the report's tables name them. Raises InvalidArgument for an experiment that
         the run has no records of.
         """
-        with RunStore.read(self.folder) as store:
+        with read_run(self.folder) as store:
             found = {each.name: each for each in stored_experiments(store)}
             if experiment not in found:
                 raise InvalidArgument("experiment", repr(experiment), f"one of {[*found]}")

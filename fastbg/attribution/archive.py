@@ -1,0 +1,42 @@
+"""Reading the files (.npz) that results are saved in."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbg.errors import DataError
+
+# What numpy.load raises on files that are damaged or no archive of arrays.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    RuntimeError,  # encrypted, or a compression that Python lacks
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_arrays(
+    path: str | os.PathLike[str], names: Collection[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file by name, of `names` those that it has; runs no code of the file.
+
+    Raises DataError for a file that cannot be read.
+    """
+    try:
+        # NumPy leaves a damaged file open unless it is given an open one.
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            wanted = stored.files if names is None else [name for name in names if name in stored]
+            return {name: stored[name] for name in wanted}
+    except _UNREADABLE as error:
+        raise DataError(f"{os.fspath(path)}: cannot be read as arrays (.npz): {error}") from error
