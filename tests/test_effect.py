@@ -624,6 +624,27 @@ class TestRcan:
         reach = direct.reach((0, 0, 4, 4), 21, 26)
         assert reach == (0, 0, 16, 16)
 
+    @pytest.mark.parametrize("part", ["", "body.0", "body.1.blocks.0", "conv_last", "upsample.0"])
+    def test_a_hook_is_refused(self, rcan: RCAN, part: str) -> None:
+        """Direct paths would pass it by, and count a group that a hook has removed."""
+        lr = photographs()
+        handle = rcan.get_submodule(part).register_forward_hook(lambda m, x, y: y)
+        with pytest.raises(InvalidArgument, match="^model: .*rcan with hooks or other modules"):
+            DirectRCAN(rcan, lr)
+        handle.remove()
+        assert DirectRCAN(rcan, lr)(lr).isfinite().all()
+
+    def test_another_module_is_refused(self, rcan: RCAN) -> None:
+        rcan.body[1].blocks[0].squeeze = nn.Identity()
+        with pytest.raises(InvalidArgument, match="with hooks or other modules"):
+            DirectRCAN(rcan, photographs())
+
+    def test_without_native_calls_no_window_is_kept(self, rcan: RCAN) -> None:
+        lr = photographs()
+        assert DirectRCAN(rcan, lr).keep_window(lr, (4, 4, 8, 8)) is not None
+        rcan.native = False
+        assert DirectRCAN(rcan, lr).keep_window(lr, (4, 4, 8, 8)) is None
+
     def test_direct_effects_and_the_rest(self, rcan: RCAN) -> None:
         lr = photographs(40, 44)
         truth, window = truth_of(lr), (8, 8, 8)

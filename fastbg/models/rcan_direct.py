@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
 from fastbg.models.changeable import ChangeableWindow, keep_window
-from fastbg.models.conv_stack import Link, cut_window, link_layers
-from fastbg.models.network import Network
+from fastbg.models.conv_stack import (
+    Link,
+    cut_window,
+    is_ordinary,
+    is_plain_1x1,
+    link_layers,
+)
+from fastbg.models.network import Network, is_watched
 from fastbg.models.rcan import RCAN, ChannelBlock, Group
 from fastbg.models.window import Stage, check_window
 from fastbg.ops.conv_stack import conv_stack
@@ -30,14 +36,20 @@ class DirectRCAN(Network):
     @in_precision
     @torch.no_grad()
     def __init__(self, net: RCAN, image: Tensor) -> None:
-        """`image` (1,3,h,w) in [0,1]. InvalidArgument for RCAN with local means (`pooling`)."""
+        """`image` (1,3,h,w) in [0,1].
+
+        InvalidArgument for RCAN with local means (`pooling`), with hooks, or with other modules
+        than it was made of: their effect would be missing.
+        """
         super().__init__(net.scale, net.img_range, net.config["mean"])
-        self.name, self.mean = f"{net.name} (direct)", net.mean
-        weights = list(channel_weights(net, image))
-        if any(weight.numel() != weight.shape[1] for weight in weights):
+        self.name, self.mean, self.native = f"{net.name} (direct)", net.mean, net.native
+        if net.is_local(*image.shape[-2:]):
             got = f"RCAN with means over {net.config['pooling']} pixels"
             raise InvalidArgument("model", got, "one with means over the whole map: pooling 0")
-        self._links = all_links(net, iter(weights))
+        if is_altered(net):
+            expected = "RCAN as fastbg makes it, without hooks, for direct paths"
+            raise InvalidArgument("model", f"{net.name} with hooks or other modules", expected)
+        self._links = all_links(net, channel_weights(net, image))
         self._convs = nn.ModuleList(link.conv for link in self._links)  # to be moved and found
 
     def stages(self) -> list[Stage]:
@@ -61,8 +73,18 @@ class DirectRCAN(Network):
     @in_precision
     def keep_window(self, x: Tensor, window: Sequence[int]) -> ChangeableWindow | None:
         """See `Network.keep_window`."""
+        if not self.native:
+            return None
         box = check_window(window, *(self.scale * side for side in x.shape[-2:]))
         return keep_window(self, x, self._links, Box(*box), False)
+
+
+def is_altered(net: RCAN) -> bool:
+    """Whether a module was replaced, or somebody waits for its calls."""
+    links = net.links() if net.has_its_parts() else []
+    ones = [conv for link in links for conv in link.attention or ()]
+    plain = all(is_ordinary(link.conv) for link in links) and all(map(is_plain_1x1, ones))
+    return not links or not plain or is_watched(net)
 
 
 def channel_weights(net: RCAN, image: Tensor) -> Iterator[Tensor]:
