@@ -629,7 +629,7 @@ class TestRcan:
         """Direct paths would pass it by, and count a group that a hook has removed."""
         lr = photographs()
         handle = rcan.get_submodule(part).register_forward_hook(lambda m, x, y: y)
-        with pytest.raises(InvalidArgument, match="^model: .*rcan with hooks or other modules"):
+        with pytest.raises(InvalidArgument, match=r"^model: .*rcan with hooks or other modules"):
             DirectRCAN(rcan, lr)
         handle.remove()
         assert DirectRCAN(rcan, lr)(lr).isfinite().all()
@@ -644,6 +644,27 @@ class TestRcan:
         assert DirectRCAN(rcan, lr).keep_window(lr, (4, 4, 8, 8)) is not None
         rcan.native = False
         assert DirectRCAN(rcan, lr).keep_window(lr, (4, 4, 8, 8)) is None
+
+    def test_weights_take_the_precision_that_is_asked_of_fastbg(self, rcan: RCAN) -> None:
+        lr = photographs()
+
+        def weights() -> Tensor:
+            return torch.cat([p.flatten() for p in DirectRCAN(rcan, lr).parameters()])
+
+        plain = weights()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert weights().equal(plain)
+        with fastbg.use_precision("bf16"):
+            lower = weights()
+            with torch.autocast("cpu", torch.float16):
+                assert weights().equal(lower)
+        assert lower.dtype == torch.float32
+        assert 0 < (lower - plain).abs().max() < 0.02 * plain.abs().max()
+
+    def test_the_callers_random_numbers_stay(self, rcan: RCAN) -> None:
+        before = torch.get_rng_state()
+        DirectRCAN(rcan, photographs())
+        assert torch.get_rng_state().equal(before)
 
     def test_direct_effects_and_the_rest(self, rcan: RCAN) -> None:
         lr = photographs(40, 44)

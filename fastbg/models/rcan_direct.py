@@ -25,7 +25,7 @@ from fastbg.models.network import Network, is_watched
 from fastbg.models.rcan import RCAN, ChannelBlock, Group
 from fastbg.models.window import Stage, check_window
 from fastbg.ops.conv_stack import conv_stack
-from fastbg.precision import in_network_precision, in_precision
+from fastbg.precision import autocast_dtype, in_network_precision, in_precision
 
 
 class DirectRCAN(Network):
@@ -49,7 +49,10 @@ class DirectRCAN(Network):
         if is_altered(net):
             expected = "RCAN as fastbg makes it, without hooks, for direct paths"
             raise InvalidArgument("model", f"{net.name} with hooks or other modules", expected)
-        self._links = all_links(net, channel_weights(net, image))
+        dtype = autocast_dtype(image.dtype)  # as asked of fastbg; an autocast around does not count
+        with torch.autocast(image.device.type, dtype, enabled=dtype is not None):
+            weights = [*channel_weights(net, image)]
+        self._links = all_links(net, iter(weights))
         self._convs = nn.ModuleList(link.conv for link in self._links)  # to be moved and found
 
     def stages(self) -> list[Stage]:
@@ -101,24 +104,23 @@ def channel_weights(net: RCAN, image: Tensor) -> Iterator[Tensor]:
 
 
 def all_links(net: RCAN, weights: Iterator[Tensor]) -> list[Link]:
-    """The convolutions of `net` in turn, each block's second one with its channel weights."""
-    links = [Link(net.conv_first)]
-    for group in cast(list[Group], [*net.body]):
-        entry = len(links)
-        for block in cast(list[ChannelBlock], [*group.blocks]):
-            before = len(links)
-            links.append(Link(block.conv1, relu=True))
-            links.append(Link(weighted(block.conv2, next(weights)), residual=before))
-        links.append(Link(group.conv, residual=entry))
-    links.append(Link(net.conv_after_body, residual=1))
-    for i, stage in enumerate(net.upsample.stages):
-        links.append(Link(cast(nn.Conv2d, net.upsample[2 * i]), upscale=stage.factor))
-    return [*links, Link(net.conv_last)]
+    """The convolutions of `net` in turn, each block's second one with its channel weights.
+
+    The weights hold `res_scale`, so that the sum of the block takes its output as it is.
+    """
+    return [
+        link
+        if link.attention is None
+        else Link(weighted(link.conv, next(weights)), residual=link.residual)
+        for link in net.links()
+    ]
 
 
 def weighted(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
     """`conv` whose output channels are weighed by `weight` (1,C,1,1)."""
-    new = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
+    sizes = conv.in_channels, conv.out_channels, 3
+    # Without the random weights of a new convolution: the caller's random numbers stay as they are.
+    new = nn.utils.skip_init(nn.Conv2d, *sizes, padding=1, bias=conv.bias is not None)
     new.weight = nn.Parameter(conv.weight * weight.view(-1, 1, 1, 1), requires_grad=False)
     if conv.bias is not None:
         new.bias = nn.Parameter(conv.bias * weight.flatten(), requires_grad=False)
