@@ -27,7 +27,8 @@ def test_seams_are_ordered_and_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soft", "hard,", "0", "-4", "nan", "inf", "hard,hard", "4,4.0", "4;8"]
+    "text",
+    ["", "soft", "hard,", "0", "-4", "nan", "inf", "hard,hard", "4,4.0", "4;8", "4,4.0000001"],
 )
 def test_other_seams_are_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="such as hard,4") as caught:

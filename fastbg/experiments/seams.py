@@ -41,7 +41,8 @@ class SeamedOptions(Options):
         except ValueError:
             found = []
         lengths = [seam for seam in found if isinstance(seam, float)]
-        good = all(0 < length < math.inf for length in lengths) and len(set(found)) == len(found)
+        labels = {column("", seam) for seam in found}  # two of one label would share a column
+        good = all(0 < length < math.inf for length in lengths) and len(labels) == len(found)
         if not found or not good:
             expected = "hard or decay lengths in HR pixels, above 0, each once, such as hard,4"
             raise InvalidArgument(f"{owner}.seam", repr(self.seam), expected)
