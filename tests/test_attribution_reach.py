@@ -150,9 +150,7 @@ class Even(fastbg.GaussianLinearPath):
 
 
 @pytest.mark.parametrize("path", [MeanStart, Mirrored, Even])
-def test_a_path_of_ones_own_is_given_the_whole_image(
-    path: type[Path], image: Tensor
-) -> None:
+def test_a_path_of_ones_own_is_given_the_whole_image(path: type[Path], image: Tensor) -> None:
     class Whole(path):
         def __init__(self) -> None:
             super().__init__()

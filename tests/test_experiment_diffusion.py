@@ -1,5 +1,7 @@
 """The experiment `diffusion`: numbers are LocalAttribution's, windows are drawn by the rule."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ from fastbg.data.builtin import builtin_images
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.diffusion import Diffusion, DiffusionOptions, hard_window
 from fastbg.experiments.experiment import Measured, NetLabel
-from fastbg.experiments.study import Item, Study
+from fastbg.experiments.study import Item, Study, restore
 from fastbg.geometry import Box
 from fastbg.models.edsr import EDSR
+from fastbg.models.network import Network
+from fastbg.precision import current
 from fastbg.reports.diffusion import DiffusionReport
 
 SMALL = DiffusionOptions(count=2, size=64)
@@ -82,6 +86,22 @@ def test_hard_windows_are_seeded_and_inside(study: Study) -> None:
         assert 0 <= window.y0 < window.y1 <= 64
         assert window.y1 - window.y0 == window.x1 - window.x0 == 16
         assert window.y0 % 4 == window.x0 % 4 == 0
+
+
+def test_hard_windows_are_drawn_in_the_precision_of_the_study(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def watched(net: Network, lr: torch.Tensor) -> torch.Tensor:
+        seen.append((current(), torch.is_inference_mode_enabled()))
+        return restore(net, lr)
+
+    monkeypatch.setattr("fastbg.experiments.diffusion.restore", watched)
+    options = DiffusionOptions(count=1, size=64, windows="hard")
+    Diffusion(options).plan(replace(study, precision="bf16"))
+    assert set(seen) == {("bf16", True)}
+    assert current() == "ieee"
 
 
 def test_bad_options_are_named(study: Study) -> None:

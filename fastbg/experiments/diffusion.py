@@ -118,7 +118,8 @@ class Diffusion(Experiment):
         def choose(item: Item) -> Box | None:
             hr = study.ground_truth([item])
             lr = study.inputs([item], hr, self.options.lr, self.options.kernel)
-            first, second = (restore(net, lr).float().clamp(0, 1) for net in nets)
+            with study.measuring():
+                first, second = (restore(net, lr).float().clamp(0, 1) for net in nets)
             truth = as_float(hr)
             error = ((first - truth).square() + (second - truth).square()).mean(1)
             generator = np.random.default_rng([self.seed, *item.key.encode()])
