@@ -81,6 +81,23 @@ def test_runs_of_before_the_option_are_reported(tmp_path: Path) -> None:
     assert (out / "report.html").read_text() == page
 
 
+def test_runs_of_before_the_option_resume_with_hard_seams(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, net = make_images(tmp_path / "images"), make_network(tmp_path / "net.safetensors")
+    out = tmp_path / "run"
+    command = ["run", "swap", "--data", str(images), "--model", str(net), "--limit", "1"]
+    for option in ("size=64", "region=16", "groups=3", "backgrounds=4"):
+        command += ["-o", f"swap.{option}"]
+    command += ["--out", str(out)]
+    assert main([*command, "--seam", "hard"]) == 0
+    forget(out)
+    assert main([*command, "--seam", "hard"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--seam", "4"]) != 0
+    assert "seam = 'hard', not '4'" in capsys.readouterr().err
+
+
 def forget(out: Path) -> None:
     """Take the option out of what the run remembers."""
     key = "remember options swap"
