@@ -114,7 +114,7 @@ def test_bad_options_are_named(study: Study) -> None:
 
 
 def test_images_without_detail_are_left_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastbg.experiments.diffusion.detailed", lambda hr, window: [False])
+    monkeypatch.setattr("fastbg.experiments.windows.detailed", lambda hr, window: [False])
     with pytest.raises(DataError, match=r"0 of 4 .* diffusion\.count = 2"):
         Diffusion(SMALL).plan(study)
 
