@@ -12,7 +12,7 @@ from small_run import make_images, make_network
 from fastbg.cli import main
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
-from fastbg.experiments.seams import SeamedOptions, column, pixels, seen, title
+from fastbg.experiments.seams import SeamedOptions, column, pixels, select_seam, title
 from fastbg.experiments.study import Item
 from fastbg.experiments.swap import Swap, SwapOptions
 from fastbg.runs.values import checksum
@@ -41,7 +41,7 @@ def test_a_view_never_mixes_seams() -> None:
     columns = {name: np.zeros(1) for name in ("psnr", "psnr_seam_4", "psnr_seam_14", "di", "key")}
     measured = Measured(NetLabel("edsr", "edsr"), [Item("a", "a", (0, 0, 1, 1))], columns)
     for seam, names in (("hard", {"psnr", "di", "key"}), (4.0, {"psnr", "key"})):
-        view = seen(measured, seam, shared=lambda name: name == "key")
+        view = select_seam(measured, seam, shared=lambda name: name == "key")
         assert set(view.columns) == names
         assert view.columns["psnr"] is columns[column("psnr", seam)]
 

@@ -32,7 +32,7 @@ from fastbg.experiments.experiment import (
     decibels,
 )
 from fastbg.experiments.options import Options, integers, option
-from fastbg.experiments.seams import HARD, Seam, SeamedOptions, column, pixels, seen
+from fastbg.experiments.seams import HARD, Seam, SeamedOptions, column, pixels, select_seam
 from fastbg.experiments.study import Item, Study, as_image, detailed, restore
 from fastbg.experiments.windows import NODES
 from fastbg.filters.dtypes import as_float
@@ -134,7 +134,7 @@ class Nested(Experiment):
             kind, _, size = name.rpartition("_")
             return int(size) == self.untouched or kind.endswith("before")
 
-        return seen(measured, seam, shared)
+        return select_seam(measured, seam, shared)
 
     def plan(self, study: Study) -> list[Item]:
         """Pairs of images of different photographs, the most dissimilar first.

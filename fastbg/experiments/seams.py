@@ -64,10 +64,12 @@ def title(seam: Seam) -> str:
     return "hard seam" if isinstance(seam, str) else f"bridged over {seam:g} pixels"
 
 
-def seen(measured: Measured, seam: Seam, shared: Callable[[str], bool]) -> Measured:
-    """The records with one seam, under plain names.
+def select_seam(measured: Measured, seam: Seam, shared: Callable[[str], bool]) -> Measured:
+    """The records that were measured with `seam`, renamed as if no other seam had been measured.
 
-    `shared` says which plain names do not depend on the seam; they are in every view.
+    Column "psnr_seam_4" becomes "psnr" for the seam 4. Columns without a suffix belong to the hard
+    seam, except those for whose name `shared` is true: they do not depend on the seam and are kept
+    for each.
     """
     suffix = column("", seam)
     columns = {}
