@@ -15,10 +15,11 @@ from bench import measure
 from bench.baselines import nested_torch
 from bench.baselines.networks_torch import in_torch
 from fastbg.experiments.inward import Inward, InwardOptions
-from fastbg.experiments.nested import NODES, Nested
+from fastbg.experiments.nested import Nested
 from fastbg.experiments.ring import Ring, RingOptions
 from fastbg.experiments.seams import HARD
 from fastbg.experiments.study import Item, Study, as_image
+from fastbg.experiments.windows import NODES
 from fastbg.models.network import PIXELS_PER_CALL, Network
 
 DECIBELS, INDEX = 1e-3, 1e-2

@@ -73,12 +73,15 @@ def evaluate(
         left_out: called with an image that cannot be read or scored, and why; evaluation goes on.
             None: that error is raised.
 
-    Raises InvalidArgument for networks of several scales, or `lr` and `kernel` together; DataError
-    for images that cannot be read, or have no LR image of their size.
+    Raises InvalidArgument for networks of several scales or of one name, or `lr` and `kernel`
+    together; DataError for images that cannot be read, or have no LR image of their size.
     """
     scales = {model.scale for model in models}
     if len(scales) != 1:
         raise InvalidArgument("models", f"scales {sorted(scales)}", "networks of one scale")
+    names = [model.name for model in models]
+    if len(set(names)) != len(names):
+        raise InvalidArgument("models", f"names {names}", "a name for each: set model.name")
     if lr is not None and kernel is not None:
         raise InvalidArgument("kernel", repr(kernel), "none beside given LR images")
     if tile is not None and tile < 1:

@@ -179,6 +179,10 @@ def test_the_trial_takes_the_costliest_window(image: Tensor) -> None:
     images = image.expand(3, -1, -1, -1)
     fastbg.LocalAttribution(model).attribute(images, windows, 2, "arc_midpoint")
     assert seen == [(32, 40), (0, 0), (0, 0), (32, 40), (32, 40), (70, 80), (70, 80)]
+    seen.clear()
+    tall_and_wide = torch.tensor([[[8, 40, 24, 44]], [[32, 8, 40, 56]]])
+    fastbg.LocalAttribution(model).attribute(images[:2], tall_and_wide, 2, "arc_midpoint")
+    assert seen[0] == (32, 8)
 
 
 def test_trial_passes_are_freed(image: Tensor) -> None:

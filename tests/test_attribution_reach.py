@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastbg
+from fastbg.attribution.paths import Path
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
 from fastbg.models.bicubic import Bicubic
@@ -127,6 +129,49 @@ def test_attribution_of_a_crop_is_that_of_the_whole_image(
     together = ours.attribute(image, boxes, n_steps=3)
     alone = torch.cat([ours.attribute(image, box, n_steps=3).attribution for box in boxes])
     torch.testing.assert_close(together.attribution, alone, rtol=1e-4, atol=1e-6)
+
+
+class MeanStart(fastbg.LinearPath):
+    """From the mean colour of the whole image."""
+
+    def start(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3), keepdim=True).expand_as(images)
+
+
+class Mirrored(fastbg.GaussianBlurPath):
+    """Each node mirrored, as an example of a path that looks far away."""
+
+    def nodes(self, images: Tensor, positions: np.ndarray) -> Tensor:
+        return super().nodes(images, positions).flip(-1)
+
+
+class Even(fastbg.GaussianLinearPath):
+    start = MeanStart.start
+
+
+@pytest.mark.parametrize("path", [MeanStart, Mirrored, Even])
+def test_a_path_of_ones_own_is_given_the_whole_image(path: type[Path], image: Tensor) -> None:
+    class Whole(path):
+        def __init__(self) -> None:
+            super().__init__()
+            self.radius = None
+
+    net = EDSR(features=8, blocks=1, scale=2).eval()
+    found, expected = (
+        fastbg.LocalAttribution(net, p()).attribute(image, (8, 8, 8), 2).attribution
+        for p in (path, Whole)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_path_of_ones_own_may_tell_how_far_it_looks() -> None:
+    class Near(fastbg.LinearPath):
+        radius = 3
+
+    assert Near().radius == 3
+    assert fastbg.LinearPath().radius == 0
+    assert fastbg.GaussianBlurPath(kernel_size=7).radius == 3
+    assert fastbg.GaussianLinearPath(kernel_size=9).radius == 4
 
 
 def test_the_network_sees_what_the_window_needs_only(image: Tensor) -> None:

@@ -90,6 +90,16 @@ def test_nothing_is_left_of_an_earlier_call(poisoned_memory: None) -> None:
     assert not before.isnan().any()
 
 
+def test_writing_to_the_result_changes_no_later_one() -> None:
+    x, layers = image(1, 3, 16, 16), [StackLayer(torch.randn(3, 3, 3, 3), None, relu=True)]
+    kept = ChangeableStack(x, layers)
+    asked = [(Box(4, 4, 6, 6), torch.zeros(1, 3, 2, 2))]
+    (before,) = kept.run(asked)
+    kept.result.fill_(torch.nan)
+    (after,) = kept.run(asked)
+    assert after.equal(before)
+
+
 def test_what_a_change_does_not_reach_is_the_unchanged_result() -> None:
     x = image(1, 3, 40, 40)
     layers = trimmed(x, layers_of(2), Box(30, 30, 36, 36), False)

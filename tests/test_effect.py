@@ -736,6 +736,48 @@ class TestRcan:
         reach = direct.reach((0, 0, 4, 4), 21, 26)
         assert reach == (0, 0, 16, 16)
 
+    @pytest.mark.parametrize("part", ["", "body.0", "body.1.blocks.0", "conv_last", "upsample.0"])
+    def test_a_hook_is_refused(self, rcan: RCAN, part: str) -> None:
+        """Direct paths would pass it by, and count a group that a hook has removed."""
+        lr = photographs()
+        handle = rcan.get_submodule(part).register_forward_hook(lambda m, x, y: y)
+        with pytest.raises(InvalidArgument, match=r"^model: .*rcan with hooks or other modules"):
+            DirectRCAN(rcan, lr)
+        handle.remove()
+        assert DirectRCAN(rcan, lr)(lr).isfinite().all()
+
+    def test_another_module_is_refused(self, rcan: RCAN) -> None:
+        rcan.body[1].blocks[0].squeeze = nn.Identity()
+        with pytest.raises(InvalidArgument, match="with hooks or other modules"):
+            DirectRCAN(rcan, photographs())
+
+    def test_without_native_calls_no_window_is_kept(self, rcan: RCAN) -> None:
+        lr = photographs()
+        assert DirectRCAN(rcan, lr).keep_window(lr, (4, 4, 8, 8)) is not None
+        rcan.native = False
+        assert DirectRCAN(rcan, lr).keep_window(lr, (4, 4, 8, 8)) is None
+
+    def test_weights_take_the_precision_that_is_asked_of_fastbg(self, rcan: RCAN) -> None:
+        lr = photographs()
+
+        def weights() -> Tensor:
+            return torch.cat([p.flatten() for p in DirectRCAN(rcan, lr).parameters()])
+
+        plain = weights()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert weights().equal(plain)
+        with fastbg.use_precision("bf16"):
+            lower = weights()
+            with torch.autocast("cpu", torch.float16):
+                assert weights().equal(lower)
+        assert lower.dtype == torch.float32
+        assert 0 < (lower - plain).abs().max() < 0.02 * plain.abs().max()
+
+    def test_the_callers_random_numbers_stay(self, rcan: RCAN) -> None:
+        before = torch.get_rng_state()
+        DirectRCAN(rcan, photographs())
+        assert torch.get_rng_state().equal(before)
+
     def test_direct_effects_and_the_rest(self, rcan: RCAN) -> None:
         lr = photographs(40, 44)
         truth, window = truth_of(lr), (8, 8, 8)

@@ -143,6 +143,15 @@ def test_networks_of_several_scales(folder: Path) -> None:
         next(evaluate([Bicubic(4), Bicubic(2)], open_folder(folder)))
 
 
+def test_networks_of_one_name_are_refused(folder: Path) -> None:
+    """Their scores would be averaged as those of one network."""
+    two = [EDSR(features=4, blocks=1).eval() for _ in range(2)]
+    with pytest.raises(InvalidArgument, match=r"models: got names \['edsr', 'edsr'\]"):
+        next(evaluate(two, open_folder(folder)))
+    two[1].name = "other"
+    assert [score.model for score in evaluate(two, open_folder(folder))][:2] == ["edsr", "other"]
+
+
 def test_mean_scores_keep_the_networks_order() -> None:
     scores = [Score("b", "1", 30.0, 0.5), Score("a", "1", 20.0, 0.5), Score("b", "2", 32.0, 0.7)]
     assert mean_scores(scores) == [

@@ -1,5 +1,7 @@
 """The experiment `diffusion`: numbers are LocalAttribution's, windows are drawn by the rule."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ from fastbg.data.builtin import builtin_images
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.diffusion import Diffusion, DiffusionOptions, hard_window
 from fastbg.experiments.experiment import Measured, NetLabel
-from fastbg.experiments.study import Item, Study
+from fastbg.experiments.study import Item, Study, restore
 from fastbg.geometry import Box
 from fastbg.models.edsr import EDSR
+from fastbg.models.network import Network
+from fastbg.precision import current
 from fastbg.reports.diffusion import DiffusionReport
 
 SMALL = DiffusionOptions(count=2, size=64)
@@ -84,6 +88,22 @@ def test_hard_windows_are_seeded_and_inside(study: Study) -> None:
         assert window.y0 % 4 == window.x0 % 4 == 0
 
 
+def test_hard_windows_are_drawn_in_the_precision_of_the_study(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def watched(net: Network, lr: torch.Tensor) -> torch.Tensor:
+        seen.append((current(), torch.is_inference_mode_enabled()))
+        return restore(net, lr)
+
+    monkeypatch.setattr("fastbg.experiments.diffusion.restore", watched)
+    options = DiffusionOptions(count=1, size=64, windows="hard")
+    Diffusion(options).plan(replace(study, precision="bf16"))
+    assert set(seen) == {("bf16", True)}
+    assert current() == "ieee"
+
+
 def test_bad_options_are_named(study: Study) -> None:
     with pytest.raises(InvalidArgument, match=r"diffusion\.size"):
         Diffusion(DiffusionOptions(size=60)).plan(study)
@@ -94,7 +114,7 @@ def test_bad_options_are_named(study: Study) -> None:
 
 
 def test_images_without_detail_are_left_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastbg.experiments.diffusion.detailed", lambda hr, window: [False])
+    monkeypatch.setattr("fastbg.experiments.windows.detailed", lambda hr, window: [False])
     with pytest.raises(DataError, match=r"0 of 4 .* diffusion\.count = 2"):
         Diffusion(SMALL).plan(study)
 

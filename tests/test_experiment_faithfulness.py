@@ -129,11 +129,11 @@ def test_flat_windows_are_left_out(study: Study, monkeypatch: pytest.MonkeyPatch
         first = study.ground_truth(items[:1])
         return [not torch.equal(hr, first)]
 
-    monkeypatch.setattr("fastbg.experiments.faithfulness.detailed", detailed_but_one)
+    monkeypatch.setattr("fastbg.experiments.windows.detailed", detailed_but_one)
     kept = Faithfulness(OPTIONS).plan(study)
     assert len(kept) == 2
     assert skipped not in [item.box for item in kept]
     assert kept[0] == items[1]
-    monkeypatch.setattr("fastbg.experiments.faithfulness.detailed", lambda hr, window: [False])
+    monkeypatch.setattr("fastbg.experiments.windows.detailed", lambda hr, window: [False])
     with pytest.raises(DataError, match=r"0 of 4 sub-images .* faithfulness\.count = 2"):
         Faithfulness(OPTIONS).plan(study)

@@ -12,7 +12,7 @@ from small_run import make_images, make_network
 from fastbg.cli import main
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
-from fastbg.experiments.seams import SeamedOptions, column, pixels, seen, title
+from fastbg.experiments.seams import SeamedOptions, column, pixels, select_seam, title
 from fastbg.experiments.study import Item
 from fastbg.experiments.swap import Swap, SwapOptions
 from fastbg.runs.values import checksum
@@ -27,7 +27,8 @@ def test_seams_are_ordered_and_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soft", "hard,", "0", "-4", "nan", "inf", "hard,hard", "4,4.0", "4;8"]
+    "text",
+    ["", "soft", "hard,", "0", "-4", "nan", "inf", "hard,hard", "4,4.0", "4;8", "4,4.0000001"],
 )
 def test_other_seams_are_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="such as hard,4") as caught:
@@ -40,7 +41,7 @@ def test_a_view_never_mixes_seams() -> None:
     columns = {name: np.zeros(1) for name in ("psnr", "psnr_seam_4", "psnr_seam_14", "di", "key")}
     measured = Measured(NetLabel("edsr", "edsr"), [Item("a", "a", (0, 0, 1, 1))], columns)
     for seam, names in (("hard", {"psnr", "di", "key"}), (4.0, {"psnr", "key"})):
-        view = seen(measured, seam, shared=lambda name: name == "key")
+        view = select_seam(measured, seam, shared=lambda name: name == "key")
         assert set(view.columns) == names
         assert view.columns["psnr"] is columns[column("psnr", seam)]
 
@@ -78,6 +79,23 @@ def test_runs_of_before_the_option_are_reported(tmp_path: Path) -> None:
     forget(out)
     assert main(["report", str(out)]) == 0
     assert (out / "report.html").read_text() == page
+
+
+def test_runs_of_before_the_option_resume_with_hard_seams(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, net = make_images(tmp_path / "images"), make_network(tmp_path / "net.safetensors")
+    out = tmp_path / "run"
+    command = ["run", "swap", "--data", str(images), "--model", str(net), "--limit", "1"]
+    for option in ("size=64", "region=16", "groups=3", "backgrounds=4"):
+        command += ["-o", f"swap.{option}"]
+    command += ["--out", str(out)]
+    assert main([*command, "--seam", "hard"]) == 0
+    forget(out)
+    assert main([*command, "--seam", "hard"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--seam", "4"]) != 0
+    assert "seam = 'hard', not '4'" in capsys.readouterr().err
 
 
 def forget(out: Path) -> None:

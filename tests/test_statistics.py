@@ -175,6 +175,11 @@ def test_bad_arguments_are_told_with_their_value() -> None:
         r"^second: got shape \(2,\); expected that of first, \(1,\)",
         lambda: share_difference([True], [True, False], [0]),
     )
+    refuses(
+        "^happened: got 2.*; expected true and false, or 1 and 0",
+        lambda: share_interval([1, 0, 2], [0, 1, 2]),
+    )
+    refuses("^second: got -1; expected true", lambda: share_difference([1, 0], [0, -1], [0, 1]))
     refuses("^total: got 0; expected at least one trial", lambda: share_limit(0))
 
 

@@ -149,7 +149,8 @@ class CausalEffectMap:
         Raises:
             InvalidArgument: an argument's shape, value, dtype or device; a window that leaves the
                 image; an infinite PSNR; interventions of other sizes, counts or images; a model
-                that raises, answers no SR image, or NaN.
+                that raises, answers no SR image, or NaN; for direct paths RCAN with local means,
+                hooks or other modules than fastbg's.
         """
         images = as_inputs(images, self.model)
         corners = as_windows(windows, len(images))

@@ -282,7 +282,7 @@ class _Run:
 
         def cost(box: Box) -> tuple[int, int]:
             room = min(box.y0, box.x0, height - box.y1, width - box.x1)
-            return box.y1 - box.y0, room
+            return (box.y1 - box.y0) * (box.x1 - box.x0), room
 
         return max(boxes, key=cost)
 

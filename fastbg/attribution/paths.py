@@ -23,7 +23,8 @@ class Path(ABC):
     positions t are float64 arrays (K).
 
     `radius` is how far, in pixels, a node's or step's pixel looks in the image; None: anywhere. If
-    it is known, only the part of the image that a window depends on is computed.
+    it is known, only the part of the image that a window depends on is computed. A subclass of
+    one of the paths here has None too, as it may look farther, unless it sets its own.
     """
 
     radius: int | None = None
@@ -66,7 +67,8 @@ class GaussianBlurPath(Path):
     def __init__(self, sigma: float = 1.2, kernel_size: int = 9, backend: str = "auto") -> None:
         _check_blur(sigma, kernel_size)
         self.sigma, self.kernel_size, self.backend = sigma, kernel_size, backend
-        self.radius = kernel_size // 2
+        if type(self) is GaussianBlurPath:
+            self.radius = kernel_size // 2
 
     def __repr__(self) -> str:
         return f"GaussianBlurPath(sigma={self.sigma}, kernel_size={self.kernel_size})"
@@ -122,7 +124,8 @@ class LinearPath(Path):
 
     def __init__(self, baseline: float | Tensor = 0.0) -> None:
         self.baseline = baseline
-        self.radius = None if isinstance(baseline, Tensor) else 0
+        if type(self) is LinearPath and not isinstance(baseline, Tensor):
+            self.radius = 0
 
     def __repr__(self) -> str:
         shown = tuple(self.baseline.shape) if isinstance(self.baseline, Tensor) else self.baseline
@@ -171,7 +174,8 @@ class GaussianLinearPath(LinearPath):
     def __init__(self, sigma: float = 1.2, kernel_size: int = 9, backend: str = "auto") -> None:
         _check_blur(sigma, kernel_size)
         self.sigma, self.kernel_size, self.backend = sigma, kernel_size, backend
-        self.radius = kernel_size // 2
+        if type(self) is GaussianLinearPath:
+            self.radius = kernel_size // 2
 
     def __repr__(self) -> str:
         return f"GaussianLinearPath(sigma={self.sigma}, kernel_size={self.kernel_size})"

@@ -1,8 +1,8 @@
 """Diffusion index of networks over a set of images: how widely does each look, and does it help?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,22 +13,19 @@ from torch.nn.functional import avg_pool2d
 from fastbg.attribution import AttributionResult, GaussianBlurPath, GradientDetector
 from fastbg.attribution.local import LocalAttribution
 from fastbg.attribution.picture import heat
-from fastbg.errors import DataError, InvalidArgument
+from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Picture, Work
 from fastbg.experiments.options import Options, option
-from fastbg.experiments.study import Item, Study, as_image, detailed, restore
+from fastbg.experiments.study import Item, Study, as_image, restore
+from fastbg.experiments.windows import NODES, Chooser, check_sizes, draw_windows, middle
 from fastbg.filters.dtypes import as_float
-from fastbg.geometry import Box, centre
+from fastbg.geometry import Box
 from fastbg.measures.quality import psnr
 from fastbg.models.checkpoints import load_model
 from fastbg.models.network import Network
 
 # Whose results tell where networks differ, for windows="hard": built in, of different kinds.
 REFERENCES = ("edsr", "swinir")
-NODES: dict[str, dict[str, Any]] = {
-    "quick": {"accuracy": "published"},
-    "published": {"n_steps": 50, "method": "riemann_right"},
-}
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,6 @@ class DiffusionOptions(Options):
         quick="16, as accurate as the published 50",
         published="50 steps",
     )
-
-
-Chooser: TypeAlias = Callable[[Item], Box | None]  # the window of a sub-image, or none
 
 
 class Diffusion(Experiment):
@@ -83,30 +77,9 @@ class Diffusion(Experiment):
         """Sub-images drawn by the seed; the box of each item's partner is its window."""
         o = self.options
         o.check(self.name)
-        for name in ("size", "window"):
-            if getattr(o, name) % (2 * study.scale):
-                expected = f"a multiple of {2 * study.scale}"
-                raise InvalidArgument(f"{self.name}.{name}", getattr(o, name), expected)
-        if o.window >= o.size:
-            raise InvalidArgument(f"{self.name}.window", o.window, f"less than the size {o.size}")
-        drawn = study.sub_images(2 * o.count, o.size)
-        choose = self.hard_windows(study) if o.windows == "hard" else self.centres(study)
-        found: list[Item] = []
-        for item in drawn:
-            window = choose(item)
-            if window is not None:
-                found.append(with_window(item, window))
-            if len(found) == o.count:
-                return found
-        raise DataError(
-            f"{self.name}: {len(found)} of {len(drawn)} sub-images have a window with detail; "
-            f"expected {self.name}.count = {o.count}: lower it, or add photographs"
-        )
-
-    def centres(self, study: Study) -> Chooser:
-        """The window in the middle, where it has detail."""
-        box = centre(self.options.window, self.options.size, self.options.size)
-        return lambda item: box if detailed(study.ground_truth([item]), box)[0] else None
+        check_sizes(self.name, o, study.scale)
+        choose = self.hard_windows(study) if o.windows == "hard" else middle(o, study)
+        return [with_window(*found) for found in draw_windows(self.name, o, study, choose)]
 
     def hard_windows(self, study: Study) -> Chooser:
         """A window that two networks restore worse than half of the image, and differently."""
@@ -118,7 +91,8 @@ class Diffusion(Experiment):
         def choose(item: Item) -> Box | None:
             hr = study.ground_truth([item])
             lr = study.inputs([item], hr, self.options.lr, self.options.kernel)
-            first, second = (restore(net, lr).float().clamp(0, 1) for net in nets)
+            with study.measuring():
+                first, second = (restore(net, lr).float().clamp(0, 1) for net in nets)
             truth = as_float(hr)
             error = ((first - truth).square() + (second - truth).square()).mean(1)
             generator = np.random.default_rng([self.seed, *item.key.encode()])

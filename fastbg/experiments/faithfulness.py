@@ -15,10 +15,10 @@ from fastbg.attribution.gradient import window_gradient
 from fastbg.attribution.local import LocalAttribution
 from fastbg.attribution.paths import Path
 from fastbg.attribution.picture import heat
-from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Picture, Work
 from fastbg.experiments.options import Options, option
-from fastbg.experiments.study import Item, Study, as_image, detailed
+from fastbg.experiments.study import Item, Study, as_image
+from fastbg.experiments.windows import check_sizes, draw_windows, middle
 from fastbg.geometry import Box, centre
 from fastbg.models.network import Network
 
@@ -71,20 +71,9 @@ class Faithfulness(Experiment):
         """Sub-images drawn by the seed, of each photograph in turn, with detail in the window."""
         o = self.options
         o.check(self.name)
-        for name in ("size", "window"):
-            if getattr(o, name) % (2 * study.scale):
-                expected = f"a multiple of {2 * study.scale}"
-                raise InvalidArgument(f"{self.name}.{name}", getattr(o, name), expected)
-        if o.window >= o.size:
-            raise InvalidArgument(f"{self.name}.window", o.window, f"less than the size {o.size}")
-        drawn = study.sub_images(2 * o.count, o.size)
-        good = [item for item in drawn if detailed(study.ground_truth([item]), self.box)[0]]
-        if len(good) < o.count:
-            raise DataError(
-                f"{self.name}: {len(good)} of {len(drawn)} sub-images have detail in the middle; "
-                f"expected {self.name}.count = {o.count}: lower it, or add photographs"
-            )
-        return good[: o.count]
+        check_sizes(self.name, o, study.scale)
+        found = draw_windows(self.name, o, study, middle(o, study))
+        return [item for item, _ in found]
 
     @property
     def box(self) -> Box:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Picture, decibels
 from fastbg.experiments.options import Options, option
-from fastbg.experiments.seams import HARD, Seam, SeamedOptions, column, pixels, seen
+from fastbg.experiments.seams import HARD, Seam, SeamedOptions, column, pixels, select_seam
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.experiments.tta import average, family, restored_copies
 from fastbg.filters.dtypes import as_float
@@ -205,7 +205,7 @@ class Mosaic(Experiment):
 
     def view(self, measured: Measured, seam: Seam) -> Measured:
         """The records with one seam of the mosaic, under plain names."""
-        return seen(measured, seam, shared=lambda name: not name.endswith("_mosaic"))
+        return select_seam(measured, seam, shared=lambda name: not name.endswith("_mosaic"))
 
     def compare(self, hr: Tensor, restored: dict[str, Tensor]) -> dict[str, Tensor]:
         """PSNR of each way against the regions `hr` (B,3,r,r) uint8; nothing leaves the device.

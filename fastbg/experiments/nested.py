@@ -8,7 +8,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,8 +32,9 @@ from fastbg.experiments.experiment import (
     decibels,
 )
 from fastbg.experiments.options import Options, integers, option
-from fastbg.experiments.seams import HARD, Seam, SeamedOptions, column, pixels, seen
+from fastbg.experiments.seams import HARD, Seam, SeamedOptions, column, pixels, select_seam
 from fastbg.experiments.study import Item, Study, as_image, detailed, restore
+from fastbg.experiments.windows import NODES
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box, centre
 from fastbg.measures.quality import psnr
@@ -41,10 +42,6 @@ from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite, composite_lr
 
-NODES: dict[str, dict[str, Any]] = {
-    "quick": {"accuracy": "published"},
-    "published": {"n_steps": 50, "method": "riemann_right"},
-}
 GRAM_CHUNK = 16  # images whose textures are computed at once
 GAP, SEPARATOR = 4, (104, 112, 124)  # pixels; grey that shows on a light and on a dark page
 
@@ -137,7 +134,7 @@ class Nested(Experiment):
             kind, _, size = name.rpartition("_")
             return int(size) == self.untouched or kind.endswith("before")
 
-        return seen(measured, seam, shared)
+        return select_seam(measured, seam, shared)
 
     def plan(self, study: Study) -> list[Item]:
         """Pairs of images of different photographs, the most dissimilar first.

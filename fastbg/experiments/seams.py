@@ -41,7 +41,8 @@ class SeamedOptions(Options):
         except ValueError:
             found = []
         lengths = [seam for seam in found if isinstance(seam, float)]
-        good = all(0 < length < math.inf for length in lengths) and len(set(found)) == len(found)
+        labels = {column("", seam) for seam in found}  # two of one label would share a column
+        good = all(0 < length < math.inf for length in lengths) and len(labels) == len(found)
         if not found or not good:
             expected = "hard or decay lengths in HR pixels, above 0, each once, such as hard,4"
             raise InvalidArgument(f"{owner}.seam", repr(self.seam), expected)
@@ -63,10 +64,12 @@ def title(seam: Seam) -> str:
     return "hard seam" if isinstance(seam, str) else f"bridged over {seam:g} pixels"
 
 
-def seen(measured: Measured, seam: Seam, shared: Callable[[str], bool]) -> Measured:
-    """The records with one seam, under plain names.
+def select_seam(measured: Measured, seam: Seam, shared: Callable[[str], bool]) -> Measured:
+    """The records that were measured with `seam`, renamed as if no other seam had been measured.
 
-    `shared` says which plain names do not depend on the seam; they are in every view.
+    Column "psnr_seam_4" becomes "psnr" for the seam 4. Columns without a suffix belong to the hard
+    seam, except those for whose name `shared` is true: they do not depend on the seam and are kept
+    for each.
     """
     suffix = column("", seam)
     columns = {}

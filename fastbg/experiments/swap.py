@@ -19,7 +19,7 @@ from fastbg.experiments.groups import (
     texture_distances,
 )
 from fastbg.experiments.options import Options, option
-from fastbg.experiments.seams import Seam, SeamedOptions, column, seen
+from fastbg.experiments.seams import Seam, SeamedOptions, column, select_seam
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import centre
@@ -117,7 +117,7 @@ class Swap(Experiment):
 
     def view(self, measured: Measured, seam: Seam) -> Measured:
         """The records with one seam, under plain names; likeness has none."""
-        return seen(measured, seam, shared=lambda name: name != "psnr")
+        return select_seam(measured, seam, shared=lambda name: name != "psnr")
 
     def cases(self, measured: Measured) -> list[int]:
         """In each set: where the background matters most, then where it matters as usual."""

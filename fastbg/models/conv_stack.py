@@ -37,8 +37,13 @@ class Link(NamedTuple):
 
 def is_plain_conv(conv: nn.Module) -> bool:
     """Whether it is an ordinary 3x3 convolution without hooks that fastbg may compute."""
+    return is_ordinary(conv) and bool(getattr(conv, "fused", True))
+
+
+def is_ordinary(conv: nn.Module) -> bool:
+    """Whether it is a 3x3 convolution as the networks make them, and nobody watches it."""
     return (
-        ((type(conv) is Conv3x3 and conv.fused) or type(conv) is nn.Conv2d)
+        (type(conv) is Conv3x3 or type(conv) is nn.Conv2d)
         and conv.kernel_size == (3, 3)
         and conv.stride == conv.padding == conv.dilation == (1, 1)
         and conv.groups == 1

@@ -209,13 +209,19 @@ class RCAN(Network):
         They must where a part is no longer what `__init__` made or somebody waits for its calls,
         where means are local, and for what `run_network` names.
         """
-        if torch.compiler.is_compiling() or x.dim() != 4 or not self._has_its_parts(*x.shape[-2:]):
+        if torch.compiler.is_compiling() or x.dim() != 4 or not self.native:
+            return None
+        if not self.has_its_parts() or self.is_local(*x.shape[-2:]):
             return None
         return run_network(self, self.links(), x, window)
 
-    def _has_its_parts(self, height: int, width: int) -> bool:
+    def is_local(self, height: int, width: int) -> bool:
+        """Whether a block takes its means over less than all of such a map."""
+        return any(m.is_local(height, width) for m in self.modules() if isinstance(m, ChannelBlock))
+
+    def has_its_parts(self) -> bool:
         """Whether the modules around the convolutions are `__init__`'s, and nobody watches them."""
-        if type(self) is not RCAN or not self.native or type(self.upsample) is not Upsampler:
+        if type(self) is not RCAN or type(self.upsample) is not Upsampler:
             return False
         if any(type(group) is not Group for group in self.body):
             return False
@@ -224,7 +230,6 @@ class RCAN(Network):
         return (
             all(type(chain) is nn.Sequential for chain in chains)
             and all(type(block) is ChannelBlock for block in blocks)
-            and all(not block.is_local(height, width) for block in cast(list[ChannelBlock], blocks))
             and not any(is_watched(part) for part in (*chains, *self.body, *blocks, self.upsample))
         )
 

@@ -14,12 +14,18 @@ from torch import Tensor, nn
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
 from fastbg.models.changeable import ChangeableWindow, keep_window
-from fastbg.models.conv_stack import Link, cut_window, link_layers
-from fastbg.models.network import Network
+from fastbg.models.conv_stack import (
+    Link,
+    cut_window,
+    is_ordinary,
+    is_plain_1x1,
+    link_layers,
+)
+from fastbg.models.network import Network, is_watched
 from fastbg.models.rcan import RCAN, ChannelBlock, Group
 from fastbg.models.window import Stage, check_window
 from fastbg.ops.conv_stack import conv_stack
-from fastbg.precision import in_network_precision, in_precision
+from fastbg.precision import autocast_dtype, in_network_precision, in_precision
 
 
 class DirectRCAN(Network):
@@ -30,13 +36,22 @@ class DirectRCAN(Network):
     @in_precision
     @torch.no_grad()
     def __init__(self, net: RCAN, image: Tensor) -> None:
-        """`image` (1,3,h,w) in [0,1]. InvalidArgument for RCAN with local means (`pooling`)."""
+        """`image` (1,3,h,w) in [0,1].
+
+        InvalidArgument for RCAN with local means (`pooling`), with hooks, or with other modules
+        than it was made of: their effect would be missing.
+        """
         super().__init__(net.scale, net.img_range, net.config["mean"])
-        self.name, self.mean = f"{net.name} (direct)", net.mean
-        weights = list(channel_weights(net, image))
-        if any(weight.numel() != weight.shape[1] for weight in weights):
+        self.name, self.mean, self.native = f"{net.name} (direct)", net.mean, net.native
+        if net.is_local(*image.shape[-2:]):
             got = f"RCAN with means over {net.config['pooling']} pixels"
             raise InvalidArgument("model", got, "one with means over the whole map: pooling 0")
+        if is_altered(net):
+            expected = "RCAN as fastbg makes it, without hooks, for direct paths"
+            raise InvalidArgument("model", f"{net.name} with hooks or other modules", expected)
+        dtype = autocast_dtype(image.dtype)  # as asked of fastbg; an autocast around does not count
+        with torch.autocast(image.device.type, dtype, enabled=dtype is not None):
+            weights = [*channel_weights(net, image)]
         self._links = all_links(net, iter(weights))
         self._convs = nn.ModuleList(link.conv for link in self._links)  # to be moved and found
 
@@ -61,8 +76,18 @@ class DirectRCAN(Network):
     @in_precision
     def keep_window(self, x: Tensor, window: Sequence[int]) -> ChangeableWindow | None:
         """See `Network.keep_window`."""
+        if not self.native:
+            return None
         box = check_window(window, *(self.scale * side for side in x.shape[-2:]))
         return keep_window(self, x, self._links, Box(*box), False)
+
+
+def is_altered(net: RCAN) -> bool:
+    """Whether a module was replaced, or somebody waits for its calls."""
+    links = net.links() if net.has_its_parts() else []
+    ones = [conv for link in links for conv in link.attention or ()]
+    plain = all(is_ordinary(link.conv) for link in links) and all(map(is_plain_1x1, ones))
+    return not links or not plain or is_watched(net)
 
 
 def channel_weights(net: RCAN, image: Tensor) -> Iterator[Tensor]:
@@ -79,24 +104,23 @@ def channel_weights(net: RCAN, image: Tensor) -> Iterator[Tensor]:
 
 
 def all_links(net: RCAN, weights: Iterator[Tensor]) -> list[Link]:
-    """The convolutions of `net` in turn, each block's second one with its channel weights."""
-    links = [Link(net.conv_first)]
-    for group in cast(list[Group], [*net.body]):
-        entry = len(links)
-        for block in cast(list[ChannelBlock], [*group.blocks]):
-            before = len(links)
-            links.append(Link(block.conv1, relu=True))
-            links.append(Link(weighted(block.conv2, next(weights)), residual=before))
-        links.append(Link(group.conv, residual=entry))
-    links.append(Link(net.conv_after_body, residual=1))
-    for i, stage in enumerate(net.upsample.stages):
-        links.append(Link(cast(nn.Conv2d, net.upsample[2 * i]), upscale=stage.factor))
-    return [*links, Link(net.conv_last)]
+    """The convolutions of `net` in turn, each block's second one with its channel weights.
+
+    The weights hold `res_scale`, so that the sum of the block takes its output as it is.
+    """
+    return [
+        link
+        if link.attention is None
+        else Link(weighted(link.conv, next(weights)), residual=link.residual)
+        for link in net.links()
+    ]
 
 
 def weighted(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
     """`conv` whose output channels are weighed by `weight` (1,C,1,1)."""
-    new = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
+    sizes = conv.in_channels, conv.out_channels, 3
+    # Without the random weights of a new convolution: the caller's random numbers stay as they are.
+    new = nn.utils.skip_init(nn.Conv2d, *sizes, padding=1, bias=conv.bias is not None)
     new.weight = nn.Parameter(conv.weight * weight.view(-1, 1, 1, 1), requires_grad=False)
     if conv.bias is not None:
         new.bias = nn.Parameter(conv.bias * weight.flatten(), requires_grad=False)

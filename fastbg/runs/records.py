@@ -11,6 +11,7 @@ from fastbg.errors import RunStoreError
 from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, NetLabel
 from fastbg.experiments.groups import SETS
+from fastbg.experiments.options import Options
 from fastbg.experiments.seams import HARD, SeamedOptions
 from fastbg.experiments.study import Item, Study
 from fastbg.runs.store import RunStore
@@ -40,7 +41,8 @@ def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
     Raises RunStoreError if the run was made with other options of the experiment.
     """
     options = dataclasses.asdict(experiment.options)
-    stored = store.remember(f"options {experiment.name}", lambda: options)
+    store.remember(f"options {experiment.name}", lambda: options)
+    stored = stored_options(store, experiment.name, type(experiment).options_type)
     for name in sorted({*options, *stored}):
         if options.get(name) != stored.get(name):
             raise RunStoreError(
@@ -50,6 +52,14 @@ def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
     planner = experiment.base or experiment
     plan = store.remember(plan_of(experiment), lambda: [*map(_plain, planner.plan(study))])
     return [_item(value) for value in plan]
+
+
+def stored_options(store: RunStore, name: str, kind: type[Options]) -> dict[str, Any]:
+    """The options that the experiment `name`, whose options are of `kind`, was run with."""
+    told: dict[str, Any] = known(store, f"options {name}")
+    if issubclass(kind, SeamedOptions):
+        return {"seam": HARD, **told}  # runs of before seams were an option
+    return told
 
 
 def settle_network(store: RunStore, net: NetLabel, weights: str) -> None:
@@ -125,14 +135,12 @@ def stored_experiments(store: RunStore) -> list[Experiment]:
     found: dict[str, Experiment] = {}
     for name, kind in EXPERIMENTS.items():
         if name in names:
-            told = known(store, f"options {name}")
+            told = stored_options(store, name, kind.options_type)
             if unknown := sorted(told.keys() - kind.options_type.declared().keys()):
                 raise RunStoreError(
                     f"{store.folder}: its {name} was run with {', '.join(unknown)}, which this "
                     f"fastbg does not know; use the version that made it, or another --out"
                 )
-            if issubclass(kind.options_type, SeamedOptions):
-                told = {"seam": HARD, **told}  # runs of before seams were an option
             options = kind.options_type(**told)
             base = found[kind.uses.name] if kind.uses else None
             found[name] = kind(options, store.seeds["seed"], base)

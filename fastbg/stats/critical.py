@@ -19,8 +19,9 @@ def critical_value(count: Floats, level: float) -> float:
     The standard error is CR2's, see `fastbg.stats.intervals`. The ratio of a mean's error to it has
     Student's distribution with C - 1 degrees of freedom where all clusters are of one size. Where
     they are not, its distribution for normal data is worked out as Hansen (2021) does for White's
-    standard errors, and the largest quantile taken of what values of a cluster may have in common:
-    nothing, everything, and three steps between.
+    standard errors. It depends on how alike the values of a cluster are, which is not known, so the
+    quantile is computed for five cases, and the largest is returned: independent values, equal
+    values, and three correlations between.
 
     B. E. Hansen, "The Exact Distribution of the White t-Ratio", 2021.
     """
@@ -52,9 +53,10 @@ def _missed(size: Floats, number: Floats, spread: Floats, reach: float) -> float
     """Chance that a mean's error is above `reach` standard errors.
 
     `spread` (K) is the variance of the mean of a cluster of `size` (K) values, of which there are
-    `number` (K). That chance is the one of z' A z > 0 for independent standard normal z, where A
-    has one positive eigenvalue p. With the others -n: P(p z0^2 > sum n z^2), the mean of
-    erfc(sqrt(sum n z^2 / 2 p)), which Craig's (1991) formula makes an integral over an angle.
+    `number` (K). The squared error less the squared reach is a quadratic form z' A z of independent
+    standard normal z, so the chance is P(z' A z > 0). A has one positive eigenvalue p; with -n for
+    each of the others it is P(p z0^2 > sum of n z^2), the mean of erfc(sqrt(sum of n z^2 / 2 p)).
+    Craig's (1991) formula turns that mean into an integral over an angle.
     """
     weight = size / (number * size).sum()
     scale = 1 / (1 - weight)  # of CR2

@@ -8,6 +8,7 @@ import enum
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -181,9 +182,10 @@ def share_interval(
         level: coverage, in (0,1).
 
     Raises:
-        InvalidArgument: as for `mean_interval`.
+        InvalidArgument: as for `mean_interval`; `happened` has other values than 0 and 1.
     """
     data, member, count = _grouped(happened, clusters)
+    _check_truth("happened", data)
     _check_level(level)
     share, groups, trials = float(data.mean()), len(count), data.size
     if groups < 2:
@@ -217,9 +219,12 @@ def share_difference(
         level: coverage, in (0,1).
 
     Raises:
-        InvalidArgument: as for `mean_interval`; `first` and `second` differ in length.
+        InvalidArgument: as for `share_interval`; `first` and `second` differ in length.
     """
-    ours, theirs = np.asarray(first, dtype=np.bool_), np.asarray(second, dtype=np.bool_)
+    ours, theirs = (
+        _check_truth(name, np.asarray(values)).astype(np.bool_)
+        for name, values in (("first", first), ("second", second))
+    )
     if ours.shape != theirs.shape:
         raise InvalidArgument("second", f"shape {theirs.shape}", f"that of first, {ours.shape}")
     more = share_interval(ours & ~theirs, clusters, level=level)
@@ -264,6 +269,13 @@ def never_seen(seen: ArrayLike, clusters: Sequence[object], tolerated: float) ->
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise InvalidArgument("level", level, "0 < level < 1")
+
+
+def _check_truth(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    other = values[(values != 0) & (values != 1)]
+    if other.size:
+        raise InvalidArgument(name, other[0], "true and false, or 1 and 0")
+    return values
 
 
 def _grouped(

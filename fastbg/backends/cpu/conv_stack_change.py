@@ -33,10 +33,11 @@ class ChangeableStack:
         self._stack = native().changeable_stack(
             view(x), described, whole_cells, view(self.result), torch.get_num_threads()
         )
+        self._unchanged = self.result.clone()  # who reads `result` may write to it
 
     def run(self, changes: Sequence[tuple[Sequence[int], Tensor]]) -> list[Tensor]:
         """(K,Co,h,w) for each box, and what K images have there (K,C,height,width)."""
-        results = [self.result.repeat(len(pixels), 1, 1, 1) for _, pixels in changes]
+        results = [self._unchanged.repeat(len(pixels), 1, 1, 1) for _, pixels in changes]
         told = tuple(
             (tuple(box), view(pixels), view(result))
             for (box, pixels), result in zip(changes, results, strict=True)

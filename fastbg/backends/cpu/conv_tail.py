@@ -3,9 +3,9 @@
 Convolution, shuffle, convolution, shuffle, convolution (the up-sampling end of SR networks) are
 linear, so together they are one 5x5 convolution on the grid that they start from, to all pixels of
 a block at once: for RGB, x4 and 64 features of 64 channels to 48, 76,800 multiplications a pixel
-of the grid instead of 765,000. Only where a map in between is looked at beyond its border, where it
-counts as zero, the sums are others: for the outermost pixels of the grid, whose kernels are made
-apart.
+of the grid instead of 765,000. At the border this is not so: every convolution pads its own map
+with zeros, which a single 5x5 convolution cannot do. The outermost pixels of the grid therefore
+have kernels of their own.
 """
 
 from collections.abc import Sequence
@@ -138,7 +138,7 @@ class Tail:
         """For Winograd's F(4x4, 3x3), away from the border."""
         made = self._made.get((transposed, INSIDE))
         if made is None:
-            made = _winograd_factors(self._oriented(INSIDE, transposed))
+            made = _winograd_factors(self._weight(INSIDE, transposed))
             self._made[transposed, INSIDE] = made
         return made
 
@@ -146,7 +146,7 @@ class Tail:
         """(25, in, out) for every panel of `out`, for a zone at the border."""
         made = self._made.get((transposed, zone))
         if made is None:
-            taps = self._oriented(zone, transposed).flatten(2).permute(2, 1, 0).float()
+            taps = self._weight(zone, transposed).flatten(2).permute(2, 1, 0).float()
             panels = (panel.reshape(-1) for panel in taps.split(PANEL, dim=2))
             made = self._made[transposed, zone] = torch.cat(list(panels))
         return made
@@ -167,9 +167,12 @@ class Tail:
             self._composed[zone] = found
         return found
 
-    def _oriented(self, zone: int, transposed: bool) -> Tensor:
-        """(out, in, 5, 5) with whole vectors of channels; of its transpose: as it lies, taps of an
-        output, at the border, or as a convolution, away from it."""
+    def _weight(self, zone: int, transposed: bool) -> Tensor:
+        """The zone's weight (out, in, 5, 5), channels padded to whole vectors.
+
+        `transposed`: (in, out, 5, 5), for gradients. Inside they are a convolution, whose taps are
+        flipped; at the border each output's gradient is spread by the taps as they are.
+        """
         weight = padded(padded(self._kernel(zone).weight, 0), 1)
         if not transposed:
             return weight

@@ -1,0 +1,71 @@
+"""Shared by experiments that explain one window of each image: its size, its place, the nodes."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+from fastbg.errors import DataError, InvalidArgument
+from fastbg.experiments.study import Item, Study, detailed
+from fastbg.geometry import Box, centre
+
+# Arguments of `LocalAttribution.attribute` for each value of the option `nodes`.
+NODES: dict[str, dict[str, Any]] = {
+    "quick": {"accuracy": "published"},
+    "published": {"n_steps": 50, "method": "riemann_right"},
+}
+
+Chooser: TypeAlias = Callable[[Item], Box | None]  # the window of a sub-image, or none
+
+
+class WindowOptions(Protocol):
+    """The options that such experiments share; sizes in HR pixels."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def window(self) -> int: ...
+
+
+def check_sizes(owner: str, options: WindowOptions, scale: int) -> None:
+    """Raise InvalidArgument naming `owner`.size or `owner`.window.
+
+    Both are multiples of 2 `scale`, so that a window in the middle lies on the LR grid.
+    """
+    step = 2 * scale
+    for name, side in (("size", options.size), ("window", options.window)):
+        if side % step:
+            raise InvalidArgument(f"{owner}.{name}", side, f"a multiple of {step}")
+    if options.window >= options.size:
+        expected = f"less than the size {options.size}"
+        raise InvalidArgument(f"{owner}.window", options.window, expected)
+
+
+def middle(options: WindowOptions, study: Study) -> Chooser:
+    """The window in the middle, where it has detail."""
+    box = centre(options.window, options.size, options.size)
+    return lambda item: box if detailed(study.ground_truth([item]), box)[0] else None
+
+
+def draw_windows(
+    owner: str, options: WindowOptions, study: Study, choose: Chooser
+) -> list[tuple[Item, Box]]:
+    """`count` sub-images drawn by the seed, each with its window in HR pixels of the sub-image.
+
+    Twice as many are drawn, as some have no window. Raises DataError naming `owner`.count if too
+    few have one.
+    """
+    drawn = study.sub_images(2 * options.count, options.size)
+    found: list[tuple[Item, Box]] = []
+    for item in drawn:
+        window = choose(item)
+        if window is not None:
+            found.append((item, window))
+        if len(found) == options.count:
+            return found
+    raise DataError(
+        f"{owner}: {len(found)} of {len(drawn)} sub-images have a window with detail; "
+        f"expected {owner}.count = {options.count}: lower it, or add photographs"
+    )
