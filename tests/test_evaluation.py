@@ -2,8 +2,7 @@
 
 import csv
 import json
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -298,16 +297,23 @@ class TestCommand:
         assert json.loads(out.read_text())["scores"][0]["psnr"] is None
 
 
-def test_tiles_take_little_memory(tmp_path: Path) -> None:
-    Image.fromarray(np.tile(picture(500, 400), (2, 3, 1))).save(tmp_path / "large.png")
-    save_model(EDSR(features=256, blocks=1), tmp_path / "mine.safetensors")
-    words = ["--model", "mine.safetensors", "--data", "."]
-    script = Path(__file__).with_name("evaluation_peak.py")
+def test_tiles_give_the_network_little_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a pass takes follows from the pixels it is given: a tile and the network's reach."""
+    Image.fromarray(np.tile(picture(500, 400), (1, 1, 1))).save(tmp_path / "large.png")
+    given: list[tuple[int, ...]] = []
+    plain = EDSR.forward_window
 
-    def peak(*more: str) -> float:
-        command = [sys.executable, script, *words, *more]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return float(done.stdout.splitlines()[-1])
+    def noted(self: EDSR, x: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
+        given.append(tuple(x.shape[-2:]))
+        return plain(self, x, window)
 
-    whole, tiled = peak(), peak("--tile", "64")
-    assert tiled < whole - 200
+    monkeypatch.setattr(EDSR, "forward_window", noted)
+    net = EDSR(features=8, blocks=1).eval()
+    scores = list(evaluate([net], open_folder(tmp_path), tile=32))
+    assert len(scores) == 1
+    assert len(given) == 4 * 4  # of 125 x 100 LR pixels
+    reach = net.reach((128, 128, 256, 256), 125, 100)
+    assert max(given) == (reach.y1 - reach.y0, reach.x1 - reach.x0)
+    assert max(given) < (50, 50)
