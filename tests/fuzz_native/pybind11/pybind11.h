@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -12,6 +13,23 @@
 #include <vector>
 
 namespace pybind11 {
+
+// What a binding gives Python to keep. No call of the fuzzer passes one on yet.
+class capsule {
+ public:
+  capsule() = default;
+  capsule(void* data, const char* name, void (*destroy)(void*)) : data_(data, destroy), name_(name) {}
+
+  const char* name() const { return name_; }
+  template <typename T>
+  T* get_pointer() const {
+    return static_cast<T*>(data_.get());
+  }
+
+ private:
+  std::shared_ptr<void> data_;
+  const char* name_ = nullptr;
+};
 
 // None, a number, or a tuple.
 class object {
@@ -42,6 +60,8 @@ class object {
   T cast() const {
     if constexpr (std::is_same_v<T, object>) {
       return *this;
+    } else if constexpr (std::is_same_v<T, capsule>) {
+      return {};
     } else if (const auto* real = std::get_if<double>(&value_)) {
       return static_cast<T>(*real);
     } else {
