@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastbg.attribution.page import page
+from fastbg.attribution.page import Steps, page
 from fastbg.errors import CheckpointError
 from fastbg.models.checkpoints import load_model
 from fastbg.models.wrapped import wrap
@@ -135,7 +135,8 @@ def test_the_attribution_page_shows_every_string_as_text(attack: str) -> None:
 
     def made(name: str) -> str:
         net = wrap(Blur(), scale=2, name=name)
-        return page(torch.rand(3, 8, 8), {name: net}, 8, 8, name, n_steps=2)
+        steps = Steps(torch.rand(3, 8, 8), {name: net}, 8, 8)
+        return page(steps, name, n_steps=2)
 
     found, harmless = Page(made(attack)), Page(made("harmless"))
     assert [tag for tag, _ in found.tags] == [tag for tag, _ in harmless.tags]
