@@ -416,13 +416,14 @@ void conv_stack_sums(const StackSumsJob& job, int threads) {
     const float *from[kStackPixels], *times[kStackPixels] = {};
     find_pixels<4>(job.map, cell.image, cell.y, cell.x, {1, 0}, 0, from);
     const bool product = job.sums.times.data;
-    if (product) find_pixels<4>(job.sums.times, cell.image, cell.y, cell.x, {1, 0}, 0, times);
     for (std::int64_t c = 0; c < job.map.channels; c += kLanes) {
+      // Found anew: what stands for a pixel beyond the map holds the zeros of one panel only.
+      if (product) find_pixels<4>(job.sums.times, cell.image, cell.y, cell.x, {1, 0}, c, times);
       Vec values[kStackPixels] = {};
       for (int k = 0; k < kStackPixels; ++k) {
         if (lies_in(job.map.valid, cell.y + k / 4, cell.x + k % 4)) values[k] = load(from[k] + c);
       }
-      const Vec sum = sum_of_cell(job.map.valid, cell, values, product ? times : nullptr, c, 0);
+      const Vec sum = sum_of_cell(job.map.valid, cell, values, product ? times : nullptr, 0, 0);
       store(job.sums.data + n * job.map.channels + c, sum);
     }
   }
