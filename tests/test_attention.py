@@ -380,7 +380,7 @@ def test_a_named_backend_says_why_it_cannot(native: BackendUnderTest) -> None:
     settings: dict[str, Any] = {"heads": 2, "window": 8, "backend": "cpu"}
     with pytest.raises(BackendUnavailable, match="multiples of 4 pixels"):
         window_attention(x, *parameters, **settings, shift=2)
-    with pytest.raises(BackendUnavailable, match="no gradient to parameters"):
+    with pytest.raises(BackendUnavailable, match="no gradient for parameters"):
         pixel_mlp(x, *trained, backend="cpu")
     with pytest.raises(BackendUnavailable, match="cannot run swin_layers"):
         pixel_mlp(x, *mlp_parameters(8, 8), backend="triton")
