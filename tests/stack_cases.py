@@ -1,5 +1,11 @@
 """Stacks of convolutions for tests, and what they are compared with."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -97,3 +103,19 @@ def close(got: Tensor, expected: Tensor, error: float, scale: float | None = Non
     assert got.shape == expected.shape
     scale = max(float(expected.abs().max()), 0.1) if scale is None else max(scale, 0.1)
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=error * scale)
+
+
+def of_instruction_sets(script: str, folder: Path) -> list[Any]:
+    """What `script` saves to its argument in a process for each instruction set of this build."""
+    results = []
+    for isa in ("baseline", "avx2", "avx512"):
+        file = folder / isa
+        environment = os.environ | {"FASTBG_CPU_ISA": isa}
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(file)], env=environment, capture_output=True
+        )
+        if b"this machine or build has no" in done.stderr:
+            continue
+        assert done.returncode == 0, done.stderr.decode()
+        results.append(torch.load(file))
+    return results

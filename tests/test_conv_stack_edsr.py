@@ -2,9 +2,6 @@
 
 import copy
 import gc
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from runnable_backend import runnable
-from stack_cases import close, image
+from stack_cases import close, image, of_instruction_sets
 from torch import Tensor
 
 from fastbg.backends.cpu import conv_stack as cpu_stack
@@ -225,17 +222,7 @@ torch.save((y.detach(), g), sys.argv[1])
 
 
 def test_instruction_sets_agree(tmp_path: Path) -> None:
-    results = []
-    for isa in ("baseline", "avx2", "avx512"):
-        file = tmp_path / isa
-        environment = os.environ | {"FASTBG_CPU_ISA": isa}
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(file)], env=environment, capture_output=True
-        )
-        if b"this machine or build has no" in done.stderr:
-            continue
-        assert done.returncode == 0, done.stderr.decode()
-        results.append(torch.load(file))
+    results = of_instruction_sets(SCRIPT, tmp_path)
     for y, gradient in results[1:]:
         close(y, results[0][0].double(), 2e-6)
         close(gradient, results[0][1].double(), 1e-5)

@@ -28,7 +28,14 @@ from fastbg.attribution.interventions import (
     image_digest,
     pool_of,
 )
-from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, as_windows
+from fastbg.attribution.passes import (
+    WindowPasses,
+    Windows,
+    as_box,
+    as_inputs,
+    as_windows,
+    leading_shape,
+)
 from fastbg.attribution.window_measure import WindowMeasure, true_window
 from fastbg.errors import InvalidArgument
 from fastbg.filters.dtypes import as_float
@@ -177,7 +184,7 @@ class CausalEffectMap:
                     measure = WindowMeasure(self.metric, box, window.unchanged, true)
                     entry = _Entry(self, window, measure, draws, accuracy is not None)
                     tables.append(entry.tables(_Part(kept, f"{i} {j}")))
-        shape = tuple(torch.as_tensor(windows).shape[:-1]) or (len(images),)
+        shape = leading_shape(windows, len(images))
         baseline, coarse, fine, own = (
             torch.as_tensor(np.stack(column)) for column in zip(*tables, strict=True)
         )

@@ -21,6 +21,7 @@ from fastbg.data.builtin import builtin_images
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
+from fastbg.filters.dtypes import as_uint8
 from fastbg.models.arguments import check_whole
 from fastbg.writing import replacing
 
@@ -117,7 +118,7 @@ class Interventions:
 
 def image_digest(image: Tensor) -> str:
     """SHA-256 of an image (3,h,w) in [0,1] as 8-bit grey levels."""
-    levels = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().contiguous()
+    levels = as_uint8(image).cpu().contiguous()
     digest = sha256(f"{tuple(levels.shape)}\n".encode())
     digest.update(levels.numpy().tobytes())
     return digest.hexdigest()

@@ -21,6 +21,7 @@ from fastbg.attribution.passes import (
     as_inputs,
     as_windows,
     input_gradient,
+    leading_shape,
 )
 from fastbg.attribution.paths import GaussianBlurPath, Path
 from fastbg.attribution.quadrature import Cells, quadrature
@@ -160,7 +161,7 @@ class LocalAttribution:
                     ends[:, i] = run.values_at_ends(part.image, part.windows)
         check_finite("model", total, "an attribution")
         delta = total.double().sum((2, 3, 4)) - (ends[1] - ends[0])
-        shape = _leading_shape(windows, b)
+        shape = leading_shape(windows, b)
         size = images.shape[1:]
         return AttributionResult(
             attribution=total.reshape(*shape, *size),
@@ -285,8 +286,3 @@ class _Run:
             return (box.y1 - box.y0) * (box.x1 - box.x0), room
 
         return max(boxes, key=cost)
-
-
-def _leading_shape(windows: Windows, count: int) -> tuple[int, ...]:
-    shape = tuple(torch.as_tensor(windows).shape[:-1])
-    return shape or (count,)

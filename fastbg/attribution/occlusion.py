@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from fastbg.attribution import memory
 from fastbg.attribution.changed import Change, ChangedWindow, check_batch
-from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, as_windows
+from fastbg.attribution.passes import (
+    WindowPasses,
+    Windows,
+    as_box,
+    as_inputs,
+    as_windows,
+    leading_shape,
+)
 from fastbg.attribution.window_measure import METRICS, WindowMeasure, true_window
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
@@ -90,7 +97,7 @@ class Occlusion:
                     values = torch.cat([measure(part) for part in window.changed(covers)])
                     loss = values - measure.baseline
                     rows.append(loss if METRICS[self.metric][1] else -loss)
-        shape = tuple(torch.as_tensor(windows).shape[:-1]) or (len(images),)
+        shape = leading_shape(windows, len(images))
         size_ = images.shape[1:]
         each = images[:, None].expand(*corners.shape[:2], *size_)
         return OcclusionResult(

@@ -141,6 +141,11 @@ def as_windows(windows: Windows, count: int) -> Tensor:
     )
 
 
+def leading_shape(windows: Windows, count: int) -> tuple[int, ...]:
+    """Shape of what has one entry for each of `windows` of `count` images: (B), (N) or (B,N)."""
+    return tuple(torch.as_tensor(windows).shape[:-1]) or (count,)
+
+
 def one_window_each(windows: Windows, count: int) -> Tensor:
     """`windows`, one for each of `count` images, as integers (B,3) or (B,4) on the CPU."""
     found = as_windows(windows, count)

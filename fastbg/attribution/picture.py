@@ -28,6 +28,7 @@ from fastbg.attribution.density import kde_density
 from fastbg.attribution.diffusion import offset_index
 from fastbg.attribution.passes import as_box
 from fastbg.errors import InvalidArgument
+from fastbg.filters.dtypes import as_uint8
 from fastbg.geometry import Box
 
 if TYPE_CHECKING:
@@ -78,8 +79,7 @@ class Panel:
 
 def pixels(image: Tensor) -> Pixels:
     """8-bit pixels (h,w,3) of an image (3,h,w) in [0,1]."""
-    levels = (image.detach().float().clamp(0, 1) * 255).round().byte()
-    grey: Pixels = levels.permute(1, 2, 0).cpu().numpy()
+    grey: Pixels = as_uint8(image).permute(1, 2, 0).cpu().numpy()
     return grey
 
 

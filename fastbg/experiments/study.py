@@ -14,6 +14,7 @@ from fastbg.data.images import ImageSet
 from fastbg.data.manifests import MIN_STD, SubImage, sub_images
 from fastbg.data.sets import decoded
 from fastbg.errors import DataError
+from fastbg.filters.dtypes import as_uint8
 from fastbg.geometry import Box, cut
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.composite import composite_lr
@@ -143,6 +144,4 @@ def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Te
 
 def as_image(sr: Tensor) -> NDArray[np.uint8]:
     """`sr` (3,h,w) in [0,1] or uint8 as an 8-bit picture (h,w,3), clipped and rounded."""
-    if sr.dtype != torch.uint8:
-        sr = (sr.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return np.ascontiguousarray(sr.permute(1, 2, 0).cpu().numpy())
+    return np.ascontiguousarray(as_uint8(sr).permute(1, 2, 0).cpu().numpy())
