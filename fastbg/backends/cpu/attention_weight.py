@@ -6,14 +6,13 @@ A change is detected by a fingerprint of all parameters at every call, as for co
 """
 
 import math
-import weakref
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from fastbg.backends.cpu import native
+from fastbg.backends.cpu.by_weight import ByWeight
 
 LOG2_E = math.log2(math.e)
 
@@ -21,15 +20,8 @@ LOG2_E = math.log2(math.e)
 class KnownStep:
     """Packed weights of one step, and the fingerprints of the parameters they were made of."""
 
-    def __init__(
-        self,
-        parameters: Sequence[Tensor],
-        heads: int,
-        window: int,
-        last_reference: "weakref.ref[Tensor]",
-    ) -> None:
+    def __init__(self, parameters: Sequence[Tensor], heads: int, window: int) -> None:
         self._settings = heads, window
-        self._last_reference = last_reference  # keeps its callback alive
         copies = [p.detach().clone(memory_format=torch.contiguous_format) for p in parameters]
         self._shapes = [p.shape for p in copies]
         self._fingerprints = [_fingerprint(copy) for copy in copies]
@@ -53,27 +45,15 @@ class KnownStep:
         return same
 
 
-# By id of the first layer's weight, which another tensor may have later: that only costs a
-# comparison. An entry goes with its weight.
-_KNOWN: dict[int, KnownStep] = {}
+_KNOWN = ByWeight[KnownStep]()  # by the first layer's weight
 
 
 def known_step(parameters: Sequence[Tensor], heads: int, window: int) -> KnownStep:
     """Packed weights of attention with `heads` heads, or of an MLP if they are 0."""
-    weight = parameters[2]
-    key = id(weight)
-    known = _KNOWN.get(key)
+    known = _KNOWN.get(parameters[2])
     if known is None or not known.still_holds(parameters, heads, window):
-        reference = weakref.ref(weight, partial(_forget, key))
-        known = _KNOWN[key] = KnownStep(parameters, heads, window, reference)
+        known = _KNOWN.keep(parameters[2], KnownStep(parameters, heads, window))
     return known
-
-
-def _forget(key: int, reference: "weakref.ref[Tensor]") -> None:
-    """The weight is gone; what a later tensor of the same id has stored stays."""
-    known = _KNOWN.get(key)
-    if known is not None and known._last_reference is reference:
-        del _KNOWN[key]
 
 
 def _fingerprint(copy: Tensor) -> Tensor:

@@ -6,14 +6,12 @@ The kernel computes a fingerprint of the contents at every call (csrc/cpu/finger
 a difference.
 """
 
-import weakref
-from functools import partial
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from fastbg.backends.cpu import native
+from fastbg.backends.cpu.by_weight import ByWeight
 from fastbg.backends.tensor_view import view
 
 LANES = 16  # kConvLanes in csrc/cpu/conv.h: channels come in multiples of it
@@ -27,7 +25,7 @@ NOTHING: Contents = 0, 0, 0
 class KnownWeight:
     """A copy of a weight (Co,Ci,3,3), its fingerprint, and the factors that were made of it."""
 
-    def __init__(self, weight: Tensor, last_reference: weakref.ref[Tensor]) -> None:
+    def __init__(self, weight: Tensor) -> None:
         self._copy = _in_one_piece(weight.detach()).clone()
         self._dtype, self._shape, self._strides = weight.dtype, weight.shape, self._copy.stride()
         self._bytes = self._copy.nbytes
@@ -38,7 +36,6 @@ class KnownWeight:
         self._factors: dict[tuple[bool, int], Tensor] = {}
         self._taps: Tensor | None = None
         self.tail: object = None  # see conv_tail.py
-        self._last_reference = last_reference  # keeps its callback alive
 
     def lies_like(self, weight: Tensor) -> bool:
         """Whether `weight` is a tensor of the copy's kind, whatever it holds."""
@@ -76,14 +73,12 @@ class KnownWeight:
         return self._taps
 
 
-# By id, which another tensor may have later: that only costs a comparison. An entry goes with its
-# weight, so that weights made for one call leave nothing behind.
-_KNOWN: dict[int, KnownWeight] = {}
+_KNOWN = ByWeight[KnownWeight]()  # weights made for one call leave nothing behind
 
 
 def known_weight(weight: Tensor) -> tuple[KnownWeight, Contents]:
     """What is kept of `weight`, and what the kernel must find equal, or else `learn` it again."""
-    known = _KNOWN.get(id(weight))
+    known = _KNOWN.get(weight)
     if known is None:
         return learn(weight), NOTHING
     if known.lies_like(weight):
@@ -95,16 +90,7 @@ def known_weight(weight: Tensor) -> tuple[KnownWeight, Contents]:
 
 def learn(weight: Tensor) -> KnownWeight:
     """Keeps `weight` as it is now."""
-    key = id(weight)
-    known = _KNOWN[key] = KnownWeight(weight, weakref.ref(weight, partial(_forget, key)))
-    return known
-
-
-def _forget(key: int, reference: weakref.ref[Tensor]) -> None:
-    """The weight is gone; what a later tensor of the same id has stored stays."""
-    known = _KNOWN.get(key)
-    if known is not None and known._last_reference is reference:
-        del _KNOWN[key]
+    return _KNOWN.keep(weight, KnownWeight(weight))
 
 
 def _in_one_piece(weight: Tensor) -> Tensor:
