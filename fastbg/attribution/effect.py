@@ -1,9 +1,11 @@
 """Causal effect maps (CEM; Hu et al., TPAMI 47(8), 2025): replace a block, look at the window.
 
-Each block of the input is replaced by patches of other images; its effect is how many dB the
-window's PSNR loses by that on average. First every block by a few patches; then those that make a
-difference by many more. What the published code does by oversight is not done here: blocks of the
-window are not measured, colours are not swapped, every draw is seeded, any image size is taken.
+Each block of the input is replaced by patches of other images. Its effect is the mean loss of the
+window's PSNR, in dB. In the coarse stage every block gets a few replacements; in the fine stage the
+blocks that made a difference get many more.
+
+Unlike in the published code, the window's own blocks are not measured, colour channels are not
+swapped, every draw is seeded, and images of any size are accepted.
 """
 
 import math
@@ -49,10 +51,10 @@ Values = NDArray[np.float64]
 Places = Sequence[tuple[int, int]]  # row and column of blocks
 Progress = MutableMapping[str, Values]
 
-# accuracy="published": rounds of so many draws, until the standard error is at most 0.0025 dB or a
-# tenth of the effect. On 36 blocks of EDSR that took 27 draws on average instead of 50.
+# accuracy="published": draws come in rounds of 6, until the standard error is at most 0.0025 dB or
+# a tenth of the effect. 36 blocks of EDSR took 27 draws on average instead of 50.
 ROUND, ENOUGH, ENOUGH_OF_EFFECT = 6, 0.0025, 0.1
-# Blocks that are measured in one part, as `progress` is told of them.
+# Number of blocks in one part of `progress`.
 COARSE_BLOCKS, FINE_BLOCKS = 64, 16
 
 
@@ -63,28 +65,28 @@ class CausalEffectMap:
         model: SR network, LR (B,3,h,w) in [0,1] -> SR (B,3,s*h,s*w), s = 1 for restoration; as
             `LocalAttribution` takes it.
         block: side of a block in LR pixels; the published 8 HR pixels are 2 at x4.
-        coarse: replacements of every block.
-        fine: replacements of each block that the coarse ones show to matter; new ones.
-        tolerance: a block is affected if one of its coarse replacements changes the metric by this
-            much; effects below it are 0. In the metric's unit.
+        coarse: number of replacements of every block.
+        fine: number of further replacements of each affected block.
+        tolerance: a block is affected if one of its coarse replacements changes the metric by at
+            least this much; smaller effects are set to 0. In the metric's unit.
         metric: "psnr": dB on 8-bit RGB, as published; "mse": grey levels squared, defined for
             equal images too; "change": RMS difference to the unchanged SR window in grey levels,
             which needs no truth.
-        patches: what blocks are replaced by: uint8 (N,k,k,3) RGB with k >= block, or a folder of
-            images; of larger ones any cut. None: LR versions of the built-in photographs. They
-            should be as degraded as the network's inputs are.
-        seed: of the draws. A draw depends on it, the block and the stage alone, so images that
-            share a seed share their replacements too.
-        reuse_coarse: whether the mean of an affected block is over its coarse replacements too: a
-            better estimate than the published one, which throws them away.
-        include_window: whether the window's own blocks are measured too: `effect`, `samples` and
-            `standard_error` then have numbers there in place of NaN, and `as_published` takes any
-            window. Counts, range, shares, differences and pictures leave them out all the same.
-        paths: "total"; or for RCAN "direct": the channel weights stay those of the unchanged
-            image. A replaced block changes the means over the whole feature map, and through them
-            the weights; that part of the effect is left out. It is ``total.difference(direct)``,
-            see `CausalEffectResult.difference`.
-        batch: interventions a pass; by default what suits the device.
+        patches: the replacements: uint8 (N,k,k,3) RGB with k >= block, or a folder of images;
+            larger ones are cropped at random. None: LR versions of the built-in photographs.
+            Patches should be degraded in the same way as the network's inputs.
+        seed: of the draws. A draw depends only on the seed, the block and the stage, so images
+            with the same seed get the same replacements.
+        reuse_coarse: whether the mean of an affected block includes its coarse replacements, a
+            better estimate than the published one, which discards them.
+        include_window: whether the window's own blocks are measured too. `effect`, `samples` and
+            `standard_error` then have numbers there instead of NaN, and `as_published` accepts any
+            window. Counts, range, shares, differences and pictures still leave them out.
+        paths: "total", or "direct" for RCAN: the channel weights are kept at those of the unchanged
+            image. A replaced block changes the means over the whole feature map, and so the
+            weights; "direct" leaves that part of the effect out. The part left out is
+            ``total.difference(direct)``, see `CausalEffectResult.difference`.
+        batch: interventions per pass; None: chosen for the device.
     """
 
     def __init__(
@@ -142,22 +144,23 @@ class CausalEffectMap:
                 integers (B,3), one for each; or (N,3) for a single image, or (B,N,3). With four
                 integers: boxes y0, x0, y1, x1.
             truth: (B,3,s*h,s*w) HR, uint8 or floats in [0,1]; not for ``metric="change"``.
-            interventions: those of another result, to compare networks under the same. Affected
-                blocks that have no fine replacements in it get new ones by `seed`.
+            interventions: those of another result, to compare networks under the same
+                interventions. Affected blocks without fine replacements in it get new ones, drawn
+                with `seed`.
             accuracy: "published": as accurate as the published 50 replacements, with fewer where
-                fewer do. Rounds of 6 until the standard error is at most 0.0025 dB or a tenth of
-                the effect; at most `fine`.
-            progress: a mapping that is given every finished part and asked for it first, so that a
-                stopped map goes on where it was. The caller keeps one for each set of arguments.
+                fewer are enough. Rounds of 6 until the standard error is at most 0.0025 dB or a
+                tenth of the effect; at most `fine`.
+            progress: a mapping that finished parts are stored in and read from, so that an
+                interrupted map can be resumed. Use a new one for other arguments.
 
         Returns:
-            A `CausalEffectResult` of one entry for each pair of image and window.
+            A `CausalEffectResult` with one entry for each pair of image and window.
 
         Raises:
             InvalidArgument: an argument's shape, value, dtype or device; a window that leaves the
                 image; an infinite PSNR; interventions of other sizes, counts or images; a model
-                that raises, answers no SR image, or NaN; for direct paths RCAN with local means,
-                hooks or other modules than fastbg's.
+                that raises, or returns NaN or no SR image; with ``paths="direct"``, an RCAN with
+                local means, hooks or modules that are not fastbg's.
         """
         images = as_inputs(images, self.model)
         corners = as_windows(windows, len(images))
@@ -205,7 +208,7 @@ class CausalEffectMap:
         )
 
     def _passes(self, total: WindowPasses, image: Tensor) -> WindowPasses:
-        """`total`, or those of the network whose channel weights are the image's."""
+        """`total`, or for direct paths those of RCAN with the channel weights of `image`."""
         if isinstance(self.model, RCAN) and self.paths == "direct":
             return WindowPasses(DirectRCAN(self.model, image))
         return total
@@ -238,7 +241,7 @@ class CausalEffectMap:
 
 
 class _Draws:
-    """The replacements of every block: those given, and those drawn where none are."""
+    """The replacements of every block: the given ones, or else drawn ones."""
 
     def __init__(
         self,
@@ -255,7 +258,7 @@ class _Draws:
 
     @cached_property
     def _pool(self) -> Pool:
-        """The scale, which it may depend on, is known after a pass."""
+        """Made on first use: it may depend on the scale, which is known only after a pass."""
         settings = self._settings
         return pool_of(settings.patches, settings.block, self._passes.scale, settings.seed)
 
@@ -267,17 +270,17 @@ class _Draws:
         return np.stack(blocks).reshape(*self.grid.shape, *blocks[0].shape)
 
     def coarse(self, place: tuple[int, int]) -> NDArray[np.uint8]:
-        """(C,b,b,3) of a block."""
+        """Coarse replacements (C,b,b,3) of a block."""
         return self._coarse[place]
 
     def fine(self, place: tuple[int, int]) -> NDArray[np.uint8]:
-        """(F,b,b,3) of a block."""
+        """Fine replacements (F,b,b,3) of a block."""
         if place not in self._fine:
             self._fine[place] = self._draw(*place, FINE)
         return self._fine[place]
 
     def made(self, digests: tuple[str, ...]) -> Interventions:
-        """All that was asked for or given."""
+        """All replacements that were given or drawn."""
         places = sorted(self._fine)
         side = self._settings.block
         fine = np.empty((len(places), self._settings.fine, side, side, 3), np.uint8)
@@ -292,7 +295,7 @@ class _Draws:
 
 
 class _Part:
-    """Parts of one entry's tables in the caller's `progress`."""
+    """Computes parts of one entry's tables, or reads them from the caller's `progress`."""
 
     def __init__(self, kept: Progress, entry: str) -> None:
         self._kept, self._entry = kept, entry
@@ -319,7 +322,7 @@ class _Entry:
         self._draws, self._sequential = draws, sequential
 
     def tables(self, part: _Part) -> tuple[Values, Values, Values, NDArray[np.bool_]]:
-        """Metric of the unchanged window, of the coarse and fine replacements; the own blocks.
+        """The metric unchanged, under coarse and fine replacements; the window's own blocks.
 
         The metric is NaN where nothing was measured.
         """
@@ -337,7 +340,7 @@ class _Entry:
         self._fill(coarse, wanted, part, "coarse", COARSE_BLOCKS, self._coarse_values)
         fine = np.full((*grid.shape, settings.fine), np.nan)
         affected = affected_blocks(baseline, coarse, settings.tolerance)
-        for i, j in np.argwhere(affected):  # the result has them, though `progress` has the values
+        for i, j in np.argwhere(affected):  # the result stores them, even if nothing is measured
             self._draws.fine((int(i), int(j)))
         self._fill(
             fine, affected, part, "fine", FINE_BLOCKS, lambda p: self._fine_values(p, coarse)
@@ -353,7 +356,7 @@ class _Entry:
         count: int,
         measured: Callable[[Places], Values],
     ) -> None:
-        """Rows of `table` for the blocks in `mask`, `count` blocks at a time."""
+        """Fill the rows of `table` for the blocks in `mask`, `count` blocks at a time."""
         places = [(int(i), int(j)) for i, j in np.argwhere(mask)]
         for start in range(0, len(places), count):
             some = places[start : start + count]
@@ -368,7 +371,7 @@ class _Entry:
         return self._values([(place, self._draws.coarse(place)) for place in places])
 
     def _fine_values(self, places: Places, coarse: Values) -> Values:
-        """(m,F); with sequential rounds NaN where a block needed no more."""
+        """The metric (m,F) under fine replacements; NaN for rounds that a block did not need."""
         settings = self._settings
         step = ROUND if self._sequential else settings.fine
         values = np.full((len(places), settings.fine), np.nan)

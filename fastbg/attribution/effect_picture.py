@@ -17,15 +17,15 @@ from fastbg.attribution.picture import PANEL, WINDOW_COLOUR, Pixels, pair_of, pi
 if TYPE_CHECKING:
     from fastbg.attribution.effect_result import CausalEffectResult
 
-EXPONENT = 1 / 1.2  # of the public code: small effects show a little more
-INPUT_SHARE = 0.25  # how much of the input shines through the map
+EXPONENT = 1 / 1.2  # as in the public code: makes small effects slightly more visible
+INPUT_SHARE = 0.25  # opacity of the input under the map
 HARM, HELP, IDLE = "#2c4fc4", "#c43c2c", "#d9d9d9"
 
 
 def colours(values: NDArray[Any], bound: float) -> Pixels:
-    """`values` as colours (...,3): `seismic` of sign(v) |v / bound| ^ (1 / 1.2), cut at the bound.
+    """`values` as colours (...,3): `seismic` of sign(v) |v / bound| ^ (1 / 1.2), clipped to 1.
 
-    The levels are rounded down, as the public code does.
+    Grey levels are rounded down, as in the public code.
     """
     shades = mpl.colormaps["seismic"](_shade(values, bound) / 2 + 0.5)[..., :3]
     levels: Pixels = (255 * shades).astype(np.uint8)
@@ -44,14 +44,14 @@ def _unshade(shade: NDArray[Any], bound: float) -> NDArray[Any]:
 
 
 def result_figure(result: "CausalEffectResult", index: int | tuple[int, ...] = 0) -> Figure:
-    """Input with window, the map over it with its scale of colours, and the counts as a pie."""
+    """The input with its window, the map over it with a colour bar, and a pie chart of counts."""
     index = pair_of(index, result.windows.shape[:-1])
     scale = result.scale
     lr = pixels(result.images[index])
     enlarged = lr.repeat(scale, 0).repeat(scale, 1)
     own = result.grid.on_pixels(result.own[index].numpy()).repeat(scale, 0).repeat(scale, 1)
     blended = (1 - INPUT_SHARE) * result.colours()[index] + INPUT_SHARE * enlarged
-    blended = np.where(own[..., None], enlarged, blended)  # not measured: no colour is theirs
+    blended = np.where(own[..., None], enlarged, blended)  # not measured: no colour
     drawn = Figure(figsize=(3 * PANEL + 1.2, PANEL + 0.6), layout="constrained")
     first, second, third = drawn.subplots(1, 3)
     y0, x0, y1, x1 = as_box(result.windows[index].tolist())
@@ -69,7 +69,7 @@ def result_figure(result: "CausalEffectResult", index: int | tuple[int, ...] = 0
 
 
 def _colour_bar(drawn: Figure, axis: Axes, result: "CausalEffectResult") -> None:
-    """The map's own colours; the public code draws those of another norm."""
+    """A colour bar with the map's own norm; the public code draws the bar with another norm."""
     bound = result.bound
     norm = FuncNorm(
         (lambda v: _shade(v, bound), lambda u: _unshade(u, bound)), vmin=-bound, vmax=bound

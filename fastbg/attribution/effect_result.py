@@ -1,4 +1,4 @@
-"""What a causal effect map returns: the metric under every replacement, and what follows."""
+"""The result of a causal effect map: the metric under every replacement, effects and counts."""
 
 import os
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from fastbg.writing import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PUBLISHED_BOUND = 2.5  # dB at which the published colours of SR end
+PUBLISHED_BOUND = 2.5  # dB; end of the published colour scale for SR
 
 
 class Counts(NamedTuple):
@@ -36,7 +36,7 @@ class Counts(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """Lowest and highest effect (B), the window's own blocks as 0; row and column of each (B,2)."""
+    """Lowest and highest effect (B), and their row and column (B,2). The own blocks count as 0."""
 
     low: Tensor
     high: Tensor
@@ -61,8 +61,8 @@ class CausalEffectResult:
         windows: (B,3) integers y, x, size in SR pixels, or (B,4) boxes, as they were given.
         scale: SR pixels per LR pixel and axis.
         block: side of a block in LR pixels.
-        metric, tolerance, reuse_coarse: as `CausalEffectMap` has them.
-        interventions: what the blocks were replaced by.
+        metric, tolerance, reuse_coarse: as for `CausalEffectMap`.
+        interventions: the replacements of the blocks.
     """
 
     baseline: Tensor
@@ -80,43 +80,46 @@ class CausalEffectResult:
 
     @cached_property
     def affected(self) -> Tensor:
-        """(B,rows,columns): whether a coarse replacement changed the metric by the tolerance."""
+        """(B,rows,columns): whether a coarse replacement changed the metric by `tolerance`."""
         values = self.baseline.numpy(), self.coarse_values.numpy(), self.tolerance
         return torch.from_numpy(affected_blocks(*values))
 
     @cached_property
     def _used(self) -> Tensor:
-        """The values (B,rows,columns,k) whose mean counts, NaN elsewhere."""
+        """The metric (B,rows,columns,k) under the replacements that are averaged; NaN elsewhere."""
         keep_coarse = ~self.affected | self.reuse_coarse
         coarse = self.coarse_values.where(keep_coarse[..., None], torch.nan)
         return torch.cat([coarse, self.fine_values], -1)
 
     @cached_property
     def samples(self) -> Tensor:
-        """(B,rows,columns): how many replacements each effect is the mean of; 0: none needed."""
+        """(B,rows,columns): number of replacements that each effect is the mean of; may be 0."""
         return (~self._used.isnan()).sum(-1)
 
     @cached_property
     def mean_effect(self) -> Tensor:
-        """`effect` before the tolerance makes small ones 0."""
+        """`effect` before values below the tolerance are set to 0."""
         loss = self._used.nanmean(-1) - self.baseline[..., None, None]
         loss = loss if METRICS[self.metric][1] else -loss
-        nothing = torch.where(self.own, torch.nan, 0.0)  # out of reach is exactly 0
+        nothing = torch.where(self.own, torch.nan, 0.0)  # blocks out of reach: exactly 0
         return torch.where(self.samples > 0, loss, nothing.double())
 
     @cached_property
     def effect(self) -> Tensor:
-        """(B,rows,columns): what replacing a block takes from the window, in dB for "psnr".
+        """(B,rows,columns): the window's mean loss when a block is replaced, in dB for "psnr".
 
-        Above 0 the block helps, below it harms; 0 where it is less than the tolerance. NaN on the
-        window's own blocks, unless `include_window`.
+        Positive: the block helps. Negative: it harms. Effects smaller than the tolerance are 0.
+        NaN for the window's own blocks, unless `include_window` was set.
         """
         small = self.mean_effect.abs() < self.tolerance
         return self.mean_effect.masked_fill(small, 0.0)
 
     @cached_property
     def standard_error(self) -> Tensor:
-        """(B,rows,columns) of `mean_effect`: 0 out of reach, NaN for one sample and own blocks."""
+        """(B,rows,columns) standard error of `mean_effect`.
+
+        0 for blocks out of reach; NaN for the own blocks, and for blocks with a single sample.
+        """
         n = self.samples
         middle = self._used.nanmean(-1, keepdim=True)
         variance = (self._used - middle).square().nansum(-1) / (n - 1).clamp(min=0)
@@ -129,14 +132,14 @@ class CausalEffectResult:
         return self.effect.abs() > 2 * self.standard_error
 
     def difference(self, other: "CausalEffectResult") -> Tensor:
-        """(B,rows,columns): how much more a block does here than in `other`, pair by pair.
+        """(B,rows,columns): effect here minus effect in `other`, by paired replacements.
 
-        The mean, over the replacements that were measured in both, of the loss here less the loss
-        there; the draws' own spread cancels. Between two networks, or between all of RCAN's paths
-        and the direct ones. NaN on the window's own blocks.
+        The mean difference of the losses over the replacements that were measured in both, so that
+        the spread of the draws cancels. It compares two networks, or RCAN with all paths and with
+        direct paths. NaN for the window's own blocks.
 
-        Raises InvalidArgument for maps of other images, windows, metrics or interventions; the
-        fine ones need be the same only for blocks that have some in both.
+        Raises InvalidArgument for maps of other images, windows, metrics or interventions. Fine
+        interventions must agree only for blocks that have some in both.
         """
         self._check_comparable(other)
         losses = self._losses() - other._losses()
@@ -167,7 +170,7 @@ class CausalEffectResult:
         return [image_digest(image) for image in self.images.flatten(0, -4)]
 
     def _losses(self) -> Tensor:
-        """(B,rows,columns,C+F) of every replacement; 0 out of reach, NaN if not measured."""
+        """Loss (B,rows,columns,C+F) under every replacement; 0 out of reach, NaN: not measured."""
         values = torch.cat([self.coarse_values, self.fine_values], -1)
         losses = values - self.baseline[..., None, None, None]
         losses = losses if METRICS[self.metric][1] else -losses
@@ -176,14 +179,14 @@ class CausalEffectResult:
 
     @property
     def unit(self) -> str:
-        """Of the effects."""
+        """Unit of the effects."""
         return METRICS[self.metric][0]
 
     def counts(self, public: bool = False) -> Counts:
-        """Blocks that harm, help or do neither, without the window's own.
+        """Numbers of blocks that harm, help or do neither, without the window's own blocks.
 
-        With `public` as in the published pie charts: the own ones, which `as_published` tells,
-        count as helping. InvalidArgument where those are not known.
+        With `public` as in the published pie charts: the own blocks, as `as_published` defines
+        them, count as helping. Raises InvalidArgument as `as_published` does.
         """
         result = self.as_published() if public else self
         values = result._without_own
@@ -193,11 +196,11 @@ class CausalEffectResult:
         return Counts(*(kind.sum((-2, -1)) for kind in kinds))
 
     def as_published(self) -> "CausalEffectResult":
-        """The same with the window's own blocks as the public code takes them.
+        """The same result with the window's own blocks as the public code defines them.
 
-        It rounds both ends of the window down to whole blocks: a block in which the window ends
-        does not count as its own. Raises InvalidArgument if such a block was not measured;
-        ``include_window=True`` measures it.
+        It rounds both ends of the window down to whole blocks, so that a block in which the window
+        ends is not an own block. Raises InvalidArgument if such a block was not measured; measure
+        with ``include_window=True`` then.
         """
         unit = self.scale * self.block
         own = torch.zeros_like(self.own)
@@ -216,7 +219,7 @@ class CausalEffectResult:
 
     @property
     def range(self) -> Extremes:
-        """Lowest and highest effect; as published they are at most and at least 0."""
+        """Lowest (at most 0) and highest (at least 0) effect, as published."""
         flat = self._without_own.flatten(-2)
         low, high = flat.min(-1), flat.max(-1)
         columns = self.effect.shape[-1]
@@ -237,14 +240,14 @@ class CausalEffectResult:
 
     @property
     def grid(self) -> BlockGrid:
-        """Where the blocks are."""
+        """The grid of blocks."""
         return BlockGrid(self.block, *self.images.shape[-2:])
 
     def colours(self, bound: float | None = None) -> NDArray[np.uint8]:
-        """The published colours (B,s*h,s*w,3): red helps, blue harms, the window as the bound.
+        """The map in the published colours (B,s*h,s*w,3): red helps, blue harms.
 
-        `bound`: the effect at which they end; by default the published 2.5 dB, for other metrics
-        the largest effect.
+        The window's own blocks have the colour of `bound`, the effect at which the colour scale
+        ends: by default the published 2.5 dB, for other metrics the largest effect.
         """
         from fastbg.attribution.effect_picture import colours
 
@@ -256,7 +259,7 @@ class CausalEffectResult:
 
     @property
     def bound(self) -> float:
-        """Where the colours end unless told otherwise."""
+        """Default end of the colour scale, in the metric's unit."""
         if self.metric == "psnr":
             return PUBLISHED_BOUND
         return float(self._without_own.abs().max()) or 1.0
@@ -264,15 +267,15 @@ class CausalEffectResult:
     def plot(self, index: int | tuple[int, ...] = 0) -> "Figure":
         """Figure of pair `index`: the input with its window, the map over it, and the counts.
 
-        Of (B,N) pairs a number counts all, those of the first image first; (b,n) names one.
-        Raises InvalidArgument if there is no such pair.
+        With (B,N) pairs, `index` is (b,n), or a number that counts the pairs of the first image
+        first. Raises InvalidArgument if there is no such pair.
         """
         from fastbg.attribution.effect_picture import result_figure
 
         return result_figure(self, index)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to a file, .npz whatever it is called; `load` reads it."""
+        """Write everything to a file in .npz format, whatever its suffix; `load` reads it."""
         arrays: dict[str, Any] = self.interventions.arrays(_PREFIX)
         arrays |= {name: np.asarray(getattr(self, name)) for name in _OTHERS}
         arrays |= {name: getattr(self, name).numpy() for name in _TABLES}
@@ -282,7 +285,7 @@ class CausalEffectResult:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CausalEffectResult":
-        """What `save` wrote. Raises DataError for a file that is none."""
+        """Read a file that `save` wrote. Raises DataError for any other file."""
         arrays = read_arrays(path)
         try:
             values: dict[str, Any] = {name: arrays[name].item() for name in _OTHERS}
@@ -293,7 +296,7 @@ class CausalEffectResult:
         return cls(**values, interventions=interventions)
 
 
-# Fields as they lie in a file, beside the images; behind the prefix those of the interventions.
+# Names in the file, beside "images"; those of the interventions start with the prefix.
 _TABLES = ("baseline", "coarse_values", "fine_values", "own", "windows")
 _OTHERS = ("scale", "block", "metric", "tolerance", "reuse_coarse")
 _PREFIX = "interventions_"
@@ -302,9 +305,9 @@ _PREFIX = "interventions_"
 def affected_blocks(
     baseline: NDArray[np.float64], coarse: NDArray[np.float64], tolerance: float
 ) -> NDArray[np.bool_]:
-    """Blocks (...,rows,columns) one of whose coarse values (...,rows,columns,C) is far enough off.
+    """Whether a coarse value (...,rows,columns,C) differs from the baseline by the tolerance.
 
-    NaN, for what was not measured, is none.
+    Returns (...,rows,columns). NaN (not measured) counts as no difference.
     """
     difference = np.abs(np.asarray(baseline)[..., None, None, None] - coarse)
     return np.asarray((difference >= tolerance).any(-1))

@@ -1,13 +1,14 @@
 """Does a map show the pixels that matter? Deletion and insertion curves, with controls.
 
 LR pixels are ranked by a map. *Deletion* replaces the first k of them by the baseline (the blurred
-image of LAM's path) and asks how much of the objective is left in the window; *insertion* puts them
-into the baseline and asks how far the window still is from the whole image's. A map that is true
-finds few pixels that do much: both curves fall early, their areas are small.
+image of LAM's path) and measures which share of the objective is left in the window. *Insertion*
+puts them into the baseline and measures how far the window still is from that of the whole image.
+If a map ranks the pixels that matter first, both curves fall early and their areas are small.
 
-Every map looks good beside chance, as the pixels near the window matter most. So each is compared
-with three controls: pixels at random, the nearest to the window first, and the map itself shuffled
-among pixels of equal distance. A map says more than "look near the window" only if it beats them.
+Any map is better than random pixels, as the pixels near the window matter most. So each is compared
+with three controls: random pixels, the pixels nearest to the window first, and the map itself
+shuffled among pixels of equal distance. Only a map that beats them says more than "pixels near the
+window matter".
 
 Deletion and insertion: Petsiuk, Das and Saenko, BMVC 2018 (RISE), here for windows of SR images.
 """
@@ -42,16 +43,15 @@ RANDOM, NEAREST, SHUFFLED = "random", "nearest first", "{} shuffled at equal dis
 
 @dataclass(frozen=True)
 class FaithfulnessResult:
-    """Curves of B images; the names are those of the maps, and of their controls.
+    """Curves of B images, by the name of the map or control.
 
     Attributes:
         counts: (K) numbers of LR pixels that were replaced.
-        deletion: for each name (B,K), the share of the objective that is left. 1 is all of it; NaN
-            where the objective of the whole image is 0, as in a flat window.
-        insertion: for each name (B,K), root mean square distance of the window to that of the whole
-            image, as a share of the baseline's distance. 0 is no distance; NaN where the baseline
-            has none.
-        controls: for each map the names of its controls.
+        deletion: by name (B,K), the share of the objective that is left. NaN if the objective of
+            the whole image is 0, as in a flat window.
+        insertion: by name (B,K), root mean square distance of the window from that of the whole
+            image, divided by the baseline's distance. NaN if the baseline's distance is 0.
+        controls: names of the controls of each map.
     """
 
     counts: Tensor
@@ -90,7 +90,7 @@ def faithfulness(
     draws: int = 3,
     seed: int = 0,
 ) -> FaithfulnessResult:
-    """Deletion and insertion curves of maps, beside controls that tell what they are worth.
+    """Deletion and insertion curves of maps and of controls to compare them with.
 
     Args:
         model: SR network, as for `LocalAttribution`.
@@ -100,13 +100,13 @@ def faithfulness(
         images: (B,3,h,w) LR in [0,1].
         windows: ``(y, x, size)`` in SR pixels for all images, or (B,3).
         objective: of deletion, as for `LocalAttribution`; default LAM's `GradientDetector()`.
-        path: whose baseline stands for a pixel's absence; default LAM's `GaussianBlurPath()`.
-        counts: ascending numbers of pixels; or how many of them, from 4 to 1,600 (or all, if there
-            are fewer), equally spaced in their logarithm.
-        draws: orders over which the random and the shuffled control are averaged.
-        seed: of those orders and of equal values; the same for every image.
+        path: its baseline replaces deleted pixels; default LAM's `GaussianBlurPath()`.
+        counts: ascending numbers of pixels; or how many such numbers to take, logarithmically
+            spaced from 4 to 1,600 (or to all pixels, if there are fewer).
+        draws: number of random orders that the random and the shuffled control are averaged over.
+        seed: of those orders and of the order of equal values; the same for every image.
 
-    Each map and each order costs two passes for each count.
+    Each map and each random order takes two passes per count.
 
     Raises:
         InvalidArgument: an argument's shape, value, dtype or device, as `LocalAttribution` does.
@@ -137,14 +137,14 @@ def faithfulness(
 
 
 class _Curves:
-    """Both curves of any order of one image's pixels."""
+    """Computes both curves of one image for any order of its pixels."""
 
     def __init__(self, model: nn.Module, path: Path, objective: Objective, counts: Order) -> None:
         self.passes, self.path = WindowPasses(model), path
         self.objective, self.counts = objective, counts
 
     def start(self, image: Tensor, box: Box) -> None:
-        """The image (1,C,h,w), its baseline, and what the model makes of both in the window."""
+        """Set the image (1,C,h,w) and compute its baseline, and the SR windows of both."""
         self.image, self.box = image, box
         self.baseline = self.path.nodes(image, np.zeros(1))[:, 0]
         values, patches = self._run(torch.cat([image, self.baseline]))
@@ -176,7 +176,7 @@ class _Curves:
         return torch.cat(values), torch.cat(patches)
 
     def _away(self, patches: Tensor) -> Tensor:
-        """Root mean square distance (N) of SR windows to that of the whole image."""
+        """Root mean square distance (N) of SR windows from that of the whole image."""
         return (patches - self.target).square().mean((1, 2, 3)).sqrt()
 
 
@@ -224,7 +224,7 @@ def _counts(counts: int | Tensor | list[int], pixels: int) -> Order:
 def _orders(
     maps: Mapping[str, NDArray[np.float64]], distance: NDArray[np.float64], draws: int, seed: int
 ) -> dict[str, list[Order]]:
-    """The orders of the pixels (h,w) by each map, and by its controls."""
+    """The orders of the pixels by each map (h,w) and by its controls."""
     generator = np.random.default_rng(seed)
     ties = generator.random(distance.size)
     by_name = {name: [_descending(value.ravel(), ties)] for name, value in maps.items()}

@@ -51,5 +51,5 @@ def _draw(axis: Axes, result: "FaithfulnessResult", kind: str) -> None:
 
 
 def _own(result: "FaithfulnessResult", name: str) -> bool:
-    """Whether `name` is the control of one map alone."""
+    """Whether `name` is a control of only one map."""
     return any(name == own[-1] for own in result.controls.values())

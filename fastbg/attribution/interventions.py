@@ -1,7 +1,7 @@
-"""What is put in the place of each block of an image: drawn by seed, kept, used again.
+"""Replacements for the blocks of an image: drawn with a seed, saved, and reused.
 
-Two networks can only be compared under the same interventions. A draw depends on the seed, the
-block and the stage alone: not on which blocks are measured, in which order or how many at once.
+Networks can only be compared under the same interventions. A draw therefore depends only on the
+seed, the block and the stage, not on which blocks are measured, in which order or how many at once.
 """
 
 import os
@@ -26,7 +26,7 @@ from fastbg.models.arguments import check_whole
 from fastbg.writing import replacing
 
 Pixels = NDArray[np.uint8]
-COARSE, FINE = 0, 1  # the stages, as seeds know them
+COARSE, FINE = 0, 1  # the stage's number in the seed of a draw
 _ARRAYS = ("coarse_blocks", "fine_index", "fine_blocks", "images_sha256")  # in files
 
 
@@ -35,12 +35,12 @@ class Interventions:
     """Replacements for the blocks of an image: C for each, and F more for those in `fine_index`.
 
     Attributes:
-        coarse: (rows, columns, C, b, b, 3) uint8, RGB; of blocks that the image's end cuts, the
-            upper left part is used.
+        coarse: (rows, columns, C, b, b, 3) uint8, RGB. For a smaller block at the image's border,
+            the upper left part is used.
         fine_index: (m, 2) row and column of the blocks that have F more.
         fine: (m, F, b, b, 3) uint8.
         images: `image_digest` of each image that they were drawn for, sorted.
-            `CausalEffectMap.effect` refuses other images. Empty: unknown, any image is taken.
+            `CausalEffectMap.effect` refuses other images. Empty: unknown, any image is accepted.
     """
 
     coarse: Pixels
@@ -78,13 +78,13 @@ class Interventions:
             raise InvalidArgument("interventions.fine_index", "a block twice", "each block once")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write them to a file, .npz whatever it is called; `load` reads it."""
+        """Write them to a file in .npz format, whatever its suffix; `load` reads it."""
         with replacing(Path(path)) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **self.arrays())  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Interventions":
-        """What `save` wrote. Raises DataError for a file that is none."""
+        """Read a file that `save` wrote. Raises DataError for any other file."""
         arrays = read_arrays(path)
         try:
             return cls.from_arrays(arrays)
@@ -92,7 +92,7 @@ class Interventions:
             raise DataError(f"{os.fspath(path)}: holds no interventions ({error})") from error
 
     def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
-        """The arrays of a file that holds them, each name behind `prefix`."""
+        """The arrays to store in a file, by name; each name starts with `prefix`."""
         values = (self.coarse, self.fine_index, self.fine, np.array(self.images, dtype=np.str_))
         return {prefix + name: value for name, value in zip(_ARRAYS, values, strict=True)}
 
@@ -103,12 +103,12 @@ class Interventions:
         return cls(coarse, index, fine, tuple(map(str, images)))
 
     def fine_of(self, row: int, column: int) -> Pixels | None:
-        """(F, b, b, 3) of a block, None if there are none."""
+        """Fine replacements (F, b, b, 3) of a block; None if it has none."""
         found = np.flatnonzero((self.fine_index == (row, column)).all(1))
         return self.fine[found[0]] if len(found) else None
 
     def agrees(self, other: "Interventions") -> bool:
-        """Whether the coarse ones are the same, and the fine ones of blocks with some in both."""
+        """Whether coarse replacements are equal, and fine ones of blocks that have them in both."""
         if not np.array_equal(self.coarse, other.coarse):
             return False
         theirs = [other.fine_of(*place) for place in self.fine_index]
@@ -125,7 +125,7 @@ def image_digest(image: Tensor) -> str:
 
 
 class Pool:
-    """Where replacements come from: every b x b cut of some images, each image as likely."""
+    """Source of replacements: b x b crops of some images, each image equally likely."""
 
     def __init__(self, images: Sequence[Pixels], seed: int) -> None:
         self.images, self.seed = images, seed
@@ -146,7 +146,7 @@ class Pool:
 def pool_of(
     patches: NDArray[np.uint8] | str | os.PathLike[str] | None, side: int, scale: int, seed: int
 ) -> Pool:
-    """The pool of an argument `patches`, see `fastbg.CausalEffectMap`."""
+    """The pool for the argument `patches` of `fastbg.CausalEffectMap`."""
     if patches is None:
         images: Sequence[Pixels] = _low_photographs(scale)
     elif isinstance(patches, np.ndarray):
@@ -171,7 +171,7 @@ def pool_of(
 
 @cache
 def _low_photographs(scale: int) -> tuple[Pixels, ...]:
-    """The LR versions of the built-in photographs, which a network of `scale` would be given."""
+    """LR versions of the built-in photographs, as the input of a network of `scale`."""
     photographs = [i.load() for i in builtin_images().items if i.path.parent.name == "photographs"]
     cropped = [crop_to_multiple(image, scale) for image in photographs]
     return tuple(image if scale == 1 else downsample(image, scale) for image in cropped)

@@ -1,8 +1,8 @@
 """Local attribution maps (LAM; Gu and Dong, CVPR 2021): gradients integrated along a path.
 
-Nearly all of the time goes into the network's passes, so they are kept few and small: parameters
-are frozen, gradients go to the input only, just the pixels that the window needs are computed
-(``model.forward_window``), and nodes with a negligible step are left out.
+Nearly all of the time is spent in passes of the network. To keep them few and small, parameters are
+frozen, gradients are taken of the input only, only the pixels that the window depends on are
+computed (``model.forward_window``), and nodes with a negligible step are skipped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,8 @@ from fastbg.models.network import Network
 from fastbg.ops.checks import check_finite
 from fastbg.precision import in_precision
 
-# Nodes per pass on CPUs: one node's features fit the cache, several do not (bench_attribution.py).
+# Nodes per pass on CPUs: the features of one node fit into the cache, those of several do not
+# (bench/bench_attribution.py).
 CPU_BATCH = 1
 # accuracy="published": closer to the converged result than 50 right-Riemann steps, in completeness
 # and in the map, on 20 images of each network; so were 14 steps (bench/bench_convergence.py).
@@ -54,8 +55,8 @@ class LocalAttribution:
             With the default the result changes by less than 1e-6 of its largest value.
         memory_budget: bytes that one pass may use; default 2 GiB on CPUs, 4 GiB on GPUs. If a pass
             needs more, the network's blocks are recomputed in backward.
-        autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, less exact. This
-            argument counts, else `fastbg.use_precision`; an autocast around the call does not.
+        autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, less exact. Without
+            it `fastbg.use_precision` applies. An autocast around the call has no effect.
 
     Raises:
         InvalidArgument: an argument's type or value; when called, a budget that is too small for
@@ -174,10 +175,10 @@ class LocalAttribution:
 
 
 class _Part(NamedTuple):
-    """What some windows need of an image."""
+    """The part of an image that some windows depend on."""
 
     image: Tensor  # the part (1,C,h',w')
-    box: Box  # where it lies in the image
+    box: Box  # its position in the image
     windows: list[Box]  # in SR pixels of the part
 
 
@@ -194,7 +195,7 @@ class _Run:
         self.recompute = False
 
     def part(self, image: Tensor, boxes: Sequence[Box]) -> _Part:
-        """What the windows `boxes` need of `image`: all of it where that is not known."""
+        """The part of `image` that the windows `boxes` depend on; all of it if unknown."""
         height, width = image.shape[-2:]
         whole = _Part(image, Box(0, 0, height, width), [*boxes])
         if self.path.radius is None or not isinstance(self.model, Network):
@@ -215,7 +216,7 @@ class _Run:
     def integrals(
         self, image: Tensor, boxes: Sequence[Box], cells: Cells
     ) -> Iterator[tuple[int, Tensor]]:
-        """(window's index, its share (C,h,w) of the integral), over chunks of the path."""
+        """(window's index, partial integral (C,h,w)) for each chunk of the path and each window."""
         done = 0
         while done < len(cells):
             chunk = cells[done : done + self.batch]
@@ -253,9 +254,10 @@ class _Run:
                 yield input_gradient(value, nodes, shared)
 
     def plan(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> None:
-        """Choose batch size and recomputation: a trial pass measures what backward needs to keep.
+        """Choose the batch size, and whether blocks are recomputed in backward.
 
-        A batch size given by the caller is used as it is, and measured only if a budget is given.
+        A trial pass measures the memory that backward needs. A batch size given by the caller is
+        kept, and checked against the memory budget only if one is given.
         """
         if self.asked is not None and self.budget is None:
             self.batch = self.asked
@@ -278,7 +280,7 @@ class _Run:
             self.batch = self.asked or best
 
     def _costliest(self, boxes: Sequence[Box], image: Tensor) -> Box:
-        """The box of which a window-trimmed pass computes most: the largest, then most central."""
+        """The box whose trimmed pass computes most pixels: the largest, then the most central."""
         height, width = (self.passes.scale * v for v in image.shape[-2:])
 
         def cost(box: Box) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Occlusion (Zeiler and Fergus, ECCV 2014): cover boxes of the input, look at the window."""
+"""Occlusion (Zeiler and Fergus, ECCV 2014): cover boxes of the input, measure the window."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,15 +29,17 @@ Replacement = float | Sequence[float] | Tensor | str | Callable[[Tensor], Tensor
 
 
 class Occlusion:
-    """How much does a window of the SR image change where a box of the input is covered?
+    """How much does a window of the SR image change when a box of the input is covered?
 
-    Networks of plain convolutions compute what a box reaches only, see `CausalEffectMap`.
+    Networks of plain convolutions, such as EDSR, compute only the features that a box changes, as
+    in `CausalEffectMap`.
 
     Args:
-        model: as `LocalAttribution` takes it.
-        metric: "change": RMS difference to the unchanged window in grey levels; "psnr": dB that
-            are lost, "mse": grey levels squared that are added, both against the truth.
-        batch: boxes a pass; by default what suits the device.
+        model: as for `LocalAttribution`.
+        metric: "change": RMS difference from the unchanged window in grey levels; "psnr": loss of
+            PSNR in dB; "mse": increase of the mean square error in grey levels squared. The last
+            two need the truth.
+        batch: boxes per pass; None: chosen for the device.
     """
 
     def __init__(
@@ -66,17 +68,17 @@ class Occlusion:
 
         Args:
             images: (B,C,h,w) LR in [0,1].
-            windows: as `LocalAttribution.attribute` takes them.
+            windows: as for `LocalAttribution.attribute`.
             size: height and width of the boxes in LR pixels, or one number for both.
-            stride: from box to box, down and across; None: `size`, so that they touch. The last
-                box of a row or column is moved inwards, so that all of the image is covered.
-            replacement: what a box is covered by: a grey level or a colour in [0,1]; "mean", the
-                box's own mean colour; an image (C,h,w) or (B,C,h,w) to cut it from; or a function
-                of the box's pixels (C,height,width) that returns pixels of the same shape in [0,1].
-            truth: (B,C,s*h,s*w) HR, for the metrics that compare with it.
-            boxes: (N,4) y0, x0, y1, x1 in LR pixels, in place of `size` and `stride`.
+            stride: distance from box to box, down and across; None: `size`, so that boxes touch.
+                The last box of a row or column is moved inwards, so that boxes cover the image.
+            replacement: what covers a box: a grey level or a colour in [0,1]; "mean", the box's
+                own mean colour; an image (C,h,w) or (B,C,h,w) to cut it from; or a function of the
+                box's pixels (C,height,width) that returns pixels of the same shape in [0,1].
+            truth: (B,C,s*h,s*w) HR, needed for "psnr" and "mse".
+            boxes: (N,4) y0, x0, y1, x1 in LR pixels, instead of `size` and `stride`.
 
-        Raises InvalidArgument, as `CausalEffectMap.effect`, and for boxes that leave the image.
+        Raises InvalidArgument as `CausalEffectMap.effect` does, and for boxes that leave the image.
         """
         images = as_inputs(images, self.model)
         corners = as_windows(windows, len(images))
@@ -115,7 +117,7 @@ class OcclusionResult:
     """Effects of N boxes for B (image, window) pairs; for windows (B,N,3) every B is (B,N).
 
     Attributes:
-        effect: (B,N) float64, what covering a box does to the window, see `Occlusion`.
+        effect: (B,N) float64, change of the window when a box is covered, see `Occlusion`.
         boxes: (N,4) y0, x0, y1, x1 in LR pixels.
         images, windows, scale, metric: as they were given.
     """
@@ -129,7 +131,7 @@ class OcclusionResult:
 
     @cached_property
     def map(self) -> Tensor:
-        """(B,h,w) float64: for each pixel the mean effect of the boxes over it; NaN without one."""
+        """(B,h,w) float64: mean effect of the boxes that cover a pixel; NaN where none does."""
         height, width = self.images.shape[-2:]
         total = self.effect.new_zeros(*self.effect.shape[:-1], height, width)
         count = self.effect.new_zeros(height, width)
@@ -146,7 +148,7 @@ def _boxes(
     height: int,
     width: int,
 ) -> list[Box]:
-    """The boxes asked for; InvalidArgument for any that leaves the image."""
+    """The boxes to cover; InvalidArgument for any that leaves the image."""
     if boxes is None:
         sides = _pair("size", size)
         if sides[0] > height or sides[1] > width:

@@ -1,7 +1,7 @@
-"""A network's passes that an explanation asks for: SR pixels of windows, and what it was given.
+"""Passes of a network for explanations: SR pixels of windows, and checks of images and windows.
 
-Everything in this room that runs a network does it through here, so that each explanation takes
-the same images, windows and modules, and refuses the same.
+All explanations run networks through this module, so that they accept and refuse the same images,
+windows and modules.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +21,15 @@ Windows = Tensor | Sequence[int] | Sequence[Sequence[int]]
 
 
 class WindowPasses:
-    """SR pixels in windows, as a model gives them.
+    """Computes the SR pixels of windows with a model.
 
-    A model with ``forward_window(x, box)`` and an integer `scale` computes no more than it must;
-    any other is run on the whole image, which is then cut.
+    A model with ``forward_window(x, box)`` and an integer `scale` computes only what the window
+    depends on. Any other model is run on the whole image, and the window is cut from its output.
 
     Attributes:
-        scale: SR pixels per LR pixel and axis; 0 until a model that does not tell has been run.
-        trimmed: whether the model computes windows by itself.
+        scale: SR pixels per LR pixel and axis. 0 until the first run of a model without an integer
+            `scale`.
+        trimmed: whether the model has a ``forward_window``.
     """
 
     def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
@@ -41,21 +42,21 @@ class WindowPasses:
 
     @property
     def trimmed(self) -> bool:
-        """See above."""
+        """Whether the model has a ``forward_window``."""
         return self._forward_window is not None
 
     def scale_for(self, images: Tensor) -> int:
-        """`scale`; a model that does not tell is run on the first of `images` (B,C,h,w)."""
+        """`scale`. If still unknown, the model is run on the first of `images` (B,C,h,w)."""
         if not self.scale:
             with torch.no_grad():
                 self._super_resolved(images[:1])
         return self.scale
 
     def patches(self, images: Tensor, boxes: Sequence[Box], margin: int = 0) -> Iterator[Tensor]:
-        """SR pixels (B,C,..,..) of each box, with `margin` more below and right, if there are.
+        """SR pixels (B,C,..,..) of each box, extended by `margin` below and right in the image.
 
         Raises InvalidArgument for a box that leaves the SR image, and for a model that raises or
-        answers no SR image.
+        does not return an SR image.
         """
         sr = None
         for box in boxes:
@@ -69,7 +70,7 @@ class WindowPasses:
             yield patch
 
     def _window(self, images: Tensor, box: Box) -> Tensor:
-        """The model's own window; an error of its module is told as such."""
+        """The result of the model's ``forward_window``; its errors become InvalidArgument."""
         forward: Any = self._forward_window
         about = f"for the window {tuple(box)} of an input {tuple(images.shape)}"
         patch: Any = guarded(lambda: forward(images, box), "model", about)
@@ -81,7 +82,7 @@ class WindowPasses:
         return sr
 
     def readable(self, box: Box, images: Tensor, margin: int) -> Box:
-        """`box` with the margin, as far as the SR image has it."""
+        """`box` extended by `margin` below and right, cut at the border of the SR image."""
         height, width = (self.scale * v for v in images.shape[-2:])
         empty = box.y0 >= box.y1 or box.x0 >= box.x1
         if empty or box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width:
@@ -90,7 +91,7 @@ class WindowPasses:
 
 
 def input_gradient(value: Tensor, inputs: Tensor, keep_graph: bool = False) -> Tensor:
-    """Gradient of the sum of `value` to `inputs`; InvalidArgument if the model has none."""
+    """Gradient of the sum of `value` with respect to `inputs`; InvalidArgument if there is none."""
     if not value.requires_grad:
         raise InvalidArgument(
             "model",
@@ -114,7 +115,7 @@ def as_inputs(images: Tensor, model: nn.Module) -> Tensor:
         like = next((p for p in model.parameters() if p.is_floating_point()), images)
     if like.device != images.device:
         raise InvalidArgument("images", f"device {images.device}", f"the model's, {like.device}")
-    # A tensor of inference mode takes no part in autograd; its copy out here does.
+    # Autograd cannot use a tensor made in inference mode, but it can use a copy.
     return images.clone().detach().to(like.dtype)
 
 
@@ -142,7 +143,7 @@ def as_windows(windows: Windows, count: int) -> Tensor:
 
 
 def leading_shape(windows: Windows, count: int) -> tuple[int, ...]:
-    """Shape of what has one entry for each of `windows` of `count` images: (B), (N) or (B,N)."""
+    """Shape of a result with one entry per window of `count` images: (B), (N) or (B,N)."""
     return tuple(torch.as_tensor(windows).shape[:-1]) or (count,)
 
 
@@ -163,7 +164,7 @@ def as_box(window: Sequence[int]) -> Box:
 
 
 def _told(box: Box, height: int, width: int) -> tuple[object, str]:
-    """A window that leaves the SR image, as it was given, and what was expected."""
+    """For an error message: a window that leaves the SR image as it was given; the expected one."""
     size = box.y1 - box.y0
     where = f"inside the SR image of {height}x{width}"
     if size == box.x1 - box.x0:

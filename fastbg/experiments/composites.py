@@ -37,8 +37,8 @@ FOREIGN = 5  # foreign backgrounds of each of them
 class CompositesOptions(GroupOptions):
     """The groups of `swap`, and how many of them are written to disk.
 
-    By default 960 composites: 24 foregrounds of each set, each of another photograph, in 20
-    backgrounds. More would change no answer here.
+    By default 960 composites: 24 foregrounds of each set, each from another photograph, in 20
+    backgrounds. More would not change any answer.
     """
 
     sources: int = 24
@@ -50,7 +50,7 @@ class CompositesOptions(GroupOptions):
 
 
 class Composites(Experiment):
-    """What a composite looks like, and how much of the foreground's input it changes."""
+    """Example composites, and how much they change the foreground's input."""
 
     name = "composites"
     title = "How are foregrounds and backgrounds put together?"
@@ -97,7 +97,7 @@ class Composites(Experiment):
         return hr, lr_composites(item, images, study, o)
 
     def compare(self, hr: Tensor, lr: Tensor) -> dict[str, Tensor]:
-        """Columns (K) of one group's composites; nothing leaves the device.
+        """Columns (K) of one group's composites; everything stays on the device.
 
         step: mean absolute difference (grey levels) of HR pixels on both sides of the rim;
         mixed: mean change (grey levels) of the foreground's LR pixels by the foreign background;
@@ -136,7 +136,7 @@ class Composites(Experiment):
 
 
 def export(item: Item, hr: Tensor, lr: Tensor, folder: Path) -> None:
-    """Write a group's composites as PNG and where they come from as CSV, into a folder of its own.
+    """Write a group's composites (PNG) and their sources (CSV) into a folder of the group.
 
     Raises RunStoreError if it cannot be written.
     """

@@ -24,7 +24,7 @@ from fastbg.measures.quality import psnr
 from fastbg.models.checkpoints import load_model
 from fastbg.models.network import Network
 
-# Whose results tell where networks differ, for windows="hard": built in, of different kinds.
+# For windows="hard": two built-in networks of different kinds, whose results are compared.
 REFERENCES = ("edsr", "swinir")
 
 
@@ -117,7 +117,7 @@ class Diffusion(Experiment):
         return {name: torch.cat(values) for name, values in columns.items()}
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """The windows, restored once; the passes of the attributions not counted."""
+        """One restoration of each window, without the passes for attribution."""
         return Work(forwards=len(items))
 
     def inputs(self, item: Item, study: Study) -> tuple[Tensor, Tensor, Box]:
@@ -134,7 +134,7 @@ class Diffusion(Experiment):
         return lam.attribute(lr, tuple(window), **NODES[self.options.nodes])
 
     def cases(self, measured: Measured) -> list[int]:
-        """The widest and the narrowest look."""
+        """The largest and the smallest diffusion index."""
         di = measured.columns["di"]
         return list(dict.fromkeys([int(np.argmax(di)), int(np.argmin(di))]))
 

@@ -1,7 +1,7 @@
 """The base class of experiments: plan, measure, exhibit.
 
-An experiment works on images and networks (through `Study`), and its results go into the run store.
-fastbg/reports, with a file for each experiment, draws the conclusions.
+An experiment gets images and networks through a `Study`; its results are stored in the run store.
+fastbg/reports has a file for each experiment that draws the conclusions.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class NetLabel:
     """A network's name in the records."""
 
     label: str  # unique in a run: the built-in name, or the file's name and a digest of it
-    architecture: str  # "edsr", "rcan", "swinir"; decides which numbers of the paper stand beside
+    architecture: str  # "edsr", "rcan", "swinir"; selects the paper's numbers for comparison
 
 
 # The label of experiments that use no network.
@@ -49,13 +49,13 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """The work of measuring some items, for `fastbg run --dry-run`."""
+    """The amount of work to measure some items, for `fastbg run --dry-run`."""
 
     forwards: int  # images that pass through the network
     composites: int = 0  # composites of two images
 
 
-PERFECT = 100.0  # dB; limit of a PSNR, so that the mean stays finite if a result has no error
+PERFECT = 100.0  # dB; upper limit of a PSNR, so that means stay finite if a result has no error
 
 
 def decibels(result: Measured, column: str) -> NDArray[np.float64]:
@@ -68,19 +68,19 @@ class Experiment(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    paper: ClassVar[str]  # where the paper has it
-    question: ClassVar[str]  # one sentence that needs no paper
+    paper: ClassVar[str]  # section, table or figure of the paper
+    question: ClassVar[str]  # for readers who do not know the paper
     method: ClassVar[str]  # what is done, in a few sentences
     options_type: ClassVar[type[Options]] = Options
     chunk: ClassVar[int] = 10  # items measured together and stored at once
     curves: tuple[str, ...] = ()  # columns with K values per item
     shown: ClassVar[tuple[str, ...]] = ()  # pictures of a case
-    # Seconds that a million HR pixels of items take with a built-in network on a core with AVX2:
-    # what a run's progress starts from, until it has measured something itself.
+    # Seconds per million HR pixels of items, for a built-in network on one core with AVX2. The
+    # first estimate of a run's time, before it has measured anything.
     cost: ClassVar[float] = 5.0
-    networks: ClassVar[bool] = True  # False: they have no part in it, so it is measured once
-    extra: ClassVar[bool] = False  # measured only where it is asked for by name
-    uses: "ClassVar[type[Experiment] | None]" = None  # whose items and columns it builds upon
+    networks: ClassVar[bool] = True  # False: uses no network, so it is measured only once
+    extra: ClassVar[bool] = False  # measured only if named
+    uses: "ClassVar[type[Experiment] | None]" = None  # experiment whose items and columns it reads
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Experiment(ABC):
     ) -> None:
         self.options: Any = options or self.options_type()
         self.seed = seed
-        # The experiment of the kind `uses` whose items it takes.
+        # The experiment of type `uses` whose items it takes.
         self.base: Any = base or (self.uses(seed=seed) if self.uses else None)
 
     @abstractmethod

@@ -41,8 +41,8 @@ class FaithfulnessOptions(Options):
 class Faithfulness(Experiment):
     """Deletion and insertion curves of explanations and of their controls.
 
-    Columns: `deletion_NAME` and `insertion_NAME` (n,K) for each of `NAMES`, as
-    `fastbg.FaithfulnessResult` has them, and its `counts` (n,K).
+    Columns: `deletion_NAME` and `insertion_NAME` (n,K) for each of `NAMES`, and `counts` (n,K), as
+    in `fastbg.FaithfulnessResult`.
     """
 
     name = "faithfulness"
@@ -68,7 +68,7 @@ class Faithfulness(Experiment):
     shown = ("lr", "maps")
 
     def plan(self, study: Study) -> list[Item]:
-        """Sub-images drawn by the seed, of each photograph in turn, with detail in the window."""
+        """Sub-images drawn by the seed from each photograph in turn, with detail in the window."""
         o = self.options
         o.check(self.name)
         check_sizes(self.name, o, study.scale)
@@ -81,7 +81,7 @@ class Faithfulness(Experiment):
         return centre(self.options.window, self.options.size, self.options.size)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """Curves (n,K) of every map and control."""
+        """Curves (n,K) of each map and control."""
         lr, window = self.inputs(items, study), self.window
         found = faithfulness(
             net,
@@ -112,7 +112,7 @@ class Faithfulness(Experiment):
         return study.inputs(items, hr, self.options.lr, self.options.kernel)
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """Both curves of every order of the pixels; the maps' own passes not counted."""
+        """Passes for both curves of every order of the pixels, without those for the maps."""
         return Work(forwards=2 * self.options.points * len(NAMES) * len(items))
 
     def cases(self, measured: Measured) -> list[int]:
@@ -131,10 +131,11 @@ class Faithfulness(Experiment):
 def explanations(
     net: Network, lr: Tensor, window: tuple[int, int, int], backend: str
 ) -> dict[str, Tensor]:
-    """Maps (B,h,w) of what made the window, by the names in `MAPS`.
+    """Explanations (B,h,w) of the window, by the names in `MAPS`.
 
     LAM as published, |sum over channels|; the same with the sum of absolute values; LAM on the
-    straight path from the blurred image; the plain gradient; and that times what the blur changes.
+    straight path from the blurred image; the plain gradient; and the gradient times the difference
+    between the image and the blurred image.
     """
     objective = GradientDetector(backend)
 

@@ -30,7 +30,7 @@ class GramOptions(Options):
 
 
 class Gram(Experiment):
-    """Distances by several measures of similarity, compared with the PSNR that `swap` measured."""
+    """Distances by several similarity measures, compared with the PSNR that `swap` measured."""
 
     name = "gram"
     title = "Can likeness to the background predict how well a foreground is restored?"
@@ -63,7 +63,7 @@ class Gram(Experiment):
         return planned
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """Distance of each foreground to its backgrounds (n,K), own first, by every measure."""
+        """Distance (n,K) of each foreground to its backgrounds, own first, for each measure."""
         rows = [
             texture_distances(
                 self.descriptions, net, item, sources(item, study), study, self.base.options
@@ -73,5 +73,5 @@ class Gram(Experiment):
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """Textures only: one layer of each image."""
+        """No passes of the network; each image passes one layer of VGG16."""
         return Work(forwards=0)

@@ -1,4 +1,4 @@
-"""Groups of composites (section 4.1): foregrounds, and the backgrounds that each is put into."""
+"""Groups of composites (section 4.1): each foreground with the backgrounds it is pasted into."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,13 +23,13 @@ from fastbg.models.network import Network
 from fastbg.ops.composite import composite, composite_lr
 
 SETS = {"natural": "photographs", "OSSCD": "textures (OSSCD)"}
-LEAST = 3  # backgrounds of a foreground: its own, and two to compare
-ROOM = 2  # sub-images may cover the images up to this many times
+LEAST = 3  # fewest backgrounds of a foreground: its own, and two foreign ones to compare
+ROOM = 2  # sub-images may cover the images this many times at most
 
 
 @dataclass(frozen=True)
 class GroupOptions(Options):
-    """Sizes in HR pixels. The paper's counts; fewer are drawn where the images hold no more."""
+    """Sizes in HR pixels. Counts as in the paper; fewer are drawn if there are too few images."""
 
     size: int = option(128, "side of a composite, HR pixels", low=1)
     region: int = option(32, "side of the foreground in its middle, HR pixels", low=1)
@@ -49,11 +49,11 @@ class GroupOptions(Options):
 
 
 def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
-    """Foregrounds of both sets in turn, each with the foreign backgrounds it is put into.
+    """Foregrounds of both sets in turn, each with its foreign backgrounds.
 
-    The natural set is drawn from the images without a texture class, OSSCD from those with one,
-    each where there are two photographs: a foreign background comes from another photograph. All
-    groups of a run are of one size. Raises InvalidArgument naming `owner`.option, and DataError.
+    The natural set is drawn from the images without a texture class, OSSCD from those with one. A
+    set needs two photographs, as foreign backgrounds come from another photograph. All groups of a
+    run have the same size. Raises InvalidArgument naming `owner`.option, and DataError.
     """
     check_options(study, o, owner)
     drawn: dict[str, tuple[list[Item], list[Item]]] = {}
@@ -120,13 +120,13 @@ def image_sets(images: ImageSet) -> dict[str, ImageSet]:
 
 
 def capacity(images: ImageSet, size: int) -> int:
-    """How many squares fit into the images side by side."""
+    """How many squares of `size` fit into the images without overlap."""
     sides = (item.size() for item in images.items)
     return sum((height // size) * (width // size) for height, width in sides)
 
 
 def by_set(result: Measured) -> dict[str, NDArray[np.intp]]:
-    """Indices of the items of each set that has any."""
+    """Indices of the items of each set that is not empty."""
     names = np.array([item.set for item in result.items])
     return {name: np.flatnonzero(names == name) for name in SETS if (names == name).any()}
 
@@ -138,7 +138,7 @@ def _cut(image: ImageItem, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
 
 
 def sources(item: Item, study: Study) -> Tensor:
-    """HR sub-images (K,3,S,S) uint8 on the device: the item's own, then its partners'."""
+    """HR sub-images (K,3,S,S) uint8 on the device: the item's, then its partners'."""
     images = (item, *item.partners)
     size = item.box[2] - item.box[0]
     cut = np.empty((len(images), size, size, 3), np.uint8)
@@ -152,7 +152,7 @@ def lr_composites(
 ) -> Tensor:
     """LR composites (K,3,S/s,S/s) in [0,1] of a group's sources `hr` (K,3,S,S) uint8.
 
-    The first, the foreground in its own background, is the untouched image with every seam.
+    The first one, the foreground in its own background, is the unchanged image for every seam.
     """
     scale, pairs = study.scale, first_in_each(hr)
     if o.domain == "lr":
@@ -183,9 +183,9 @@ def lr_composites(
 
 
 def bridged_part(images: Tensor, inner: Box, seam: Seam) -> Tensor | None:
-    """Outer boxes (K,4) of bridged composites: all of the image, but nothing of the own one."""
+    """Outer boxes (K,4) of bridged composites: the whole image, or empty for the own background."""
     if seam == HARD:
-        return None  # an image pasted into itself is untouched
+        return None  # an image pasted into itself does not change
     outer = torch.tensor([[0, 0, *images.shape[-2:]]], dtype=torch.int32).repeat(len(images), 1)
     outer[0] = torch.tensor(inner, dtype=torch.int32)
     return outer
@@ -199,7 +199,7 @@ def texture_distances(
     study: Study,
     o: GroupOptions,
 ) -> dict[str, Tensor]:
-    """Distances (K) of the foreground of `hr` (K,3,S,S) to its backgrounds, by measure."""
+    """Distances (K) of the foreground of `hr` (K,3,S,S) to its backgrounds, for each measure."""
     box = Box(*centre(o.region, o.size, o.size))
 
     def load(index: Sequence[int]) -> Images:
@@ -211,6 +211,6 @@ def texture_distances(
 
 
 def first_in_each(hr: Tensor) -> Tensor:
-    """Pairs (K,2): image 0 is the foreground, every image the background."""
+    """Pairs (K,2) of image indices: the foreground is always 0, the background 0 to K-1."""
     each = torch.arange(len(hr), device=hr.device)
     return torch.stack([torch.zeros_like(each), each], dim=1)

@@ -19,7 +19,7 @@ class InwardOptions(NestedOptions):
 
 
 class Inward(Nested):
-    """The centre of an image kept, another image around it."""
+    """The centre of an image, with another image around it."""
 
     name = "inward"
     title = "What if foreign content closes in from the border?"
@@ -45,7 +45,7 @@ class Inward(Nested):
 
     @property
     def untouched(self) -> int:
-        """All is kept."""
+        """The whole image is kept."""
         return int(self.options.size)
 
     def boxes(self, size: int) -> tuple[Box, Box]:

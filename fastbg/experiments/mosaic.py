@@ -128,12 +128,12 @@ class Mosaic(Experiment):
         return {**columns, "height": height, "width": width}
 
     def draws(self, items: Sequence[Item], study: Study) -> tuple[Tensor, Tensor]:
-        """Codes of each mosaic (B,g,g), and how often TTA uses each transform (B,8)."""
+        """Transform codes of each mosaic (B,g,g); how often TTA uses each transform (B,8)."""
         grid = self.options.grid
         drawable = [*family(self.options.tta == "zooms")]
         cells, counts = [], []
         for item in items:
-            # Depends on nothing but the seed and the region: not on its place in a chunk.
+            # Depends only on the seed and the region, not on its position in a chunk.
             rng = np.random.default_rng((study.seed, zlib.crc32(item.key.encode())))
             drawn = rng.integers(len(Transform), size=(grid, grid))
             drawn[grid // 2, grid // 2] = Transform.IDENTITY
@@ -154,10 +154,10 @@ class Mosaic(Experiment):
         counts: Tensor,
         backend: str,
     ) -> dict[str, Tensor]:
-        """The region (B,3,r,r) in its image, alone, in a mosaic with each seam, and by TTA.
+        """The region (B,3,r,r) restored in its image, alone, in a mosaic per seam, and by TTA.
 
-        `windows` are the regions in SR pixels of the LR `images` (1,3,h,w); the mosaic and TTA get
-        the LR pixels that the network sees there.
+        `windows` are the regions in SR pixels of the LR `images` (1,3,h,w). Mosaic and TTA get the
+        region's LR pixels of these images.
         """
         o = self.options
         whole = [restore(net, image, window) for image, window in zip(images, windows, strict=True)]
@@ -181,7 +181,7 @@ class Mosaic(Experiment):
     ) -> Tensor:
         """Mosaics (B,3,g*h,g*w) of LR `tiles`, with one seam around the copy in the middle.
 
-        The seams among the other copies stay hard: they lie further away.
+        Seams between the other copies stay hard, as they are farther away.
         """
         laid = mosaic(tiles, cells, backend=backend)
         if seam == HARD:
@@ -199,18 +199,18 @@ class Mosaic(Experiment):
 
     @property
     def seams(self) -> tuple[Seam, ...]:
-        """Those of the mosaics that are measured."""
+        """The seams that mosaics are measured with."""
         found: tuple[Seam, ...] = self.options.seams(self.name)
         return found
 
     def view(self, measured: Measured, seam: Seam) -> Measured:
-        """The records with one seam of the mosaic, under plain names."""
+        """The records of one seam, with the seam left out of the column names."""
         return select_seam(measured, seam, shared=lambda name: not name.endswith("_mosaic"))
 
     def compare(self, hr: Tensor, restored: dict[str, Tensor]) -> dict[str, Tensor]:
-        """PSNR of each way against the regions `hr` (B,3,r,r) uint8; nothing leaves the device.
+        """PSNR (B) of each way against the regions `hr` (B,3,r,r) uint8, on the device.
 
-        "inner" is that of the half-sized square in the middle, which the seams hardly reach.
+        "inner" is the PSNR of the half-sized square in the middle, where seams have little effect.
         """
         o, truth = self.options, as_float(hr)
         return {
@@ -266,13 +266,13 @@ def mirrored(grid: int) -> NDArray[np.int64]:
 def inside(
     box: tuple[int, int, int, int], outer: tuple[int, int, int, int]
 ) -> tuple[int, int, int, int]:
-    """`box` as seen from the corner of `outer`."""
+    """`box` relative to the upper left corner of `outer`."""
     top, left = outer[:2]
     y0, x0, y1, x1 = box
     return y0 - top, x0 - left, y1 - top, x1 - left
 
 
 def cut(lr: Tensor, window: Sequence[int], scale: int) -> Tensor:
-    """LR pixels of the SR box `window`."""
+    """The LR pixels of the SR box `window`."""
     y0, x0, y1, x1 = (v // scale for v in window)
     return lr[..., y0:y1, x0:x1]

@@ -1,7 +1,7 @@
 """Shared by methods 1 and 2 of section 5: dissimilar pairs, PSNR and attribution by size.
 
-Both put foreign content between two nested squares of an image, in several sizes, and watch the
-pixels in the middle. `ring` and `inward` say where the squares lie and what follows from it.
+Both put foreign content between two nested squares of an image, in several sizes, and measure the
+pixels in the middle. `ring` and `inward` define the squares.
 """
 
 import copy
@@ -42,8 +42,8 @@ from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite, composite_lr
 
-GRAM_CHUNK = 16  # images whose textures are computed at once
-GAP, SEPARATOR = 4, (104, 112, 124)  # pixels; grey that shows on a light and on a dark page
+GRAM_CHUNK = 16  # images per batch of Gram matrices
+GAP, SEPARATOR = 4, (104, 112, 124)  # pixels; a grey that is visible on light and dark pages
 
 
 @dataclass(frozen=True)
@@ -76,39 +76,40 @@ class NestedOptions(SeamedOptions):
 class Nested(Experiment):
     """PSNR and attribution of the central window, by the size of a nested square.
 
-    Columns, for each size `s`: `psnr_s`; `di_s`, diffusion index; and what share of the attribution
-    lies on the window (`window_s`), on the first image's other pixels (`own_s`), on foreign pixels
-    (`foreign_s`), and where those are, in the untouched image (`before_s`). With the null model the
-    last five also as `null_...`. Each with every seam, whose names `column` gives; what belongs to
-    the untouched image has no seam.
+    Columns, for each size `s`: `psnr_s`; `di_s`, the diffusion index; and the share of the
+    attribution on the window (`window_s`), on the first image's other pixels (`own_s`) and on
+    foreign pixels (`foreign_s`); `before_s` is the share on the same pixels in the unchanged image.
+    With the null model there are also `null_di_s` to `null_before_s`. Columns exist for each seam,
+    see `column`; those of the unchanged image have no seam.
     """
 
     options_type: ClassVar[type[Options]] = NestedOptions
     chunk: ClassVar[int] = 2
     shown = ("grid",)
-    axis: ClassVar[str]  # what `sizes` are, for the figures
-    foreign_name: ClassVar[str]  # the foreign pixels
-    own_name: ClassVar[str]  # the first image's pixels without the window
-    # Sizes whose composites are attributed with the seams after the first, too. The first seam's
-    # all are; an attribution takes as long as some thirty restorations.
+    # Names in the figures: of `sizes`, the foreign pixels, and the first image's other pixels.
+    axis: ClassVar[str]
+    foreign_name: ClassVar[str]
+    own_name: ClassVar[str]
+    # Sizes that are attributed with every seam. With the first seam all sizes are; an attribution
+    # takes as long as about thirty restorations.
     looked: ClassVar[tuple[int, ...]] = ()
 
     @property
     @abstractmethod
     def untouched(self) -> int:
-        """The size at which nothing foreign is put in."""
+        """The size without foreign content."""
 
     @abstractmethod
     def boxes(self, size: int) -> tuple[Box, Box]:
-        """Inner and outer box, in HR pixels, between which the foreign image shows."""
+        """Inner and outer box, in HR pixels; the foreign image fills the area between them."""
 
     @abstractmethod
     def border(self, size: int) -> Box:
-        """The border between own and foreign pixels that `size` gives, for the figures."""
+        """For figures: the box whose border separates own from foreign pixels at `size`."""
 
     @abstractmethod
     def label(self, size: int) -> str:
-        """A size as the figures name it."""
+        """Name of a size in figures."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -118,17 +119,17 @@ class Nested(Experiment):
 
     @property
     def changed(self) -> tuple[int, ...]:
-        """The sizes that bring foreign content."""
+        """The sizes with foreign content."""
         return tuple(size for size in self.sizes if size != self.untouched)
 
     @property
     def seams(self) -> tuple[Seam, ...]:
-        """Those that are measured."""
+        """The seams that are measured."""
         found: tuple[Seam, ...] = self.options.seams(self.name)
         return found
 
     def view(self, measured: Measured, seam: Seam) -> Measured:
-        """The records with one seam, under plain names."""
+        """The records of one seam, with the seam left out of the column names."""
 
         def shared(name: str) -> bool:
             kind, _, size = name.rpartition("_")
@@ -139,7 +140,7 @@ class Nested(Experiment):
     def plan(self, study: Study) -> list[Item]:
         """Pairs of images of different photographs, the most dissimilar first.
 
-        `count` of them begin with a photograph, as many with a texture, where there are any.
+        In `count` of them the first image is a photograph, in as many a texture, if there are any.
         """
         self.check(study.scale)
         drawn = study.sub_images(self.options.candidates, self.options.size)
@@ -162,7 +163,7 @@ class Nested(Experiment):
     def pairs(
         self, drawn: Sequence[Item], firsts: Sequence[int], distance: NDArray[np.floating]
     ) -> list[Item]:
-        """Each of `firsts`, in turn, with the farthest of another photograph not yet taken."""
+        """Each of `firsts` with the most distant unused image of another photograph."""
         taken: set[int] = set()
         found: list[tuple[float, Item]] = []
         for i in firsts:
@@ -184,7 +185,7 @@ class Nested(Experiment):
         return [item for _, item in sorted(found, key=lambda pair: -pair[0])]
 
     def check(self, scale: int) -> None:
-        """Raise InvalidArgument for sizes that do not lie on the LR grid, one in the other."""
+        """Raise InvalidArgument unless the sizes are nested squares on the LR grid."""
         o, step = self.options, 2 * scale
         o.check(self.name)
         for name in ("size", "window"):
@@ -217,7 +218,7 @@ class Nested(Experiment):
         sizes: Sequence[int],
         looked: Sequence[int],
     ) -> dict[str, Tensor]:
-        """PSNR of the composites of `sizes`, attribution of those of `looked`, with one seam."""
+        """With one seam: PSNR of the composites of `sizes`, attribution of those of `looked`."""
         lr = self.inputs(items, hr, study, seam, sizes)
         found = {"psnr": self.compare(net, hr, lr)}
         if looked:
@@ -237,7 +238,7 @@ class Nested(Experiment):
         return columns
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """A composite of each size, restored once; the passes of its attribution not counted."""
+        """One composite and one restoration per size, without the passes for attribution."""
         sizes = len(self.sizes) + (len(self.seams) - 1) * len(self.changed)
         return Work(forwards=sizes * len(items), composites=sizes * len(items))
 
@@ -251,7 +252,7 @@ class Nested(Experiment):
     ) -> Tensor:
         """LR composites (n*S,3,h,w), item by item, of the items' regions `hr` (n,3,H,W) uint8.
 
-        `sizes`: default all.
+        `sizes`: all by default.
         """
         o, n, sizes = self.options, len(items), sizes or self.sizes
         others = [item.partners[0] for item in items]
@@ -282,7 +283,7 @@ class Nested(Experiment):
         return composite(a, b, pairs, inner, outer, seam=joined, backend=study.backend)
 
     def compare(self, net: Network, hr: Tensor, lr: Tensor) -> Tensor:
-        """PSNR (n*S) of the window in each composite; nothing leaves the device."""
+        """PSNR (n*S) of the window in each composite; everything stays on the device."""
         y0, x0, y1, x1 = window = self.window_box
         truth = as_float(hr[..., y0:y1, x0:x1])
         truth = truth.repeat_interleave(len(lr) // len(hr), dim=0)
@@ -310,7 +311,7 @@ class Nested(Experiment):
         return found
 
     def attribute(self, net: Network, lr: Tensor, study: Study) -> AttributionResult:
-        """What made the window, in each of the composites `lr` (n*S,3,h,w)."""
+        """Attribution of the window in each of the composites `lr` (n*S,3,h,w)."""
         lam = LocalAttribution(
             net,
             GaussianBlurPath(backend=study.backend),
@@ -332,7 +333,7 @@ class Nested(Experiment):
         return [0]
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """A column for each size: the SR image, below it the map, then the null model's."""
+        """A column for each size: the SR image, the map, and the null model's map."""
         lr = self.inputs([item], study.ground_truth([item]), study, self.seams[0])
         nets = [net]
         if self.options.null == "on":
@@ -345,19 +346,19 @@ class Nested(Experiment):
 
 
 def separated(row: Sequence[Picture]) -> tuple[Picture, Picture]:
-    """A line to draw above it, and the pictures of `row` side by side."""
+    """A separating line, and the pictures of `row` side by side."""
     pictures = np.hstack(row)
     return np.full((GAP, *pictures.shape[1:]), SEPARATOR, np.uint8), pictures
 
 
 def randomised(net: Network, seed: int) -> Network:
-    """`net` with weights that have learned nothing: the null model of its attributions.
+    """`net` with random weights, the null model of its attributions.
 
-    Each tensor is drawn anew, normal, with the mean and spread that it has in `net`, so that
-    signals stay as strong.
+    Each tensor is drawn from a normal distribution with its mean and standard deviation in `net`,
+    so that signals keep their magnitude.
     """
     generator = torch.Generator().manual_seed(seed)
-    # An attribution takes gradients, for which tensors of inference mode are of no use.
+    # Attributions need gradients, which tensors made in inference mode do not have.
     with torch.inference_mode(False), torch.no_grad():
         twin = copy.deepcopy(net)
         for parameter in twin.parameters():

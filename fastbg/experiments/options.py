@@ -37,7 +37,7 @@ def option(
 
 
 class Declared(NamedTuple):
-    """The declaration of one option."""
+    """The declaration of an option."""
 
     name: str
     type: Any  # int, float, str, or a Literal of words
@@ -49,7 +49,7 @@ class Declared(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """The values that it takes, in words: "a whole number, at least 1"."""
+        """The allowed values in words, such as "a whole number, at least 1"."""
         if get_origin(self.type) is Literal:
             return f"one of {', '.join(get_args(self.type))}"
         kind = {int: "a whole number", float: "a number"}.get(self.type, "text")
@@ -64,7 +64,7 @@ class Declared(NamedTuple):
         return f"{self.meaning} ({choices})" if choices else self.meaning
 
     def parse(self, text: str, owner: str) -> Any:
-        """The value that `text` stands for; InvalidArgument naming `owner`.name."""
+        """The value given as `text`; InvalidArgument naming `owner`.name if it is not allowed."""
         try:
             value = text if get_origin(self.type) is Literal else self.type(text)
         except ValueError:
@@ -73,7 +73,7 @@ class Declared(NamedTuple):
         return value
 
     def check(self, value: Any, owner: str) -> None:
-        """Raises InvalidArgument for a value out of range."""
+        """Raise InvalidArgument for a value that is not allowed."""
         if get_origin(self.type) is Literal:
             good = value in get_args(self.type)
         else:
@@ -90,7 +90,7 @@ class Options:
 
     kernel: Literal["matlab", "pil"] = option(
         "matlab",
-        # So a composite and the images it is made of are treated alike, see fastbg.composite_lr.
+        # Composites and the images they are made of are treated alike, see fastbg.composite_lr.
         "bicubic down-sampling that makes the LR input, on real values and rounded to 8 bit once",
         matlab="as imresize does",
         pil="as Pillow does",
@@ -141,13 +141,13 @@ class Options:
             declared.check(getattr(self, name), owner)
 
     def check_pairing(self, owner: str) -> None:
-        """Raises InvalidArgument if HR composites or cuts are asked for of ready-made LR images."""
+        """Raise InvalidArgument for domain "hr" with the data set's own LR images."""
         if self.lr == "paired" and getattr(self, "domain", "lr") == "hr":
             raise InvalidArgument(f"{owner}.domain", "'hr'", "'lr', as paired LR images are used")
 
 
 def integers(name: str, text: str, among: int) -> list[int]:
-    """Different integers of an option such as "0,32,48", ascending, `among` one of several.
+    """The integers of an option such as "0,32,48", ascending; `among` must be one of several.
 
     Raises InvalidArgument naming the option.
     """

@@ -7,7 +7,7 @@ from fastbg.experiments.nested import Nested, NestedOptions
 from fastbg.experiments.options import Options, option
 from fastbg.geometry import Box, centre
 
-NEAR, FAR = 32, 48  # ring sizes that claim C6 speaks of
+NEAR, FAR = 32, 48  # ring sizes of claim C6
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class RingOptions(NestedOptions):
 
 
 class Ring(Nested):
-    """The central window kept, a ring of another image around it, beyond it the first again."""
+    """The central window of an image, a ring of another image around it, then the first again."""
 
     name = "ring"
     title = "Can a network look past a ring of foreign content?"

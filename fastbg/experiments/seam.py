@@ -29,7 +29,7 @@ WAYS = ("hard", "mean", *BRIDGED, "elsewhere")
 
 @dataclass(frozen=True)
 class SeamOptions(GroupOptions):
-    """Groups as of `swap`, with fewer backgrounds, as each is measured in seven ways."""
+    """Groups as for `swap`, with fewer backgrounds, as each is measured in seven ways."""
 
     sources: int = 24
     groups: int = 24
@@ -68,10 +68,10 @@ class Seam(Experiment):
         return plan_groups(study, self.options, self.name)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """PSNR (dB) of each foreground in its backgrounds (n,K), own first, by way of composing.
+        """PSNR (dB) of each foreground in its backgrounds (n,K), own first, for each way.
 
-        "excess" (n,D): how much more squared error (grey levels) a hard seam leaves at distance d
-        from the rim than the own background, mean over the foreign ones.
+        "excess" (n,D): mean squared error (grey levels squared) at distance d from the rim with a
+        hard seam, minus that in the own background; mean over the foreign backgrounds.
         """
         rows = [self.compare(net, item, study) for item in items]
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
@@ -97,13 +97,13 @@ class Seam(Experiment):
         return found
 
     def levels(self, item: Item, hr: Tensor, study: Study) -> Tensor:
-        """The images that are composed, in [0,1]: `hr` (K,3,S,S), or their LR images."""
+        """The images to compose, in [0,1]: `hr` (K,3,S,S), or their LR images."""
         if self.options.domain == "hr":
             return as_float(hr)
         return study.inputs((item, *item.partners), hr, self.options.lr, self.options.kernel)
 
     def inputs(self, levels: Tensor, way: str, study: Study) -> Tensor:
-        """LR composites (K,3,S/s,S/s) of the foreground of levels[0] in every background."""
+        """LR composites (K,3,S/s,S/s) of levels[0]'s foreground in every background."""
         if self.options.domain == "lr":
             return self.composed(levels, way, study, study.scale)
         backgrounds, seam = self.backgrounds(levels, way, study, 1)
@@ -120,7 +120,7 @@ class Seam(Experiment):
         ).to(study.dtype)
 
     def composed(self, levels: Tensor, way: str, study: Study, scale: int = 1) -> Tensor:
-        """Composites (K,3,h,w) of `levels` themselves; `scale`: HR pixels per pixel of theirs."""
+        """Composites (K,3,h,w) of `levels`, whose pixels are `scale` HR pixels wide."""
         backgrounds, seam = self.backgrounds(levels, way, study, scale)
         pairs, box = first_in_each(levels), self.box(scale)
         return composite(levels[:1], backgrounds, pairs, box, seam=seam, backend=study.backend)
@@ -133,7 +133,7 @@ class Seam(Experiment):
             return shifted(levels, self.box(scale)), "hard"
         if way == "elsewhere":
             each = torch.arange(len(levels), device=levels.device)
-            other = each.roll(-1)  # each foreign background to the next one's own centre
+            other = each.roll(-1)  # bridge each foreign background to the centre of the next
             other[-1], other[0] = min(1, len(levels) - 1), 0
             pairs, tau = torch.stack([other, each], dim=1), CONTROL_TAU / scale
             box = self.box(scale)
@@ -145,7 +145,7 @@ class Seam(Experiment):
         return centre(self.options.region, self.options.size, self.options.size).coarsen(scale)
 
     def cases(self, measured: Measured) -> list[int]:
-        """In each set: where foreign backgrounds cost most, then where they cost as usual."""
+        """In each set: the case where foreign backgrounds cost most, then a median case."""
         hard = measured.columns["hard"]
         loss = (hard[:, :1] - hard[:, 1:]).mean(axis=1)
         chosen: list[int] = []
@@ -155,7 +155,7 @@ class Seam(Experiment):
         return chosen
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """HR composites with the background that costs most, own background first."""
+        """HR composites of each way: the own background, and the foreign one that costs most."""
         o, hr = self.options, sources(item, study)
         levels = as_float(hr)
         y0, x0, y1, x1 = centre(o.region, o.size, o.size)
@@ -172,7 +172,7 @@ class Seam(Experiment):
 
 
 def shifted(levels: Tensor, box: Box) -> Tensor:
-    """Each image with the mean colour of its surroundings made that of the first's foreground."""
+    """The images, shifted so that their surroundings have the first foreground's mean colour."""
     inside = levels.new_zeros(levels.shape[-2:])
     inside[box.y0 : box.y1, box.x0 : box.x1] = 1
     foreground = (levels[:1] * inside).sum((-2, -1), keepdim=True) / inside.sum()
@@ -182,7 +182,7 @@ def shifted(levels: Tensor, box: Box) -> Tensor:
 
 
 def by_distance(values: Tensor) -> Tensor:
-    """Mean of `values` (n,n) at each distance from the border, nearest first: ((n + 1) // 2)."""
+    """Mean of `values` (n,n) at each distance from the border: ((n + 1) // 2), nearest first."""
     n = len(values)
     along = torch.arange(n, device=values.device)
     along = torch.minimum(along, n - 1 - along)

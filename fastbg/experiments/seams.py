@@ -1,8 +1,8 @@
-"""Seams as an option: with which of them composites are measured, and how columns are named.
+"""The option `seam`: which seams composites are measured with, and how their columns are named.
 
-A seam is "hard" (cut and pasted) or the decay length of a bridge in HR pixels, as `composite`
-takes it. What is measured with a hard seam has its plain name, what is measured with a bridge a
-suffix: "psnr_32" and "psnr_32_seam_4".
+A seam is "hard" (cut and pasted) or the decay length of a bridge in HR pixels, as for `composite`.
+Columns of a hard seam have a plain name such as "psnr_32"; those of a bridge have a suffix:
+"psnr_32_seam_4".
 """
 
 import math
@@ -21,7 +21,7 @@ _MARK = "_seam_"
 
 @dataclass(frozen=True)
 class SeamedOptions(Options):
-    """Composites with the seams asked for; each is measured."""
+    """Options of experiments that measure composites with several seams."""
 
     seam: str = option(
         "hard,4",
@@ -49,7 +49,7 @@ class SeamedOptions(Options):
         return (*(seam for seam in found if seam == HARD), *sorted(lengths))
 
     def check(self, owner: str) -> None:
-        """Also the seams."""
+        """Check the seams, too."""
         super().check(owner)
         self.seams(owner)
 
@@ -60,16 +60,15 @@ def column(name: str, seam: Seam) -> str:
 
 
 def title(seam: Seam) -> str:
-    """A seam as tables and verdicts name it: "hard seam", "bridged over 4 pixels"."""
+    """Name of a seam in tables and verdicts: "hard seam", "bridged over 4 pixels"."""
     return "hard seam" if isinstance(seam, str) else f"bridged over {seam:g} pixels"
 
 
 def select_seam(measured: Measured, seam: Seam, shared: Callable[[str], bool]) -> Measured:
-    """The records that were measured with `seam`, renamed as if no other seam had been measured.
+    """The records of `seam`, with the seam left out of the column names.
 
-    Column "psnr_seam_4" becomes "psnr" for the seam 4. Columns without a suffix belong to the hard
-    seam, except those for whose name `shared` is true: they do not depend on the seam and are kept
-    for each.
+    For the seam 4, column "psnr_seam_4" becomes "psnr". Columns without a suffix belong to the hard
+    seam; those for whose name `shared` is true do not depend on the seam and are kept for each.
     """
     suffix = column("", seam)
     columns = {}
@@ -83,5 +82,5 @@ def select_seam(measured: Measured, seam: Seam, shared: Callable[[str], bool]) -
 
 
 def pixels(seam: Seam, scale: int) -> Seam:
-    """`seam` of images whose pixels are `scale` HR pixels wide, as `composite` takes it."""
+    """`seam` in pixels of an image whose pixels are `scale` HR pixels wide, for `composite`."""
     return seam if isinstance(seam, str) else seam / scale

@@ -44,7 +44,7 @@ class SlicingOptions(Options):
 
 
 class Slicing(Experiment):
-    """PSNR of the whole image, and where along the seams the two results differ."""
+    """PSNR of an image restored whole and in slices, and errors by distance to the seams."""
 
     name = "slicing"
     title = "Does it matter whether an image is restored whole or in slices?"
@@ -72,7 +72,7 @@ class Slicing(Experiment):
         if o.tile < 2 * scale or o.tile % (2 * scale):
             raise InvalidArgument("slicing.tile", o.tile, f"a positive multiple of {2 * scale}")
         items = []
-        # Shuffled by a digest of their keys, so that any first part has several classes.
+        # Shuffled by a digest of their keys, so that the first few images have several classes.
         sets = [
             by_photograph(images, sorted(images.items, key=lambda i: zlib.crc32(i.key.encode())))
             for images in image_sets(study.images).values()
@@ -107,7 +107,7 @@ class Slicing(Experiment):
         return whole, join(restore(net, tiles), rows, columns)
 
     def compare(self, hr: Tensor, whole: Tensor, sliced: Tensor) -> dict[str, Tensor]:
-        """The numbers of one image; nothing leaves the device."""
+        """The numbers of one image; everything stays on the device."""
         o = self.options
         truth = as_float(hr)
         levels = [grey_levels(x, o.channel) for x in (truth, whole, sliced)]
@@ -143,7 +143,7 @@ class Slicing(Experiment):
         }
 
     def busiest(self, whole: Tensor, sliced: Tensor) -> tuple[int, int, int, int]:
-        """The box of 2 x 2 slices (fewer at the border) whose results differ most."""
+        """The box of 2 x 2 slices (fewer in small images) where the results differ most."""
         tile = self.options.tile
         change = (sliced - whole).abs().mean(1)
         height, width = (min(2 * tile, n) for n in change.shape[-2:])
@@ -176,14 +176,14 @@ def join(tiles: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def seam_distance(height: int, width: int, tile: int, device: torch.device) -> Tensor:
-    """Whole pixels between each pixel and the nearest seam (height, width); 0 touches it."""
+    """Number of pixels between each pixel and the nearest seam (height, width); 0: adjacent."""
 
     def along(size: int) -> Tensor:
         position = torch.arange(size, device=device)
         after = position % tile  # to the seam before
         before = tile - 1 - after
         far = torch.full_like(position, size)
-        # The image's own border is no seam.
+        # The image's own border is not a seam.
         after = torch.where(position < tile, far, after)
         before = torch.where(position >= size - tile, far, before)
         return torch.minimum(after, before)

@@ -28,11 +28,11 @@ class Item:
     """One thing to measure: a region of an image, with a key that no other item has.
 
     Attributes:
-        key: names the item in the run folder.
-        source: name of the photograph; items of one photograph are one cluster.
+        key: the item's name in the run folder.
+        source: name of the photograph; items of the same photograph are one cluster.
         box: y0, x0, y1, x1 in HR pixels.
-        partners: what it is combined with, such as the backgrounds of a foreground.
-        image: key of the image that the box lies in; "": the source is an image itself.
+        partners: items that it is combined with, such as the backgrounds of a foreground.
+        image: key of the image that contains the box; "": the same as the source.
         set: name of the set that it was drawn from, if the experiment has several.
         number: its number within that set, from 0.
     """
@@ -65,17 +65,17 @@ class Study:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """What measurements run in, in any process or thread: `precision`, no graphs."""
+        """Context of measurements in every process and thread: `precision`, no autograd graphs."""
         with torch.inference_mode(), use_precision(self.precision):
             yield
 
     def sub_images(self, count: int, size: int) -> list[Item]:
-        """`count` squares of `size` HR pixels on the LR grid, drawn by the seed."""
+        """`count` squares of `size` x `size` HR pixels on the LR grid, drawn by the seed."""
         drawn = sub_images(self.images, count, size, self.seed, multiple=self.scale)
         return [as_item(self.images, sub) for sub in drawn]
 
     def ground_truth(self, items: Sequence[Item]) -> Tensor:
-        """The HR regions of `items`, which are of one size: (B,3,h,w) uint8 on the device."""
+        """The HR regions of `items`, all of one size: (B,3,h,w) uint8 on the device."""
         regions = [cut(decoded(self.images[item.image]), item.box) for item in items]
         return self._stack(regions)
 
@@ -102,7 +102,7 @@ class Study:
         return stacked.to(self.device, non_blocking=True)
 
     def degrade(self, hr: Tensor, kernel: str) -> Tensor:
-        """LR images (B,3,h/s,w/s) in [0,1] on grey levels, of `hr` (B,3,h,w) uint8."""
+        """LR images (B,3,h/s,w/s) of `hr` (B,3,h,w) uint8: in [0,1], rounded to grey levels."""
         height, width = hr.shape[-2:]
         own = torch.arange(len(hr), device=hr.device).repeat(2, 1).T  # each image in itself
         return composite_lr(
@@ -124,7 +124,7 @@ def as_item(images: ImageSet, sub: SubImage) -> Item:
 
 
 def detailed(hr: Tensor, window: Box) -> list[bool]:
-    """Whether each of the images `hr` (B,3,h,w) uint8 has structure in the window (HR pixels)."""
+    """Whether each of the images `hr` (B,3,h,w) uint8 has detail in `window` (HR pixels)."""
     y0, x0, y1, x1 = window
     grey = hr[..., y0:y1, x0:x1].float().mean(1).flatten(1)
     found: list[bool] = (grey.std(1, correction=0) >= MIN_STD).tolist()
@@ -133,9 +133,9 @@ def detailed(hr: Tensor, window: Box) -> list[bool]:
 
 @torch.inference_mode()
 def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Tensor:
-    """SR images of `lr` (B,3,h,w), or their part `window` (SR pixels), a few at a time.
+    """SR images of `lr` (B,3,h,w), or their part `window` (SR pixels), computed in batches.
 
-    A window is computed by `forward_window`, exactly and without the pixels that it does not need.
+    A window is computed exactly by `forward_window`, without pixels that it does not depend on.
     """
     batch = images_per_call(lr, net.scale, window)
     parts = lr.contiguous(memory_format=torch.channels_last).split(batch)

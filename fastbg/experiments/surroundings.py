@@ -1,4 +1,4 @@
-"""Fig. 1 (section 1): one window, restored from inputs with more and more of its surroundings."""
+"""Fig. 1 (section 1): a window restored from inputs with more and more of its surroundings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class SurroundingsOptions(Options):
 
 
 class Surroundings(Experiment):
-    """PSNR of a window by the width of the surroundings that the network is given with it."""
+    """PSNR of a window by the width of the surroundings in the network's input."""
 
     name = "surroundings"
     title = "How much of its surroundings does a window need?"
@@ -65,7 +65,7 @@ class Surroundings(Experiment):
 
     @property
     def margins(self) -> tuple[int, ...]:
-        """Widths of the surroundings, growing."""
+        """Widths of the surroundings, ascending."""
         return tuple(integers("surroundings.margins", self.options.margins, among=0))
 
     @property
@@ -100,7 +100,7 @@ class Surroundings(Experiment):
         return Work(forwards=len(self.margins) * len(items))
 
     def inputs(self, items: Sequence[Item], hr: Tensor, study: Study) -> list[Tensor]:
-        """LR inputs (B,3,h,w) of the sub-images `hr` (B,3,H,W) uint8, one batch per margin."""
+        """LR inputs (B,3,h,w) for the sub-images `hr` (B,3,H,W) uint8, one batch per margin."""
         o, scale = self.options, study.scale
         sides = [o.window + 2 * margin for margin in self.margins]
         if o.domain == "hr":
@@ -111,7 +111,7 @@ class Surroundings(Experiment):
         return [lr[..., y0:y1, x0:x1] for y0, x0, y1, x1 in cut]
 
     def compare(self, net: Network, hr: Tensor, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The hot loop; nothing leaves the device."""
+        """PSNR by margin; everything stays on the device."""
         o = self.options
         side = o.window - 2 * o.shave
         y0, x0, y1, x1 = centre(side, *hr.shape[-2:])
@@ -134,7 +134,7 @@ class Surroundings(Experiment):
         return {"hr": as_image(hr[0]), "crops": np.hstack(crops)}
 
     def cases(self, measured: Measured) -> list[int]:
-        """Where most surroundings are worst against the best choice, then where they gain most."""
+        """Where the widest margin loses most against the best one, then where it gains most."""
         worst = np.argsort(-self.regret(measured), kind="stable")[:SHOWN]
         best = np.argsort(-self.gain(measured, self.margins[-1]), kind="stable")[:SHOWN]
         return list(dict.fromkeys([*map(int, worst), *map(int, best)]))

@@ -33,9 +33,9 @@ VIEW = 3  # side of a picture, in sides of the foreground
 
 @dataclass(frozen=True)
 class SwapOptions(SeamedOptions, GroupOptions):
-    """Fewer than the paper's, so that it takes a minute; its size is groups=100 backgrounds=100."""
+    """Fewer than in the paper (groups=100 backgrounds=100), so that it takes a minute."""
 
-    # So few that each foreground of the built-in sets is of another image.
+    # Few enough that each foreground of the built-in sets comes from another image.
     sources: int = 24
     groups: int = 24
     backgrounds: int = 20
@@ -89,7 +89,7 @@ class Swap(Experiment):
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
         """PSNR (dB) of each foreground in its backgrounds (n,K), own first; texture distance.
 
-        The own background is untouched with every seam.
+        The image with its own background is the same for every seam.
         """
         rows = []
         for item in items:
@@ -108,7 +108,7 @@ class Swap(Experiment):
         return Work(forwards=count, composites=count)
 
     def compare(self, net: Network, hr: Tensor, lr: Tensor) -> Tensor:
-        """PSNR (K) of the foreground in each composite `lr`; nothing leaves the device."""
+        """PSNR (K) of the foreground in each composite `lr`; everything stays on the device."""
         o = self.options
         y0, x0, y1, x1 = window = centre(o.region, o.size, o.size)
         truth = as_float(hr[:1, :, y0:y1, x0:x1])
@@ -116,11 +116,11 @@ class Swap(Experiment):
         return psnr(sr, truth.expand_as(sr), channel=o.channel)
 
     def view(self, measured: Measured, seam: Seam) -> Measured:
-        """The records with one seam, under plain names; likeness has none."""
+        """The records of one seam, with the seam left out of the column names."""
         return select_seam(measured, seam, shared=lambda name: name != "psnr")
 
     def cases(self, measured: Measured) -> list[int]:
-        """In each set: where the background matters most, then where it matters as usual."""
+        """In each set: the case where the background matters most, then a median case."""
         foreign = decibels(self.view(measured, self.seams[0]), "psnr")[:, 1:]
         spread = foreign.max(axis=1) - foreign.min(axis=1)
         chosen: list[int] = []

@@ -87,7 +87,7 @@ class Table1(Experiment):
         return full, full[..., y0:y1, x0:x1]
 
     def compare(self, net: Network, hr: Tensor, full: Tensor, partial: Tensor) -> dict[str, Tensor]:
-        """The hot loop; nothing leaves the device."""
+        """PSNR from both inputs; everything stays on the device."""
         o = self.options
         window = centre(o.region - 2 * o.shave, *hr.shape[-2:])
         y0, x0, y1, x1 = window

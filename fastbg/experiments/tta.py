@@ -8,7 +8,7 @@ from fastbg.experiments.study import restore
 from fastbg.models.network import Network
 from fastbg.ops.composite import Transform, mosaic
 
-# Transforms that can be undone, and what undoes them.
+# Transforms that can be undone, each with its inverse.
 INVERSE = {
     Transform.IDENTITY: Transform.IDENTITY,
     Transform.FLIP_HORIZONTAL: Transform.FLIP_HORIZONTAL,
@@ -17,7 +17,8 @@ INVERSE = {
     Transform.ROTATE_180: Transform.ROTATE_180,
     Transform.ROTATE_270: Transform.ROTATE_90,
 }
-# Nearest zooms. The border that a mosaic cuts off is kept here; the result is averaged down again.
+# Nearest-neighbour zooms. Unlike in a mosaic, the whole zoomed image is kept; the result is
+# averaged down again.
 ZOOMS = {Transform.ZOOM_2: 2, Transform.ZOOM_4: 4}
 
 
@@ -30,10 +31,10 @@ def family(zooms: bool) -> dict[Transform, int]:
 def restored_copies(
     net: Network, tiles: Tensor, zooms: bool, backend: str = "auto"
 ) -> dict[Transform, Tensor]:
-    """SR of square `tiles` (B,3,h,h) under each transform of the family, undone: (B,3,s*h,s*h).
+    """SR of square `tiles` (B,3,h,h) under each transform, transformed back: (B,3,s*h,s*h).
 
-    However often TTA draws a transform, its result is the same: one call for each will do, and
-    `average` weighs them.
+    TTA may draw a transform several times with the same result. It is restored once, and `average`
+    weights it.
     """
     copies = {
         code: transformed(restore(net, transformed(tiles, code, backend)), inverse, backend)
@@ -46,7 +47,7 @@ def restored_copies(
 
 
 def average(copies: dict[Transform, Tensor], counts: Tensor) -> Tensor:
-    """Mean of `copies`, the one of each transform taken as often as `counts` (B,8) says."""
+    """Mean of `copies`, each weighted by how often its transform was drawn, `counts` (B,8)."""
     share = (counts / counts.sum(1, keepdim=True))[..., None, None, None]
     weighted = [share[:, code].to(sr) * sr for code, sr in copies.items()]
     return torch.stack(weighted).sum(0)

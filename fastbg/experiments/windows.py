@@ -1,4 +1,4 @@
-"""Shared by experiments that explain one window of each image: its size, its place, the nodes."""
+"""Shared by experiments that explain a window of each image: its size and position, path nodes."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
@@ -17,7 +17,7 @@ Chooser: TypeAlias = Callable[[Item], Box | None]  # the window of a sub-image, 
 
 
 class WindowOptions(Protocol):
-    """The options that such experiments share; sizes in HR pixels."""
+    """The options that these experiments share; sizes in HR pixels."""
 
     @property
     def count(self) -> int: ...
@@ -44,7 +44,7 @@ def check_sizes(owner: str, options: WindowOptions, scale: int) -> None:
 
 
 def middle(options: WindowOptions, study: Study) -> Chooser:
-    """The window in the middle, where it has detail."""
+    """Chooses the window in the middle, if it has detail."""
     box = centre(options.window, options.size, options.size)
     return lambda item: box if detailed(study.ground_truth([item]), box)[0] else None
 

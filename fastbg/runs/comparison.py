@@ -1,4 +1,4 @@
-"""Two runs side by side: what they were given, the numbers that both have, their verdicts."""
+"""Compares two runs: their inputs and options, the numbers that both have, their verdicts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,11 +19,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Compared:
-    """One number in two runs; means over what both have."""
+    """One number in two runs: means over the items or photographs that both have."""
 
     experiment: str
     nets: tuple[str, str]
-    number: str  # name of the column
+    number: str  # column name
     means: tuple[float, float]
     change: Interval  # second minus first
     pairs: int
@@ -41,7 +41,7 @@ class Outcomes:
 
 
 def given(store: RunStore) -> dict[str, Any]:
-    """What decides a run's numbers, for telling two of them apart."""
+    """Everything that decides a run's numbers: images, seed, weights, options."""
     networks = [name.removeprefix("network ") for name in store.remembered("network ")]
     return {
         **store.config,
@@ -52,10 +52,10 @@ def given(store: RunStore) -> dict[str, Any]:
 
 
 def told_apart(stores: Sequence[RunStore]) -> list[str]:
-    """One text for each thing in which the runs differ."""
+    """The differences between the runs' inputs and options, one text for each."""
     first, second = map(given, stores)
     shared = {name for name in first["options"] if name in second["options"]}
-    for each in (first, second):  # experiments of one run alone have nothing to compare
+    for each in (first, second):  # only options of experiments in both runs are compared
         each["options"] = {k: v for k, v in each["options"].items() if k in shared}
     found = differences(first, second)
     return [text.replace(": stored ", ": ").replace(", now ", " against ") for text in found]
@@ -64,9 +64,9 @@ def told_apart(stores: Sequence[RunStore]) -> list[str]:
 def compare(
     stores: Sequence[RunStore], nets: tuple[str, str] | None = None
 ) -> tuple[list[Compared], list[Outcomes]]:
-    """The numbers and verdicts of two runs, where an experiment is in both.
+    """The numbers and verdicts of the experiments that are in both runs.
 
-    `nets`: a network's label in either run; None: networks of the same label.
+    `nets`: the label of a network in each run; None: compare networks of the same label.
     """
     numbers: list[Compared] = []
     outcomes: list[Outcomes] = []
@@ -85,7 +85,7 @@ def compare(
 def labels(
     measured: Sequence[Mapping[str, Measured]], nets: tuple[str, str] | None
 ) -> list[tuple[str, str]]:
-    """The networks to compare: those named, if both runs have them, else the same ones."""
+    """Pairs of labels to compare: `nets` if given, else each label twice; only existing ones."""
     wanted = [(label, label) for label in measured[0]] if nets is None else [nets]
     if nets is not None:
         wanted.append((NO_NETWORK.label, NO_NETWORK.label))
@@ -93,9 +93,9 @@ def labels(
 
 
 def paired(experiment: Experiment, first: Measured, second: Measured) -> list[Compared]:
-    """Every number that both have, of the items of both; where seeds drew others, of photographs.
+    """Every number that both have, paired by item, or by photograph if the seeds drew other items.
 
-    A curve counts with its mean.
+    A curve is represented by its mean.
     """
     index = {item: i for i, item in enumerate(second.items)}
     same = [(i, index[item]) for i, item in enumerate(first.items) if item in index]
@@ -123,13 +123,13 @@ def paired(experiment: Experiment, first: Measured, second: Measured) -> list[Co
 
 
 def of_items(column: Floats) -> Floats:
-    """A number for each item (n); decibels without error are finite."""
+    """One number for each item (n); an infinite PSNR becomes `PERFECT`."""
     values = column.reshape(len(column), -1).mean(axis=1)
     return np.where(np.isposinf(values), PERFECT, values)
 
 
 def of_photographs(values: Floats, sources: Sequence[str]) -> dict[str, float]:
-    """Mean of each photograph's items."""
+    """Mean over the items of each photograph."""
     groups: dict[str, list[float]] = {}
     for value, source in zip(values, sources, strict=True):
         groups.setdefault(source, []).append(float(value))
@@ -141,7 +141,7 @@ def verdicts(
     found: Sequence[Sequence[Measured]],
     nets: tuple[str, str] | None,
 ) -> list[Outcomes]:
-    """The verdicts of both runs on the same statement, network and set of images."""
+    """The verdicts of both runs, by statement, network and set of images."""
     sides: list[dict[tuple[str, str, str], str]] = []
     for number, (experiment, measured) in enumerate(zip(experiments, found, strict=True)):
         side: dict[tuple[str, str, str], str] = {}

@@ -1,4 +1,4 @@
-"""Estimates the work and time of a run: counted from the plan, timed on a few of its items."""
+"""Estimates the work and time of a run: counts its items, and times a few of them."""
 
 import heapq
 import json
@@ -15,48 +15,48 @@ from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
 from fastbg.runs.local import cut, on_host
 
-PATIENCE = 0.5  # seconds; a chunk that takes longer than this is judged by one of its items
+PATIENCE = 0.5  # seconds; if a chunk takes longer, only one of its items is timed
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One network in one experiment, on one device."""
+    """Expected work for one network in one experiment, on one device."""
 
-    items: int  # that are still to be measured
+    items: int  # still to be measured
     work: Work
-    chunks: tuple[float, ...]  # expected seconds of each chunk, in the order of the plan
-    stored: int  # bytes of results that the run folder will get; its pictures not counted
+    chunks: tuple[float, ...]  # expected seconds of each chunk, in plan order
+    stored: int  # bytes that results will take in the run folder, without pictures
 
     @property
     def seconds(self) -> float:
-        """Of one worker."""
+        """Expected seconds with one worker."""
         return sum(self.chunks)
 
 
 class Rate(NamedTuple):
-    """How fast one network is measured in one experiment."""
+    """Time and storage that one network takes in one experiment."""
 
-    seconds: float  # of a HR pixel
-    stored: float  # bytes of an item
+    seconds: float  # per HR pixel
+    stored: float  # bytes per item
 
 
 def estimate(
     experiment: Experiment, net: Network, items: Sequence[Item], done: Set[str], study: Study
 ) -> Estimate:
-    """Count what is left of `items`, and time one chunk of it; nothing is stored."""
+    """Count the `items` that are not `done`, and time one chunk of them; nothing is stored."""
     left = lacking(experiment, items, done)
     return expected(experiment, left, study, rate(experiment, net, left, study))
 
 
 def lacking(experiment: Experiment, items: Sequence[Item], done: Set[str]) -> list[list[Item]]:
-    """Of each chunk of `items` those that are not `done`; no empty ones."""
+    """The chunks of `items`, without items that are `done`; no empty chunks."""
     return [left for _, left in cut(experiment, items, done) if left]
 
 
 def expected(
     experiment: Experiment, left: Sequence[Sequence[Item]], study: Study, at: Rate
 ) -> Estimate:
-    """What the chunks `left` take if each takes as long per HR pixel as `at` says."""
+    """The estimate for the chunks `left` at the rate `at`."""
     items = [item for chunk in left for item in chunk]
     return Estimate(
         items=len(items),
@@ -69,13 +69,13 @@ def expected(
 def rate(
     experiment: Experiment, net: Network, left: Sequence[Sequence[Item]], study: Study
 ) -> Rate:
-    """Time a chunk of usual size, or one of its items where that takes long."""
+    """Time a chunk of median size, or one of its items if the chunk takes long."""
     if not left:
         return Rate(0.0, 0.0)
     sizes = [pixels(chunk) for chunk in left]
     typical = left[sizes.index(statistics.median_low(sizes))]
     sample = typical[:1]
-    seconds, columns = timed(experiment, net, sample, study)  # warms up, too
+    seconds, columns = timed(experiment, net, sample, study)  # also warms up
     if seconds < PATIENCE:
         sample = typical if seconds * len(typical) < PATIENCE else sample
         seconds, columns = timed(experiment, net, sample, study)
@@ -85,7 +85,7 @@ def rate(
 def timed(
     experiment: Experiment, net: Network, items: Sequence[Item], study: Study
 ) -> tuple[float, dict[str, Tensor]]:
-    """Seconds of measuring `items`, and what was measured, on the host."""
+    """Seconds that measuring `items` takes, and the columns, on the host."""
     start = time.perf_counter()
     with study.measuring():
         columns = experiment.measure(net, items, study)
@@ -94,7 +94,7 @@ def timed(
 
 
 def makespan(chunks: Iterable[float], workers: int) -> float:
-    """Seconds until all `chunks` are done, each given to the worker that is free first."""
+    """Seconds until all `chunks` are done, each given to the first free worker."""
     free = [0.0] * workers
     for seconds in chunks:
         heapq.heapreplace(free, free[0] + seconds)
@@ -102,13 +102,13 @@ def makespan(chunks: Iterable[float], workers: int) -> float:
 
 
 def pixels(items: Sequence[Item]) -> int:
-    """HR pixels of the boxes of `items` and of their partners."""
+    """Number of HR pixels in the boxes of `items` and of their partners."""
     boxes = [each.box for item in items for each in (item, *item.partners)]
     return sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in boxes)
 
 
 def record_bytes(experiment: Experiment, columns: dict[str, Tensor]) -> int:
-    """Bytes of the numbers and curves in `columns`, as the run folder keeps them."""
+    """Bytes that the numbers and curves in `columns` take in the run folder."""
     curves = [column for name, column in columns.items() if name in experiment.curves]
     numbers = {n: c.tolist() for n, c in columns.items() if n not in experiment.curves}
     return len(json.dumps(numbers)) + sum(curve.nbytes for curve in curves)

@@ -1,4 +1,4 @@
-"""Progress of a run and the time that is left: first estimated, then from measured times."""
+"""Progress of a run and its remaining time: first estimated, then corrected by measured times."""
 
 import statistics
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ Key: TypeAlias = tuple[str, str]  # experiment, network
 class Part:
     """One network in one experiment."""
 
-    guess: float  # seconds of what the run folder lacks, before anything is measured
-    seconds: float = 0.0  # that it took so far
-    share: float = 0.0  # of it that is done
+    guess: float  # first estimate, in seconds, of the items that the run folder lacks
+    seconds: float = 0.0  # elapsed
+    share: float = 0.0  # done, 0 to 1
 
     @property
     def factor(self) -> float | None:
-        """How many times as long as guessed it takes; None before it is known."""
+        """Measured time divided by the first estimate; None before anything is measured."""
         return self.seconds / (self.guess * self.share) if self.guess and self.share else None
 
 
@@ -35,7 +35,7 @@ class Forecast:
         self._share = 0.0
 
     def note(self, key: Key, seconds: float, share: float) -> None:
-        """A part has been running for `seconds`, and `share` of it is done."""
+        """Note that a part has been running for `seconds`, and `share` of it is done."""
         self.parts[key].seconds = seconds
         self.parts[key].share = share
 
@@ -46,11 +46,11 @@ class Forecast:
 
     @property
     def remaining_guess(self) -> float:
-        """Seconds left, as guessed at first."""
+        """Remaining seconds by the first estimates."""
         return sum(part.guess * (1 - part.share) for part in self.parts.values())
 
     def remaining(self, since: float = 0.0) -> float:
-        """Seconds left, `since` seconds after the last note."""
+        """Remaining seconds, `since` seconds after the last note."""
         left = sum(
             part.guess * (1 - part.share) * self.factor(key)
             for key, part in self.parts.items()
@@ -59,14 +59,14 @@ class Forecast:
         return max(left - since, left / 2)
 
     def share(self, since: float = 0.0) -> float:
-        """Done, of the time that all takes, 0 to 1; never less than it was."""
+        """Share of the total time that has passed, 0 to 1; never decreases."""
         spent = since + sum(part.seconds for part in self.parts.values())
         left = self.remaining(since)
         self._share = max(self._share, spent / (spent + left) if spent + left else 1.0)
         return self._share
 
     def factor(self, key: Key) -> float:
-        """How many times as long as guessed a part takes."""
+        """Expected time of a part divided by its first estimate."""
         own = self.parts[key].factor
         if own is not None:
             return own
@@ -83,7 +83,7 @@ class Forecast:
         return statistics.median(mine or [*found.values()] or [1.0])
 
     def slower(self, net: str, other: str) -> float:
-        """How many times as long as with `other` experiments take with `net`."""
+        """Median ratio of the factors of `net` and `other` in the same experiments."""
         ratios = []
         for (experiment, label), part in self.parts.items():
             if label == net and part.factor is not None:

@@ -7,25 +7,25 @@ from fastbg.experiments.experiment import Experiment
 from fastbg.experiments.study import Item
 from fastbg.runs.estimate import pixels
 
-QUICK = 6.0  # seconds that one network may take in one experiment, by the experiment's own `cost`
+QUICK = 6.0  # seconds for one network in one experiment, estimated by the experiment's `cost`
 
 
 @dataclass(frozen=True)
 class Limits:
     """`--limit` and `--quick`: both take the first items of a plan.
 
-    Neither depends on how fast a machine is, so that a run has the same items everywhere.
+    Neither depends on the machine's speed, so that a run has the same items everywhere.
     """
 
     items: int | None = None
     quick: bool = False
 
     def cut(self, experiment: Experiment, plan: Sequence[Item]) -> list[Item]:
-        """The items of `plan` that are measured, at least one."""
+        """The items of `plan` to measure, at least one."""
         return list(plan[: self.items][: self.affordable(experiment, plan)])
 
     def affordable(self, experiment: Experiment, plan: Sequence[Item]) -> int:
-        """How many items are quick enough; never more than the experiment has that it builds on."""
+        """How many items take at most QUICK seconds, in this experiment and in its base."""
         if not self.quick or not plan:
             return len(plan)
         users = [each for each in (experiment, experiment.base) if each is not None]

@@ -1,4 +1,4 @@
-"""One process, one device: measures in chunks, and stores each chunk whole or not at all.
+"""The local engine: one process and device measures in chunks; a chunk is stored as a whole.
 
 Chunks are cut from the whole plan, not from the remaining items. A resumed run therefore gives its
 network the same batches as an uninterrupted one, and ends with the same records, bit for bit.
@@ -20,7 +20,7 @@ from fastbg.runs.store import Record, RunStore
 
 @dataclass(frozen=True)
 class Job:
-    """One network in one experiment."""
+    """Measures one network in one experiment."""
 
     experiment: Experiment
     net: Network
@@ -30,10 +30,10 @@ class Job:
     store: RunStore
 
     def run(self, advance: Callable[[int], None]) -> int:
-        """Measure what the store lacks, keep the pictures of the cases; how many were measured.
+        """Measure the items that the store lacks, and store pictures of the cases.
 
-        `advance(n)` is called when n further items are in the store. Raises CheckpointError if
-        the network's output is not a number.
+        Returns the number of items measured. `advance(n)` is called after n more items are stored.
+        Raises CheckpointError if a result is NaN.
         """
         measured = 0
         for chunk, fresh in self.chunks():
@@ -47,12 +47,12 @@ class Job:
         return measured
 
     def chunks(self) -> Iterator[tuple[Sequence[Item], list[Item]]]:
-        """The plan in chunks, and of each the items that the store lacks."""
+        """The chunks of the plan, each with the items that the store lacks."""
         done = self.store.done(self.experiment.name, self.label.label)
         return cut(self.experiment, self.items, done)
 
     def put(self, items: Sequence[Item], columns: dict[str, Tensor]) -> None:
-        """Store a chunk's records, and its curves as arrays beside them, in one transaction."""
+        """Store a chunk's records, and its curves as arrays, in one transaction."""
         name, label = self.experiment.name, self.label.label
         curves = {n: c.numpy() for n, c in columns.items() if n in self.experiment.curves}
         numbers = {n: c.tolist() for n, c in columns.items() if n not in curves}
@@ -92,21 +92,21 @@ class Job:
 def taking_part(
     experiment: Experiment, nets: Sequence[tuple[NetLabel, Network, str]]
 ) -> Sequence[tuple[NetLabel, Network, str]]:
-    """The networks that an experiment is measured with; any will do where they have no part."""
+    """The networks that an experiment is measured with; an arbitrary one if it uses none."""
     return nets if experiment.networks else [(NO_NETWORK, *nets[0][1:])]
 
 
 def cut(
     experiment: Experiment, items: Sequence[Item], done: Set[str]
 ) -> Iterator[tuple[Sequence[Item], list[Item]]]:
-    """`items` in the experiment's chunks, and of each chunk the items that are not `done`."""
+    """`items` in the experiment's chunks, each with its items that are not `done`."""
     for first in range(0, len(items), experiment.chunk):
         chunk = items[first : first + experiment.chunk]
         yield chunk, [item for item in chunk if item.key not in done]
 
 
 def on_host(columns: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The columns in float64 on the CPU, in one transfer."""
+    """The columns as float64 on the CPU, copied in one transfer."""
     flat = [column.double().reshape(len(column), -1) for column in columns.values()]
     parts = torch.cat(flat, dim=1).cpu().split([part.shape[1] for part in flat], dim=1)
     return {

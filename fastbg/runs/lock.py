@@ -9,7 +9,7 @@ from fastbg.errors import RunStoreError
 
 
 def take_lock(folder: Path) -> int:
-    """Take the folder's lock or raise; the system lets go of it when this process ends."""
+    """Take the folder's lock or raise; the operating system releases it when the process ends."""
     descriptor = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Arrays of one long computation, kept in a run folder part by part, so that it can go on."""
+"""Stores the arrays of a long computation in a run folder part by part, to resume it."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -12,10 +12,10 @@ _ARRAY = "values"
 
 
 class StoredParts(MutableMapping[str, NDArray[Any]]):
-    """A mapping of names to arrays in a `RunStore`; what was set is on disk, and stays.
+    """A mapping of names to arrays in a `RunStore`, written to disk at once.
 
-    Each part is a record and its array, written together. A part that is there cannot be set to
-    other values (RunStoreError), nor deleted.
+    Each part is a record and its array, stored in one transaction. A stored part cannot be deleted
+    or set to other values (RunStoreError).
     """
 
     def __init__(self, store: RunStore, experiment: str, model: str) -> None:

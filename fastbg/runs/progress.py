@@ -1,8 +1,8 @@
 """Progress of long commands: on a terminal two lines that are updated, otherwise plain lines.
 
-On a terminal: one bar for all of it (share, elapsed, remaining) and one line for what is being
-done; results are printed above them. Elsewhere, as in a log: the results, and a line from time to
-time.
+On a terminal: one bar for the whole command (share, elapsed, remaining) and one line for the
+current step; results are printed above them. Elsewhere, as in a log: the results, and a line of
+progress from time to time.
 """
 
 import logging
@@ -19,16 +19,16 @@ from fastbg.runs.forecast import Forecast, Key
 
 log = logging.getLogger(__name__)
 QUIET, NORMAL, VERBOSE = -1, 0, 1
-REFRESHES = 2  # a second
+REFRESHES = 2  # per second
 PAUSE = {NORMAL: 30.0, VERBOSE: 5.0}  # seconds between plain lines of progress
 BAR = 40  # characters
 
 
 class Display:
-    """Used in a `with` block, in which everything is printed through it.
+    """Prints progress and results inside a `with` block; nothing else may print there.
 
-    With `steps` each thing done is a line of its own where there is no terminal: for commands that
-    have no results to print in between.
+    Without a terminal and with `steps`, each step is printed on a line, for commands that print no
+    results in between.
     """
 
     def __init__(self, console: Console, level: int = NORMAL, *, steps: bool = False) -> None:
@@ -62,30 +62,30 @@ class Display:
 
     @property
     def moving(self) -> bool:
-        """Whether lines are rewritten."""
+        """Whether lines are rewritten in place."""
         return self.console.is_terminal and self.level > QUIET
 
     def print(self, line: str, level: int = NORMAL) -> None:
-        """A line that stays, if the command tells as much as `level`; a quiet one logs it."""
+        """Print a line that stays, at output level `level` or above; a quiet command logs it."""
         if self.level == QUIET:
             log.info("%s", line)
         elif self.level >= level:
             self.console.print(line, markup=False, soft_wrap=True)
 
     def now(self, text: str) -> None:
-        """What is being done from now on."""
+        """Set the text of the current step."""
         self.doing, self.count = text, ""
         if self.steps and not self.moving:
             self.print(text)
 
     def follow(self, key: Key, total: int, stored: int) -> "Follower":
-        """Watch a part of the forecast, of whose `total` items `stored` were there before."""
+        """Count the items of a part of the forecast; `stored` of its `total` existed before."""
         self.now(" ".join(key))
         self.counted = time.monotonic()
         return Follower(self, key, total, stored)
 
     def tick(self) -> None:
-        """Something has been done: where lines do not move, say so from time to time."""
+        """Note progress: without a terminal, print a line from time to time."""
         pause = PAUSE.get(self.level)
         if self.moving or pause is None or time.monotonic() - self.last < pause:
             return
@@ -102,11 +102,11 @@ class Display:
 
     @property
     def since(self) -> float:
-        """Seconds since items were counted last."""
+        """Seconds since items were last counted."""
         return time.monotonic() - self.counted
 
     def lines(self) -> RenderableType:
-        """The lines that move."""
+        """The two lines that are updated."""
         doing = Text(f"{self.doing}{self.count}", no_wrap=True, overflow="ellipsis")
         if self.forecast is None:
             spent = clock(time.monotonic() - self.start)
@@ -129,11 +129,11 @@ class Follower:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since it began."""
         return time.monotonic() - self.start
 
     def advance(self, count: int) -> None:
-        """So many more items are in the store; those that were come first, more or less."""
+        """Note that `count` more items are stored; those of an earlier run are counted first."""
         self.done += count
         display, fresh = self.display, self.total - self.stored
         if display.forecast is not None and fresh:
@@ -144,7 +144,7 @@ class Follower:
         display.tick()
 
     def finish(self) -> None:
-        """Everything is stored."""
+        """Note that everything is stored."""
         if self.display.forecast is not None:
             self.display.forecast.note(self.key, self.seconds, 1.0)
         self.display.counted = time.monotonic()
@@ -158,7 +158,7 @@ def clock(seconds: float) -> str:
 
 
 def rough(seconds: float) -> str:
-    """As exact as a forecast is: "less than 10 s", "about 40 s", "about 4 min", "about 2.5 h"."""
+    """A rounded time: "less than 10 s", "about 40 s", "about 4 min", "about 2.5 h"."""
     if seconds < 10:
         return "less than 10 s"
     if seconds < 90:

@@ -31,16 +31,16 @@ from fastbg.models.network import Network
 from fastbg.runs.local import Job, on_host
 from fastbg.version import __version__
 
-LIVES = 3  # workers that a chunk may take with it; starts in a row that may fail
-PATIENCE = 300.0  # seconds that the run waits for the cluster, and then for a first worker
-# ray is an extra, so nothing of it is imported before an engine is made.
+LIVES = 3  # the run fails after so many workers died on one chunk, or failed to start in a row
+PATIENCE = 300.0  # seconds to wait for the cluster, and then for a first worker
+# ray is an optional dependency, imported only when an engine is made.
 Ref: TypeAlias = Any
 Actor: TypeAlias = Any
 T = TypeVar("T")
 
 
 class RayEngine:
-    """Workers that keep their networks, fed with chunks. Used in a `with` block."""
+    """Sends chunks to workers, which keep their networks. Used in a `with` block."""
 
     def __init__(
         self,
@@ -94,14 +94,14 @@ class RayEngine:
         self.close()
 
     def close(self) -> None:
-        """Let the workers go, and the cluster if it was started here."""
+        """Stop the workers, and the cluster if it was started here."""
         if self._owner:
             self._ray.shutdown()
 
     def run(self, job: Job, advance: Callable[[int], None]) -> int:
         """As `Job.run`, on the workers; also raises EngineError if they keep dying.
 
-        What needs no network takes seconds and may export files: that is done here.
+        Experiments without networks take seconds and may export files, so they run in this process.
         """
         if not job.experiment.networks:
             return job.run(advance)
@@ -124,7 +124,7 @@ class RayEngine:
     def _gather(
         self, method: str, job: Job, experiment: Ref, loads: Sequence[Any]
     ) -> Iterator[tuple[int, Any]]:
-        """What `method` of the workers makes of each load, as it comes, by the load's index."""
+        """(index of a load, result of the workers' `method` for it), in order of completion."""
         waiting, busy = deque(range(len(loads))), dict[Ref, tuple[Actor, int]]()
         lost: Counter[int] = Counter()
 
@@ -132,7 +132,7 @@ class RayEngine:
             while waiting and self._idle:
                 actor, i = self._idle.pop(), waiting.popleft()
                 task = getattr(actor, method)
-                # In a list, so that Ray hands over the reference and the worker keeps what it gets.
+                # In a list, so that Ray passes the reference and the worker can cache the object.
                 busy[task.remote([experiment], job.label.label, loads[i])] = actor, i
 
         while waiting or busy:
@@ -157,12 +157,12 @@ class RayEngine:
                 self._replace(actor)
                 continue
             self._idle.append(actor)
-            feed()  # workers go on while the caller stores
+            feed()  # keep workers busy while the caller stores the result
             yield i, result
 
     def _connect(self, address: str | None) -> list[Mapping[str, float]]:
-        """What the living nodes of the cluster have, "CPU" and "GPU"."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+        """Resources of the cluster's living nodes, "CPU" and "GPU"."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         where = {"include_dashboard": False} if address is None else {"address": address}
 
@@ -195,7 +195,7 @@ class RayEngine:
 
     def _put_image(self, item: ImageItem) -> "SharedImage":
         files = [item.path, *(path for _, path in item.lr_paths)]
-        # A missing LR file is an error of whoever loads it, as with the local engine.
+        # A missing LR file raises when it is loaded, as with the local engine.
         contents = tuple((p, self._ray.put(p.read_bytes())) for p in files if p.is_file())
         return SharedImage(item.key, item.path, item.lr_paths, contents)
 
@@ -209,7 +209,7 @@ class RayEngine:
         self._starting[actor.versions.remote()] = actor
 
     def _welcome(self, ref: Ref) -> None:
-        """A worker has started, or has failed to."""
+        """Note that a worker has started, or has failed to start."""
         actor = self._starting.pop(ref)
         try:
             theirs = self._result(ref)
@@ -225,7 +225,7 @@ class RayEngine:
         self._idle.append(actor)
 
     def _replace(self, actor: Actor) -> None:
-        self._ray.kill(actor)  # it may be alive, behind a broken connection
+        self._ray.kill(actor)  # it may still be alive if only the connection broke
         self._start_worker()
 
     def _wait(self, refs: list[Ref]) -> list[Ref]:
@@ -241,7 +241,7 @@ class RayEngine:
         return done
 
     def _result(self, ref: Ref) -> Any:
-        """What a worker found; its own error if it raised one of ours."""
+        """The result of a worker; raises its error if that is one of fastbg's."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(ref)
@@ -264,7 +264,7 @@ class Worker:
         self._experiment: dict[Ref, Experiment] = {}
 
     def versions(self) -> dict[str, str]:
-        """Of what decides the records."""
+        """Versions of the packages that decide the records."""
         return versions()
 
     def measure(self, experiment: list[Ref], label: str, items: list[Item]) -> dict[str, Tensor]:
@@ -279,7 +279,7 @@ class Worker:
             return self._same(experiment).exhibit(self._net(label), item, self.study)
 
     def _same(self, experiment: list[Ref]) -> Experiment:
-        """One object for all chunks of a job: experiments may keep what chunks share."""
+        """The same object for all chunks of a job, as experiments may cache what chunks share."""
         (ref,) = experiment
         if ref not in self._experiment:
             self._experiment = {ref: _import_ray().get(ref)}
@@ -293,7 +293,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class SharedImage(ImageItem):
-    """An image whose files lie in the object store; workers unpack them to read them."""
+    """An image whose files are in the object store; workers unpack them to read them."""
 
     contents: tuple[tuple[Path, Ref], ...] = ()
 
@@ -314,7 +314,7 @@ class SharedImage(ImageItem):
 
     @contextmanager
     def _unpacked(self) -> Iterator[ImageItem]:
-        """The same image in files of this machine; their names end with the driver's."""
+        """The same image in temporary files of this machine, with the original suffixes."""
         with tempfile.TemporaryDirectory(prefix="fastbg-") as folder:
 
             def local(path: Path) -> Path:
@@ -328,17 +328,17 @@ class SharedImage(ImageItem):
 
 
 class _WorkerLost(Exception):
-    """A process or node died before its result was here; callers of the engine never see it."""
+    """A process or node died before it returned its result; handled inside the engine."""
 
 
 class Silence(Exception):
-    """A call has not come back in time; callers of the engine never see it."""
+    """A call did not return in time; handled inside the engine."""
 
 
 def share(
     nodes: Sequence[Mapping[str, float]], workers: int | None, gpus: float
 ) -> tuple[int, int]:
-    """How many workers, and the cores of each, that fit on `nodes` (their "CPU" and "GPU").
+    """Number of workers, and cores of each, that fit on `nodes` (their "CPU" and "GPU").
 
     Raises InvalidArgument if `workers` do not fit.
     """
@@ -364,10 +364,10 @@ def share(
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` returns or raises; Silence if it takes longer than `seconds`.
+    """What `call` returns or raises; raises Silence if it takes longer than `seconds`.
 
-    It runs in a thread, which is left behind then and does not keep the process from ending: what
-    hangs outside of Python cannot be interrupted.
+    `call` runs in a daemon thread, which is abandoned on a timeout, as code that hangs outside of
+    Python cannot be interrupted.
     """
     results: list[T] = []
     errors: list[BaseException] = []

@@ -20,8 +20,7 @@ from fastbg.runs.store import RunStore
 def read_run(folder: str | os.PathLike[str]) -> RunStore:
     """The run of experiments in `folder`, as `RunStore.read`.
 
-    Raises RunStoreError for a folder of parts of another computation, as `fastbg effect --resume`
-    keeps them, too.
+    Raises RunStoreError for the folder of another computation, such as of `fastbg effect --resume`.
     """
     store = RunStore.read(folder)
     command = store.config.get("command") if isinstance(store.config, dict) else None
@@ -34,9 +33,9 @@ def read_run(folder: str | os.PathLike[str]) -> RunStore:
 
 
 def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
-    """The experiment's items: planned at first, read back when the run resumes.
+    """The experiment's items: planned for a new run, read back when a run resumes.
 
-    An experiment that builds upon another has that one's items.
+    An experiment that uses another one has its items.
 
     Raises RunStoreError if the run was made with other options of the experiment.
     """
@@ -63,7 +62,7 @@ def stored_options(store: RunStore, name: str, kind: type[Options]) -> dict[str,
 
 
 def settle_network(store: RunStore, net: NetLabel, weights: str) -> None:
-    """Note a network; RunStoreError if the run knows other weights by the same label."""
+    """Store a network's weights digest; RunStoreError if the label has other weights in the run."""
     about = {"architecture": net.architecture, "weights": weights}
     stored = store.remember(f"network {net.label}", lambda: about)
     if stored != about:
@@ -74,9 +73,9 @@ def settle_network(store: RunStore, net: NetLabel, weights: str) -> None:
 
 
 def settle_pairing(store: RunStore, experiments: Sequence[Experiment], study: Study) -> None:
-    """Note the contents of the data set's own LR images, where an experiment reads them.
+    """Store the fingerprint of the data set's own LR images, if an experiment reads them.
 
-    Raises RunStoreError if the run was made of others, DataError if one cannot be read.
+    Raises RunStoreError if the run was made with others, DataError if one cannot be read.
     """
     if all(experiment.options.lr != "paired" for experiment in experiments):
         return
@@ -94,7 +93,7 @@ def collect(
 ) -> Measured:
     """The records, curves and pictures of `items`, all of which must have been measured.
 
-    Columns of the experiment that it builds upon stand beside its own.
+    Columns of the experiment that it uses are included.
     """
     records = {r.item: r.values for r in store.records(experiment.name, net.label)}
     rows = [records[item.key] for item in items]
@@ -117,7 +116,7 @@ def collect(
 
 
 def results(store: RunStore, experiment: Experiment) -> list[Measured]:
-    """One `Measured` for each network of the run, over the items that all of them have."""
+    """One `Measured` for each network of the run, with the items that all of them have."""
     plan = [_item(value) for value in known(store, plan_of(experiment))]
     labels = dict.fromkeys(r.model for r in store.records(experiment.name))
     done = {label: store.done(experiment.name, label) for label in labels}
@@ -130,7 +129,7 @@ def results(store: RunStore, experiment: Experiment) -> list[Measured]:
 
 
 def stored_experiments(store: RunStore) -> list[Experiment]:
-    """The experiments that the run has records of, with its options, in the report's order."""
+    """The experiments with records in the run, with the run's options, in the report's order."""
     names = {record.experiment for record in store.records()}
     found: dict[str, Experiment] = {}
     for name, kind in EXPERIMENTS.items():
@@ -148,12 +147,12 @@ def stored_experiments(store: RunStore) -> list[Experiment]:
 
 
 PAIRED = "LR images"
-# The order of networks in tables and figures: the paper's.
+# The order of networks in tables and figures, as in the paper.
 _ORDER = {"edsr": 0, "rcan": 1, "swinir": 2}
 
 
 def plan_of(experiment: Experiment) -> str:
-    """Under which name the store has the experiment's items."""
+    """The name under which the experiment's items are stored."""
     return f"plan {(experiment.base or experiment).name}"
 
 
@@ -164,7 +163,7 @@ def _label(store: RunStore, label: str) -> NetLabel:
 
 
 def known(store: RunStore, name: str) -> Any:
-    """What the store remembers as `name`; RunStoreError if it is gone."""
+    """The value stored as `name`; RunStoreError if there is none."""
 
     def missing() -> Any:
         raise RunStoreError(f"{store.folder}: its records lack the {name}; repeat the run")
@@ -173,13 +172,13 @@ def known(store: RunStore, name: str) -> Any:
 
 
 def _plain(item: Item) -> list[Any]:
-    """An item as JSON holds it: the fields of `Item`, in order."""
+    """An item as JSON values: the fields of `Item`, in order."""
     partners = [*map(_plain, item.partners)]
     return [item.key, item.source, [*item.box], partners, item.image, item.set, item.number]
 
 
 def _item(value: list[Any]) -> Item:
-    """The item; plans of earlier versions lack the last fields."""
+    """The item from its JSON values; plans of earlier versions lack the last fields."""
     key, source, box, partners = value[:4]
     rest: list[Any] = value[4:]
     if len(rest) < 2:  # set and number are in the key only, as in "natural/012/..."

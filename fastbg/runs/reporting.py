@@ -1,4 +1,4 @@
-"""The report of a run, from what its folder holds: written at the end, and while it is measured."""
+"""Writes the report of a run from its folder: while the run measures, and at its end."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from fastbg.runs.store import RunStore
 
 
 def headline(store: RunStore, experiment: Experiment, label: str) -> str:
-    """What the experiment says so far about a network, in one line; may be empty."""
+    """One line on the experiment's results so far for a network; may be empty."""
     measured = results(store, experiment)
     return report_of(experiment).summarise(measured).headlines[label] if measured else ""
 
 
 def section(store: RunStore, experiment: Experiment) -> Section | None:
-    """The experiment's part of the report; None before all networks have one item in common."""
+    """The experiment's section of the report; None until all networks have an item in common."""
     measured = results(store, experiment)
     if not measured:
         return None
@@ -51,23 +51,23 @@ def section(store: RunStore, experiment: Experiment) -> Section | None:
 
 
 class Reporter:
-    """Writes the report of a run again and again; an experiment is drawn when it has changed.
+    """Rewrites the report of a run; an experiment is drawn again only if it has changed.
 
-    `say` is told what is being done. Raises RunStoreError where the folder cannot be written.
+    `say` is called with the current step. Raises RunStoreError if the folder cannot be written.
     """
 
     def __init__(self, store: RunStore, say: Callable[[str], None] = lambda _: None) -> None:
         self.store, self.say = store, say
         self.page = Page(store.folder)
-        self.begun = False  # whether a page says that more is to come
+        self.begun = False  # whether a page that reloads itself was written
 
     def update(self, experiment: Experiment, coming: Sequence[str]) -> None:
-        """Draw what the experiment has measured; the page says what is `coming` and reloads."""
+        """Draw the experiment, and write a page that lists the `coming` ones and reloads itself."""
         self.draw(experiment)
         self.write(coming)
 
     def finish(self) -> Path:
-        """Draw whatever the store has besides, and write the page that stays; its path."""
+        """Draw all other experiments, and write the final page; returns its path."""
         found = stored_experiments(self.store)
         left = [each for each in found if each.name not in self.page.sections]
         for number, experiment in enumerate(left, 1):
@@ -75,12 +75,12 @@ class Reporter:
         return self.write()
 
     def abandon(self) -> None:
-        """The run ends before its time: the page need not reload any more."""
+        """Write the page without reloading, as the run ends early."""
         if self.begun:
             self.write()
 
     def draw(self, experiment: Experiment, count: str = "") -> None:
-        """The experiment's part, its figures and tables as files."""
+        """Write the experiment's figures and tables, and keep its section."""
         self.say(f"writing the report: {experiment.name}{count}")
         drawn = section(self.store, experiment)
         if drawn is not None:
@@ -94,15 +94,15 @@ class Reporter:
 
 
 def report(store: RunStore, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Write the report of all that the run has measured; the path of report.html.
+    """Write the report of all that the run has measured; returns the path of report.html.
 
-    `say` is told what is being done.
+    `say` is called with the current step.
     """
     return Reporter(store, say).finish()
 
 
 def unfinished(store: RunStore) -> list[str]:
-    """What the run has planned and not measured: "swap: 3 of 20 items", "ring: rcan 3 of ..."."""
+    """Planned experiments that are not complete: "swap: 3 of 20 items", "ring: rcan 3 of ..."."""
     labels = [name.removeprefix("network ") for name in store.remembered("network ")]
     found = []
     for name, kind in EXPERIMENTS.items():
@@ -120,7 +120,7 @@ def unfinished(store: RunStore) -> list[str]:
 
 
 def about(store: RunStore) -> dict[str, str]:
-    """What was run on what, for the report's last lines."""
+    """Images, networks and versions of the run, for the end of the report."""
     config, versions = store.config, store.versions[-1]
     labels = dict.fromkeys(r.model for r in store.records() if r.model != NO_NETWORK.label)
     networks = {label: known(store, f"network {label}") for label in labels}

@@ -1,4 +1,4 @@
-"""What `fastbg.run_experiments` returns: the path of the report, the records, the verdicts."""
+"""The result of `fastbg.run_experiments`: path of the report, records, verdicts."""
 
 import os
 from collections.abc import Sequence
@@ -20,21 +20,21 @@ from fastbg.runs.store import RunStore
 
 @dataclass(frozen=True)
 class RunResult(os.PathLike[str]):
-    """A run on disk, read when it is asked; in place of a path it is that of the report."""
+    """A run on disk, read when asked for. Used as a path, it is that of the report."""
 
     path: Path
     """Of report.html."""
     experiments: Sequence[str]
-    """Names of those that were asked for, and of those they build on."""
+    """Names of the experiments that were asked for, and of those that they use."""
 
     @property
     def folder(self) -> Path:
-        """Of the run: figures/, tables/ and run.sqlite are in it."""
+        """The run folder, with figures/, tables/ and run.sqlite."""
         return self.path.parent
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """What became of the paper's claims, in the order of the report."""
+        """The verdicts on the paper's claims, in the order of the report."""
         with read_run(self.folder) as store:
             return [
                 verdict
@@ -44,7 +44,7 @@ class RunResult(os.PathLike[str]):
             ]
 
     def records(self, experiment: str) -> dict[str, NDArray[Any]]:
-        """Every number of an experiment, as columns: n items of each network, one below the other.
+        """All numbers of an experiment as columns; n counts the items of all networks in turn.
 
         "network", "item" and "photograph" are texts (n); measured columns are float64, (n), or
         (n, K) for curves such as the PSNR in each of K backgrounds. Units: dB, grey levels, and

@@ -170,7 +170,7 @@ def executing(
     workers: int | None = None,
     gpus: float = 0.0,
 ) -> Iterator[Execute]:
-    """What runs a job: this process, or Ray, whose troubles `say` is told."""
+    """A function that runs a job: in this process, or with Ray (`say` gets its warnings)."""
     if engine == "local":
         yield Job.run
         return
@@ -187,7 +187,7 @@ def chosen_experiments(
     """The named experiments and those they use, in the report's order.
 
     If none is named: all that are not `extra`. `shared` options are set in every experiment that
-    has them; `assignments`, such as "ring.count=8", set an option of one. Raises InvalidArgument.
+    has them; `assignments` such as "ring.count=8" set an option of one. Raises InvalidArgument.
     """
     usual = (name for name, kind in EXPERIMENTS.items() if not kind.extra)
     asked = [experiment_type(name) for name in dict.fromkeys(names or usual)]
@@ -293,7 +293,7 @@ def measure(
     display: Display,
     execute: Execute,
 ) -> None:
-    """Every network in one experiment, a line printed for each."""
+    """Measure every network in one experiment, and print a line for each."""
     width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
     for label, net, _ in taking_part(experiment, nets):
         stored = len(lacking(store, experiment, label.label, items))
@@ -307,20 +307,20 @@ def measure(
 
 @contextmanager
 def reporting(store: RunStore, display: Display) -> Iterator[Reporter]:
-    """The report while it grows: a page that reloads itself does not outlive the run."""
+    """A Reporter whose page stops reloading itself when the run ends, also by an error."""
     reporter = Reporter(store, display.now)
     try:
         yield reporter
     except BaseException as error:
         try:
             reporter.abandon()
-        except FastbgError as another:  # such as a full disk, of which `error` tells already
+        except FastbgError as another:  # such as a full disk, which `error` reports already
             log.warning("%s; and the report's page still reloads itself: %s", error, another)
         raise
 
 
 def quickest_first(plans: Sequence[Plan], forecast: Forecast) -> list[Plan]:
-    """The order of measuring: the report has something to show early. Bases come before uses."""
+    """Plans by expected time, so that the report shows something early; bases come first."""
     seconds: defaultdict[str, float] = defaultdict(float)
     for (name, _), part in forecast.parts.items():
         seconds[name] += part.guess
@@ -340,7 +340,7 @@ def planned(
     limits: Limits,
     display: Display,
 ) -> list[Plan]:
-    """The items of each experiment: drawn now, or read back."""
+    """The items of each experiment: drawn for a new run, else read back."""
     plans = []
     for number, experiment in enumerate(chosen, 1):
         display.now(f"choosing images: {experiment.name} ({number} of {len(chosen)})")
@@ -354,7 +354,7 @@ def planned(
 def lacking(
     store: RunStore, experiment: Experiment, label: str, items: Sequence[Item]
 ) -> list[Item]:
-    """Those of `items` that the run folder has no record of."""
+    """The `items` without a record in the run folder."""
     done = store.done(experiment.name, label)
     return [item for item in items if item.key not in done]
 
@@ -362,7 +362,7 @@ def lacking(
 def guessed(
     plans: Sequence[tuple[Experiment, Sequence[Item]]], nets: Sequence[Labelled], store: RunStore
 ) -> Forecast:
-    """How long each network in each experiment may take: its pixels, times what one costs."""
+    """First estimates: the pixels still to measure, times the experiment's cost per pixel."""
     return Forecast(
         {
             (experiment.name, label.label): experiment.cost

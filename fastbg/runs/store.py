@@ -35,8 +35,8 @@ _APPLICATION_ID = 0x46_42_47_31  # "FBG1" in the file's header: `file run.sqlite
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) "
     "WITHOUT ROWID",
-    # `vals` is a JSON object: Python writes every float with as many digits as it takes to read
-    # the same bits back, and NaN, which SQLite would turn into NULL in a REAL column.
+    # `vals` is a JSON object: Python writes floats with enough digits to read the same bits back.
+    # It also keeps NaN, which SQLite would store as NULL in a REAL column.
     """CREATE TABLE records (
         experiment TEXT NOT NULL, model TEXT NOT NULL, item TEXT NOT NULL, vals TEXT NOT NULL,
         checksum BLOB NOT NULL, PRIMARY KEY (experiment, model, item)) WITHOUT ROWID""",
@@ -49,7 +49,7 @@ _ARRAY = (
     "SELECT dtype, shape, data, checksum FROM arrays "
     "WHERE experiment = ? AND model = ? AND item = ? AND name = ?"
 )
-# How many rows there are of each kind, as `RunStore._count` keeps them.
+# The number of rows of each kind, as stored by `RunStore._count`.
 _FOUND = """
     SELECT 'records', experiment, model, count(*) FROM records GROUP BY experiment, model
     UNION ALL SELECT 'arrays', experiment, model, count(*) FROM arrays GROUP BY experiment, model
@@ -121,7 +121,7 @@ class RunStore:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> "RunStore":
-        """The run in `folder`, to look at: takes no lock, needs no configuration, writes nothing.
+        """Open the run in `folder` for reading, without a lock or a configuration.
 
         Raises RunStoreError if there is none, or it lacks what was stored in it.
         """
@@ -131,7 +131,7 @@ class RunStore:
             raise RunStoreError(
                 f"{path}: holds no run (no run.sqlite); expected the --out folder of fastbg run"
             )
-        # Even a reader of a WAL database wants to write its index, unless no writer can exist.
+        # Even a reader of a WAL database writes its index, unless it is opened as immutable.
         writable = os.access(path, os.W_OK, effective_ids=True)
         settled = not writable and not (path / "run.sqlite-wal").exists()
         options = "mode=ro&immutable=1" if settled else "mode=ro"
@@ -194,8 +194,7 @@ class RunStore:
     def remember(self, name: str, make: Callable[[], Json]) -> Json:
         """The JSON value stored as `name`; made and stored first if there is none yet.
 
-        For what is drawn once and must stay the same when the run resumes, such as the manifest
-        of one experiment.
+        For values that must stay the same when the run resumes, such as the items of an experiment.
         """
         key = f"remember {name}"
         if not self._rows("SELECT 1 FROM meta WHERE key = ?", key):
@@ -263,7 +262,7 @@ class RunStore:
             self._count()
             self._execute("COMMIT")
         except BaseException:
-            # A full disk may have ended the transaction already.
+            # After an error such as a full disk, SQLite may already have rolled back.
             if self._connection.in_transaction:
                 self._execute("ROLLBACK")
             raise
@@ -289,7 +288,7 @@ class RunStore:
         return [Record(e, m, item, self._values(e, m, item, *rest)) for e, m, item, *rest in rows]
 
     def _values(self, experiment: str, model: str, item: str, text: str, stored: bytes) -> Any:
-        """The values of a record, which must be those that were stored."""
+        """The values of a record; RunStoreError if its checksum differs."""
         if checksum(experiment, model, item, text) != stored:
             raise self._changed(f"record {(experiment, model, item)}")
         return json.loads(text)
@@ -373,7 +372,7 @@ class RunStore:
             )
 
     def _settle(self, identity: Mapping[str, Json], environment: Mapping[str, str]) -> None:
-        """Store what the run is, or compare it with what is stored."""
+        """Store the run's identity, or compare it with the stored one."""
         texts = {key: _dumps(key, value) for key, value in identity.items()}
         versions = {
             "fastbg": __version__,
@@ -402,7 +401,7 @@ class RunStore:
                 self._put_meta("versions", json.dumps([*known, versions]))
 
     def _count(self) -> None:
-        """Note, in the transaction that adds rows, how many there are to be from now on."""
+        """Store the new numbers of rows, in the transaction that adds them."""
         if self._added:
             counts = self._counts() + self._added
             self._put_meta("counts", json.dumps([[*key, n] for key, n in sorted(counts.items())]))
@@ -411,10 +410,10 @@ class RunStore:
         return Counter({(kind, e, m): n for kind, e, m, n in self._meta("counts")})
 
     def _check_counts(self) -> None:
-        """RunStoreError if rows that were stored are gone; the others have their checksums."""
-        self._execute("BEGIN")  # another process may write: both from one moment
+        """RunStoreError if stored rows are missing; checksums protect the contents of the rest."""
+        self._execute("BEGIN")  # read both in one snapshot, as another process may write
         try:
-            if not self._rows("SELECT 1 FROM meta"):  # killed before it knew what run it is
+            if not self._rows("SELECT 1 FROM meta"):  # killed before the identity was stored
                 return
             stored = self._counts()
             found = Counter({(kind, e, m): n for kind, e, m, n in self._rows(_FOUND)})

@@ -1,4 +1,4 @@
-"""Values of a run as JSON: by what they are known again, and where two of them differ."""
+"""Checksums and differences of a run's JSON values."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ Json: TypeAlias = Any  # dicts with string keys, lists, strings, numbers, boolea
 
 
 def checksum(*parts: str | bytes) -> bytes:
-    """16 bytes that change with any of `parts`, or where one ends and the next begins."""
+    """A 16-byte digest of `parts`, which also depends on where each part ends."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else bytes(part)
@@ -17,7 +17,7 @@ def checksum(*parts: str | bytes) -> bytes:
 
 
 def differences(old: Json, new: Json, key: str = "") -> list[str]:
-    """One text per leaf that differs, by dotted key; floats count as equal only bit for bit."""
+    """A text for each leaf that differs, with its dotted key; floats must be equal bit for bit."""
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = dict(enumerate(old)), dict(enumerate(new))
     if isinstance(old, dict) and isinstance(new, dict):
@@ -36,7 +36,7 @@ _ABSENT = object()
 
 
 def listed(texts: list[str], shown: int = 8) -> str:
-    """The first of `texts`, and how many more there are."""
+    """The first `shown` of `texts`, and how many more there are."""
     more = f"; and {len(texts) - shown} more" if len(texts) > shown else ""
     return "; ".join(texts[:shown]) + more
 
