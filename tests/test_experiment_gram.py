@@ -1,13 +1,14 @@
 """Likeness of regions against PSNR: the measures, the correlations, C8, held-out images."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from fastbg.errors import CheckpointError
+from fastbg.errors import CheckpointError, RunStoreError
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.gram import Gram
 from fastbg.experiments.study import Item
@@ -18,6 +19,8 @@ from fastbg.models.edsr import EDSR
 from fastbg.models.window import Box
 from fastbg.reports.gram import COMBINED, GramReport, halves
 from fastbg.reports.sections import report_of
+from fastbg.runs.records import collect
+from fastbg.runs.store import RunStore
 from fastbg.stats.correlation import (
     kendall,
     partial_spearman,
@@ -313,3 +316,45 @@ def test_relations_are_told_for_each_seam() -> None:
     assert [row[2] for row in table.rows] == ["hard seam", "bridged over 4 pixels"]
     assert abs(hard.value) < 0.2
     assert soft.value == pytest.approx(1)
+
+
+def test_measures_that_an_older_run_lacks_are_left_out() -> None:
+    """One network was measured before `rim_step` and `colour_moments` existed."""
+    psnr = 30 + np.random.default_rng(0).random((24, 21))
+    old, new = result(psnr), result(psnr)
+    for name in ("rim_step", "colour_moments"):
+        del old.columns[name]
+    report = report_of(Gram())
+    for measured in (old, new):
+        measured.columns["psnr_seam_4"] = psnr
+    summary = report.summarise([old, new])
+    tables = {table.name: table for table in summary.tables}
+    assert "gram_given_step" not in tables
+    assert len(tables["gram_similarities"].rows) == 2 * (len(SIMILARITIES) - 2 + 1)
+    assert [len(row) for row in tables["gram_by_seam"].rows] == [4] * 4
+    contest = report.draw([old, new])[1]
+    labels = [label.get_text() for label in contest.figure.axes[0].get_yticklabels()]
+    assert SIMILARITIES["rim_step"].title not in labels
+    assert len(labels) == len(SIMILARITIES) - 2 + 1
+
+
+def test_a_run_that_lacks_a_newer_measure_is_read_without_it(tmp_path: Path) -> None:
+    net, experiment = NetLabel("edsr", "edsr"), Gram(base=HARD)
+    items = [Item(f"natural/{i:03}/f", "photo", (0, 0, 64, 64)) for i in range(2)]
+    with RunStore.open(tmp_path, config={}, seeds={"seed": 0}, manifest=None) as store:
+        for item in items:
+            store.put("swap", "edsr", item.key, {})
+            for name in HARD.curves:
+                store.put_array("swap", "edsr", item.key, name, np.zeros(3))
+            store.put("gram", "edsr", item.key, {})
+            for name in experiment.curves:
+                if name != "rim_step" or item is items[0]:  # resumed with a newer version
+                    store.put_array("gram", "edsr", item.key, name, np.zeros(3))
+        columns = collect(store, experiment, net, items).columns
+        assert set(SIMILARITIES) - columns.keys() == {"rim_step"}
+        store.put("swap", "rcan", items[0].key, {})
+        for name in HARD.curves:
+            store.put_array("swap", "rcan", items[0].key, name, np.zeros(3))
+        store.put("gram", "rcan", items[0].key, {})  # without the paper's measure: damaged
+        with pytest.raises(RunStoreError, match="vgg_gram"):
+            collect(store, experiment, NetLabel("rcan", "rcan"), items[:1])

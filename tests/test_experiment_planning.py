@@ -11,10 +11,13 @@ from image_files import save
 from fastbg.data.files import read_image
 from fastbg.data.images import open_folder
 from fastbg.errors import InvalidArgument
+from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.composites import Composites, CompositesOptions
 from fastbg.experiments.options import Options, option
 from fastbg.experiments.study import Item, Study, as_image
 from fastbg.models.bicubic import Bicubic
+from fastbg.runs.records import stored_options
+from fastbg.runs.store import RunStore
 
 SMALL = CompositesOptions(size=32, region=16, exported=0)
 
@@ -68,6 +71,31 @@ def test_options_without_a_range_take_every_number() -> None:
     Example(bounded=1).check("some")
     with pytest.raises(InvalidArgument, match=r"^some\.free: got 'three'"):
         Example.parse({"free": "three"}, "some")
+
+
+@dataclass(frozen=True)
+class Grown(Options):
+    """Options of an experiment, two of which were added after its first runs."""
+
+    old: int = option(1, "as old as the experiment")
+    same: int = option(2, "the default is what was done before", before=2)
+    other: str = option("new", "the default is something new", before="old")
+
+
+def test_options_added_after_a_run_count_as_what_was_done_before(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, config={}, seeds={"seed": 0}, manifest=None) as store:
+        store.remember("options grown", lambda: {"old": 5, "lr": "made"})
+        found = stored_options(store, "grown", Grown)
+        assert found == {"old": 5, "lr": "made", "same": 2, "other": "old"}
+        store.remember("options recent", lambda: {"old": 5, "same": 7, "other": "new"})
+        assert stored_options(store, "recent", Grown) == {"old": 5, "same": 7, "other": "new"}
+
+
+def test_what_was_done_before_an_option_is_one_of_its_values() -> None:
+    for kind in EXPERIMENTS.values():
+        for declared in kind.options_type.declared().values():
+            if declared.before is not None:
+                declared.check(declared.before, kind.name)
 
 
 def test_the_cost_of_composites_is_their_number(study: Study) -> None:

@@ -74,6 +74,7 @@ class Experiment(ABC):
     options_type: ClassVar[type[Options]] = Options
     chunk: ClassVar[int] = 10  # items measured together and stored at once
     curves: tuple[str, ...] = ()  # columns with K values per item
+    added: tuple[str, ...] = ()  # curves that runs of older versions may lack
     shown: ClassVar[tuple[str, ...]] = ()  # pictures of a case
     # Seconds per million HR pixels of items, for a built-in network on one core with AVX2. The
     # first estimate of a run's time, before it has measured anything.

@@ -16,7 +16,7 @@ from fastbg.experiments.groups import (
 from fastbg.experiments.options import Options, option
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap
-from fastbg.measures.likeness import SIMILARITIES, Descriptions
+from fastbg.measures.likeness import PAPER, SIMILARITIES, Descriptions
 from fastbg.models.network import Network
 
 
@@ -51,6 +51,7 @@ class Gram(Experiment):
     uses = Swap
     chunk: ClassVar[int] = 1
     curves = tuple(SIMILARITIES)
+    added = tuple(name for name in SIMILARITIES if name != PAPER)
 
     @cached_property
     def descriptions(self) -> Descriptions:

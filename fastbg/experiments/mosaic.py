@@ -41,6 +41,7 @@ class MosaicOptions(SeamedOptions):
     layout: Literal["random", "mirrored"] = option(
         "random",
         "which copy lies where in the mosaic",
+        before="random",
         random="drawn by seed",
         mirrored="each copy is the mirror image of its neighbours, so that no seam jumps",
     )

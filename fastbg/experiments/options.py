@@ -22,7 +22,13 @@ Class = TypeVar("Class", bound="Options")
 
 
 def option(
-    default: T, meaning: str, *, low: float = -math.inf, high: float = math.inf, **choices: str
+    default: T,
+    meaning: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    before: T | None = None,
+    **choices: str,
 ) -> T:
     """Declare an option.
 
@@ -30,9 +36,11 @@ def option(
         default: its default value.
         meaning: a phrase for help and report; units in words, such as "HR pixels".
         low, high: smallest and largest value of a number.
+        before: for an option added later, the value that does what was done before it existed.
+            Runs that were stored without the option count as run with it.
         choices: the meaning of each word of a Literal.
     """
-    about = {"meaning": meaning, "low": low, "high": high, "choices": choices}
+    about = {"meaning": meaning, "low": low, "high": high, "before": before, "choices": choices}
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -45,6 +53,7 @@ class Declared(NamedTuple):
     meaning: str
     low: float
     high: float
+    before: Any  # None: the option is as old as its experiment
     choices: Mapping[str, str]
 
     @property
@@ -117,6 +126,7 @@ class Options:
                 about.get("meaning", ""),
                 about.get("low", -math.inf),
                 about.get("high", math.inf),
+                about.get("before"),
                 about.get("choices", {}),
             )
         return found

@@ -27,6 +27,7 @@ class SeamedOptions(Options):
         "hard,4",
         "how foreign content meets the rim: hard (cut and pasted), or the decay length of a bridge "
         "in HR pixels; several, separated by commas, are all measured",
+        before=HARD,
     )
 
     def seams(self, owner: str) -> tuple[Seam, ...]:

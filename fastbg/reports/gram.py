@@ -1,7 +1,7 @@
 """The report of the experiment `gram`: tables, verdicts and figures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -46,6 +46,7 @@ class GramReport(ExperimentReport):
         headlines = {}
         views = self.views(results)
         results = next(iter(views.values()))
+        measures = common_measures(results)
         for result in results:
             for name, part in parts(result).items():
                 near, score = likeness(part)[PAPER], foreign_psnr(part)
@@ -70,7 +71,7 @@ class GramReport(ExperimentReport):
             rho = self.mean(spearman(likeness(result)[PAPER], foreign_psnr(result)), result)
             headline = f"Gram distance within foregrounds: rank correlation {rho.text(2)}"
             if contest:
-                best = max(SIMILARITIES, key=lambda name, of=contest: of[name].known)  # type: ignore[misc]
+                best = max(measures, key=lambda name, of=contest: of[name].known)  # type: ignore[misc]
                 headline += (
                     f"; chosen on one half: {SIMILARITIES[best].title}, on the other half "
                     f"{contest[best].held.text(2)}"
@@ -111,30 +112,44 @@ class GramReport(ExperimentReport):
                 + intervals,
             ),
         ]
-        tables += [self.given_the_step(results), *self.ceiling(results), *self.by_seam(views)]
+        if STEP in measures:
+            tables.append(self.given_the_step(results))
+        tables += [*self.ceiling(results), *self.by_seam(views)]
         return Summary(headlines, tables, verdicts)
 
     def views(self, results: Sequence[Measured]) -> dict[Seam, list[Measured]]:
-        """The records by the seams of `swap`."""
+        """The records by the seams of `swap`, with the measures that all networks have.
+
+        A run that an older version began lacks measures that were added since.
+        """
         swap = self.experiment.base
-        return {seam: [swap.view(result, seam) for result in results] for seam in swap.seams}
+        lacking = set(SIMILARITIES) - set(common_measures(results))
+        kept = [
+            replace(each, columns={n: c for n, c in each.columns.items() if n not in lacking})
+            for each in results
+        ]
+        return {seam: [swap.view(result, seam) for result in kept] for seam in swap.seams}
 
     def by_seam(self, views: Mapping[Seam, Sequence[Measured]]) -> list[Table]:
         """What is left of the relation where the seams are bridged; nothing for one seam only."""
+        if len(views) < 2:
+            return []
+        measured = common_measures(next(iter(views.values())))
+        shown = [name for name in (PAPER, STEP) if name in measured]
         rows: list[list[Cell]] = [
             [
                 result.net.label,
                 SETS[name],
                 title(seam),
-                self.mean(spearman(likeness(part)[PAPER], foreign_psnr(part)), part),
-                self.mean(spearman(likeness(part)[STEP], foreign_psnr(part)), part),
+                *(
+                    self.mean(spearman(likeness(part)[measure], foreign_psnr(part)), part)
+                    for measure in shown
+                ),
             ]
             for seam, results in views.items()
             for result in results
             for name, part in parts(result).items()
         ]
-        if len(views) < 2:
-            return []
         return [
             Table(
                 "gram_by_seam",
@@ -143,8 +158,7 @@ class GramReport(ExperimentReport):
                     Column("network"),
                     Column("set"),
                     Column("seam"),
-                    Column(SIMILARITIES[PAPER].title, "", 2, signed=True),
-                    Column(SIMILARITIES[STEP].title, "", 2, signed=True),
+                    *(Column(SIMILARITIES[measure].title, "", 2, signed=True) for measure in shown),
                 ),
                 rows,
                 "Mean rank correlation (Spearman) with PSNR within foregrounds, by the seam of the "
@@ -314,7 +328,7 @@ class GramReport(ExperimentReport):
         self, results: Sequence[Measured], contests: "Sequence[dict[str, Entry]]"
     ) -> Chart:
         """Held-out correlation of every measure."""
-        names = [*SIMILARITIES, COMBINED]
+        names = [*common_measures(results), COMBINED]
         figure = figures.new_figure(1.2 + 0.34 * len(names))
         axes = figure.subplots(1, len(results), squeeze=False, sharex=True, sharey=True)[0]
         for axis, result, contest in zip(axes, results, contests, strict=True):
@@ -354,7 +368,12 @@ class Entry:
 
 def likeness(result: Measured) -> Mapping[str, Rows]:
     """Minus each measure's distance to the foreign backgrounds (n,K-1)."""
-    return {name: -result.columns[name][:, 1:] for name in SIMILARITIES}
+    return {name: -result.columns[name][:, 1:] for name in common_measures([result])}
+
+
+def common_measures(results: Sequence[Measured]) -> list[str]:
+    """The measures that all results have; runs of older versions may lack some."""
+    return [name for name in SIMILARITIES if all(name in each.columns for each in results)]
 
 
 def foreign_psnr(result: Measured) -> Rows:

@@ -12,7 +12,6 @@ from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, NetLabel
 from fastbg.experiments.groups import SETS
 from fastbg.experiments.options import Options
-from fastbg.experiments.seams import HARD, SeamedOptions
 from fastbg.experiments.study import Item, Study
 from fastbg.runs.store import RunStore
 
@@ -54,11 +53,13 @@ def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
 
 
 def stored_options(store: RunStore, name: str, kind: type[Options]) -> dict[str, Any]:
-    """The options that the experiment `name`, whose options are of `kind`, was run with."""
+    """The options that the experiment `name`, whose options are of `kind`, was run with.
+
+    Options that were added after the run count as what was done before, see `option`.
+    """
     told: dict[str, Any] = known(store, f"options {name}")
-    if issubclass(kind, SeamedOptions):
-        return {"seam": HARD, **told}  # runs of before seams were an option
-    return told
+    added = {n: each.before for n, each in kind.declared().items() if each.before is not None}
+    return added | told
 
 
 def settle_network(store: RunStore, net: NetLabel, weights: str) -> None:
@@ -97,6 +98,7 @@ def collect(
     """
     records = {r.item: r.values for r in store.records(experiment.name, net.label)}
     rows = [records[item.key] for item in items]
+    stored = store.arrays(experiment.name, net.label)
     columns = dict(collect(store, experiment.base, net, items).columns) if experiment.base else {}
     for name in rows[0] if rows else ():
         columns[name] = np.array([row[name] for row in rows], dtype=np.float64)
@@ -105,11 +107,13 @@ def collect(
         return store.array(experiment.name, net.label, item, name)
 
     for name in experiment.curves if rows else ():
+        if name in experiment.added and any((item.key, name) not in stored for item in items):
+            continue
         columns[name] = np.stack([array(item.key, name) for item in items])
     keys = {item.key for item in items}
     pictures = {
         (item, name): array(item, name)
-        for item, name in store.arrays(experiment.name, net.label)
+        for item, name in stored
         if item in keys and name in experiment.shown
     }
     return Measured(net, items, columns, pictures)
