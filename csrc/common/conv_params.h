@@ -17,9 +17,9 @@ struct FeatureMaps {
 // `gate`, x is taken as 0 wherever gate <= 0: the backward pass of a ReLU.
 struct ConvParams {
   FeatureMaps x, gate;  // gate is shaped as x
-  TensorView factors;   // what `conv_factors` made of the weights
+  TensorView factors;   // of the weights, by `conv_factors`
   TensorView bias;      // (channels of factors) contiguous float32, or data is null
-  FeatureMaps residual, out;  // shuffled alike
+  FeatureMaps residual, out;  // with the same `upscale`
   bool relu;
   float residual_scale;
 };
@@ -36,7 +36,7 @@ struct ConvWeightParams {
 // Transforms weights into the factors of Winograd's F(4x4, 3x3): U = G g G^T.
 struct ConvFactorsParams {
   TensorView weight;   // (Ci,3,3,Co) contiguous float32
-  std::int64_t group;  // output channels that stand together; panels do not cross groups
+  std::int64_t group;  // output channels per group; panels do not cross groups
   TensorView factors;  // (36 * Ci * Co) float32
 };
 

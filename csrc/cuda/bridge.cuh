@@ -8,8 +8,8 @@
 
 namespace fastbg {
 
-// One channel of one pair. Only pixels that are visible in the composite are read. Steps are read where
-// they are needed: rims are small, and stay in L1 or L2.
+// One channel of one pair. Only pixels that are visible in the composite are read. Steps across a rim are
+// computed on use, as the pixels of a rim stay in L1 or L2.
 template <typename In>
 struct BridgedPlane {
   const In* a;
@@ -45,7 +45,7 @@ struct BridgedPlane {
     return row.holds(x) ? corrected(y, x) : of_a(y, x);
   }
 
-  // Steps beyond the reach are not read: they may be NaN.
+  // Steps beyond the reach of the bridge are not read, as they may be NaN.
   __device__ float corrected(int y, int x) const {
     const float pixel = of_b(y, x);
     float total = 0.0f;
@@ -61,7 +61,7 @@ struct BridgedPlane {
         reached = true;
       }
     }
-    // The outer box's sides, those at the image's border excepted: nothing lies beyond them.
+    // The sides of the outer box, except those at the image's border, which have no rim.
     const int far = height + width;
     const int up = outer.y.lo > 0 ? y - outer.y.lo + 1 : far;
     const int down = outer.y.hi < height ? outer.y.hi - y : far;
@@ -83,10 +83,10 @@ struct BridgedPlane {
     }
     if (!reached) return pixel;
     const float value = pixel + total;
-    return value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;  // NaN stays
+    return value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;  // keeps NaN
   }
 
-  // The step of the nearer one of two opposite sides; their mean where both are equally near.
+  // The step of the nearer of two opposite sides, or the mean of both at equal distance.
   __device__ float nearest(int to_first, int to_second, int first_y, int first_x, int in_first_y,
                            int in_first_x, int second_y, int second_x, int in_second_y,
                            int in_second_x) const {
@@ -96,7 +96,7 @@ struct BridgedPlane {
     return to_first == to_second ? sum * 0.5f : sum;
   }
 
-  // No rim where the inner box lies behind the side.
+  // The step is 0 where the pixel inside the side belongs to the inner box.
   __device__ float rim_step(int y, int x, int inside_y, int inside_x) const {
     return foreign(inside_y, inside_x) ? of_a(y, x) - of_b(inside_y, inside_x) : 0.0f;
   }

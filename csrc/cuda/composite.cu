@@ -6,21 +6,21 @@
 //   flat index, one element per thread: three 64-bit divisions per element, 2-byte stores for half.
 //   one block per image:                too few blocks for small batches, no better for large ones.
 //   rows: threadIdx.y walks rows, threadIdx.x 128-bit packs of a row. (mosaic: blockIdx.y planes.)
-//   composite: blockIdx.y images. What decides about a pixel is found once for all its channels, and
-//     the pair and its boxes once for up to 4 rows: a pack costs about 80 instructions. With a plane
-//     per thread it cost 256, and issue slots bound it, not memory.
+//   composite: blockIdx.y images. The source of a pixel is computed once for all its channels, the
+//     pair and its boxes once for up to 4 rows: a pack takes about 80 instructions. With a plane per
+//     thread it took 256, and instruction issue was the bottleneck, not memory.
 //
 // composite_lr (s the scale; T <= 4s taps per axis)
-//   composite in HR, then down-sample: writes and reads s*s times the output; refused by design.
+//   composite in HR, then down-sample: writes and reads s*s times the output; ruled out by design.
 //   every LR pixel from its T x T taps: no shared memory, but 16 s^2 select-and-add per pixel.
 //   separable tiles per pair: 9 s multiply-adds per pixel, yet reads all HR pixels of every pair.
 //   once per source (chosen): R is linear. With one box for all pairs R((1-M)a) and R(Mb) depend
-//     on one source each, so A+B tiled down-samplings serve N pairs, and a pair costs two LR reads
-//     (from L2, mostly) and one LR write. Each part is made by selection, not by multiplying with
-//     M, so a NaN of an unselected pixel stays out. With a box per pair, an LR pixel whose support
-//     lies in one source is that source's LR pixel, and only tiles that straddle an edge are
-//     down-sampled. Tiles are 8x8: at 16x16 every tile of a 32x32 image straddles the edge of a
-//     centred box, at 8x8 4 of 16 do, and halos cost 1.9x the pixels instead of 1.4x.
+//     on one source each, so A+B tiled down-samplings serve N pairs, and a pair takes two LR reads
+//     (mostly from L2) and one LR write. Pixels are selected, not multiplied with M, so that a NaN
+//     in an unselected pixel has no effect. With a box per pair, an LR pixel whose support lies in
+//     one source is copied from that source's LR image, and only tiles that straddle an edge are
+//     down-sampled. Tiles are 8x8: of 16x16 tiles all of a 32x32 image straddle the edge of a
+//     centred box, of 8x8 tiles 4 in 16; halos read 1.9x the pixels instead of 1.4x.
 #include "composite.h"
 #include "composite_pixels.cuh"
 #include "downsample.cuh"
@@ -30,10 +30,10 @@
 namespace fastbg {
 namespace {
 
-// Blocks per SM are named because ptxas, left alone, spills to reach one more (kBlocks allows 64
-// registers a thread, kTileBlocks 96).
+// Blocks per SM are set because ptxas by itself spills registers to reach one block more (kBlocks
+// allows 64 registers a thread, kTileBlocks 96).
 constexpr int kThreads = 256, kBlocks = 4;
-constexpr int kRowBlocks = 3;  // of composite: with 64 registers half types spilled on sm_120
+constexpr int kRowBlocks = 3;  // for composite: with 64 registers half types spilled on sm_120
 constexpr int kTileThreads = 128, kTileBlocks = 5;
 constexpr int kMaxSide = 1 << 27;  // of an image, so that 32-bit coordinates never overflow
 
@@ -49,7 +49,7 @@ __device__ inline Pack<Out, V> load_converted(const In* address) {
   return pack;
 }
 
-constexpr int kTogether = 3;  // channels whose loads are under way at once
+constexpr int kTogether = 3;  // channels whose loads are in flight at once
 
 template <typename In, typename Out, int V>
 __global__ void __launch_bounds__(kThreads, kRowBlocks)
@@ -114,8 +114,8 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks)
 // ---------------------------------------------------------------------------------------------
 // composite_lr
 
-// scratch[k] = R(what every pair takes from source k) if `parts`, R(source k) otherwise; a's
-// images come first.
+// scratch[k] = R(the pixels that pairs take from source k) if `parts`, else R(source k). The images of
+// a come first.
 template <typename In>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
     composite_lr_sources_kernel(const CompositeLrParams p, const TensorView scratch,
@@ -178,8 +178,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-// A box per pair, or too few pairs for work per source (scratch.data null). One block makes a band
-// of rows: first what can be copied, then the tiles that straddle an edge of a box.
+// For a box per pair, or for so few pairs that work per source does not pay (scratch.data is null). A
+// block computes a band of rows: first it copies, then it computes tiles that straddle a box's edge.
 template <typename In, typename Out, int V>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
     composite_lr_fwd_kernel(const CompositeLrParams p, const TensorView scratch,
@@ -262,13 +262,13 @@ struct Pixel {
   int y, x;
 };
 
-// The pixel of a height x width tile that stands at (y, x) under `code`.
+// The pixel of a height x width tile that transform `code` moves to (y, x).
 __device__ inline Pixel transformed(int code, int y, int x, int height, int width) {
   const int up = height - 1 - y, left = width - 1 - x;  // counted from the far end
   switch (code) {
     case kFlipHorizontal: return {y, left};
     case kFlipVertical: return {up, x};
-    // A quarter turn of a tile that is not square would leave it; fastbg.ops refuses those.
+    // min: fastbg.ops refuses quarter turns of tiles that are not square.
     case kRotate90: return {min(x, height - 1), min(up, width - 1)};
     case kRotate180: return {up, left};
     case kRotate270: return {min(left, height - 1), min(y, width - 1)};
@@ -278,7 +278,7 @@ __device__ inline Pixel transformed(int code, int y, int x, int height, int widt
   }
 }
 
-// `packed_tiles`: rows of the tiles can be read in packs of V.
+// `packed_tiles`: whether rows of the tiles can be read in packs of V.
 template <typename T, int V>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     mosaic_fwd_kernel(const MosaicParams p, const bool packed_tiles) {
@@ -344,7 +344,7 @@ Launch over_rows(const TensorView& out, int pack) {
           dim3(columns, rows)};
 }
 
-// As over_rows, but blockIdx.y counts images, and a thread has up to 4 rows once images fill a GPU.
+// As over_rows, but blockIdx.y counts images, and with many images a thread has up to 4 rows.
 Launch over_images(const TensorView& out, int pack) {
   constexpr std::int64_t kFill = 4096, kRows = 4;
   Launch launch = over_rows(out, pack);
@@ -446,7 +446,7 @@ cudaError_t launch_mosaic(const MosaicParams& p, cudaStream_t stream) {
 cudaError_t can_launch() {
   cudaFuncAttributes unused;
   const cudaError_t error = cudaFuncGetAttributes(&unused, mosaic_fwd_kernel<float, 1>);
-  cudaGetLastError();  // so that nobody else finds it
+  cudaGetLastError();  // clears the error
   return error;
 }
 

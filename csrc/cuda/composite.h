@@ -1,6 +1,6 @@
-// Launchers of the composite family. They enqueue on `stream` and never wait for the device.
-// Shapes and dtypes were checked by fastbg.ops; `out` is contiguous. For
-// arguments that it cannot run, a launcher returns cudaErrorInvalidValue.
+// Launchers of the composite family. They enqueue on `stream` and never wait for the device. Shapes and
+// dtypes were checked by fastbg.ops; `out` is contiguous. For arguments that it does not support, a
+// launcher returns cudaErrorInvalidValue.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,7 +18,7 @@ cudaError_t launch_composite_lr(const CompositeLrParams& params, const TensorVie
 
 cudaError_t launch_mosaic(const MosaicParams& params, cudaStream_t stream);
 
-// Success where this module has machine code for the current device, and its driver is new enough.
+// cudaSuccess if this module has machine code for the current device and the driver is new enough.
 cudaError_t can_launch();
 
 }  // namespace fastbg

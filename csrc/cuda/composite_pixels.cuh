@@ -94,7 +94,7 @@ __device__ inline Pack<T, V> nan_pack() {
   return pack;
 }
 
-// Rounds as the reference does; NaN is kept.
+// Rounds as the reference does; keeps NaN.
 template <typename Out>
 __device__ inline Out finished(float value, bool quantize) {
   if (quantize) {

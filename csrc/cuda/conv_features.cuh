@@ -1,6 +1,6 @@
 // Features of a convolution in registers: relu(conv 3x3) by tensor cores, for gram.cu.
 //
-// Channels are the rows of the product and pixels its columns: each lane ends up with the values that it
+// Channels are the rows of the product and pixels its columns, so that each lane gets the values that it
 // needs in gram_sum.cuh.
 #pragma once
 
@@ -12,9 +12,9 @@ constexpr int kConvChannels = 64;
 constexpr int kTaps = 27, kBias = 27, kPaddedTaps = 32;
 constexpr int kDepths = kPaddedTaps / 8;  // products of 8 taps
 constexpr int kConvTiles = kConvChannels / 16;
-constexpr unsigned kExists = 1u << 9;  // of the bits of `inside`
+constexpr unsigned kExists = 1u << 9;  // a bit of `inside`
 
-// Read by all steps of a block: the weights as operands, and the offsets of the taps.
+// Shared by all steps of a block: the weights as operands, and the offsets of the taps.
 struct Filter {
   uint4 high[kDepths][kConvTiles][kWarpThreads], low[kDepths][kConvTiles][kWarpThreads];
   std::int64_t offsets[kPaddedTaps];
@@ -44,7 +44,7 @@ struct Filter {
   }
 };
 
-// A pixel and which taps around it lie in the image; none if it does not exist itself.
+// A pixel, and which taps around it lie in the image; none if the pixel does not exist.
 template <typename T>
 struct Centre {
   const T* at;
@@ -105,7 +105,7 @@ __device__ inline void convolve(const Filter& filter, const Centre<T> (&centres)
   for (int i = 0; i < 8 * kConvTiles; ++i) {
     const int half = i / 4 / kConvTiles, tile = i / 4 % kConvTiles, place = i % 4;
     const float sum = sums[half][tile][place];
-    features[tile * 2 + place / 2][half * 2 + place % 2] = sum < 0 ? 0 : sum;  // NaN stays
+    features[tile * 2 + place / 2][half * 2 + place % 2] = sum < 0 ? 0 : sum;  // keeps NaN
   }
 }
 

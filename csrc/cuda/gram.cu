@@ -4,15 +4,15 @@
 // in a workspace; gram_reduce_kernel adds the splits, in order and in float64. No atomics: the same
 // bits in every run. Only panels on and above the diagonal are computed. Variants considered:
 //   tiles of pixels in shared memory, a part of the panel per warp: 4 warps read each value 4
-//     times from there, and half of a diagonal panel is computed for nothing.
+//     times from there, and half of a diagonal panel is computed in vain.
 //   pixels per warp (chosen): each warp holds a whole panel (20 units of 16x8, 80 registers), and
-//     features go from memory into registers, once. The warps' sums meet once, at the end.
-// Tensor cores cut off instead of rounding, so that long chains of additions drift: a split is at
-// most 1024 pixels (96 additions to each sum of floats, 2e-6) or 4096 (half types: 64 additions).
+//     features go once from memory into registers. The warps' sums are added once, at the end.
+// Tensor cores truncate instead of rounding, so that long sums drift: a split has at most 1024 pixels
+// (96 additions to each sum of floats, 2e-6) or 4096 (half types: 64 additions).
 //
 // conv_gram never stores a feature, not even in shared memory: with channels as rows and pixels as
-// columns, what one mma leaves in its registers is what the next one takes as an operand. A region
-// passes over steps without weight in it; regions that do not overlap cost one pass together.
+// columns, the result registers of one mma are the operand registers of the next one. A region skips
+// steps where all its weights are 0; regions that do not overlap take one pass together.
 #include "gram.h"
 
 #include <limits>
@@ -23,7 +23,7 @@
 namespace fastbg {
 namespace {
 
-constexpr std::int64_t kBlocks = 2048;             // wanted: several waves on the largest GPUs
+constexpr std::int64_t kBlocks = 2048;             // target: several waves on the largest GPUs
 constexpr std::int64_t kRound = kWarps * kStep;    // pixels of a step of every warp
 constexpr std::int64_t kLeastPixels = 2 * kRound;  // of a split: 128 blocks for 128x128
 constexpr std::int64_t kMostPixels = 1024, kMostExactPixels = 4096;
@@ -33,7 +33,7 @@ struct Corner {
   int row, column;  // channels
 };
 
-// Panels are counted along the diagonal; or off it from left to right, from the top down.
+// Panels on the diagonal are numbered along it; others row by row.
 template <int Channels, bool Diagonal>
 __device__ inline Corner corner_of(unsigned panel) {
   if (Diagonal) return {static_cast<int>(panel) * Channels, static_cast<int>(panel) * Channels};
@@ -45,8 +45,8 @@ __device__ inline Corner corner_of(unsigned panel) {
 // ---------------------------------------------------------------------------------------------
 // gram
 
-// Where an item begins: the start of its row and the column there; in an image of one row, whose
-// length may not fit in 32 bits, the pixel itself.
+// First pixel of an item: the start of its row, and the column. In an image of one row, whose length
+// may not fit in 32 bits, the pixel itself.
 struct Begin {
   std::int64_t y, skipped;
   int x;
@@ -63,8 +63,8 @@ struct Begin {
   }
 };
 
-// 4 pixels from `at` on, of which the first `left` exist, of a channel of each group, `first` of
-// the first. A channel that does not exist is read as one that does; nobody reads its sums.
+// 4 pixels from `at` on, of which the first `left` exist, of one channel of each group; in the first
+// group it is channel `first`. For channels that do not exist another one is read; their sums are unused.
 template <typename T, int Groups>
 __device__ inline void read_step(const TensorView& features, const T* image, int first, Cursor at,
                                  int left, bool packed, Pack<T, 4> (&to)[Groups]) {
@@ -93,7 +93,7 @@ __device__ inline void read_step(const TensorView& features, const T* image, int
   }
 }
 
-// Pixels without weight are left out, whatever they hold.
+// Pixels of weight 0 are left out, even if they are NaN.
 template <typename T, int Groups>
 __device__ inline void as_floats(const Pack<T, 4> (&from)[Groups], bool weighted,
                                  const float (&weights)[4], float (&to)[Groups][4]) {
@@ -104,7 +104,7 @@ __device__ inline void as_floats(const Pack<T, 4> (&from)[Groups], bool weighted
   }
 }
 
-// Blocks that a multiprocessor holds: up to 168 or 255 registers per thread, so that none spills.
+// Blocks per multiprocessor: allows 168 or 255 registers per thread, so that none spills.
 template <typename T, bool Weighted, int Channels, bool Diagonal>
 __global__ void __launch_bounds__(kGramThreads, Weighted ? 2 : 3)
     gram_partial_kernel(const GramParams p, const GramPlan plan, float4* partial,
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kGramThreads, Weighted ? 2 : 3)
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const GramItem item(plan, features);
   const Corner corner = corner_of<Channels, Diagonal>(item.panel);
-  if (!Diagonal && corner.column >= features.sizes[1]) return;  // a last one of 32 channels or less
+  if (!Diagonal && corner.column >= features.sizes[1]) return;  // the last panel has 32 channels or less
   const Begin begin(item, features);
   const T* image = static_cast<const T*>(features.data) + item.image * features.strides[0] +
                    begin.offset(features);
@@ -149,8 +149,8 @@ __global__ void __launch_bounds__(kGramThreads, Weighted ? 2 : 3)
   store_sums(sums, partial);
 }
 
-// out = the splits' sums, and their mirror image. blockIdx.x counts panels of matrices; a thread has
-// the 4 sums of one lane.
+// out = the sums of all splits, mirrored at the diagonal. blockIdx.x counts panels of matrices; a thread
+// has the 4 sums of one lane.
 template <typename T, int Channels, bool Diagonal>
 __global__ void __launch_bounds__(kGramThreads)
     gram_reduce_kernel(const TensorView out, const GramPlan plan, const float4* partial) {
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kGramThreads)
   for (; tile >= S::tiles(group); ++group) tile -= S::tiles(group);
   const int top = corner.row + tile * 16 + group_of_lane();
   const int left = corner.column + group * kGroup + quarter_of_lane() * 2;
-  if (place >= kLanes || left >= size || top > left + 1) return;  // another lane has it, or none
+  if (place >= kLanes || left >= size || top > left + 1) return;  // belongs to another lane or to none
 
   const std::int64_t of_split = std::int64_t{regions * panels} * kLanes;
   const std::int64_t image = blockIdx.x / (regions * panels);
@@ -232,7 +232,7 @@ __global__ void __launch_bounds__(kGramThreads, 2)
     if constexpr (Weighted) {
 #pragma unroll
       for (int i = 0; i < S::kGroups * 4; ++i) {
-        if (weights[i % 4] == 0) features[i / 4][i % 4] = 0;  // whatever it is
+        if (weights[i % 4] == 0) features[i / 4][i % 4] = 0;  // even if NaN
       }
     }
     add_step<S, Weighted, false>(sums, features, features, weights);
@@ -256,7 +256,7 @@ GramPlan plan_for(const TensorView& maps, const TensorView& out, std::int64_t pa
           static_cast<int>(rounds * kRound), units};
 }
 
-// H x W pixels as one row, where they lie so.
+// Whether H x W pixels are contiguous, so that they can be seen as one row.
 bool lie_in_one_row(const TensorView& maps) {
   return maps.sizes[2] == 1 || maps.sizes[3] == 1 ||
          maps.strides[2] == maps.sizes[3] * maps.strides[3];
@@ -277,7 +277,7 @@ GramParams with_long_rows(GramParams p) {
   return p;
 }
 
-// Whether a Cursor's 32 bits count all rows and columns, and a split beyond.
+// Whether the 32 bits of a Cursor suffice for all rows and columns, and a split more.
 bool can_walk(const TensorView& maps) {
   constexpr std::int64_t most = std::numeric_limits<int>::max() - kMostExactPixels;
   return maps.sizes[2] <= most && maps.sizes[3] <= most;
@@ -301,7 +301,7 @@ GramPlan plan_for(const GramParams& p) {
                   exact_products(p) ? kMostExactPixels : kMostPixels);
 }
 
-// Calls run(channels of a panel) with the least that needs no more panels.
+// Calls run(channels of a panel) with the smallest panel that does not increase their number.
 template <typename Run>
 auto with_channels(std::int64_t channels, Run&& run) {
   if (channels <= 16) return run(std::integral_constant<int, 16>{});

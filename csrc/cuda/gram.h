@@ -1,7 +1,8 @@
 // Launchers of the Gram family. They enqueue on `stream` and never wait for the device. Shapes and
 // dtypes were checked by fastbg.ops; `out` is contiguous. Partial sums pass through a workspace of
 // float32, of the size that *_workspace returns. For a workspace that is too small, and for rows of 2^31
-// pixels in images that are not contiguous, a launcher returns cudaErrorInvalidValue. Infinite float32 features give NaN where IEEE arithmetic gives infinity.
+// pixels in images that are not contiguous, a launcher returns cudaErrorInvalidValue. Infinite float32
+// features give NaN where IEEE arithmetic gives infinity.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,10 +1,10 @@
 // Sums of products over the pixels of a split, on tensor cores; shared by gram and conv_gram.
 //
 // Lane 4 g + t of a warp holds pixels 4t..4t+3 of a step of 16, of channel g of each group of 8.
-// That is how an mma wants both of its operands: group n is the columns of B, groups 2r and 2r + 1
-// are the rows of A. Which pixel stands at which place of K does not matter, as long as it is the
-// same in both; so 4 neighbours, one load, are as good as any. Nothing goes through shared memory,
-// and of a panel on the diagonal each value is read and rounded once for both operands.
+// This is the layout of both operands of an mma: group n is the columns of B, groups 2r and 2r + 1
+// are the rows of A. The order of pixels along K does not matter as long as it is the same in both
+// operands, so 4 neighbours can be read by one load. Nothing goes through shared memory, and in a panel
+// on the diagonal each value is read and rounded once for both operands.
 #pragma once
 
 #include "element.cuh"
@@ -20,9 +20,9 @@ constexpr int kGroup = 8;  // channels
 constexpr int kStep = 16;  // pixels
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
-// A panel of the matrix, in units of 16 rows x 8 columns (one mma). On the diagonal it is a square
-// of which only units that reach above the diagonal are summed: rows r with columns 2r and up, 20
-// of 32 for 64 channels. Elsewhere it has half as many columns, so that nothing spills.
+// A panel of the matrix, in units of 16 rows x 8 columns (one mma). A panel on the diagonal is a square
+// of which only units on or above the diagonal are summed: row tile r with column groups from 2r on, 20
+// units of 32 for 64 channels. Other panels have half as many columns, so that registers do not spill.
 template <int Channels, bool Diagonal>
 struct Panel {
   static constexpr bool kOnDiagonal = Diagonal;
@@ -34,7 +34,8 @@ struct Panel {
   static constexpr __host__ __device__ int tiles(int n) { return Diagonal ? n / 2 + 1 : kTiles; }
 };
 
-// How a sum over pixels is cut, by the shapes alone: the same bits on every GPU. A block per item.
+// How a sum over pixels is split, a block per item. It depends only on the shapes, so that results have
+// the same bits on every GPU.
 struct GramPlan {
   std::int64_t images, regions, panels, splits;
   int split_pixels;  // whole steps for every warp
@@ -44,7 +45,7 @@ struct GramPlan {
   std::int64_t workspace_floats() const { return items() * units * kWarpThreads * 4; }
 };
 
-// The running block's part. Regions and panels that read the same pixels run at the same time.
+// The item of this block. Regions and panels that read the same pixels run at the same time.
 struct GramItem {
   unsigned image, panel, region;
   std::int64_t begin;
@@ -75,7 +76,7 @@ __device__ inline int quarter_of_lane() { return static_cast<int>(threadIdx.x) %
 // loop where they are needed, and do not occupy registers before it.
 __device__ inline void forget(int& value) { asm volatile("" : "+r"(value)); }
 
-// A pixel on its way through an image, row after row; can_walk() tells where `int` is enough.
+// A position that advances through an image, row after row; can_walk() tells whether `int` is enough.
 struct Cursor {
   int y, x;
 
@@ -90,13 +91,13 @@ struct Cursor {
     if (++x == image.sizes[3]) x = 0, ++y;
   }
 
-  // In `view`, which has as many rows and columns.
+  // Offset in `view`, which has the same rows and columns.
   __device__ std::int64_t offset(const TensorView& view) const {
     return y * view.strides[2] + x * view.strides[3];
   }
 };
 
-// Weights of 4 neighbours, of which the first `left` count.
+// Weights of 4 neighbours, of which the first `left` exist; whether any of the warp's is not 0.
 __device__ inline void read_weights(const float* from, const TensorView& mask, Cursor at, int left,
                                     float (&weights)[4]) {
 #pragma unroll
@@ -107,12 +108,12 @@ __device__ inline void read_weights(const float* from, const TensorView& mask, C
 
 __device__ inline bool any_weight(const float (&weights)[4]) {
   const bool own = weights[0] != 0 || weights[1] != 0 || weights[2] != 0 || weights[3] != 0;
-  return __any_sync(kAllLanes, own);  // not-a-number counts
+  return __any_sync(kAllLanes, own);  // NaN counts as not 0
 }
 
-// sums += rows columns^T over one step, each product of floats as three of TF32: what both low
-// parts make is below 2^-22 of it. `Exact` columns have no low parts. On the diagonal `columns` are
-// `rows`.
+// sums += rows columns^T over one step. Each product of floats is three products of TF32; the product of
+// the low parts is left out, as it is below 2^-22 of the result. `Exact` columns have no low parts. On
+// the diagonal `columns` are `rows`.
 template <class Panel, bool Weighted, bool Exact>
 __device__ inline void add_step(float (&sums)[Panel::kUnits][4],
                                 const float (&rows)[Panel::kTiles * 2][4],
@@ -146,7 +147,7 @@ __device__ inline void add_step(float (&sums)[Panel::kUnits][4],
           column_low[i] = parts.low;
         }
       }
-      // The small products first; three rounds, so that no mma waits for the one before it.
+      // Small products first, in three rounds, so that no mma waits for the previous one.
 #pragma unroll
       for (int r = 0; r < Panel::tiles(n); ++r) mma_tf32(sums[unit + r], low[r], column_high);
       if constexpr (!Exact) {
@@ -160,7 +161,7 @@ __device__ inline void add_step(float (&sums)[Panel::kUnits][4],
   }
 }
 
-// The same of half types without weights: their products are exact.
+// The same for half types without weights, whose products are exact.
 template <class Panel, typename Half>
 __device__ inline void add_half_step(float (&sums)[Panel::kUnits][4],
                                      const Pack<Half, 4> (&rows)[Panel::kTiles * 2],
@@ -180,7 +181,7 @@ __device__ inline void add_half_step(float (&sums)[Panel::kUnits][4],
   }
 }
 
-// Adds up the sums of the block's warps, in order, and stores them as units of 32 lanes.
+// Adds the sums of the block's warps, in order, and stores them as units of 32 lanes.
 template <int Units>
 __device__ inline void store_sums(const float (&sums)[Units][4], float4* partial) {
   __shared__ float4 total[Units * kWarpThreads];

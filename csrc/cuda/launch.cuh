@@ -16,8 +16,8 @@
   type* const name = reinterpret_cast<type*>(fastbg_dynamic_shared)
 #endif
 
-// Most blocks on one axis of a grid; kernels go through longer axes in strides. The emulation
-// lowers it, so that its small tensors turn every such loop.
+// Largest number of blocks on one axis of a grid; kernels loop over longer axes. The emulation lowers
+// it, so that small tensors test these loops.
 #ifndef FASTBG_GRID_LIMIT
 #define FASTBG_GRID_LIMIT 65535
 #endif

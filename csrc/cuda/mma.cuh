@@ -4,8 +4,8 @@
 //   d[0..1], d[2..3]   of D (16x8): rows g and g + 8, columns 2t and 2t + 1
 //   a[0], a[1]         of A (16xK): rows g and g + 8; a[2], a[3] the same, second half of K
 //   b[0], b[1]         of B (Kx8): column g, first and second half of K
-// In each half of K it holds place t of 4 in TF32 (K = 8), places 2t and 2t + 1 of 8 of a half type
-// (K = 16), the first of them in the low bits. All lanes of a warp must come here together.
+// Of each half of K it holds element t of 4 in TF32 (K = 8), or elements 2t and 2t + 1 of 8 of a half
+// type (K = 16), the first in the low bits. All lanes of a warp must execute it together.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -18,8 +18,8 @@
 #ifndef FASTBG_TENSOR_CORES
 namespace fastbg {
 
-// The nearest number with 10 bits after its point, ties away from zero; the low 13 bits are not
-// defined, and tensor cores do not read them.
+// Rounds to 10 bits of mantissa, ties away from zero; the low 13 bits are undefined, and tensor cores
+// do not read them.
 __device__ inline unsigned round_to_tf32(float value) {
   unsigned bits;
   asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
@@ -52,7 +52,7 @@ __device__ inline void mma_half(float (&d)[4], const unsigned (&a)[4], const uns
   }
 }
 
-// A value as two TF32 numbers, high + low: 21 bits after its point, float32 has 23.
+// A value as the sum of two TF32 numbers, high + low: 21 bits of mantissa; float32 has 23.
 struct Parts {
   unsigned high, low;
 };

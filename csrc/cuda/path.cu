@@ -1,18 +1,18 @@
 // Blur paths, integrals along them, and LAM's objective.
 //
 // blur_path, path_integral. Variants considered:
-//   a pass per axis and node: 2 (2r+1) multiply-adds per pixel (18 for 9x9), and the pass in between
-//     goes through shared memory behind two barriers per node.
+//   a pass per axis and node: 2 (2r+1) multiply-adds per pixel (18 for 9x9); intermediate results go
+//     through shared memory, with two barriers per node.
 //   81 taps per node: no barrier, 81 multiply-adds and as many shared loads.
-//   folded (chosen): a kernel symmetric in x, y and their exchange has (r+1)(r+2)/2 different
+//   folded (chosen): a kernel symmetric in x, in y and under their exchange has (r+1)(r+2)/2 different
 //     weights, 15 for 9x9. Pixels of equal weight are added once per tile and stay in registers for
-//     all nodes: 15 multiply-adds per pixel and node, no barrier but for the weights of 16 nodes,
-//     and path_integral's difference of two outer products costs no more than a blur.
-// One LR image has few pixels (3x64x64: 48 tiles), so blur_path also shares out groups of nodes;
-// path_integral must not (its sum over nodes would need atomics or a second pass).
+//     all nodes: 15 multiply-adds per pixel and node, barriers only to load the weights of 16 nodes,
+//     and path_integral's difference of two outer products takes no longer than a blur.
+// One LR image has few pixels (3x64x64: 48 tiles), so blur_path also distributes groups of nodes to
+// blocks; path_integral does not, as its sum over nodes would need atomics or a second pass.
 //
-// gradient_detector: one block per image, so that the order of the sum never changes; its backward
-// gathers from three lengths per pixel instead of scattering with atomics.
+// gradient_detector: one block per image, so that the order of the sum never changes. Its backward
+// gathers from three gradient lengths per pixel instead of scattering with atomics.
 #include "path.h"
 
 #include <type_traits>
@@ -26,7 +26,7 @@ namespace {
 constexpr int kTileX = 32, kTileY = 8;
 constexpr int kThreads = kTileX * kTileY;
 constexpr int kGroup = 16;     // nodes whose weights are in shared memory at a time
-constexpr int kAnyRadius = -1;  // decided at run time; sums are not kept in registers then
+constexpr int kAnyRadius = -1;  // radius known only at run time: sums are not kept in registers
 
 __host__ __device__ constexpr int class_count(int radius) { return (radius + 1) * (radius + 2) / 2; }
 // Shared weights of one node: whole 128-bit loads.
@@ -71,13 +71,13 @@ std::int64_t tile_count(const TensorView& image) {
          ceil_div<std::int64_t>(image.sizes[3], kTileX);
 }
 
-// The image around a tile, in shared memory, and what its pixels sum up to under a kernel.
+// The image around a tile in shared memory, and sums of the pixels that have equal weights.
 template <typename T, int R>
 class Folded {
  public:
   __device__ Folded(float* shared, int radius) : shared_(shared), radius_(radius) {}
 
-  // All threads of the block; they may read after the next barrier, which `fold` is behind.
+  // Called by all threads of the block. They may read after the next barrier, which comes before `fold`.
   __device__ void read(const TensorView& image, const Tile& tile) {
     const int height = static_cast<int>(image.sizes[2]), width = static_cast<int>(image.sizes[3]);
     const T* plane = plane_at<T>(image, tile.b, tile.c);
@@ -141,8 +141,8 @@ class Folded {
   float sums_[R != kAnyRadius ? class_count(R) : 1];
 };
 
-// Weights of `count` nodes from `first` on: change x level + level x change, or level x level
-// where there is no `change`. All threads of the block.
+// Weights of `count` nodes from `first` on: change x level + level x change, or level x level if
+// `change` is null. Called by all threads of the block.
 __device__ void read_weights(float* shared, const TensorView* change, const TensorView& level,
                              int first, int count, int radius) {
   const int thread = static_cast<int>(threadIdx.y) * kTileX + static_cast<int>(threadIdx.x);
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(kThreads)
     const Tile tile(p.image, index / groups);
     const int first = static_cast<int>(index % groups) * kGroup, count = min(kGroup, nodes - first);
     Folded<T, R> folded(shared, radius);
-    __syncthreads();  // the last round's readers are done
+    __syncthreads();  // all threads have read the previous tile
     folded.read(p.image, tile);
     read_weights(weights, nullptr, p.taps, first, count, radius);
     __syncthreads();
@@ -261,7 +261,7 @@ __device__ inline Slope slope_at(const T* plane, const TensorView& sr, int y, in
 
 __device__ inline float squared(const Slope& s) { return fmaf(s.down, s.down, s.right * s.right); }
 
-// What the pixels below and right of (y, x) receive from the length there.
+// Gradient that the length at (y, x) gives to the pixels below and right of it.
 template <typename T>
 __device__ inline Slope shares(const T* plane, const TensorView& sr, const Measured& box, int y,
                                int x, float upstream) {
@@ -288,7 +288,7 @@ __global__ void __launch_bounds__(kThreads) gradient_detector_fwd_kernel(const G
       sum += sqrtf(squared(slope_at(plane, p.sr, box.y0 + y, box.x0 + x)));
     }
     for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_down_sync(0xFFFFFFFFu, sum, lanes);
-    __syncthreads();  // the last image's sum was read
+    __syncthreads();  // the sum of the previous image was read
     if (thread % 32 == 0) of_warp[thread / 32] = sum;
     __syncthreads();
     if (thread == 0) {

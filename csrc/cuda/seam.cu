@@ -1,9 +1,9 @@
 // Composites whose seam is bridged, and their down-sampling.
 //
-// A pixel costs its own read, two of the inner rim and up to four of the outer one, from L1 or L2.
-// Down-sampled in the tiles of composite_lr, pair by pair and every tile: the bridge is clipped, so
-// that nothing can be summed from parts, and at the paper's sizes it reaches all of an image (12.5
-// tau pixels). Copying the few tiles beyond it would need every source's image first.
+// Besides itself, a pixel reads two pixels of the inner rim and up to four of the outer one, from L1 or
+// L2. Down-sampling works in the tiles of composite_lr, for every pair and tile: the bridge is clipped,
+// so that results are no sum of parts, and at the paper's sizes it reaches the whole image (12.5 tau
+// pixels). Copying the few tiles that it does not reach would need the LR image of every source first.
 #include "seam.h"
 
 #include "bridge.cuh"
@@ -13,7 +13,7 @@
 namespace fastbg {
 namespace {
 
-// Blocks per SM are named as in composite.cu: ptxas spills to reach one more.
+// Blocks per SM are set as in composite.cu, as ptxas spills registers to reach one block more.
 constexpr int kThreads = 256, kBlocks = 4;
 constexpr int kTileThreads = 128, kTileBlocks = 4;  // 5 spilled on sm_80
 constexpr int kMaxSide = 1 << 27;  // of an image, so that 32-bit coordinates never overflow
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-// One block makes a band of rows of tiles.
+// One block computes a band of rows of tiles.
 template <typename In, typename Out>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
     bridged_composite_lr_kernel(const CompositeLrParams p, const SeamParams seam,
