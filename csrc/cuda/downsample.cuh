@@ -45,6 +45,13 @@ inline bool tile_shape_for(std::int64_t scale, TileShape& shape) {
   return false;
 }
 
+// The tile for a call's scale, the ratio of heights; false if it or the taps do not fit.
+inline bool tile_shape_for(const CompositeLrParams& p, TileShape& shape) {
+  const std::int64_t scale = p.composite.a.sizes[2] / p.composite.out.sizes[2];
+  return p.row_index.sizes[1] <= 4 * scale && p.column_index.sizes[1] <= 4 * scale &&
+         tile_shape_for(scale, shape);
+}
+
 // HR pixels that LR pixels first .. first+count-1 are computed from (fastbg.filters.bicubic.bicubic_taps;
 // mirrored taps fall into the same range, taps without weight may be left out of the tables).
 __device__ inline Range support(int first, int count, int scale, int size) {

@@ -102,12 +102,8 @@ cudaError_t launch_bridged_composite_lr(const CompositeLrParams& p, const SeamPa
   const CompositeParams& q = p.composite;
   if (!contiguous(q.out) || !fits(q.a, seam)) return cudaErrorInvalidValue;
   if (element_count(q.out) == 0) return cudaSuccess;
-  const std::int64_t scale = q.a.sizes[2] / q.out.sizes[2];
   TileShape shape;
-  if (p.row_index.sizes[1] > 4 * scale || p.column_index.sizes[1] > 4 * scale ||
-      !tile_shape_for(scale, shape)) {
-    return cudaErrorInvalidValue;
-  }
+  if (!tile_shape_for(p, shape)) return cudaErrorInvalidValue;
   return with_types(q.a.dtype, [&](auto in, auto out) {
     using In = typename decltype(in)::type;
     using Out = typename decltype(out)::type;
