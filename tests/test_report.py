@@ -72,7 +72,9 @@ def test_the_page_holds_sections_verdicts_and_pictures(folder: Path) -> None:
     elements = Elements(page).found
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert {"claims", "slicing", "table1", "table1_shares", "slicing_distance"} <= set(ids)
-    assert len([tag for tag, _ in elements if tag == "svg"]) == 4
+    shapes = [attributes.get("class") for tag, attributes in elements if tag == "svg"]
+    assert shapes == ["wide", "narrow"] * 4
+    assert len(ids) == len(set(ids))
     assert page.count("data:image/png;base64,") >= 2 * 4 + 2 * 5
     for claim in ("C1", "C2"):
         assert f'<span class="id">{claim}</span>' in page
@@ -249,6 +251,34 @@ def test_lines_that_leave_the_axis_are_counted() -> None:
     axis.set_ylim(-6, 6)
     figures.mark_clipped(axis, curves)
     assert not axis.texts
+
+
+def test_charts_are_drawn_for_phones_as_well_and_stay_as_they_are() -> None:
+    """Three panels whose titles and labels are too long for a narrow figure."""
+    with figures.style():
+        figure = figures.new_figure(2.5)
+        axes = figure.subplots(1, 3, sharey=True)
+        for axis in axes:
+            axis.plot([0, 1], [0, 1], label="a series with a long name, of this panel")
+            axis.set_title("network with a name", loc="center")
+            axis.set_xlabel("a label of several words, dB")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=1)
+        figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # as `figures.save` leaves it
+    first = figures.inline_svgs(figure, "some", "label")
+    with figures.narrowed(figure):
+        figure.draw_without_rendering()
+        width = figure.get_window_extent().width
+        assert width == pytest.approx(figures.NARROW * figure.dpi)
+        for axis in axes:
+            for text in (axis.xaxis.label, axis.title):
+                assert text.get_window_extent().width <= 1.05 * axis.get_window_extent().width
+            assert axis.get_xlabel().replace("\n", " ") == "a label of several words, dB"
+        assert figure.legends[0].get_window_extent().width <= width
+    assert axes[0].get_xlabel() == "a label of several words, dB"
+    assert figures.inline_svgs(figure, "some", "label") == first
+    boxes = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)" [^>]*class="(\w+)"', first)
+    assert boxes == [("432", "180", "wide"), ("309.6", "180", "narrow")]
 
 
 def test_an_unfinished_page_says_what_is_to_come_and_reloads_itself() -> None:

@@ -8,6 +8,7 @@ import contextlib
 import html
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter
 from numpy.typing import NDArray
 
@@ -40,7 +42,9 @@ THEMED = {
     OTHERS[2]: "--fifth",
 }
 MARKS = {"window": "#ffffff", "input": "#ffd23f", "seam": "#ff5a36"}
-WIDTH = 6.0  # inches; narrow enough that the text stays readable on a phone
+WIDTH = 6.0  # inches
+NARROW = 4.3  # inches; fills a phone's screen without making the text smaller
+LEGEND = 22  # characters in a line of a legend that is too wide for a narrow figure
 
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": MUTED,
@@ -127,21 +131,92 @@ def mark_clipped(axis: Axes, curves: NDArray[np.float64]) -> None:
         axis.text(1, 0.01, f"\u25bc {below} go beyond", va="bottom", **style)
 
 
-def inline_svg(figure: Figure, name: str, label: str) -> str:
-    """`figure` as an <svg> element with the page's colours; `label` is its alternative text."""
+def inline_svgs(figure: Figure, name: str, label: str) -> str:
+    """`figure` as two <svg> elements with the page's colours: for wide and for narrow screens.
+
+    The style sheet shows one of them. `label` is their alternative text.
+    """
+    wide = _inline_svg(figure, "wide", name, label)
+    with narrowed(figure):
+        return wide + _inline_svg(figure, "narrow", name, label)
+
+
+@contextlib.contextmanager
+def narrowed(figure: Figure) -> Iterator[None]:
+    """Lays `figure` out for a phone inside a `with` block, and as before after it."""
+    width, height = figure.get_size_inches()
+    engine = figure.get_layout_engine()
+    places = [(axis, axis.get_position(original=True).frozen()) for axis in figure.axes]
+    texts = [(t, t.get_text(), t.get_fontsize()) for t in figure.findobj(Text)]
+    figure.set_layout_engine("constrained")
+    figure.set_size_inches(NARROW, height)
+    try:
+        with style():
+            _fit_texts(figure)
+        yield
+    finally:
+        figure.set_size_inches(width, height)
+        figure.set_layout_engine(engine if engine is not None else "none")
+        for axis, place in places:
+            axis.set_position(place)
+            axis.set_in_layout(True)  # set_position excludes it from later layouts
+        for text, words, size in texts:
+            text.set_text(words)
+            text.set_fontsize(size)
+
+
+def _fit_texts(figure: Figure) -> None:
+    """Wrap titles and labels that are longer than their axes; wrap and shrink wide legends."""
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        box = axis.get_window_extent()
+        for title in (axis.title, axis._left_title):  # type: ignore[attr-defined]
+            _wrap(title, title.get_window_extent().width, box.width)
+        for label in (axis.xaxis.label, axis.yaxis.label):
+            label.set_text(label.get_text().replace("\n", " "))
+        _wrap(axis.xaxis.label, axis.xaxis.label.get_window_extent().width, box.width)
+        _wrap(axis.yaxis.label, axis.yaxis.label.get_window_extent().height, box.height)
+    legends = [*figure.legends, *filter(None, (axis.get_legend() for axis in figure.axes))]
+    for legend in legends:
+        room = (legend.axes or figure).get_window_extent().width
+        if legend.get_window_extent().width > room:
+            for text in legend.get_texts():
+                text.set_text(textwrap.fill(text.get_text(), LEGEND))
+            figure.draw_without_rendering()
+        excess = legend.get_window_extent().width / room
+        for text in legend.get_texts():
+            text.set_fontsize(float(text.get_fontsize()) / max(1.0, 1.05 * excess))
+
+
+def _wrap(text: Text, length: float, room: float) -> None:
+    """Break the lines of `text`, `length` pixels long, to `room`; smaller if a word is longer."""
+    if length <= room:
+        return
+    lines = text.get_text().split("\n")
+    most = max(map(len, lines))  # characters
+    fitting = int(most * room / length)
+    wrapped = [textwrap.fill(line, max(fitting, 4), break_long_words=False) for line in lines]
+    text.set_text("\n".join(wrapped))
+    longest = max(len(line) for line in text.get_text().split("\n"))
+    text.set_fontsize(float(text.get_fontsize()) * min(1.0, max(fitting / longest, 0.7)))
+
+
+def _inline_svg(figure: Figure, shape: str, name: str, label: str) -> str:
     buffer = io.StringIO()
-    with style(), mpl.rc_context({"svg.hashsalt": name}):
+    # The salt keeps the ids of both drawings apart.
+    with style(), mpl.rc_context({"svg.hashsalt": f"{name} {shape}"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     # Sizes come from the page, names of groups would be repeated from figure to figure.
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)
     head, body = svg.split(">", 1)
     head = re.sub(r' (width|height)="[^"]*"', "", head)
     for colour, variable in THEMED.items():
         body = body.replace(colour, f"var({variable})")
-    return f'{head} role="img" aria-label="{html.escape(label)}">{body}'
+    return f'{head} class="{shape}" role="img" aria-label="{html.escape(label)}">{body}'
 
 
 def save(item: Chart | Gallery, folder: Path) -> None:
@@ -168,7 +243,8 @@ def data_rows(item: Chart | Gallery) -> list[list[object]]:
     found: list[list[object]] = [[*titles, "x", "y"]]
     for number, axis in enumerate(item.figure.axes, start=1):
         panel = axis.get_title(loc="left") or axis.get_title() or number
-        place = [panel, axis.get_xlabel(), axis.get_ylabel()]
+        labels = (axis.get_xlabel(), axis.get_ylabel())
+        place = [panel, *(label.replace("\n", " ") for label in labels)]
         columns, rows_ = tick_names(axis.xaxis), tick_names(axis.yaxis)
         for series, kind, x, y in drawn_points(axis):
             found.append([*place, series, kind, columns.get(x, x), rows_.get(y, y)])

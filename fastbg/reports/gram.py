@@ -306,14 +306,14 @@ class GramReport(ExperimentReport):
             left.xaxis.set_minor_formatter(NullFormatter())
             left.set_ylabel("PSNR, dB")
             left.set_title(f"{figures.short(result.net.label, 14)}, across")
-            right.set_ylabel("against its mean, dB")
+            right.set_ylabel("PSNR minus its mean, dB")
             right.set_title("within foregrounds")
             for axis in (left, right):
                 axis.grid()
                 axis.set_axisbelow(True)
         axes[0, 1].legend(loc="upper right", fontsize=8.5)
         axes[-1, 0].set_xlabel("Gram distance")
-        axes[-1, 1].set_xlabel("place by Gram distance, %")
+        axes[-1, 1].set_xlabel("rank by Gram distance, %")
         return Chart(
             "gram_scatter",
             "Does the Gram distance tell how well a foreground is restored?",

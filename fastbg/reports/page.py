@@ -180,7 +180,7 @@ def templates(side: int) -> Environment:
     environment.filters["thumbnail"] = lambda picture: thumbnail(picture, side)
     # SVG comes from matplotlib, which escapes the text it draws.
     environment.filters["svg"] = lambda chart: Markup(  # noqa: S704  # nosec B704
-        figures.inline_svg(chart.figure, chart.name, chart.caption)
+        figures.inline_svgs(chart.figure, chart.name, chart.caption)
     )
     environment.tests["chart"] = lambda figure: isinstance(figure, Chart)
     environment.tests["interval"] = lambda cell: isinstance(cell, Interval)

@@ -126,7 +126,7 @@ class SeamReport(ExperimentReport):
                         axis.plot(ends, [row + shift] * 2, color=figures.INK, zorder=3)
             axis.axvline(0, color=figures.MUTED, linewidth=0.8)
             axis.set_title(figures.short(result.net.label, 30 // len(results)))
-            axis.set_xlabel("change, dB")
+            axis.set_xlabel("change of PSNR, dB")
             axis.tick_params(axis="y", length=0)
             axis.grid(axis="x", zorder=0)
         axes[0].set_yticks(range(len(WAYS)), [TITLES[way] for way in WAYS], color=figures.INK)
@@ -153,7 +153,7 @@ class SeamReport(ExperimentReport):
             axis.set_title(figures.short(result.net.label, 36 // len(results)))
             axis.set_xlabel("distance to the rim, HR pixels")
             axis.grid()
-        axes[0].set_ylabel("more squared error, levels²")
+        axes[0].set_ylabel("excess squared error, levels²")
         axes[-1].legend(fontsize=8)
         return Chart(
             "seam_excess",

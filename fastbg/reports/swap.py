@@ -109,16 +109,16 @@ class SwapReport(ExperimentReport):
                 Column("set"),
                 Column("seam"),
                 Column("PSNR, best minus worst background", "dB"),
-                Column("place of the best", "%", 0),
-                Column("place of the worst", "%", 0),
+                Column("texture rank of the best", "%", 0),
+                Column("texture rank of the worst", "%", 0),
                 Column("worst minus best", "points", 0, signed=True),
                 Column("foregrounds whose best look more alike", "%", 0),
             ),
             alike_rows,
             f"Foreign backgrounds only; the best and the worst: the {ENDS} with the highest and "
-            "the lowest PSNR (fewer of few). Place: where they stand when a foreground's foreign "
-            "backgrounds are put in order of their texture distance to it, 0 % the most alike, "
-            "100 % the least.",
+            "the lowest PSNR (fewer of few). Texture rank: their mean rank when a foreground's "
+            "foreign backgrounds are ordered by texture distance to it, 0 % the most alike, 100 % "
+            "the least.",
         )
         return Summary(headlines, [own, alike], verdicts)
 
@@ -245,7 +245,7 @@ class SwapReport(ExperimentReport):
                 axis.spines["bottom"].set_visible(False)
                 axis.grid(axis="y")
                 axis.set_axisbelow(True)
-            row[0].set_ylabel("against the own, dB")
+            row[0].set_ylabel("change of PSNR, dB")
         for axis in axes[-1]:
             axis.set_xlabel("foregrounds")
         return Chart(
@@ -259,7 +259,7 @@ class SwapReport(ExperimentReport):
     def draw_likeness(self, results: Sequence[Measured], seam: Seam) -> Chart:
         """How alike the best and the worst backgrounds look, foreground by foreground."""
         results = self.views(results, seam)
-        figure = figures.new_figure(0.7 + 5.4 / max(2, len(results)), figures.WIDTH)
+        figure = figures.new_figure(1.1 + 5.4 / max(2, len(results)), figures.WIDTH)
         axes = figure.subplots(1, len(results), squeeze=False, sharex=True, sharey=True)[0]
         for axis, result in zip(axes, results, strict=True):
             axis.plot([0, 100], [0, 100], color=figures.MUTED, linewidth=0.8)
@@ -269,28 +269,27 @@ class SwapReport(ExperimentReport):
                     *(near.worst, near.best), "o", color=COLOURS[name], alpha=0.75, label=name
                 )
             axis.set_title(figures.short(result.net.label, 36 // len(results)))
-            axis.set_xlabel("place of the worst, %")
+            axis.set_xlabel(f"texture rank of\nthe {ENDS} worst, %")
             axis.set_aspect("equal")
             axis.set_xlim(0, 100)
             axis.set_ylim(0, 100)
             axis.grid()
-        axes[0].set_ylabel("place of the best, %")
-        axes[-1].legend(
-            loc="lower right",
-            bbox_to_anchor=(1, 1.11),  # above the titles
+        axes[0].set_ylabel(f"texture rank of\nthe {ENDS} best, %")
+        figure.legend(
+            *axes[-1].get_legend_handles_labels(),
+            loc="outside upper right",
             ncols=2,
             fontsize=8.5,
-            borderaxespad=0.2,
             handletextpad=0.1,
             columnspacing=0.8,
         )
         return Chart(
             column("swap_likeness", seam),
             f"Do the best backgrounds look more like the foreground than the worst, {title(seam)}?",
-            "A dot per foreground. Its foreign backgrounds are put in order of their texture "
-            f"distance to it (0 %: the most alike). Upwards: where its {ENDS} best backgrounds "
-            f"stand on average; to the right: its {ENDS} worst. Below the line the best look more "
-            "alike than the worst.",
+            "A dot per foreground. Its foreign backgrounds are ranked by their texture distance to "
+            f"it (0 %: the most alike). Upwards: mean rank of the {ENDS} backgrounds that it is "
+            f"restored best in; to the right: of the {ENDS} worst. Below the line the best look "
+            "more alike than the worst.",
             figure,
         )
 
