@@ -50,7 +50,7 @@ def ways(experiment: Nested, net: Network, study: Study, count: int) -> dict[str
     same = type(experiment)(dataclasses.replace(experiment.options, nodes="published"))
     pixels = PIXELS_PER_CALL["cpu"]
     return {
-        "published": partial(nested_torch.published, plain, *pictures, window, steps),
+        "naive": partial(nested_torch.published, plain, *pictures, window, steps),
         "good": partial(nested_torch.good, theirs, hr, lr, window, steps, pixels, GOOD_BATCH),
         "fastbg": partial(records, experiment, net, items, study),
         "same_nodes": partial(records, same, net, items, study),

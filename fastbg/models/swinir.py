@@ -31,7 +31,7 @@ from fastbg.models.network import (
 )
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
-from fastbg.ops.attention import CELL, Step, swin_layers, why_plain
+from fastbg.ops.attention import CELL, Step, swin_layers_natively, why_plain
 from fastbg.precision import in_network_precision
 from fastbg.registration.operator import has_tangent
 
@@ -217,16 +217,16 @@ class Block(nn.Module):
 
     def is_itself(self) -> bool:
         """Whether its parts are those that __init__ made, without hooks."""
-        linear = self.attn.qkv, self.attn.proj, self.fc1, self.fc2
-        norms = self.norm1, self.norm2
-        kinds = {nn.Linear: linear, nn.LayerNorm: norms, WindowAttention: (self.attn,)}
+        attn, norms = self.attn, (self.norm1, self.norm2)
+        linear = attn.qkv, attn.proj, self.fc1, self.fc2
         return (
             self.fused
-            and all(type(part) is kind for kind, parts in kinds.items() for part in parts)
+            and type(attn) is WindowAttention
+            and all(type(part) is nn.Linear for part in linear)
+            and all(type(part) is nn.LayerNorm for part in norms)
             and all(part.bias is not None for part in (*linear, *norms))
-            and self.norm1.eps == self.norm2.eps
-            and not any(is_watched(part) for parts in kinds.values() for part in parts)
-            and not _has_any_global_hook()
+            and norms[0].eps == norms[1].eps
+            and not any(map(is_watched, (attn, *linear, *norms)))
         )
 
     def step_parameters(self) -> list[Tensor]:
@@ -252,9 +252,10 @@ def run_native(
     gradients to parameters, tracing, torch.func, forward mode, other devices and dtypes, windows
     that are not made of whole cells. A gradient that is to be derived again is PyTorch's own.
     """
-    if torch.is_autocast_enabled(x.data.device.type):
+    if torch.is_autocast_enabled(x.data.device.type) or _has_any_global_hook():
         return None
-    if not all(block.is_itself() and block.norm1.eps == blocks[0].norm1.eps for block in blocks):
+    eps = blocks[0].norm1.eps
+    if not all(block.is_itself() and block.norm1.eps == eps for block in blocks):
         return None
     steps, parameters = [], []
     for block, (here, ahead) in zip(blocks, hops, strict=True):
@@ -264,7 +265,7 @@ def run_native(
     data = x.cut(hops[0][0]).data
     if why_plain(data, parameters, steps) is not None:
         return None
-    y = swin_layers(data, parameters, steps, height, width, blocks[0].norm1.eps)
+    y = swin_layers_natively(data, parameters, steps, height, width, eps)
     return Patch(y, Box(*steps[-1].box)).cut(hops[-1][1])
 
 
@@ -288,6 +289,11 @@ class Layer(nn.Module):
         for block, (here, ahead) in zip(blocks, hops, strict=True):
             x = block(x.cut(here), ahead, height, width, masks)
         return x
+
+
+def added(x: Patch, conv: Conv3x3, y: Patch) -> Patch:
+    """x + conv(y), on the box of `y`, which lies inside that of `x`."""
+    return y.run(partial(conv, residual=x.cut(y.box).data))
 
 
 class SwinIR(Network):
@@ -416,11 +422,9 @@ class SwinIR(Network):
             deep = layer.transform(
                 deep, list(islice(hops, len(layer.blocks))), height, width, masks
             )
-            deep, ahead = deep.run(layer.conv), next(hops)[1]
-            deep = Patch(entry.cut(ahead).data + deep.cut(ahead).data, ahead)
-        deep = deep.run(partial(on_pixels, layer=self.norm)).run(self.conv_after_body)
-        deep, ahead = deep.cut(next(hops)[1]), boxes[-len(tail)]
-        deep = Patch(first.cut(ahead).data + deep.data, ahead)
+            deep = added(entry, layer.conv, deep).cut(next(hops)[1])
+        deep = deep.run(partial(on_pixels, layer=self.norm))
+        deep = added(first, self.conv_after_body, deep).cut(next(hops)[1])
         for i, ((stage, step), here) in enumerate(zip(tail, boxes[-len(tail) :], strict=True)):
             deep = deep.cut(here)
             fast = self.upsample_natively(deep, box) if i == 1 else None

@@ -162,15 +162,31 @@ def swin_layers(
 
     Returns and raises as `window_attention`, for the box of the last step.
     """
-    numbers = list(chain.from_iterable(steps))
     reason = why_plain(x, parameters, steps, backend)
-    if reason is not None:
-        if backend not in ("auto", "torch"):
-            raise BackendUnavailable(f"backend {backend!r} cannot run swin_layers: {reason}")
-        return registered.plain(x, parameters, numbers, height, width, eps)
+    if reason is None:
+        return swin_layers_natively(x, parameters, steps, height, width, eps, backend)
+    if backend not in ("auto", "torch"):
+        raise BackendUnavailable(f"backend {backend!r} cannot run swin_layers: {reason}")
+    return registered.plain(x, parameters, _numbers(steps), height, width, eps)
+
+
+def swin_layers_natively(
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    steps: Sequence[Step],
+    height: int,
+    width: int,
+    eps: float,
+    backend: str = "auto",
+) -> Tensor:
+    """`swin_layers` for callers that know that `why_plain` names no reason."""
     keep = torch.is_grad_enabled() and x.requires_grad
-    given = list(parameters), numbers, height, width, eps, keep, backend
+    given = list(parameters), _numbers(steps), height, width, eps, keep, backend
     return registered.swin_layers(x, *given)[0]
+
+
+def _numbers(steps: Sequence[Step]) -> list[int]:
+    return list(chain.from_iterable(steps))
 
 
 def why_plain(
@@ -183,7 +199,8 @@ def why_plain(
     if len(x) == 0:
         return "there is no image"
     for step in steps:
-        if any(v % CELL for v in (step.window, step.shift, *step.box)):
+        y0, x0, y1, x1 = step.box
+        if (step.window | step.shift | y0 | x0 | y1 | x1) % CELL:  # CELL is a power of two
             return f"windows, shifts and boxes must be multiples of {CELL} pixels"
         if step.window > LARGEST_WINDOW:
             return f"windows must have at most {LARGEST_WINDOW} pixels a side"

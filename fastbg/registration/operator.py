@@ -158,6 +158,9 @@ def in_own_precision_of_gradient(backward: Callable[..., Any]) -> Callable[..., 
     return run
 
 
+_SEQUENCES = (list, tuple)
+
+
 def _is_plain_call(args: tuple[Any, ...]) -> bool:
     """Whether tensors with data are given, and nobody wants to see the operator called."""
     return (
@@ -172,10 +175,10 @@ def _is_plain_call(args: tuple[Any, ...]) -> bool:
 
 
 def _is_plain(arg: Any) -> bool:
-    if isinstance(arg, list | tuple):
-        return all(map(_is_plain, arg))
     if not isinstance(arg, Tensor):
-        return True
+        # Numbers of a schema's int[] are told by the first: networks pass more than a hundred.
+        nested = isinstance(arg, _SEQUENCES) and not (arg and type(arg[0]) is int)
+        return not nested or all(map(_is_plain, arg))
     return (
         (type(arg) is Tensor or type(arg) is Parameter)
         and not arg.is_meta

@@ -36,7 +36,7 @@ class KnownStep:
         """Whether the parameters have the bytes that this was made of."""
         if self._settings != (heads, window) or self._shapes != [p.shape for p in parameters]:
             return False
-        whole = [p.detach().contiguous() for p in parameters]
+        whole = [p if p.is_contiguous() else p.detach().contiguous() for p in parameters]
         entries = tuple(
             (p.data_ptr(), p.nbytes, states.data_ptr())
             for p, states in zip(whole, self._fingerprints, strict=True)
