@@ -108,9 +108,10 @@ def main() -> None:
     # mutmut makes the mutants, and sees which tests meet them, in a run only. Of no mutant, this
     # one ends with mutmut's AssertionError.
     run(tree, ["none of them"], check=False)
-    names = sample(outcomes(tree), arguments.sample, arguments.seed)
-    again = set(SURVIVED) if arguments.survivors else set()
-    left = [name for name in names if outcomes(tree)[name] in {"not checked", *again}]
+    status = outcomes(tree)
+    names = sample(status, arguments.sample, arguments.seed)
+    to_try = {"not checked", *SURVIVED} if arguments.survivors else {"not checked"}
+    left = [name for name in names if status[name] in to_try]
     print(f"{len(left)} of {len(names)} mutants to try", flush=True)
     if left:
         # As patterns, since mutmut stops at the plain name of a mutant that no test meets.
@@ -160,9 +161,10 @@ def configure(tree: Path, modules: list[str], tests: list[str]) -> None:
         ],
         "pytest_add_cli_args_test_selection": sorted(selected),
         "process_isolation": "forkserver",  # torch's threads do not survive a fork
-        # A mutant hangs that takes (its tests' seconds + 5) * 3; mutmut's 15 cost a room an hour.
-        "timeout_multiplier": 3.0,
-        "timeout_constant": 5.0,
+        # A mutant hangs that takes (its tests' seconds + 15) * 2; with mutmut's 15 for 2 a room takes
+        # hours. On a busy machine that may be a slow one: the report names them.
+        "timeout_multiplier": 2.0,
+        "timeout_constant": 15.0,
     }
     section = "\n".join(f"{key} = {value!r}" for key, value in lines.items())
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -204,6 +206,8 @@ def report(tree: Path, names: list[str]) -> tuple[float, str]:
     noticed = sum(counts[kind] for kind in NOTICED)
     equivalent, listed, words, texts = read_equivalent(), 0, 0, []
     for name in names:
+        if status[name] == "timeout":
+            texts.append(f"timeout: {name}\n")
         if status[name] in NOTICED:
             continue
         change = mutmut(tree, "show", name).strip()
