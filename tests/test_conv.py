@@ -218,6 +218,13 @@ def _flip_two_signs(weight: torch.Tensor) -> None:
     weight.data.view(torch.int32).view(-1)[::144] ^= -(2**31)
 
 
+def _swap_twice(weight: torch.Tensor) -> None:
+    other = torch.full_like(weight, 7)
+    torch.utils.swap_tensors(weight, other)
+    fastbg.conv3x3(torch.ones(1, 16, 4, 4), weight)
+    torch.utils.swap_tensors(weight, other)
+
+
 # How a weight may be written to; most leave its version, its address or both as they were.
 WRITES: dict[str, Callable[[torch.Tensor], object]] = {
     "in_place": lambda w: w.detach().mul_(2),
@@ -237,6 +244,8 @@ WRITES: dict[str, Callable[[torch.Tensor], object]] = {
     "signs": _flip_two_signs,
     "a_view": lambda w: w.data[3, :, 1].mul_(-1),
     "another_thread": _from_a_thread,
+    "tensors_swapped": lambda w: torch.utils.swap_tensors(w, (2 * w.detach()).requires_grad_()),
+    "swapped_and_back": _swap_twice,
     "not_a_number": lambda w: w.data.view(-1)[:1].fill_(torch.nan),
 }
 
@@ -307,6 +316,29 @@ def test_a_loaded_state_and_a_moving_average_are_used() -> None:
     with torch.inference_mode():
         layer.bias.data.mul_(2)
         torch.testing.assert_close(layer(x), torch.conv2d(x, layer.weight, layer.bias, padding=1))
+
+
+def test_a_module_converted_by_swapping_its_tensors_uses_its_new_values() -> None:
+    """PyTorch's coming default for module.to(); it refuses tensors with weak references."""
+    layer, x = Conv3x3(16, 16).requires_grad_(False), torch.randn(1, 16, 8, 8)
+    before = layer(x)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        rounded = layer.bfloat16().float()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    expected = torch.conv2d(x, rounded.weight, rounded.bias, padding=1)
+    torch.testing.assert_close(rounded(x), expected, rtol=0, atol=1e-5)
+    assert not torch.equal(rounded(x), before)
+
+
+def test_views_of_one_memory_leave_one_thing_behind() -> None:
+    memory, x, before = torch.randn(3, 16, 16, 3, 3), torch.randn(1, 16, 8, 8), len(_KNOWN)
+    for k in range(9):
+        close(fastbg.conv3x3(x, memory[k % 3]), torch.conv2d(x, memory[k % 3], padding=1).double())
+    assert len(_KNOWN) == before + 3
+    del memory
+    assert len(_KNOWN) == before
 
 
 def test_factors_go_with_their_weights() -> None:

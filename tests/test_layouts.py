@@ -232,6 +232,14 @@ LAYOUTS = {  # files; what is pointed at; HR key; its LR file at x4
     "HR, LR_x4": (["HR/a.png", "LR_x4/a.png", "LR_x2/a.png"], "", "a.png", "LR_x4/a.png"),
     "HR above LR": (["a.png", "LRbicx4/a.png"], "", "a.png", "LRbicx4/a.png"),
     "one folder": (["a.png", "ax4.png"], "", "a.png", "ax4.png"),
+    "HR and LR in a folder of an unsure name": (
+        ["original/HR/a.png", "original/LR/a.png"],
+        "",
+        "a.png",
+        "original/LR/a.png",
+    ),
+    "scale first": (["x4/HR/a.png", "x4/LR/a.png"], "", "a.png", "x4/LR/a.png"),
+    "an HR name that ends like LR": (["HR/ax4.png", "LR/ax4.png"], "", "ax4.png", "LR/ax4.png"),
     "subfolders": (["HR/b/1.png", "LR/b/1.png"], "", "b/1.png", "LR/b/1.png"),
 }
 
@@ -258,6 +266,11 @@ def test_layouts_of_the_field(tmp_path: Path, layout: str) -> None:
         (["Set5/HR/a.png", "Set14/HR/a.png"], r"more than one dataset \(Set14, Set5\)"),
         (["Canon/Test/4/a_HR.png", "Nikon/Test/4/a_HR.png"], "more than one dataset"),
         (["HR/a.png", "more/b.png"], "beside other images"),
+        (["HR/baby.png", "HR/babyx4.png"], r"babyx4\.png: is named like an LR image"),
+        (["HR/a.png", "HR/a_LR.png", "LR/a.png"], r"a_LR\.png: is named like an LR image"),
+        (["HR/a_HR.png", "HR/ax4.png"], r"ax4\.png: is named like an LR image"),
+        (["HR/s/a.png", "HR/s/ax2.png"], r"ax2\.png: is named like an LR image"),
+        (["HR/a.png", "HR/LR_bicubic/a.png"], r"LR_bicubic/a\.png: is named like an LR image"),
     ],
 )
 def test_what_is_unclear_is_refused(tmp_path: Path, files: list[str], said: str) -> None:
@@ -265,6 +278,14 @@ def test_what_is_unclear_is_refused(tmp_path: Path, files: list[str], said: str)
         save(tmp_path / file)
     with pytest.raises(DataError, match=said):
         open_folder(tmp_path)
+
+
+def test_an_lr_image_among_hr_images_is_told_by_the_template_too(tmp_path: Path) -> None:
+    for file in ("HR/a.png", "HR/small-a.png"):
+        save(tmp_path / file)
+    assert keys(open_folder(tmp_path)) == ["a.png", "small-a.png"]
+    with pytest.raises(DataError, match=r"small-a\.png: is named like an LR image, in the folder"):
+        open_folder(tmp_path, "small-{}.png")
 
 
 def test_low_resolution_images_are_no_ground_truth(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class _File:
     """An image file with what the names of its folders and file say about it."""
 
     path: Path
-    folder: Path | None = None  # the outermost folder that has a role, None: the file's own name
+    folder: Path | None = None  # the folder that gives the role, None: the file's own name
     name: Name | None = None  # what that folder or the file says
 
 
@@ -113,14 +113,21 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
 
 
 def _classified(file: Path, root: Path) -> _File:
-    """A file with the role that its folders below `root`, or else its own name, give it."""
+    """A file with the role that its folders below `root`, or else its own name, give it.
+
+    The outermost folder decides, but "original" says nothing of its folders HR and LR.
+    """
     folders = file.relative_to(root).parts[:-1]
+    unsure = None
     for depth in range(len(folders) + 1):
         folder = root.joinpath(*folders[:depth])
         name = layouts.folder_name(folder.name)
-        if name is not None and not _by_files(folder.name):
+        if name is None or _by_files(folder.name):
+            continue
+        if layouts.UNSURE.fullmatch(folder.name) is None:
             return _File(file, folder, name)
-    return _File(file, None, layouts.marked(file.stem))
+        unsure = unsure or _File(file, folder, name)
+    return unsure or _File(file, None, layouts.marked(file.stem))
 
 
 def _by_files(folder: str) -> bool:
@@ -164,9 +171,32 @@ def _recognised(
         raise DataError(
             f"{given}: holds {names[0]} beside other images ({strange[0].name}); name one of them"
         )
+    _refuse_low_among_high(files, lr_name)
     beside = _beside(home, root)
     own = [f for f in (*low, *beside) if _belongs(f, files[0])]
     return _with_low(names[0], home, files, own, lr_name)
+
+
+def _refuse_low_among_high(high: Sequence[_File], lr_name: str | None) -> None:
+    """HR folders that hold LR images, too: babyx4.png beside baby.png, or a folder LR inside."""
+    stems = {(file.path.parent, layouts.hr_key(file.path.stem)) for file in high}
+    for file in high:
+        path = file.path
+        if file.folder is None or layouts.hr_key(path.stem) != path.stem:  # the file says "HR"
+            continue
+        readings = [n for n in layouts.lr_readings(path.stem, lr_name) if n.key != path.stem]
+        if any((path.parent, name.key) in stems for name in readings) or any(
+            _says_low(folder) for folder in path.relative_to(file.folder).parts[:-1]
+        ):
+            raise DataError(
+                f"{path}: is named like an LR image, in the folder of HR images {file.folder}; "
+                "expected HR images only: move LR images to a folder LR beside it"
+            )
+
+
+def _says_low(folder: str) -> bool:
+    name = layouts.folder_name(folder)
+    return name is not None and name.role == "lr" and not layouts.UNSURE.fullmatch(folder)
 
 
 def _home(file: _File) -> tuple[Path, str]:
