@@ -16,8 +16,14 @@ DTYPE_NAMES = {
     torch.bfloat16: "bf16",
     torch.uint8: "u8",
     torch.int32: "i32",
+    torch.int64: "i64",
 }
 DIVISIBLE = [["tt.divisibility", 16]]  # what Triton tells the compiler of a multiple of 16
+
+
+def is_interpreted(kernel: Any) -> bool:
+    """Whether Triton's interpreter runs a kernel, on the CPU."""
+    return not isinstance(kernel, triton.JITFunction)
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Launch:
 
     kernel: Any  # triton.JITFunction, or its interpreted stand-in
     programs: int
-    arguments: dict[str, Tensor | int]
+    arguments: dict[str, Tensor | int | float]
     constants: dict[str, Any]  # tl.constexpr
     num_warps: int
 
@@ -42,7 +48,8 @@ class Launch:
         """What Triton would compile for this launch.
 
         Triton's own rules, which it applies in its launcher only, and that needs a driver: an
-        integer 1 becomes a constant, multiples of 16 (addresses too) are known as such.
+        integer 1 becomes a constant, multiples of 16 (addresses too) are known as such, a float is
+        neither.
         """
         signature: dict[str, str] = {}
         constants = dict(self.constants)
@@ -55,6 +62,9 @@ class Launch:
             if isinstance(value, Tensor):
                 signature[name] = "*" + DTYPE_NAMES[value.dtype]
                 aligned = value.data_ptr() % 16 == 0
+            elif isinstance(value, float):
+                signature[name] = "fp32"
+                continue
             elif value == 1:
                 signature[name] = "constexpr"
                 constants[name] = 1

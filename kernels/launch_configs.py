@@ -221,3 +221,30 @@ class GramReduceConfig:
 
     rows: int = 16  # x 64 columns: 8 sums per thread
     num_warps: int = 4
+
+
+@dataclass(frozen=True)
+class ConvConfig:
+    """conv3x3_fwd_kernel: tensor cores compute 64 pixels x 64 channels, WGMMA's smallest tile."""
+
+    block_p: int = 64  # of one image: small, as windows are; two sums of 32 registers per thread
+    num_warps: int = 4
+    stages: int = 3  # loads of two steps in flight: 48 KiB of shared memory
+    split_k: int = 16  # channels of a step in three products; 32 spilled on sm_80
+
+    def block_n(self, outputs: int) -> int:
+        """Channels written by a program; 16 is the least of a tensor core."""
+        return min(max(next_power_of_2(outputs), 16), 64)
+
+    def block_k(self, inputs: int, products: str) -> int:
+        """Channels read in a step."""
+        most = self.split_k if products == "tf32x3" else 32
+        return min(max(next_power_of_2(inputs), 16), most)
+
+
+@dataclass(frozen=True)
+class ConvPackConfig:
+    """conv3x3_pack_kernel gathers weights once per pass: 8 elements per thread."""
+
+    block: int = 1024
+    num_warps: int = 4

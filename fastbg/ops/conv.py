@@ -24,6 +24,9 @@ def conv3x3(
     CVPR 2016). The rounding error of a layer is a few times that of the plain sum, about 1e-6 of
     its largest output. A NaN or infinity in the input spreads to the whole 4x4 output tile.
 
+    On GPUs tensor cores compute it in the precision that is asked for (`fastbg.use_precision`):
+    "ieee" takes three TF32 products. Only the torch backend has gradients to weights there.
+
     Args:
         x: (B,Ci,H,W) float, any strides; fastest in channels_last, or cut out of such a tensor.
         weight, bias: (Co,Ci,3,3) and (Co), in the dtype of `x`. On CPUs the transformed weight is
@@ -32,7 +35,7 @@ def conv3x3(
         residual: (B,Co/r^2,r*H,r*W) with r = `upscale`, to which the convolution is added.
         residual_scale: factor of the convolution; has no effect without `residual`.
         upscale: r of the pixel shuffle (Shi et al., CVPR 2016); Co is a multiple of r^2.
-        backend: "auto", "torch" or "cpu". On GPUs "torch", which is cuDNN, is taken.
+        backend: "auto", "torch", "cpu" or "triton".
 
     Returns:
         (B,Co/r^2,r*H,r*W) in the dtype of `x`, channels_last. Twice differentiable.

@@ -74,7 +74,8 @@ def unavailable(op: str, backend: str, place: Place) -> str | None:
         return "float64 is computed by the torch backend only"
     if place.forward_mode and backend != "torch":
         return "forward-mode derivatives (jvp) come from the torch backend: take it, or 'auto'"
-    if find_spec(f"{BACKENDS[backend]}.{FAMILIES[op]}") is None:
+    module = f"{BACKENDS[backend]}.{FAMILIES[op]}"
+    if find_spec(module) is None or not hasattr(import_module(module), op):
         return f"{op} is not written for it"
     return None
 

@@ -26,6 +26,7 @@ from torch.autograd.function import _SingleLevelFunction
 from torch.nn import Parameter
 
 from fastbg.errors import NoDerivative
+from fastbg.precision import current, use_precision
 from fastbg.registration.dispatch import Place, select
 
 _LIBRARY = torch.library.Library("fastbg", "FRAGMENT")
@@ -93,6 +94,7 @@ class Operator:
         def forward(ctx: Any, *args: Any) -> Any:
             *inputs, keyset = args
             result = self._below(keyset, tuple(inputs))
+            ctx.asked_precision = current()  # PyTorch runs backward on GPUs in another thread
             if self._keep is not None:
                 self._keep(ctx, tuple(inputs), result)
             return result
@@ -100,7 +102,8 @@ class Operator:
         def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
             if self._backward is None:
                 raise self._no_derivative()
-            return (*self._backward(ctx, *grads), None)
+            with use_precision(ctx.asked_precision):
+                return (*self._backward(ctx, *grads), None)
 
         body = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
         plain = type(self.name, (Function,), dict(body))

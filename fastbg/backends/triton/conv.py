@@ -1,0 +1,81 @@
+"""3x3 convolution on Triton kernels: pack the weight, allocate, launch on the tensors' device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastbg.errors import InvalidArgument
+from fastbg.filters.constants import on_device
+from fastbg.kernels.conv import Ending, Filter, Packed, Placed, plan_conv3x3, plan_pack
+from fastbg.precision import current
+
+MOST_PIXELS = 2**31 - 2**16  # of one image: pixels are counted in 32 bits, elements in 64
+
+
+def conv3x3(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    residual_scale: float,
+    relu: bool,
+    upscale: int,
+) -> Tensor:
+    """residual + residual_scale * shuffled (relu (conv 3x3 (x) + bias))."""
+    ending = Ending(
+        bias=None if bias is None else bias.contiguous(),
+        relu=relu,
+        scale=1.0 if residual is None else residual_scale,
+        residual=None if residual is None else Placed(residual),
+    )
+    return _run(x, Filter(weight, upscale, False), ending)
+
+
+def conv3x3_input_gradient(
+    grad: Tensor, weight: Tensor, gate: Tensor | None, upscale: int
+) -> Tensor:
+    """Gradient to x of the shuffled relu (conv 3x3 (x)), whose result is `gate`."""
+    return _run(gated(grad, gate), Filter(weight, upscale, True), Ending())
+
+
+def gated(grad: Tensor, gate: Tensor | None) -> Tensor:
+    """`grad` where a ReLU with the result `gate` lets it through, else 0."""
+    return grad if gate is None else torch.where(gate <= 0, 0, grad)
+
+
+def pack(filters: Sequence[Filter]) -> list[Packed]:
+    """Filters as the kernel reads them in the current precision, in one launch.
+
+    Weights are read again in every call, so that no change of one can be missed.
+    """
+    weight = filters[0].weight
+    plan = plan_pack(filters, current())
+    table = on_device(torch.tensor(plan.rows), weight.device)  # addresses: kept while they repeat
+    with torch.cuda.device_of(weight):
+        plan.launch(table).run()
+    return plan.packed
+
+
+def run(x: Placed, packed: Packed, ending: Ending, out: Tensor) -> Tensor:
+    """`out`, filled."""
+    for name, maps in (("x", x.map), ("out", out)):
+        if maps.shape[2] * maps.shape[3] > MOST_PIXELS:
+            expected = f"at most {MOST_PIXELS} pixels an image on the triton backend"
+            raise InvalidArgument(name, f"shape {tuple(maps.shape)}", expected)
+    if out.numel():
+        with torch.cuda.device_of(out):
+            plan_conv3x3(x, packed, ending, out).run()
+    return out
+
+
+def empty_maps(like: Tensor, batch: int, channels: int, height: int, width: int) -> Tensor:
+    """Memory for maps (B,C,H,W), channels_last."""
+    return like.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
+
+
+def _run(x: Tensor, one: Filter, ending: Ending) -> Tensor:
+    batch, _, height, width = x.shape
+    sides = (side // one.read * one.written for side in (height, width))
+    out = empty_maps(x, batch, one.outputs, *sides)
+    return run(Placed(x), pack([one])[0], ending, out)
