@@ -216,7 +216,7 @@ def pair_of(index: int | tuple[int, ...], shape: Sequence[int]) -> tuple[int, ..
 
 def _grid(rows: int, columns: int) -> tuple[Figure, NDArray[Any]]:
     """Axes (rows, columns) without ticks."""
-    size = (PANEL * columns + 0.7, (PANEL + 0.2) * rows + 0.5)
+    size = (PANEL * columns + 0.7, (PANEL + 0.2) * rows + 0.8)
     drawn = Figure(figsize=size, layout="constrained")
     axes = drawn.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
