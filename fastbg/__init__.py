@@ -24,11 +24,13 @@ if TYPE_CHECKING:
         Interventions,
         LinearPath,
         LocalAttribution,
+        NoisePath,
         Occlusion,
         OcclusionResult,
         PixelSum,
         published_patches,
     )
+    from fastbg.attribution.expected import ExpectedGradients
     from fastbg.attribution.faithfulness import FaithfulnessResult, faithfulness
     from fastbg.attribution.gradient import window_gradient
     from fastbg.attribution.receptive_field import ReceptiveField, receptive_field
@@ -55,6 +57,7 @@ __all__ = [
     "CausalEffectResult",
     "CustomObjective",
     "CustomPath",
+    "ExpectedGradients",
     "FaithfulnessResult",
     "GaussianBlurPath",
     "GaussianLinearPath",
@@ -62,6 +65,7 @@ __all__ = [
     "Interventions",
     "LinearPath",
     "LocalAttribution",
+    "NoisePath",
     "Occlusion",
     "OcclusionResult",
     "PixelSum",
@@ -105,8 +109,9 @@ _NAMES = {
     "attribution": (
         "AttributionResult CausalEffectMap CausalEffectResult CustomObjective CustomPath "
         "GaussianBlurPath GaussianLinearPath GradientDetector Interventions LinearPath "
-        "LocalAttribution Occlusion OcclusionResult PixelSum published_patches"
+        "LocalAttribution NoisePath Occlusion OcclusionResult PixelSum published_patches"
     ),
+    "attribution.expected": "ExpectedGradients",
     "attribution.faithfulness": "FaithfulnessResult faithfulness",
     "attribution.gradient": "window_gradient",
     "attribution.receptive_field": "ReceptiveField receptive_field",

@@ -48,7 +48,9 @@ def test_its_values_are_local_attribution_s(net: EDSR, images: Tensor) -> None:
     assert torch.equal(LAM(net).attribute(images, target=WINDOW, n_steps=20), found)
 
 
-@pytest.mark.parametrize("method", ["gausslegendre", "riemann_right", "riemann_trapezoid"])
+@pytest.mark.parametrize(
+    "method", ["gausslegendre", "riemann_left", "riemann_right", "riemann_trapezoid"]
+)
 def test_with_baselines_its_values_are_captum_s(net: EDSR, images: Tensor, method: str) -> None:
     baseline = torch.rand(images.shape, generator=torch.Generator().manual_seed(2))
     size = float(detected(net, images).abs().max())

@@ -28,6 +28,10 @@ SCRIPTS = {
         r"edsr .*rcan .*swinir .* far away",
         ("lam_edsr.png", "lam_rcan.png", "lam_swinir.png"),
     ),
+    "degradation_paths": (
+        r"EDSR, JPEG: diffusion index \d.* misses [0-6]\.\d%.*median, rain: .* misses 0\.\d%",
+        ("edsr_jpeg.png", "median_rain.png"),
+    ),
     "nearest_texture": (r"grass/aitz_grass +grass/grass001 .*same class: \d+ of 45", ()),
     "own_network": (r"own-network-run/report\.html", ("own-network-run/report.html",)),
 }

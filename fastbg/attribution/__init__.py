@@ -12,6 +12,7 @@ from fastbg.attribution.paths import (
     GaussianBlurPath,
     GaussianLinearPath,
     LinearPath,
+    NoisePath,
     Path,
 )
 from fastbg.attribution.result import AttributionResult
@@ -28,6 +29,7 @@ __all__ = [
     "Interventions",
     "LinearPath",
     "LocalAttribution",
+    "NoisePath",
     "Objective",
     "Occlusion",
     "OcclusionResult",

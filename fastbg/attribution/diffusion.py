@@ -1,6 +1,6 @@
 """What is computed from an attribution: map, Gini coefficient, diffusion index, shares of boxes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,12 +10,29 @@ from fastbg.errors import InvalidArgument
 GINI_OFFSET = 1e-7  # of the public LAM code
 
 
-def attribution_map(attribution: Tensor) -> Tensor:
-    """|sum over channels| divided by its maximum: (...,C,h,w) -> (...,h,w) in [0,1].
+# How the channels (...,C,h,w) of an attribution become a map (...,h,w). The published one lets
+# channels of opposite signs cancel; the other counts both.
+AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "abs_of_sum": lambda attribution: attribution.sum(-3).abs(),
+    "sum_of_abs": lambda attribution: attribution.abs().sum(-3),
+}
 
-    An attribution that is 0 everywhere has a map of zeros.
+
+def check_aggregation(aggregation: str) -> str:
+    """`aggregation`, or InvalidArgument."""
+    if aggregation not in AGGREGATIONS:
+        expected = f"one of {tuple(AGGREGATIONS)}"
+        raise InvalidArgument("aggregation", repr(aggregation), expected)
+    return aggregation
+
+
+def attribution_map(attribution: Tensor, aggregation: str = "abs_of_sum") -> Tensor:
+    """The channels' aggregate divided by its maximum: (...,C,h,w) -> (...,h,w) in [0,1].
+
+    "abs_of_sum" is |sum over channels|, as in the public LAM code; "sum_of_abs" adds the channels'
+    absolute values. An attribution that is 0 everywhere has a map of zeros.
     """
-    total = attribution.sum(-3).abs()
+    total = AGGREGATIONS[check_aggregation(aggregation)](attribution)
     peak = total.amax((-2, -1), keepdim=True)
     return total / torch.where(peak > 0, peak, 1)
 

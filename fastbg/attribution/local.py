@@ -6,13 +6,16 @@ computed (``model.forward_window``), and nodes with a negligible step are skippe
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastbg.attribution import memory
+from fastbg.attribution.estimators import IDGI, PATH, check_covers, check_estimator, idgi
 from fastbg.attribution.objectives import Objective, as_objective
 from fastbg.attribution.passes import (
     WindowPasses,
@@ -24,7 +27,7 @@ from fastbg.attribution.passes import (
     leading_shape,
 )
 from fastbg.attribution.paths import GaussianBlurPath, Path
-from fastbg.attribution.quadrature import Cells, quadrature
+from fastbg.attribution.quadrature import Array, Cells, quadrature
 from fastbg.attribution.result import AttributionResult
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
@@ -51,8 +54,12 @@ class LocalAttribution:
         path: from a baseline to the image; default LAM's `GaussianBlurPath(1.2, 9)`.
         objective: default LAM's `GradientDetector()`; or an `Objective`, or a function of the
             window's SR pixels (B,3,size,size) that returns (B), a number for each image.
+        estimator: "path": gradients times the steps of the path, as published; "idgi": the
+            objective's rise over each step, shared out by the squared gradient (important direction
+            gradient integration; Yang et al., CVPR 2023), for half as many more passes forward.
         skip_tolerance: nodes whose step is shorter than this fraction of the path are left out.
-            With the default the result changes by less than 1e-6 of its largest value.
+            With the default the result changes by less than 1e-6 of its largest value. "idgi"
+            leaves none out.
         memory_budget: bytes that one pass may use; default 2 GiB on CPUs, 4 GiB on GPUs. If a pass
             needs more, the network's blocks are recomputed in backward.
         autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, less exact. Without
@@ -76,6 +83,7 @@ class LocalAttribution:
         path: Path | None = None,
         objective: Objective | Callable[[Tensor], Tensor] | None = None,
         *,
+        estimator: str = PATH,
         skip_tolerance: float = 1e-7,
         memory_budget: int | None = None,
         autocast: torch.dtype | None = None,
@@ -85,6 +93,7 @@ class LocalAttribution:
         self.model = model
         self.path = GaussianBlurPath() if path is None else path
         self.objective = as_objective(objective)
+        self.estimator = check_estimator(estimator)
         if not 0 <= skip_tolerance < 1:
             raise InvalidArgument("skip_tolerance", skip_tolerance, "0 <= skip_tolerance < 1")
         if memory_budget is not None and memory_budget < 1:
@@ -116,8 +125,8 @@ class LocalAttribution:
                 several windows for each. Windows of one image share its path. With 4 in place of 3
                 they are boxes ``(y0, x0, y1, x1)``, half-open.
             n_steps: nodes of the path; those with a negligible step are not computed.
-            method: quadrature rule: "riemann_right" (as published), "riemann_trapezoid",
-                "gausslegendre" or "arc_midpoint".
+            method: quadrature rule: "riemann_right" (as published), "riemann_left" (as IDGI is
+                published), "riemann_trapezoid", "gausslegendre" or "arc_midpoint".
             internal_batch_size: nodes per pass of the network; None: as the memory budget allows.
             return_convergence_delta: also return the completeness error of the quadrature, which
                 takes two more forward passes.
@@ -132,46 +141,89 @@ class LocalAttribution:
         Raises:
             InvalidArgument: an argument's shape, value, dtype or device; a window that leaves the
                 SR image; a model that raises, that returns no SR image or NaN, or whose output has
-                no gradient.
+                no gradient; the method "gausslegendre" with the estimator "idgi".
         """
         images = as_inputs(images, self.model)
         if accuracy is not None:
             if accuracy != "published":
                 raise InvalidArgument("accuracy", repr(accuracy), "'published' or None")
             method, n_steps = PUBLISHED
-        if internal_batch_size is not None and internal_batch_size < 1:
-            raise InvalidArgument("internal_batch_size", internal_batch_size, "at least 1")
         corners = as_windows(windows, images.shape[0])  # [B,N,3 or 4]
         cells = quadrature(method, n_steps, self.path.at_length)
-        cells = cells[self.path.step_sizes(cells) > self.skip_tolerance]
-
-        run = _Run(self, internal_batch_size)
-        boxes = [[as_box(corner) for corner in row] for row in corners.tolist()]
-        b, n = corners.shape[:2]
-        total = images.new_zeros((b, n, *images.shape[1:]), dtype=torch.float32)
-        ends = images.new_zeros((2, b, n), dtype=torch.float64)
-        with memory.frozen(self.model):
-            if b and n and len(cells):
-                run.plan(images[:1], [box for row in boxes for box in row], cells)
-            for i, image in enumerate(images.split(1) if b and n else ()):
-                part = run.part(image, boxes[i])
-                rows, columns = part.box.slices()
-                for j, share in run.integrals(part.image, part.windows, cells):
-                    total[i, j, :, rows, columns] += share
-                if return_convergence_delta:
-                    ends[:, i] = run.values_at_ends(part.image, part.windows)
-        check_finite("model", total, "an attribution")
-        delta = total.double().sum((2, 3, 4)) - (ends[1] - ends[0])
-        shape = leading_shape(windows, b)
-        size = images.shape[1:]
-        return AttributionResult(
-            attribution=total.reshape(*shape, *size),
-            images=images[:, None].expand(b, n, *size).reshape(*shape, *size),
-            windows=corners.reshape(*shape, corners.shape[-1]),
-            scale=run.passes.scale,
-            passes=len(cells),
-            convergence_delta=delta.reshape(shape) if return_convergence_delta else None,
+        if self.estimator == PATH:
+            cells = cells[self.path.step_sizes(cells) > self.skip_tolerance]
+        else:
+            check_covers(cells, method)
+        found = integrate(
+            self, images, corners, cells, internal_batch_size, return_convergence_delta
         )
+        return found.result(images, corners, leading_shape(windows, images.shape[0]))
+
+
+@dataclass(frozen=True)
+class Integrals:
+    """Attributions (B,N,C,h,w) of N windows of each of B images, before they are a result.
+
+    Attributes:
+        ends: (2,B,N) objective at the baseline and at the image, float64; None if not asked for.
+        scale, passes: as in `AttributionResult`.
+    """
+
+    total: Tensor
+    ends: Tensor | None
+    scale: int
+    passes: int
+
+    def divided(self, count: int) -> "Integrals":
+        """The mean, if these are a sum over `count` baselines."""
+        ends = None if self.ends is None else self.ends / count
+        return replace(self, total=self.total / count, ends=ends)
+
+    def result(self, images: Tensor, corners: Tensor, shape: tuple[int, ...]) -> AttributionResult:
+        """As a result whose leading dimensions are `shape`; InvalidArgument unless it is finite."""
+        check_finite("model", self.total, "an attribution")
+        size, delta = images.shape[1:], None
+        if self.ends is not None:
+            rise = self.ends[1] - self.ends[0]
+            delta = (self.total.double().sum((2, 3, 4)) - rise).reshape(shape)
+        each = images[:, None].expand(*corners.shape[:2], *size)
+        return AttributionResult(
+            attribution=self.total.reshape(*shape, *size),
+            images=each.reshape(*shape, *size),
+            windows=corners.reshape(*shape, corners.shape[-1]),
+            scale=self.scale,
+            passes=self.passes,
+            convergence_delta=delta,
+        )
+
+
+def integrate(
+    settings: LocalAttribution,
+    images: Tensor,
+    corners: Tensor,
+    cells: Cells,
+    batch: int | None,
+    with_ends: bool,
+) -> Integrals:
+    """Integrate along `cells` of the path, for the windows `corners` (B,N,3 or 4) of `images`."""
+    if batch is not None and batch < 1:
+        raise InvalidArgument("internal_batch_size", batch, "at least 1")
+    run = _Run(settings, batch)
+    boxes = [[as_box(corner) for corner in row] for row in corners.tolist()]
+    b, n = corners.shape[:2]
+    total = images.new_zeros((b, n, *images.shape[1:]), dtype=torch.float32)
+    ends = images.new_zeros((2, b, n), dtype=torch.float64)
+    with memory.frozen(settings.model):
+        if b and n and len(cells):
+            run.plan(images[:1], [box for row in boxes for box in row], cells)
+        for i, image in enumerate(images.split(1) if b and n else ()):
+            part = run.part(image, boxes[i])
+            rows, columns = part.box.slices()
+            for j, share in run.integrals(part.image, part.windows, cells):
+                total[i, j, :, rows, columns] += share
+            if with_ends:
+                ends[:, i] = run.values_at(part.image, part.windows, np.array([0.0, 1.0]))
+    return Integrals(total, ends if with_ends else None, run.passes.scale, len(cells))
 
 
 class _Part(NamedTuple):
@@ -191,6 +243,7 @@ class _Run:
             settings.objective,
             WindowPasses(settings.model, settings.autocast),
         )
+        self.estimator = settings.estimator
         self.budget, self.asked, self.batch = settings.memory_budget, batch, 0
         self.recompute = False
 
@@ -216,27 +269,36 @@ class _Run:
     def integrals(
         self, image: Tensor, boxes: Sequence[Box], cells: Cells
     ) -> Iterator[tuple[int, Tensor]]:
-        """(window's index, partial integral (C,h,w)) for each chunk of the path and each window."""
-        done = 0
-        while done < len(cells):
-            chunk = cells[done : done + self.batch]
-            done += len(chunk)
-            nodes = self._nodes(image, chunk)
-            for j, gradients in enumerate(self._gradients(nodes, boxes)):
-                yield j, self.path.integral(gradients[None], image, chunk)[0].float()
+        """(window's index, its share (C,h,w) of the integral), over chunks of the path."""
+        rises = self._rises(image, boxes, cells) if self.estimator == IDGI else None
+        for start in range(0, len(cells), max(self.batch, 1)):
+            part = slice(start, start + self.batch)
+            chunk = cells[part]
+            for j, gradients in enumerate(self._gradients(self._nodes(image, chunk.node), boxes)):
+                if rises is None:
+                    share = self.path.integral(gradients[None], image, chunk)[0]
+                else:
+                    share = idgi(gradients, rises[part, j])
+                yield j, share.float()
 
-    def values_at_ends(self, image: Tensor, boxes: Sequence[Box]) -> Tensor:
-        """Objective (2,N) of each window at the baseline and at the image."""
-        ends = Cells(*4 * (torch.tensor([0.0, 1.0], dtype=torch.float64).numpy(),))
+    def _rises(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> Tensor:
+        """Weighted rise (K,N) of each window's objective over each cell, float64."""
+        positions, where = np.unique(np.stack((cells.start, cells.end)), return_inverse=True)
+        values = self.values_at(image, boxes, positions)
+        start, end = values[torch.from_numpy(where.reshape(2, -1)).to(values.device)]
+        return torch.from_numpy(cells.weight).to(values)[:, None] * (end - start)
+
+    def values_at(self, image: Tensor, boxes: Sequence[Box], positions: Array) -> Tensor:
+        """Objective (P,N) of each window at each of `positions` (P) of the path, float64."""
         with torch.no_grad():
             rows = [
                 torch.stack([value[0].double() for value in self._values(node, boxes)])
-                for node in self._nodes(image, ends).split(1)
+                for node in (self._nodes(image, position[None]) for position in positions)
             ]
         return torch.stack(rows)
 
-    def _nodes(self, image: Tensor, cells: Cells) -> Tensor:
-        nodes = self.path.nodes(image, cells.node)[0]
+    def _nodes(self, image: Tensor, positions: Array) -> Tensor:
+        nodes = self.path.nodes(image, positions)[0]
         return nodes.contiguous(memory_format=torch.channels_last)
 
     def _values(self, nodes: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
@@ -264,7 +326,7 @@ class _Run:
             return
         limit = (self.budget or memory.default_budget(image.device)) / memory.PEAK_OVER_SAVED
         part = self.part(image, [self._costliest(boxes, image)])
-        node = self._nodes(part.image, cells[:1]).requires_grad_()
+        node = self._nodes(part.image, cells.node[:1]).requires_grad_()
         saved = memory.SavedBytes(self.model, limit / (self.asked or 1))
         try:
             with saved:

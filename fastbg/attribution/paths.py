@@ -1,5 +1,6 @@
 """Paths from a baseline to the image, along which gradients are integrated."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,6 +12,7 @@ from torch import Tensor
 from fastbg.attribution.quadrature import Array, Cells
 from fastbg.errors import InvalidArgument
 from fastbg.filters.gaussian import gaussian_taps
+from fastbg.models.arguments import check_whole
 from fastbg.ops.path import blur_path, path_integral
 
 ARC_GRID = 4096  # cells on which a kernel's arc length is summed
@@ -124,7 +126,8 @@ class LinearPath(Path):
 
     def __init__(self, baseline: float | Tensor = 0.0) -> None:
         self.baseline = baseline
-        if type(self) is LinearPath and not isinstance(baseline, Tensor):
+        shape = baseline.shape[-2:] if isinstance(baseline, Tensor) else ()
+        if type(self) is LinearPath and all(side == 1 for side in shape):  # a colour, no image
             self.radius = 0
 
     def __repr__(self) -> str:
@@ -183,6 +186,45 @@ class GaussianLinearPath(LinearPath):
     def start(self, images: Tensor) -> Tensor:
         """The baseline (B,C,h,w) of `images`."""
         return blur_path(images, [self.sigma], self.kernel_size, backend=self.backend)[:, 0]
+
+
+class NoisePath(LinearPath):
+    """The straight line from the image under more noise to the image: for denoising networks.
+
+    ``x(t) = image + (1 - t) * sigma * n`` with n ~ N(0, 1), drawn once for each channel and pixel
+    and the same at each t: the noise level falls linearly. LAM asks what made the structure that
+    the baseline lacks (Gu and Dong, CVPR 2021, section 3: a blurred image lacks detail, but the
+    input of a denoiser does not). Here the baseline lacks what strong noise buries. One draw is one
+    baseline: average maps over `seed`, or give several to `ExpectedGradients`.
+
+    Args:
+        sigma: standard deviation of the added noise for images in [0,1], such as 50 / 255;
+            positive. The baseline is not clipped to [0,1].
+        seed: of the noise. Every image of one size gets the same, on every device.
+
+    Raises:
+        InvalidArgument: `sigma` or `seed`.
+
+    Example:
+        >>> import numpy as np, torch, fastbg
+        >>> path = fastbg.NoisePath(sigma=25 / 255, seed=1)
+        >>> nodes = path.nodes(torch.full((1, 1, 64, 64), 0.5), np.array([0.0, 0.5, 1.0]))
+        >>> [round(float(node.std()) * 255) for node in nodes[0]]
+        [25, 13, 0]
+    """
+
+    def __init__(self, sigma: float = 50 / 255, seed: int = 0) -> None:
+        if not 0 < sigma < math.inf:
+            raise InvalidArgument("sigma", sigma, "a positive noise level for images in [0, 1]")
+        self.sigma, self.seed = sigma, check_whole("seed", seed, least=0)
+
+    def __repr__(self) -> str:
+        return f"NoisePath(sigma={self.sigma}, seed={self.seed})"
+
+    def start(self, images: Tensor) -> Tensor:
+        """The baseline (B,C,h,w) of `images`."""
+        noise = np.random.default_rng(self.seed).standard_normal(images.shape[1:])
+        return images + self.sigma * torch.from_numpy(noise).to(images)
 
 
 PathFunction = Callable[[Tensor, Tensor], Tensor]

@@ -78,9 +78,9 @@ class Panel:
 
 
 def pixels(image: Tensor) -> Pixels:
-    """8-bit pixels (h,w,3) of an image (3,h,w) in [0,1]."""
-    grey: Pixels = as_uint8(image).permute(1, 2, 0).cpu().numpy()
-    return grey
+    """8-bit pixels (h,w,3) of an image (3,h,w), or of a grey one (1,h,w), in [0,1]."""
+    levels: Pixels = as_uint8(image.expand(3, -1, -1)).permute(1, 2, 0).cpu().numpy()
+    return levels
 
 
 def heat(values: NDArray[Any], scale: int = 1) -> Pixels:
@@ -216,7 +216,7 @@ def pair_of(index: int | tuple[int, ...], shape: Sequence[int]) -> tuple[int, ..
 
 def _grid(rows: int, columns: int) -> tuple[Figure, NDArray[Any]]:
     """Axes (rows, columns) without ticks."""
-    size = (PANEL * columns + 0.7, (PANEL + 0.2) * rows + 0.5)
+    size = (PANEL * columns + 0.7, (PANEL + 0.2) * rows + 0.8)
     drawn = Figure(figsize=size, layout="constrained")
     axes = drawn.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:

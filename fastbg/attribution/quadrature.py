@@ -54,6 +54,12 @@ def riemann_right(n: int, at_length: Callable[[Array], Array]) -> Cells:
     return Cells(t[1:], t[:-1], t[1:], np.ones(n))
 
 
+def riemann_left(n: int, at_length: Callable[[Array], Array]) -> Cells:
+    """n equal cells with the gradient at the start of each (Captum's rule of this name)."""
+    t = np.linspace(0, 1, n + 1)
+    return Cells(t[:-1], t[:-1], t[1:], np.ones(n))
+
+
 def riemann_trapezoid(n: int, at_length: Callable[[Array], Array]) -> Cells:
     """n equidistant nodes from the baseline to the image (Captum's rule of this name)."""
     if n < 2:
@@ -82,6 +88,7 @@ def arc_midpoint(n: int, at_length: Callable[[Array], Array]) -> Cells:
 
 METHODS: dict[str, Callable[[int, Callable[[Array], Array]], Cells]] = {
     "riemann_right": riemann_right,
+    "riemann_left": riemann_left,
     "riemann_trapezoid": riemann_trapezoid,
     "gausslegendre": gausslegendre,
     "arc_midpoint": arc_midpoint,

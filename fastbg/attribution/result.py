@@ -4,7 +4,7 @@ import base64
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # rows of the table that a notebook shows
 _NEEDED = ("attribution", "images", "windows", "scale", "passes")
+_OPTIONAL = ("convergence_delta", "aggregation")  # files of older versions have no aggregation
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,6 +43,7 @@ class AttributionResult:
         convergence_delta: (B) sum of the attribution less (objective at the image - at the
             baseline), float64; None unless asked for.
         passes: forward and backward passes of the network per (image, window) pair.
+        aggregation: how the map is made of the channels, see `aggregated`.
 
     A notebook shows it as a table and the picture of the first pair.
     """
@@ -52,11 +54,25 @@ class AttributionResult:
     scale: int
     passes: int
     convergence_delta: Tensor | None = None
+    aggregation: str = "abs_of_sum"
+
+    def aggregated(self, aggregation: str) -> "AttributionResult":
+        """This result with a map that is made of the channels in another way; nothing is run.
+
+        Args:
+            aggregation: "abs_of_sum", |sum over channels| as in the public LAM code; or
+                "sum_of_abs", the sum of the channels' absolute values, where attributions of
+                opposite signs do not cancel. Numbers that follow from the map (`gini`,
+                `diffusion_index`, `area`, `share`) follow it, so compare those of one kind only.
+
+        Raises InvalidArgument for any other.
+        """
+        return replace(self, aggregation=diffusion.check_aggregation(aggregation))
 
     @cached_property
     def map(self) -> Tensor:
-        """(B,h,w): |sum over channels| divided by its maximum."""
-        return diffusion.attribution_map(self.attribution)
+        """(B,h,w): the channels' aggregate, |their sum| by default, divided by its maximum."""
+        return diffusion.attribution_map(self.attribution, self.aggregation)
 
     @cached_property
     def gini(self) -> Tensor:
@@ -127,7 +143,8 @@ class AttributionResult:
             name: (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
             for name, value in tensors.items()
         }
-        return arrays | {"scale": np.array(self.scale), "passes": np.array(self.passes)}
+        names = ("scale", "passes", "aggregation")
+        return arrays | {name: np.array(getattr(self, name)) for name in names}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_numpy()` to a file (.npz) that `load` and `numpy.load` read.
@@ -143,15 +160,17 @@ class AttributionResult:
 
         Raises DataError for a file that cannot be read or is no such result.
         """
-        found = read_arrays(path, (*_NEEDED, "convergence_delta"))
+        found = read_arrays(path, (*_NEEDED, *_OPTIONAL))
         problem = _problem(found)
         if problem:
             raise DataError(
                 f"{os.fspath(path)}: holds {problem}; expected a file that "
                 "AttributionResult.save wrote"
             )
-        numbers = {name: int(found.pop(name)) for name in ("scale", "passes")}
-        return cls(**{n: torch.from_numpy(a) for n, a in found.items()}, **numbers)  # type: ignore[arg-type]
+        others: dict[str, Any] = {name: int(found.pop(name)) for name in ("scale", "passes")}
+        if "aggregation" in found:
+            others["aggregation"] = str(found.pop("aggregation"))
+        return cls(**{n: torch.from_numpy(a) for n, a in found.items()}, **others)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         size = tuple(self.attribution.shape)
@@ -197,6 +216,8 @@ def _problem(found: Mapping[str, NDArray[Any]]) -> str:
     for name in ("scale", "passes"):
         if found[name].shape or found[name].dtype.kind not in "iu":
             return f"a {name} that is no whole number"
+    if "aggregation" in found and str(found["aggregation"]) not in diffusion.AGGREGATIONS:
+        return f"the aggregation {str(found['aggregation'])[:40]!r}"
     size = found["attribution"].shape
     leading = size[:-3]
     expected = {"images": [size], "windows": [(*leading, 3), (*leading, 4)]}
