@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from fastbg.errors import InvalidArgument
 
@@ -99,6 +99,9 @@ class Options:
     lr: Literal["made", "paired"] = option(
         "made", "the LR input", made="made from the HR image", paired="the data set's own file"
     )
+
+    # What runs from before an option existed were made with, where it is not the default of now.
+    earlier: ClassVar[Mapping[str, object]] = {}
 
     @classmethod
     def declared(cls) -> dict[str, Declared]:

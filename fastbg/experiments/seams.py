@@ -6,9 +6,9 @@ suffix: "psnr_32" and "psnr_32_seam_4".
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured
@@ -28,6 +28,8 @@ class SeamedOptions(Options):
         "how foreign content meets the rim: hard (cut and pasted), or the decay length of a bridge "
         "in HR pixels; several, separated by commas, are all measured",
     )
+
+    earlier: ClassVar[Mapping[str, object]] = {"seam": HARD}
 
     def seams(self, owner: str) -> tuple[Seam, ...]:
         """The seams of the option, hard first, then bridges by length.

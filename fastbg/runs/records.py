@@ -12,7 +12,6 @@ from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, NetLabel
 from fastbg.experiments.groups import SETS
 from fastbg.experiments.options import Options
-from fastbg.experiments.seams import HARD, SeamedOptions
 from fastbg.experiments.study import Item, Study
 from fastbg.runs.store import RunStore
 
@@ -57,9 +56,7 @@ def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
 def stored_options(store: RunStore, name: str, kind: type[Options]) -> dict[str, Any]:
     """The options that the experiment `name`, whose options are of `kind`, was run with."""
     told: dict[str, Any] = known(store, f"options {name}")
-    if issubclass(kind, SeamedOptions):
-        return {"seam": HARD, **told}  # runs of before seams were an option
-    return told
+    return {**kind.earlier, **told}
 
 
 def settle_network(store: RunStore, net: NetLabel, weights: str) -> None:
