@@ -1,5 +1,8 @@
 """The experiment `faithfulness`: its columns are the curves of the maps it says they are."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,16 +12,15 @@ from fastbg.data.builtin import builtin_images
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.faithfulness import (
-    MAPS,
-    NAMES,
+    EXPLANATIONS,
     Faithfulness,
     FaithfulnessOptions,
     area,
-    explanations,
+    passes,
 )
 from fastbg.experiments.study import Item, Study
 from fastbg.models.edsr import EDSR
-from fastbg.reports.faithfulness import FaithfulnessReport
+from fastbg.reports.faithfulness import TITLES, FaithfulnessReport
 from fastbg.stats.intervals import Outcome
 
 OPTIONS = FaithfulnessOptions(count=2, size=64, points=3)
@@ -48,6 +50,7 @@ def test_columns_are_the_curves_of_the_maps(net: EDSR, study: Study) -> None:
     mine = {
         "lam": fastbg.LocalAttribution(net).attribute(lr, window, accuracy="published").map,
         "gradient_step": (gradient * (lr - blurred)).sum(1).abs(),
+        "gradient_input": (gradient * lr).sum(1).abs(),
     }
     found = fastbg.faithfulness(net, mine, lr, window, counts=[4, 32, 256], draws=1)
     for name in mine:
@@ -58,16 +61,67 @@ def test_columns_are_the_curves_of_the_maps(net: EDSR, study: Study) -> None:
     )  # the experiment's seed is faithfulness' own default
 
 
-def test_the_five_maps_differ(net: EDSR, study: Study) -> None:
-    experiment = Faithfulness(OPTIONS)
-    lr = experiment.inputs(experiment.plan(study)[:1], study)
-    maps = explanations(net, lr, (24, 24, 16), "auto")
-    assert tuple(maps) == MAPS
+def test_effect_and_occlusion_are_those_of_the_package(net: EDSR, study: Study) -> None:
+    options = replace(OPTIONS, explanations="occlusion, effect", block=4, replacements=2)
+    experiment = Faithfulness(options, seed=3)
+    items = experiment.plan(study)[:1]
+    explained = experiment.explained(net, items, study)
+    found = explained.maps(experiment.maps)
+    assert list(found) == ["occlusion", "effect"]
+    hr = study.ground_truth(items)
+    lr, window = study.degrade(hr, "matlab"), (24, 24, 16)
+    hidden = fastbg.Occlusion(net).occlude(lr, window, size=8, stride=4)
+    torch.testing.assert_close(found["occlusion"], hidden.map, rtol=0, atol=0)
+    # Its coarse replacements alone: what is drawn does not depend on the fine ones.
+    effects = fastbg.CausalEffectMap(net, block=4, coarse=2, fine=1, seed=3).effect(lr, window, hr)
+    mean = (effects.baseline[..., None, None] - effects.coarse_values.mean(-1)).abs()[0]
+    for row, column in np.ndindex(*mean.shape):
+        block = found["effect"][0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        assert (block == block[0, 0]).all()
+        if not effects.own[0, row, column]:
+            assert float(block[0, 0]) == pytest.approx(float(mean[row, column].nan_to_num(0)))
+    own = found["effect"][0, 6:10, 6:10]
+    assert (own > 0).all(), "the window's own blocks are measured too"
+
+
+def test_the_maps_differ(net: EDSR, study: Study) -> None:
+    experiment = Faithfulness(replace(OPTIONS, explanations="all"))
+    maps = experiment.explained(net, experiment.plan(study)[:1], study).maps(experiment.maps)
+    assert tuple(maps) == tuple(EXPLANATIONS) == tuple(name for name in TITLES if name in maps)
     flat = [m.flatten() / m.max() for m in maps.values()]
     for i, a in enumerate(flat):
         assert a.min() >= 0
         for b in flat[:i]:
-            assert not torch.allclose(a, b, atol=1e-2)
+            assert not torch.allclose(a.double(), b.double(), atol=1e-2)
+
+
+def test_passes_are_counted(study: Study) -> None:
+    options = replace(OPTIONS, block=2, replacements=3)  # LR 16: 64 blocks, 7 x 7 boxes
+    counted = {name: passes(name, options, study.scale) for name in EXPLANATIONS}
+    assert counted["effect"] == 1 + 3 * 64
+    assert counted["occlusion"] == 1 + 7 * 7
+    assert counted["lam"] == counted["straight"] == 32
+    assert counted["gradient"] == counted["gradient_input"] == 2
+
+
+def test_all_explanations_run_and_are_reported(net: EDSR, study: Study, tmp_path: Path) -> None:
+    options = {"count": 2, "size": 64, "points": 2, "explanations": "all", "replacements": 1}
+    run = fastbg.run_experiments(
+        {"small": net},
+        ["faithfulness"],
+        out=tmp_path,
+        options={f"faithfulness.{name}": value for name, value in options.items()},
+        progress=False,
+    )
+    records = run.records("faithfulness")
+    for name in EXPLANATIONS:
+        assert records[f"insertion_shuffled_{name}"].shape == (2, 2)
+    page = run.path.read_text(encoding="utf-8")
+    for title in ("causal effect on PSNR", "occlusion", "gradient times image"):
+        assert title in page
+
+
+NAMES = Faithfulness(OPTIONS).names
 
 
 def measured(areas: dict[str, float], photographs: int = 8) -> Measured:
@@ -97,10 +151,34 @@ def test_c12_follows_from_both_controls(areas: dict[str, float], outcome: Outcom
     (verdict,) = summary.verdicts
     assert verdict.claim == "C12"
     assert verdict.outcome is outcome
-    (table,) = summary.tables
+    table, _ = summary.tables
     assert table.rows[0][1] == "LAM"
     assert table.rows[0][4].value == pytest.approx(areas["nearest"] - areas["lam"])
     assert len(report.draw([measured(areas)])) == 1
+
+
+def test_the_ranking_names_the_best_and_how_far_others_are_behind() -> None:
+    areas = {"lam": 0.3, "straight": 0.25, "gradient": 0.4}
+    summary = FaithfulnessReport(Faithfulness(OPTIONS)).summarise([measured(areas)])
+    ranking = summary.tables[1]
+    block = [row for row in ranking.rows if row[1] == "deletion"]
+    assert [row[2] for row in block[:3]] == [
+        TITLES["straight"],
+        TITLES["lam"],
+        TITLES["gradient"],
+    ]
+    assert block[0][3] is None
+    assert [row[3].value for row in block[1:3]] == pytest.approx([0.05, 0.15])
+    assert "nearest to the truth by insertion: LAM on the straight" in summary.headlines["edsr"]
+
+
+def test_without_lam_there_is_no_verdict_on_it() -> None:
+    experiment = Faithfulness(replace(OPTIONS, explanations="gradient"))
+    report = FaithfulnessReport(experiment)
+    summary = report.summarise([measured({"gradient": 0.3})])
+    assert not summary.verdicts
+    assert len(summary.tables) == 1, "one map has nobody to be ranked against"
+    assert len(report.draw([measured({"gradient": 0.3})])) == 1
 
 
 def test_few_photographs_give_no_verdict() -> None:
@@ -119,6 +197,14 @@ def test_bad_options_are_named(study: Study) -> None:
         Faithfulness(FaithfulnessOptions(size=60)).plan(study)
     with pytest.raises(InvalidArgument, match=r"faithfulness\.window"):
         Faithfulness(FaithfulnessOptions(size=64, window=64)).plan(study)
+    with pytest.raises(InvalidArgument, match=r"faithfulness\.block: got 9; expected at most 8"):
+        Faithfulness(FaithfulnessOptions(size=64, block=9)).plan(study)
+
+
+@pytest.mark.parametrize("asked", ["", "lime", "lam,lam", "lam,,gradient", "all,lam"])
+def test_explanations_are_known_and_different(asked: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"faithfulness\.explanations.*expected all, or"):
+        Faithfulness(FaithfulnessOptions(explanations=asked))
 
 
 def test_flat_windows_are_left_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

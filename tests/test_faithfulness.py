@@ -1,5 +1,7 @@
 """Deletion and insertion curves against a plain loop, and controls that mean what they say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -188,7 +190,10 @@ def test_ranks_in_rings_are_centred_in_each() -> None:
         ({"maps": torch.rand(2, 16, 21)}, "maps"),
         ({"maps": torch.full((2, 16, 20), torch.nan)}, "maps"),
         ({"maps": {}}, "maps"),
-        ({"maps": {"lam": np.zeros((2, 16, 20))}}, "maps"),
+        ({"maps": {"lam": np.full((2, 16, 20), "a")}}, "maps.*<U1"),
+        ({"maps": {"lam": np.full((2, 16, 20), np.inf)}}, "lam"),
+        ({"maps": [[1.0]]}, "maps: got list"),
+        ({"maps": torch.zeros(2, 16, 20, dtype=torch.complex64)}, "maps"),
         ({"maps": {"lam": torch.rand(16, 20)}}, "lam"),
         ({"maps": {"random": torch.rand(2, 16, 20)}}, "random"),
         (
@@ -218,3 +223,95 @@ def test_bad_arguments_are_named(
     arguments = {"maps": torch.rand(2, 16, 20), "images": images, "windows": WINDOW, **change}
     with pytest.raises(InvalidArgument, match=named):
         fastbg.faithfulness(net, **arguments)
+
+
+def test_arrays_are_maps_too(net: EDSR, images: Tensor) -> None:
+    map_ = torch.rand(2, 16, 20, generator=torch.Generator().manual_seed(4))
+    ranks = map_.flatten(1).argsort(1).argsort(1).reshape(2, 16, 20)
+    asked = {
+        "tensor": map_,
+        "array": map_.numpy(),
+        "not contiguous": np.asfortranarray(map_.double().numpy()),
+        "ranks": ranks.numpy().astype(np.int32),
+    }
+    found = fastbg.faithfulness(net, asked, images, WINDOW, counts=[4, 40], draws=1)
+    for name in asked:
+        torch.testing.assert_close(found.deletion[name], found.deletion["tensor"], rtol=0, atol=0)
+
+
+def test_what_explanations_answer_is_ranked_by_its_size(net: EDSR, images: Tensor) -> None:
+    window = (22, 18, 7)  # ends inside of a block
+    lam = fastbg.LocalAttribution(net).attribute(images, window, accuracy="published")
+    effects = fastbg.CausalEffectMap(
+        net, block=3, coarse=2, fine=2, metric="change", include_window=True
+    ).effect(images, window)
+    hidden = fastbg.Occlusion(net).occlude(images, window, size=3, stride=2)
+    spread = torch.zeros(2, 16, 20, dtype=torch.float64)
+    for y in range(16):
+        for x in range(20):
+            spread[:, y, x] = effects.effect[:, y // 3, x // 3].abs()
+    asked = {"lam": lam, "effects": effects, "occlusion": hidden}
+    same = {"lam": lam.map, "effects": spread, "occlusion": hidden.map.abs()}
+    found, wanted = (
+        fastbg.faithfulness(net, maps, images, window, counts=[5, 50], draws=1)
+        for maps in (asked, same)
+    )
+    for name in asked:
+        torch.testing.assert_close(found.deletion[name], wanted.deletion[name], rtol=0, atol=0)
+        torch.testing.assert_close(found.insertion[name], wanted.insertion[name], rtol=0, atol=0)
+
+
+def test_harm_counts_as_much_as_help(net: EDSR, images: Tensor) -> None:
+    truth = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(5))
+    effects = fastbg.CausalEffectMap(net, coarse=1, fine=1).effect(images, WINDOW, truth)
+    assert (effects.effect < 0).any()
+    found = fastbg.faithfulness(
+        net, {"both": effects, "mirrored": mirrored(effects)}, images, WINDOW, counts=[30], draws=1
+    )
+    torch.testing.assert_close(found.deletion["both"], found.deletion["mirrored"])
+
+
+def mirrored(effects: fastbg.CausalEffectResult) -> fastbg.CausalEffectResult:
+    """The same with help and harm exchanged."""
+    middle = effects.baseline[..., None, None, None]
+    coarse, fine = (2 * middle - v for v in (effects.coarse_values, effects.fine_values))
+    return replace(effects, coarse_values=coarse, fine_values=fine)
+
+
+def test_blocks_that_a_map_leaves_out_come_first_and_stay_in_place(
+    net: EDSR, images: Tensor
+) -> None:
+    effects = fastbg.CausalEffectMap(
+        net, block=2, coarse=1, fine=1, tolerance=0, metric="change"
+    ).effect(images[:1], WINDOW)
+    own = torch.from_numpy(effects.grid.on_pixels(effects.own[0].numpy()))
+    inside = int(own.sum())
+    assert inside == 8
+    assert effects.effect.isnan().any()
+    distance = torch.from_numpy(window_distance(Box(20, 16, 28, 24), 4, 16, 20))
+    large = effects.effect.abs().nan_to_num(0)[0].max()
+    by_hand = torch.from_numpy(effects.grid.on_pixels(effects.effect[0].abs().numpy()))
+    by_hand = torch.where(own, 2 * large + 100 - distance, by_hand)
+    counts = [4, inside, 60]
+    found, wanted = (
+        fastbg.faithfulness(net, maps, images[:1], WINDOW, counts=counts, draws=2)
+        for maps in (effects, by_hand)
+    )
+    torch.testing.assert_close(found.deletion["map"], wanted.deletion["map"], rtol=0, atol=0)
+    shuffled = found.deletion["map shuffled at equal distance"]
+    assert shuffled[0, 1] == found.deletion["map"][0, 1], "all of the own blocks, no other"
+    assert shuffled[0, 2] != found.deletion["map"][0, 2]
+
+
+def test_occlusion_that_leaves_pixels_uncovered_is_refused(net: EDSR, images: Tensor) -> None:
+    hidden = fastbg.Occlusion(net).occlude(images, WINDOW, boxes=[[0, 0, 4, 4]])
+    with pytest.raises(InvalidArgument, match=r"maps\['hidden'\].*uncovered"):
+        fastbg.faithfulness(net, {"hidden": hidden}, images, WINDOW)
+
+
+def test_a_map_of_other_images_is_refused_by_shape(net: EDSR, images: Tensor) -> None:
+    effects = fastbg.CausalEffectMap(net, coarse=1, fine=1, metric="change").effect(
+        images[:, :, :, :-2], WINDOW
+    )
+    with pytest.raises(InvalidArgument, match=r"maps: got shape \(2, 16, 18\)"):
+        fastbg.faithfulness(net, effects, images, WINDOW)

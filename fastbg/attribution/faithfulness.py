@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from fastbg.attribution import memory
 from fastbg.attribution.distance import rings, shuffled_in_rings, window_distance
+from fastbg.attribution.faithfulness_maps import Explanation, Floats, lr_maps
 from fastbg.attribution.objectives import Objective, as_objective
 from fastbg.attribution.passes import WindowPasses, Windows, as_box, as_inputs, one_window_each
 from fastbg.attribution.paths import GaussianBlurPath, Path
@@ -80,7 +81,7 @@ class FaithfulnessResult:
 @torch.inference_mode()
 def faithfulness(
     model: nn.Module,
-    maps: Tensor | Mapping[str, Tensor],
+    maps: Explanation | Mapping[str, Explanation],
     images: Tensor,
     windows: Windows,
     *,
@@ -94,9 +95,13 @@ def faithfulness(
 
     Args:
         model: SR network, as for `LocalAttribution`.
-        maps: (B,h,w), or (h,w) for a single image: the larger, the more important; of any origin,
-            such as `AttributionResult.map`. Or several, by name, which share their controls.
-            Pixels of equal value are put in random order.
+        maps: tensor or array (B,h,w), or (h,w) for a single image: the larger, the more important.
+            Or what `LocalAttribution`, `CausalEffectMap` or `Occlusion` answer for these images
+            and one window each: of effects the size counts, whether they help or harm, and a
+            block's is that of each of its pixels. Or several, by name, which share their controls.
+            Pixels of equal value are put in random order. The window's own blocks, which a causal
+            effect map leaves out (NaN), come first, the nearest to the window's middle foremost:
+            there it has no more knowledge than the control "nearest first", and is not blamed.
         images: (B,3,h,w) LR in [0,1].
         windows: ``(y, x, size)`` in SR pixels for all images, or (B,3).
         objective: of deletion, as for `LocalAttribution`; default LAM's `GradientDetector()`.
@@ -125,7 +130,7 @@ def faithfulness(
     with memory.frozen(model):
         for i in range(len(images)):
             curves.start(images[i : i + 1], as_box(corners[i].tolist()))
-            maps_of_image = {name: value[i].cpu().double().numpy() for name, value in named.items()}
+            maps_of_image = {name: value[i] for name, value in named.items()}
             for name, orders in _orders(maps_of_image, curves.distance, draws, seed).items():
                 found[name][i] = curves.mean(orders)
     return FaithfulnessResult(
@@ -180,22 +185,11 @@ class _Curves:
         return (patches - self.target).square().mean((1, 2, 3)).sqrt()
 
 
-def _named(maps: Tensor | Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-    """The maps by name, each (B,h,w)."""
-    named = dict(maps) if isinstance(maps, Mapping) else {"map": maps}
-    shape = (len(images), *images.shape[-2:])
-    for name, value in named.items():
-        label = f"maps[{name!r}]" if isinstance(maps, Mapping) else "maps"
-        if not isinstance(value, Tensor):
-            raise InvalidArgument(label, type(value).__name__, "a torch.Tensor")
-        if len(images) == 1 and value.dim() == 2:
-            named[name] = value = value[None]
-        if value.shape != shape:
-            raise InvalidArgument(label, f"shape {tuple(value.shape)}", f"{shape}: an LR map each")
-        if value.is_complex() or not bool(value.isfinite().all()):
-            raise InvalidArgument(label, "values that are not finite numbers", "real numbers")
-    if not named:
-        raise InvalidArgument("maps", "none", "at least one")
+def _named(
+    maps: Explanation | Mapping[str, Explanation], images: Tensor
+) -> dict[str, list[Floats]]:
+    """The maps of each image by name; InvalidArgument for the name of a control."""
+    named = lr_maps(maps, images)
     taken = {RANDOM, NEAREST, *map(SHUFFLED.format, named)}
     for name in named:
         if name in taken:
@@ -222,21 +216,26 @@ def _counts(counts: int | Tensor | list[int], pixels: int) -> Order:
 
 
 def _orders(
-    maps: Mapping[str, NDArray[np.float64]], distance: NDArray[np.float64], draws: int, seed: int
+    maps: Mapping[str, Floats], distance: Floats, draws: int, seed: int
 ) -> dict[str, list[Order]]:
     """The orders of the pixels by each map (h,w) and by its controls."""
     generator = np.random.default_rng(seed)
     ties = generator.random(distance.size)
-    by_name = {name: [_descending(value.ravel(), ties)] for name, value in maps.items()}
+    near = -distance.ravel()
+    by_name = {name: [_by_map(value.ravel(), near, ties)] for name, value in maps.items()}
     by_name[RANDOM] = [generator.permutation(distance.size) for _ in range(draws)]
-    by_name[NEAREST] = [_descending(-distance.ravel(), ties)]
+    by_name[NEAREST] = [_by_map(near, near, ties)]
     ring = rings(distance).ravel()
     mixers = [generator.random(distance.size) for _ in range(draws)]
     for name, value in maps.items():
-        shuffled = [shuffled_in_rings(value.ravel(), ring, mixer) for mixer in mixers]
-        by_name[SHUFFLED.format(name)] = [_descending(values, ties) for values in shuffled]
+        flat = value.ravel()
+        own = np.where(np.isnan(flat), -1, ring)  # what was left out stays where it is
+        shuffled = [shuffled_in_rings(flat, own, mixer) for mixer in mixers]
+        by_name[SHUFFLED.format(name)] = [_by_map(values, near, ties) for values in shuffled]
     return by_name
 
 
-def _descending(values: NDArray[np.float64], ties: NDArray[np.float64]) -> Order:
-    return np.lexsort((ties, -values))
+def _by_map(values: Floats, near: Floats, ties: Floats) -> Order:
+    """Pixels (n) that the map leaves out by nearness, then those of large `values`."""
+    left_out = np.isnan(values)
+    return np.lexsort((ties, np.where(left_out, -near, 0.0), -np.where(left_out, np.inf, values)))

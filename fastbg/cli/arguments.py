@@ -5,20 +5,26 @@ once. The module of a command is loaded when it runs.
 """
 
 import argparse
-import importlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fastbg.cli.parser import Parser, number, whole
+from fastbg.cli.shared_arguments import (
+    SHARED_MEANINGS,
+    SHARED_OPTIONS,
+    arithmetic,
+    device,
+    engine,
+    images,
+    loaded,
+)
 from fastbg.version import __version__
 from fastbg.vocabulary import (
-    BACKENDS,
     CHANNELS,
-    DTYPES,
     EFFECT_METRICS,
     EXPERIMENTS,
     EXTRA,
@@ -27,19 +33,10 @@ from fastbg.vocabulary import (
     NETWORK,
     NETWORK_HELP,
     NETWORKS,
-    PRECISIONS,
 )
 
 SHELLS = ("bash", "zsh", "tcsh")
 ABOUT = "Which pixels did a super-resolution network use, and did they help?"
-# Options that several experiments have; the argument sets them in all of these.
-SHARED_OPTIONS = {
-    "kernel": KERNELS,
-    "channel": CHANNELS,
-    "lr": ("made", "paired"),
-    "domain": ("hr", "lr"),
-    "seam": None,  # hard, a decay length, or several
-}
 
 
 def parser() -> Parser:
@@ -47,7 +44,7 @@ def parser() -> Parser:
     line = Parser(prog="fastbg", description=ABOUT)
     line.add_argument("--version", action=Versions)
     commands = line.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    commands_in_order = (run, report, compare, attribute, effect, evaluate, train)
+    commands_in_order = (run, report, compare, attribute, diffusion, effect, evaluate, train)
     for register in (*commands_in_order, info, options, completion):
         register(commands)
     return line
@@ -78,21 +75,6 @@ def versions() -> dict[str, str]:
     for name, module in {"C++": "fastbg._cpu", "CUDA": "fastbg._cuda"}.items():
         found[name] = "kernels built" if find_spec(module) else "kernels not built"
     return found
-
-
-def loaded(module: str, function: str = "main") -> Callable[[argparse.Namespace], int | None]:
-    """A command whose module `fastbg.cli.<module>` is loaded when it is called.
-
-    It answers the exit status, None for 0.
-    """
-
-    def command(arguments: argparse.Namespace) -> int | None:
-        status: int | None = getattr(importlib.import_module(f"fastbg.cli.{module}"), function)(
-            arguments
-        )
-        return status
-
-    return command
 
 
 def run(commands: Any) -> None:
@@ -142,15 +124,7 @@ def run(commands: Any) -> None:
         help="a first look at every experiment in about two minutes: of each the first items, too "
         "few for most verdicts; the same command without it goes on",
     )
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    add("--dtype", default="float32", choices=DTYPES, help="number format of the networks")
-    arithmetic(command)
-    add(
-        "--backend",
-        default="auto",
-        choices=("auto", *BACKENDS),
-        help="implementation of fastbg's operators",
-    )
+    device(command)
     for name, choices in SHARED_OPTIONS.items():
         metavar = None if choices else "hard|TAU,..."
         told = f"option {name} of every experiment that has it"
@@ -163,33 +137,7 @@ def run(commands: Any) -> None:
         metavar="EXPERIMENT.NAME=VALUE",
         help="set an option of one experiment; `fastbg options` lists them",
     )
-    add(
-        "--engine",
-        default="local",
-        choices=("local", "ray"),
-        help="local: one process; ray: many processes, on one machine or a cluster",
-    )
-    add(
-        "--address",
-        metavar="HOST:PORT",
-        help="Ray cluster to connect to; auto: the one that runs here (default: start one here)",
-    )
-    add(
-        "--workers",
-        type=whole(1),
-        metavar="N",
-        help="number of Ray workers (default: one per GPU share, or per core)",
-    )
-    add(
-        "--gpus-per-worker",
-        type=number,
-        metavar="G",
-        help="GPUs of a Ray worker; with 0.5 two workers share a GPU",
-    )
-    add("--dry-run", action="store_true", help="estimate work and time, and stop")
-    told = command.add_mutually_exclusive_group()
-    told.add_argument("-q", "--quiet", action="store_true", help="print the report's path only")
-    told.add_argument("-v", "--verbose", action="store_true", help="print more, such as the plan")
+    engine(command)
 
 
 def report(commands: Any) -> None:
@@ -289,6 +237,61 @@ def attribute(commands: Any) -> None:
     )
     add("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
     arithmetic(command)
+
+
+def diffusion(commands: Any) -> None:
+    """`fastbg diffusion`; the experiment `diffusion` with an image for each item."""
+    command = commands.add_parser(
+        "diffusion",
+        help="how widely do networks look on a set of images?",
+        description="Diffusion index, Gini coefficient and area of contribution of one window in "
+        "each image, and its PSNR: means with 95 % intervals over photographs, and paired "
+        "differences between networks. Writes a table (diffusion.csv), arrays (.npz), pictures "
+        "and a report. A run that was stopped resumes with the same command. Images whose window "
+        "has no detail are left out and listed at the end (exit status 1).",
+    )
+    command.set_defaults(command=loaded("diffusion"))
+    add = command.add_argument
+    add("--model", nargs="+", action="extend", required=True, metavar=NETWORK, help=NETWORK_HELP)
+    add("--data", type=Path, metavar="DIR", help="folder of HR images (default: built-in images)")
+    images(command)
+    add(
+        "--windows",
+        default="centre",
+        metavar="centre|hard|FILE.csv",
+        help="in the middle; or drawn by the seed where the built-in EDSR and SwinIR restore badly "
+        "and differ (the LAM paper's rule); or a line for each image, with the columns "
+        "image,y0,x0,y1,x1 in HR pixels",
+    )
+    add(
+        "--window",
+        type=whole(1),
+        default=16,
+        metavar="N",
+        help="side of a window that no file gives, HR pixels",
+    )
+    add(
+        "--size",
+        type=whole(1),
+        default=256,
+        metavar="N",
+        help="networks are given N x N HR pixels of each image, around its window: indices compare "
+        "on inputs of one size only (default 256: LR 64 at x4, as in the LAM paper)",
+    )
+    add(
+        "--nodes",
+        choices=("quick", "published"),
+        default="quick",
+        help="of the path: 16, as accurate as the published 50, or these",
+    )
+    for name in ("kernel", "channel", "lr"):
+        add(f"--{name}", choices=SHARED_OPTIONS[name], help=SHARED_MEANINGS[name])
+    out = Path("fastbg-diffusion")
+    add("--out", type=Path, default=out, metavar="DIR", help="folder of all that is written")
+    add("--seed", type=whole(0), default=0, metavar="N", help="of --windows hard")
+    add("--limit", type=whole(1), metavar="N", help="only the first N images")
+    device(command)
+    engine(command)
 
 
 def effect(commands: Any) -> None:
@@ -461,17 +464,6 @@ def options(commands: Any) -> None:
     )
 
 
-def arithmetic(command: argparse.ArgumentParser) -> None:
-    """The option of every command that runs a network."""
-    command.add_argument(
-        "--precision",
-        default="ieee",
-        choices=PRECISIONS,
-        help="of float32 products: exact to float32, or faster with inputs rounded to 10 bits of "
-        "mantissa (tf32, NVIDIA GPUs only) or 7 (bf16)",
-    )
-
-
 def completion(commands: Any) -> None:
     """`fastbg completion`."""
     command = commands.add_parser(
@@ -483,16 +475,3 @@ def completion(commands: Any) -> None:
     )
     command.set_defaults(command=loaded("completion"))
     command.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
-
-
-def images(command: argparse.ArgumentParser) -> None:
-    """Options of every command that reads a folder of images."""
-    command.add_argument(
-        "--lr-name",
-        metavar="TEMPLATE",
-        help="names of LR files that are not recognised, with {} for the name of the HR file, such "
-        "as '{}_bicLRx{scale}'",
-    )
-    command.add_argument(
-        "--skip-bad", action="store_true", help="leave out images that cannot be read"
-    )

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from fastbg import vocabulary
 from fastbg.cli import dry_run
-from fastbg.cli.arguments import SHARED_OPTIONS
 from fastbg.cli.device import pick_device
 from fastbg.cli.files import open_images
 from fastbg.cli.info import describe, devices
+from fastbg.cli.shared_arguments import SHARED_OPTIONS
 from fastbg.data.builtin import builtin_images
 from fastbg.data.images import ImageSet
 from fastbg.errors import InvalidArgument
@@ -47,14 +47,24 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in vocabul
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure what the run folder lacks, then write the report; its path is printed last."""
+    carry_out(arguments, experiments(arguments), images_of(arguments))
+
+
+def images_of(arguments: argparse.Namespace) -> ImageSet:
+    """Those of ``--data``, or the built-in ones."""
+    return builtin_images() if arguments.data is None else open_images(arguments)
+
+
+def carry_out(
+    arguments: argparse.Namespace, chosen: Sequence[Experiment], images: ImageSet
+) -> None:
+    """`main`, for experiments and images that are open."""
     arguments.resume_hint = (
         f"Every finished result is kept in {arguments.out}; the same command resumes:\n"
         f"  fastbg {shlex.join(sys.argv[1:])}"
     )
     if arguments.out.exists() and not arguments.out.is_dir():
         raise InvalidArgument("--out", arguments.out, "a folder for the run; this is a file")
-    chosen = experiments(arguments)
-    images = builtin_images() if arguments.data is None else open_images(arguments)
     console = Console(highlight=False)
     limits = Limits(arguments.limit, arguments.quick)
     if arguments.dry_run:
@@ -68,6 +78,8 @@ def main(arguments: argparse.Namespace) -> None:
     check_arithmetic(arguments, device)
     own = CPU if arguments.engine == "ray" else device  # of this process
     nets, study = prepare(arguments, images, own)
+    for experiment in chosen:
+        experiment.check_study(study)
     config = configuration(study) | {"device": device.type}
     level = QUIET if arguments.quiet else VERBOSE if arguments.verbose else NORMAL
     if level > QUIET:

@@ -1,16 +1,15 @@
 """Windows on a command line: `Y X SIZE`, `Y0 X0 Y1 X1`, `center [SIZE]`, or a CSV file."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastbg.data.windows import is_named, read_windows
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box, centre
 
 ARGUMENT = "--window"
 FORMS = "Y X SIZE, Y0 X0 Y1 X1, center [SIZE], or a CSV file"
-COLUMNS = ("image", "y0", "x0", "y1", "x1")
 CENTRE = 16  # SR pixels a side, as in the LAM paper
 
 
@@ -62,11 +61,6 @@ def told(box: Box) -> str:
     return f"{y0} {x0} {y1 - y0}" if y1 - y0 == x1 - x0 else f"{y0} {x0} {y1} {x1}"
 
 
-def is_named(path: Path, name: str) -> bool:
-    """Whether `name` is the image's path, file name, or file name without its ending."""
-    return name in (path.name, path.stem) or Path(name) == path
-
-
 def parse_windows(given: Sequence[Sequence[str]]) -> Windows:
     """What stands behind each --window; InvalidArgument for what is none."""
     boxes, centres, listed = [], [], []
@@ -74,7 +68,7 @@ def parse_windows(given: Sequence[Sequence[str]]) -> Windows:
         if words[0].lower() in ("center", "centre"):
             centres.append(_centre(words))
         elif len(words) == 1 and words[0].lower().endswith(".csv"):
-            listed += read_csv(Path(words[0]))
+            listed += read_windows(Path(words[0]), ARGUMENT)
         else:
             boxes.append(_box(words))
     return Windows(tuple(boxes), tuple(centres), tuple(listed))
@@ -105,37 +99,3 @@ def _box(words: Sequence[str]) -> Box:
             raise InvalidArgument(ARGUMENT, told, "Y0 X0 Y1 X1 with 0 <= Y0 < Y1 and 0 <= X0 < X1")
         return box
     raise InvalidArgument(ARGUMENT, repr(told), FORMS)
-
-
-def read_csv(path: Path) -> list[tuple[str, Box]]:
-    """Image name and window of each line of a CSV file with the columns COLUMNS."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            names = reader.fieldnames or []
-            missing = [name for name in COLUMNS if name not in names]
-            if missing:
-                told = f"{path} with columns {', '.join(names) or '(none)'}"
-                raise InvalidArgument(ARGUMENT, told, f"columns {', '.join(COLUMNS)}")
-            found = [_line(path, reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        cause = getattr(error, "strerror", None) or error
-        raise InvalidArgument(ARGUMENT, path, f"a CSV file; it cannot be read: {cause}") from error
-    if not found:
-        raise InvalidArgument(ARGUMENT, f"{path} without a line", "a window a line")
-    return found
-
-
-def _line(path: Path, number: int, row: dict[str, str | None]) -> tuple[str, Box]:
-    values = [row[name] or "" for name in COLUMNS[1:]]
-    try:
-        y0, x0, y1, x1 = (int(value) for value in values)
-    except ValueError:
-        y0 = x0 = y1 = x1 = 0
-    if not (0 <= y0 < y1 and 0 <= x0 < x1 and row["image"]):
-        raise InvalidArgument(
-            ARGUMENT,
-            f"{path}, line {number}: {','.join([row['image'] or '', *values])}",
-            "an image's name and whole numbers with 0 <= y0 < y1, 0 <= x0 < x1",
-        )
-    return row["image"], Box(y0, x0, y1, x1)

@@ -96,6 +96,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.items)
 
+    def __contains__(self, key: str) -> bool:
+        """Whether an image has that key."""
+        return key in self._by_key
+
     def __getitem__(self, key: str) -> ImageItem:
         """The item of that key; DataError if the set has none."""
         try:

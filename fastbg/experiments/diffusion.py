@@ -1,7 +1,10 @@
 """Diffusion index of networks over a set of images: how widely does each look, and does it help?"""
 
-from collections.abc import Sequence
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -13,31 +16,48 @@ from torch.nn.functional import avg_pool2d
 from fastbg.attribution import AttributionResult, GaussianBlurPath, GradientDetector
 from fastbg.attribution.local import LocalAttribution
 from fastbg.attribution.picture import heat
-from fastbg.errors import InvalidArgument
+from fastbg.data.windows import one_window_each, read_windows, shortened
+from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Picture, Work
 from fastbg.experiments.options import Options, option
 from fastbg.experiments.study import Item, Study, as_image, restore
-from fastbg.experiments.windows import NODES, Chooser, check_sizes, draw_windows, middle
+from fastbg.experiments.windows import (
+    NODES,
+    Chooser,
+    check_sizes,
+    draw_windows,
+    middle,
+    with_detail,
+)
 from fastbg.filters.dtypes import as_float
-from fastbg.geometry import Box
+from fastbg.geometry import Box, centre
 from fastbg.measures.quality import psnr
 from fastbg.models.checkpoints import load_model
 from fastbg.models.network import Network
 
 # For windows="hard": two built-in networks of different kinds, whose results are compared.
 REFERENCES = ("edsr", "swinir")
+CENTRE, HARD = "centre", "hard"
 
 
 @dataclass(frozen=True)
 class DiffusionOptions(Options):
     """Sizes in HR pixels."""
 
-    count: int = option(57, "images, one window each", low=1)
+    images: Literal["drawn", "each"] = option(
+        "drawn",
+        "which images",
+        before="drawn",
+        drawn="squares drawn by the seed, with detail in the window",
+        each="a square of every photograph, around its window",
+    )
+    count: int = option(57, "squares that are drawn, one window each", low=1)
     size: int = option(256, "side of an image, HR pixels; the LAM paper: LR 64", low=1)
-    window: int = option(16, "side of the window, HR pixels", low=1)
-    windows: Literal["centre", "hard"] = option(
-        "centre",
-        "where the window lies",
+    window: int = option(16, "side of the window, HR pixels; a file has its own", low=1)
+    windows: str = option(
+        CENTRE,
+        "where the window lies; or, with images=each, FILE.csv with a line for each image: "
+        "image,y0,x0,y1,x1 in HR pixels",
         centre="in the middle",
         hard="drawn by the seed where the built-in EDSR and SwinIR restore worse than usual, more "
         "often where they differ: the LAM paper's rule (scale 4)",
@@ -48,10 +68,20 @@ class DiffusionOptions(Options):
         quick="16, as accurate as the published 50",
         published="50 steps",
     )
+    maps: Literal["dropped", "kept"] = option(
+        "dropped",
+        "the attribution of every window",
+        before="dropped",
+        dropped="only its numbers",
+        kept="as an array",
+    )
 
 
 class Diffusion(Experiment):
-    """Columns: `di`, diffusion index; `gini`; `area` (LR pixels); `psnr` of the window (dB)."""
+    """Columns: `di`, diffusion index; `gini`; `area` (LR pixels); `psnr` of the window (dB).
+
+    If maps are kept also `passes` of the network for each, and the array `attribution` (n,3,h,w).
+    """
 
     name = "diffusion"
     title = "How widely does each network look?"
@@ -73,19 +103,110 @@ class Diffusion(Experiment):
     extra = True
     shown = ("hr", "map")
 
-    def plan(self, study: Study) -> list[Item]:
-        """Sub-images drawn by the seed; the box of each item's partner is its window."""
+    def __init__(
+        self, options: Options | None = None, seed: int = 0, base: Experiment | None = None
+    ) -> None:
+        super().__init__(options, seed, base)
         o = self.options
-        o.check(self.name)
+        self.arrays = ("attribution",) if o.maps == "kept" else ()
+        self.listed: list[tuple[str, Box]] = []  # windows of a file
+        if o.windows.lower().endswith(".csv"):
+            path = Path(o.windows)
+            self.listed = read_windows(path, f"{self.name}.windows")
+            # Windows are part of what the run is; where their file lies is not.
+            digest = hashlib.sha256(repr([(n, *box) for n, box in self.listed]).encode())
+            self.options = replace(o, windows=f"{path.name} (SHA-256 {digest.hexdigest()[:16]})")
+
+    def check_study(self, study: Study) -> None:
+        """Also sizes, and the windows and images where each image is taken.
+
+        Raises InvalidArgument naming `windows` for a file that is not of these images, or `size`
+        for images that are smaller.
+        """
+        super().check_study(study)
+        o, named = self.options, f"{self.name}.windows"
         check_sizes(self.name, o, study.scale)
-        choose = self.hard_windows(study) if o.windows == "hard" else middle(o, study)
-        return [with_window(*found) for found in draw_windows(self.name, o, study, choose)]
+        if not self.listed and o.windows not in (CENTRE, HARD):
+            raise InvalidArgument(named, repr(o.windows), f"{CENTRE}, {HARD} or FILE.csv")
+        if o.windows == HARD and study.scale != 4:
+            expected = f"'centre', as the reference networks magnify 4 times, not {study.scale}"
+            raise InvalidArgument(named, repr(HARD), expected)
+        if o.images == "each":
+            self.check_images(study)
+        elif self.listed:
+            expected = f"{CENTRE} or {HARD}, or {self.name}.images=each beside it"
+            raise InvalidArgument(named, repr(o.windows), expected)
+
+    def check_images(self, study: Study) -> None:
+        """Of all images and their windows, see `check_study`; reads no more than sizes."""
+        images, side = study.images, self.options.size
+        small = [item.key for item in images.items if min(item.size()) < side]
+        if small:
+            least = min(min(images[key].size()) for key in small)
+            expected = f"at most {least}: {shortened(small)} of {images.name} cannot hold more"
+            raise InvalidArgument(f"{self.name}.size", side, expected)
+        for key, window in self.given(study).items():
+            self.square(window, study, key)
+
+    def given(self, study: Study) -> dict[str, Box]:
+        """Windows of a file by image, in its HR pixels; none without a file."""
+        if not self.listed:
+            return {}
+        return one_window_each(self.listed, study.images, f"{self.name}.windows")
+
+    def plan(self, study: Study) -> list[Item]:
+        """Sub-images; the box of each item's partner is its window."""
+        self.check_study(study)
+        o = self.options
+        choose = self.hard_windows(study) if o.windows == HARD else middle(o, study)
+        if o.images == "each":
+            found = self.of_each(study, choose)
+        else:
+            found = draw_windows(self.name, o, study, choose)
+        return [with_window(*each) for each in found]
+
+    def of_each(self, study: Study, choose: Chooser) -> list[tuple[Item, Box]]:
+        """The square around the window of every image, and the window in its HR pixels.
+
+        The window is the file's, or chosen in the square in the middle. Images whose window has no
+        detail, or where networks differ nowhere, are left out; DataError if nothing is left.
+        """
+        given, found = self.given(study), []
+        side, scale = self.options.size, study.scale
+        for image in study.images.items:
+            key = image.key
+            window: Box | None = given.get(key)
+            if window is None:
+                low = (v // scale for v in image.size())
+                central = centre(side // scale, *low).refine(scale)
+                inside = choose(square_of(study, key, central))
+                window = None if inside is None else inside.moved(*central[:2])
+            if window is None:
+                continue
+            square = self.square(window, study, key)
+            item, inside = square_of(study, key, square), window.moved(-square.y0, -square.x0)
+            if with_detail(item, inside, study):
+                found.append((item, inside))
+        if not found:
+            name = study.images.name
+            raise DataError(f"{self.name}: no window of {name} has detail; expected some")
+        return found
+
+    def square(self, window: Box, study: Study, key: str) -> Box:
+        """`size` HR pixels around the window, on the LR grid; both in pixels of the image."""
+        side, scale, named = self.options.size, study.scale, f"{self.name}.windows"
+        height, width = (v // scale for v in study.images[key].size())
+        if window.y1 > height * scale or window.x1 > width * scale:
+            expected = f"a window inside its {height * scale}x{width * scale} HR pixels"
+            raise InvalidArgument(named, f"{window.told()} in {key}", expected)
+        square = window.coarsen(scale).around(side // scale, height, width).refine(scale)
+        if (square.y1 - square.y0, square.x1 - square.x0) != (side, side):
+            expected = f"one that {side // scale}x{side // scale} LR pixels hold, {self.name}.size"
+            raise InvalidArgument(named, f"{window.told()} in {key}", expected)
+        return square
 
     def hard_windows(self, study: Study) -> Chooser:
         """A window that two networks restore worse than half of the image, and differently."""
-        if study.scale != 4:
-            expected = f"'centre', as the reference networks magnify 4 times, not {study.scale}"
-            raise InvalidArgument(f"{self.name}.windows", "'hard'", expected)
         nets = [load_model(name).to(study.device, study.dtype) for name in REFERENCES]
 
         def choose(item: Item) -> Box | None:
@@ -103,7 +224,7 @@ class Diffusion(Experiment):
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
         """One row for each item."""
-        columns: dict[str, list[Tensor]] = {"di": [], "gini": [], "area": [], "psnr": []}
+        columns: dict[str, list[Tensor]] = defaultdict(list)
         for item in items:
             hr, lr, window = self.inputs(item, study)
             result = self.attribute(net, lr, window, study)
@@ -114,6 +235,9 @@ class Diffusion(Experiment):
             truth = as_float(hr[..., y0:y1, x0:x1])
             sr = restore(net, lr, window)
             columns["psnr"].append(psnr(sr, truth, channel=self.options.channel).double())
+            if self.arrays:
+                columns["passes"].append(result.gini.new_tensor([result.passes]))
+                columns["attribution"].append(result.attribution)
         return {name: torch.cat(values) for name, values in columns.items()}
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
@@ -143,6 +267,12 @@ class Diffusion(Experiment):
         hr, lr, window = self.inputs(item, study)
         map_ = self.attribute(net, lr, window, study).map[0].cpu().numpy()
         return {"hr": as_image(hr[0]), "map": heat(map_, study.scale)}
+
+
+def square_of(study: Study, key: str, square: Box) -> Item:
+    """A square of an image as an item."""
+    name = f"{key}@{square.y0},{square.x0}"
+    return Item(name, study.images.source(key), square, image=key)
 
 
 def with_window(item: Item, window: Box) -> Item:

@@ -75,6 +75,8 @@ class Experiment(ABC):
     chunk: ClassVar[int] = 10  # items measured together and stored at once
     curves: tuple[str, ...] = ()  # columns with K values per item
     added: tuple[str, ...] = ()  # curves that runs of older versions may lack
+    # Columns (n, ...) that are kept in the run folder for others to read: not in `Measured`.
+    arrays: tuple[str, ...] = ()
     shown: ClassVar[tuple[str, ...]] = ()  # pictures of a case
     # Seconds per million HR pixels of items, for a built-in network on one core with AVX2. The
     # first estimate of a run's time, before it has measured anything.
@@ -94,13 +96,20 @@ class Experiment(ABC):
         # The experiment of type `uses` whose items it takes.
         self.base: Any = base or (self.uses(seed=seed) if self.uses else None)
 
+    def check_study(self, study: Study) -> None:
+        """Raise InvalidArgument for options that this study cannot take; asked before a run."""
+        self.options.check(self.name)
+
     @abstractmethod
     def plan(self, study: Study) -> list[Item]:
         """The items to measure, the same for every network; `--limit` takes the first ones."""
 
     @abstractmethod
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """Columns of numbers, one row per item, on the device: (n), or (n, K) for `curves`."""
+        """Columns of numbers, one row per item, on the device: (n), or (n, K) for `curves`.
+
+        `arrays` have any shape (n, ...).
+        """
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """What `measure` does for `items`: here, one pass of each through the network."""

@@ -1,31 +1,42 @@
 """Which explanation finds the pixels that matter? Deletion and insertion curves of several."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastbg.attribution import GaussianBlurPath, GaussianLinearPath, GradientDetector
+from fastbg.attribution import (
+    CausalEffectMap,
+    GaussianBlurPath,
+    GaussianLinearPath,
+    GradientDetector,
+    Occlusion,
+)
 from fastbg.attribution.diffusion import attribution_map
 from fastbg.attribution.faithfulness import NEAREST, RANDOM, SHUFFLED, faithfulness
 from fastbg.attribution.gradient import window_gradient
-from fastbg.attribution.local import LocalAttribution
+from fastbg.attribution.local import PUBLISHED, LocalAttribution
 from fastbg.attribution.paths import Path
 from fastbg.attribution.picture import heat
+from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Picture, Work
 from fastbg.experiments.options import Options, option
 from fastbg.experiments.study import Item, Study, as_image
 from fastbg.experiments.windows import check_sizes, draw_windows, middle
+from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box, centre
 from fastbg.models.network import Network
 
-MAPS = ("lam", "lam_abs", "straight", "gradient", "gradient_step")
 CONTROLS = ("random", "nearest")
-NAMES = (*MAPS, *CONTROLS, *(f"shuffled_{name}" for name in MAPS))
 KINDS = ("deletion", "insertion")
+FIRST = "lam,lam_abs,straight,gradient,gradient_step"
+ALL = "all"
+NEVER = 1e6  # dB: a block whose effect is below it gets no further replacements
 
 
 @dataclass(frozen=True)
@@ -36,13 +47,44 @@ class FaithfulnessOptions(Options):
     size: int = option(192, "side of an image, HR pixels", low=1)
     window: int = option(16, "side of the central window that is explained, HR pixels", low=1)
     points: int = option(9, "numbers of LR pixels that are replaced, from 4 to 1,600", low=2)
+    explanations: str = option(
+        f"{FIRST},gradient_input",
+        "which explanations, separated by commas; all: effect and occlusion too, which take many "
+        "passes",
+        before=FIRST,
+        lam="|sum over channels| of LAM",
+        lam_abs="LAM, sum of absolute values",
+        straight="LAM on the straight path from the blurred image",
+        gradient="of the window's structure",
+        gradient_step="gradient times what the blur changes",
+        gradient_input="gradient times the image",
+        effect="causal effect of each block on the window's PSNR, of either sign",
+        occlusion="change of the window where a box is covered by its mean colour",
+    )
+    block: int = option(2, "side of a block and half that of a covered box, LR pixels", low=1, before=2)
+    replacements: int = option(3, "of each block, for its causal effect; published: 53", low=1, before=3)
+
+    def chosen(self, owner: str) -> tuple[str, ...]:
+        """Names of the explanations; InvalidArgument naming `owner`.explanations."""
+        if self.explanations == ALL:
+            return tuple(EXPLANATIONS)
+        found = tuple(part.strip() for part in self.explanations.split(","))
+        if len(set(found)) != len(found) or not set(found) <= set(EXPLANATIONS):
+            expected = f"{ALL}, or different ones of {', '.join(EXPLANATIONS)}"
+            raise InvalidArgument(f"{owner}.explanations", repr(self.explanations), expected)
+        return found
+
+    def check(self, owner: str) -> None:
+        """Also the explanations."""
+        super().check(owner)
+        self.chosen(owner)
 
 
 class Faithfulness(Experiment):
     """Deletion and insertion curves of explanations and of their controls.
 
-    Columns: `deletion_NAME` and `insertion_NAME` (n,K) for each of `NAMES`, and `counts` (n,K), as
-    in `fastbg.FaithfulnessResult`.
+    Columns: `deletion_NAME` and `insertion_NAME` (n,K) for each of `names`, as
+    `fastbg.FaithfulnessResult` has them, and its `counts` (n,K).
     """
 
     name = "faithfulness"
@@ -64,14 +106,24 @@ class Faithfulness(Experiment):
     cost: ClassVar[float] = 250
     chunk: ClassVar[int] = 1
     extra = True
-    curves = ("counts", *(f"{kind}_{name}" for kind in KINDS for name in NAMES))
     shown = ("lr", "maps")
+
+    def __init__(
+        self, options: Options | None = None, seed: int = 0, base: Experiment | None = None
+    ) -> None:
+        super().__init__(options, seed, base)
+        self.maps: tuple[str, ...] = self.options.chosen(self.name)
+        self.names = (*self.maps, *CONTROLS, *(f"shuffled_{name}" for name in self.maps))
+        self.curves = ("counts", *(f"{kind}_{name}" for kind in KINDS for name in self.names))
 
     def plan(self, study: Study) -> list[Item]:
         """Sub-images drawn by the seed from each photograph in turn, with detail in the window."""
         o = self.options
         o.check(self.name)
         check_sizes(self.name, o, study.scale)
+        if 2 * o.block * study.scale > o.size:
+            expected = f"at most {o.size // study.scale // 2}, as covered boxes have twice the side"
+            raise InvalidArgument(f"{self.name}.block", o.block, expected)
         found = draw_windows(self.name, o, study, middle(o, study))
         return [item for item, _ in found]
 
@@ -81,21 +133,21 @@ class Faithfulness(Experiment):
         return centre(self.options.window, self.options.size, self.options.size)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """Curves (n,K) of each map and control."""
-        lr, window = self.inputs(items, study), self.window
+        """Curves (n,K) of every map and control."""
+        explained = self.explained(net, items, study)
         found = faithfulness(
             net,
-            explanations(net, lr, window, study.backend),
-            lr,
-            window,
-            objective=GradientDetector(study.backend),
-            path=GaussianBlurPath(backend=study.backend),
+            explained.maps(self.maps),
+            explained.lr,
+            self.window,
+            objective=explained.objective,
+            path=explained.blur,
             counts=self.options.points,
             draws=1,
             seed=self.seed,
         )
-        keys = dict(zip(MAPS, MAPS, strict=True)) | {"random": RANDOM, "nearest": NEAREST}
-        keys |= {f"shuffled_{name}": SHUFFLED.format(name) for name in MAPS}
+        keys = {name: name for name in self.maps} | {"random": RANDOM, "nearest": NEAREST}
+        keys |= {f"shuffled_{name}": SHUFFLED.format(name) for name in self.maps}
         columns = {"counts": found.counts.double().expand(len(items), -1)}
         for kind, curves in (("deletion", found.deletion), ("insertion", found.insertion)):
             columns |= {f"{kind}_{name}": curves[key] for name, key in keys.items()}
@@ -106,54 +158,130 @@ class Faithfulness(Experiment):
         """The window as y, x, size."""
         return self.box.y0, self.box.x0, self.options.window
 
-    def inputs(self, items: Sequence[Item], study: Study) -> Tensor:
-        """LR images (n,3,h,w) of `items`."""
-        hr = study.ground_truth(items)
-        return study.inputs(items, hr, self.options.lr, self.options.kernel)
+    def explained(self, net: Network, items: Sequence[Item], study: Study) -> "Explained":
+        """The windows of `items`, to be explained."""
+        hr, o = study.ground_truth(items), self.options
+        lr = study.inputs(items, hr, o.lr, o.kernel)
+        return Explained(net, lr, hr, self.window, study.backend, o, self.seed)
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """Passes for both curves of every order of the pixels, without those for the maps."""
-        return Work(forwards=2 * self.options.points * len(NAMES) * len(items))
+        """Both curves of every order of the pixels, and the maps."""
+        o = self.options
+        curves = 2 * o.points * len(self.names)
+        maps = sum(passes(name, o, study.scale) for name in self.maps)
+        return Work(forwards=(curves + maps) * len(items))
 
     def cases(self, measured: Measured) -> list[int]:
-        """Where LAM beats "nearest first" most, and least."""
-        gain = area(measured, "insertion", "nearest") - area(measured, "insertion", "lam")
+        """Where the first map, LAM, beats "nearest first" most, and least."""
+        near, first = (area(measured, "insertion", name) for name in ("nearest", self.maps[0]))
+        gain = near - first
         return list(dict.fromkeys([int(np.argmax(gain)), int(np.argmin(gain))]))
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
         """The input, and each map side by side."""
-        lr = self.inputs([item], study)
-        maps = explanations(net, lr, self.window, study.backend).values()
+        explained = self.explained(net, [item], study)
+        maps = explained.maps(self.maps).values()
         pictures = [heat((m[0] / m.max()).float().cpu().numpy(), study.scale) for m in maps]
-        return {"lr": as_image(lr[0]), "maps": np.hstack(pictures)}
+        return {"lr": as_image(explained.lr[0]), "maps": np.hstack(pictures)}
 
 
-def explanations(
-    net: Network, lr: Tensor, window: tuple[int, int, int], backend: str
-) -> dict[str, Tensor]:
-    """Explanations (B,h,w) of the window, by the names in `MAPS`.
+@dataclass
+class Explained:
+    """A window of each image, and what made it, in different opinions: maps (B,h,w), >= 0.
 
-    LAM as published, |sum over channels|; the same with the sum of absolute values; LAM on the
-    straight path from the blurred image; the plain gradient; and the gradient times the difference
-    between the image and the blurred image.
+    Attributes:
+        lr, hr: (B,3,h,w) in [0,1], and (B,3,s*h,s*w) uint8.
+        window: y, x, size in HR pixels.
+        backend: of fastbg's operators.
+        options, seed: of the causal effects and the occlusion.
     """
-    objective = GradientDetector(backend)
 
-    def integrated(path: Path) -> Tensor:
-        lam = LocalAttribution(net, path, objective)
-        return lam.attribute(lr, window, accuracy="published").attribution
+    net: Network
+    lr: Tensor
+    hr: Tensor
+    window: tuple[int, int, int]
+    backend: str
+    options: FaithfulnessOptions
+    seed: int = 0
 
-    blur = GaussianBlurPath(backend=backend)
-    along_blur = integrated(blur)
-    gradient = window_gradient(net, lr, window, objective)
-    step = lr.float() - blur.nodes(lr, np.zeros(1))[:, 0].float()
-    return {
-        "lam": attribution_map(along_blur),
-        "lam_abs": along_blur.abs().sum(1),
-        "straight": attribution_map(integrated(GaussianLinearPath(backend=backend))),
-        "gradient": attribution_map(gradient),
-        "gradient_step": attribution_map(gradient * step),
-    }
+    def maps(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The maps of these names."""
+        return {name: EXPLANATIONS[name](self) for name in names}
+
+    @cached_property
+    def objective(self) -> GradientDetector:
+        """Structure of the window."""
+        return GradientDetector(self.backend)
+
+    @cached_property
+    def blur(self) -> GaussianBlurPath:
+        """LAM's path, whose baseline is the blurred image."""
+        return GaussianBlurPath(backend=self.backend)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """(B,3,h,w) at the image."""
+        return window_gradient(self.net, self.lr, self.window, self.objective)
+
+    @cached_property
+    def along_blur(self) -> Tensor:
+        """LAM (B,3,h,w)."""
+        return self.integrated(self.blur)
+
+    def integrated(self, path: Path) -> Tensor:
+        """Gradients along a path (B,3,h,w)."""
+        lam = LocalAttribution(self.net, path, self.objective)
+        return lam.attribute(self.lr, self.window, accuracy="published").attribution
+
+    def straight(self) -> Tensor:
+        """|sum over channels| of integrated gradients on the straight path."""
+        return attribution_map(self.integrated(GaussianLinearPath(backend=self.backend)))
+
+    def gradient_step(self) -> Tensor:
+        """|gradient x (image - blurred image)|."""
+        step = self.lr.float() - self.blur.nodes(self.lr, np.zeros(1))[:, 0].float()
+        return attribution_map(self.gradient * step)
+
+    def effect(self) -> Tensor:
+        """|mean effect| of each pixel's block on the window's PSNR, dB; the window's own too."""
+        effects = CausalEffectMap(
+            self.net,
+            block=self.options.block,
+            coarse=self.options.replacements,
+            fine=1,
+            tolerance=NEVER,
+            seed=self.seed,
+            include_window=True,
+        ).effect(self.lr, self.window, as_float(self.hr))
+        blocks = effects.mean_effect.abs().numpy()
+        return torch.from_numpy(effects.grid.on_pixels(blocks))
+
+    def occlusion(self) -> Tensor:
+        """RMS change of the window, grey levels, where a box over the pixel has its mean colour."""
+        side, step = 2 * self.options.block, self.options.block
+        return Occlusion(self.net).occlude(self.lr, self.window, side, step).map
+
+
+EXPLANATIONS: dict[str, Callable[[Explained], Tensor]] = {
+    "lam": lambda e: attribution_map(e.along_blur),
+    "lam_abs": lambda e: e.along_blur.abs().sum(1),
+    "straight": Explained.straight,
+    "gradient": lambda e: attribution_map(e.gradient),
+    "gradient_step": Explained.gradient_step,
+    "gradient_input": lambda e: attribution_map(e.gradient * e.lr.float()),
+    "effect": Explained.effect,
+    "occlusion": Explained.occlusion,
+}
+
+
+def passes(name: str, options: FaithfulnessOptions, scale: int) -> int:
+    """Passes of the network that the map `name` takes at most, forwards and backwards."""
+    side = options.size // scale
+    if name == "effect":
+        return 1 + options.replacements * (-(-side // options.block)) ** 2
+    if name == "occlusion":
+        return 1 + (1 + -(-(side - 2 * options.block) // options.block)) ** 2
+    return 2 if name.startswith("gradient") else 2 * PUBLISHED[1]
 
 
 def area(result: Measured, kind: str, name: str) -> NDArray[np.float64]:

@@ -46,7 +46,12 @@ def check_sizes(owner: str, options: WindowOptions, scale: int) -> None:
 def middle(options: WindowOptions, study: Study) -> Chooser:
     """Chooses the window in the middle, if it has detail."""
     box = centre(options.window, options.size, options.size)
-    return lambda item: box if detailed(study.ground_truth([item]), box)[0] else None
+    return lambda item: box if with_detail(item, box, study) else None
+
+
+def with_detail(item: Item, window: Box, study: Study) -> bool:
+    """Whether the image has structure in `window`, in HR pixels of the item."""
+    return detailed(study.ground_truth([item]), window)[0]
 
 
 def draw_windows(

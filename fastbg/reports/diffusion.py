@@ -1,5 +1,6 @@
 """What the report says of `diffusion`: tables and figures."""
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -12,7 +13,7 @@ from fastbg.geometry import Box
 from fastbg.reports import figures
 from fastbg.reports.content import Cell, Chart, Column, Gallery, Mark, Panel, Strip, Table
 from fastbg.reports.section import ExperimentReport, Summary
-from fastbg.stats.intervals import mean_interval
+from fastbg.stats.intervals import Interval, mean_interval
 
 COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
 COLUMNS = {
@@ -21,6 +22,7 @@ COLUMNS = {
     "area": Column("area of contribution", "LR pixels", 0),
     "psnr": Column("PSNR of the window", "dB", 2),
 }
+LIMITS = {"di": (0.0, 100.0), "gini": (0.0, 1.0), "area": (0.0, math.inf)}
 
 
 class DiffusionReport(ExperimentReport):
@@ -33,12 +35,13 @@ class DiffusionReport(ExperimentReport):
         rows: list[list[Cell]] = []
         headlines = {}
         for result in results:
-            means = [mean_interval(values(result, name), result.sources) for name in COLUMNS]
+            means = [mean(result, name) for name in COLUMNS]
             rows.append([result.net.label, len(result.items), *means])
             headlines[result.net.label] = f"diffusion index {means[0].text(2)}"
         note = (
             "One window for each image. Area of contribution: the fewest LR pixels that hold 95 % "
-            "of the map. Intervals: 95 %, Student's t over photographs."
+            "of the map. Intervals: 95 %, Student's t over photographs, cut where a number can go "
+            "no further."
         )
         columns = (Column("network"), Column("images"), *COLUMNS.values())
         tables = [Table(self.experiment.name, "Means over the images", columns, rows, note)]
@@ -77,7 +80,7 @@ class DiffusionReport(ExperimentReport):
             colour = COLOURS[number % len(COLOURS)]
             di, score = values(result, "di"), values(result, "psnr")
             axis.scatter(di, score, s=8, color=colour, alpha=0.35, linewidths=0)
-            x, y = (mean_interval(v, result.sources) for v in (di, score))
+            x, y = mean(result, "di"), mean(result, "psnr")
             axis.plot(x.value, y.value, "o", color=colour, label=figures.short(result.net.label))
             if x.known and y.known:
                 axis.plot([x.low, x.high], [y.value] * 2, color=colour)
@@ -116,6 +119,12 @@ class DiffusionReport(ExperimentReport):
             Panel(result.pictures[item.key, "map"], "attribution", told, mark),
         ]
         return [Strip(item.image, panels)]
+
+
+def mean(result: Measured, name: str) -> Interval:
+    """Mean of a column over the images, its interval within what the number can be."""
+    found = mean_interval(values(result, name), result.sources)
+    return found.clipped(*LIMITS[name]) if found.known and name in LIMITS else found
 
 
 def values(result: Measured, name: str) -> NDArray[np.float64]:

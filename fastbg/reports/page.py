@@ -204,6 +204,13 @@ def range_text(cell: Interval, column: Column) -> str:
     return f"{cell.low:{_form(column)}} to {cell.high:{_form(column)}}"
 
 
+def plain(cell: Cell, column: Column) -> str:
+    """A table's cell as text, an interval with its ends: "1.20 (1.10 to 1.30)"."""
+    if isinstance(cell, Interval):
+        return cell.text(column.digits, column.signed)
+    return cell_text(cell, column)
+
+
 def _form(column: Column) -> str:
     return f"{'+' if column.signed else ''}.{column.digits}f"
 

@@ -108,7 +108,7 @@ def pixels(items: Sequence[Item]) -> int:
 
 
 def record_bytes(experiment: Experiment, columns: dict[str, Tensor]) -> int:
-    """Bytes that the numbers and curves in `columns` take in the run folder."""
-    curves = [column for name, column in columns.items() if name in experiment.curves]
-    numbers = {n: c.tolist() for n, c in columns.items() if n not in experiment.curves}
-    return len(json.dumps(numbers)) + sum(curve.nbytes for curve in curves)
+    """Bytes of the numbers and arrays in `columns`, as the run folder keeps them."""
+    beside = (*experiment.curves, *experiment.arrays)
+    numbers = {n: c.tolist() for n, c in columns.items() if n not in beside}
+    return len(json.dumps(numbers)) + sum(columns[n].nbytes for n in beside if n in columns)

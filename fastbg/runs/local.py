@@ -52,10 +52,11 @@ class Job:
         return cut(self.experiment, self.items, done)
 
     def put(self, items: Sequence[Item], columns: dict[str, Tensor]) -> None:
-        """Store a chunk's records, and its curves as arrays, in one transaction."""
+        """Store a chunk's records, and its curves and arrays beside them, in one transaction."""
         name, label = self.experiment.name, self.label.label
-        curves = {n: c.numpy() for n, c in columns.items() if n in self.experiment.curves}
-        numbers = {n: c.tolist() for n, c in columns.items() if n not in curves}
+        beside = (*self.experiment.curves, *self.experiment.arrays)
+        arrays = {n: c.numpy() for n, c in columns.items() if n in beside}
+        numbers = {n: c.tolist() for n, c in columns.items() if n not in beside}
         for column, values in columns.items():
             if bool(values.isnan().any()):
                 raise CheckpointError(f"{label}: {column} is not a number; are its weights finite?")
@@ -63,7 +64,7 @@ class Job:
             for i, item in enumerate(items):
                 row = {column: values[i] for column, values in numbers.items()}
                 self.store.put_many([Record(name, label, item.key, row)])
-                for column, array in curves.items():
+                for column, array in arrays.items():
                     self.store.put_array(name, label, item.key, column, array[i])
 
     def keep_pictures(self) -> None:

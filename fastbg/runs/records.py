@@ -120,8 +120,8 @@ def collect(
 
 
 def results(store: RunStore, experiment: Experiment) -> list[Measured]:
-    """One `Measured` for each network of the run, with the items that all of them have."""
-    plan = [_item(value) for value in known(store, plan_of(experiment))]
+    """One `Measured` for each network of the run, over the items that all of them have."""
+    plan = stored_plan(store, experiment)
     labels = dict.fromkeys(r.model for r in store.records(experiment.name))
     done = {label: store.done(experiment.name, label) for label in labels}
     common = [item for item in plan if all(item.key in keys for keys in done.values())]
@@ -130,6 +130,11 @@ def results(store: RunStore, experiment: Experiment) -> list[Measured]:
     nets = [_label(store, label) for label in labels]
     nets.sort(key=lambda net: (_ORDER.get(net.architecture, len(_ORDER)), net.label))
     return [collect(store, experiment, net, common) for net in nets]
+
+
+def stored_plan(store: RunStore, experiment: Experiment) -> list[Item]:
+    """The items that were planned."""
+    return [_item(value) for value in known(store, plan_of(experiment))]
 
 
 def stored_experiments(store: RunStore) -> list[Experiment]:

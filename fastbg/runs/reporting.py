@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from fastbg.experiments import EXPERIMENTS
 from fastbg.experiments.experiment import NO_NETWORK, Experiment
 from fastbg.reports import figures
 from fastbg.reports.content import Section
-from fastbg.reports.page import Page
+from fastbg.reports.page import Page, heading, plain
 from fastbg.reports.sections import report_of
 from fastbg.runs.records import PAIRED, known, plan_of, results, stored_experiments
 from fastbg.runs.store import RunStore
@@ -18,6 +19,33 @@ def headline(store: RunStore, experiment: Experiment, label: str) -> str:
     """One line on the experiment's results so far for a network; may be empty."""
     measured = results(store, experiment)
     return report_of(experiment).summarise(measured).headlines[label] if measured else ""
+
+
+class TableText(NamedTuple):
+    """A table of the report as text, for terminals."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+    note: str
+
+
+def tables_as_text(store: RunStore, experiment: Experiment) -> list[TableText]:
+    """The tables of the experiment's section; none before all networks have an item in common."""
+    measured = results(store, experiment)
+    found = report_of(experiment).summarise(measured).tables if measured else ()
+    return [
+        TableText(
+            table.title,
+            [heading(column) for column in table.columns],
+            [
+                [plain(cell, column) for cell, column in zip(row, table.columns, strict=True)]
+                for row in table.rows
+            ],
+            table.note,
+        )
+        for table in found
+    ]
 
 
 def section(store: RunStore, experiment: Experiment) -> Section | None:

@@ -122,6 +122,8 @@ def run_experiments(
         folder=Path(out),
         precision=asked,
     )
+    for each in chosen:
+        each.check_study(study)
     for doubt in filter(None, (check_output(net) for net in networks.values())):
         log.warning("%s", doubt)
     console = Console(highlight=False)
