@@ -99,8 +99,8 @@ class Effect(Experiment):
         "beyond that ring. LAM gives each block of the LR input a share of the map. Then the block "
         "is replaced by patches of other photographs: its causal effect (CEM) is what the window's "
         "PSNR loses on average. A block helps if that is a loss, harms if it is a gain, and is "
-        "idle below the tolerance. Ranks of both are compared over the blocks of each input. Blocks "
-        "of the window itself are left out."
+        "idle below the tolerance. Ranks of both are compared over the blocks of each input. "
+        "Blocks of the window itself are left out."
     )
     options_type: ClassVar[type[Options]] = EffectOptions
     cost: ClassVar[float] = 350
@@ -270,9 +270,7 @@ def agreement(result: Measured, *, signed: bool = False) -> Values:
 def agreement_at_distance(result: Measured, distance: Values) -> Values:
     """Rank correlation (n) of LAM and |effect| with the distance to the window held fixed."""
     effect = np.abs(result.columns["effect"])
-    return partial_spearman(
-        result.columns["lam"], effect, np.broadcast_to(distance, effect.shape)
-    )
+    return partial_spearman(result.columns["lam"], effect, np.broadcast_to(distance, effect.shape))
 
 
 def thresholded(result: Measured, tolerance: float) -> Values:

@@ -337,12 +337,12 @@ class EffectReport(ExperimentReport):
         """One input."""
         item, layout = result.items[i], self.layout(result)
         lam, effect = (layout.on_blocks(result.columns[name][i]) for name in ("lam", "effect"))
-        own = layout.own
         drawn = {
             "LAM": enlarged(heat(lam / (lam.max() or 1.0))),
-            "causal effect": enlarged(colours(np.where(own, 0.0, effect), BOUND)),
+            "causal effect": enlarged(colours(effect, BOUND)),
         }
-        details = f"{(effect[~own] > 0).sum()} help, {(effect[~own] < 0).sum()} harm"
+        counted = thresholded(result, self.options.tolerance)[i]
+        details = f"{(counted > 0).sum()} help, {(counted < 0).sum()} harm"
         rho = f"rank correlation {agreement(result)[i]:+.2f}"
         picture = enlarged(result.pictures[item.key, "lr"])
         marks = self.marks(picture.shape)
