@@ -25,6 +25,12 @@ MARKS = ("<!-- begin: python bench/all.py -->", "<!-- end -->")
 ALONE = ["--threads", "1", "--clock", "cpu"]
 NETS = {"edsr": "EDSR", "rcan": "RCAN", "swinir": "SwinIR"}
 EXPERIMENTS = ("table1", "slicing", "swap", "mosaic", "ring", "inward")
+# Causal effect maps: ending of the ratio's name -> what is measured, and against what.
+EFFECTS = {
+    "over_published": ("3 + 50 replacements", "the public script's loop"),
+    "over_good": ("3 + 50 replacements", "good PyTorch: batches, channels_last, the reach only"),
+    "rounds_over_published": ('`accuracy="published"`', "the public script's loop"),
+}
 
 # Command -> ratio's name -> what is measured, and against what.
 COMMANDS: dict[tuple[str, ...], dict[str, tuple[str, str]]] = {
@@ -52,6 +58,22 @@ COMMANDS: dict[tuple[str, ...], dict[str, tuple[str, str]]] = {
             "published": "the public script's loop",
             "good": "good PyTorch: frozen, channels_last",
         }.items()
+    },
+    ("bench/bench_effect.py", "--networks", "edsr", "--sizes", "64", "128", "256", *ALONE): {
+        f"effect_edsr_{size}_{ours}": (f"causal effect map of EDSR, LR {size}x{size}, {what}", said)
+        for size in (64, 128, 256)
+        for ours, (what, said) in EFFECTS.items()
+    },
+    ("bench/bench_effect.py", "--networks", "swinir", "--sizes", "128", *ALONE): {
+        f"effect_swinir_128_{ours}": (f"causal effect map of SwinIR, LR 128x128, {what}", said)
+        for ours, (what, said) in EFFECTS.items()
+    },
+    ("bench/bench_effect.py", "--networks", "rcan", "--sizes", "64", "--paths", "direct", *ALONE): {
+        f"effect_rcan_64_direct_{ours}": (
+            f"causal effect map of RCAN, direct paths, LR 64x64, {what}",
+            said,
+        )
+        for ours, (what, said) in EFFECTS.items()
     },
     ("bench/end_to_end.py", "--model", *NETS, "--items", "1", *ALONE): {
         **{

@@ -16,10 +16,15 @@ EXPERIMENTS = (
     "inward",
     "gram",
     "mosaic",
+    "effect",
     "faithfulness",
     "diffusion",
 )
-EXTRA = ("faithfulness", "diffusion")  # of those, measured only where they are asked for by name
+EXTRA = (
+    "effect",
+    "faithfulness",
+    "diffusion",
+)  # of those, measured only where they are asked for by name
 NETWORKS = ("edsr", "rcan", "swinir")  # built in; fastbg.models.registry.BUILT_IN makes them
 BACKENDS = ("torch", "cpu", "triton", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")  # of networks

@@ -169,3 +169,48 @@ def test_damaged_files_are_refused_by_name(kind: Any, edsr: Network, tmp_path: P
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(DataError, match=r"other\.npz: holds no"):
         kind.load(tmp_path / "other.npz")
+
+
+WRONG: dict[str, Any] = {
+    "baseline": (np.full(1, np.nan), np.zeros(2), np.zeros((1, 1)), np.array(["a"])),
+    "coarse_values": (np.zeros((1, 11, 13, 3), int), np.zeros((1, 13, 11, 3)), np.zeros(4)),
+    "fine_values": (np.zeros((1, 11, 12, 2)), np.full((1, 11, 13, 2), np.inf)),
+    "own": (np.zeros((1, 11, 13)), np.zeros((1, 12, 13), bool)),
+    "images": (np.full((1, 3, 21, 26), 2.0), np.zeros((1, 1, 21, 26)), np.zeros((1, 3, 26, 21))),
+    "windows": (np.array([[20, 24, 60]]), np.array([[20, 24, -16]]), np.array([[1.0, 2, 3]])),
+    "scale": (np.array(0), np.array([2]), np.array(1)),
+    "block": (np.array(0), np.array(2.0), np.array(3)),
+    "metric": (np.array("ssim"), np.array(7)),
+    "tolerance": (np.array(-1.0), np.array(np.nan), np.array("0.01")),
+    "reuse_coarse": (np.array("no"), np.array([True])),
+    "interventions_coarse_blocks": (np.zeros((11, 13, 4, 2, 2, 3), np.uint8), np.zeros(3)),
+    "interventions_fine_index": (np.full((1, 2), 99), np.zeros(1)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_files_with_other_fields_are_refused(name: str, edsr: Network, tmp_path: Path) -> None:
+    """A field of another type, shape or value, and one that lacks."""
+    lr, path = photographs(), tmp_path / "foreign.npz"
+    fastbg.CausalEffectMap(edsr, fine=2).effect(lr, WINDOW, truth_of(lr)).save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    for wrong in WRONG[name]:
+        np.savez(path, **(arrays | {name: wrong}))
+        with pytest.raises(DataError, match=r"foreign\.npz: holds no causal effect map \("):
+            fastbg.CausalEffectResult.load(path)
+    del arrays[name]
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match=f"foreign.npz: holds no causal effect map .*{name}"):
+        fastbg.CausalEffectResult.load(path)
+
+
+@pytest.mark.parametrize("windows", [WINDOW, [[0, 0, 8, 10]], [[[0, 0, 8], [2, 4, 8]]]])
+def test_every_shape_of_windows_is_loaded(windows: Any, edsr: Network, tmp_path: Path) -> None:
+    lr = photographs()
+    asked = windows if isinstance(windows, tuple) else torch.tensor(windows)
+    result = fastbg.CausalEffectMap(edsr, fine=2).effect(lr, asked, truth_of(lr))
+    result.save(tmp_path / "map.npz")
+    loaded = fastbg.CausalEffectResult.load(tmp_path / "map.npz")
+    assert loaded.windows.equal(result.windows)
+    assert loaded.difference(result)[~result.own].eq(0).all()

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastbg.attribution import diffusion as statistics
 from fastbg.attribution.archive import read_arrays
 from fastbg.attribution.blocks import BlockGrid
+from fastbg.attribution.effect_file import check_map
 from fastbg.attribution.interventions import Interventions, image_digest
 from fastbg.attribution.passes import as_box
 from fastbg.attribution.window_measure import METRICS
@@ -285,12 +286,13 @@ class CausalEffectResult:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CausalEffectResult":
-        """Read a file that `save` wrote. Raises DataError for any other file."""
+        """Read a file that `save` wrote. Raises DataError, naming the field, for any other file."""
         arrays = read_arrays(path)
         try:
+            interventions = Interventions.from_arrays(arrays, _PREFIX)
+            check_map(arrays, interventions)
             values: dict[str, Any] = {name: arrays[name].item() for name in _OTHERS}
             values |= {name: torch.from_numpy(arrays[name]) for name in ("images", *_TABLES)}
-            interventions = Interventions.from_arrays(arrays, _PREFIX)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{os.fspath(path)}: holds no causal effect map ({error})") from error
         return cls(**values, interventions=interventions)

@@ -5,6 +5,7 @@ import difflib
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.composites import Composites
 from fastbg.experiments.diffusion import Diffusion
+from fastbg.experiments.effect import Effect
 from fastbg.experiments.experiment import Experiment
 from fastbg.experiments.faithfulness import Faithfulness
 from fastbg.experiments.gram import Gram
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
         Inward,
         Gram,
         Mosaic,
+        Effect,
         Faithfulness,
         Diffusion,
     )

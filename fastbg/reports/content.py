@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from fastbg.experiments.experiment import Picture
 from fastbg.stats.intervals import Interval, Outcome
 
-# What the paper claims, in a few words each; C11 and C12 are our own.
+# What the paper claims, in a few words each; C10 to C12 are our own.
 CLAIMS = {
     "C1": "Background is not always useful",
     "C2": "Testing whole images and testing slices give different scores",
@@ -19,6 +19,7 @@ CLAIMS = {
     "C7": "Foreign content that grows inwards hurts little at first",
     "C8": "Gram distance to the background does not predict PSNR",
     "C9": "A mosaic of a region's own copies helps and never harms",
+    "C10": "What LAM marks is what matters",
     "C11": "Most of what a foreign background costs is its seam",
     "C12": "LAM finds the pixels that matter better than looking near the window",
 }

@@ -20,7 +20,7 @@ from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Rectangle, Wedge
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter
 from numpy.typing import NDArray
@@ -260,7 +260,10 @@ def tick_names(axis: Axis) -> dict[float, str]:
 
 
 def drawn_points(axis: Axes) -> Iterator[tuple[str, str, float, float]]:
-    """Series, kind, and place of each thing that is drawn at data coordinates."""
+    """Series, kind, and place of each thing that is drawn at data coordinates.
+
+    Of a pie's slice the share, as x.
+    """
     for line in axis.lines:
         if line.get_transform() == axis.transData:
             for x, y in np.asarray(line.get_xydata(), dtype=np.float64):
@@ -281,6 +284,8 @@ def drawn_points(axis: Axes) -> Iterator[tuple[str, str, float, float]]:
                 flat = bars.orientation == "horizontal"
                 x, y = (x0 + width, y0 + height / 2) if flat else (x0 + width / 2, y0 + height)
                 yield named(bars), "bar", float(x), float(y)
+    for slice_ in (patch for patch in axis.patches if isinstance(patch, Wedge)):
+        yield named(slice_), "slice", (slice_.theta2 - slice_.theta1) / 360, 0.0
 
 
 def named(artist: Any) -> str:

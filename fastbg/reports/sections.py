@@ -3,6 +3,7 @@
 from fastbg.experiments.experiment import Experiment
 from fastbg.reports.composites import CompositesReport
 from fastbg.reports.diffusion import DiffusionReport
+from fastbg.reports.effect import EffectReport
 from fastbg.reports.faithfulness import FaithfulnessReport
 from fastbg.reports.gram import GramReport
 from fastbg.reports.inward import InwardReport
@@ -26,6 +27,7 @@ REPORTS: dict[str, type[ExperimentReport]] = {
     "inward": InwardReport,
     "gram": GramReport,
     "mosaic": MosaicReport,
+    "effect": EffectReport,
     "faithfulness": FaithfulnessReport,
     "diffusion": DiffusionReport,
 }

@@ -1,0 +1,286 @@
+"""Does what LAM marks matter? Attribution and causal effect of the same blocks, side by side.
+
+The pairs of images are those of `ring` and `inward`; every pair is three items, its scenes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastbg.attribution.blocks import BlockGrid
+from fastbg.attribution.distance import window_distance
+from fastbg.attribution.effect import CausalEffectMap
+from fastbg.errors import InvalidArgument
+from fastbg.experiments.experiment import Experiment, Measured, Picture, Work
+from fastbg.experiments.inward import Inward, InwardOptions
+from fastbg.experiments.nested import Nested
+from fastbg.experiments.options import Options, option
+from fastbg.experiments.ring import Ring, RingOptions
+from fastbg.experiments.study import Item, Study, as_image
+from fastbg.experiments.windows import check_sizes
+from fastbg.geometry import Box
+from fastbg.models.network import Network
+from fastbg.stats.correlation import partial_spearman, spearman
+
+Values = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+UNTOUCHED, RING, INWARD = "untouched", "ring", "inward"
+SCENES = {
+    UNTOUCHED: "untouched image",
+    RING: "foreign ring",
+    INWARD: "foreign surroundings",
+}
+
+
+@dataclass(frozen=True)
+class EffectOptions(Options):
+    """Sizes in HR pixels."""
+
+    count: int = option(10, "pairs of images, so many of photographs and of textures each", low=1)
+    candidates: int = option(80, "sub-images that the pairs are chosen from", low=2)
+    size: int = option(128, "side of an image, HR pixels", low=1)
+    window: int = option(16, "side of the central window that is measured, HR pixels", low=1)
+    border: int = option(
+        48, "side of the square where the ring ends and the surroundings begin, HR pixels", low=1
+    )
+    domain: Literal["hr", "lr"] = option(
+        "hr",
+        "where the images are put together",
+        hr="in high resolution, then reduced",
+        lr="in low resolution, so that LR pixels of the first image never change",
+    )
+    block: int = option(2, "side of a block that is replaced, LR pixels", low=1)
+    coarse: int = option(3, "replacements of every block", low=1)
+    fine: int = option(
+        4, "more of each block that one of those shows to matter; published: 50 new ones", low=1
+    )
+    tolerance: float = option(0.01, "dB; a block with less effect is idle", low=0)
+    near: float = option(
+        0.1, "C10: shares of the foreign pixels that differ by less than this agree", low=0, high=1
+    )
+
+
+# Their plan and composites, with errors that name the options of this experiment.
+class _Rings(Ring):
+    name = "effect"
+
+
+class _Surroundings(Inward):
+    name = "effect"
+
+
+class Effect(Experiment):
+    """LAM and the causal effect map of the central window, of the same input.
+
+    Columns: `psnr` (dB) of the window; `draws`, how many replacements were tried; and of each of
+    the K blocks outside of the window, row by row: `effect` (n,K), the dB that the window loses if
+    the block is replaced; `error` (n,K), its standard error; `lam` (n,K), the block's share of the
+    attribution map.
+    """
+
+    name = "effect"
+    title = "Does what the attribution marks matter?"
+    paper = "not in the paper"
+    question = (
+        "LAM says which input pixels made a window, from gradients. Is the window worse if they "
+        "are replaced? And does the attribution give foreign content the share that it has in what "
+        "happens to the window?"
+    )
+    method = (
+        "Pairs of dissimilar images, as in ring and inward, in three scenes each: the first image "
+        "untouched; with a ring of the second around the window in its middle; with the second "
+        "beyond that ring. LAM gives each block of the LR input a share of the map. Then the block "
+        "is replaced by patches of other photographs: its causal effect (CEM) is what the window's "
+        "PSNR loses on average. A block helps if that is a loss, harms if it is a gain, and is "
+        "idle below the tolerance. Ranks of both are compared over the blocks of each input. "
+        "Blocks of the window itself are left out."
+    )
+    options_type: ClassVar[type[Options]] = EffectOptions
+    cost: ClassVar[float] = 350
+    chunk: ClassVar[int] = 1
+    extra = True
+    curves = ("effect", "error", "lam")
+    shown = ("lr",)
+
+    def plan(self, study: Study) -> list[Item]:
+        """The scenes of each pair, the most dissimilar pair first."""
+        self.check(study.scale)
+        pairs = self.scenes[RING].plan(study)
+        return [
+            replace(pair, key=f"{pair.key}, {scene}", set=scene, number=number)
+            for number, pair in enumerate(pairs)
+            for scene in SCENES
+        ]
+
+    def check(self, scale: int) -> None:
+        """Raise InvalidArgument for sizes that do not lie on the grid of blocks, or a luma PSNR."""
+        o = self.options
+        o.check(self.name)
+        check_sizes(self.name, o, scale)
+        step = 2 * scale * o.block
+        for name in ("size", "window", "border"):
+            if getattr(o, name) % step:
+                expected = f"a multiple of {step}, so that blocks of {o.block} LR pixels end there"
+                raise InvalidArgument(f"{self.name}.{name}", getattr(o, name), expected)
+        if not o.window < o.border < o.size:
+            expected = f"between the window {o.window} and the size {o.size}"
+            raise InvalidArgument(f"{self.name}.border", o.border, expected)
+        if o.channel != "rgb":
+            expected = "'rgb', as causal effects are measured"
+            raise InvalidArgument(f"{self.name}.channel", repr(o.channel), expected)
+        o.check_pairing(self.name)
+
+    @cached_property
+    def scenes(self) -> dict[str, Nested]:
+        """What puts the images of each scene together."""
+        o = self.options
+        shared = {
+            name: getattr(o, name)
+            for name in ("count", "candidates", "size", "window", "domain", "kernel", "lr")
+        }
+        ring = _Rings(RingOptions(sizes=f"0,{o.border}", seam="hard", **shared), self.seed)
+        around = _Surroundings(
+            InwardOptions(sizes=f"{o.size},{o.border}", seam="hard", **shared), self.seed
+        )
+        return {UNTOUCHED: ring, RING: ring, INWARD: around}
+
+    def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
+        """One row for each item."""
+        rows = [self.compare(net, item, study) for item in items]
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def compare(self, net: Network, item: Item, study: Study) -> dict[str, Tensor]:
+        """Both maps of one input."""
+        o, scene = self.options, self.scenes[item.set]
+        hr, lr = self.inputs(item, study)
+        effects = CausalEffectMap(
+            net, o.block, o.coarse, o.fine, o.tolerance, seed=self.seed, reuse_coarse=True
+        )
+        y0, x0, _, _ = scene.window_box
+        found = effects.effect(lr, (y0, x0, o.window), hr)
+        others = ~found.own[0]
+        shares = scene.attribute(net, lr, study).share(self.block_boxes(study.scale))[0]
+        return {
+            "psnr": found.baseline[0],
+            "draws": found.samples.sum().double(),
+            "effect": found.mean_effect[0][others],
+            "error": found.standard_error[0][others].nan_to_num(nan=0.0),
+            "lam": shares.double().cpu()[others.flatten()],
+        }
+
+    def inputs(self, item: Item, study: Study) -> tuple[Tensor, Tensor]:
+        """HR image of the window (1,3,H,W) uint8, and LR input (1,3,h,w) of the item's scene."""
+        hr, scene = study.ground_truth([item]), self.scenes[item.set]
+        size = 0 if item.set == UNTOUCHED else self.options.border
+        return hr, scene.inputs([item], hr, study, sizes=(size,))
+
+    def block_boxes(self, scale: int) -> Tensor:
+        """All blocks as boxes (rows*columns,4) of HR pixels."""
+        grid = self.grid(scale)
+        boxes = [grid.box(*place) for place in np.ndindex(grid.shape)]
+        return scale * torch.tensor(boxes)
+
+    def grid(self, scale: int) -> BlockGrid:
+        """The blocks of an input."""
+        side = self.options.size // scale
+        return BlockGrid(self.options.block, side, side)
+
+    def work(self, items: Sequence[Item], study: Study) -> Work:
+        """Every block by its coarse replacements; how many matter is known only then."""
+        blocks = self.grid(study.scale).shape[0] ** 2
+        return Work(forwards=blocks * self.options.coarse * len(items))
+
+    def cases(self, measured: Measured) -> list[int]:
+        """The rings where both maps agree best, and least."""
+        ring = np.flatnonzero(in_scene(measured, RING))
+        if not ring.size:
+            return []
+        rho = agreement(measured)[ring]
+        return list(dict.fromkeys([int(ring[np.argmax(rho)]), int(ring[np.argmin(rho)])]))
+
+    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
+        """The input; the maps are drawn from the records."""
+        return {"lr": as_image(self.inputs(item, study)[1][0])}
+
+
+class Layout:
+    """Where the K measured blocks of every input lie.
+
+    Attributes:
+        shape: rows and columns of all blocks, the window's own among them.
+        own: (rows, columns) the window's own, which are not measured.
+        distance: (K) from the middle of a block to that of the window, in blocks.
+    """
+
+    def __init__(self, experiment: Effect, blocks: int) -> None:
+        """`blocks`: K, which tells how many HR pixels a block is wide."""
+        o = experiment.options
+        self._pixels = round(((o.size**2 - o.window**2) / blocks) ** 0.5)
+        count = o.size // self._pixels
+        self.shape = count, count
+        window = experiment.scenes[RING].window_box
+        self.own = self._inside(window)
+        distance = window_distance(window, self._pixels, count, count)
+        self.distance: Values = distance[~self.own]
+        self.foreign: dict[str, Mask] = {}
+        for scene in (RING, INWARD):
+            inner, outer = experiment.scenes[scene].boxes(o.border)
+            self.foreign[scene] = (self._inside(outer) & ~self._inside(inner))[~self.own]
+
+    def _inside(self, box: Box) -> Mask:
+        """(rows, columns): blocks that lie in a box of HR pixels."""
+        mask = np.zeros(self.shape, bool)
+        y0, x0, y1, x1 = (v // self._pixels for v in box)
+        mask[y0:y1, x0:x1] = True
+        return mask
+
+    def on_blocks(self, values: Values) -> Values:
+        """`values` (K) as a map (rows, columns), 0 on the window's own blocks."""
+        drawn = np.zeros(self.shape)
+        drawn[~self.own] = values
+        return drawn
+
+
+def in_scene(result: Measured, scene: str) -> Mask:
+    """Which items are of a scene (n)."""
+    return np.array([item.set == scene for item in result.items], dtype=bool)
+
+
+def of_scene(result: Measured, scene: str) -> Measured:
+    """The records of one scene."""
+    chosen = in_scene(result, scene)
+    items = [item for item, wanted in zip(result.items, chosen, strict=True) if wanted]
+    columns = {name: values[chosen] for name, values in result.columns.items()}
+    return replace(result, items=items, columns=columns)
+
+
+def agreement(result: Measured, *, signed: bool = False) -> Values:
+    """Rank correlation (n) of LAM and |effect|, or the effect itself, over an input's blocks."""
+    effect = result.columns["effect"]
+    return spearman(result.columns["lam"], effect if signed else np.abs(effect))
+
+
+def agreement_at_distance(result: Measured, distance: Values) -> Values:
+    """Rank correlation (n) of LAM and |effect| with the distance to the window held fixed."""
+    effect = np.abs(result.columns["effect"])
+    return partial_spearman(result.columns["lam"], effect, np.broadcast_to(distance, effect.shape))
+
+
+def thresholded(result: Measured, tolerance: float) -> Values:
+    """Effects (n,K) with those below the tolerance as 0, as published maps have them."""
+    effect = result.columns["effect"]
+    return np.where(np.abs(effect) < tolerance, 0.0, effect)
+
+
+def share_inside(values: Values, mask: Mask) -> Values:
+    """Share (n) of `values` (n,K), none below 0, in the blocks of `mask` (K); NaN if all are 0."""
+    total = values.sum(axis=1)
+    inside = values[:, mask].sum(axis=1)
+    return np.divide(inside, total, out=np.full(len(values), np.nan), where=total > 0)
