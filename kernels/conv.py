@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .launch import Launch, is_interpreted
 from .launch_configs import ConvConfig, ConvPackConfig
-from .workloads import Workload, dtype_name, workload
+from .workloads import Workload, workload
 
 
 @triton.jit

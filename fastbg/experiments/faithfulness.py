@@ -1,6 +1,6 @@
 """Which explanation finds the pixels that matter? Deletion and insertion curves of several."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -61,8 +61,12 @@ class FaithfulnessOptions(Options):
         effect="causal effect of each block on the window's PSNR, of either sign",
         occlusion="change of the window where a box is covered by its mean colour",
     )
-    block: int = option(2, "side of a block and half that of a covered box, LR pixels", low=1, before=2)
-    replacements: int = option(3, "of each block, for its causal effect; published: 53", low=1, before=3)
+    block: int = option(
+        2, "side of a block and half that of a covered box, LR pixels", low=1, before=2
+    )
+    replacements: int = option(
+        3, "of each block, for its causal effect; published: 53", low=1, before=3
+    )
 
     def chosen(self, owner: str) -> tuple[str, ...]:
         """Names of the explanations; InvalidArgument naming `owner`.explanations."""

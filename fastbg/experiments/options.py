@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from fastbg.errors import InvalidArgument
 

@@ -6,9 +6,9 @@ Columns of a hard seam have a plain name such as "psnr_32"; those of a bridge ha
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured
