@@ -92,7 +92,7 @@ void forward(const Run& run, const TensorView& x, const TensorView& out, int thr
   FASTBG_CALL_VARIANT(pixels_from_cells, (CellsJob{run.map, run.steps.back().box, out, run.states.back()}), threads);
 }
 
-// The last state holds gradients: first to the result, of pixels that no step has computed zeros.
+// The last state holds gradients; at first those to the result, zero for pixels that no step has computed.
 void backward(const Run& run, const TensorView& x, const TensorView& grad, const TensorView& out, int threads) {
   float* gradient = run.states.back();
   std::memset(gradient, 0, static_cast<std::size_t>(run.map.floats()) * sizeof(float));

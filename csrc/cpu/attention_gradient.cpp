@@ -1,7 +1,7 @@
 // Gradient to x of window_attention, computed again from x. See attention.h.
 //
-// A product over queries has them in the steps, not in the lanes: queries and the gradients to the gathered
-// values are transposed for it, and its results, gradients to keys and values, are transposed back.
+// Products that sum over queries need the queries in the steps, not in the vector lanes. So queries and the
+// gradients to the gathered values are transposed before, and the gradients to keys and values after them.
 #include "attention_window.h"
 #include "transpose.h"
 
@@ -26,7 +26,7 @@ struct Panels {
 
   float* at(std::int64_t panel, std::int64_t cell) const { return data + (panel * pixels + cell * kCell) * kCell; }
 
-  // Rows `features` of a cell; rows beyond them become features that nothing reads.
+  // The `depth` rows of a cell; further rows become features that nothing reads.
   void set(std::int64_t cell, const float* from, std::int64_t depth) const {
     for (std::int64_t f = 0; f < depth; f += kCell) transpose_cell(from + f * kCell, at(f / kCell, cell));
   }
@@ -169,7 +169,7 @@ void window_attention_gradient(const SwinJob& job, int threads) {
       const std::int64_t group = smaller(kGroup, window.cells - first);
       for (std::int64_t c = 0; c < group; ++c) {
         from[c] = gradient.qkv.cell(first + c);
-        to[c] = gradient.gathered.cell(first + c);  // which has been used
+        to[c] = gradient.gathered.cell(first + c);  // no longer needed
       }
       multiply_packed(step.first_back, nullptr, channels, 3 * channels, group, from, nullptr, to);
     }

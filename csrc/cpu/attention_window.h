@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t kMaxWindow = kMaxWindowCells * kMaxWindowCells;
 
-// The windows of a box; a shifted window that the border cuts is its part inside the box.
+// The windows of a box; shifted windows at the border are cut to the box.
 class Windows {
  public:
   Windows(const CellMap& map, const SwinStep& step)
@@ -75,7 +75,7 @@ struct Window {
   float* key(std::int64_t head, std::int64_t c) const { return query(head, c) + channels * kCell; }
   float* value(std::int64_t head, std::int64_t c) const { return query(head, c) + 2 * channels * kCell; }
 
-  // Norm, queries, keys, values; `deviations` (cells, 16) keeps what the norm divided by, inverted.
+  // Norm, queries, keys, values; `deviations` (cells, 16) gets the norm's 1 / deviation.
   void project(const float* x, float* deviations) const {
     for (std::int64_t c = 0; c < cells; ++c) {
       normalise(x + at[c], channels, step.eps, normal.cell(c), deviations ? deviations + c * kCell : nullptr);
@@ -125,7 +125,7 @@ struct Window {
   }
 
  private:
-  // A logit that is not a number may miss the maximum, but not its own exponential.
+  // A NaN may be missing in the maximum, but its exponential is NaN.
   void softmax(float* logits, float* one_over_sum) const {
     const std::int64_t keys = cells * kCell;  // a multiple of 4
     Vec most[4];

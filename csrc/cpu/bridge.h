@@ -76,7 +76,7 @@ class Bridge {
 
  private:
   static constexpr std::int64_t kRowsAhead = 16;
-  static constexpr float kAlong = 2.0f;  // no distance on this axis: the other one decides
+  static constexpr float kAlong = 2.0f;  // weight at distance 0 of an axis, above all others
 
   float weight(std::int64_t distance) const {
     return distance <= decay_.reach ? decay_.weights[distance - 1] : 0.0f;
@@ -109,7 +109,7 @@ class Bridge {
     return kept - foreign;
   }
 
-  // Steps from row `kept` of the inner box to the row beside it; its corners' serve all beyond.
+  // Steps from row `kept` of the inner box to the row beside it; corners also give the steps beyond them.
   void inner_steps(std::int64_t kept, std::int64_t foreign, float* steps) {
     copy(*a_, kept, inner_.x0, inner_.x1, steps);
     copy(*b_, foreign, inner_.x0, inner_.x1, level_);
@@ -122,7 +122,7 @@ class Bridge {
     }
   }
 
-  // Steps from row `kept` beyond the outer box to its own border; none behind the inner box.
+  // Steps from row `kept` beyond the outer box to the border row inside; 0 next to the inner box.
   void outer_steps(std::int64_t kept, std::int64_t foreign, float* steps) {
     copy(*a_, kept, outer_.x0, outer_.x1, steps);
     const RowSplit split = split_row(inner_, outer_, foreign);
@@ -177,7 +177,7 @@ class Bridge {
     parts.row_weight = above_ || below_ ? weight(nearest) : 0.0f;
     parts.row_steps = up < down ? outer_top_ : outer_bottom_;
     if (!above_ && !below_) {
-      parts.row_steps = sides_;  // never chosen; readable
+      parts.row_steps = sides_;  // never selected, but must be readable
     } else if (up == down) {
       for (std::int64_t x = x0; x < x1; ++x) middle_[x] = (outer_top_[x] + outer_bottom_[x]) * 0.5f;
       parts.row_steps = middle_;
@@ -195,7 +195,7 @@ class Bridge {
     }
   }
 
-  // Selected, not multiplied by 0: steps beyond the reach may be NaN.
+  // Selected, not multiplied by 0, as steps beyond the reach may be NaN.
   template <bool INNER, bool RIM>
   void add(const Parts& parts, std::int64_t x0, std::int64_t x1, float* __restrict to) const {
     const float* __restrict across = across_;

@@ -65,7 +65,7 @@ typedef std::int32_t Bits __attribute__((vector_size(kLanes * sizeof(float))));
   bits = (bits << 23) + 0x3f800000;
   Vec scale;
   std::memcpy(&scale, &bits, sizeof scale);
-  return p * scale;  // what is not a number stays so, whatever scale its bits make
+  return p * scale;  // keeps NaN, for any scale
 #endif
 }
 
@@ -150,7 +150,7 @@ Vec summed(std::int64_t count, Term term) {
   }
 }
 
-// Memory that each thread keeps between calls: new memory would cost a page fault for each page.
+// Memory that each thread keeps between calls, as new memory takes a page fault for each page.
 class Workspace {
  public:
   Workspace() = default;
@@ -176,8 +176,8 @@ class Workspace {
     return start;
   }
 
-  // `cells` cells of `rows` rows. A vector more between them, or those of 64 rows would lie in the same sets
-  // of the cache.
+  // Distance of cells of `rows` rows. One vector of padding, as cells of 64 rows would otherwise share the
+  // same sets of the cache.
   static constexpr std::int64_t stride(std::int64_t rows) { return rows * kCell + kCell; }
   Rows cells(std::int64_t cells, std::int64_t rows) { return {take(cells * stride(rows)), stride(rows)}; }
 

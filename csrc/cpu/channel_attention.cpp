@@ -13,8 +13,8 @@ void add_pixel(const StackMap& map, std::int64_t image, std::int64_t y, std::int
   for (std::size_t c = 0; c < total.size(); ++c) total[c] += static_cast<double>(pixel[c]);
 }
 
-// Sums of an image's channels over the pixels that one tap sees: all but the row and the column that lie
-// opposite, where it looks beyond the border.
+// Sums of an image's channels over the pixels that one tap reads: all but the row and the column at the
+// opposite border, which the tap never reaches.
 class TapSums {
  public:
   TapSums(const StackMap& map, std::int64_t image, const float* sums, std::int64_t cells, std::int64_t inputs)
@@ -47,10 +47,10 @@ class TapSums {
   std::vector<Doubles> rows_, columns_, corners_;
 };
 
-// What is not a number passes, as in conv_stack.cpp.
+// NaN passes the ReLU, as in conv_stack.cpp.
 bool passes(double value) { return !(value <= 0.0); }
 
-// Whether a pixel of the zone sees the tap of the transposed convolution: the neighbour on its other side.
+// Whether a pixel of the zone has the neighbour that the tap of the transposed convolution reads.
 bool sees(std::int64_t zone, int tap) {
   const bool row = tap / 3 == 1 || (zone >> (tap / 3 == 0 ? 1 : 0) & 1);
   const bool column = tap % 3 == 1 || (zone >> (tap % 3 == 0 ? 3 : 2) & 1);

@@ -1,10 +1,10 @@
-// Channel attention behind a 3x3 convolution of a stack (Zhang et al., ECCV 2018): its weights, and what
-// their gradient adds to the convolution's input.
+// Channel attention after a 3x3 convolution of a stack (Zhang et al., ECCV 2018): its weights, and the part
+// of the gradient to the convolution's input that passes through them.
 //
-// The mean over a map of a convolution's result is linear in the sums of its input over the pixels that each
-// of the nine taps sees. So the weights are known before the convolution is computed, which then scales its
-// own result; and as the gradient to a mean is the same at every pixel, what it adds to the input depends
-// only on which neighbours a pixel has (kStackZones).
+// The mean over a convolution's result is linear in the sums of its input over the pixels that each of the
+// nine taps reads. So the weights are known before the convolution is computed, which can scale its own
+// result. The gradient to a mean is the same at every pixel, so its contribution to the input depends only
+// on which neighbours a pixel has (kStackZones).
 #pragma once
 
 #include <vector>
@@ -27,13 +27,13 @@ struct AttentionLayer {
   std::int64_t inputs, channels;
   std::int64_t height, width;
 
-  // `sums` (cells, input.channels) of the convolution's whole input. Gives `weight` (channels) and what the
-  // gradient takes: `hidden` (squeezed) behind its ReLU.
+  // `sums` (cells, input.channels) of the convolution's whole input. Computes `weight` (channels), and
+  // `hidden` (squeezed) after its ReLU for the gradient.
   void weigh(const StackMap& input, std::int64_t image, const float* sums, std::int64_t cells, const float* bias,
              float* weight, float* hidden) const;
 
-  // `along` (channels): the gradient to each weight. Gives the gradient (kStackZones, padded inputs) to the
-  // convolution's input that comes of the mean.
+  // `along` (channels): the gradient to each weight. Computes the gradient (kStackZones, padded inputs) to the
+  // convolution's input through the mean.
   void add_through_mean(const double* along, const float* weight, const float* hidden, std::int64_t padded,
                         float* zones) const;
 };

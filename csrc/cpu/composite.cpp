@@ -32,7 +32,7 @@ void append_pixels(LineWriter& writer, const Plane& plane, std::int64_t y, std::
   }
 }
 
-// Rows [y0, y1) that come from one source: one piece where they lie in one.
+// Rows [y0, y1) that come from one source; a single piece if they are contiguous.
 void append_rows(LineWriter& writer, const Plane& plane, std::int64_t y0, std::int64_t y1,
                  std::int64_t width, char* row) {
   if (plane.dtype != DType::uint8 && plane.stride_x == 1 && plane.stride_y == width) {

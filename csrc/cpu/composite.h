@@ -40,7 +40,7 @@ struct CompositeLrJob {
   bool patch;
   Axis rows, columns;
 
-  const std::int32_t* row_slot;  // (outputs,taps): where each tap's row is among `slots` rows
+  const std::int32_t* row_slot;  // (outputs,taps): position of each tap's row among `slots` rows
   std::int64_t slots;
 
   // Columns: tap u of output j reads entry j + column_entry[u] of `chains` lists of columns, so
@@ -73,12 +73,12 @@ constexpr std::int64_t kBridgeRows = 10;  // of scratch, for the tables of a bri
 struct BridgedCompositeJob {
   CompositeParams params;
   Decay decay;
-  const std::int32_t* order;  // (N) pairs, those of one image of b together: it stays in a cache
+  const std::int32_t* order;  // (N) pairs ordered by image of b, which then stays in a cache
   float* scratch;             // per thread, kBridgeRows + 1 rows
   std::int64_t row_floats;
 };
 
-// Parts hold whole sources, for the outputs that no bridge reaches.
+// Parts hold whole sources, for outputs that no bridge reaches.
 struct BridgedCompositeLrJob {
   CompositeLrJob lr;  // its scratch ends with the rows of a bridge
   Decay decay;

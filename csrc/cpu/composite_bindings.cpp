@@ -12,7 +12,7 @@ namespace {
 
 namespace py = pybind11;
 
-// Starting and joining threads costs more than small work: one per 128 KiB of pixels touched.
+// Starting threads takes longer than small work: one thread per 128 KiB of pixels touched.
 int useful_threads(int threads, const TensorView& out, std::int64_t pixels_per_output) {
   std::int64_t bytes = 4 * pixels_per_output;
   for (std::int32_t k = 0; k < out.rank; ++k) bytes *= out.sizes[k];
@@ -34,7 +34,7 @@ void run_composite_lr(const CompositeLrParams& params, int threads) {
   FASTBG_CALL_VARIANT(composite_lr, plan.job, threads);
 }
 
-// A bridge is some ten operations per pixel: worth more threads than copying is.
+// A bridge takes about ten operations per pixel, so more threads pay off than for copying.
 constexpr std::int64_t kBridgeWork = 4;
 
 void run_bridged_composite(const CompositeParams& params, const SeamParams& seam, int threads) {

@@ -19,8 +19,8 @@ std::int32_t pair_index(const CompositeParams& p, std::int64_t n, int side) {
   return integers(p.pairs)[n * p.pairs.strides[0] + side * p.pairs.strides[1]];
 }
 
-// For each pair the first row of `inner` and `outer` with the same boxes, so that equal boxes
-// count once; returns how many differ.
+// For each pair the first row of `inner` and `outer` with the same boxes; returns the number of
+// distinct boxes.
 std::int64_t number_boxes(const CompositeParams& p, std::vector<std::int32_t>& numbers) {
   const std::int64_t pairs = p.out.sizes[0];
   numbers.assign(static_cast<std::size_t>(pairs), 0);
@@ -61,7 +61,7 @@ void number_parts(const CompositeParams& p, const std::vector<std::int32_t>* box
   }
 }
 
-// Pairs by their image of b, otherwise as they come.
+// Pairs sorted by their image of b (stable).
 std::vector<std::int32_t> ordered_by_second(const CompositeParams& p) {
   std::vector<std::int32_t> order(static_cast<std::size_t>(p.out.sizes[0]));
   std::iota(order.begin(), order.end(), 0);
@@ -185,8 +185,8 @@ void CompositeLrPlan::prepare_rows() {
   job.row_slot = row_slot_.data();
 }
 
-// Tap u continues the chain of tap v if output j reads with u what output j + 1 reads with v: of
-// a window that moves by the scale, every scale-th tap is in one chain.
+// Tap u continues the chain of tap v if output j reads with u what output j + 1 reads with v. As the
+// taps of an output move by the scale, every scale-th tap is in one chain.
 void CompositeLrPlan::prepare_columns() {
   const std::int64_t outputs = job.columns.outputs, taps = job.columns.taps;
   const std::int32_t* index = integers(job.params.column_index);
@@ -240,7 +240,7 @@ void CompositeLrPlan::prepare_columns() {
   job.column_after = column_after_.data();
 }
 
-// Sum costs one part per distinct source and boxes; patch one per distinct source, and about
+// "Sum" computes one part per distinct source and boxes; "patch" one per distinct source, and about
 // half a part per pair.
 void CompositeLrPlan::choose_parts(bool bridged) {
   const CompositeParams& p = job.params.composite;

@@ -6,7 +6,7 @@
 namespace fastbg::FASTBG_VARIANT {
 namespace {
 
-// 4x4 outputs of one tile and one vector of channels, `kept` of which exist.
+// 4x4 outputs of one tile and one vector of channels, of which `kept` exist.
 void transform_output(const ConvJob& job, const Tile& tile, std::int64_t channel, std::int64_t kept,
                       Vec bias, const float* from) {
   const std::int64_t rows = smaller(4, job.grid.height - tile.y), columns = smaller(4, job.grid.width - tile.x);
@@ -79,8 +79,8 @@ void multiply_rows(const float* terms, const float* factors, std::int64_t in, st
   }
 }
 
-// One of the 36 products: (tiles, in) x (in, width). Sums fill the registers, 24 of 32 with AVX-512
-// and 12 of 16 otherwise; rows that no tile fills are computed, and never read.
+// One of the 36 products: (tiles, in) x (in, width). Sums take 24 of 32 registers with AVX-512 and 12
+// of 16 otherwise; rows beyond the last tile are computed, but never read.
 void multiply_plane(const float* terms, const float* factors, std::int64_t in, std::int64_t width,
                     std::int64_t tiles, bool add, float* sums) {
   if constexpr (kLanes == 16) {
@@ -152,7 +152,7 @@ void compute_block(const ConvJob& job, std::int64_t block, Scratch& scratch) {
 }  // namespace
 
 void conv3x3(const ConvJob& job, int threads) {
-  // Every thread looks at its share of the weight first: so fast is no second pass over it.
+  // Every thread checks its share of the weight first, which is faster than a pass of its own.
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(static) nowait
@@ -172,7 +172,7 @@ void conv_fingerprint(const ConvContents& contents, int) {
   }
 }
 
-// Panels one after the other, each (36, in, width): see compute_block.
+// Panels in turn, each (36, in, width): see compute_block.
 void conv_factors(const ConvFactorsJob& job, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t i = 0; i < job.in; ++i) {

@@ -2,9 +2,9 @@
 //
 // Winograd's F(4x4, 3x3): a tile of 6x6 inputs becomes 36 numbers per channel; each of the 36 is one
 // small matrix product over the channels, tiles against output channels; 36 sums per channel become
-// 4x4 outputs. That is a quarter of the multiplications of the plain sum, which already runs at the
-// CPU's peak rate. Tiles are handled kTiles at a time, so that all of it stays in the second-level
-// cache; a tile's result does not depend on the others, nor on the number of threads.
+// 4x4 outputs. That is a quarter of the multiplications of the direct sum, which already runs at the
+// CPU's peak rate. Tiles are computed kTiles at a time, so that they stay in the second-level cache; a
+// tile's result does not depend on other tiles, nor on the number of threads.
 #pragma once
 
 #include "conv_params.h"
@@ -17,7 +17,7 @@ constexpr std::int64_t kConvLanes = 16;   // channels come in multiples of it: t
 constexpr std::int64_t kConvPanel = 64;   // channels at once, in and out
 constexpr std::int64_t kTerms2d = 36;     // 6x6
 constexpr std::int64_t kTiles = 48;       // a multiple of the rows of every product, see conv.cpp
-// Planes of 36 would lie a multiple of 4096 bytes apart, in the same few sets of the cache.
+// Padded, as the 36 planes would otherwise be multiples of 4096 bytes apart and share a few cache sets.
 constexpr std::int64_t kPlaneFloats = kTiles * kConvPanel + 64;
 
 // FeatureMaps with strides in floats, per block of r x r pixels.
@@ -35,17 +35,17 @@ struct ConvMaps {
   }
 };
 
-// Tiles of 4x4 outputs, image by image, and how many of them are handled together.
+// Tiles of 4x4 outputs, image by image, and the number computed together.
 struct ConvGrid {
   std::int64_t height, width;
   std::int64_t down, across, tiles;
   std::int64_t block, blocks;
 };
 
-// A weight in memory and what its fingerprint was when the factors were made of it.
+// A weight in memory, and its fingerprint at the time when its factors were computed.
 struct ConvContents {
   const char* weight;
-  std::int64_t bytes;  // 0 where nothing is to be compared
+  std::int64_t bytes;  // 0: nothing to compare
   const std::uint64_t* secret;
   FingerprintState* states;  // of each piece
 };
@@ -60,10 +60,11 @@ struct ConvJob {
   std::int64_t in, out_padded;  // channels, in multiples of kConvLanes
   std::int64_t group_padded;    // of out.group
   ConvContents contents;
-  bool* changed;  // set where the contents' fingerprint is another
+  bool* changed;  // set if the fingerprint differs
 };
 
-// Blocks are dealt to `parts`, each with sums of its own, so that threads do not change a bit.
+// Blocks are assigned to a fixed number of parts, each with its own sums, so that results do not depend
+// on the number of threads.
 constexpr std::int64_t kWeightParts = 4;
 
 struct ConvWeightJob {

@@ -28,7 +28,7 @@ ConvMaps strides_of(const FeatureMaps& maps) {
           maps.view.sizes[1]};
 }
 
-// Blocks of equal size, and where there are few, as many as threads can share.
+// Blocks of equal size; if there are few, at least as many as threads.
 ConvGrid divided(std::int64_t images, std::int64_t height, std::int64_t width, int threads) {
   constexpr std::int64_t rows = 12;  // of a product: no block is smaller
   ConvGrid grid{height, width, parts(height, 4), parts(width, 4), 0, 0, 0};
@@ -39,7 +39,7 @@ ConvGrid divided(std::int64_t images, std::int64_t height, std::int64_t width, i
   return grid;
 }
 
-// Chosen once per process, so that no contents are known that have the fingerprint of others.
+// Random for each process, so that nobody can construct contents with equal fingerprints.
 const std::uint64_t* fingerprint_secret() {
   static const auto secret = [] {
     std::array<std::uint64_t, kFingerprintWords> words;
@@ -55,7 +55,7 @@ ConvContents contents_from(std::uintptr_t weight, std::int64_t bytes, std::uintp
           reinterpret_cast<FingerprintState*>(states)};
 }
 
-// Numbers of those whose fingerprint is another now.
+// Indices of the contents whose fingerprint has changed.
 std::vector<std::int64_t> changed_of(const std::vector<ConvContents>& all, int threads) {
   std::vector<char> differs(all.size());
   const auto count = static_cast<std::int64_t>(all.size());
@@ -75,7 +75,7 @@ std::vector<std::int64_t> changed_of(const std::vector<ConvContents>& all, int t
   return changed;
 }
 
-// Whether the contents are those that the factors were made of; if not, the result is worth nothing.
+// Whether the factors still belong to the weight's contents; if not, the result is invalid.
 bool run_conv(const ConvParams& params, const ConvContents& contents, int threads) {
   bool changed = false;
   const std::int64_t* in = params.x.view.sizes;
@@ -118,9 +118,9 @@ void run_weight_gradient(const ConvWeightParams& params, int threads) {
 
 }  // namespace
 
-// Maps may be None where they are optional; `out` is written whole. conv3x3 answers whether the `bytes`
-// at the address `weight` have the fingerprint at `states`, which conv_fingerprint has made; 0 bytes do.
-// conv_contents_changed names those of several (weight, bytes, states) that do not.
+// Optional maps may be None; all of `out` is written. conv3x3 returns whether the `bytes` at the address
+// `weight` have the fingerprint at `states`, made by conv_fingerprint (always true for 0 bytes).
+// conv_contents_changed returns the indices of those of several (weight, bytes, states) that do not.
 void register_conv(py::module_& m) {
   m.def("conv3x3", [](const py::tuple& x, const py::object& gate, std::int64_t x_upscale,
                       const py::tuple& factors, const py::object& bias, const py::object& residual,

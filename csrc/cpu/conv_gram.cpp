@@ -1,10 +1,10 @@
-// conv_gram: features of a tile are computed into the cache, multiplied there, and forgotten.
+// conv_gram: the features of a tile are computed into the cache, multiplied there, and never stored.
 #include "gram_regions.h"
 
 namespace fastbg::FASTBG_VARIANT {
 namespace {
 
-// Squares of 2x2 features at once: each keeps 4 sums and a product in registers, besides the taps.
+// Squares of 2x2 features computed at once; each needs registers for 4 sums and a product.
 constexpr std::int64_t kSquares = kLanes == 16 ? kGroup : 2;
 
 // 2x2 neighbouring features need 16 products per channel, not 36 (Winograd's F(2x2, 3x3)). Along one
@@ -47,7 +47,7 @@ void read_row(const ConvGramJob& job, const Band& band, std::int64_t channel, st
   const std::int64_t bytes = element_size(images.dtype);
   const char* from = static_cast<const char*>(images.data) + offset * bytes;
   read_floats(from, images.dtype, images.strides[3], x1 - x0, to + x0 - (band.x - 1));
-  // Rows of a band are too short for the processor to fetch the next two ahead by itself.
+  // Prefetches the next two rows, as rows of a band are too short for the hardware prefetcher.
   const char* ahead = from + 2 * images.strides[2] * bytes;
   const std::int64_t pixel = images.strides[3] * bytes, end = (x1 - x0) * pixel;
   for (std::int64_t at = 0; at < end; at += larger(kLine, pixel)) __builtin_prefetch(ahead + at);
@@ -74,7 +74,7 @@ void store_terms(Vec d0, Vec d1, Vec d2, Vec d3, float* to, std::int64_t step) {
 // Factors along rows `first` and `first` + 1 of the band's image, counted from its rim.
 void factor_rows(const ConvGramJob& job, const Band& band, std::int64_t first, const Factors& factors) {
   const std::int64_t pairs = (band.columns + 1) / 2;
-  // All lines first: what was just written in pieces cannot yet be loaded whole.
+  // All lines first, as loads that span several recent stores would stall.
   for (std::int64_t i = 0; i < 6; ++i) {
     read_row(job, band, i % 3, band.y - 1 + first + i / 3, 2 * pairs + 2, factors.lines + i * kLineFloats);
   }
@@ -110,7 +110,7 @@ void combine_rows(std::int64_t first, std::int64_t columns, const Factors& facto
 // Adds the product of number m of an axis to the feature of number i.
 void add_product(int m, int i, Vec product, Vec& feature) {
   if (m == i) {
-    feature = product;  // its first
+    feature = product;  // the first one
   } else if (kSigns[i][m] != 0) {
     feature = kSigns[i][m] > 0 ? feature + product : feature - product;
   }
@@ -169,8 +169,8 @@ void convolve(const float* weight, Vec bias, const float* from, float* to, std::
   }
 }
 
-// Features of two rows, in groups of nearly equal size. Of an odd number of columns or rows one too
-// many is written, into a place that is not filled yet (hence from right to left) or not needed.
+// Features of two rows, in groups of nearly equal size. For odd numbers of columns or rows, one more is
+// written to a place that is filled later (hence from right to left) or not used.
 void convolve_rows(const ConvGramJob& job, const Factors& factors, std::int64_t columns, float* to) {
   const std::int64_t row = columns * kPanel;
   for (std::int64_t k = 0; k < kPanel; k += kLanes) {

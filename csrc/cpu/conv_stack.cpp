@@ -1,4 +1,4 @@
-// One layer of a stack of 3x3 convolutions on cells; conv_stack.h says how maps lie.
+// One layer of a stack of 3x3 convolutions on cells; see conv_stack.h for the layout of maps.
 #include "conv_stack.h"
 
 #include "stack_product.h"
@@ -10,7 +10,7 @@ namespace {
 // Bytes for the signs of a vector.
 constexpr std::int64_t kSignBytes = kLanes == 16 ? 2 : 1;
 
-// Where values are not at most 0: what is not a number passes a ReLU.
+// A bit for each value that is not <= 0, so that NaN passes the ReLU.
 inline void store_signs(Vec value, std::uint8_t* to) {
 #if defined(__AVX512F__)
   const __mmask16 bits = _mm512_cmp_ps_mask(value, Vec{}, _CMP_NLE_UQ);
@@ -63,14 +63,14 @@ struct Grid {
   }
 };
 
-// Which of the r x r pixels of a block: known before any cell is looked at, as divisions are slow.
+// Which of the r x r pixels of a block; computed once for all cells, as divisions are slow.
 struct Phase {
   std::int64_t upscale, y, x;
 
   Phase(std::int64_t r, std::int64_t place) : upscale(r), y(place / r), x(place % r) {}
 };
 
-// Number of the pixel of a map that stands for row or column i of a cell, and whether it has a value.
+// The map's pixel for row or column i of a cell, and whether it has a value.
 struct Line {
   std::int64_t start;
   bool valid;
@@ -162,7 +162,7 @@ void transform_cell(const float* const* pixels, const float* scale, std::int64_t
   }
 }
 
-// Where the 16 pixels of a cell and a panel of channels are written, and what is read with them.
+// Addresses of a cell's 16 pixels in a panel of channels: of the output, and of all that is read with it.
 struct Places {
   float* out[kStackPixels];
   std::uint8_t* signs[kStackPixels];
@@ -231,7 +231,7 @@ Vec sum_of_some(const StackBox& box, const Cell& cell, const Vec* values) {
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-// The same of values, or of their products with what is at `times`, if there is any.
+// Sum of a cell's values, or of their products with the values at `times` if it is not null.
 inline Vec sum_of_cell(const StackBox& box, const Cell& cell, const Vec* values, const float* const* times,
                        std::int64_t vector, std::int64_t next) {
   Vec terms[kStackPixels];
@@ -280,7 +280,7 @@ void write_result(const StackJob& job, const Cell& cell, const Phase& phase, std
 // Channels panel + vector and on of a cell.
 void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, const float* bias, std::int64_t panel,
                    std::int64_t vector, const Places& places, const float* sums) {
-  const std::int64_t next = kStackPixels * job.out.channels;  // where the next cell lies: it is asked for early
+  const std::int64_t next = kStackPixels * job.out.channels;  // offset of the next cell, for prefetching
   Vec values[kStackPixels];
   values_of_sums(sums, bias ? load(bias + vector) : Vec{}, values);
   if (job.relu) {
@@ -363,7 +363,7 @@ void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, St
   const std::int64_t first = block * job.block, tiles = smaller(job.block, job.images * grid.of_image - first);
   const std::int64_t in = job.in.channels * (job.wide ? 4 : job.in_upscale * job.in_upscale);
   const std::int64_t group = job.out.channels, out = group * job.out_upscale * job.out_upscale;
-  // The sums of one product can lie on the terms of the one before, where nobody needs these again.
+  // Sums may overwrite the terms of the previous product if these are not used again.
   const bool on_terms = in <= kConvPanel && out <= kConvPanel && job.out_upscale == 1;
   float* sums = on_terms ? scratch.terms : scratch.sums;
   float* terms = scratch.terms + kStackPlane;
@@ -417,7 +417,7 @@ void conv_stack_sums(const StackSumsJob& job, int threads) {
     find_pixels<4>(job.map, cell.image, cell.y, cell.x, {1, 0}, 0, from);
     const bool product = job.sums.times.data;
     for (std::int64_t c = 0; c < job.map.channels; c += kLanes) {
-      // Found anew: what stands for a pixel beyond the map holds the zeros of one panel only.
+      // Addresses for each panel, as the substitute for pixels outside the map has zeros for one panel only.
       if (product) find_pixels<4>(job.sums.times, cell.image, cell.y, cell.x, {1, 0}, c, times);
       Vec values[kStackPixels] = {};
       for (int k = 0; k < kStackPixels; ++k) {

@@ -1,9 +1,9 @@
 // Stacks of 3x3 convolutions on CPUs: parameters of one layer's kernel, and its variants.
 //
-// Feature maps are kept as cells of 4x4 pixels, [image][cell row][cell column][16 pixels][channels], from
-// the entrance of a stack to its exit. A cell is a tile of Winograd's F(4x4, 3x3) (see conv.h), all its
-// sixteen pixels lie together, and pixel shuffles are a matter of addresses. Cells lie on the grid of the
-// whole map whatever part of it is computed, so that a window made of whole cells has the whole map's bits.
+// Feature maps are stored as cells of 4x4 pixels, [image][cell row][cell column][16 pixels][channels], from
+// the input of a stack to its output. A cell is a tile of Winograd's F(4x4, 3x3) (see conv.h), its sixteen
+// pixels are contiguous, and a pixel shuffle only changes addresses. Cells are aligned to the whole map also
+// if a part of it is computed, so that a window of whole cells equals the whole map's pixels bit for bit.
 #pragma once
 
 #include "conv.h"
@@ -18,8 +18,8 @@ struct StackBox {
   std::int64_t y0, x0, y1, x1;
 };
 
-// The cells that cover a part of a map. Of their pixels only those in `valid` hold values; any other counts
-// as zero, beyond the border because a convolution pads so, and inside because nobody needs it.
+// The cells that cover a part of a map. Only pixels in `valid` hold values; all others count as zero: those
+// outside the map as padding, those inside because nothing needs them.
 struct StackMap {
   float* data;
   StackBox valid;
@@ -35,7 +35,7 @@ struct StackMap {
   }
 };
 
-// One bit for each value of a map: whether the ReLU let it through. See kSignBytes in conv_stack.cpp.
+// One bit for each value of a map: whether it passed the ReLU. See kSignBytes in conv_stack.cpp.
 struct StackSigns {
   std::uint8_t* data;  // or null
   StackMap map;        // whose values they belong to
@@ -68,7 +68,7 @@ constexpr std::int64_t kStackZones = 16;
 struct StackJob {
   std::int64_t images;
   StackBox box;
-  StackMap in, out;  // out without data where there is a result
+  StackMap in, out;  // out has no data if there is a `result`
   std::int64_t in_upscale, out_upscale;
   bool wide;  // 5x5: four convolutions, of the input moved by a pixel up or down and left or right
   const float* factors;
@@ -87,7 +87,7 @@ struct StackJob {
   TensorView result;       // (B,C,h,w) of the box, or its data is null
   StackShuffled shuffled;  // likewise, for a result that is finer
   std::int64_t block, blocks;  // cells that are handled together
-  // Tiles begin so many pixels behind the cells, where nobody asks for the whole map's bits: fewer cover the box.
+  // Shift of the tiles against the cells in pixels, so that fewer tiles cover the box; 0 for the whole map's bits.
   std::int64_t shift_y, shift_x;
 };
 
@@ -99,7 +99,7 @@ struct StackEntranceJob {
   StackSigns gate;
 };
 
-// The sums of a map that no convolution makes.
+// The cell sums of a map that is not computed by a convolution, such as the input.
 struct StackSumsJob {
   std::int64_t images;
   StackMap map;
@@ -107,12 +107,12 @@ struct StackSumsJob {
 };
 
 // Several convolutions and pixel shuffles as one 5x5 convolution, see conv_stack_border.cpp. Kernels and
-// biases differ by the zone of a pixel.
+// biases depend on the zone of a pixel.
 struct StackTail {
   StackBox box;           // of the result, in its pixels
   std::int64_t upscale, channels;  // of the result
   const float* factors;   // away from the border, or of the transpose
-  const float* kernels[kStackZones];  // (25, in, out) for every panel of out; null for zones that are not there
+  const float* kernels[kStackZones];  // (25, in, out) for every panel of out; null for zones that do not occur
   const float* biases;    // (kStackZones, padded out channels)
 };
 

@@ -83,8 +83,8 @@ std::uint8_t* kept_from(const StackPlan& plan, const py::object& described) {
 
 }  // namespace
 
-// `kept` is what the gradient takes of a forward pass, see kept_bytes() in fastbg/backends/stack_layers.py; it
-// may be None for conv_stack if no gradient will be wanted. `to_x` is written where the first layer reads x.
+// `kept` is what a forward pass stores for the gradient, see kept_bytes() in fastbg/backends/stack_layers.py;
+// None for conv_stack without a gradient. `to_x` is written where the first layer reads x.
 void register_conv_stack(py::module_& m) {
   m.def("conv_stack", [](const py::tuple& x, const py::tuple& layers, const py::object& tail,
                          const py::object& kept_view, const py::tuple& out, int threads) {

@@ -1,4 +1,4 @@
-// How the layers of a stack of 3x3 convolutions come from Python.
+// Converts the layers of a stack of 3x3 convolutions from Python.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -9,7 +9,7 @@
 
 namespace fastbg {
 
-// What _described() in fastbg/backends/cpu/conv_stack.py gives.
+// From the result of _described() in fastbg/backends/cpu/conv_stack.py.
 std::vector<StackLayer> stack_layers_from(const pybind11::tuple& described);
 
 }  // namespace fastbg

@@ -1,6 +1,6 @@
-// The border of a tail: convolutions and pixel shuffles without anything between them, which are one 5x5
-// convolution but where the maps between would be looked at beyond their border. There they count as zero,
-// which only the outermost pixels of the grid see: each zone of these has a kernel of its own.
+// The border of a tail. Convolutions and pixel shuffles without anything between them equal one 5x5
+// convolution, except where the intermediate maps are padded with zeros. Only the outermost pixels of the
+// grid are affected; each of their zones has its own kernel.
 #include <vector>
 
 #include "conv_stack.h"
@@ -16,7 +16,7 @@ struct Pixel {
   std::int64_t image, y, x;
 };
 
-// Those of a zone in the job's box, of images `first` to `last`.
+// The pixels of a zone in the job's box, of images `first` to `last`.
 std::vector<Pixel> pixels_of(const StackBorderJob& job, std::int64_t zone, std::int64_t first, std::int64_t last) {
   std::vector<Pixel> found;
   for (std::int64_t b = first; b < last; ++b) {
@@ -89,8 +89,8 @@ void compute_pixels(const StackBorderJob& job, const Pixel* pixels, std::int64_t
   }
 }
 
-// What `count` pixels of a zone give to the gradient of the input, a tap after the other: two pixels may
-// reach the same input only by different ones.
+// Adds the gradients of `count` pixels of a zone to the input's gradient, tap by tap: two pixels share an
+// input pixel only through different taps.
 void add_pixels(const StackBorderJob& job, const Pixel* pixels, std::int64_t count, std::int64_t zone,
                 std::int64_t out) {
   const Rows rows = rows_of_thread();

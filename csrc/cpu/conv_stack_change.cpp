@@ -44,7 +44,7 @@ bool same(const StackBox& a, const StackBox& b) {
   return a.y0 == b.y0 && a.x0 == b.x0 && a.y1 == b.y1 && a.x1 == b.x1;
 }
 
-// Memory for maps, whole large pages each. What is given back is taken again.
+// Memory for maps, in whole large pages. Released memory is reused.
 class Buffers {
  public:
   Buffers() = default;
@@ -70,7 +70,7 @@ class Buffers {
     }
   }
 
-  // Takes back all, and keeps no more than `most` floats.
+  // Releases all maps, and keeps memory for at most `most` floats.
   void reset(std::int64_t most) {
     std::int64_t kept = 0;
     std::vector<Buffer> rest;
@@ -107,7 +107,7 @@ class Buffers {
   std::vector<Buffer> all_;
 };
 
-// Kept by a thread from call to call, up to this many floats: fresh memory is faulted in page by page.
+// Floats that a thread keeps between calls at most, as fresh memory takes a page fault for each page.
 constexpr std::int64_t kKeptFloats = std::int64_t{16} << 20;
 
 Buffers& buffers_of_thread() {
@@ -127,7 +127,7 @@ StackMap map_of(const StackBox& box, std::int64_t channels) {
   return map;
 }
 
-// Adds to a map the cells that a layer writes which computes `box`, in whole tiles wherever they begin.
+// Extends a map by all cells that a layer writes when it computes `box` in whole tiles, at any position.
 void cover_cells(StackMap& map, const StackBox& box, std::int64_t r) {
   const StackMap cells = map_of({box.y0, box.x0, box.y1 + kStackSide - 1, box.x1 + kStackSide - 1}, map.channels);
   const std::int64_t bottom = std::max(map.top + map.down, (cells.top + cells.down) * r);
@@ -138,7 +138,7 @@ void cover_cells(StackMap& map, const StackBox& box, std::int64_t r) {
   map.across = right - map.left;
 }
 
-// The pixels of `box` that are not in `made` from the first image of a map to all `images` of another.
+// Copies the pixels of `box` outside of `made` from the first image of a map to all `images` of another.
 void copy_around(const StackMap& from, const StackBox& box, const StackBox& made, std::int64_t images,
                  const StackMap& to) {
   const StackBox inner = common(box, made);
@@ -188,7 +188,7 @@ struct ChangeableStack::State {
   std::int64_t channels_of(std::size_t map) const { return map ? layers[map - 1].channels : channels; }
   StackBox result_box() const { return refined(layers.back().box, layers.back().upscale); }
 
-  // Map i with all that the layers read of it, in cells that the layer before can write whole.
+  // Map i with all pixels that layers read of it, in cells that the layer before can write as a whole.
   StackMap map_for(std::size_t i, const std::vector<StackBox>& computed) const {
     StackBox box = common(grown(computed[i + 1]), {0, 0, heights[i], widths[i]});
     for (const std::size_t adder : adders[i]) box = hull(box, refined(computed[adder], layers[adder - 1].upscale));
@@ -197,7 +197,7 @@ struct ChangeableStack::State {
     return map;
   }
 
-  // Layer i's job on `images` whose maps are `of`, in the cells or in tiles that begin where the box does.
+  // Layer i's job for `images` with the maps `of`, in cells, or in tiles that start where the box does.
   StackJob job(std::size_t i, std::int64_t images, const StackBox& box, const std::vector<StackMap>& of,
                bool own_tiles, int threads) const {
     const StackLayer& layer = layers[i - 1];
@@ -227,7 +227,7 @@ struct ChangeableStack::State {
 
 namespace {
 
-// A change, and what it makes of each map.
+// A change, and its part of each map.
 struct Changed {
   const StackChange* change;
   std::int64_t images;
@@ -311,7 +311,7 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, int threads) 
       if (layer.residual >= 0) box = hull(box, coarsened(reached[static_cast<std::size_t>(layer.residual)], layer.upscale));
       box = common(box, layer.box);
       reaches = !is_empty(box);
-      // A tile mixes the rounding of all that it sees, so a change reaches all pixels of a cell.
+      // Rounding depends on all inputs of a tile, so a change affects all pixels of a cell.
       if (s.whole_cells && reaches) box = common(whole_cells(box), layer.box);
       reached.push_back(refined(box, layer.upscale));
       item.computed[i] = box;
@@ -322,7 +322,7 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, int threads) 
   }
 
   Buffers& memory = buffers_of_thread();
-  memory.reset(kKeptFloats);  // a call that ran out of memory gave nothing back
+  memory.reset(kKeptFloats);  // in case an earlier call threw and released nothing
   const auto make = [&](Changed& item, std::size_t i) {
     StackMap& map = item.maps[i];
     map.data = memory.take(item.images * map.pixels_of_image() * map.channels);
@@ -337,7 +337,7 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, int threads) 
     FASTBG_CALL_VARIANT(conv_stack_entrance, (StackEntranceJob{item.change->pixels, box.y0, box.x0, inner, {}}), threads);
   }
   for (std::size_t i = 1; i <= n; ++i) {
-    // One layer of all changes in turn, so that its factors are fetched from memory once.
+    // Layer by layer for all changes, so that a layer's factors are fetched from memory once.
     for (Changed& item : items) {
       const StackBox& box = item.computed[i];
       if (i < n) make(item, i);

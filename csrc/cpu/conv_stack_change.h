@@ -1,8 +1,8 @@
-// A stack of 3x3 convolutions on one image, of which a box is changed again and again.
+// A stack of 3x3 convolutions on one image, in which boxes are changed many times.
 //
-// All maps of the unchanged image are kept, as far as the stack's boxes say that they are needed. For a
-// change, each layer computes only those pixels that the change can reach and that are needed; the pixels
-// around them are copied from the kept maps.
+// The maps of the unchanged image are kept, as far as the stack's boxes need them. For a change, each layer
+// computes only the pixels that the change can reach and that are needed; the pixels around them are copied
+// from the kept maps.
 #pragma once
 
 #include <memory>
@@ -16,13 +16,13 @@ namespace fastbg {
 struct StackChange {
   StackBox box;
   TensorView pixels;  // (K, C, height, width) of the box
-  TensorView result;  // (K, Co, h, w): the last layer's box; where the change does not reach nothing is written
+  TensorView result;  // (K, Co, h, w): the last layer's box; written only where the change can reach
 };
 
 class ChangeableStack {
  public:
-  // Computes all maps of `input` (1, C, H, W), and the last into `result` (1, Co, h, w). With `whole_cells`
-  // a change computes whole cells, so that its bits are those of a stack of such boxes on the changed image.
+  // Computes all maps of `input` (1, C, H, W), the last one into `result` (1, Co, h, w). With `whole_cells`
+  // changes compute whole cells, so that results equal those of such a stack on the changed image bit for bit.
   // Throws std::invalid_argument as StackPlan does.
   ChangeableStack(const TensorView& input, std::vector<StackLayer> layers, bool whole_cells,
                   const TensorView& result, int threads);

@@ -25,7 +25,7 @@ bool lies_in(const StackBox& inner, const StackBox& outer) {
          inner.x0 < inner.x1 && inner.x1 <= outer.x1;
 }
 
-// Memory that a thread keeps from call to call up to kKept floats: fresh memory is faulted in page by page.
+// Memory that a thread keeps between calls, up to kKept floats, as fresh memory takes a page fault per page.
 class Workspace {
  public:
   static constexpr std::int64_t kKept = std::int64_t{16} << 20;
@@ -74,7 +74,7 @@ std::int64_t kept_of_image(const StackLayer& layer, const StackMap& map) {
   return map.channels + up_to_multiple(layer.attention.squeezed, kConvLanes);
 }
 
-// Offsets for maps that live for some steps each, so that those which never live together share memory.
+// Offsets of maps in memory; maps whose lifetimes (in steps) do not overlap may share it.
 class Offsets {
  public:
   std::int64_t take(std::int64_t floats) {
@@ -118,13 +118,13 @@ std::vector<float> padded_bias(const StackLayer& layer, std::int64_t padded) {
   return bias;
 }
 
-// The cells for each map and how long they live: from the step that makes it to the last that reads it.
+// The cells of each map and its lifetime: from the step that computes it to the last that reads it.
 struct StackPlan::Lives {
   explicit Lives(std::vector<StackMap>& maps, std::int64_t images) : maps(maps), images(images), last(maps.size()) {}
 
   void reads(std::size_t map, std::size_t step) { last[map] = std::max(last[map], step); }
 
-  // Gives the maps that are made in turn, first to last of `order`, their memory.
+  // Assigns memory to the maps, which are computed in `order`.
   std::unique_ptr<Workspace> place(const std::vector<std::size_t>& order) {
     Offsets offsets;
     std::vector<std::int64_t> start(maps.size());
@@ -239,7 +239,7 @@ AttentionLayer StackPlan::attention_layer(std::size_t layer) const {
   return {layers_[layer - 1].attention, channels_of(layer - 1), layers_[layer - 1].channels, heights_[layer], widths_[layer]};
 }
 
-// Factors (images, padded channels) of the convolution's result, of the sums of its input's cells.
+// Channel weights (images, padded channels) of a convolution's result, from the sums of its input's cells.
 std::vector<float> StackPlan::weigh(std::size_t layer, const StackMap& input, const std::vector<float>& sums,
                                     const AttentionKept& kept) const {
   const AttentionLayer attention = attention_layer(layer);
@@ -258,8 +258,8 @@ std::vector<float> StackPlan::weigh(std::size_t layer, const StackMap& input, co
   return factors;
 }
 
-// Of the sums over cells of gradient times value: the gradient (images, kStackZones, padded inputs) to the
-// convolution's input through the means.
+// Gradient (images, kStackZones, padded inputs) to the convolution's input through the means, from the sums
+// over cells of gradient times value.
 std::vector<float> StackPlan::through_mean(std::size_t layer, const std::vector<float>& sums,
                                            const AttentionKept& kept) const {
   const AttentionLayer attention = attention_layer(layer);
@@ -287,7 +287,7 @@ StackJob StackPlan::job_of(const StackBox& box, int threads) const {
   return job;
 }
 
-// Sums of the cells of a box, to be filled.
+// Memory for the sums of a box's cells.
 std::vector<float> StackPlan::cell_sums(const StackBox& box, std::int64_t channels) const {
   const std::int64_t down = parts(box.y1, kStackSide) - box.y0 / kStackSide;
   return std::vector<float>(images_ * down * (parts(box.x1, kStackSide) - box.x0 / kStackSide) * channels);
@@ -367,9 +367,9 @@ void StackPlan::run_tail(const StackMap& map, const TensorView& result, int thre
   if (touches_border(border.box)) FASTBG_CALL_VARIANT(conv_stack_border, border, threads);
 }
 
-// The gradient to map i is that to layer i + 1, through its convolution's transpose, and those of the layers
-// that add map i. It goes on to layer i where that layer's ReLU let values through, or by its attention's
-// weights and means.
+// The gradient to map i is the sum of the gradient of layer i + 1, by its transposed convolution, and of the
+// layers that add map i. It continues to layer i through that layer's ReLU, or its attention's weights and
+// means.
 void StackPlan::backward(const TensorView& grad, std::uint8_t* kept, const TensorView& to_input, int threads) const {
   const std::size_t n = layers_.size(), top = tail_ ? n + 1 : n;  // a tail makes map n + 1, on map n's grid
   std::vector<StackMap> maps(top + 1);
@@ -386,7 +386,7 @@ void StackPlan::backward(const TensorView& grad, std::uint8_t* kept, const Tenso
     lives.reads(i, top - i + 1);
     for (const std::size_t adder : adders[i - 1]) lives.reads(adder, top - i + 1);
   }
-  if (n == 0) {  // where the border of a tail puts its share
+  if (n == 0) {  // the border of a tail adds its gradient there
     order.push_back(0);
     lives.reads(0, 2);
   }

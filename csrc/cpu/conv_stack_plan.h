@@ -1,4 +1,4 @@
-// A stack of 3x3 convolutions as a whole: which cells each layer computes, and where they lie in memory.
+// Plans a whole stack of 3x3 convolutions: the cells that each layer computes, and their memory.
 #pragma once
 
 #include <optional>
@@ -18,32 +18,32 @@ struct StackLayer {
   std::int64_t channels;           // of map i
   const float* factors;            // of the convolution, or of its transpose
   const float* bias;               // in pixel-shuffle order, or null
-  bool attends;                    // whether what is added to the residual is weighed by
-  ChannelAttention attention;      // the means over the whole map
+  bool attends;                    // whether `attention` weights what is added to the residual
+  ChannelAttention attention;      // by means over the whole map
 };
 
-// Sets a job's blocks of cells: of equal size, as many as threads can share.
+// Divides a job's cells into blocks of equal size, at least as many as threads if possible.
 void divide(StackJob& job, int threads);
 
-// Bias by place, with zeros behind each place's channels up to `padded`.
+// Bias by place, each place's channels padded with zeros to `padded`.
 std::vector<float> padded_bias(const StackLayer& layer, std::int64_t padded);
 
 class StackPlan {
  public:
-  // Throws std::invalid_argument unless each layer's input and residual are there. A tail comes behind the
-  // layers, of which there may be none then.
+  // Throws std::invalid_argument unless each layer's input and residual exist. A tail follows the layers;
+  // with a tail there may be no layers.
   StackPlan(const TensorView& input, std::vector<StackLayer> layers, std::optional<StackTail> tail);
 
-  // Bytes of what the gradient takes of a forward pass: the signs of each ReLU; of each attention its
+  // Bytes that a forward pass stores for the gradient: the signs of each ReLU; for each attention its
   // convolution's values, its weights and its hidden layer.
   std::int64_t kept_bytes() const { return kept_bytes_; }
   StackBox result_box() const { return tail_ ? tail_->box : maps_.back().valid; }
   std::int64_t result_channels() const { return tail_ ? tail_->channels : layers_.back().channels; }
 
-  // `kept` may be null if no gradient is wanted. Of `result` the whole is written.
+  // `kept` may be null without a gradient. All of `result` is written.
   void forward(const TensorView& input, std::uint8_t* kept, const TensorView& result, int threads) const;
 
-  // `grad` as the result, `to_input` as the input: only the part that the first layer reads is written.
+  // `grad` is shaped as the result, `to_input` as the input; only the part that the first layer reads is written.
   void backward(const TensorView& grad, std::uint8_t* kept, const TensorView& to_input, int threads) const;
 
  private:

@@ -9,8 +9,8 @@
 
 namespace fastbg::FASTBG_VARIANT {
 
-// Rows of a source are prefetched this far ahead, so that memory access and arithmetic overlap; after
-// the last row usually comes the next channel.
+// Rows of a source are prefetched this far ahead, so that memory access and arithmetic overlap. After the
+// last row, this usually prefetches the next channel.
 constexpr std::int64_t kRowsAhead = 16;
 
 // Where pixels of one channel come from; a source that is null gives zeros.
@@ -242,7 +242,7 @@ struct Range {
   }
 }
 
-// To grey levels of [0,1], halves up; NaN stays.
+// Rounds to grey levels in [0,1], halves up; keeps NaN.
 [[maybe_unused]] static inline float quantized(float value) {
   value = value < 0.0f ? 0.0f : value;
   value = value > 1.0f ? 1.0f : value;

@@ -68,13 +68,13 @@ void for_segments(std::int64_t image, std::int64_t row, std::int64_t begin, std:
   }
 }
 
-// Where a block's pixel lies; its further panels follow kTilePixels * width floats apart.
+// Address of a block's pixel; its further panels are kTilePixels * width floats apart.
 float* place(const GramWork& work, const Tiles& tiles, std::int64_t offset) {
   return tiles.features + offset / kTilePixels * tile_floats(work) + offset % kTilePixels * work.width;
 }
 
-// Pixels [begin, end) to a block of tiles. Planes are read group by group of channels, in runs that
-// are long enough for the processor to fetch ahead.
+// Copies pixels [begin, end) to a block of tiles. Planes are read by groups of channels, in runs that are
+// long enough for the hardware prefetcher.
 void read_block(const GramJob& job, std::int64_t image, std::int64_t begin, std::int64_t end,
                 const Tiles& tiles) {
   const GramWork& work = job.work;
@@ -92,7 +92,7 @@ void read_block(const GramJob& job, std::int64_t image, std::int64_t begin, std:
   }
 }
 
-// Whether the features lie in memory as in a tile.
+// Whether the features already have the layout of a tile.
 bool is_tile(const GramJob& job) {
   const TensorView& f = job.features;
   return f.dtype == DType::float32 && f.sizes[2] == 1 && f.strides[1] == 1 &&

@@ -1,8 +1,8 @@
 // The Gram family on CPUs: further parameters of its kernels, and their variants.
 //
-// Pixels are cut into chunks and chunks into tiles, by the shapes alone: sums do not depend on the
-// number of threads. A tile lies channel-last in the first-level cache, in panels of 64 channels;
-// its products are summed in registers, those of a chunk in float32, chunks in float64.
+// Pixels are divided into chunks and chunks into tiles. This depends only on the shapes, so that sums do not
+// depend on the number of threads. A tile is stored channel-last in the first-level cache, in panels of 64
+// channels; its products are summed in registers, tiles of a chunk in float32, chunks in float64.
 #pragma once
 
 #include "gram_params.h"

@@ -5,8 +5,8 @@ namespace fastbg {
 
 enum class Isa { baseline, avx2, avx512 };
 
-// The best variant in this build that this machine can run, or the one that the environment variable
-// FASTBG_CPU_ISA (baseline, avx2, avx512) names; throws std::runtime_error if that cannot run.
+// The best variant of this build that this machine supports, or the one named by the environment variable
+// FASTBG_CPU_ISA (baseline, avx2, avx512); throws std::runtime_error if it is not supported.
 Isa current_isa();
 
 const char* isa_name(Isa isa);

@@ -42,7 +42,7 @@ class LineWriter {
     filled_ = bytes;
   }
 
-  // Writes what is left; the writer is at its end then.
+  // Writes the rest; no more may be appended.
   void finish() {
     if (filled_ > first_) write_part();
     filled_ = first_ = 0;
@@ -71,7 +71,7 @@ class LineWriter {
   alignas(kLine) char line_[kLine];
 };
 
-// Outputs up to this size stay in the caches for their reader. A choice, not measured.
+// Outputs up to this size stay in the caches for their reader. Chosen, not measured.
 constexpr std::int64_t kStreamBytes = std::int64_t{4} << 20;
 
 }  // namespace fastbg::FASTBG_VARIANT

@@ -1,8 +1,8 @@
 // blur_path and path_integral: an image under many symmetric separable kernels.
 //
-// What does not depend on the node is done once per tile: rows are read, mirrored, converted, and
-// folded (row y - j plus row y + j), so that a node costs r + 1 products per pixel and axis
-// instead of 2r + 1. The rest of a node's work stays in registers and the first-level cache.
+// Work that does not depend on the node is done once per tile: rows are read, mirrored, converted, and
+// folded (row y - j plus row y + j), so that a node takes r + 1 products per pixel and axis instead of
+// 2r + 1. All other work on a node stays in registers and the first-level cache.
 #include "path.h"
 
 #include <omp.h>
@@ -17,7 +17,7 @@ std::int64_t mirrored(std::int64_t place, std::int64_t size) {
   return inside < size ? inside : 2 * (size - 1) - inside;
 }
 
-// Rows of 16-bit types are converted in `row`; those of float32 are used where they lie.
+// Rows of 16-bit types are converted into `row`; float32 rows are used in place.
 const float* floats_at(const char* from, DType dtype, std::int64_t stride, std::int64_t n,
                        float* row) {
   if (dtype == DType::float32 && stride == 1) return reinterpret_cast<const float*>(from);
@@ -75,7 +75,7 @@ class Tile {
     return result;
   }
 
-  // Adds `taps` along a row that filter_down left, at the vector that begins with column x.
+  // Adds `taps` along a row that filter_down computed, for the vector that starts at column x.
   Vec filter_along(const float* row, const float* taps, std::int64_t x, Vec sum) const {
     const float* centre = row + x + radius_;
     sum = multiply_add(broadcast(taps[radius_]), load(centre), sum);

@@ -21,7 +21,7 @@ void check_radius(const TensorView& image, const TensorView& taps) {
   }
 }
 
-// A thread more only for work that outweighs waking it: about 50 us.
+// One thread per amount of work that takes longer than waking it, about 50 us.
 int useful_threads(const TensorView& image, const TensorView& taps, int threads) {
   std::int64_t products = taps.sizes[0] * taps.sizes[1];
   for (int i = 0; i < image.rank; ++i) products *= image.sizes[i];

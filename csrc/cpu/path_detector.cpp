@@ -1,4 +1,4 @@
-// gradient_detector and its gradient: one pass over the window, nothing of its size stored.
+// gradient_detector and its gradient: one pass over the window, without buffers of its size.
 #include <omp.h>
 
 #include <cmath>
@@ -15,7 +15,7 @@ Box measured(const TensorView& windows, std::int64_t b, std::int64_t height, std
   return box_of(windows, b, height - 1, width - 1);
 }
 
-// Both rows of differences that start at (y, x0): one pixel more is read than there are.
+// The two rows of pixels for the differences from (y, x0) on, each one pixel longer than the differences.
 void read_pair(const Plane& plane, std::int64_t y, const Box& box, float* row, float* below) {
   const std::int64_t n = box.x1 - box.x0 + 1;
   if (y == box.y0) {
@@ -97,7 +97,7 @@ void gradient_detector_backward(const GradientDetectorBackwardJob& job, int thre
         for (std::int64_t x = 0; x < n; ++x) {
           float down = below[x] - row[x], right = row[x + 1] - row[x];
           const float length = std::sqrt(down * down + right * right);
-          const float share = length == 0 ? 0 : upstream / length;  // of a NaN it is NaN
+          const float share = length == 0 ? 0 : upstream / length;  // NaN stays NaN
           down *= share;
           right *= share;
           sums_below[x] = down;

@@ -6,8 +6,8 @@
 namespace fastbg::FASTBG_VARIANT {
 namespace {
 
-// Keeps a loaded vector in its register: as an operand in memory of every product that takes it, it
-// would be loaded each time, and loads would be the bottleneck.
+// Keeps a loaded vector in a register. Otherwise the compiler makes it a memory operand of every product
+// that uses it, and loads become the bottleneck.
 [[maybe_unused]] inline void keep(Vec& value) {
 #if defined(__x86_64__)
   asm("" : "+v"(value));
@@ -16,8 +16,8 @@ namespace {
 #endif
 }
 
-// sum[r][v] += a[., r] b[., v] for R channels of a and V vectors of channels of b, before which half
-// a vector is taken if kHalf.
+// sum[r][v] += a[., r] b[., v] for R channels of a and V vectors of channels of b; with kHalf, half a
+// vector comes before these.
 template <int R, int V, bool kHalf = false>
 void add_block(const float* a, const float* b, std::int64_t pixels, std::int64_t stride, float* sum,
                std::int64_t row) {

@@ -1,8 +1,8 @@
 // bridged_composite_lr: bicubic down-sampling of composites with a bridged seam, never stored.
 //
-// A bridge is clipped, so that its down-sampling is no sum of parts: outputs whose support it
-// reaches are computed pair by pair, from rows that are made on the way. Only what lies beyond is
-// copied from the images of whole sources; where no pair needs one, it is not computed.
+// A bridge is clipped, so that its down-sampling is not a sum of parts. Outputs whose support it reaches are
+// computed for each pair, from rows that are composed on the fly. All others are copied from the LR images
+// of whole sources, which are computed only if a pair needs them.
 #include <omp.h>
 
 #include "bridge.h"
@@ -21,7 +21,7 @@ Boxes boxes_of(const BridgedCompositeLrJob& job, std::int64_t n) {
   return {box_of(p.inner, n, height, width), box_of(p.outer, n, height, width)};
 }
 
-// Smallest box around the outputs that are not those of one source.
+// Smallest box around the outputs that are not copied from one source.
 Box outputs_reached(const BridgedCompositeLrJob& job, const Boxes& boxes) {
   Box reached = cut(boxes.inner, boxes.outer);
   if (!reached.empty()) {

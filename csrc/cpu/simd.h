@@ -46,8 +46,8 @@ typedef float UnalignedVec
 #endif
 }
 
-// Fused where the variant has it: said outright, as contraction is off (it would change the
-// rounding of the `quantize` formula).
+// Fused if the variant supports it. Explicit, as contraction is off (it would change the rounding of the
+// `quantize` formula).
 [[maybe_unused]] static inline Vec multiply_add(Vec x, Vec y, Vec sum) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(x, y, sum);

@@ -12,16 +12,16 @@
 namespace fastbg::FASTBG_VARIANT {
 namespace {
 
-// Planes of a multiple of 4096 bytes would all lie in the same few sets of the cache.
+// Padded, as planes of a multiple of 4096 bytes would share a few sets of the cache.
 constexpr std::int64_t kStackPlane = kStackTiles * kConvPanel + 16;
 
-// Kept by each thread from call to call, as in winograd.h. Sums may lie on the terms, a plane in front.
+// Kept by each thread between calls, as in winograd.h. Sums may overwrite the terms, one plane ahead.
 struct StackScratch {
   alignas(64) float terms[(kTerms2d + 1) * kStackPlane];
   alignas(64) float sums[kTerms2d * kStackPlane];
 };
 
-// On a huge page if possible: the planes of a cell lie on 36 small pages.
+// On a huge page if possible, as the planes of a cell are on 36 small pages.
 [[maybe_unused]] inline StackScratch& stack_scratch_of_thread() {
   constexpr std::size_t page = std::size_t{1} << 21;
   static_assert(sizeof(StackScratch) <= page);
@@ -66,7 +66,7 @@ inline void multiply_cells(const float* terms, const float* factors, std::int64_
       for (int v = 0; v < V; ++v) total[r][v] = multiply_add(term, factor[v], total[r][v]);
     }
   }
-  // Sums of up to kConvPanel products are added to one another: one long chain would round more.
+  // Sums of up to kConvPanel products are added up, as one long chain would round more.
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16

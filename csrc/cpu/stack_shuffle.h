@@ -44,7 +44,7 @@ void for_each_channel(const StackShuffled& to, std::int64_t image, std::int64_t 
   for_each_channel(to, image, y, x, channel, count, [&](std::int64_t i, float* place) { *place = values[i]; });
 }
 
-// What the tensor does not have is zero.
+// Channels that the tensor does not have are zero.
 [[maybe_unused]] inline void gather(const StackShuffled& from, std::int64_t image, std::int64_t y, std::int64_t x,
                                     std::int64_t channel, std::int64_t count, float* values) {
   std::memset(values, 0, static_cast<std::size_t>(count) * sizeof(float));

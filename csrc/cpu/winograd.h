@@ -149,8 +149,8 @@ void transform_input(const ConvGrid& grid, const ConvMaps& x, const ConvMaps& ga
   }
 }
 
-// 36 planes of both factors of a block's products, kept by each thread between calls: new memory would
-// cost a page fault for each page, which takes as long as the transforms.
+// 36 planes of both factors of a block's products, kept by each thread between calls: page faults of new
+// memory would take as long as the transforms.
 struct Scratch {
   alignas(64) float terms[kTerms2d * kPlaneFloats];
   alignas(64) float sums[kTerms2d * kPlaneFloats];

@@ -13,7 +13,7 @@ MOST_ADDED = 4  # kMaxAdded: how often a map may be a residual
 
 
 class Layer(NamedTuple):
-    """Reads map i - 1 and makes map i, if it is layer i from 1; map 0 is the input."""
+    """Layer i (from 1) reads map i - 1 and computes map i; map 0 is the input."""
 
     relu: int
     upscale: int
@@ -26,7 +26,7 @@ class Layer(NamedTuple):
 
     @property
     def box(self) -> Box:
-        """What is computed, in pixels of the map that is read."""
+        """The box to compute, in pixels of the map that is read."""
         return Box(self.y0, self.x0, self.y1, self.x1)
 
 
@@ -46,7 +46,7 @@ class Attention(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """Of all layers, and of the attentions by number."""
+    """Parameters of all layers, and of the attentions by number."""
 
     weights: Sequence[Tensor]
     biases: Sequence[Tensor]
@@ -72,9 +72,9 @@ def result_shape(
 
 
 def kept_bytes(images: int, parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
-    """Size of what the gradient needs of a forward pass.
+    """Bytes that a forward pass stores for the gradient.
 
-    A ReLU's: which values it let through. An attention's: its convolution's values, its weights,
+    For a ReLU: which values it passed. For an attention: its convolution's values, its weights,
     and its hidden layer.
     """
     total, layers = 0, split(numbers)
@@ -95,11 +95,11 @@ def _in_lanes(channels: int) -> int:
     return -(-channels // LANES) * LANES
 
 
-SCRATCH = 32 << 20  # bytes of maps at once: more images follow one another, to the same bits
+SCRATCH = 32 << 20  # bytes of maps at once; larger batches are split, with the same results
 
 
 def images_at_once(parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
-    """How many images a call may take, so that its memory does not grow with the batch."""
+    """Number of images per call, so that memory does not grow with the batch."""
     sizes, layers = [0], split(numbers)
     for layer, weight in zip(layers, parted(parameters, len(layers)).weights, strict=True):
         y0, x0, y1, x1 = layer.box.grow(CELL, layer.y1 + CELL, layer.x1 + CELL)

@@ -34,7 +34,7 @@ from fastbg.runs.progress import Display
 
 FORMATS = (".png", ".pdf", ".svg")
 PAGE_LIMIT = 1024  # LR pixels a side of an interactive page's image
-ANNOUNCED = 3  # windows of a page after which the time that it takes is told
+ANNOUNCED = 3  # windows of a page after which the remaining time is printed
 COLUMNS = (
     "image",
     "network",
@@ -319,7 +319,7 @@ def check_outputs(arguments: argparse.Namespace, images: Sequence[Path], count: 
 
 
 def ground_truth(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """What of an HR image is compared: without rows and columns that `scale` does not divide."""
+    """An HR image cut to multiples of `scale`."""
     if min(image.shape[:2]) < scale:
         height, width = image.shape[:2]
         expected = f"at least {scale}x{scale} pixels for --hr"
@@ -328,7 +328,7 @@ def ground_truth(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 
 
 def check_page(window: Box, height: int, width: int) -> None:
-    """Raises InvalidArgument for what no interactive page is made of."""
+    """Raises InvalidArgument for windows and images that an interactive page cannot show."""
     if window.y1 - window.y0 != window.x1 - window.x0:
         raise InvalidArgument(
             "--window", told_window(window), "a square for --html, whose windows are"

@@ -33,10 +33,10 @@ def show(
     out: Path,
     console: Console,
 ) -> None:
-    """Print counts, then for each of `places` (one a device) the expected times.
+    """Print counts, then the expected times for each of `places`, one per device.
 
-    What the run folder `out` holds already is not counted; nothing is written. What is being done
-    is shown on the error stream.
+    Results that the run folder `out` already has are not counted; nothing is written. The current
+    step is shown on the error stream.
     """
     plans = []
     with activity() as display:
@@ -74,7 +74,7 @@ class Timed(NamedTuple):
 
     @property
     def key(self) -> Key:
-        """As a forecast knows it."""
+        """Key of the part in a forecast."""
         return self.experiment.name, self.label
 
     @property
@@ -86,10 +86,10 @@ class Timed(NamedTuple):
 def calibrated(
     jobs: Sequence[Timed], study: Study, display: Display
 ) -> tuple[dict[Key, Estimate], int]:
-    """What each of `jobs` takes, and how many of them were timed.
+    """Estimates for `jobs`, and how many of them were timed.
 
-    Every experiment is timed with one network, every network in the cheapest one, and more while
-    there is time; in the rest, networks are expected to differ as they do where they were timed.
+    Every experiment is timed with one network, every network in the cheapest experiment, and more
+    while there is time. For all others, the ratio of networks is taken from those that were timed.
     """
     forecast = Forecast({job.key: job.guess for job in jobs})
     rates: dict[Key, Rate] = {}
@@ -126,7 +126,7 @@ def cost_of_one(job: Timed) -> float:
 
 
 def activity() -> Display:
-    """Says what is being done."""
+    """A display of the current step."""
     return Display(Console(stderr=True, highlight=False), steps=True)
 
 
@@ -141,7 +141,7 @@ def stored(out: Path) -> dict[tuple[str, str], set[str]]:
 
 
 def counts(found: dict[tuple[str, str], Estimate]) -> Table:
-    """What is left to do, by experiment and network."""
+    """The remaining work, by experiment and network."""
     table = Table("experiment", "network", box=None, padding=(0, 2, 0, 0))
     for title in ("items", "composites", "forwards", "chunks", "results"):
         table.add_column(title, justify="right")
@@ -162,7 +162,7 @@ def transfers(images: ImageSet, nets: Nets) -> str:
 
 
 def times(found: Sequence[Estimate], where: str) -> Table:
-    """The plan for each number of workers, one after another experiment and network."""
+    """Expected times for several numbers of workers; experiments and networks run in turn."""
     table = Table(
         "workers, each\nlike this device",
         title=where,

@@ -30,14 +30,14 @@ from fastbg.runs.values import Json
 
 # Options that decide the numbers, as the command line and CausalEffectMap both call them.
 SETTINGS = ("block", "coarse", "fine", "tolerance", "metric", "seed", "reuse_coarse", "paths")
-# How the command line calls the arguments of CausalEffectMap, and says what its errors advise.
+# Names of the arguments of CausalEffectMap on the command line, for its error messages.
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in (*SETTINGS, "patches", "interventions")}
 OPTIONS |= {"accuracy": "--accuracy", "windows": "--window", "truth": "--hr", "images": "IMAGE"}
 SAID = {", or include_window=True": "", "metric='mse'": "--metric mse"}
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Write the picture, and what else was asked for; prints the counts and the paths."""
+    """Write the picture and other requested files; print the counts and the paths."""
     out: Path = arguments.out
     if out.suffix.lower() not in FORMATS:
         raise InvalidArgument("--out", str(out), f"a file that ends with {', '.join(FORMATS)}")
@@ -139,7 +139,7 @@ def _progress(
     pixels: NDArray[np.uint8],
     truth: NDArray[np.uint8] | None,
 ) -> Iterator[Progress | None]:
-    """Finished parts in the folder of ``--resume``, which holds one map's only."""
+    """Finished parts in the folder of ``--resume``, which may hold those of one map only."""
     if arguments.resume is None:
         yield None
         return
@@ -164,7 +164,7 @@ def _digest(pixels: NDArray[np.uint8]) -> str:
 
 
 def _folder_digest(folder: Path | None) -> str | None:
-    """Of the pixels of its images, in the order in which patches are drawn from them."""
+    """Digest of the pixels of its images, in the order in which patches are drawn from them."""
     if folder is None:
         return None
     try:

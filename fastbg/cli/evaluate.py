@@ -83,7 +83,7 @@ def scored(
     lr: ImageSet | None,
     console: Console,
 ) -> tuple[list[Score], dict[str, str]]:
-    """Every score, printed as it comes, and the images that have none, with the reason."""
+    """Scores, printed as they are computed; images without a score, with the reason."""
     scores: list[Score] = []
     reasons: dict[str, str] = {}
     key = ("evaluate", images.name)
@@ -168,7 +168,7 @@ def open_images(arguments: argparse.Namespace) -> ImageSet:
 
 
 def told_of_tiles(models: Sequence[Network], tile: int | None) -> str:
-    """What tiles of the networks are; empty without tiles."""
+    """Text on how exact the tiles of the networks are; empty without tiles."""
     if tile is None:
         return ""
     same = [model.name for model in models if is_exact(model)]
@@ -217,7 +217,7 @@ def write_csv(path: Path, channel: str, scores: Sequence[Score]) -> None:
 def write_json(
     path: Path, setting: Mapping[str, Any], scores: Sequence[Score], left_out: Mapping[str, str]
 ) -> None:
-    """How it was measured, every score, means, and what was left out; infinity is null."""
+    """Settings, every score, means, and images left out; infinity is null."""
 
     def record(score: Score) -> dict[str, Any]:
         values = {"psnr": score.psnr, "ssim": score.ssim, **score.others}

@@ -1,4 +1,4 @@
-"""A window of one image whose input changes again and again, in networks of 3x3 convolutions."""
+"""A window of one image computed for many changes of the input, by networks of 3x3 convolutions."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ from fastbg.precision import current
 
 
 class ChangeableWindow:
-    """A window of the SR image that a network makes of an image and of changes of it.
+    """Computes a window of the SR image for an image and for changes of it.
 
-    The image's feature maps are kept; a change costs what it reaches of them. The network may not
-    change meanwhile.
+    The image's feature maps are kept, and only the pixels that a change reaches are computed. The
+    network must not change meanwhile.
 
     Attributes:
         unchanged: (1,3,h,w), as `forward_window` gives it.
@@ -35,7 +35,7 @@ class ChangeableWindow:
         self.unchanged = self._image(self._stack.result)
 
     def run(self, changes: Sequence[tuple[Box, Tensor]]) -> list[Tensor]:
-        """(K,3,h,w) for each box of the input, and what K images have there, in [0,1]."""
+        """Windows (K,3,h,w) for each (box of the input, its new pixels in K images, in [0,1])."""
         told = [(box, self._network.normalise(pixels)) for box, pixels in changes]
         return [self._image(result) for result in self._stack.run(told)]
 
@@ -51,9 +51,9 @@ class ChangeableWindow:
 def keep_window(
     network: Network, image: Tensor, links: Sequence[Link], window: Box, equal: bool
 ) -> ChangeableWindow | None:
-    """The window, or None where it takes the network's modules, as for `run_links`."""
+    """The window, or None where the network's modules must run, as for `run_links`."""
     seen = is_watched(network) or "forward_window" in vars(network) or _has_any_global_hook()
-    # In precisions below float32 the network's own modules compute.
+    # In precisions below float32 the network's modules must run.
     seen = seen or current() not in ("ieee", "tf32")
     if seen or not all(is_plain_conv(link.conv) for link in links):
         return None

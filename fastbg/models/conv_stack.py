@@ -1,4 +1,4 @@
-"""Runs a sequence of 3x3 convolutions as one native call, on just the pixels that are needed."""
+"""Runs a sequence of 3x3 convolutions as one native call, only on the pixels that are needed."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, cast
@@ -30,7 +30,7 @@ class Link(NamedTuple):
     attention: tuple[nn.Conv2d, nn.Conv2d] | None = None  # squeeze and excite
 
     def parameters(self) -> list[Tensor]:
-        """Of all its convolutions."""
+        """The parameters of all its convolutions."""
         convs = (self.conv, *(self.attention or ()))
         return [p for conv in convs for p in (conv.weight, conv.bias) if p is not None]
 
@@ -41,7 +41,7 @@ def is_plain_conv(conv: nn.Module) -> bool:
 
 
 def is_ordinary(conv: nn.Module) -> bool:
-    """Whether it is a 3x3 convolution as the networks make them, and nobody watches it."""
+    """Whether it is a 3x3 convolution as the networks make them, without hooks."""
     return (
         (type(conv) is Conv3x3 or type(conv) is nn.Conv2d)
         and conv.kernel_size == (3, 3)
@@ -53,7 +53,7 @@ def is_ordinary(conv: nn.Module) -> bool:
 
 
 def is_plain_1x1(conv: nn.Module) -> bool:
-    """Whether it is an ordinary 1x1 convolution that nobody observes."""
+    """Whether it is an ordinary 1x1 convolution without hooks."""
     return (
         type(conv) is nn.Conv2d
         and conv.kernel_size == conv.stride == conv.dilation == (1, 1)
@@ -64,7 +64,7 @@ def is_plain_1x1(conv: nn.Module) -> bool:
 
 
 def tail_links(upsample: Upsampler, conv_last: nn.Conv2d) -> list[Link]:
-    """Those of the upsampler, and the last convolution."""
+    """The links of the upsampler, and the last convolution."""
     stages = enumerate(upsample.stages)
     links = [Link(cast(Conv3x3, upsample[2 * i]), upscale=stage.factor) for i, stage in stages]
     return [*links, Link(conv_last)]
@@ -73,9 +73,9 @@ def tail_links(upsample: Upsampler, conv_last: nn.Conv2d) -> list[Link]:
 def run_network(
     net: Network, links: Sequence[Link], x: Tensor, window: Box | None
 ) -> Tensor | None:
-    """SR image, or its window, of `x` (B,3,h,w) in [0,1]; None where the modules must do it.
+    """SR image, or its window, of `x` (B,3,h,w) in [0,1]; None where the modules must run.
 
-    They must for what is no plain convolution or is observed, and for what
+    They must run if a convolution is not ordinary or has hooks, and in the cases that
     `fastbg.ops.conv_stack.why_plain` names: gradients to parameters, tracing, torch.func, forward
     mode, autocast, other devices, dtypes and backends.
     """
@@ -92,14 +92,14 @@ def run_network(
         return None
     if y.requires_grad:
         return net.denormalise(y)
-    return y.div_(net.img_range).add_(net.mean)  # the same in the memory that it has
+    return y.div_(net.img_range).add_(net.mean)  # denormalise in place
 
 
 def run_links(x: Tensor, links: Sequence[Link], window: Box, equal: bool) -> Tensor | None:
-    """`window` (of the last link's map) of the links on `x`, or None where PyTorch must do it.
+    """`window` (of the last link's map) of the links on `x`; None where PyTorch must compute it.
 
-    Each computes what the next needs; whole cells if `equal`, so that the bits are those of the
-    whole map.
+    Each link computes what the next one needs. If `equal`, links compute whole cells, so that the
+    result equals that of the whole map bit for bit.
     """
     if _has_any_global_hook():
         return None
@@ -113,7 +113,7 @@ def run_links(x: Tensor, links: Sequence[Link], window: Box, equal: bool) -> Ten
 
 
 def cut_window(y: Tensor, layers: Sequence[StackLayer], window: Box) -> Tensor:
-    """`window` of what the layers have computed, which may be more."""
+    """`window`, cut from the layers' result, which may be larger."""
     computed = Box(*layers[-1].box or ()).refine(layers[-1].upscale)
     return y if computed == window else Patch(y, computed).cut(window).data
 
@@ -121,7 +121,7 @@ def cut_window(y: Tensor, layers: Sequence[StackLayer], window: Box) -> Tensor:
 def link_layers(
     links: Sequence[Link], window: Box, height: int, width: int, equal: bool
 ) -> list[StackLayer]:
-    """The links, each with what it computes for `window`, on a (height, width) input."""
+    """The links as layers, each with the box that it computes for `window`."""
     boxes = link_boxes(window, links, height, width, equal)
     return [
         StackLayer(
@@ -139,7 +139,7 @@ def link_layers(
 
 
 def _attention(squeeze: nn.Conv2d, excite: nn.Conv2d) -> ChannelAttention:
-    """Of two 1x1 convolutions; one without a bias adds nothing."""
+    """The channel attention of two 1x1 convolutions; a missing bias counts as 0."""
     biases = [
         conv.weight.new_zeros(len(conv.weight)) if conv.bias is None else conv.bias
         for conv in (squeeze, excite)
@@ -150,9 +150,9 @@ def _attention(squeeze: nn.Conv2d, excite: nn.Conv2d) -> ChannelAttention:
 def link_boxes(
     window: Box, links: Sequence[Link | StackLayer], height: int, width: int, equal: bool
 ) -> list[Box]:
-    """What each convolution computes, in pixels of its input's map, so that `window` comes out.
+    """The box that each convolution must compute for `window`, in pixels of its input's map.
 
-    If `equal`, whole cells of the stack's input, where the up-sampling end is computed.
+    If `equal`, boxes of whole cells of the stack's input, on which the up-sampling end is computed.
     """
     scale = 1
     for link in links:

@@ -41,8 +41,8 @@ class Network(nn.Module):
     architecture: ClassVar[str]
     crop_multiple = 1  # LR pixels: where a crop may start, see `crop_for`
     native = True  # whether a frozen float32 network on a CPU may run in one native call
-    equal_windows = False  # whether its windows then have the very bits of the whole image
-    origin = ""  # where in its file the weights were, such as "params_ema"
+    equal_windows = False  # whether windows computed so equal the whole image bit for bit
+    origin = ""  # position of the weights in their file, such as "params_ema"
     mean: Tensor
 
     def __init__(self, scale: int, img_range: float, mean: Sequence[float], **sizes: Any) -> None:
@@ -54,9 +54,10 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
 
     def keep_window(self, x: Tensor, window: Sequence[int]) -> "ChangeableWindow | None":
-        """`window` of `x` (1,3,h,w), ready for changes of `x` that cost what they reach.
+        """Keeps what `window` of `x` (1,3,h,w) depends on, to compute it again for changes of `x`.
 
-        None where nothing is saved by that; `forward_window` of the changed image does it then.
+        Only the features that a change reaches are computed. None if that would save nothing; use
+        `forward_window` of the changed image then.
         """
         return None
 
@@ -71,14 +72,14 @@ class Network(nn.Module):
         return y / self.img_range + self.mean
 
     def stages(self) -> list[Stage] | None:
-        """What each layer looks at, from the first on; None if one looks at the whole image."""
+        """The input region of each layer, first to last; None if one needs the whole image."""
         return None
 
     def reach(self, window: Sequence[int], height: int, width: int) -> Box:
         """LR pixels of an image (height, width) that `window` may depend on, by the architecture.
 
-        `window` is y0, x0, y1, x1 in SR pixels. All of the image for a network that looks at the
-        whole of it or does not tell. Raises InvalidArgument for a window outside of the SR image.
+        `window` is y0, x0, y1, x1 in SR pixels. The whole image for networks without `stages`.
+        Raises InvalidArgument for a window outside of the SR image.
         """
         box = check_window(window, height * self.scale, width * self.scale)
         stages = self.stages()
@@ -108,10 +109,10 @@ class Network(nn.Module):
         return sr[..., box.y0 : box.y1, box.x0 : box.x1]
 
     def crop_for(self, window: Box, height: int, width: int, margin: int = 0) -> Crop | None:
-        """The smallest crop of a (height, width) LR image that gives `window` as the image does.
+        """The smallest crop of a (height, width) LR image from which `window` can be computed.
 
-        `margin` LR pixels more on each side, if the image has them. Equal to rounding, gradients
-        too. None if the network looks at the whole image, or does not tell (`stages`).
+        The crop is extended by `margin` LR pixels on each side, as far as the image has them. Its
+        window and gradients equal the whole image's up to rounding. None without `stages`.
         """
         if self.stages() is None:
             return None
@@ -121,10 +122,10 @@ class Network(nn.Module):
 
 
 def images_per_call(lr: Tensor, scale: int = 4, window: Sequence[int] | None = None) -> int:
-    """How many of the images `lr` (B,C,h,w) a network is given at once, at least one.
+    """Batch size for the images `lr` (B,C,h,w), at least one.
 
-    By sizes alone; on GPUs by that of the largest feature map, of which the network magnifies
-    by `scale` all or `window` (SR pixels).
+    It depends only on sizes; on GPUs on that of the largest feature map, which is `scale` times
+    as large as the image or as large as `window` (SR pixels).
     """
     own = max(1, lr.shape[-2] * lr.shape[-1])  # LR pixels
     if lr.device.type != "cuda":
@@ -175,7 +176,7 @@ def pad_reflected(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def unreflected(start: int, end: int, size: int) -> tuple[int, int]:
-    """The pixels of `size` that start..end, counted on after `pad_reflected`, are or mirror."""
+    """The range of original pixels that start..end of a padded axis (`pad_reflected`) come from."""
     if end <= size:
         return start, end
     beyond = end - size
@@ -183,7 +184,7 @@ def unreflected(start: int, end: int, size: int) -> tuple[int, int]:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether hooks, or a replaced `forward`, rely on the module being called."""
+    """Whether the module has hooks or a replaced `forward`, so that it must be called."""
     return bool(
         "forward" in vars(module)
         or module._forward_hooks

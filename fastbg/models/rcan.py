@@ -1,4 +1,4 @@
-"""RCAN (Zhang et al., ECCV 2018): residual groups whose blocks weigh their channels."""
+"""RCAN (Zhang et al., ECCV 2018): residual groups of blocks with channel attention."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -34,7 +34,7 @@ class ChannelBlock(nn.Module):
         return y
 
     def is_local(self, height: int, width: int) -> bool:
-        """Whether means on such a map are over less than all of it."""
+        """Whether the means on a (height, width) map are local, not over the whole map."""
         return 0 < self.pooling < max(height, width)
 
     def attention(self, y: Tensor) -> Tensor:
@@ -63,10 +63,10 @@ def window_means(y: Tensor, side: int) -> Tensor:
 
 
 def own_window(values: Tensor, side: int, height: int, width: int) -> Tensor:
-    """Of `values`, one per window of `window_means`, that of each position: (B,C,h,w).
+    """Expand `values`, one for each window of `window_means`, to each position: (B,C,h,w).
 
-    A position's window is the one around it, near the border the outermost one. Made of slices: the
-    gradient of an index is a sum by atomics on GPUs, in any order.
+    A position's window is the one around it, or the outermost one near the border. Made of slices,
+    as the gradient of an index is a sum by atomics on GPUs, in any order.
     """
     for axis, size in ((2, height), (3, width)):
         missing = size - values.shape[axis]
@@ -102,14 +102,14 @@ class RCAN(Network):
 
     The published net has 10 groups of 20 blocks with 64 features, squeezed to 4.
 
-    Its channel weights come from means over the whole map, though it is trained on patches: an
-    image larger than a patch gives it statistics that it never met, and every background pixel a
-    say in every output pixel. `pooling` N > 0 takes them locally instead, a control that keeps
-    the weights: position (y, x) of a block's map is weighed by the mean over the N x N window
-    whose first row is y - N // 2, moved inwards where it would leave the map, columns alike; an
-    axis shorter than N is averaged whole. So up to N x N pixels nothing changes, every mean is
-    over N x N pixels beyond, and N = the side of the training patches (24 LR pixels for the
-    built-in network, 48 as published) shows the network what it was trained on. 0: the whole map.
+    Its channel weights are computed from means over the whole map, though it is trained on patches.
+    In images larger than a patch, these statistics differ from training, and every background pixel
+    influences every output pixel. As a control, `pooling` N > 0 uses local means: the channels at
+    position (y, x) of a block's map are weighted by the mean over the N x N window with first row
+    y - N // 2 and first column x - N // 2, moved inwards at the border; an axis shorter than N is
+    averaged as a whole. Images up to N x N pixels give the same result as without. With N = the
+    side of the training patches (24 LR pixels for the built-in network, 48 as published) the
+    statistics are those of the training. 0: the whole map.
 
     Frozen float32 networks on CPUs run as one `fastbg.ops.conv_stack`, as EDSR does, if their means
     are over the whole map.
@@ -144,7 +144,7 @@ class RCAN(Network):
         self.conv_last = Conv3x3(features, 3)
 
     def pool_over(self, size: int) -> None:
-        """Take the channel weights' means over `size` x `size` LR pixels, 0: the whole map."""
+        """Compute channel weights from means over `size` x `size` LR pixels; 0: the whole map."""
         check_whole("pooling", size, least=0)
         for module in self.modules():
             if isinstance(module, ChannelBlock):
@@ -169,11 +169,10 @@ class RCAN(Network):
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
         """`forward(x)` cut to `window` (y0, x0, y1, x1) in SR pixels, computing less. Exact.
 
-        The channel weights of every block are means over the whole map, so nothing in front of
-        the last one can be trimmed. What comes behind it can: the last block's product, the last
-        group's convolution, `conv_after_body` and the upsampler, which in small nets is a
-        third of the work. (With local means all blocks together still look N / 2 times their
-        number far, so more trimming would only pay on very large images.)
+        The channel weights of every block need the whole map, so only what follows the last of
+        them is trimmed: the last block's product, the last group's convolution, `conv_after_body`
+        and the upsampler, in small nets a third of the work. (With local means the reach is N / 2
+        times the number of blocks, so that more trimming would pay only on very large images.)
         """
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
@@ -204,10 +203,10 @@ class RCAN(Network):
         return up.cut(ahead[-1]).run(self.to_image).cut(box).data
 
     def run_native(self, x: Tensor, window: Box | None = None) -> Tensor | None:
-        """`forward(x)`, or its window, in one native call; None where the modules must do it.
+        """`forward(x)`, or its window, in one native call; None where the modules must run.
 
-        They must where a part is no longer what `__init__` made or somebody waits for its calls,
-        where means are local, and for what `run_network` names.
+        They must run if a part was replaced or has hooks, if means are local, and in the cases
+        that `run_network` names.
         """
         if torch.compiler.is_compiling() or x.dim() != 4 or not self.native:
             return None
@@ -216,11 +215,11 @@ class RCAN(Network):
         return run_network(self, self.links(), x, window)
 
     def is_local(self, height: int, width: int) -> bool:
-        """Whether a block takes its means over less than all of such a map."""
+        """Whether the means of a block on a (height, width) map are local."""
         return any(m.is_local(height, width) for m in self.modules() if isinstance(m, ChannelBlock))
 
     def has_its_parts(self) -> bool:
-        """Whether the modules around the convolutions are `__init__`'s, and nobody watches them."""
+        """Whether the modules around the convolutions are those of `__init__`, without hooks."""
         if type(self) is not RCAN or type(self.upsample) is not Upsampler:
             return False
         if any(type(group) is not Group for group in self.body):

@@ -1,8 +1,8 @@
-"""RCAN with its channel weights frozen at those of one image: what reaches a window directly.
+"""RCAN with its channel weights fixed at those of one image: the direct paths to a window.
 
-RCAN weighs channels by their means over the whole map, so that every input pixel has a say in every
-output pixel. With the weights of an image held fast, what is left is a plain CNN: a change acts
-through the convolutions alone, and only where they reach.
+RCAN weights channels by their means over the whole map, so that every input pixel influences every
+output pixel. With the weights of one image fixed, it is a plain CNN: a change acts through the
+convolutions alone, and only within their reach.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from fastbg.precision import autocast_dtype, in_network_precision, in_precision
 
 
 class DirectRCAN(Network):
-    """`net` as it treats `image`: for that image the same output, for others its frozen weights."""
+    """`net` with the channel weights that it has for `image`, used for all inputs."""
 
     architecture = "rcan-direct"
 
@@ -38,8 +38,8 @@ class DirectRCAN(Network):
     def __init__(self, net: RCAN, image: Tensor) -> None:
         """`image` (1,3,h,w) in [0,1].
 
-        InvalidArgument for RCAN with local means (`pooling`), with hooks, or with other modules
-        than it was made of: their effect would be missing.
+        InvalidArgument for RCAN with local means (`pooling`), with hooks, or with replaced modules,
+        whose effect would be missing.
         """
         super().__init__(net.scale, net.img_range, net.config["mean"])
         self.name, self.mean, self.native = f"{net.name} (direct)", net.mean, net.native
@@ -49,14 +49,14 @@ class DirectRCAN(Network):
         if is_altered(net):
             expected = "RCAN as fastbg makes it, without hooks, for direct paths"
             raise InvalidArgument("model", f"{net.name} with hooks or other modules", expected)
-        dtype = autocast_dtype(image.dtype)  # as asked of fastbg; an autocast around does not count
+        dtype = autocast_dtype(image.dtype)  # by fastbg.use_precision, not by an outer autocast
         with torch.autocast(image.device.type, dtype, enabled=dtype is not None):
             weights = [*channel_weights(net, image)]
         self._links = all_links(net, iter(weights))
         self._convs = nn.ModuleList(link.conv for link in self._links)  # to be moved and found
 
     def stages(self) -> list[Stage]:
-        """Convolutions of radius 1 all along."""
+        """All layers are convolutions of radius 1."""
         return [Stage(1, link.upscale) for link in self._links]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class DirectRCAN(Network):
 
     @in_network_precision
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
-        """`forward(x)` cut to `window`, by what it needs alone."""
+        """`forward(x)` cut to `window`; only what the window needs is computed."""
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
         layers = link_layers(self._links, box, height, width, False)
@@ -83,7 +83,7 @@ class DirectRCAN(Network):
 
 
 def is_altered(net: RCAN) -> bool:
-    """Whether a module was replaced, or somebody waits for its calls."""
+    """Whether a module was replaced or has hooks."""
     links = net.links() if net.has_its_parts() else []
     ones = [conv for link in links for conv in link.attention or ()]
     plain = all(is_ordinary(link.conv) for link in links) and all(map(is_plain_1x1, ones))
@@ -91,7 +91,7 @@ def is_altered(net: RCAN) -> bool:
 
 
 def channel_weights(net: RCAN, image: Tensor) -> Iterator[Tensor]:
-    """What each block of `net` weighs its channels by for `image`, with its `res_scale`."""
+    """The channel weights of each block of `net` for `image`, times its `res_scale`."""
     x: Tensor = net.conv_first(net.normalise(image))
     for group in cast(list[Group], [*net.body]):
         entry = x
@@ -104,9 +104,9 @@ def channel_weights(net: RCAN, image: Tensor) -> Iterator[Tensor]:
 
 
 def all_links(net: RCAN, weights: Iterator[Tensor]) -> list[Link]:
-    """The convolutions of `net` in turn, each block's second one with its channel weights.
+    """The convolutions of `net` in order; each block's second one includes its channel weights.
 
-    The weights hold `res_scale`, so that the sum of the block takes its output as it is.
+    The weights include `res_scale`, so that a block adds the convolution's output unchanged.
     """
     return [
         link
@@ -117,9 +117,9 @@ def all_links(net: RCAN, weights: Iterator[Tensor]) -> list[Link]:
 
 
 def weighted(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
-    """`conv` whose output channels are weighed by `weight` (1,C,1,1)."""
+    """`conv` with its output channels multiplied by `weight` (1,C,1,1)."""
     sizes = conv.in_channels, conv.out_channels, 3
-    # Without the random weights of a new convolution: the caller's random numbers stay as they are.
+    # A new convolution would draw random weights, and change the caller's random numbers.
     new = nn.utils.skip_init(nn.Conv2d, *sizes, padding=1, bias=conv.bias is not None)
     new.weight = nn.Parameter(conv.weight * weight.view(-1, 1, 1, 1), requires_grad=False)
     if conv.bias is not None:

@@ -1,8 +1,8 @@
 """Large images piece by piece, in bounded memory.
 
-Where a network's reach is bounded (`Network.crop_for`), each tile is computed from the crop that it
-depends on, so the tiles are the whole image's SR image to rounding. Other networks look at the
-whole image, or do not tell: their tiles are computed from an overlap, and are not the same.
+If a network's reach is bounded (`Network.crop_for`), each tile is computed from the crop that it
+depends on, so that tiles equal the SR image of the whole image up to rounding. The tiles of other
+networks are computed from a fixed overlap, and differ from it.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ OVERLAP = 32  # LR pixels around a tile where the reach is not known
 
 
 def forward_box(net: Network, x: Tensor, window: Box) -> Tensor:
-    """`net(x)` cut to `window` in SR pixels, computed from no more of `x` than it depends on."""
+    """`net(x)` cut to `window` in SR pixels, computed from the part of `x` that it depends on."""
     crop = net.crop_for(window, *x.shape[-2:])
     if crop is None:
         return net.forward_window(x, window)
@@ -26,7 +26,7 @@ def forward_box(net: Network, x: Tensor, window: Box) -> Tensor:
 
 
 def is_exact(net: Network) -> bool:
-    """Whether tiles of `net` are those of its whole SR image."""
+    """Whether tiles of `net` equal its SR image of the whole image."""
     return net.stages() is not None
 
 
@@ -48,7 +48,7 @@ def forward_tiles(
         net: any network; see `is_exact`.
         x: LR images in [0,1].
         side: of the tiles, LR pixels.
-        overlap: LR pixels around each tile that `net` is given too, where its reach is not bounded.
+        overlap: LR pixels around each tile in the input, if the reach of `net` is not bounded.
     """
     height, width = x.shape[-2:]
     for box in tiles(height, width, side):

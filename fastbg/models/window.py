@@ -16,7 +16,7 @@ from fastbg.geometry import Box, Patch
 
 
 class Crop(NamedTuple):
-    """A part of an LR image, and where a window of the SR image lies in the part's own."""
+    """A part of an LR image, and a window's position in the SR image of that part."""
 
     box: Box  # LR pixels
     window: Box  # SR pixels

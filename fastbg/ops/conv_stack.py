@@ -33,13 +33,13 @@ class StackLayer(NamedTuple):
     weight, bias: (Co,C,3,3) and (Co) or None, as in `conv3x3`.
     relu: whether negative sums become 0; not together with `residual`.
     upscale: r of the pixel shuffle.
-    residual: number of the map that is added; map 0 is the input, map i what layer i (from 1) made.
-    residual_scale: factor of what is added to it; without `residual` it has no effect.
-    box: y0, x0, y1, x1 of what is computed, in pixels of the map that the convolution reads; all,
-        if None. With one more pixel on each side it must lie in what the layer before computed.
-    attention: weighs the channels of what is added to the residual, which it needs, by their means
-        over the whole map. So the layer before must have computed all of its map; this one need
-        not. Not together with `upscale`.
+    residual: number of the map that is added; map 0 is the input, map i the result of layer i.
+    residual_scale: factor of the convolution; without `residual` it has no effect.
+    box: y0, x0, y1, x1 to compute, in pixels of the map that the convolution reads; None: all of
+        it. Grown by one pixel on each side, it must lie inside the box of the layer before.
+    attention: weights the channels of the convolution by their means over the whole map, before
+        the residual is added. So the layer before must compute all of its map. Needs a `residual`;
+        not together with `upscale`.
     """
 
     weight: Tensor
@@ -57,22 +57,22 @@ def conv_stack(
 ) -> Tensor:
     """`layers` one after the other, as `conv3x3` would, in one call.
 
-    On CPUs in float32 the maps between stay in cells of 4x4 pixels, the tiles of Winograd's
-    F(4x4, 3x3), on the grid of the whole map. So boxes made of whole cells of the input (on larger
-    maps: of what these become) give the very bits of the whole map, if every layer has what its
-    cells look at; others differ by rounding. Where
-    that cannot be (see `why_plain`) PyTorch's own functions do it. As with `conv3x3`, a NaN
-    reaches whole cells.
+    On CPUs in float32 intermediate maps are stored in cells of 4x4 pixels, the tiles of Winograd's
+    F(4x4, 3x3), aligned to the whole map. Boxes made of whole cells of the input (on larger maps,
+    of the corresponding pixels) therefore equal the whole map bit for bit, if every layer computes
+    all that the next layer's cells read; other boxes differ by rounding. In the cases that
+    `why_plain` names, PyTorch's own functions are used. As with `conv3x3`, a NaN spreads to whole
+    cells.
 
     Args:
         x: (B,C,H,W) float, any strides.
         layers: at least one.
         backend: "auto", "torch" or "cpu".
-        sure: the caller has asked `why_plain`, and the answer was None.
+        sure: whether the caller has already checked that `why_plain` is None.
 
     Returns:
-        (B,C,h,w), what the last layer's box becomes. Differentiable, also twice, to `x`; by
-        PyTorch's own functions to the parameters too.
+        (B,C,h,w), the last layer's result for its box. Twice differentiable in `x`; in the
+        parameters by PyTorch's own functions.
 
     Raises:
         InvalidArgument: type, shape, dtype, device, or a box that needs more than there is.

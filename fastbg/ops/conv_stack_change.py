@@ -1,4 +1,4 @@
-"""Stacks of 3x3 convolutions on one image of which a box is changed again and again."""
+"""Stacks of 3x3 convolutions on one image in which boxes are changed many times."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -16,14 +16,14 @@ Change = tuple[Sequence[int], Tensor]
 
 
 class ChangeableStack:
-    """`conv_stack` of an image whose maps are kept, so that a change costs what it reaches.
+    """`conv_stack` of an image with its maps kept, so that changes of it are computed quickly.
 
-    Each layer computes the pixels that the change can reach and that its box has, and takes the
-    others from the kept maps. Results are those of `conv_stack` on the changed image to rounding;
-    with `whole_cells`, and boxes made of whole cells, they have the very bits of another
-    ChangeableStack of the changed image.
+    Each layer computes the pixels of its box that the change can reach, and takes all others from
+    the kept maps. Results equal those of `conv_stack` on the changed image up to rounding. With
+    `whole_cells`, and boxes made of whole cells, they equal those of a ChangeableStack of the
+    changed image bit for bit.
 
-    Frozen float32 parameters on CPUs only. They may not change while this lives.
+    Only for frozen float32 parameters on CPUs, which must not change meanwhile.
 
     Attributes:
         result: (1,C,h,w), what the last layer's box becomes for the unchanged image.

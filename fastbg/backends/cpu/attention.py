@@ -45,7 +45,7 @@ def swin_layers_gradient(
     width: int,
     eps: float,
 ) -> Tensor:
-    """Gradient to x; what the forward pass has not kept is computed again."""
+    """Gradient to x; what the forward pass has not stored is computed again."""
     described, _owners = _described(parameters, steps, eps)
     if kept is None or len(kept) != len(described) - 1:
         _, kept = swin_layers(x, parameters, steps, height, width, eps, True)
@@ -70,7 +70,7 @@ def _addresses(rows: Tensor) -> list[int]:
 def _described(
     parameters: Sequence[Tensor], steps: Sequence[int], eps: float
 ) -> tuple[tuple[tuple[Any, ...], ...], list[KnownStep]]:
-    """Each step for the kernel, and what owns the memory that it points to."""
+    """Each step for the kernel, and the tensors that own the memory it points to."""
     side, given = native().attention_cell_side, list(parameters)
     described = []
     owners = []

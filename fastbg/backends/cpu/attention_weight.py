@@ -33,7 +33,7 @@ class KnownStep:
         self.hidden = 0 if heads else len(copies[2])
 
     def still_holds(self, parameters: Sequence[Tensor], heads: int, window: int) -> bool:
-        """Whether the parameters have the bytes that this was made of."""
+        """Whether the parameters still have the same bytes."""
         if self._settings != (heads, window) or self._shapes != [p.shape for p in parameters]:
             return False
         whole = [p if p.is_contiguous() else p.detach().contiguous() for p in parameters]
@@ -72,7 +72,7 @@ def _pack(weight: Tensor) -> Tensor:
 
 
 def _normed(weight: Tensor, bias: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer behind a norm's affine part, as one layer."""
+    """A norm's affine part and the layer after it, as one layer."""
     return weight * scale, bias + weight @ offset
 
 

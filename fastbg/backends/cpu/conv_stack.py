@@ -53,13 +53,13 @@ def conv_stack_gradient(
     layers: Sequence[int],
     scales: Sequence[float],
 ) -> Tensor:
-    """Gradient to x; what the forward pass has not kept is computed again."""
+    """Gradient to x; what the forward pass has not stored is computed again."""
     to_x = torch.zeros(x.shape)
     if len(x) == 0:
         return to_x
     if kept is None or len(kept) != kept_bytes(len(x), parameters, layers):
         kept = conv_stack(x, parameters, layers, scales, True)[1]
-    # What was kept is of a forward pass, which has looked at the weights' contents.
+    # `kept` comes from a forward pass, which has checked the weights' contents.
     weights = parted(parameters, len(scales)).weights
     known = [known_weight(weight)[0] for weight in weights] if len(kept) else _known(weights)
     described, _owners = _described(known, x, parameters, layers, scales, True)
@@ -74,7 +74,7 @@ def conv_stack_gradient(
 def describe(
     parameters: Sequence[Tensor], layers: Sequence[int], scales: Sequence[float]
 ) -> tuple[tuple[tuple[Any, ...], ...], list[Any]]:
-    """Each layer of a forward pass for the kernel, none of them in a tail, and its owners."""
+    """Layers of a forward pass without a tail for the kernel, and the tensors that own memory."""
     known = _known(parted(parameters, len(scales)).weights)
     return _described_layers(known, split(layers), parameters, scales, False)
 
@@ -87,7 +87,7 @@ def _described(
     scales: Sequence[float],
     transposed: bool,
 ) -> tuple[tuple[tuple[tuple[Any, ...], ...], tuple[Any, ...] | None], list[Any]]:
-    """Each layer for the kernel and the tail behind them, and what owns the memory pointed to."""
+    """Layers and tail for the kernel, and the tensors that own the memory they point to."""
     weights, biases, _ = parted(parameters, len(scales))
     rows = split(layers)
     start = tail_start(rows, weights)
@@ -106,7 +106,7 @@ def _described_layers(
     scales: Sequence[float],
     transposed: bool,
 ) -> tuple[tuple[tuple[Any, ...], ...], list[Any]]:
-    """The first layers for the kernel, and what owns the memory pointed to."""
+    """The layers before a tail for the kernel, and the tensors that own their memory."""
     weights, biases, attentions = parted(parameters, len(scales))
     owners: list[Any] = [known]
     described: list[tuple[Any, ...]] = []
@@ -147,13 +147,13 @@ def _described_tail(
 def _described_attention(
     of_weight: KnownWeight, attention: Attention
 ) -> tuple[tuple[int, ...], list[Tensor]]:
-    """The attention behind the convolution with this weight, and what owns its memory."""
+    """The attention after the convolution with this weight, and the tensors that own its memory."""
     owners = [of_weight.taps(), *(parameter.contiguous() for parameter in attention)]
     return (len(attention.squeeze), *(owner.data_ptr() for owner in owners)), owners
 
 
 def _known(weights: Sequence[Tensor]) -> list[KnownWeight]:
-    """What is kept of each weight, learnt again where its contents have changed."""
+    """The cached data of each weight, computed again if its contents have changed."""
     found = [known_weight(weight) for weight in weights]
     known = [one for one, _ in found]
     doubtful = [i for i, (_, contents) in enumerate(found) if contents != NOTHING]

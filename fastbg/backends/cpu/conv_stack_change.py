@@ -1,4 +1,4 @@
-"""Stacks of convolutions on images of which a box changes (csrc/cpu/conv_stack_change.cpp)."""
+"""Stacks of convolutions for changes of one image (csrc/cpu/conv_stack_change.cpp)."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from fastbg.backends.tensor_view import view
 
 
 class ChangeableStack:
-    """The maps of one image, and what changes of it make of the last one.
+    """The maps of one image, and the last map for changes of it.
 
     Attributes:
         result: (1,Co,h,w), the last layer's box of the unchanged image.
@@ -26,17 +26,17 @@ class ChangeableStack:
         scales: Sequence[float],
         whole_cells: bool,
     ) -> None:
-        """`x` (1,C,H,W) float32; the others as `conv_stack` takes them."""
+        """`x` (1,C,H,W) float32; other arguments as for `conv_stack`."""
         self.result = torch.empty(result_shape(x, parameters, layers))
-        # The kernel goes on to read what it is given here, so this keeps all of it.
+        # The kernel keeps pointers to all of this.
         described, self._owners = describe(parameters, layers, scales)
         self._stack = native().changeable_stack(
             view(x), described, whole_cells, view(self.result), torch.get_num_threads()
         )
-        self._unchanged = self.result.clone()  # who reads `result` may write to it
+        self._unchanged = self.result.clone()  # callers may write to `result`
 
     def run(self, changes: Sequence[tuple[Sequence[int], Tensor]]) -> list[Tensor]:
-        """(K,Co,h,w) for each box, and what K images have there (K,C,height,width)."""
+        """Results (K,Co,h,w) for each (box, its new pixels in K images (K,C,height,width))."""
         results = [self._unchanged.repeat(len(pixels), 1, 1, 1) for _, pixels in changes]
         told = tuple(
             (tuple(box), view(pixels), view(result))

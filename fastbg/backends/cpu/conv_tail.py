@@ -1,11 +1,10 @@
-"""The end of a stack as one convolution: pixel shuffles with nothing but convolutions between them.
+"""The tail of a stack, convolutions and pixel shuffles only, as one convolution.
 
 Convolution, shuffle, convolution, shuffle, convolution (the up-sampling end of SR networks) are
-linear, so together they are one 5x5 convolution on the grid that they start from, to all pixels of
-a block at once: for RGB, x4 and 64 features of 64 channels to 48, 76,800 multiplications a pixel
-of the grid instead of 765,000. At the border this is not so: every convolution pads its own map
-with zeros, which a single 5x5 convolution cannot do. The outermost pixels of the grid therefore
-have kernels of their own.
+linear, so together they are one 5x5 convolution on the LR grid that computes all pixels of a block
+at once. For RGB, x4 and 64 features it maps 64 channels to 48, with 76,800 multiplications per LR
+pixel instead of 765,000. At the border this does not hold, as every convolution pads its own map
+with zeros, so the outermost pixels of the grid have their own kernels.
 """
 
 from collections.abc import Sequence
@@ -24,14 +23,14 @@ from fastbg.geometry import Box
 PANEL = 64  # kConvPanel in csrc/cpu/conv.h
 ZONES = 16  # kStackZones in csrc/cpu/conv_stack.h: bits for a neighbour above, below, left, right
 INSIDE = ZONES - 1
-RADIUS = 2  # of the whole, whatever the factors: see `tail_start`
+RADIUS = 2  # of the whole tail, for any factors: see `tail_start`
 
 
 def tail_start(layers: Sequence[Layer], weights: Sequence[Tensor]) -> int:
-    """Where the tail begins; the number of layers, if there is none that is worth it.
+    """Index of the tail's first layer; the number of layers if there is no useful tail.
 
-    All but its last layer enlarge. So a pixel of any map in between, and its neighbours, lie in
-    the block of a pixel of the grid or in the next one, which sees one pixel more.
+    All layers but the last enlarge. So a pixel of any map in between and its neighbours lie in the
+    block of one grid pixel or of its neighbour, whose convolution reads one pixel more.
     """
     start, last = len(layers), layers[-1]
     for i in range(len(layers) - 1, -1, -1):
@@ -53,7 +52,7 @@ def tail_start(layers: Sequence[Layer], weights: Sequence[Tensor]) -> int:
 
 
 class Kernel(NamedTuple):
-    """What a pixel of the grid is: (O,C,5,5) in float64, O = (channels, upscale, upscale)."""
+    """The tail's kernel (O,C,5,5) in float64 for a pixel, O = (channels, upscale, upscale)."""
 
     weight: Tensor
     bias: Tensor
@@ -62,7 +61,7 @@ class Kernel(NamedTuple):
 def compose(
     weights: Sequence[Tensor], biases: Sequence[Tensor], factors: Sequence[int], zone: int
 ) -> Kernel:
-    """The tail at a pixel of this zone, by its transpose: from outputs back to what they see."""
+    """The tail's kernel at a pixel of this zone, computed by the transposed layers."""
     scale = 1
     for factor in factors:
         scale *= factor
@@ -93,7 +92,7 @@ def compose(
 
 
 def _map(zone: int, scale: int) -> Box:
-    """All pixels of a map `scale` times as fine as the grid, as far as anything reaches."""
+    """The box of a map `scale` times as fine as the grid, as far as the kernel reaches."""
     above, below, left, right = (bool(zone >> bit & 1) for bit in range(4))
     far = RADIUS + 1
     return Box(
@@ -109,7 +108,7 @@ def _common(a: Box, b: Box) -> Box:
 
 
 class Tail:
-    """A tail's kernels, made when they are first needed."""
+    """The kernels of a tail, each computed on first use."""
 
     def __init__(
         self, known: Sequence[KnownWeight], biases: Sequence[Tensor], factors: Sequence[int]
@@ -123,7 +122,7 @@ class Tail:
     def is_of(
         self, known: Sequence[KnownWeight], biases: Sequence[Tensor], factors: Sequence[int]
     ) -> bool:
-        """Whether it was made of what these hold."""
+        """Whether it was made of these values."""
         return (
             self._factors == tuple(factors)
             and len(self._known) == len(known)
@@ -181,7 +180,7 @@ class Tail:
 
 
 def tail_of(known: Sequence[KnownWeight], biases: Sequence[Tensor], factors: Sequence[int]) -> Tail:
-    """The last one that was made behind the first weight, or made now if it is of other values."""
+    """The tail cached with the first weight, or a new one if any values have changed."""
     kept = known[0].tail
     if isinstance(kept, Tail) and kept.is_of(known, biases, factors):
         return kept
@@ -192,8 +191,8 @@ def tail_of(known: Sequence[KnownWeight], biases: Sequence[Tensor], factors: Seq
 def described(
     tail: Tail, box: Box, upscale: int, channels: int, height: int, width: int, transposed: bool
 ) -> tuple[tuple[object, ...], list[Tensor]]:
-    """The tail for the kernel, and what owns its memory; `box` in pixels of the result, on a grid
-    of (height, width)."""
+    """The tail for the kernel, and the tensors that own its memory; `box` in pixels of the result,
+    on a grid of (height, width)."""
     zones = zones_in(box.coarsen(upscale), height, width)
     factors, biases = tail.factors(transposed), tail.biases([*zones, INSIDE])
     kernels = {zone: tail.kernel(zone, transposed) for zone in zones}
@@ -203,7 +202,7 @@ def described(
 
 
 def zones_in(box: Box, height: int, width: int) -> list[int]:
-    """Those of the border that the box's pixels lie in."""
+    """The border zones that contain pixels of the box."""
     rows = _zones_of_axis(box.y0, box.y1, height)
     columns = _zones_of_axis(box.x0, box.x1, width)
     return sorted({row + 4 * column for row in rows for column in columns} - {INSIDE})
@@ -220,8 +219,8 @@ def _bits(values: Tensor) -> Tensor:
 
 
 def _winograd_factors(weight: Tensor) -> Tensor:
-    """Of (out, in, 5, 5) as four 3x3 convolutions side by side, centred a pixel above or below and
-    left or right: taps 0 to 2 of the first, 3 and 4 of the second."""
+    """Factors of (out, in, 5, 5) as four 3x3 convolutions, centred one pixel above or below and
+    left or right: the first has taps 0 to 2 of an axis, the second taps 3 and 4."""
     split = pad(weight, (0, 1, 0, 1)).clone()
     rows = [split[:, :, 0:3], pad(split[:, :, 3:5], (0, 0, 1, 0))]
     parts = [half[..., 0:3] for half in rows], [pad(half[..., 3:5], (1, 0)) for half in rows]

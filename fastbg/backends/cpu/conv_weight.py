@@ -23,7 +23,7 @@ NOTHING: Contents = 0, 0, 0
 
 
 class KnownWeight:
-    """A copy of a weight (Co,Ci,3,3), its fingerprint, and the factors that were made of it."""
+    """A copy of a weight (Co,Ci,3,3), its fingerprint, and the factors computed from it."""
 
     def __init__(self, weight: Tensor) -> None:
         self._copy = _in_one_piece(weight.detach()).clone()
@@ -38,7 +38,7 @@ class KnownWeight:
         self.tail: object = None  # see conv_tail.py
 
     def lies_like(self, weight: Tensor) -> bool:
-        """Whether `weight` is a tensor of the copy's kind, whatever it holds."""
+        """Whether `weight` has the copy's shape, dtype and layout; values are not compared."""
         return (
             weight.stride() == self._strides
             and weight.shape == self._shape
@@ -46,15 +46,15 @@ class KnownWeight:
         )
 
     def contents(self, weight: Tensor) -> Contents:
-        """For the kernel to compare, of a weight that lies like the copy."""
+        """What the kernel compares, for a weight with the copy's layout."""
         return weight.data_ptr(), self._bytes, self._place
 
     def equals(self, weight: Tensor) -> bool:
-        """Whether `weight` is the copy bit by bit."""
+        """Whether `weight` equals the copy bit by bit."""
         return self.lies_like(weight) and torch.equal(_bytes(weight), _bytes(self._copy))
 
     def factors(self, transposed: bool, upscale: int) -> Tensor:
-        """For the convolution with `upscale`, or for the transposed one: its input gradient."""
+        """Factors of the convolution with `upscale`, or of the transposed one (input gradient)."""
         made = self._factors.get((transposed, upscale))
         if made is None:
             made = _make_factors(self._copy, transposed, upscale)
@@ -77,7 +77,7 @@ _KNOWN = ByWeight[KnownWeight]()  # weights made for one call leave nothing behi
 
 
 def known_weight(weight: Tensor) -> tuple[KnownWeight, Contents]:
-    """What is kept of `weight`, and what the kernel must find equal, or else `learn` it again."""
+    """The cached data of `weight`, and what the kernel compares; on a difference, call `learn`."""
     known = _KNOWN.get(weight)
     if known is None:
         return learn(weight), NOTHING
@@ -89,12 +89,12 @@ def known_weight(weight: Tensor) -> tuple[KnownWeight, Contents]:
 
 
 def learn(weight: Tensor) -> KnownWeight:
-    """Keeps `weight` as it is now."""
+    """Compute and store the data of `weight` as it is now."""
     return _KNOWN.keep(weight, KnownWeight(weight))
 
 
 def _in_one_piece(weight: Tensor) -> Tensor:
-    """`weight`, or a copy of it where its elements do not fill their stretch of memory."""
+    """`weight`, or a copy if its elements are not dense in memory."""
     if weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last):
         return weight
     return weight.contiguous()
@@ -110,7 +110,7 @@ def by_place(x: Tensor, places: int) -> Tensor:
 
 
 def padded(x: Tensor, dim: int) -> Tensor:
-    """`x` with zeros at the end of `dim`, up to whole vectors; itself where it has these."""
+    """`x` padded with zeros at the end of `dim` to whole vectors; `x` itself if none are needed."""
     if x.shape[dim] % LANES == 0:
         return x
     return pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, -x.shape[dim] % LANES))

@@ -46,7 +46,7 @@ def swin_layers_gradient(*_: object) -> Tensor:
 def _attention(
     x: Tensor, parameters: Sequence[Tensor], step: Step, height: int, width: int
 ) -> Tensor:
-    """Of a box (B,h,w,C) of whole windows. Those that the border cuts are filled up and masked."""
+    """Attention in a box (B,h,w,C) of whole windows; those at the border are padded, masked."""
     qkv, qkv_bias, table, proj, proj_bias = parameters
     n, (batch, down, across, channels) = step.window, x.shape
     before = [n - step.shift if step.shift and start == 0 else 0 for start in (step.x0, step.y0)]

@@ -18,7 +18,7 @@ def conv_stack(
     scales: Sequence[float],
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The last layer's box; what is kept for the gradient is nothing here, in the right size."""
+    """The last layer's box; nothing is stored for the gradient, but the buffer has its size."""
     maps = [Patch(x, Box(0, 0, *x.shape[-2:]))]
     height, width = x.shape[-2:]
     rows = split(layers)

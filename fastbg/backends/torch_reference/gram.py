@@ -9,7 +9,7 @@ from fastbg.precision import in_precision
 
 @in_precision
 def gram(features: Tensor, mask: Tensor | None) -> Tensor:
-    """sum over the pixels of a mask, whose others may hold NaN, of mask * f f^T: (B,M,C,C)."""
+    """sum over pixels of mask * f f^T: (B,M,C,C); pixels of weight 0 may hold NaN."""
     dtype = accumulation_dtype(features.dtype)
     counted = weighted = features.to(dtype).flatten(2)[:, None]  # [B,1,C,HW]
     if mask is not None:

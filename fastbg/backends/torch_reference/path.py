@@ -11,7 +11,7 @@ from fastbg.filters.dtypes import accumulation_dtype
 
 
 def mirrored(size: int, radius: int, device: torch.device) -> Tensor:
-    """Pixel that stands at each place of an axis padded by `radius`, reflect-101 (dcb|abcd|cba)."""
+    """Source pixel of each position of an axis padded by `radius`, reflect-101 (dcb|abcd|cba)."""
     place = torch.arange(-radius, size + radius, device=device).abs()
     return torch.minimum(place, 2 * (size - 1) - place)
 
