@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from image_files import encoded, keys, noise, save
 
+import fastbg
 from fastbg.data.digests import cache_file
 from fastbg.data.images import open_folder
 from fastbg.data.readable import open_readable, readable
@@ -308,6 +309,17 @@ def test_other_lr_names_are_told_by_a_template(tmp_path: Path) -> None:
     assert open_folder(tmp_path).items[0].lr_path(4) is None
     with pytest.raises(InvalidArgument, match="lr_name: got 'small'"):
         open_folder(tmp_path, "small")
+
+
+def test_open_images_passes_the_template_on(tmp_path: Path) -> None:
+    save(tmp_path / "HR/a.png", seed=1)
+    save(tmp_path / "LR/small-a.png", 2, 3, seed=2)
+    (item,) = fastbg.open_images(tmp_path, "small-{}.png").items
+    np.testing.assert_array_equal(item.load(), noise(8, 12, seed=1))
+    lr = item.load_lr(4)
+    assert lr is not None
+    np.testing.assert_array_equal(lr, noise(2, 3, seed=2))
+    assert len(fastbg.open_images().items) == 24 + 45
 
 
 def test_what_systems_leave_behind_and_special_files_are_left_out(tmp_path: Path) -> None:
