@@ -100,7 +100,7 @@ LEFT_OUT = [
     "test_weights_files.py::test_pickles_that_ask_for_too_much",
 ]
 NOTICED = ("killed", "timeout", "segfault")
-SURVIVED = ("survived", "no tests", "suspicious")
+AGAIN = ("survived", "no tests", "suspicious", "timeout")  # of --survivors
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("area", choices=AREAS)
     parser.add_argument("--sample", type=int, default=60, metavar="N", help="mutants; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--survivors", action="store_true", help="try these again")
+    parser.add_argument("--survivors", action="store_true", help="and hanging ones: again")
     parser.add_argument("--children", default=str(os.cpu_count()), help="mutants tried at once")
     parser.add_argument("--least", type=float, default=0.9, help="share that is to be noticed")
     parser.add_argument("--tree", type=Path, default=ROOT / "build" / "mutation")
@@ -122,7 +122,7 @@ def main() -> None:
     run(tree, ["none of them"], check=False)
     status = outcomes(tree)
     names = sample(status, arguments.sample, arguments.seed)
-    to_try = {"not checked", *SURVIVED} if arguments.survivors else {"not checked"}
+    to_try = {"not checked", *AGAIN} if arguments.survivors else {"not checked"}
     left = [name for name in names if status[name] in to_try]
     print(f"{len(left)} of {len(names)} mutants to try", flush=True)
     if left:

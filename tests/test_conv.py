@@ -319,7 +319,7 @@ def test_a_loaded_state_and_a_moving_average_are_used() -> None:
 
 
 def test_a_module_converted_by_swapping_its_tensors_uses_its_new_values() -> None:
-    """PyTorch's coming default for module.to(); it refuses tensors with weak references."""
+    """An option of PyTorch for module.to(), which refuses tensors with weak references."""
     layer, x = Conv3x3(16, 16).requires_grad_(False), torch.randn(1, 16, 8, 8)
     before = layer(x)
     torch.__future__.set_swap_module_params_on_conversion(True)

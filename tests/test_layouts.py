@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from image_files import encoded, keys, noise, save
 
+import fastbg
 from fastbg.data.digests import cache_file
 from fastbg.data.images import open_folder
 from fastbg.data.readable import open_readable, readable
+from fastbg.data.sets import check_lr_size
 from fastbg.errors import DataError, InvalidArgument
 
 
@@ -310,6 +312,17 @@ def test_other_lr_names_are_told_by_a_template(tmp_path: Path) -> None:
         open_folder(tmp_path, "small")
 
 
+def test_open_images_passes_the_template_on(tmp_path: Path) -> None:
+    save(tmp_path / "HR/a.png", seed=1)
+    save(tmp_path / "LR/small-a.png", 2, 3, seed=2)
+    (item,) = fastbg.open_images(tmp_path, "small-{}.png").items
+    np.testing.assert_array_equal(item.load(), noise(8, 12, seed=1))
+    lr = item.load_lr(4)
+    assert lr is not None
+    np.testing.assert_array_equal(lr, noise(2, 3, seed=2))
+    assert len(fastbg.open_images().items) == 24 + 45
+
+
 def test_what_systems_leave_behind_and_special_files_are_left_out(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     for name in ("@eaDir/b.png", "#recycle/b.png", "lost+found/b.png", "__MACOSX/b.png", "._b.png"):
@@ -355,6 +368,27 @@ def test_names_of_any_bytes_have_a_fingerprint(tmp_path: Path) -> None:
     """Linux takes any bytes for a name; these are no UTF-8."""
     save(tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
     assert len(open_folder(tmp_path).fingerprint()) == 16
+
+
+@pytest.mark.parametrize(("lr", "hint"), [((4, 6), ", it fits x2"), ((4, 4), ""), ((0, 6), "")])
+def test_an_lr_image_of_another_scale_is_told_which_it_fits(lr: tuple[int, int], hint: str) -> None:
+    said = f"lr.png: is {lr[0]}x{lr[1]}; expected 1/4 of 8x12, the size of hr.png{hint}"
+    with pytest.raises(DataError) as caught:
+        check_lr_size("lr.png", lr, (8, 12), 4, "hr.png")
+    assert str(caught.value) == said
+
+
+def test_ten_bad_files_are_named_and_others_counted(tmp_path: Path) -> None:
+    for k in range(10):
+        (tmp_path / f"{k}.png").write_text("no image")
+    with pytest.raises(DataError) as caught:
+        readable(open_folder(tmp_path))
+    assert [str(caught.value).count(f"{k}.png") for k in range(10)] == [1] * 10
+    assert "more" not in str(caught.value)
+    for k in (10, 11):
+        (tmp_path / f"{k}.png").write_text("no image")
+    with pytest.raises(DataError, match=r"\n  and 2 more$"):
+        readable(open_folder(tmp_path))
 
 
 def test_bad_files_are_listed_before_work_or_left_out(tmp_path: Path) -> None:

@@ -185,6 +185,15 @@ def test_impossible_groups_are_refused(argument: str, value: int) -> None:
         composite_groups(**arguments)
 
 
+def test_a_foreground_meets_only_backgrounds_that_it_may_meet() -> None:
+    eligible = [(1, 3, 4), (0, 2)]
+    for group in composite_groups(2, 5, groups=2, per_group=3, eligible=eligible):
+        assert set(group.backgrounds) <= set(eligible[group.foreground])
+        assert len(group.backgrounds) == 2
+    with pytest.raises(InvalidArgument, match=r"^per_group: got 4; expected at most 3, as many"):
+        composite_groups(2, 5, groups=2, per_group=4, eligible=eligible)
+
+
 def test_loading_cuts_the_square(images: ImageSet) -> None:
     sub = SubImage("c.png", 8, 4, 32)
     pixels = load_sub_image(images, sub)

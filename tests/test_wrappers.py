@@ -13,6 +13,7 @@ from torch import Tensor
 import fastbg
 from fastbg.errors import CheckpointError
 from fastbg.models.edsr import EDSR
+from fastbg.models.wrappers import Found, is_inside
 
 State = dict[str, Tensor]
 
@@ -159,3 +160,18 @@ def test_files_go_by_their_contents_not_their_names(
 ) -> None:
     torch.save({"params": state}, tmp_path / name)
     assert fastbg.load_model(tmp_path / name).config["features"] == 4
+
+
+@pytest.mark.parametrize(
+    ("place", "other", "inside"),
+    [
+        ("params / body", "params", True),
+        ("params", "params / body", False),
+        ("params_ema", "params", False),
+        ("params", "", True),
+    ],
+)
+def test_a_place_inside_another_starts_with_its_whole_name(
+    place: str, other: str, inside: bool, state: State
+) -> None:
+    assert is_inside(Found(place, state), Found(other, state)) is inside
