@@ -1,5 +1,6 @@
 """A kernel launch as data: it can be run, or compiled for a GPU that this machine lacks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class Launch:
 
     kernel: Any  # triton.JITFunction, or its interpreted stand-in
     programs: int
-    arguments: dict[str, Tensor | int | float]
+    arguments: Mapping[str, Tensor | int | float]
     constants: dict[str, Any]  # tl.constexpr
     num_warps: int
 

@@ -11,7 +11,9 @@ from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.geometry import Box
 from fastbg.ops import frozen
 from fastbg.ops.checks import check_images
+from fastbg.precision import current
 from fastbg.registration import conv_stack as registered
+from fastbg.registration.dispatch import Place, select
 
 
 class ChannelAttention(NamedTuple):
@@ -60,14 +62,15 @@ def conv_stack(
     On CPUs in float32 the maps between stay in cells of 4x4 pixels, the tiles of Winograd's
     F(4x4, 3x3), on the grid of the whole map. So boxes made of whole cells of the input (on larger
     maps: of what these become) give the very bits of the whole map, if every layer has what its
-    cells look at; others differ by rounding. Where
+    cells look at; others differ by rounding. On GPUs each layer is a launch of Triton's, in the
+    precision that is asked for (`fastbg.use_precision`). Where
     that cannot be (see `why_plain`) PyTorch's own functions do it. As with `conv3x3`, a NaN
     reaches whole cells.
 
     Args:
         x: (B,C,H,W) float, any strides.
         layers: at least one.
-        backend: "auto", "torch" or "cpu".
+        backend: "auto", "torch", "cpu" or "triton".
         sure: the caller has asked `why_plain`, and the answer was None.
 
     Returns:
@@ -103,9 +106,11 @@ def why_plain(
     backend: str = "auto",
 ) -> str | None:
     """Why PyTorch's own functions must compute it; None where the kernel can."""
-    if torch.is_autocast_enabled(x.device.type):
-        return "autocast is for PyTorch's own functions"
     reason = frozen.why_plain("conv_stack", x, parameters, backend)
+    if reason is None and torch.is_autocast_enabled(x.device.type):
+        place = Place(x.device, x.dtype)
+        if current() != "bf16" or select("conv_stack", place, backend) != "triton":
+            reason = "autocast is for PyTorch's own functions"
     if reason is not None:
         return reason
     used = [row.residual for row in rows if row.residual >= 0]
