@@ -277,7 +277,7 @@ class Packed:
 
 
 def products(dtype: torch.dtype, precision: str) -> tuple[str, torch.dtype]:
-    """Whether products are "tf32x3" or "tf32" (plain, for half types too), and their weights' dtype.
+    """The products, "tf32x3" or "tf32" (no matter what, of half types), and their weights' dtype.
 
     `dtype`: of the maps. `precision`: ieee, tf32 or bf16, which say how float32 is rounded.
     """
@@ -312,7 +312,7 @@ class PackPlan:
 
     def launch(self, table: Tensor) -> Launch:
         """The launch, with its table."""
-        arguments = self.incomplete.arguments | {"table_ptr": table}
+        arguments = {**self.incomplete.arguments, "table_ptr": table}
         return replace(self.incomplete, arguments=arguments)
 
 
@@ -350,14 +350,14 @@ class Placed:
 
 @dataclass(frozen=True)
 class Ending:
-    """What follows the sum: ``gated(residual + scale * relu(sum + bias))``, and sums of channels."""
+    """What follows the product: ``gated(residual + scale * relu(product + bias))``."""
 
     bias: Tensor | None = None  # contiguous
     relu: bool = False
     scale: float = 1.0
     residual: Placed | None = None
     gate: Tensor | None = None  # like the result: where it is not above zero, the result is zero
-    sums: Tensor | None = None  # (B, blocks of pixels, padded channels) float32
+    sums: Tensor | None = None  # of channels: (B, blocks of pixels, padded channels) float32
 
 
 def plan_conv3x3(x: Placed, packed: Packed, ending: Ending, out: Tensor) -> Launch:

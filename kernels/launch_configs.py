@@ -248,3 +248,20 @@ class ConvPackConfig:
 
     block: int = 1024
     num_warps: int = 4
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """attention_fwd_kernel and its gradient stream maps, after a short sum in every program."""
+
+    block_p: int = 32  # x 64 channels: 16 values of each map per thread
+    num_warps: int = 4
+    most_shares: int = 64  # programs of an image, each of which adds up all of its sums
+
+    def shares(self, height: int, width: int) -> int:
+        """Programs that share an image."""
+        return min(-(-(height * width) // self.block_p), self.most_shares)
+
+    def constants(self, channels: int) -> dict[str, int]:
+        """What the kernels are compiled with."""
+        return {"BLOCK_P": self.block_p, "BLOCK_C": next_power_of_2(channels)}

@@ -1,4 +1,4 @@
-"""The 3x3 convolution's Triton kernels against float64: blocks, crops, precisions, poisoned lanes."""
+"""Triton kernels of the 3x3 convolution against float64: blocks, cut views, precisions."""
 
 import importlib.util
 import threading

@@ -1,8 +1,10 @@
 """The layers of a stack of convolutions as integers, one row for each, to pass to a backend."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastbg.geometry import Box
@@ -72,7 +74,7 @@ def result_shape(
 
 
 def kept_bytes(images: int, parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
-    """Bytes that a forward pass stores for the gradient.
+    """Bytes that a forward pass of the cpu backend stores for the gradient.
 
     For a ReLU: which values it passed. For an attention: its convolution's values, its weights,
     and its hidden layer.
@@ -93,6 +95,65 @@ def kept_bytes(images: int, parameters: Sequence[Tensor], numbers: Sequence[int]
 
 def _in_lanes(channels: int) -> int:
     return -(-channels // LANES) * LANES
+
+
+class KeptMap(NamedTuple):
+    """What the triton backend keeps of a layer for the gradient, in float maps.
+
+    map: (B,C,h,w), channels_last: a ReLU's result, or the whole map that an attention weighs.
+    means: (B,C) float32 of that map; None for a ReLU.
+    """
+
+    map: Tensor
+    means: Tensor | None
+
+
+def kept_maps(
+    kept: Tensor, x: Tensor, parameters: Sequence[Tensor], numbers: Sequence[int]
+) -> list[KeptMap | None]:
+    """Of each layer, in the memory `kept`; None where nothing is kept."""
+    found: list[KeptMap | None] = []
+    start = 0
+    for shapes in _kept_shapes(x, parameters, numbers):
+        tensors = []
+        for shape, dtype in zip(shapes, (x.dtype, torch.float32), strict=False):
+            size = prod(shape) * dtype.itemsize
+            tensors.append(kept[start : start + size].view(dtype).view(shape))
+            start += -(-size // KEPT_ALIGNMENT) * KEPT_ALIGNMENT
+        means = tensors[1] if len(tensors) > 1 else None
+        found.append(KeptMap(tensors[0].permute(0, 3, 1, 2), means) if tensors else None)
+    return found
+
+
+def kept_maps_bytes(x: Tensor, parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
+    """Size of `kept_maps`."""
+    return sum(
+        -(-prod(shape) * dtype.itemsize // KEPT_ALIGNMENT) * KEPT_ALIGNMENT
+        for shapes in _kept_shapes(x, parameters, numbers)
+        for shape, dtype in zip(shapes, (x.dtype, torch.float32), strict=False)
+    )
+
+
+KEPT_ALIGNMENT = 16  # bytes: the widest memory access
+
+
+def _kept_shapes(
+    x: Tensor, parameters: Sequence[Tensor], numbers: Sequence[int]
+) -> list[list[tuple[int, ...]]]:
+    """Of each layer: nothing, a map (B,h,w,C), or a map and its means (B,C)."""
+    layers, (batch, _, height, width) = split(numbers), x.shape
+    found: list[list[tuple[int, ...]]] = []
+    for layer, weight in zip(layers, parted(parameters, len(layers)).weights, strict=True):
+        channels = len(weight) // layer.upscale**2
+        box = layer.box.refine(layer.upscale)
+        if layer.attention >= 0:
+            found.append([(batch, height, width, channels), (batch, channels)])
+        elif layer.relu:
+            found.append([(batch, box.y1 - box.y0, box.x1 - box.x0, channels)])
+        else:
+            found.append([])
+        height, width = height * layer.upscale, width * layer.upscale
+    return found
 
 
 SCRATCH = 32 << 20  # bytes of maps at once; larger batches are split, with the same results

@@ -11,7 +11,9 @@ from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.geometry import Box
 from fastbg.ops import frozen
 from fastbg.ops.checks import check_images
+from fastbg.precision import current
 from fastbg.registration import conv_stack as registered
+from fastbg.registration.dispatch import Place, select
 
 
 class ChannelAttention(NamedTuple):
@@ -60,14 +62,15 @@ def conv_stack(
     On CPUs in float32 intermediate maps are stored in cells of 4x4 pixels, the tiles of Winograd's
     F(4x4, 3x3), aligned to the whole map. Boxes made of whole cells of the input (on larger maps,
     of the corresponding pixels) therefore equal the whole map bit for bit, if every layer computes
-    all that the next layer's cells read; other boxes differ by rounding. In the cases that
+    all that the next layer's cells read; other boxes differ by rounding. On GPUs each layer is
+    one launch of a Triton kernel, in the precision of `fastbg.use_precision`. In the cases that
     `why_plain` names, PyTorch's own functions are used. As with `conv3x3`, a NaN spreads to whole
     cells.
 
     Args:
         x: (B,C,H,W) float, any strides.
         layers: at least one.
-        backend: "auto", "torch" or "cpu".
+        backend: "auto", "torch", "cpu" or "triton".
         sure: whether the caller has already checked that `why_plain` is None.
 
     Returns:
@@ -103,9 +106,11 @@ def why_plain(
     backend: str = "auto",
 ) -> str | None:
     """Why PyTorch's own functions must compute it; None where the kernel can."""
-    if torch.is_autocast_enabled(x.device.type):
-        return "autocast is for PyTorch's own functions"
     reason = frozen.why_plain("conv_stack", x, parameters, backend)
+    if reason is None and torch.is_autocast_enabled(x.device.type):
+        place = Place(x.device, x.dtype)
+        if current() != "bf16" or select("conv_stack", place, backend) != "triton":
+            reason = "autocast is for PyTorch's own functions"
     if reason is not None:
         return reason
     used = [row.residual for row in rows if row.residual >= 0]

@@ -11,6 +11,7 @@ from fastbg.geometry import Box
 from fastbg.ops.checks import check_images
 from fastbg.ops.conv_stack import StackLayer, _checked, why_plain
 from fastbg.registration.conv_stack_change import changeable_stack
+from fastbg.registration.dispatch import Place, select
 
 Change = tuple[Sequence[int], Tensor]
 
@@ -45,6 +46,8 @@ class ChangeableStack:
             raise InvalidArgument("layers", "one that looks at its whole map", "convolutions only")
         with torch.no_grad():
             reason = why_plain(x, parameters, rows)
+            if reason is None and select("conv_stack", Place(x.device, x.dtype)) != "cpu":
+                reason = "only the cpu backend keeps maps to change them"
             if reason is not None:
                 raise BackendUnavailable(f"no changeable stack: {reason}")
             scales = [float(layer.residual_scale) for layer in layers]

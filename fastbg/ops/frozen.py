@@ -12,7 +12,7 @@ from fastbg.registration.operator import has_tangent
 
 
 def why_plain(op: str, x: Tensor, parameters: Sequence[Tensor], backend: str) -> str | None:
-    """The reason why PyTorch's own functions must compute `op`; None if the CPU kernel can.
+    """The reason why PyTorch's own functions must compute `op`; None if a kernel can.
 
     Called at every call of the operator: cheap conditions first.
     """
@@ -30,7 +30,7 @@ def why_plain(op: str, x: Tensor, parameters: Sequence[Tensor], backend: str) ->
     device, dtype = x.device, x.dtype
     if any(t.dtype is not dtype or t.device != device for t in parameters):
         return "parameters of another device or dtype"
-    if select(op, Place(device, dtype), backend) != "cpu":
+    if select(op, Place(device, dtype), backend) == "torch":
         return "the torch backend is PyTorch's own functions"
     if dtype != torch.float32:
         return f"it computes in float32, not {dtype}"

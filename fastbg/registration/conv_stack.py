@@ -12,6 +12,7 @@ from fastbg.backends.stack_layers import (
     Attention,
     Layer,
     kept_bytes,
+    kept_maps_bytes,
     result_shape,
 )
 from fastbg.registration.dispatch import Place, implementation, select
@@ -56,7 +57,11 @@ def _(
     keep: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    size = kept_bytes(len(x), parameters, layers) if keep else 0
+    size = 0
+    if keep and select("conv_stack", Place(x.device, x.dtype), backend) == "triton":
+        size = kept_maps_bytes(x, parameters, layers)
+    elif keep:
+        size = kept_bytes(len(x), parameters, layers)
     out = x.new_empty(result_shape(x, parameters, layers))
     return out, x.new_empty(size, dtype=torch.uint8)
 
