@@ -180,6 +180,18 @@ class Grey(nn.Module):
         return functional.interpolate(x, scale_factor=2.0, mode="bicubic") + self.body(x)
 
 
+class OnLuma(nn.Module):
+    """A grey network as one of RGB, as docs/guide/any_network.md shows it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.register_buffer("weights", torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module((x * self.weights).sum(1, keepdim=True)).expand(-1, 3, -1, -1)
+
+
 def as_it_is(image: Tensor) -> Tensor:
     return image
 
@@ -201,6 +213,7 @@ KINDS = {
     "deraining": Kind(Derainer, 1, answer=lambda answers: answers[-1]),
     "deblurring": Kind(Deblurrer, 1),
     "luma x2": Kind(Grey, 2, channels=1),
+    "luma x2 as RGB": Kind(lambda: OnLuma(Grey()), 2),
     "SwinIR x2": Kind(lambda: Transformer(2, 255.0), 2),
     "HAT x3": Kind(
         lambda: Transformer(3, hybrid=True, features=True), 3, answer=lambda answers: answers[0]

@@ -102,6 +102,20 @@ def test_attribution_is_complete(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_other_estimators_are_complete(name: str) -> None:
+    """IDGI along added noise, and expected gradients from two colours."""
+    net, image, window = built(name), image_for(name), windows_for(name)[1]
+    idgi = fastbg.LocalAttribution(net, fastbg.NoisePath(0.1), estimator="idgi")
+    found = idgi.attribute(image, window, 2, "riemann_left", None, True)
+    assert abs(float(found.convergence_delta)) < 1e-5 * float(found.attribution.abs().sum()) + 1e-6
+    colours = torch.tensor([0.4, 0.6]).view(2, 1, 1, 1).expand(2, image.shape[1], 1, 1)
+    expected = fastbg.ExpectedGradients(net, colours)
+    result = expected.attribute(image, window, 24, "arc_midpoint", None, True)
+    size = float(result.attribution.abs().sum())
+    assert abs(float(result.convergence_delta)) < 0.02 * size
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_receptive_field_is_the_positive_gradient(name: str) -> None:
     net, image = built(name), image_for(name)
     window = windows_for(name)[1]

@@ -107,6 +107,19 @@ class TestIDGI:
         found = idgi.attribute(torch.ones(1, 3, 8, 8), (0, 0, 16), 2).attribution
         torch.testing.assert_close(found, torch.full_like(found, 4e-22), rtol=1e-5, atol=0)
 
+    def test_an_output_that_is_no_number_is_refused(self, image: Tensor) -> None:
+        class Broken(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x * float("nan")
+
+        idgi = fastbg.LocalAttribution(fastbg.wrap(Broken(), scale=1), estimator="idgi")
+        with pytest.raises(InvalidArgument, match="NaN or infinite"):
+            idgi.attribute(image, (2, 2, 4), 2)
+
+    def test_no_image_has_no_map(self, network: nn.Module, image: Tensor) -> None:
+        idgi = fastbg.LocalAttribution(network, estimator="idgi")
+        assert idgi.attribute(image[:0], WINDOW, 2).map.shape == (0, 20, 24)
+
     def test_bad_arguments_are_named(self, network: nn.Module, image: Tensor) -> None:
         with pytest.raises(InvalidArgument, match=r"estimator: got 'IDGI'; expected one of"):
             fastbg.LocalAttribution(network, estimator="IDGI")
@@ -165,7 +178,7 @@ class TestExpectedGradients:
                     ).convergence_delta
                 )
             )
-            for n in (2, 64)
+            for n in (2, 32)
         )
         assert many < 0.2 * few
         size = float(explainer.attribute(image, WINDOW, 64).attribution.abs().sum())
@@ -173,10 +186,10 @@ class TestExpectedGradients:
 
     def test_samples_converge_to_the_rule(self, network: nn.Module, image: Tensor) -> None:
         explainer = fastbg.ExpectedGradients(network, torch.rand(2, 3, 20, 24).double())
-        rule = explainer.attribute(image, WINDOW, 64).attribution
+        rule = explainer.attribute(image, WINDOW, 32).attribution
         few, many = (
             float((explainer.attribute(image, WINDOW, samples=n).attribution - rule).norm())
-            for n in (8, 200)
+            for n in (8, 96)
         )
         assert many < 0.5 * few
 
@@ -196,6 +209,25 @@ class TestExpectedGradients:
         assert max(sides) < 40
         whole = fastbg.ExpectedGradients(net, greys.expand(2, 3, 60, 60))
         close(found.attribution, whole.attribute(image, (100, 100, 8), 2).attribution, 1e-4)
+
+    def test_one_sample_of_many_baselines(self, network: nn.Module, image: Tensor) -> None:
+        """Baselines without a draw count where completeness is told, by the mean over all."""
+        baselines = torch.rand(4, 3, 20, 24).double()
+        explainer = fastbg.ExpectedGradients(network, baselines)
+        result = explainer.attribute(image, WINDOW, return_convergence_delta=True, samples=1)
+        value = value_and_gradient(network, image)[0]
+        start = sum(value_and_gradient(network, each)[0] for each in baselines.split(1)) / 4
+        delta = float(result.attribution.double().sum()) - (value - start)
+        assert float(result.convergence_delta) == pytest.approx(delta, abs=1e-5)
+        assert result.passes == 1
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    def test_other_dtypes(self, network: nn.Module, image: Tensor, dtype: torch.dtype) -> None:
+        double = fastbg.ExpectedGradients(network, torch.full((1, 3, 1, 1), 0.5))
+        expected = double.attribute(image, WINDOW, 4).map
+        other = fastbg.ExpectedGradients(network.to(dtype), torch.full((1, 3, 1, 1), 0.5))
+        found = other.attribute(image.to(dtype), WINDOW, 4).map
+        assert float((found - expected).abs().max()) < (1e-3 if dtype == torch.float32 else 0.2)
 
     def test_several_images_and_windows(self, network: nn.Module) -> None:
         images, baselines = torch.rand(2, 3, 20, 24).double(), torch.rand(2, 3, 20, 24).double()
@@ -248,8 +280,8 @@ class TestNoisePath:
         torch.testing.assert_close(noise[0], noise[1])
         assert path.radius is None  # so no crop is given, whose noise would be another
 
-    @pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf")])
-    def test_bad_levels_are_named(self, sigma: float) -> None:
+    @pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf"), "strong"])
+    def test_bad_levels_are_named(self, sigma: object) -> None:
         with pytest.raises(InvalidArgument, match="sigma"):
             fastbg.NoisePath(sigma)
         with pytest.raises(InvalidArgument, match="seed"):

@@ -8,6 +8,7 @@ import fastbg
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
 from fastbg.models.edsr import EDSR
+from fastbg.models.swinir import SwinIR
 
 
 class Known(nn.Module):
@@ -78,7 +79,46 @@ def test_it_draws_itself() -> None:
     figure = fastbg.receptive_field(known()[0], torch.rand(1, 3, 12, 12)).plot()
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[0].startswith("20% in 1 x 1")
-    assert labels[-1] == "reach: 12 x 12"
+    assert labels[-1] == "reach: the whole image, or not told"
+    net = EDSR(features=8, blocks=1).eval()
+    figure = fastbg.receptive_field(net, torch.rand(1, 3, 12, 12)).plot()
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[-1] == "reach: 12 x 12 by the layers"
+
+
+@pytest.mark.parametrize("side", [8, 12, 40])
+def test_the_theoretical_field_has_no_borders(side: int) -> None:
+    """As far as a gradient gets in a large image, wherever the image given ends."""
+    net = EDSR(features=8, blocks=1).eval()
+    images = torch.rand(1, 3, side, side)
+    field = fastbg.receptive_field(net, images)
+    assert field.theoretical == reached(net) == (12, 12)
+    y0, x0, y1, x1 = field.reach
+    assert (y1 - y0, x1 - x0) == (min(side, 12),) * 2
+    assert fastbg.receptive_field(known()[0], images[..., :9, :9]).theoretical is None
+
+
+def test_the_theoretical_field_of_attention_lies_on_its_windows() -> None:
+    """The same however large the image is, and another for a window elsewhere on the grid."""
+    torch.manual_seed(0)
+    net = SwinIR(width=8, depths=(2,), heads=(2,), window=4).eval()
+
+    def sides(size: int, window: tuple[int, int, int]) -> tuple[int, int] | None:
+        return fastbg.receptive_field(net, torch.rand(1, 3, size, size), window).theoretical
+
+    assert sides(8, (2, 3, 2)) == sides(32, (2, 3, 2)) == sides(32, (66, 67, 2))
+    assert sides(8, (2, 3, 2)) != sides(8, (2, 3, 20))
+
+
+def reached(net: nn.Module) -> tuple[int, int]:
+    """Sides of where the gradient of a large image's middle pixel is not 0.
+
+    In float64: convolutions of float32 may be computed as transforms, which round everywhere.
+    """
+    x = torch.rand(1, 3, 60, 60, dtype=torch.float64, requires_grad=True)
+    net.double()(x)[0, :, 120, 120].sum().backward()
+    rows, columns = (x.grad.abs().sum((0, 1)).sum(axis).nonzero() for axis in (1, 0))
+    return tuple(int(line.max() - line.min() + 1) for line in (rows, columns))
 
 
 def test_bad_arguments_are_named() -> None:

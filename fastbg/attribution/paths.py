@@ -1,6 +1,5 @@
 """Paths from a baseline to the image, along which gradients are integrated."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,7 +11,7 @@ from torch import Tensor
 from fastbg.attribution.quadrature import Array, Cells
 from fastbg.errors import InvalidArgument
 from fastbg.filters.gaussian import gaussian_taps
-from fastbg.models.arguments import check_whole
+from fastbg.models.arguments import check_number, check_whole
 from fastbg.ops.path import blur_path, path_integral
 
 ARC_GRID = 4096  # cells on which a kernel's arc length is summed
@@ -214,7 +213,7 @@ class NoisePath(LinearPath):
     """
 
     def __init__(self, sigma: float = 50 / 255, seed: int = 0) -> None:
-        if not 0 < sigma < math.inf:
+        if not check_number("sigma", sigma, least=0):
             raise InvalidArgument("sigma", sigma, "a positive noise level for images in [0, 1]")
         self.sigma, self.seed = sigma, check_whole("seed", seed, least=0)
 

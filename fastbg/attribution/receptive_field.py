@@ -36,9 +36,11 @@ class ReceptiveField:
         window: y0, x0, y1, x1 in SR pixels.
         scale: SR pixels per LR pixel and axis.
         images: how many were averaged.
-        reach: the theoretical receptive field: LR pixels that may have an influence by the
-            network's layers; all of the image for a `fastbg.wrap` of a module; None for a module
-            that does not tell.
+        reach: the theoretical receptive field, cut at the image's border: LR pixels that may have
+            an influence by the network's layers; all of the image for a `fastbg.wrap` of a module;
+            None for a module that does not tell.
+        theoretical: height and width of that field in an image without borders, in LR pixels; None
+            for a network that looks at the whole image, or does not tell.
     """
 
     total: Tensor
@@ -46,6 +48,7 @@ class ReceptiveField:
     scale: int
     images: int
     reach: Box | None
+    theoretical: tuple[int, int] | None = None
 
     @cached_property
     def map(self) -> Tensor:
@@ -123,4 +126,19 @@ def receptive_field(
         scale=scale,
         images=len(images),
         reach=model.reach(box, height, width) if isinstance(model, Network) else None,
+        theoretical=_theoretical(model, box, height, width),
     )
+
+
+def _theoretical(model: nn.Module, window: Box, height: int, width: int) -> tuple[int, int] | None:
+    """Sides of the window's field if the image (height, width) went on in all directions."""
+    if not isinstance(model, Network) or model.stages() is None:
+        return None
+    margin = model.crop_multiple  # windows of attention lie where they lay
+    while True:
+        inside = window.moved(margin * model.scale, margin * model.scale)
+        sides = height + 2 * margin, width + 2 * margin
+        y0, x0, y1, x1 = model.reach(inside, *sides)
+        if min(y0, x0) > 0 and y1 < sides[0] and x1 < sides[1]:
+            return y1 - y0, x1 - x0
+        margin *= 2

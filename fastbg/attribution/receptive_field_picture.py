@@ -20,11 +20,13 @@ def field_figure(field: "ReceptiveField") -> Figure:
     image = axis.imshow(field.map.numpy(), cmap="RdYlGn", vmin=0, vmax=1, interpolation="nearest")
     drawn.colorbar(image, label="(positive gradient / its maximum) ** 0.25")
     for (share, side, area), line in zip(field.table(), LINES, strict=True):
-        label = f"{share:.0%} in {side} x {side} ({area:.1%} of the image)"
+        label = f"{share:.0%} in {side} x {side} ({100 * area:.2g}% of the image)"
         axis.add_patch(_square(field, side, line, label))
     if field.reach is not None:
         y0, x0, y1, x1 = field.reach
-        label = f"reach: {y1 - y0} x {x1 - x0}"
+        label = "reach: the whole image, or not told"
+        if field.theoretical is not None:
+            label = "reach: {} x {} by the layers".format(*field.theoretical)
         style: Any = {"fill": False, "color": "white", "linestyle": "--", "label": label}
         axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, **style))
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xlabel="LR pixels")
