@@ -1,14 +1,16 @@
 """The experiment `diffusion`: numbers are LocalAttribution's, windows are drawn by the rule."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import fastbg
+from fastbg.attribution.diffusion import attribution_map, diffusion_index
 from fastbg.data.builtin import builtin_images
-from fastbg.errors import DataError, InvalidArgument
+from fastbg.errors import DataError, InvalidArgument, RunStoreError
 from fastbg.experiments.diffusion import Diffusion, DiffusionOptions, hard_window
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.study import Item, Study, restore
@@ -17,6 +19,8 @@ from fastbg.models.edsr import EDSR
 from fastbg.models.network import Network
 from fastbg.precision import current
 from fastbg.reports.diffusion import DiffusionReport
+from fastbg.runs.records import settle
+from fastbg.runs.store import RunStore
 
 SMALL = DiffusionOptions(count=2, size=64)
 
@@ -141,3 +145,48 @@ def test_the_report_compares_networks_on_the_same_windows() -> None:
     assert len(DiffusionReport(Diffusion(SMALL)).summarise(results[:1]).tables) == 1
     (chart,) = DiffusionReport(Diffusion(SMALL)).draw(results)
     assert [t.get_text() for t in chart.figure.axes[0].get_legend().get_texts()] == ["a", "b"]
+
+
+def test_intervals_end_where_a_number_can_go_no_further() -> None:
+    di = np.array([1.0, 1.0, 1.0, 1.0, 60.0])
+    summary = DiffusionReport(Diffusion(SMALL)).summarise([measured("a", di, di)])
+    _, _, index, gini, area, _ = summary.tables[0].rows[0]
+    assert (index.low, gini.high, area.low) == (0.0, 1.0, 0.0)
+    alone = DiffusionReport(Diffusion(SMALL)).summarise([measured("a", di[:1], di[:1])])
+    assert not alone.tables[0].rows[0][2].known, "one photograph gives no interval"
+
+
+def test_a_run_from_before_images_could_be_chosen_goes_on(study: Study, tmp_path: Path) -> None:
+    new = ("images", "maps")
+    told = {name: value for name, value in asdict(SMALL).items() if name not in new}
+    with RunStore.open(tmp_path, {}) as store:
+        store.remember("options diffusion", lambda: told)
+        store.remember("plan diffusion", list)
+        assert settle(store, Diffusion(SMALL), study) == []
+        with pytest.raises(RunStoreError, match="images = 'drawn', not 'each'"):
+            settle(store, Diffusion(replace(SMALL, images="each")), study)
+
+
+def test_maps_are_kept_beside_the_records(net: EDSR, tmp_path: Path) -> None:
+    options = {"diffusion.count": 2, "diffusion.size": 64, "diffusion.maps": "kept"}
+    run = fastbg.run_experiments(
+        {"small": net}, ["diffusion"], out=tmp_path, options=options, progress=False
+    )
+    found = run.records("diffusion")
+    assert "attribution" not in found, "no column of the records"
+    assert (found["passes"] > 1).all()
+    with RunStore.read(tmp_path) as store:
+        for item, index in zip(found["item"], found["di"], strict=True):
+            kept = torch.from_numpy(store.array("diffusion", "small", item, "attribution"))
+            assert kept.shape == (3, 16, 16)
+            map_ = attribution_map(kept[None].float())
+            assert float(diffusion_index(map_)[0]) == pytest.approx(index)
+
+
+def test_a_file_of_windows_needs_each_image(study: Study, tmp_path: Path) -> None:
+    path = tmp_path / "w.csv"
+    path.write_text("image,y0,x0,y1,x1\na.png,0,0,8,8\n", encoding="utf-8")
+    with pytest.raises(InvalidArgument, match=r"diffusion\.windows.*diffusion\.images=each"):
+        Diffusion(DiffusionOptions(windows=str(path))).plan(study)
+    with pytest.raises(InvalidArgument, match=r"diffusion\.windows.*a CSV file"):
+        Diffusion(DiffusionOptions(windows=str(tmp_path / "none.csv")))

@@ -1,6 +1,6 @@
 """The experiment `faithfulness`: its columns are the curves of the maps it says they are."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 
 import fastbg
 from fastbg.data.builtin import builtin_images
-from fastbg.errors import DataError, InvalidArgument
+from fastbg.errors import DataError, InvalidArgument, RunStoreError
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.faithfulness import (
     EXPLANATIONS,
@@ -21,6 +21,8 @@ from fastbg.experiments.faithfulness import (
 from fastbg.experiments.study import Item, Study
 from fastbg.models.edsr import EDSR
 from fastbg.reports.faithfulness import TITLES, FaithfulnessReport
+from fastbg.runs.records import settle
+from fastbg.runs.store import RunStore
 from fastbg.stats.intervals import Outcome
 
 OPTIONS = FaithfulnessOptions(count=2, size=64, points=3)
@@ -223,3 +225,18 @@ def test_flat_windows_are_left_out(study: Study, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("fastbg.experiments.windows.detailed", lambda hr, window: [False])
     with pytest.raises(DataError, match=r"0 of 4 sub-images .* faithfulness\.count = 2"):
         Faithfulness(OPTIONS).plan(study)
+
+
+def test_a_run_from_before_explanations_could_be_chosen_goes_on(
+    study: Study, tmp_path: Path
+) -> None:
+    five = "lam,lam_abs,straight,gradient,gradient_step"
+    now = replace(OPTIONS, explanations=five)
+    new = ("explanations", "block", "replacements")
+    told = {name: value for name, value in asdict(now).items() if name not in new}
+    with RunStore.open(tmp_path, {}) as store:
+        store.remember("options faithfulness", lambda: told)
+        store.remember("plan faithfulness", list)
+        assert settle(store, Faithfulness(now), study) == []
+        with pytest.raises(RunStoreError, match=f"explanations = '{five}', not"):
+            settle(store, Faithfulness(OPTIONS), study)

@@ -79,7 +79,7 @@ class DiffusionReport(ExperimentReport):
         for number, result in enumerate(results):
             colour = COLOURS[number % len(COLOURS)]
             di, score = values(result, "di"), values(result, "psnr")
-            axis.scatter(di, score, s=8, color=colour, alpha=0.35, linewidths=0)
+            axis.scatter(di, score, s=14, color=colour, alpha=0.5, linewidths=0)
             x, y = mean(result, "di"), mean(result, "psnr")
             axis.plot(x.value, y.value, "o", color=colour, label=figures.short(result.net.label))
             if x.known and y.known:
