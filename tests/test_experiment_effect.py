@@ -160,6 +160,9 @@ def test_c10_asks_for_more_than_the_distance(kind: str, outcome: Outcome) -> Non
     verdict, _ = report.summarise([result]).verdicts
     assert (verdict.claim, verdict.outcome) == ("C10", outcome)
     assert agreement(result).min() > 0.5  # which the distance alone brings
+    row = report.summarise([result]).tables[0].rows[0]
+    nearness = [spearmanr(NEAR, each).statistic for each in effect]
+    assert row[5].value == pytest.approx(np.mean(nearness))
     few = measured(lam[:4], effect[:4])
     assert report.summarise([few]).verdicts[0].outcome is Outcome.TOO_FEW
 
