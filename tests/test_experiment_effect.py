@@ -14,7 +14,6 @@ from fastbg.errors import InvalidArgument
 from fastbg.experiments.effect import (
     INWARD,
     RING,
-    SCENES,
     UNTOUCHED,
     Effect,
     EffectOptions,
@@ -59,7 +58,7 @@ def composed(study: Study, item: Item) -> np.ndarray:
 def test_records_equal_a_plain_loop(study: Study, net: EDSR) -> None:
     experiment = Effect(SMALL)
     items = experiment.plan(study)
-    assert [item.set for item in items] == list(SCENES)
+    assert [item.set for item in items] == [RING, INWARD, UNTOUCHED]
     with torch.inference_mode():  # as the engine calls it
         columns = experiment.measure(net, items, study)
     assert all(columns[name].shape == (3, BLOCKS) for name in experiment.curves)
