@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.experiments.options import Options
+from fastbg.experiments.reading import Reading
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
 
@@ -72,7 +73,7 @@ class Experiment(ABC):
     question: ClassVar[str]  # one sentence that needs no paper
     method: ClassVar[str]  # what is done, in a few sentences
     options_type: ClassVar[type[Options]] = Options
-    chunk: ClassVar[int] = 10  # items measured together and stored at once
+    chunk: ClassVar[int] = 10  # items measured in one call, on CPUs
     curves: tuple[str, ...] = ()  # columns with K values per item
     shown: ClassVar[tuple[str, ...]] = ()  # pictures of a case
     # Seconds that a million HR pixels of items take with a built-in network on a core with AVX2:
@@ -100,6 +101,17 @@ class Experiment(ABC):
     @abstractmethod
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
         """Columns of numbers, one row per item, on the device: (n), or (n, K) for `curves`."""
+
+    def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
+        """Begin to read the batches of regions that `measure` asks `study` for.
+
+        They are then read in threads while the device measures what came before.
+        """
+        return [study.reading(items)]
+
+    def together(self, items: Sequence[Item], study: Study) -> int:
+        """How many of the plan's `items` are measured in one call there; decides the last bits."""
+        return self.chunk
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """What `measure` does for `items`: here, one pass of each through the network."""

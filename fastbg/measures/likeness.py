@@ -308,6 +308,17 @@ class Descriptions:
     ) -> dict[str, Tensor]:
         """Distances (K) of the first image's foreground to the surroundings of each, by measure.
 
+        `load` as for `of`.
+        """
+        described = self.of(net, keys, load)
+        device = next(iter(described.values()))[0].device
+        return self.apart(described, torch.arange(len(keys), device=device))
+
+    def of(
+        self, net: Network, keys: Sequence[Hashable], load: Callable[[Sequence[int]], Images]
+    ) -> dict[str, Described]:
+        """The descriptions of some images (U, ...), by measure.
+
         `load(indices)` returns the `Images` of keys[i] for i in `indices`, with `net`.
         """
         if net is not self._net:
@@ -323,15 +334,26 @@ class Descriptions:
                     pair = foregrounds[n].clone(), surroundings[n].clone()
                     self._known.setdefault(keys[i], {})[name] = pair
         found = {}
-        for name, similarity in self.similarities.items():
-            described = [self._known[key][name] for key in keys]
-            around = torch.stack([surroundings for _, surroundings in described])
-            found[name] = similarity.distance(described[0][0][None], around)
+        for name in self.similarities:
+            inside, around = zip(*(self._known[key][name] for key in keys), strict=True)
+            found[name] = torch.stack(inside), torch.stack(around)
         for key in keys:
             self._known.move_to_end(key)
         while len(self._known) > max(self._kept, len(keys)):
             self._known.popitem(last=False)
         return found
+
+    def apart(self, described: Mapping[str, Described], rows: Tensor) -> dict[str, Tensor]:
+        """Distances (K) of the foreground of rows[0] to the surroundings of `rows` (K), by measure.
+
+        `described`: of the images that `rows` number, from `of`.
+        """
+        return {
+            name: self.similarities[name].distance(
+                inside.index_select(0, rows[:1]), around.index_select(0, rows)
+            )
+            for name, (inside, around) in described.items()
+        }
 
 
 # The network's own features ----------------------------------------------------------------------

@@ -44,13 +44,15 @@ def estimate(
     experiment: Experiment, net: Network, items: Sequence[Item], done: Set[str], study: Study
 ) -> Estimate:
     """Count what is left of `items`, and time one chunk of it; nothing is stored."""
-    left = lacking(experiment, items, done)
+    left = lacking(experiment, items, done, study)
     return expected(experiment, left, study, rate(experiment, net, left, study))
 
 
-def lacking(experiment: Experiment, items: Sequence[Item], done: Set[str]) -> list[list[Item]]:
+def lacking(
+    experiment: Experiment, items: Sequence[Item], done: Set[str], study: Study
+) -> list[list[Item]]:
     """Of each chunk of `items` those that are not `done`; no empty ones."""
-    return [left for _, left in cut(experiment, items, done) if left]
+    return [left for _, left in cut(experiment, items, done, study) if left]
 
 
 def expected(
