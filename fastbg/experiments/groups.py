@@ -298,7 +298,7 @@ def group_distances(
 
     keys = [(each.image, each.box) for each in groups.members]
     described = descriptions.of(net, keys, load)
-    return [descriptions.apart(described, rows) for rows in groups.index]
+    return descriptions.apart(described, groups.index)
 
 
 def first_in_each(hr: Tensor) -> Tensor:
