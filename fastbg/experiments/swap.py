@@ -96,11 +96,12 @@ class Swap(Experiment):
         The own background is untouched with every seam.
         """
         o, groups = self.options, read_groups(items, study)
-        distances = group_distances(self.descriptions, net, groups, study, o)
-        columns = {"distance": torch.stack([found[PAPER] for found in distances])}
-        for seam in self.seams:
+        columns = {}
+        for seam in self.seams:  # the network first, so that a device has work at once
             score = self.compare(net, groups, compose(groups, study, o, seam))
             columns[column("psnr", seam)] = torch.stack(score.split([*groups.sizes]))
+        distances = group_distances(self.descriptions, net, groups, study, o)
+        columns["distance"] = torch.stack([found[PAPER] for found in distances])
         return {name: columns[name] for name in self.curves}
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:

@@ -1,6 +1,6 @@
 """What keeps a device busy: regions read ahead in threads, results that come back while it works.
 
-    threads: read chunk i+2, i+1  ->  this thread: launch chunk i  ->  device: chunks i-1, i-2
+    threads: read chunk i+2, i+1  ->  this thread: launch chunk i  ->  device: chunks i-1, i-2, ...
     device: copies results to pinned memory  ->  this thread: a commit a second
 
 On CPUs nothing is read ahead and nothing is in flight: the device is the thread itself, and others
@@ -25,7 +25,7 @@ from fastbg.experiments.reading import Reading
 from fastbg.experiments.study import Item, Study
 
 AHEAD = 2  # chunks that are read ahead of a GPU
-FLYING = 2  # chunks whose results a GPU owes
+FLYING = 4  # chunks whose results a GPU owes: it works on while the host commits
 READERS = 8  # threads that read, at most
 COMMIT_EVERY = 1.0  # seconds; a kill costs as much work, beside what is in flight
 SWITCH = "FASTBG_READ_AHEAD"  # the environment variable that replaces AHEAD, on any device
