@@ -21,6 +21,7 @@ from pathlib import Path
 from small_run import EXPERIMENTS, OPTIONS, contents, make_images, make_network
 
 from fastbg.cli import main
+from fastbg.runs import pipeline
 from fastbg.runs.local import Job
 
 CHUNKS = 16  # of table1, 10 records each: many to be killed between, for few reports
@@ -34,8 +35,8 @@ class Folder:
     path: Path
     command: list[str]
 
-    def start(self) -> int:
-        """A process that creates or resumes the run; its id."""
+    def start(self, commit_every: float = pipeline.COMMIT_EVERY) -> int:
+        """A process that creates or resumes the run, with a commit so often; its id."""
         pid = os.fork()
         if pid:
             return pid
@@ -52,6 +53,7 @@ class Folder:
                 os.write(log, "".join(lines).encode())
 
             Job.put = logged  # type: ignore[method-assign]
+            pipeline.COMMIT_EVERY = commit_every
             code = main([*self.command, "--out", str(self.path)])
         finally:
             os._exit(code)
@@ -96,7 +98,8 @@ def campaign(root: Path, kills: int, seed: int) -> dict[str, int]:
         code = None
         while code != 0:
             kept = folder.kept()
-            pid = folder.start()
+            # So small a run is over in a few commits of a second: most have one for each chunk.
+            pid = folder.start(draw.choice([0.0, 0.0, 0.1, pipeline.COMMIT_EVERY]))
             wanted = found["killed"] < kills and (kept < TOTAL or draw.random() < 0.5)
             code = kill(pid, folder, draw, whole) if wanted else wait(pid)
             assert code in (0, -signal.SIGKILL), f"{folder.path}: the run ended with {code}"

@@ -122,8 +122,8 @@ def after(count: int, act: Any, monkeypatch: pytest.MonkeyPatch) -> list[Item]:
     """Call `act` once `count` chunks are stored; the items stored so far, as they come."""
     put, stored, calls = Job.put, list[Item](), [0]
 
-    def counted(job: Job, items: list[Item], columns: Mapping[str, Tensor]) -> None:
-        put(job, items, dict(columns))
+    def counted(job: Job, items: list[Item], columns: Mapping[str, list[Tensor]]) -> None:
+        put(job, items, columns)
         stored.extend(items)
         calls[0] += 1
         if calls[0] == count:

@@ -16,7 +16,7 @@ from fastbg.cli import main
 from fastbg.data.images import ImageSet
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Measured, NetLabel
-from fastbg.experiments.groups import lr_composites, sources
+from fastbg.experiments.groups import Groups, compose, sources
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap, SwapOptions
 from fastbg.measures.texture import gram_distance, texture_gram
@@ -104,8 +104,8 @@ def test_the_hot_loop_never_waits_for_the_device(net: EDSR) -> None:
         hr = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
         study = Study(ImageSet("none", ()), backend="torch")
         experiment = Swap(SMALL)
-        lr = lr_composites(item, hr, study, SMALL)
-        assert experiment.compare(net, hr, lr).shape == (4,)
+        groups = Groups([item] * 4, hr, [torch.arange(4)], [4])
+        assert experiment.compare(net, groups, compose(groups, study, SMALL)).shape == (4,)
 
 
 def test_paired_inputs_need_the_lr_domain(study: Study) -> None:

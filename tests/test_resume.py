@@ -54,7 +54,7 @@ def test_a_killed_run_resumes(
     script = (
         "import sys, time; from fastbg.cli import main; from fastbg.runs.local import Job;"
         "put = Job.put;"
-        "Job.put = lambda *a: (put(*a), time.sleep(0.5));"  # time to be killed in
+        "Job.put = lambda *a: (put(*a), time.sleep(1.1));"  # so that each chunk is a commit
         "sys.exit(main(sys.argv[1:]))"
     )
     process = subprocess.Popen(
@@ -80,7 +80,7 @@ def test_a_killed_run_resumes(
     measured: list[Item] = []
     put = Job.put
 
-    def counted(job: Job, items: Sequence[Item], columns: dict[str, Tensor]) -> None:
+    def counted(job: Job, items: Sequence[Item], columns: dict[str, list[Tensor]]) -> None:
         measured.extend(items)
         put(job, items, columns)
 

@@ -137,7 +137,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     keys: list[str] = []
     put = Job.put
 
-    def counted(job: Job, items: Sequence[Item], columns: dict[str, Tensor]) -> None:
+    def counted(job: Job, items: Sequence[Item], columns: dict[str, list[Tensor]]) -> None:
         keys.extend(item.key for item in items)
         put(job, items, columns)
 

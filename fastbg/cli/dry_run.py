@@ -48,7 +48,7 @@ def show(
         start = time.perf_counter()
         study = replace(study, folder=None)  # a measured chunk exports nothing
         jobs = [
-            Timed(experiment, net, label.label, lacking(experiment, items, left))
+            Timed(experiment, net, label.label, lacking(experiment, items, left, study))
             for experiment, items in plans
             for label, net, _ in taking_part(experiment, nets)
             for left in (done.get((experiment.name, label.label), set()),)

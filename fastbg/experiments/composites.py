@@ -20,9 +20,11 @@ from fastbg.experiments.groups import (
     first_in_each,
     lr_composites,
     plan_groups,
+    source_readings,
     sources,
 )
 from fastbg.experiments.options import option
+from fastbg.experiments.reading import Reading
 from fastbg.experiments.study import Item, Study, as_image
 from fastbg.geometry import centre
 from fastbg.measures.quality import grey_levels
@@ -84,6 +86,10 @@ class Composites(Experiment):
             if study.folder is not None and item.number < self.options.exported:
                 export(item, hr, lr, study.folder / "composites")
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
+
+    def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
+        """Each group's sub-images."""
+        return source_readings(items, study)
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """Composites only."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.experiments.options import Options
+from fastbg.experiments.reading import Reading
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
 
@@ -72,7 +73,7 @@ class Experiment(ABC):
     question: ClassVar[str]  # for readers who do not know the paper
     method: ClassVar[str]  # what is done, in a few sentences
     options_type: ClassVar[type[Options]] = Options
-    chunk: ClassVar[int] = 10  # items measured together and stored at once
+    chunk: ClassVar[int] = 10  # items measured in one call, on CPUs
     curves: tuple[str, ...] = ()  # columns with K values per item
     added: tuple[str, ...] = ()  # curves that runs of older versions may lack
     # Columns (n, ...) that are kept in the run folder for others to read: not in `Measured`.
@@ -110,6 +111,17 @@ class Experiment(ABC):
 
         `arrays` have any shape (n, ...).
         """
+
+    def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
+        """Begin to read the batches of regions that `measure` asks `study` for.
+
+        They are then read in threads while the device measures what came before.
+        """
+        return [study.reading(items)]
+
+    def together(self, items: Sequence[Item], study: Study) -> int:
+        """How many of the plan's `items` are measured in one call there; decides the last bits."""
+        return self.chunk
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """What `measure` does for `items`: here, one pass of each through the network."""

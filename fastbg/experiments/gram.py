@@ -10,10 +10,12 @@ from torch import Tensor
 
 from fastbg.experiments.experiment import Experiment, Work
 from fastbg.experiments.groups import (
+    source_readings,
     sources,
     texture_distances,
 )
 from fastbg.experiments.options import Options, option
+from fastbg.experiments.reading import Reading
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap
 from fastbg.measures.likeness import PAPER, SIMILARITIES, Descriptions
@@ -72,6 +74,10 @@ class Gram(Experiment):
             for item in items
         ]
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
+
+    def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
+        """Each group's sub-images."""
+        return source_readings(items, study)
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """No passes of the network; each image passes one layer of VGG16."""

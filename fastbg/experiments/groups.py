@@ -15,11 +15,12 @@ from fastbg.data.manifests import SubImage, composite_groups, in_turn, load_sub_
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.experiment import Measured
 from fastbg.experiments.options import Options, option
+from fastbg.experiments.reading import Reading
 from fastbg.experiments.seams import HARD, Seam, pixels
 from fastbg.experiments.study import Item, Study, as_item
 from fastbg.geometry import Box, centre
 from fastbg.measures.likeness import Descriptions, Images
-from fastbg.models.network import Network
+from fastbg.models.network import Network, images_per_call
 from fastbg.ops.composite import composite, composite_lr
 
 SETS = {"natural": "photographs", "OSSCD": "textures (OSSCD)"}
@@ -138,13 +139,86 @@ def _cut(image: ImageItem, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
 
 
 def sources(item: Item, study: Study) -> Tensor:
-    """HR sub-images (K,3,S,S) uint8 on the device: the item's, then its partners'."""
-    images = (item, *item.partners)
-    size = item.box[2] - item.box[0]
-    cut = np.empty((len(images), size, size, 3), np.uint8)
-    for k in sorted(range(len(images)), key=lambda k: images[k].image):  # each decoded once
-        cut[k] = _cut(study.images[images[k].image], images[k].box)
-    return torch.from_numpy(cut.transpose(0, 3, 1, 2)).to(study.device, non_blocking=True)
+    """HR sub-images (K,3,S,S) uint8 on the device: the item's own, then its partners'."""
+    return study.upload(study.ready_or_read(members(item), _cut))
+
+
+def members(item: Item) -> tuple[Item, ...]:
+    """The sub-images of a group: the foreground's own, then its partners'."""
+    return (item, *item.partners)
+
+
+def source_readings(items: Sequence[Item], study: Study) -> list[Reading]:
+    """Begin to read what `sources` of each of `items` needs."""
+    return [study.reading(members(item), _cut) for item in items]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Some groups that pass through the network together; sub-images that they share lie once.
+
+    Attributes:
+        members: the sub-images (U).
+        images: their HR pixels (U,3,S,S) uint8 on the device.
+        index: each group's (K) rows of `images`, on the device: its own first.
+        sizes: K of each group.
+    """
+
+    members: Sequence[Item]
+    images: Tensor
+    index: Sequence[Tensor]
+    sizes: Sequence[int]
+
+    @property
+    def pairs(self) -> Tensor:
+        """Of each composite (N,2), group by group: the group's number, the background's row."""
+        rows = torch.cat([*self.index])
+        fronts = [rows.new_full((size,), number) for number, size in enumerate(self.sizes)]
+        return torch.stack([torch.cat(fronts), rows], dim=1)
+
+    def foregrounds(self, images: Tensor) -> Tensor:
+        """Those of `images` (U,...) that give the foregrounds (G,...)."""
+        if len(self.index) == 1:
+            return images[:1]
+        return images.index_select(0, torch.stack([rows[0] for rows in self.index]))
+
+    def repeated(self, fronts: Tensor) -> Tensor:
+        """What each foreground has (G,...), for each of its composites (N,...)."""
+        if len(self.sizes) == 1:
+            return fronts.expand(self.sizes[0], *fronts.shape[1:])
+        return fronts.index_select(0, self.pairs[:, 0])
+
+
+def distinct(items: Sequence[Item]) -> list[Item]:
+    """The sub-images of some groups, each once; a group alone begins with its foreground."""
+    found = {(each.image, each.box): each for item in items for each in members(item)}
+    return [*found.values()]
+
+
+def group_reading(items: Sequence[Item], study: Study) -> Reading:
+    """Begin to read what `read_groups` needs."""
+    return study.reading(distinct(items), _cut)
+
+
+def read_groups(items: Sequence[Item], study: Study) -> Groups:
+    """The groups of `items` with their pixels on the device."""
+    unique = distinct(items)
+    rows = {(each.image, each.box): row for row, each in enumerate(unique)}
+    images = study.upload(study.ready_or_read(unique, _cut))
+    index = [[rows[each.image, each.box] for each in members(item)] for item in items]
+    sizes = [len(row) for row in index]
+    flat = study.index([row for rows in index for row in rows])
+    return Groups(unique, images, flat.split(sizes), sizes)
+
+
+def together(study: Study, o: GroupOptions, size: int) -> int:
+    """Groups of `size` composites that one pass of a network takes: on CPUs one."""
+    if study.device.type == "cpu":
+        return 1
+    side = o.size // study.scale
+    lr = torch.empty((1, 3, side, side), dtype=study.dtype, device="meta")
+    window = centre(o.region, o.size, o.size)
+    return max(1, images_per_call(lr, study.scale, window) // size)
 
 
 def lr_composites(
@@ -154,26 +228,32 @@ def lr_composites(
 
     The first one, the foreground in its own background, is the unchanged image for every seam.
     """
-    scale, pairs = study.scale, first_in_each(hr)
+    rows = torch.arange(len(hr), device=hr.device)
+    return compose(Groups(members(item), hr, [rows], [len(hr)]), study, o, seam)
+
+
+def compose(groups: Groups, study: Study, o: GroupOptions, seam: Seam = HARD) -> Tensor:
+    """LR composites (N,3,S/s,S/s) of all `groups`, in their order, as `lr_composites`."""
+    scale, images = study.scale, groups.images
     if o.domain == "lr":
-        lr = study.inputs((item, *item.partners), hr, o.lr, o.kernel)
+        lr = study.inputs(groups.members, images, o.lr, o.kernel)
         inner = centre(o.region // scale, *lr.shape[-2:])
         return composite(
-            lr[:1],
+            groups.foregrounds(lr),
             lr,
-            pairs,
+            groups.pairs,
             inner,
-            bridged_part(lr, inner, seam),
+            bridged_part(lr, inner, seam, groups.sizes),
             seam=pixels(seam, scale),
             backend=study.backend,
         )
     inner = centre(o.region, o.size, o.size)
     return composite_lr(
-        hr[:1],
-        hr,
-        pairs,
+        groups.foregrounds(images),
+        images,
+        groups.pairs,
         inner,
-        bridged_part(hr, inner, seam),
+        bridged_part(images, inner, seam, groups.sizes),
         scale=scale,
         kernel=o.kernel,
         quantize=True,
@@ -182,12 +262,13 @@ def lr_composites(
     ).to(study.dtype)
 
 
-def bridged_part(images: Tensor, inner: Box, seam: Seam) -> Tensor | None:
-    """Outer boxes (K,4) of bridged composites: the whole image, or empty for the own background."""
+def bridged_part(images: Tensor, inner: Box, seam: Seam, sizes: Sequence[int]) -> Tensor | None:
+    """Outer boxes (N,4) of bridged composites: all of the image, but nothing of each own one."""
     if seam == HARD:
-        return None  # an image pasted into itself does not change
-    outer = torch.tensor([[0, 0, *images.shape[-2:]]], dtype=torch.int32).repeat(len(images), 1)
-    outer[0] = torch.tensor(inner, dtype=torch.int32)
+        return None  # an image pasted into itself is untouched
+    outer = torch.tensor([[0, 0, *images.shape[-2:]]], dtype=torch.int32).repeat(sum(sizes), 1)
+    own = np.cumsum([0, *sizes[:-1]])  # where each group begins
+    outer[own] = torch.tensor(inner, dtype=torch.int32)
     return outer
 
 
@@ -199,15 +280,25 @@ def texture_distances(
     study: Study,
     o: GroupOptions,
 ) -> dict[str, Tensor]:
-    """Distances (K) of the foreground of `hr` (K,3,S,S) to its backgrounds, for each measure."""
+    """Distances (K) of the foreground of `hr` (K,3,S,S) to its backgrounds, by measure."""
+    groups = Groups(members(item), hr, [torch.arange(len(hr), device=hr.device)], [len(hr)])
+    (found,) = group_distances(descriptions, net, groups, study, o)
+    return found
+
+
+def group_distances(
+    descriptions: Descriptions, net: Network, groups: Groups, study: Study, o: GroupOptions
+) -> list[dict[str, Tensor]]:
+    """Of each group: distances (K) of its foreground to its backgrounds, by measure."""
     box = Box(*centre(o.region, o.size, o.size))
 
-    def load(index: Sequence[int]) -> Images:
-        some = hr[list(index)]
+    def load(rows: Sequence[int]) -> Images:
+        some = groups.images.index_select(0, study.index(rows))
         return Images(some, study.degrade(some, o.kernel), box, net, study.backend)
 
-    keys = [(image.image, image.box) for image in (item, *item.partners)]
-    return descriptions.distances(net, keys, load)
+    keys = [(each.image, each.box) for each in groups.members]
+    described = descriptions.of(net, keys, load)
+    return descriptions.apart(described, groups.index)
 
 
 def first_in_each(hr: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastbg.errors import InvalidArgument
 from fastbg.experiments.experiment import Experiment, Measured, Picture, decibels
 from fastbg.experiments.options import Options, option
+from fastbg.experiments.reading import Reading
 from fastbg.experiments.seams import HARD, Seam, SeamedOptions, column, pixels, select_seam
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.experiments.tta import average, family, restored_copies
@@ -127,6 +128,11 @@ class Mosaic(Experiment):
         sizes = [(y1 - y0, x1 - x0) for y0, x0, y1, x1 in (whole.box for whole in around)]
         height, width = torch.tensor(sizes, device=study.device).unbind(1)
         return {**columns, "height": height, "width": width}
+
+    def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
+        """The images around the regions, whose sizes differ, and the regions."""
+        around = [self.surroundings(item, study) for item in items]
+        return [*(study.reading([whole]) for whole in around), study.reading(items)]
 
     def draws(self, items: Sequence[Item], study: Study) -> tuple[Tensor, Tensor]:
         """Transform codes of each mosaic (B,g,g); how often TTA uses each transform (B,8)."""

@@ -32,6 +32,7 @@ from fastbg.experiments.experiment import (
     decibels,
 )
 from fastbg.experiments.options import Options, integers, option
+from fastbg.experiments.reading import Reading
 from fastbg.experiments.seams import HARD, Seam, SeamedOptions, column, pixels, select_seam
 from fastbg.experiments.study import Item, Study, as_image, detailed, restore
 from fastbg.experiments.windows import NODES
@@ -208,6 +209,10 @@ class Nested(Experiment):
             columns |= self.with_seam(net, items, hr, study, seam, self.changed, looked)
         return columns
 
+    def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
+        """The images, and those that the foreign content comes from."""
+        return [study.reading(items), study.reading(partners(items))]
+
     def with_seam(
         self,
         net: Network,
@@ -255,8 +260,7 @@ class Nested(Experiment):
         `sizes`: all by default.
         """
         o, n, sizes = self.options, len(items), sizes or self.sizes
-        others = [item.partners[0] for item in items]
-        foreign = study.ground_truth(others)
+        foreign = study.ground_truth(partners(items))
         index = torch.arange(n, device=hr.device).repeat_interleave(len(sizes))
         pairs = torch.stack((index, index), dim=1)
         inner, outer = (
@@ -277,7 +281,7 @@ class Nested(Experiment):
                 backend=study.backend,
             ).to(study.dtype)
         a = study.inputs(items, hr, o.lr, o.kernel)
-        b = study.inputs(others, foreign, o.lr, o.kernel)
+        b = study.inputs(partners(items), foreign, o.lr, o.kernel)
         inner, outer = inner // study.scale, outer // study.scale
         joined = pixels(seam, study.scale)
         return composite(a, b, pairs, inner, outer, seam=joined, backend=study.backend)
@@ -343,6 +347,11 @@ class Nested(Experiment):
             maps = self.attribute(each, lr, study).map.cpu().numpy()
             rows.append([heat(values, study.scale) for values in maps])
         return {"grid": np.vstack([part for row in rows for part in separated(row)][1:])}
+
+
+def partners(items: Sequence[Item]) -> list[Item]:
+    """What each item's foreign content comes from."""
+    return [item.partners[0] for item in items]
 
 
 def separated(row: Sequence[Picture]) -> tuple[Picture, Picture]:

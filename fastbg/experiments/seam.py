@@ -9,8 +9,16 @@ import torch
 from torch import Tensor
 
 from fastbg.experiments.experiment import Experiment, Measured, Picture, Work
-from fastbg.experiments.groups import GroupOptions, by_set, first_in_each, plan_groups, sources
+from fastbg.experiments.groups import (
+    GroupOptions,
+    by_set,
+    first_in_each,
+    plan_groups,
+    source_readings,
+    sources,
+)
 from fastbg.experiments.options import option
+from fastbg.experiments.reading import Reading
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box, centre
@@ -75,6 +83,10 @@ class Seam(Experiment):
         """
         rows = [self.compare(net, item, study) for item in items]
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
+
+    def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
+        """Each group's sub-images."""
+        return source_readings(items, study)
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """Each foreground in its own background and in its partners', in every way."""

@@ -1,6 +1,6 @@
 """What experiments use to measure: the images, the device, and networks run in batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fastbg.data.images import ImageSet
 from fastbg.data.manifests import MIN_STD, SubImage, sub_images
-from fastbg.data.sets import decoded
 from fastbg.errors import DataError
+from fastbg.experiments.reading import Cutter, Reading, Region, key_of, reading, region
 from fastbg.filters.dtypes import as_uint8
 from fastbg.geometry import Box, cut
 from fastbg.models.network import Network, images_per_call
@@ -62,6 +62,7 @@ class Study:
     backend: str = "auto"  # of fastbg's operators
     folder: Path | None = None  # of the run, where an experiment may export files
     precision: str = field(default_factory=current)  # of float32 passes: ieee, tf32 or bf16
+    ready: Mapping[Hashable, Tensor] = field(default_factory=dict)  # regions read ahead, by key
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -75,9 +76,30 @@ class Study:
         return [as_item(self.images, sub) for sub in drawn]
 
     def ground_truth(self, items: Sequence[Item]) -> Tensor:
-        """The HR regions of `items`, all of one size: (B,3,h,w) uint8 on the device."""
-        regions = [cut(decoded(self.images[item.image]), item.box) for item in items]
-        return self._stack(regions)
+        """The HR regions of `items`, which are of one size: (B,3,h,w) uint8 on the device."""
+        return self.upload(self.ready_or_read(items))
+
+    def regions(self, items: Sequence[Item]) -> list[Region]:
+        """Where the pixels of `items` are."""
+        return [(self.images[item.image], item.box) for item in items]
+
+    def reading(self, items: Sequence[Item], cutter: Cutter = region) -> Reading:
+        """Begin to read the HR regions of `items`, which are of one size."""
+        return reading(self.regions(items), self.device.type == "cuda", cutter)
+
+    def ready_or_read(self, items: Sequence[Item], cutter: Cutter = region) -> Tensor:
+        """The HR regions (B,3,h,w) uint8 on the host: what was read ahead, or read now."""
+        found = self.ready.get(key_of(self.regions(items))) if self.ready else None
+        return self.reading(items, cutter).finish() if found is None else found
+
+    def upload(self, host: Tensor) -> Tensor:
+        """`host` on the device. From pinned memory, which `reading` takes, nothing waits."""
+        return host.to(self.device, non_blocking=True)
+
+    def index(self, rows: Sequence[int]) -> Tensor:
+        """Row numbers (n) int64 on the device; nothing waits."""
+        host = torch.tensor(rows, dtype=torch.int64)
+        return self.upload(host.pin_memory() if self.device.type == "cuda" else host)
 
     def inputs(self, items: Sequence[Item], hr: Tensor, lr: str, kernel: str) -> Tensor:
         """LR images (B,3,h/s,w/s) in [0,1] of `items`: "made" from `hr`, or the data set's own.
@@ -86,7 +108,8 @@ class Study:
         """
         if lr == "made":
             return self.degrade(hr, kernel)
-        return self._stack([self._paired(item) for item in items]).to(self.dtype) / 255
+        regions = np.stack([self._paired(item) for item in items]).transpose(0, 3, 1, 2)
+        return self.upload(torch.from_numpy(regions)).to(self.dtype) / 255
 
     def _paired(self, item: Item) -> NDArray[np.uint8]:
         image = self.images[item.image].load_lr(self.scale)
@@ -96,10 +119,6 @@ class Study:
                 f"{self.scale}; expected one, as the option lr is 'paired'"
             )
         return cut(image, tuple(v // self.scale for v in item.box))
-
-    def _stack(self, regions: Sequence[NDArray[np.uint8]]) -> Tensor:
-        stacked = torch.from_numpy(np.stack(regions).transpose(0, 3, 1, 2))
-        return stacked.to(self.device, non_blocking=True)
 
     def degrade(self, hr: Tensor, kernel: str) -> Tensor:
         """LR images (B,3,h/s,w/s) of `hr` (B,3,h,w) uint8: in [0,1], rounded to grey levels."""

@@ -12,13 +12,17 @@ from torch import Tensor
 from fastbg.experiments.experiment import Experiment, Measured, Picture, Work, decibels
 from fastbg.experiments.groups import (
     GroupOptions,
+    Groups,
     by_set,
-    lr_composites,
+    compose,
+    group_distances,
+    group_reading,
     plan_groups,
-    sources,
-    texture_distances,
+    read_groups,
+    together,
 )
 from fastbg.experiments.options import Options, option
+from fastbg.experiments.reading import Reading
 from fastbg.experiments.seams import Seam, SeamedOptions, column, select_seam
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
@@ -91,29 +95,35 @@ class Swap(Experiment):
 
         The image with its own background is the same for every seam.
         """
-        rows = []
-        for item in items:
-            hr = sources(item, study)
-            distances = texture_distances(self.descriptions, net, item, hr, study, self.options)
-            row = {"distance": distances[PAPER]}
-            for seam in self.seams:
-                lr = lr_composites(item, hr, study, self.options, seam)
-                row[column("psnr", seam)] = self.compare(net, hr, lr)
-            rows.append(row)
-        return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
+        o, groups = self.options, read_groups(items, study)
+        columns = {}
+        for seam in self.seams:  # the network first, so that a device has work at once
+            score = self.compare(net, groups, compose(groups, study, o, seam))
+            columns[column("psnr", seam)] = torch.stack(score.split([*groups.sizes]))
+        distances = group_distances(self.descriptions, net, groups, study, o)
+        columns["distance"] = torch.stack([found[PAPER] for found in distances])
+        return {name: columns[name] for name in self.curves}
+
+    def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
+        """The sub-images of all groups, each once."""
+        return [group_reading(items, study)]
+
+    def together(self, items: Sequence[Item], study: Study) -> int:
+        """As many groups as a pass of the network takes."""
+        return together(study, self.options, max(1 + len(item.partners) for item in items))
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """Each foreground in its own background and in its partners'."""
         count = len(self.seams) * sum(1 + len(item.partners) for item in items)
         return Work(forwards=count, composites=count)
 
-    def compare(self, net: Network, hr: Tensor, lr: Tensor) -> Tensor:
-        """PSNR (K) of the foreground in each composite `lr`; everything stays on the device."""
+    def compare(self, net: Network, groups: Groups, lr: Tensor) -> Tensor:
+        """PSNR (N) of the foreground in each composite `lr`; everything stays on the device."""
         o = self.options
         y0, x0, y1, x1 = window = centre(o.region, o.size, o.size)
-        truth = as_float(hr[:1, :, y0:y1, x0:x1])
+        truth = as_float(groups.foregrounds(groups.images)[..., y0:y1, x0:x1])
         sr = restore(net, lr, window)
-        return psnr(sr, truth.expand_as(sr), channel=o.channel)
+        return psnr(sr, groups.repeated(truth), channel=o.channel)
 
     def view(self, measured: Measured, seam: Seam) -> Measured:
         """The records of one seam, with the seam left out of the column names."""
@@ -132,12 +142,12 @@ class Swap(Experiment):
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
         """The foreground's surroundings as restored: own background, best and worst foreign."""
         o = self.options
-        hr = sources(item, study)
-        lr = lr_composites(item, hr, study, o, self.seams[0])
-        order = 1 + self.compare(net, hr, lr)[1:].argsort(descending=True).cpu()
+        groups = read_groups([item], study)
+        lr = compose(groups, study, o, self.seams[0])
+        order = 1 + self.compare(net, groups, lr)[1:].argsort(descending=True).cpu()
         best, worst = order[:ENDS].tolist(), order.flip(0)[:ENDS].tolist()
         y0, x0, y1, x1 = centre(min(o.size, VIEW * o.region), o.size, o.size)
-        images = {"truth": hr[0]}
+        images = {"truth": groups.images[0]}
         sr = restore(net, lr[[0, *best, *worst]])
         names = ["own", *(f"best_{k}" for k in range(len(best)))]
         names += [f"worst_{k}" for k in range(len(worst))]

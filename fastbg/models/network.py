@@ -128,7 +128,7 @@ def images_per_call(lr: Tensor, scale: int = 4, window: Sequence[int] | None = N
     as large as the image or as large as `window` (SR pixels).
     """
     own = max(1, lr.shape[-2] * lr.shape[-1])  # LR pixels
-    if lr.device.type != "cuda":
+    if lr.device.type == "cpu":
         return max(1, PIXELS_PER_CALL["cpu"] // own)
     y0, x0, y1, x1 = window or (0, 0, *(scale * side for side in lr.shape[-2:]))
     largest = max(own, (y1 - y0) * (x1 - x0))

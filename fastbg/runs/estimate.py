@@ -43,14 +43,16 @@ class Rate(NamedTuple):
 def estimate(
     experiment: Experiment, net: Network, items: Sequence[Item], done: Set[str], study: Study
 ) -> Estimate:
-    """Count the `items` that are not `done`, and time one chunk of them; nothing is stored."""
-    left = lacking(experiment, items, done)
+    """Count what is left of `items`, and time one chunk of it; nothing is stored."""
+    left = lacking(experiment, items, done, study)
     return expected(experiment, left, study, rate(experiment, net, left, study))
 
 
-def lacking(experiment: Experiment, items: Sequence[Item], done: Set[str]) -> list[list[Item]]:
-    """The chunks of `items`, without items that are `done`; no empty chunks."""
-    return [left for _, left in cut(experiment, items, done) if left]
+def lacking(
+    experiment: Experiment, items: Sequence[Item], done: Set[str], study: Study
+) -> list[list[Item]]:
+    """Of each chunk of `items` those that are not `done`; no empty ones."""
+    return [left for _, left in cut(experiment, items, done, study) if left]
 
 
 def expected(

@@ -1,19 +1,22 @@
 """The local engine: one process and device measures in chunks; a chunk is stored as a whole.
 
+While the device measures, threads read what it will need and results come back (pipeline.py).
+
 Chunks are cut from the whole plan, not from the remaining items. A resumed run therefore gives its
 network the same batches as an uninterrupted one, and ends with the same records, bit for bit.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fastbg.errors import CheckpointError
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel, Picture
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
+from fastbg.runs.pipeline import FLYING, Arrival, Outbox, Sink, chunks_ahead, read_ahead
 from fastbg.runs.records import collect
 from fastbg.runs.store import Record, RunStore
 
@@ -35,37 +38,57 @@ class Job:
         Returns the number of items measured. `advance(n)` is called after n more items are stored.
         Raises CheckpointError if a result is NaN.
         """
-        measured = 0
+        work = []
         for chunk, fresh in self.chunks():
             if fresh:
-                with self.study.measuring():
-                    columns = self.experiment.measure(self.net, fresh, self.study)
-                self.put(fresh, on_host(columns))
-                measured += len(fresh)
-            advance(len(chunk))
+                work.append((fresh, len(chunk)))
+            else:
+                advance(len(chunk))
+        device, loads = self.study.device, [fresh for fresh, _ in work]
+        ahead = read_ahead(loads, self.experiment.readings, self.study, chunks_ahead(device))
+        with self.outbox(advance) as outbox, closing(ahead):
+            for (fresh, count), study in zip(work, ahead, strict=True):
+                with study.measuring():
+                    arrival = Arrival(self.experiment.measure(self.net, fresh, study))
+                outbox.add(fresh, arrival, count)
         self.keep_pictures()
-        return measured
+        return outbox.measured
 
-    def chunks(self) -> Iterator[tuple[Sequence[Item], list[Item]]]:
-        """The chunks of the plan, each with the items that the store lacks."""
-        done = self.store.done(self.experiment.name, self.label.label)
-        return cut(self.experiment, self.items, done)
+    def outbox(self, advance: Callable[[int], None]) -> Outbox:
+        """What stores the results; nothing is in flight on a CPU."""
+        flying = 0 if self.study.device.type == "cpu" else FLYING
+        return Outbox(Sink(self.check, self.put, advance), flying)
 
-    def put(self, items: Sequence[Item], columns: dict[str, Tensor]) -> None:
-        """Store a chunk's records, and its curves and arrays beside them, in one transaction."""
-        name, label = self.experiment.name, self.label.label
-        beside = (*self.experiment.curves, *self.experiment.arrays)
-        arrays = {n: c.numpy() for n, c in columns.items() if n in beside}
-        numbers = {n: c.tolist() for n, c in columns.items() if n not in beside}
+    def check(self, columns: Mapping[str, Tensor]) -> None:
+        """CheckpointError for a result that is not a number."""
         for column, values in columns.items():
             if bool(values.isnan().any()):
-                raise CheckpointError(f"{label}: {column} is not a number; are its weights finite?")
+                raise CheckpointError(
+                    f"{self.label.label}: {column} is not a number; are its weights finite?"
+                )
+
+    def chunks(self, study: Study | None = None) -> Iterator[tuple[Sequence[Item], list[Item]]]:
+        """The plan in the chunks of the study's device, and of each the items the store lacks."""
+        done = self.store.done(self.experiment.name, self.label.label)
+        return cut(self.experiment, self.items, done, study or self.study)
+
+    def put(self, items: Sequence[Item], columns: Mapping[str, Sequence[Tensor]]) -> None:
+        """Store records, and their curves and arrays beside them, in one transaction.
+
+        `columns` have a row on the host for each of `items`.
+        """
+        name, label = self.experiment.name, self.label.label
+        beside = {*self.experiment.curves, *self.experiment.arrays} & {*columns}
         with self.store.transaction():
             for i, item in enumerate(items):
-                row = {column: values[i] for column, values in numbers.items()}
+                row = {
+                    column: rows[i].item()
+                    for column, rows in columns.items()
+                    if column not in beside
+                }
                 self.store.put_many([Record(name, label, item.key, row)])
-                for column, array in arrays.items():
-                    self.store.put_array(name, label, item.key, column, array[i])
+                for column in sorted(beside):
+                    self.store.put_array(name, label, item.key, column, columns[column][i].numpy())
 
     def keep_pictures(self) -> None:
         """Store the pictures of the experiment's cases that the store lacks."""
@@ -98,19 +121,15 @@ def taking_part(
 
 
 def cut(
-    experiment: Experiment, items: Sequence[Item], done: Set[str]
+    experiment: Experiment, items: Sequence[Item], done: Set[str], study: Study
 ) -> Iterator[tuple[Sequence[Item], list[Item]]]:
     """`items` in the experiment's chunks, each with its items that are not `done`."""
-    for first in range(0, len(items), experiment.chunk):
-        chunk = items[first : first + experiment.chunk]
+    size = experiment.together(items, study) if items else 1
+    for first in range(0, len(items), size):
+        chunk = items[first : first + size]
         yield chunk, [item for item in chunk if item.key not in done]
 
 
 def on_host(columns: dict[str, Tensor]) -> dict[str, Tensor]:
     """The columns as float64 on the CPU, copied in one transfer."""
-    flat = [column.double().reshape(len(column), -1) for column in columns.values()]
-    parts = torch.cat(flat, dim=1).cpu().split([part.shape[1] for part in flat], dim=1)
-    return {
-        name: part.reshape(column.shape)
-        for (name, column), part in zip(columns.items(), parts, strict=True)
-    }
+    return Arrival(columns).columns()

@@ -29,6 +29,7 @@ from fastbg.experiments.experiment import Experiment, Picture
 from fastbg.experiments.study import CPU, Item, Study
 from fastbg.models.network import Network
 from fastbg.runs.local import Job, on_host
+from fastbg.runs.pipeline import Arrival
 from fastbg.version import __version__
 
 LIVES = 3  # the run fails after so many workers died on one chunk, or failed to start in a row
@@ -71,7 +72,7 @@ class RayEngine:
             shared = replace(
                 study, images=self._put_images(study.images), device=self.device, folder=None
             )
-            self._study = self._ray.put(shared)
+            self._study, self._here = self._ray.put(shared), replace(study, device=self.device)
             self._nets = {label: self._ray.put(net) for label, net in nets.items()}
             self._idle: list[Actor] = []
             self._starting: dict[Ref, Actor] = {}
@@ -106,25 +107,33 @@ class RayEngine:
         if not job.experiment.networks:
             return job.run(advance)
         sizes, loads = [], []
-        for chunk, fresh in job.chunks():
+        for chunk, fresh in job.chunks(self._here):
             if fresh:
                 sizes.append(len(chunk))
                 loads.append(fresh)
             else:
                 advance(len(chunk))
         experiment = self._ray.put(job.experiment)
-        for i, columns in self._gather("measure", job, experiment, loads):
-            job.put(loads[i], columns)
-            advance(sizes[i])
+        with job.outbox(advance) as outbox:
+            for i, columns in self._gather("measure", job, experiment, loads, outbox.commit):
+                outbox.add(loads[i], Arrival(columns), sizes[i])
         cases = job.undrawn()
         for i, pictures in self._gather("exhibit", job, experiment, cases):
             job.put_pictures(cases[i], pictures)
         return sum(map(len, loads))
 
     def _gather(
-        self, method: str, job: Job, experiment: Ref, loads: Sequence[Any]
+        self,
+        method: str,
+        job: Job,
+        experiment: Ref,
+        loads: Sequence[Any],
+        idle: Callable[[], None] = lambda: None,
     ) -> Iterator[tuple[int, Any]]:
-        """(index of a load, result of the workers' `method` for it), in order of completion."""
+        """(index of a load, result of the workers' `method` for it), in order of completion.
+
+        `idle` is called before it waits, when no result is there to be taken.
+        """
         waiting, busy = deque(range(len(loads))), dict[Ref, tuple[Actor, int]]()
         lost: Counter[int] = Counter()
 
@@ -137,7 +146,7 @@ class RayEngine:
 
         while waiting or busy:
             feed()
-            (ref,) = self._wait([*busy, *self._starting])
+            (ref,) = self._wait([*busy, *self._starting], idle)
             if ref in self._starting:
                 self._welcome(ref)
                 continue
@@ -228,9 +237,12 @@ class RayEngine:
         self._ray.kill(actor)  # it may still be alive if only the connection broke
         self._start_worker()
 
-    def _wait(self, refs: list[Ref]) -> list[Ref]:
-        """The first that is done of `refs`."""
-        done: list[Ref] = []
+    def _wait(self, refs: list[Ref], idle: Callable[[], None]) -> list[Ref]:
+        """The first that is done of `refs`; calls `idle` if it has to be waited for."""
+        done: list[Ref]
+        done, _ = self._ray.wait(refs, timeout=0)
+        if not done:
+            idle()
         while not done:
             done, _ = self._ray.wait(refs, timeout=PATIENCE)
             if not done and all(ref in self._starting for ref in refs):

@@ -1,0 +1,195 @@
+"""What keeps a device busy: regions read ahead in threads, results that come back while it works.
+
+    threads: read chunk i+2, i+1  ->  this thread: launch chunk i  ->  device: chunks i-1, i-2, ...
+    device: copies results to pinned memory  ->  this thread: a commit a second
+
+On CPUs nothing is read ahead and nothing is in flight: the device is the thread itself, and others
+would take its cores. How much is held is fixed, so memory is bounded by AHEAD + FLYING + 1 chunks,
+and the results of a second.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastbg.errors import InvalidArgument
+from fastbg.experiments.reading import Reading
+from fastbg.experiments.study import Item, Study
+
+AHEAD = 2  # chunks that are read ahead of a GPU
+FLYING = 4  # chunks whose results a GPU owes: it works on while the host commits
+READERS = 8  # threads that read, at most
+COMMIT_EVERY = 1.0  # seconds; a kill costs as much work, beside what is in flight
+SWITCH = "FASTBG_READ_AHEAD"  # the environment variable that replaces AHEAD, on any device
+
+Columns: TypeAlias = dict[str, Tensor]
+Begin: TypeAlias = Callable[[Sequence[Item], Study], list[Reading]]
+
+
+def chunks_ahead(device: torch.device) -> int:
+    """How many chunks are read ahead of `device`; InvalidArgument if SWITCH is no such number."""
+    text = os.environ.get(SWITCH, "")
+    if not text:
+        return 0 if device.type == "cpu" else AHEAD
+    if not text.isdecimal():
+        raise InvalidArgument(SWITCH, repr(text), "a whole number of chunks, 0 for none")
+    return int(text)
+
+
+def read_ahead(
+    chunks: Iterable[Sequence[Item]], begin: Begin, study: Study, ahead: int
+) -> Generator[Study]:
+    """For each of `chunks`: `study` with the regions that `begin` starts to read, read.
+
+    At most `ahead` chunks are read beside the one that is handed out; 0: whoever measures reads. An
+    error of a thread is raised here, at its chunk, with its traceback. Closing ends the threads.
+    """
+    if not ahead:
+        for _ in chunks:
+            yield study
+        return
+    waiting = iter(chunks)
+    under_way: deque[tuple[list[Reading], list[Future[None]]]] = deque()
+    readers = min(READERS, len(os.sched_getaffinity(0)))
+    with ThreadPoolExecutor(readers, "fastbg reads ahead") as pool:
+
+        def start() -> None:
+            for chunk in waiting:
+                readings = begin(chunk, study)
+                tasks = [task for reading in readings for task in reading.tasks]
+                under_way.append((readings, [pool.submit(task) for task in tasks]))
+                return
+
+        try:
+            for _ in range(ahead):
+                start()
+            while under_way:
+                start()
+                readings, tasks = under_way.popleft()
+                for task in tasks:
+                    task.result()
+                yield replace(study, ready={each.key: each.pixels for each in readings})
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Arrival:
+    """Columns of a chunk on their way to the host, in float64: one copy, which nothing awaits."""
+
+    def __init__(self, columns: Mapping[str, Tensor]) -> None:
+        flat = [column.double().reshape(len(column), -1) for column in columns.values()]
+        self._shapes = {name: column.shape for name, column in columns.items()}
+        self._widths = [part.shape[1] for part in flat]
+        device = torch.cat(flat, dim=1)
+        self._done: torch.cuda.Event | None = None
+        if device.device.type == "cuda":
+            self._host = torch.empty(device.shape, dtype=device.dtype, pin_memory=True)
+            self._host.copy_(device, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record(torch.cuda.current_stream(device.device))
+        else:
+            self._host = device.cpu()
+
+    @property
+    def ready(self) -> bool:
+        """Whether `columns` would not wait."""
+        return self._done is None or self._done.query()
+
+    def columns(self) -> Columns:
+        """The columns, once they are here."""
+        if self._done is not None:
+            self._done.synchronize()
+        parts = self._host.split(self._widths, dim=1)
+        return {
+            name: part.reshape(shape)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A chunk's results on the host."""
+
+    items: Sequence[Item]
+    columns: Columns
+    count: int  # items of the plan that are then done
+
+
+@dataclass(frozen=True)
+class Sink:
+    """What becomes of results.
+
+    Attributes:
+        check: raises for columns that must not be stored.
+        put: stores some items with their columns, whole or not at all.
+        advance: is told how many further items of the plan are in the store.
+    """
+
+    check: Callable[[Columns], None]
+    put: Callable[[Sequence[Item], Mapping[str, Sequence[Tensor]]], None]
+    advance: Callable[[int], None]
+
+
+class Outbox:
+    """Takes results in plan order and stores them in that order, once in COMMIT_EVERY seconds.
+
+    Used in a `with` block, whose end stores the rest. If the block ends with an error, what has
+    arrived is stored before the error goes on; only what the device still owes is lost.
+    """
+
+    def __init__(
+        self, sink: Sink, flying: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.measured = 0
+        self._sink, self._most, self._clock = sink, flying, clock
+        self._flying: deque[tuple[Sequence[Item], Arrival, int]] = deque()
+        self._landed: list[Landed] = []
+        self._last = -COMMIT_EVERY + clock()  # the first chunk is stored at once
+
+    def __enter__(self) -> "Outbox":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            while self._flying:
+                self._land()
+        self.commit()
+
+    def add(self, items: Sequence[Item], arrival: Arrival, count: int) -> None:
+        """Results of `items`, after which `count` further items of the plan are done."""
+        self._flying.append((items, arrival, count))
+        while self._flying and (len(self._flying) > self._most or self._flying[0][1].ready):
+            self._land()
+        if self._clock() - self._last >= COMMIT_EVERY:
+            self.commit()
+
+    def commit(self) -> None:
+        """Store what has landed."""
+        landed, self._landed = self._landed, []  # what cannot be stored is not tried again
+        if not landed:
+            return
+        self._last = self._clock()
+        names = landed[0].columns
+        rows = {name: [row for each in landed for row in each.columns[name]] for name in names}
+        self._sink.put([item for each in landed for item in each.items], rows)
+        self.measured += sum(len(each.items) for each in landed)
+        self._sink.advance(sum(each.count for each in landed))
+
+    def _land(self) -> None:
+        items, arrival, count = self._flying.popleft()
+        columns = arrival.columns()
+        self._sink.check(columns)
+        self._landed.append(Landed(items, columns, count))
