@@ -36,7 +36,7 @@ class ByWeight(Generic[T]):
         return made
 
     def _forget(self, key: int, reference: "weakref.ref[UntypedStorage]") -> None:
-        """Delete the value of a storage that is gone, but not that of a later one at its address."""
+        """Delete the value of a storage that is gone, but not a later one's at its address."""
         found = self._kept.get(key)
         if found is not None and found[1] is reference:
             del self._kept[key]
