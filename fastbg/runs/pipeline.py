@@ -58,7 +58,7 @@ def read_ahead(
         return
     waiting = iter(chunks)
     under_way: deque[tuple[list[Reading], list[Future[None]]]] = deque()
-    readers = min(READERS, len(os.sched_getaffinity(0)))
+    readers = min(READERS, os.cpu_count() or 1)
     with ThreadPoolExecutor(readers, "fastbg reads ahead") as pool:
 
         def start() -> None:
