@@ -39,10 +39,10 @@ class Launch:
                 )
 
     def source(self) -> ASTSource:
-        """The source that Triton would compile for this launch.
+        """What Triton would compile for this launch.
 
-        It applies the rules of Triton's launcher, which itself needs a driver: an integer 1 becomes
-        a constant, and multiples of 16 (addresses, too) are declared as such.
+        Triton's own rules, which it applies in its launcher only, and that needs a driver: an
+        integer 1 becomes a constant, multiples of 16 (addresses too) are known as such.
         """
         signature: dict[str, str] = {}
         constants = dict(self.constants)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from fastbg.experiments.experiment import Picture
 from fastbg.stats.intervals import Interval, Outcome
 
-# The paper's claims in a few words; C11 and C12 are ours.
+# What the paper claims, in a few words each; C11 and C12 are our own.
 CLAIMS = {
     "C1": "Background is not always useful",
     "C2": "Testing whole images and testing slices give different scores",
@@ -62,7 +62,7 @@ class Verdict:
 
     @property
     def subject(self) -> str:
-        """Its subject in headings: "edsr, natural images"."""
+        """What it is about, for headings: "edsr, natural images"."""
         return ", ".join(filter(None, (self.net, self.about)))
 
 
