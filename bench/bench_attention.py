@@ -68,7 +68,7 @@ MASKS: dict[int, Any] = {}
 
 
 def cases() -> dict[str, tuple[Any, Any, Tensor]]:
-    """What to run: native, in modules, and on what."""
+    """Cases by name: the native network, the one with PyTorch's modules, the input."""
     found: dict[str, tuple[Any, Any, Tensor]] = {}
     last = {"memory_format": torch.channels_last}
     for name, (width, heads, side, shift) in BLOCKS.items():

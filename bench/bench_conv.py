@@ -83,11 +83,10 @@ def run(shape: str, runs: int, clock: measure.Clock) -> measure.Result:
 
 
 def weight_check(layers: int, runs: int, clock: measure.Clock) -> measure.Result:
-    """What share of a call goes into seeing that the weight is the one its factors were made of.
+    """The share of a call that checks whether the weight still belongs to its factors.
 
-    `layers` of 64 channels on 16x16 pixels, one after the other; against the same calls that are
-    told to compare nothing. One layer finds its weight in the second-level cache, a network does
-    not.
+    `layers` of 64 channels on 16x16 pixels in turn, compared with the same calls without the check.
+    The weight of a single layer stays in the second-level cache, those of a network do not.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 64, 16, 16, generator=generator)

@@ -136,7 +136,7 @@ def errors(integrals: Integrals) -> dict[str, list[float]]:
 
 
 def check(net: Network, integrals: Integrals, image: Tensor) -> None:
-    """What is summed here is what `LocalAttribution` returns."""
+    """Assert that the sums here equal the result of `LocalAttribution`."""
     for method, n in (("riemann_right", 8), ("arc_midpoint", 8)):
         expected = fastbg.LocalAttribution(net).attribute(image, integrals.window, n, method)
         error = difference(integrals.attribution(method, n), expected.attribution[0])

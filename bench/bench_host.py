@@ -1,4 +1,4 @@
-"""What an operator's call costs beside its kernel: its time less that in the native function.
+"""Overhead of an operator's call: its time minus the time in the native function.
 
     python bench/bench_host.py [--record FILE]
 

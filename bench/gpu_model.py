@@ -90,7 +90,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Share:
-    """What the model says, in microseconds."""
+    """The predicted times, in microseconds."""
 
     limit: float
     time: float

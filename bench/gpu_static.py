@@ -239,7 +239,7 @@ def table(facts: dict[str, Facts], gpu: Gpu) -> str:
 
 
 def regressions(facts: dict[str, Facts], budget: dict[str, dict[str, int]]) -> list[str]:
-    """What got worse than the budget, in words. Fewer registers, more warps are no regression."""
+    """Regressions against the budget, in words. Fewer registers and more warps are none."""
     gone = sorted(budget.keys() - facts.keys())
     worse = [f"{name}: in the budget, but no such kernel exists" for name in gone]
     for name, found in facts.items():

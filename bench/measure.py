@@ -88,7 +88,7 @@ def compare(
 
 
 def device() -> torch.device:
-    """Where benchmarks of operators run: the GPU, where there is one."""
+    """The device for benchmarks of operators: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -101,7 +101,7 @@ def print_ratio(name: str, ratio: Ratio | float) -> None:
 
 
 def machine() -> dict[str, object]:
-    """What a number depends on: hardware, versions, commit, threads."""
+    """All that a measurement depends on: hardware, versions, commit, threads."""
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
         capture_output=True,

@@ -60,7 +60,7 @@ def ways(experiment: Nested, net: Network, study: Study, count: int) -> dict[str
 def records(
     experiment: Nested, net: Network, items: list[Item], study: Study
 ) -> dict[str, np.ndarray]:
-    """What `fastbg run` measures, of each composite (N), item by item."""
+    """PSNR and diffusion index (N) as `fastbg run` measures them, item by item."""
     rows: dict[str, list[torch.Tensor]] = {"psnr": [], "di": []}
     for first in range(0, len(items), experiment.chunk):
         with torch.inference_mode():

@@ -57,7 +57,7 @@ class Case:
 
 
 class Setting:
-    """Where the calls run, on how much data."""
+    """The device and the size of the data."""
 
     def __init__(self, device: str, tiny: bool, backend: str) -> None:
         self.device, self.tiny = torch.device(device), tiny
@@ -142,7 +142,7 @@ def grams(s: Setting) -> Iterator[Case]:
 
 
 def plain_gram(images: Tensor, weight: Tensor, bias: Tensor, _: None) -> Tensor:
-    """What a skilled user writes."""
+    """The baseline: PyTorch as a skilled user writes it."""
     wide = images.contiguous(memory_format=torch.channels_last)
     flat = functional.conv2d(wide, weight, bias, padding=1).relu_().flatten(2)
     return torch.bmm(flat, flat.mT)
@@ -168,7 +168,7 @@ def cases(s: Setting) -> Iterator[Case]:
 
 
 def disagreement(case: Case) -> dict[str, float]:
-    """Of each way from the reference, in units of the reference's largest entry."""
+    """Error of each way against the reference, relative to the reference's largest entry."""
     right = case.answer().double()
     assert right.isfinite().all(), case.name
     largest = float(right.abs().max())
@@ -250,7 +250,7 @@ def networks(s: Setting) -> Iterator[dict[str, Any]]:
 
 
 def backends(s: Setting) -> int:
-    """What runs what here; 1 where a GPU backend lacks an operator that it should have."""
+    """Print the backend of each operator; 1 if a GPU backend lacks an operator."""
     place, missing = Place(s.device, torch.float32), 0
     for op in FAMILIES:
         for name in s.backends:

@@ -66,7 +66,7 @@ class Tf32(TorchDispatchMode):
 
 
 class Error(NamedTuple):
-    """Of one network in one precision."""
+    """Errors of one network in one precision."""
 
     mean: float  # grey levels
     largest: float  # grey levels
@@ -74,7 +74,7 @@ class Error(NamedTuple):
 
 
 def errors(net: nn.Module, lr: Tensor, hr: Tensor, precision: str) -> Error:
-    """Of `net` in `precision` on the device of `lr`, against float64."""
+    """Errors of `net` in `precision` on the device of `lr`, against float64."""
     exact = copy.deepcopy(net).double()
     imitated = precision == "tf32" and lr.device.type == "cpu"
     rounding = imitated_tf32(net) if imitated else nullcontext()

@@ -31,7 +31,7 @@ SEAMS = ("hard seam", "bridged over ")  # how `fastbg.experiments.seams.title` b
 
 
 def cell(verdicts: list[Verdict]) -> str:
-    """What one network, or several together, say of one statement."""
+    """The verdicts of one network, or of several together, on one statement."""
     texts = []
     for verdict in verdicts:
         outcome = verdict.outcome.value
@@ -69,7 +69,7 @@ def claims(sections: Mapping[str, Section]) -> list[str]:
 
 
 def costs(sections: Mapping[str, Section]) -> list[str]:
-    """What foreign backgrounds change, by the way they are composed (`seam`)."""
+    """Change of PSNR by foreign backgrounds, for each way of composing (`seam`)."""
     (found,) = (table for table in sections["seam"].tables if table.name == "seam")
     ways = [TITLES[way] for way in ("hard", "mean", JUDGED, "elsewhere")]
     lines = header("", *ways, "of the loss removed")
@@ -85,7 +85,7 @@ def costs(sections: Mapping[str, Section]) -> list[str]:
 
 
 def predictors(sections: Mapping[str, Section]) -> list[str]:
-    """What predicts PSNR within foregrounds, on photographs held out (`gram`)."""
+    """How well each measure predicts PSNR within foregrounds, on held-out photographs (`gram`)."""
     (found,) = (t for t in sections["gram"].tables if t.name == "gram_similarities")
     by_measure: dict[str, dict[str, str]] = {}
     for net, measure, _, held in found.rows:

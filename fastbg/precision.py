@@ -26,7 +26,7 @@ Owner = TypeVar("Owner")
 
 
 def current() -> str:
-    """What float32 passes run in here: "ieee", "tf32" or "bf16"."""
+    """The precision of float32 passes here: "ieee", "tf32" or "bf16"."""
     return _asked.get()
 
 
@@ -129,7 +129,7 @@ def in_network_precision(
 
 
 def autocast_dtype(dtype: torch.dtype = torch.float32) -> torch.dtype | None:
-    """What a network of `dtype` is to run in under autocast; None: it is not."""
+    """The autocast dtype for a network of `dtype`; None: no autocast."""
     return torch.bfloat16 if current() == "bf16" and dtype == torch.float32 else None
 
 

@@ -31,20 +31,10 @@ from .composite import (
     strides,
     to_grey_levels,
 )
+from .down_sample import lines_of, lines_of_image, taps_of_columns
 from .launch import Launch
 from .launch_configs import ColumnsConfig, MixedConfig, RowsConfig, SumConfig
 from .workloads import Workload, dtype_name, paper_sources, workload
-
-
-@triton.jit
-def lines_of(program, count, tiles_x, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
-    """Lines [BLOCK_Y, 1] and columns [1, BLOCK_X] of a program's tile, and which lines exist.
-
-    The rows of all planes follow one another, so that no tile ends with its image.
-    """
-    line = program // tiles_x * BLOCK_Y + tl.arange(0, BLOCK_Y)[:, None]
-    x = program % tiles_x * BLOCK_X + tl.arange(0, BLOCK_X)[None, :]
-    return line, x, line < count
 
 
 @triton.jit
@@ -214,9 +204,7 @@ def composite_lr_mixed_kernel(
 
     Computed everywhere when there are no small images (None).
     """
-    n = (tl.program_id(0) // tiles).to(tl.int64)
-    lines = channels * height
-    line, x, in_y = lines_of(tl.program_id(0) % tiles, lines, tiles_x, BLOCK_Y, BLOCK_X)
+    n, line, x, in_y = lines_of_image(tiles, channels * height, tiles_x, BLOCK_Y, BLOCK_X)
     channel, y = (line // height).to(tl.int64), line % height
     in_x = x < width
     first, second, exists = load_pair(pairs_ptr, n, images_a, images_b)
@@ -224,7 +212,7 @@ def composite_lr_mixed_kernel(
     outer_y0, outer_x0, outer_y1, outer_x1 = load_box(outer_ptr + n * outer_stride)
 
     place = line.to(tl.int64) * width + x
-    size = tl.cast(lines, tl.int64) * width
+    size = tl.cast(channels * height, tl.int64) * width
     total = tl.zeros([BLOCK_Y, BLOCK_X], tl.float32)
     mixed = in_y & in_x & exists
     if small_a_ptr is not None:
@@ -251,11 +239,9 @@ def composite_lr_mixed_kernel(
 
     if tl.max(tl.max(mixed.to(tl.int32), axis=1), axis=0) > 0:
         # One row of taps at a time, all its columns at once: [BLOCK_Y, BLOCK_X, BLOCK_TAPS].
-        tap = tl.arange(0, BLOCK_TAPS)[None, None, :]
-        in_table = in_x[:, :, None] & (tap < column_taps)
-        at = x[:, :, None] * column_taps + tap
-        column = tl.load(column_index_ptr + at, mask=in_table, other=0)
-        weight = tl.load(column_weight_ptr + at, mask=in_table, other=0)
+        column, weight, in_table = taps_of_columns(
+            column_index_ptr, column_weight_ptr, x, in_x, column_taps, BLOCK_TAPS
+        )
         inner_x = contains(inner_x0, inner_x1, column, column)
         outer_x = contains(outer_x0, outer_x1, column, column)
         plane_a = first * a_stride_n + channel * a_stride_c

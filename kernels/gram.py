@@ -80,7 +80,7 @@ def gram_partial_kernel(
         valid = p < end
         if HAS_MASK:
             weights = pixel_weights(mask_ptr, p, valid, width, mask_stride_y, mask_stride_x)
-            valid = valid & (weights != 0)  # what the others hold does not count
+            valid = valid & (weights != 0)  # pixels of weight 0 may be NaN
         at = (p // width).to(tl.int64) * stride_y + (p % width).to(tl.int64) * stride_x
         a = tl.load(
             features_ptr + left.to(tl.int64)[:, None] * stride_c + at[None, :],

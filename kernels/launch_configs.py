@@ -25,7 +25,7 @@ class Tile:
 
     @property
     def constants(self) -> dict[str, int]:
-        """What a kernel is compiled with."""
+        """The constants that a kernel is compiled with."""
         return {"BLOCK_Y": self.block_y, "BLOCK_X": self.block_x}
 
 

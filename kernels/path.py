@@ -202,7 +202,7 @@ def gradient_detector_fwd_kernel(
 
 @triton.jit
 def shares(ptr, y, x, y0, x0, y1, x1, upstream, stride_y, stride_x):
-    """What the pixel below and the one right of (y, x) receive from the length there."""
+    """Gradients that the length at (y, x) gives to the pixels below and right of it."""
     inside = (y >= y0) & (y < y1) & (x >= x0) & (x < x1)
     down, right = differences(ptr, y, x, stride_y, stride_x, inside)
     square = down * down + right * right

@@ -1,11 +1,12 @@
 """Kernels of composites with a bridged seam. N pairs, C channels, H x W pixels (HR), h x w (LR).
 
 A foreign pixel is corrected by the step across each rim, times a weight that decays with the
-distance from it (fastbg.composite, seam=tau); steps are read where they are needed, from L1 or L2,
-as rims are small. Down-sampled, every LR pixel is summed from its own taps, whose pixels are
-corrected on the way: a bridge is clipped, so that its down-sampling is no sum of parts.
+distance from it (fastbg.composite, seam=tau). Steps are computed on use, as the pixels of a rim
+stay in L1 or L2. Down-sampling sums every LR pixel from its own taps, corrected one by one: a
+bridge is clipped, so that its down-sampling is not a sum of parts.
 
-Only pixels that the composite shows are read. A pair index out of range gives an image of NaN.
+Only pixels that are visible in the composite are read. A pair index out of range gives an image of
+NaN.
 """
 
 import torch
@@ -25,7 +26,8 @@ from .composite import (
     tile_of,
     to_grey_levels,
 )
-from .composite_lr import AxisTaps, lines_of
+from .composite_lr import AxisTaps
+from .down_sample import lines_of_image, taps_of_columns
 from .launch import Launch
 from .launch_configs import BridgedConfig, BridgedLrConfig
 from .workloads import Workload, dtype_name, paper_sources, workload
@@ -68,7 +70,7 @@ def bridged_pixel(
     b_stride_x,
 ):
     """Pixels (y, x) of a pair's channel, float32, where `needed`; all of one shape."""
-    inner_y0 = tl.maximum(inner_y0, outer_y0)  # what of the inner box shows
+    inner_y0 = tl.maximum(inner_y0, outer_y0)  # the visible part of the inner box
     inner_x0 = tl.maximum(inner_x0, outer_x0)
     inner_y1 = tl.minimum(inner_y1, outer_y1)
     inner_x1 = tl.minimum(inner_x1, outer_x1)
@@ -96,7 +98,7 @@ def bridged_pixel(
     step -= read_pixel(b_ptr, beside_y, beside_x, b_stride_y, b_stride_x, reached)
     total = tl.where(reached, weight * step, 0.0)
 
-    # The outer box's sides, those at the image's border excepted: nothing lies beyond them.
+    # The sides of the outer box, except those at the image's border, which have no rim.
     far = height + width
     up = tl.where(outer_y0 > 0, y - outer_y0 + 1, far)
     down = tl.where(outer_y1 < height, outer_y1 - y, far)
@@ -108,7 +110,7 @@ def bridged_pixel(
     rim = weight > 0
     rows, columns = rim & (vertical == inwards), rim & (horizontal == inwards)
     same = y * 0
-    # No rim where the inner box lies behind the side.
+    # The step is 0 where the pixel inside the side belongs to the inner box.
     shown = rows & (up == vertical) & ~((inner_y0 == outer_y0) & in_columns)
     of_rows = read_pixel(a_ptr, same + (outer_y0 - 1), x, a_stride_y, a_stride_x, shown)
     of_rows -= read_pixel(b_ptr, same + outer_y0, x, b_stride_y, b_stride_x, shown)
@@ -127,7 +129,7 @@ def bridged_pixel(
     total += tl.where(rim, weight * step, 0.0)
 
     value = pixel_b + total
-    value = tl.where(value < 0, 0.0, tl.where(value > 1, 1.0, value))  # NaN stays
+    value = tl.where(value < 0, 0.0, tl.where(value > 1, 1.0, value))  # keeps NaN
     return tl.where(of_b, tl.where(reached | rim, value, pixel_b), pixel_a)
 
 
@@ -241,21 +243,16 @@ def bridged_composite_lr_kernel(
     BLOCK_X: tl.constexpr,
 ):
     """out (N,C,height,width), LR: each pixel summed from its taps, one row of them at a time."""
-    n = (tl.program_id(0) // tiles).to(tl.int64)
-    lines = channels * height
-    line, x, in_y = lines_of(tl.program_id(0) % tiles, lines, tiles_x, BLOCK_Y, BLOCK_X)
+    n, line, x, in_y = lines_of_image(tiles, channels * height, tiles_x, BLOCK_Y, BLOCK_X)
     channel, y = (line // height).to(tl.int64), line % height
     in_x = x < width
     first, second, exists = load_pair(pairs_ptr, n, images_a, images_b)
     inner_y0, inner_x0, inner_y1, inner_x1 = load_box(inner_ptr + n * inner_stride)
     outer_y0, outer_x0, outer_y1, outer_x1 = load_box(outer_ptr + n * outer_stride)
 
-    # [BLOCK_Y, BLOCK_X, BLOCK_TAPS]
-    tap = tl.arange(0, BLOCK_TAPS)[None, None, :]
-    in_table = in_x[:, :, None] & (tap < column_taps)
-    at = x[:, :, None] * column_taps + tap
-    column = tl.load(column_index_ptr + at, mask=in_table, other=0)
-    weight = tl.load(column_weight_ptr + at, mask=in_table, other=0)
+    column, weight, in_table = taps_of_columns(
+        column_index_ptr, column_weight_ptr, x, in_x, column_taps, BLOCK_TAPS
+    )
     plane_a = a_ptr + (first * a_stride_n + channel * a_stride_c)[:, :, None]
     plane_b = b_ptr + (second * b_stride_n + channel * b_stride_c)[:, :, None]
     total = tl.zeros([BLOCK_Y, BLOCK_X], tl.float32)
@@ -290,7 +287,7 @@ def bridged_composite_lr_kernel(
         total = to_grey_levels(total)
     total = or_nan(exists, total, out_ptr.dtype.element_ty)
     place = line.to(tl.int64) * width + x
-    size = tl.cast(lines, tl.int64) * width
+    size = tl.cast(channels * height, tl.int64) * width
     tl.store(out_ptr + n * size + place, total, mask=in_y & in_x, cache_modifier=".cs")
 
 

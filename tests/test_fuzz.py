@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import fuzz_case
 import fuzz_operators
 import numpy as np
 import pytest
@@ -46,12 +47,12 @@ campaign = settings(
 @pytest.mark.parametrize("op", fuzz_operators.OPERATORS)
 def test_operators(op: str, name: str) -> None:
     backend = runnable(name, fuzz_operators.REGISTERED.get(op, op))
-    limit = fuzz_operators.PIXELS.get(name, fuzz_operators.FEW_PIXELS)
+    limit = fuzz_case.PIXELS.get(name, fuzz_case.FEW_PIXELS)
 
     @given(case=fuzz_operators.OPERATORS[op](limit))
     @campaign
-    def check(case: fuzz_operators.Case) -> None:
-        fuzz_operators.check(case, backend)
+    def check(case: fuzz_case.Case) -> None:
+        fuzz_case.check(case, backend)
 
     check()
 

@@ -74,6 +74,34 @@ def test_the_extra_is_named(
     assert "--measure: got lpips; expected pyiqa to be installed" in capsys.readouterr().err
 
 
+def test_a_torchvision_of_another_torch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> types.ModuleType:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("fastbg.measures.iqa.import_module", broken)
+    expected = r"got lpips; expected the torchvision of this torch.*\(RuntimeError: operator torch"
+    with pytest.raises(InvalidArgument, match=expected):
+        iqa_measures(["lpips"])
+
+
+def test_no_number_of_a_wide_table_is_cut(
+    pyiqa: types.ModuleType,
+    folder: object,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = [f"measure_{i}" for i in range(9)]
+    pyiqa.list_models = lambda: names
+    pyiqa.create_metric = lambda name, device: Metric("FR")
+    monkeypatch.setenv("COLUMNS", "60")
+    command = ["evaluate", "--model", "edsr", "--data", str(folder), "--measure", *names]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    for name in names:
+        assert name in printed.rpartition("mean of")[2]
+
+
 def test_scores_have_them_without_the_border(pyiqa: types.ModuleType, folder: object) -> None:
     scores = list(
         fastbg.evaluate([Bicubic(4)], fastbg.open_images(folder), shave=8, measures=["fsim"])

@@ -1,6 +1,6 @@
-"""What a window of the SR image becomes where a box of the input is replaced.
+"""Computes a window of the SR image after a box of the input is replaced.
 
-Causal effect maps and occlusion compute this for many boxes of one image, one at a time.
+Causal effect maps and occlusion do this for many boxes of one image, one at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ from fastbg.models.changeable import ChangeableWindow
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.checks import check_finite
 
-# Changes that a network with kept maps is given at once: weights are fetched for all of them, while
-# their maps stay in the cache (6 was fastest for 3 and for 50 replacements of a block).
+# Changes per call of a network with kept maps: weights are fetched once for all of them, and their
+# maps stay in the cache (6 was fastest for 3 and for 50 replacements of a block).
 KEPT_CHANGES = 6
 
 
 class Change(NamedTuple):
-    """`box` of the input, in its pixels, and what is put there (C, height, width)."""
+    """A box of the input, in LR pixels, and its new pixels (C, height, width)."""
 
     box: Box
     pixels: Tensor
@@ -43,7 +43,7 @@ class ChangedWindow:
     def __init__(
         self, passes: WindowPasses, image: Tensor, window: Box, batch: int | None = None
     ) -> None:
-        """`image` (1,C,h,w); `batch` changes a pass, by default what suits the device."""
+        """`image` (1,C,h,w); `batch`: changes per pass, None: chosen for the device."""
         self._passes, self.image, self.box = passes, image, window
         self._batch = batch or images_per_call(image)
         self.unchanged = self._run(image)[0]
@@ -80,20 +80,20 @@ class ChangedWindow:
 
 
 def _parts(changes: Sequence[Change], most: int) -> Iterator[list[tuple[Box, Tensor]]]:
-    """At most so many changes at a time; neighbours of one box together, (K,C,height,width)."""
+    """Groups of at most `most` changes; consecutive changes of a box become (K,C,height,width)."""
     for start in range(0, len(changes), most):
         by_box = groupby(changes[start : start + most], key=lambda change: change.box)
         yield [(box, torch.stack([change.pixels for change in some])) for box, some in by_box]
 
 
 def reach_of(model: nn.Module, window: Box, height: int, width: int) -> Box:
-    """The box of a (height, width) input that `window` depends on; all of it if nobody knows."""
+    """The box of a (height, width) input that `window` depends on; all of it if unknown."""
     if isinstance(model, Network):
         return model.reach(window, height, width)
     return Box(0, 0, height, width)
 
 
 def check_batch(batch: int | None) -> None:
-    """InvalidArgument for a number of images a pass that is none."""
+    """InvalidArgument unless `batch` is None or a whole number of at least 1."""
     if batch is not None:
         check_whole("batch", batch)

@@ -1,4 +1,4 @@
-"""What is computed from an attribution: map, Gini coefficient, diffusion index, shares of boxes."""
+"""Numbers computed from an attribution: map, Gini coefficient, diffusion index, shares of boxes."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,7 @@
-"""How far LR pixels are from a window: what any map follows, whatever the network.
+"""Distance of LR pixels from a window, which any map depends on.
 
-Near pixels matter more in every network, a random one too. Controls and comparisons *at equal
-distance* take that out: they look at rings around the window, one LR pixel wide.
+Near pixels matter more in every network, even a random one. Controls and comparisons *at equal
+distance* exclude this effect: they use rings around the window, one LR pixel wide.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def window_distance(box: Box, scale: int, height: int, width: int) -> Floats:
 
 
 def rings(distance: Floats) -> NDArray[np.int64]:
-    """The ring, of the same shape, that each pixel lies in."""
+    """Number of the ring that each pixel lies in; shaped as `distance`."""
     return distance.astype(np.int64)
 
 

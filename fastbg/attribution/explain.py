@@ -25,16 +25,16 @@ def explain(
     crop: int | None = None,
     **options: Any,
 ) -> list[Panel]:
-    """What each network did in a window, and with which pixels.
+    """The SR window of each network, and its attribution.
 
     Args:
         image: LR (3,h,w) in [0,1].
         models: by the name that pictures show; all of one scale.
         window: y, x, size or y0, x0, y1, x1 in SR pixels.
         hr: ground truth (3,s*h,s*w) in [0,1], for the PSNR of the window.
-        crop: networks that look at the whole image are given only crop x crop LR pixels around
-            the window, which their panel's name tells: another question, for images so large that
-            the whole takes too much memory.
+        crop: networks that depend on the whole image get only crop x crop LR pixels around the
+            window, for images that would take too much memory. This changes their result, so the
+            panel's name says it.
         options: of `LocalAttribution.attribute`.
 
     Raises InvalidArgument as `LocalAttribution.attribute` does.
@@ -69,7 +69,7 @@ def explain(
 
 
 def embedded(result: AttributionResult, image: Tensor, part: Box) -> AttributionResult:
-    """`result`, of the part `part` of `image` (3,h,w), as one of the image: 0 outside."""
+    """`result` for the part `part` of `image` (3,h,w) as a result for the image, 0 outside."""
     if result.attribution.shape[-2:] == image.shape[-2:]:
         return result
     whole = result.attribution.new_zeros((1, *image.shape))

@@ -1,4 +1,4 @@
-"""The plain gradient at the image: what most explanations start from, and are compared with."""
+"""The plain gradient at the image: the basis of most explanations, and a baseline for them."""
 
 from collections.abc import Callable
 

@@ -14,8 +14,8 @@ from fastbg import precision
 from fastbg.errors import InvalidArgument
 from fastbg.models.network import Network
 
-# What a pass needs in all, in units of what it saves for backward: the saved tensors, and the
-# gradients and work space of the layers under way.
+# Peak memory of a pass divided by the memory of its saved tensors: it also needs gradients and work
+# space of the current layers.
 PEAK_OVER_SAVED = 2.0
 
 STACKS = (nn.Sequential, nn.ModuleList)
@@ -44,13 +44,13 @@ class SavedBytes(saved_tensors_hooks):
         return tensor.detach()
 
 
-TRIAL = 32  # LR pixels a side of the image whose pass tells what a larger one takes
+TRIAL = 32  # side, in LR pixels, of the image of a trial pass
 
 
 def needed_bytes(model: Network, height: int, width: int) -> int:
-    """About what one pass of `model` over an LR image takes, blocks recomputed where there are any.
+    """Estimated memory of a pass of `model` over an LR image, with blocks recomputed if possible.
 
-    From a pass over TRIAL x TRIAL pixels, as everything that is kept grows with the pixels.
+    Scaled from a pass over TRIAL x TRIAL pixels, as memory is proportional to the pixels.
     """
     x = torch.full((1, 3, TRIAL, TRIAL), 0.5, device=model.mean.device, dtype=model.mean.dtype)
     saved = SavedBytes(model, math.inf)
@@ -128,15 +128,15 @@ def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
 def default_budget(device: torch.device) -> int:
     """Bytes that a pass may take: 4 GiB on GPUs, 2 GiB on CPUs.
 
-    Not what happens to be free, so that batches, and with them the last bits, are always the same.
+    Fixed, not the free memory, so that batch sizes and with them the last bits are always the same.
     """
     return (4 if device.type == "cuda" else 2) << 30
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
-    """torch.autocast to `dtype`, or to what `use_precision` asks for; else none at all.
+    """torch.autocast to `dtype`, or to the dtype of `use_precision`; else autocast is disabled.
 
-    Whatever surrounds the call.
+    An autocast around the call has no effect.
     """
     dtype = dtype or precision.autocast_dtype()
     return torch.autocast(device.type, dtype, enabled=dtype is not None)

@@ -60,7 +60,7 @@ class Map(NamedTuple):
 
     @classmethod
     def of(cls, values: NDArray[np.floating]) -> "Map":
-        """Of a map (h,w) in [0,1]."""
+        """The nonzero part of a map (h,w) in [0,1]."""
         levels = (values * 255).round().astype(np.uint8)
         rows, columns = np.flatnonzero(levels.any(1)), np.flatnonzero(levels.any(0))
         if not len(rows):

@@ -50,7 +50,7 @@ DENSE = 512  # LR pixels a side of a zoom that is still enlarged to SR pixels
 
 @dataclass(frozen=True)
 class Panel:
-    """What one network did.
+    """The results of one network for a window.
 
     Attributes:
         name: of the network.
@@ -73,7 +73,7 @@ class Panel:
 
     @property
     def diffusion_index(self) -> float:
-        """Of the map."""
+        """Diffusion index of the map."""
         return float(self.result.diffusion_index[0])
 
 

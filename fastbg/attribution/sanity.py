@@ -30,15 +30,15 @@ Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class SanityResult:
-    """How like the original map others are that should differ.
+    """Rank correlations of the original map with maps that should differ from it.
 
     Attributes:
         layers: names of the layers in the order in which they were made random, the last of the
             network first; each row has all those before it random too.
         cascade: (L,B) Spearman's rank correlation, over all LR pixels, of the map of each such
-            network with the map of the network as it is, as published. 1: the map did not notice.
-            It stays near 1 where a map falls with the distance to the window in any network, as all
-            of SR networks do.
+            network with the map of the unchanged network, as published. 1: the map did not change.
+            It stays near 1 for SR networks, whose maps fall with the distance to the window even
+            for random weights.
         cascade_at_distance: (L,B) the same with ranks among the pixels of equal distance only.
         other_window: (B) Spearman's rank correlation with the map for another window.
     """

@@ -1,4 +1,4 @@
-"""One number for a window of the SR image, whose change is the effect of a block."""
+"""Metrics of a window of the SR image; the change of a metric is the effect of a block."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box
 from fastbg.ops.checks import check_unit_range
 
-# Unit of each metric, and whether a harmed window has more of it.
+# Unit of each metric, and whether a larger value is worse.
 METRICS = {
     "psnr": ("dB", False),
     "mse": ("grey levels squared", True),
@@ -20,7 +20,7 @@ class WindowMeasure:
     """PSNR or MSE to the truth, or the RMS difference to the unchanged window.
 
     Attributes:
-        baseline: of the unchanged window.
+        baseline: the metric of the unchanged window.
     """
 
     def __init__(self, metric: str, window: Box, unchanged: Tensor, truth: Tensor | None) -> None:
@@ -50,7 +50,7 @@ class WindowMeasure:
 def true_window(
     metric: str, truth: Tensor | None, images: Tensor, scale: int, i: int, box: Box
 ) -> Tensor | None:
-    """What image `i` should be in the window: (C,h,w) in [0,1]; None for "change".
+    """Ground truth of image `i` in the window: (C,h,w) in [0,1]; None for "change".
 
     Raises InvalidArgument for a truth that is not (B,C,scale*h,scale*w), uint8 or in [0,1].
     """

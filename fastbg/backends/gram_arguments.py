@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def empty_grams(images: Tensor, mask: Tensor | None, channels: int) -> Tensor:
-    """Where the result goes: (B,M,C,C), M = 1 without a mask."""
+    """Memory for the result (B,M,C,C), M = 1 without a mask."""
     regions = 1 if mask is None else mask.shape[1]
     return images.new_empty((images.shape[0], regions, channels, channels))
 

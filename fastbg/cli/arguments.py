@@ -65,7 +65,7 @@ class Versions(argparse.Action):
 
 
 def versions() -> dict[str, str]:
-    """Of what results depend on, by name."""
+    """Versions of the packages that results depend on, by name."""
     found = {"Python": f"{platform.python_version()} on {platform.platform()}"}
     for package in ("torch", "triton", "numpy", "scipy", "pillow"):
         try:

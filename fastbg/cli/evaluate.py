@@ -62,7 +62,10 @@ def compare(arguments: argparse.Namespace, device: torch.device) -> int:
     scores, left_out = scored(arguments, models, images, lr, console)
     if not scores:
         raise DataError(f"--data: {images.name}: no image can be scored:\n{listed(left_out)}")
-    console.print(table(images.name, arguments.channel, scores))
+    means = table(images.name, arguments.channel, scores)
+    unlimited = console.options.update(max_width=10_000)
+    console.width = max(console.width, console.measure(means, options=unlimited).maximum)
+    console.print(means)  # on narrow terminals lines wrap; numbers are never cut
     if arguments.csv is not None:
         write_csv(arguments.csv, arguments.channel, scores)
         print(arguments.csv)

@@ -48,7 +48,7 @@ def devices() -> list[torch.device]:
 
 
 def describe(device: torch.device) -> str:
-    """What the device is."""
+    """Description of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"

@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
         return f"{name}: {problem.replace('with argument ', 'beside ')}"
 
     def missing(self, names: Sequence[str]) -> str:
-        """Of required arguments; a misspelt option may be the cause."""
+        """Error message for missing arguments; a misspelt option may be the cause."""
         if names == ["COMMAND"]:
             return f"COMMAND: missing; expected one of {', '.join(self.commands())}"
         options = self._option_string_actions
@@ -75,7 +75,7 @@ class Parser(argparse.ArgumentParser):
         return f"{', '.join(names)}: missing; expected {' and '.join(wanted)}"
 
     def strange(self, word: str) -> str:
-        """Of an argument that was left over."""
+        """Error message for an unexpected argument."""
         if not word.startswith("-"):
             return f"{word}: got one argument too many; expected as in {self.usage_line()}"
         near = meant(word, self._option_string_actions)
@@ -109,7 +109,7 @@ class Parser(argparse.ArgumentParser):
         return metavar or "a value"
 
     def values(self, name: str) -> str:
-        """What was given to an option: the words after it."""
+        """The values given to an option: the words after it."""
         names = self._option_string_actions
         same = [other for other in names if names[other] is names.get(name)]
         first = next((i for i, word in enumerate(self.given) if word in same), len(self.given))

@@ -22,7 +22,7 @@ class Windows:
     listed: tuple[tuple[str, Box], ...] = ()  # image name, box: from CSV files
 
     def of(self, path: Path, height: int, width: int) -> list[Box]:
-        """Those of the image `path`, whose SR image has (height, width) pixels.
+        """The windows for the image `path`, whose SR image has (height, width) pixels.
 
         Raises InvalidArgument for one that is not inside.
         """
@@ -40,7 +40,7 @@ class Windows:
         return found
 
     def listed_for(self, path: Path) -> list[Box]:
-        """Those that CSV files name for the image `path`."""
+        """The windows that CSV files list for the image `path`."""
         return [box for name, box in self.listed if is_named(path, name)]
 
     def count(self, path: Path) -> int:
@@ -56,13 +56,13 @@ class Windows:
 
 
 def told(box: Box) -> str:
-    """As it is written on a command line."""
+    """The window as written on a command line."""
     y0, x0, y1, x1 = box
     return f"{y0} {x0} {y1 - y0}" if y1 - y0 == x1 - x0 else f"{y0} {x0} {y1} {x1}"
 
 
 def parse_windows(given: Sequence[Sequence[str]]) -> Windows:
-    """What stands behind each --window; InvalidArgument for what is none."""
+    """Parses the values of each --window; InvalidArgument if they are no window."""
     boxes, centres, listed = [], [], []
     for words in given:
         if words[0].lower() in ("center", "centre"):

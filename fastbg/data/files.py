@@ -17,7 +17,7 @@ from fastbg.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _EXIF_ORIENTATION = 0x0112
-# What Pillow raises on damaged files, beyond OSError.
+# Exceptions of Pillow on damaged files, besides OSError.
 _PILLOW_ERRORS = (SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _OPENING = threading.Lock()  # Python's warning filters are those of the whole process
 
@@ -84,7 +84,7 @@ def _read_deep(path: str | os.PathLike[str], image: Image.Image) -> NDArray[np.u
 
 
 def _mode(path: str | os.PathLike[str]) -> int:
-    """What kind of file it is: to open a pipe would wait for somebody who writes."""
+    """Kind of a file; checked before opening, as opening a pipe would block."""
     try:
         return os.stat(path).st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

@@ -128,7 +128,7 @@ def _squares(
 
 
 def _standard_deviations(image: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
-    """Of the mean of R, G, B over the square at every corner, from summed-area tables."""
+    """Mean of R, G, B over the square at every corner, from summed-area tables."""
     grey = image.sum(axis=2, dtype=np.int64)
 
     def square_sums(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -32,7 +32,7 @@ def paired(images: ImageSet, low: Sequence[Low], lr_name: str | None = None) -> 
 def matches(
     images: ImageSet, low: Iterable[Low], lr_name: str | None = None
 ) -> dict[int, dict[str, Path]]:
-    """Of each scale (or ANY_SCALE) the LR file of each HR image's key, in one pass over both.
+    """LR files by scale (or ANY_SCALE) and key of the HR image, in one pass over both.
 
     Raises DataError where two LR files belong to one HR image and scale, or to any scale.
     """
@@ -105,6 +105,6 @@ def _top(item: ImageItem) -> Path:
 
 
 def _expected(item: ImageItem, scale: int, like: Path) -> Path:
-    """Where the LR file of `item` would lie, were it there: beside `like`."""
+    """The expected path of the missing LR file of `item`, beside `like`."""
     mark = f"x{scale}" if like.stem.endswith(f"x{scale}") else ""
     return like.parent / f"{layouts.hr_key(item.path.stem)}{mark}{item.path.suffix}"

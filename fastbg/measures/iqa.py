@@ -32,12 +32,12 @@ def iqa_measures(names: Sequence[str], device: torch.device | str = "cpu") -> di
         )
     try:
         pyiqa: Any = import_module("pyiqa")
-    except (ImportError, RuntimeError) as error:  # torchvision of another torch: RuntimeError
-        raise InvalidArgument(
-            "measures",
-            ", ".join(names),
-            f"pyiqa to be installed: pip install 'fastbg[iqa]' ({_first_line(error)})",
-        ) from error
+    except ImportError as error:
+        expected = f"pyiqa to be installed: pip install 'fastbg[iqa]' ({_first_line(error)})"
+        raise InvalidArgument("measures", ", ".join(names), expected) from error
+    except RuntimeError as error:
+        expected = f"the torchvision of this torch, which pyiqa imports ({_first_line(error)})"
+        raise InvalidArgument("measures", ", ".join(names), expected) from error
     known = pyiqa.list_models()
     return {name: _measure(pyiqa, name, known, device) for name in names}
 

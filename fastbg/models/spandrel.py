@@ -66,7 +66,7 @@ def _detected(spandrel: Any, state: Mapping[str, Tensor]) -> bool:
 
 
 def _outermost(known: Sequence[Found]) -> list[Found]:
-    """Those of `known` that are not part of another one."""
+    """The entries of `known` that are not part of another entry."""
     return [
         found
         for i, found in enumerate(known)

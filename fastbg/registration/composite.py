@@ -12,7 +12,7 @@ from fastbg.registration.operator import Operator
 
 
 def float_dtype(source: Tensor) -> torch.dtype:
-    """Of a composite of `source`."""
+    """The dtype of a composite of `source`."""
     return torch.float32 if source.dtype == torch.uint8 else source.dtype
 
 

@@ -1,4 +1,4 @@
-"""What the report says about the paper's claims: in the index, and where they were tested."""
+"""Verdicts on the paper's claims, for the report's index and its sections."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

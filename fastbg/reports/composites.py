@@ -30,7 +30,7 @@ class CompositesReport(ExperimentReport):
     experiment: Composites
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """What was drawn, and what it does to the foreground's input."""
+        """The composites drawn, and the change of the foreground's input."""
         result = results[0]
         rows: list[list[Cell]] = []
         for name, index in by_set(result).items():

@@ -1,4 +1,4 @@
-"""What the report says of `diffusion`: tables and figures."""
+"""The report of the experiment `diffusion`: tables and figures."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the report says of `faithfulness`: tables, verdicts and figures."""
+"""The report of the experiment `faithfulness`: tables, verdicts and figures."""
 
 from collections.abc import Sequence
 
@@ -219,5 +219,5 @@ class FaithfulnessReport(ExperimentReport):
 
 
 def gain(result: Measured, kind: str, name: str, control: str) -> NDArray[np.float64]:
-    """What the area of a map is less than that of a control (n)."""
+    """Area of a control minus the area of a map (n)."""
     return area(result, kind, control) - area(result, kind, name)

@@ -252,7 +252,7 @@ def data_rows(item: Chart | Gallery) -> list[list[object]]:
 
 
 def tick_names(axis: Axis) -> dict[float, str]:
-    """What stands at the ticks of an axis that has words there, not numbers."""
+    """Tick labels of an axis by position, if they are words, not numbers."""
     if not isinstance(axis.get_major_formatter(), (FixedFormatter, FuncFormatter)):
         return {}
     labels = [label.get_text() for label in axis.get_ticklabels()]

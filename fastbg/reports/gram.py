@@ -131,7 +131,7 @@ class GramReport(ExperimentReport):
         return {seam: [swap.view(result, seam) for result in kept] for seam in swap.seams}
 
     def by_seam(self, views: Mapping[Seam, Sequence[Measured]]) -> list[Table]:
-        """What is left of the relation where the seams are bridged; nothing for one seam only."""
+        """The relation for each seam; no table if there is only one seam."""
         if len(views) < 2:
             return []
         measured = common_measures(next(iter(views.values())))

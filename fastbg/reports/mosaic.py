@@ -100,7 +100,7 @@ class MosaicReport(ExperimentReport):
         return Summary(headlines, [table, self.inner(results), self.costs(results[0])], verdicts)
 
     def inner(self, results: Sequence[Measured]) -> Table:
-        """What the seams have to do with it: mean gains in the whole region and in its middle."""
+        """Influence of the seams: mean gains in the whole region and in its middle."""
         pairs = {("tta", "alone"): "TTA over alone"}
         for seam, way in self.mosaics.items():
             pairs[way, "whole"] = f"mosaic over its own image, {title(seam)}"

@@ -30,7 +30,7 @@ class SeamReport(ExperimentReport):
     experiment: Seam
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """What foreign backgrounds cost, by way of composing; claim C11."""
+        """Loss of PSNR in foreign backgrounds for each way of composing; claim C11."""
         rows: list[list[Cell]] = []
         verdicts: list[Verdict] = []
         headlines = {}

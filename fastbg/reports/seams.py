@@ -1,4 +1,4 @@
-"""What the reports of experiments with several seams share: which seam a verdict is about."""
+"""Shared by the reports of experiments with several seams: the seam in a verdict."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -223,7 +223,7 @@ class SwapReport(ExperimentReport):
         )
 
     def draw_costs(self, results: Sequence[Measured], seam: Seam) -> Chart:
-        """What each foreign background changes, foreground by foreground."""
+        """Change of PSNR by each foreign background, foreground by foreground."""
         results = self.views(results, seam)
         names = list(parts(results[0]))
         figure = figures.new_figure(0.6 + 2.0 * len(results))
@@ -354,7 +354,7 @@ def rank_of_own(result: Measured) -> NDArray[np.intp]:
 
 
 def nearness(result: Measured) -> Nearness:
-    """Where the best and worst backgrounds stand in the order of texture distance."""
+    """Mean texture ranks of the best and of the worst backgrounds, in %."""
     score, distance = decibels(result, "psnr")[:, 1:], result.columns["distance"][:, 1:]
     count = score.shape[1]
     places = 100 * (rankdata(distance, axis=1) - 1) / (count - 1)

@@ -401,7 +401,7 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide the records."""
+    """Versions of the packages that decide the records."""
     return {"fastbg": __version__, "torch": torch.__version__, "numpy": np.__version__}
 
 

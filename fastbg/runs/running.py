@@ -146,7 +146,7 @@ def engine_device(
     gpus: float,
     here: torch.device,
 ) -> torch.device:
-    """Where an engine measures; `here` is where the networks are. Raises InvalidArgument."""
+    """The device on which an engine measures; `here`: that of the networks. InvalidArgument."""
     if engine not in ENGINES:
         raise InvalidArgument("engine", repr(engine), f"one of {', '.join(ENGINES)}")
     if engine == "local":

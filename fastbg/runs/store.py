@@ -59,7 +59,7 @@ _EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it becomes the n
 
 @dataclass(frozen=True)
 class Record:
-    """What one model measured on one item of one experiment."""
+    """The values measured with one model on one item of one experiment."""
 
     experiment: str
     model: str
@@ -167,7 +167,7 @@ class RunStore:
                 os.close(self._lock)
                 self._lock = None
 
-    # What the run is.
+    # The run's identity.
 
     @property
     def config(self) -> Json:

@@ -28,7 +28,7 @@ def bridge(inner: Tensor, outer: Tensor, tau: float, height: int, width: int) ->
     x = torch.arange(width, device=inner.device)  # [W]
     taken = taken_from_b(inner, outer, height, width)[:, 0]  # [N or 1, H, W]
     y0, x0, y1, x1 = outer.reshape(-1, 4, 1, 1).unbind(1)  # [N or 1, 1, 1] each
-    # What of the inner box shows: its part inside the outer one.
+    # The visible part of the inner box: inside the outer one.
     inner_y0, inner_x0, inner_y1, inner_x1 = inner.reshape(-1, 4, 1, 1).unbind(1)
     top, left = torch.maximum(inner_y0, y0), torch.maximum(inner_x0, x0)
     bottom, right = torch.minimum(inner_y1, y1), torch.minimum(inner_x1, x1)
@@ -148,14 +148,14 @@ def bridged_composite_gradients(
     outer: Tensor,
     tau: float,
 ) -> tuple[Tensor, Tensor]:
-    """What `grad` (N,C,H,W) becomes before pairs are summed: of each pair's a and b."""
+    """Gradients to a and b of each pair from `grad` (N,C,H,W), before pairs are summed."""
     first, second = pairs.long().unbind(1)
     height, width = grad.shape[-2:]
     wide = accumulation_dtype(grad.dtype)
     rims = bridge(inner, outer, tau, height, width)
     value, reached = bridged(a.to(wide)[first], b.to(wide)[second], rims)
     taken = taken_from_b(inner, outer, height, width)
-    # As torch.clamp: its ends let the gradient through; so does a NaN nothing.
+    # As torch.clamp: the gradient passes at the ends of the range, and not for NaN.
     passed = torch.where(~reached | ((value >= 0) & (value <= 1)), grad.to(wide), 0.0)
     planes = (*grad.shape[:2], height * width)
     of_foreign = torch.where(taken, passed, 0.0).reshape(planes)

@@ -23,7 +23,7 @@ JOIN = "join them into one file first (safetensors.torch.save_file of all their 
 PART = re.compile(r"-\d+-of-\d+\.|\.distcp$")  # model-00001-of-00003.safetensors
 UNPACK = "unpack it, and pass the weights file inside"
 
-# What other formats begin with.
+# First bytes of other formats.
 MAGIC: Sequence[tuple[bytes, str, str]] = (
     (b"version https://git-lfs", "a git LFS pointer, not the weights", "fetch it: git lfs pull"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or another framework)", CONVERT),
@@ -47,7 +47,7 @@ MAGIC: Sequence[tuple[bytes, str, str]] = (
     (b"Rar!", "a RAR archive", UNPACK),
     (b"(\xb5/\xfd", "a zstandard archive", UNPACK),
 )
-# What their names end with, where the first bytes tell nothing.
+# Suffixes of formats that cannot be recognised by their first bytes.
 SUFFIXES: dict[str, tuple[str, str]] = {
     ".onnx": ("an ONNX graph", f"ONNX keeps no PyTorch names: {WRAP}"),
     ".engine": ("a TensorRT engine", f"an engine runs on its GPU only: {WRAP}"),
@@ -63,7 +63,7 @@ SUFFIXES: dict[str, tuple[str, str]] = {
     ".caffemodel": ("a network of Caffe", CONVERT),
     ".index": ("a part of a TensorFlow checkpoint", CONVERT),
 }
-# What a zip that torch.save did not write holds.
+# Contents of zip files that were not written by torch.save.
 ZIPPED: Sequence[tuple[Callable[[str], bool], str, str]] = (
     (
         lambda name: name.endswith("/constants.pkl") or "/code/" in name,
@@ -111,7 +111,7 @@ def recognise_file(path: Path) -> str:
 
 
 def _foreign(path: Path, head: bytes) -> tuple[str, str]:
-    """What the file is, and what to do; empty if it is not known."""
+    """Name of the file's format and what to do about it; empty if unknown."""
     if not head:
         return "empty", "copy or download it again"
     for magic, what, remedy in MAGIC:

@@ -94,7 +94,7 @@ def _globals(stream: Any) -> set[str]:
 
 
 def _full_name(argument: str) -> str:
-    """Of "module name", under Python 3's names: torch.save writes those of Python 2."""
+    """Full name of a "module name" pair, with Python 3's names, as torch.save writes Python 2's."""
     module, _, name = argument.partition(" ")
     module, name = NAME_MAPPING.get((module, name), (module, name))
     return f"{IMPORT_MAPPING.get(module, module)}.{name}"
