@@ -218,15 +218,23 @@ def test_range_and_mean_can_be_overruled(tmp_path: Path) -> None:
         fastbg.load_model(path, res_scale=0.1)
 
 
-def test_a_learned_mean_shift_is_folded_into_the_convolutions(tmp_path: Path) -> None:
-    """1x1 convolutions before and behind the network, as sanghyun-son's code computes them."""
+@pytest.mark.parametrize("learned", [("sub", "add"), ("sub",), ("add",), ()])
+def test_a_learned_mean_shift_is_folded_into_the_convolutions(
+    learned: tuple[str, ...], tmp_path: Path
+) -> None:
+    """1x1 convolutions before and behind the network, as sanghyun-son's code computes them.
+
+    Where one matrix is as it was, the biases add up to zero, as those of a fixed shift do.
+    """
     torch.manual_seed(0)
     state = golden("edsr_sanghyun_16x4")
     plain = fastbg.load_model(saved(state, tmp_path / "plain.pth")).double()
     shift = {
-        f"{name}_mean.weight": torch.eye(3) + 0.1 * torch.randn(3, 3) for name in ("sub", "add")
+        f"{name}_mean.weight": torch.eye(3) + (0.1 * torch.randn(3, 3) if name in learned else 0)
+        for name in ("sub", "add")
     }
-    shift["sub_mean.bias"], shift["add_mean.bias"] = torch.randn(3) / 3, torch.rand(3)
+    shift["add_mean.bias"] = torch.rand(3) / 2  # a mean above 1 would be one of 0 to 255
+    shift["sub_mean.bias"] = torch.randn(3) / 3 if len(learned) == 2 else -shift["add_mean.bias"]
     state |= {
         key: value.view(3, 3, 1, 1) if value.dim() == 2 else value for key, value in shift.items()
     }
