@@ -56,7 +56,7 @@ class LocalAttribution:
             window's SR pixels (B,3,size,size) that returns (B), a number for each image.
         estimator: "path": gradients times the steps of the path, as published; "idgi": the
             objective's rise over each step, shared out by the squared gradient (important direction
-            gradient integration; Yang et al., CVPR 2023), for half as many more passes forward.
+            gradient integration; Yang et al., CVPR 2023), for one more forward pass a step.
         skip_tolerance: nodes whose step is shorter than this fraction of the path are left out.
             With the default the result changes by less than 1e-6 of its largest value. "idgi"
             leaves none out.
