@@ -4,7 +4,7 @@
 
 The exact effect of a block is its mean over all replacements that the pool can give. It is
 estimated here from `reference` more draws, which neither way has seen. Compared with it, on all
-affected blocks of built-in images of 128x128 pixels (LR 32x32), window 32, blocks of 2:
+affected blocks of built-in images of 96x96 pixels (LR 24x24), window 32, blocks of 2:
 
     fixed       the published 50 replacements
     rounds      the same replacements, in rounds until they are enough
@@ -32,7 +32,7 @@ from fastbg.experiments.study import Study, detailed
 from fastbg.geometry import centre
 from fastbg.models.network import Network
 
-SIZE, WINDOW, BLOCK, COARSE, FINE = 128, 32, 2, 3, 50
+SIZE, WINDOW, BLOCK, COARSE, FINE = 96, 32, 2, 3, 50
 TOLERANCE = 0.01  # dB
 # dB and parts: what the standard error is brought down to, as fastbg.attribution.effect has it.
 TARGET, PART = 0.0025, 0.1
@@ -94,7 +94,7 @@ def measured(net: Network, lr: torch.Tensor, hr: torch.Tensor, reference: int) -
 
 
 def pictures(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """LR (1,3,32,32) and HR (1,3,128,128) of built-in photographs with detail in the middle."""
+    """LR (1,3,24,24) and HR (1,3,96,96) of built-in photographs with detail in the middle."""
     study = Study(builtin_images())
     window = centre(WINDOW, SIZE, SIZE)
     found = []
@@ -150,11 +150,10 @@ def main() -> None:
     blocks: Blocks | None = None
     for number, (lr, hr) in enumerate(pictures(options.images), start=1):
         found = measured(net, lr, hr, options.reference)
-        print(f"image {number}: {len(found.draws)} affected, {found.draws.mean():.1f} draws")
-        sys.stdout.flush()
         blocks = found if blocks is None else blocks.joined(found)
-    if blocks is not None:
+        print(f"\nimages: {number}")
         told(blocks)
+        sys.stdout.flush()
     print(measure.machine())
 
 
