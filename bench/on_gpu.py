@@ -36,9 +36,16 @@ from fastbg.registration.dispatch import FAMILIES, Place, unavailable
 from fastbg.vocabulary import PRECISIONS
 
 BASELINE = Path(__file__).parent / "baselines" / "on_gpu.json"
-CPU_ONLY = ("conv3x3", "swin_layers", "conv_stack")  # families without GPU kernels of ours
+NOT_WRITTEN = {  # operators that a GPU backend lacks
+    "cuda": ("conv3x3", "conv_stack", "swin_layers"),
+    "triton": ("conv3x3_weight", "swin_layers"),
+}
 SECONDS = 0.4  # of timing each way
-GRAM_BOUND, PATH_BOUND = 2e-5, 1e-4  # of the largest entry; float32 sums in another order
+GRAM_BOUND, PATH_BOUND, CONV_BOUND = (
+    2e-5,
+    1e-4,
+    1e-5,
+)  # of the largest entry; float32 sums in another order
 
 Ways = dict[str, Callable[[], Tensor]]
 
@@ -161,9 +168,29 @@ def paths(s: Setting) -> Iterator[Case]:
         yield Case(f"path_integral {count}x16", 18 * image.nbytes, ways, answer, PATH_BOUND)
 
 
+def convolutions(s: Setting) -> Iterator[Case]:
+    """The second convolution of an EDSR block, with its residual, on a map and on a cut view."""
+    count, side = (4, 16) if s.tiny else (100, 32)
+    weight, bias = s.rand(64, 64, 3, 3) / 24 - 1 / 48, s.rand(64)
+    whole = s.rand(count, side + 8, side + 8, 64).permute(0, 3, 1, 2)
+    for label, x in (("", whole[..., :side, :side].clone()), (" cut", whole[..., 3:-5, 3:-5])):
+        options = {"bias": bias, "residual": x}
+        ways = s.ways("conv3x3", x, weight, **options)
+        answer = reference("conv3x3", x, weight, **options)
+        plain: Ways = {"conv2d and add": partial(plain_convolution, x, weight, bias)}
+        work = 3 * 2 * 9 * 64 * 64 * count * side**2
+        moved, name = 3 * x.numel() * 4 + weight.nbytes, f"conv3x3_fwd {count}x{side}{label}"
+        yield Case(name, moved, ways, answer, CONV_BOUND, work, plain)
+
+
+def plain_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What a skilled user writes."""
+    return functional.conv2d(x, weight, bias, padding=1).add_(x)
+
+
 def cases(s: Setting) -> Iterator[Case]:
     """All of them, one after the other, so that no two share the memory."""
-    for family in (composites, grams, paths):
+    for family in (composites, grams, paths, convolutions):
         yield from family(s)
 
 
@@ -256,7 +283,7 @@ def backends(s: Setting) -> int:
         for name in s.backends:
             reason = unavailable(op, name, place)
             print(f"{op:28} {name:8} {reason or 'available'}")
-            expected = not op.startswith(CPU_ONLY) and s.device.type == "cuda"
+            expected = not op.startswith(NOT_WRITTEN.get(name, ())) and s.device.type == "cuda"
             missing += expected and reason is not None
     print("all are there" if not missing else f"{missing} are MISSING")
     return int(missing > 0)

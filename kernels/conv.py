@@ -431,8 +431,8 @@ def workloads() -> list[Workload]:
     """EDSR on 100 LR images of 32x32: a layer in each precision, its gradient, and both ends."""
     edsr = {
         "fp32": Case(64, 64, residual=True),
-        "fp32 tf32": Case(64, 64, residual=True, precision="tf32"),
-        "fp32 bf16": Case(64, 64, residual=True, precision="bf16"),
+        "tf32": Case(64, 64, residual=True, precision="tf32"),
+        "fp32 as bf16": Case(64, 64, residual=True, precision="bf16"),
         "bf16": Case(64, 64, torch.bfloat16, residual=True),
         "fp32 gradient": Case(64, 64, residual=True, transposed=True),
         "fp32 sums": Case(64, 64, sums=True),
@@ -442,7 +442,8 @@ def workloads() -> list[Workload]:
         "fp32 last": Case(64, 3, side=128),
         "fp16 20 channels": Case(20, 20, torch.float16, side=17),  # no whole block, no whole pack
     }
-    return [one for name, case in edsr.items() for one in case.workloads(name)]
+    packed = [edsr[name].pack(name) for name in ("fp32", "tf32", "fp32 as bf16", "bf16")]
+    return packed + [case.convolve(name) for name, case in edsr.items()]
 
 
 @dataclass(frozen=True)
@@ -460,27 +461,34 @@ class Case:
     sums: bool = False
     side: int = 32
 
-    def workloads(self, name: str) -> list[Workload]:
-        """Its launches."""
+    def plan(self) -> PackPlan:
+        """Of its weight."""
         weight = torch.empty((self.outputs, self.inputs, 3, 3), dtype=self.dtype, device="meta")
-        one = Filter(weight, self.upscale, self.transposed)
-        plan = plan_pack([one], self.precision)
-        (packed,), table = plan.packed, torch.empty((1, 13), dtype=torch.int64, device="meta")
+        return plan_pack([Filter(weight, self.upscale, self.transposed)], self.precision)
+
+    def pack(self, name: str) -> Workload:
+        """The launch that packs the weight."""
+        plan = self.plan()
+        table = torch.empty((1, len(plan.rows[0])), dtype=torch.int64, device="meta")
+        touched = [plan.packed[0].filter.weight, plan.packed[0].memory]
+        return workload(plan.launch(table), name, touched)
+
+    def convolve(self, name: str) -> Workload:
+        """The launch that computes it."""
+        (packed,) = self.plan().packed
+        one, precision = packed.filter, packed.precision
         x, out = self.maps(one.inputs, one.read), self.maps(one.outputs, one.written)
-        sums = (len(x), pixel_blocks(self.side, self.side), one.padded(packed.precision)[0])
+        sums = (len(x), pixel_blocks(self.side, self.side), one.padded(precision)[0])
         ending = Ending(
-            None if self.transposed else weight.new_empty(self.outputs),
+            None if self.transposed else one.weight.new_empty(self.outputs),
             self.relu,
             residual=Placed(out) if self.residual else None,
             gate=out if self.transposed else None,
             sums=torch.empty(sums, device="meta") if self.sums else None,
         )
-        touched = [x, out, weight] + [out] * (self.residual + self.transposed)
+        touched = [x, out, one.weight] + [out] * (self.residual + self.transposed)
         operations = 2 * 9 * self.inputs * self.outputs * len(x) * self.side**2
-        return [
-            workload(plan.launch(table), name, [weight, packed.memory]),
-            workload(plan_conv3x3(Placed(x), packed, ending, out), name, touched, operations),
-        ]
+        return workload(plan_conv3x3(Placed(x), packed, ending, out), name, touched, operations)
 
     def maps(self, channels: int, factor: int) -> Tensor:
         """100 of them, channels_last."""

@@ -461,7 +461,6 @@ def test_bad_arguments_are_named(argument: str, changed: dict[str, Any]) -> None
         fastbg.conv3x3(**(good | changed))
 
 
-@pytest.mark.parametrize("name", ["triton", "cuda"])
-def test_backends_that_do_not_have_it_say_so(name: str) -> None:
-    with pytest.raises(BackendUnavailable, match=f"{name}.*cannot run conv3x3"):
-        fastbg.conv3x3(torch.zeros(1, 4, 5, 6), torch.zeros(8, 4, 3, 3), backend=name)
+def test_a_backend_that_does_not_have_it_says_so() -> None:
+    with pytest.raises(BackendUnavailable, match="cannot run conv3x3: "):
+        fastbg.conv3x3(torch.zeros(1, 4, 5, 6), torch.zeros(8, 4, 3, 3), backend="cuda")

@@ -138,7 +138,7 @@ def test_a_named_backend_runs_or_says_why() -> None:
     with pytest.raises(BackendUnavailable, match="freeze"):
         conv_stack(x, [layer(weight=weight)], backend="cpu")
     with pytest.raises(BackendUnavailable):
-        conv_stack(x, [layer()], backend="triton")
+        conv_stack(x, [layer()], backend="cuda")
 
 
 def test_the_module_refuses_what_does_not_fit() -> None:

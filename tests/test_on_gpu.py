@@ -45,7 +45,7 @@ def test_every_line_that_needs_no_gpu(tmp_path: Path) -> None:
         assert record["machine"]["gpu"] is None
         names = {result["name"].split()[0] for result in record["results"]}
         assert {"composite_fwd", "composite_lr", "mosaic", "conv_gram_partial"} <= names
-        assert {"gram_partial", "blur_path", "path_integral"} <= names
+        assert {"gram_partial", "blur_path", "path_integral", "conv3x3_fwd"} <= names
     assert record["ceilings"].keys() == {"bytes", "ieee", "tf32", "bf16"}
     rows = (tmp_path / "on_gpu_time.md").read_text().splitlines()
     assert any(row.startswith("| composite_fwd float32 | cpu |") for row in rows)

@@ -154,19 +154,21 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Windows (N,n,C), n = window^2, to the same; `mask` as Layout.mask() gives it."""
         count, n, c = x.shape
-        qkv = self.qkv(x).view(count, n, 3, self.heads, c // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, n, C / heads)
+        # Windows with masks of their own count as heads: so all images share the masks, which
+        # would be larger than the features if they were repeated.
+        windows = 1 if mask is None else len(mask)
+        qkv = self.qkv(x).view(count // windows, windows, n, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # (B, windows heads, n, C / heads)
         bias = self.bias_table[self.position].view(n, n, -1).permute(2, 0, 1)[None]
         if mask is not None:
-            windows = len(mask)
-            bias = (bias + mask).expand(count // windows, windows, self.heads, n, n)
-            bias = bias.reshape(count, self.heads, n, n)
+            bias = (bias + mask).flatten(0, 1)[None]
         if bias.requires_grad or has_tangent(q, bias):  # what the fused kernel cannot derive
             logits = (q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1) + bias
             y = logits.softmax(dim=-1) @ v
         else:
             y = scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out: Tensor = self.proj(y.transpose(1, 2).reshape(count, n, c))
+        y = y.unflatten(1, (windows, self.heads)).transpose(2, 3)
+        out: Tensor = self.proj(y.reshape(count, n, c))
         return out
 
 
