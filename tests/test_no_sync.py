@@ -12,6 +12,13 @@ from torch._subclasses.fake_tensor import (
 )
 
 import fastbg
+from fastbg.attribution.local import _Run
+from fastbg.attribution.quadrature import quadrature
+from fastbg.data.images import ImageSet
+from fastbg.experiments.groups import Groups, compose, group_distances
+from fastbg.experiments.study import Item, Study
+from fastbg.experiments.swap import Swap, SwapOptions
+from fastbg.geometry import Box
 from fastbg.measures.quality import psnr
 from fastbg.models.edsr import EDSR
 
@@ -88,3 +95,42 @@ def test_a_synchronising_step_is_caught(
         scores = Experiment().step(CENTRE)
         with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
             synchronising(scores)
+
+
+def test_passes_of_attribution_never_synchronise() -> None:
+    """All paths of all images and windows in one pass, and their integrals.
+
+    Along a straight line: the blur path's few taps are made on the host, and cached on the device.
+    """
+    path = fastbg.LinearPath()
+    cells = quadrature("riemann_right", 4, path.at_length)
+    boxes = [[Box(48, 48, 64, 64), Box(64, 48, 80, 64)]] * 3
+    with no_synchronisation():
+        model = Experiment().model
+        run = _Run(fastbg.LocalAttribution(model, path), 64)
+        run.batch = 64
+        images = torch.empty((3, 3, 32, 32), device=DEVICE)
+        parts = run.parts(images, boxes, cells)
+        assert len(parts) == 6
+        (stack,) = run.stacks(parts, cells)
+        inputs = torch.cat([part.image for part in stack])
+        ((_, found),) = run.integrals(inputs, stack[0].windows, cells)
+        assert found.shape == inputs.shape
+
+
+def test_groups_of_composites_never_synchronise() -> None:
+    """What `swap` does with several groups in one pass, sub-images shared between them."""
+    options = SwapOptions(size=64, region=16, seam="hard,4")
+    swap, nothing = Swap(options), Study(ImageSet("none", ()), device=DEVICE, backend="torch")
+    members = [Item(str(i), str(i), (0, 0, 64, 64)) for i in range(5)]
+    with no_synchronisation():
+        model = Experiment().model
+        images = torch.empty((5, 3, 64, 64), dtype=torch.uint8, device=DEVICE)
+        index = [torch.empty(4, dtype=torch.int64, device=DEVICE) for _ in range(2)]
+        groups = Groups(members, images, index, [4, 4])
+        for seam in swap.seams:
+            assert swap.compare(model, groups, compose(groups, nothing, options, seam)).shape == (
+                8,
+            )
+        distances = group_distances(swap.descriptions, model, groups, nothing, options)
+        assert [found["vgg_gram"].shape for found in distances] == [(4,), (4,)]

@@ -7,15 +7,17 @@ computed (``model.forward_window``), and nodes with a negligible step are skippe
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastbg import precision
 from fastbg.attribution import memory
 from fastbg.attribution.estimators import IDGI, PATH, check_covers, check_estimator, idgi
+from fastbg.attribution.graphs import Graphs
 from fastbg.attribution.objectives import Objective, as_objective
 from fastbg.attribution.passes import (
     WindowPasses,
@@ -64,6 +66,9 @@ class LocalAttribution:
             needs more, the network's blocks are recomputed in backward.
         autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, less exact. Without
             it `fastbg.use_precision` applies. An autocast around the call has no effect.
+        cuda_graphs: record the passes of fastbg's networks on a GPU and replay them, which spares
+            the launches of later passes of the same shape. Off by default, as no GPU has run it;
+            ``graphs.reason`` says why a pass was not recorded.
 
     Raises:
         InvalidArgument: an argument's type or value; when called, a budget that is too small for
@@ -87,6 +92,7 @@ class LocalAttribution:
         skip_tolerance: float = 1e-7,
         memory_budget: int | None = None,
         autocast: torch.dtype | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidArgument("model", type(model).__name__, "a torch.nn.Module")
@@ -100,6 +106,7 @@ class LocalAttribution:
             raise InvalidArgument("memory_budget", memory_budget, "a positive number of bytes")
         self.skip_tolerance, self.memory_budget = skip_tolerance, memory_budget
         self.autocast = autocast
+        self.graphs = Graphs(model) if cuda_graphs else None
 
     @in_precision
     @torch.inference_mode(False)
@@ -216,13 +223,18 @@ def integrate(
     with memory.frozen(settings.model):
         if b and n and len(cells):
             run.plan(images[:1], [box for row in boxes for box in row], cells)
-        for i, image in enumerate(images.split(1) if b and n else ()):
-            part = run.part(image, boxes[i])
-            rows, columns = part.box.slices()
-            for j, share in run.integrals(part.image, part.windows, cells):
-                total[i, j, :, rows, columns] += share
+        parts = run.parts(images, boxes, cells) if b and n else []
+        for together in run.stacks(parts, cells):
+            stack = torch.cat([part.image for part in together])
+            inside = together[0].windows
+            for k, shares in run.integrals(stack, inside, cells):
+                for part, share in zip(together, shares, strict=True):
+                    rows, columns = part.box.slices()
+                    total[part.index, part.first + k, :, rows, columns] += share
             if with_ends:
-                ends[:, i] = run.values_at(part.image, part.windows, np.array([0.0, 1.0]))
+                values = run.values_at(stack, inside, np.array([0.0, 1.0]))
+                for part, value in zip(together, values.unbind(2), strict=True):
+                    ends[:, part.index, part.first : part.first + len(inside)] = value
     return Integrals(total, ends if with_ends else None, run.passes.scale, len(cells))
 
 
@@ -232,6 +244,8 @@ class _Part(NamedTuple):
     image: Tensor  # the part (1,C,h',w')
     box: Box  # its position in the image
     windows: list[Box]  # in SR pixels of the part
+    index: int = 0  # of the image
+    first: int = 0  # number of the first window among the image's
 
 
 class _Run:
@@ -246,6 +260,7 @@ class _Run:
         self.estimator = settings.estimator
         self.budget, self.asked, self.batch = settings.memory_budget, batch, 0
         self.recompute = False
+        self.graphs = settings.graphs
 
     def part(self, image: Tensor, boxes: Sequence[Box]) -> _Part:
         """The part of `image` that the windows `boxes` depend on; all of it if unknown."""
@@ -266,39 +281,73 @@ class _Run:
         windows = [window.moved(-origin.y0, -origin.x0) for window in boxes]
         return _Part(image[..., rows, columns], box, windows)
 
+    def parts(self, images: Tensor, boxes: Sequence[Sequence[Box]], cells: Cells) -> list[_Part]:
+        """What the windows need of each image; a part for each window where a pass takes several.
+
+        Parts of windows alone are alike more often, and then share passes (`stacks`).
+        """
+        apart = self.room(cells) > 1 and self.passes.trimmed
+        found = []
+        for i, (image, row) in enumerate(zip(images.split(1), boxes, strict=True)):
+            rows = [[box] for box in row] if apart else [row]
+            for j, some in enumerate(rows):
+                found.append(self.part(image, some)._replace(index=i, first=j))
+        return found
+
+    def room(self, cells: Cells) -> int:
+        """Paths that fit into one pass, at least one."""
+        return max(1, self.batch // max(len(cells), 1))
+
+    def stacks(self, parts: Sequence[_Part], cells: Cells) -> Iterator[list[_Part]]:
+        """Parts of one shape, with windows in the same places, as many as a pass takes."""
+        alike: dict[object, list[_Part]] = {}
+        for part in parts:
+            alike.setdefault((part.image.shape, *part.windows), []).append(part)
+        for some in alike.values():
+            for first in range(0, len(some), self.room(cells)):
+                yield some[first : first + self.room(cells)]
+
     def integrals(
-        self, image: Tensor, boxes: Sequence[Box], cells: Cells
+        self, images: Tensor, boxes: Sequence[Box], cells: Cells
     ) -> Iterator[tuple[int, Tensor]]:
-        """(window's index, its share (C,h,w) of the integral), over chunks of the path."""
-        rises = self._rises(image, boxes, cells) if self.estimator == IDGI else None
-        for start in range(0, len(cells), max(self.batch, 1)):
-            part = slice(start, start + self.batch)
+        """(window's index, its share (B,C,h,w) of the integral), over chunks of the path.
+
+        Several images have one chunk, see `room`.
+        """
+        rises = self._rises(images, boxes, cells) if self.estimator == IDGI else None
+        count = max(1, self.batch // len(images))
+        for start in range(0, len(cells), count):
+            part = slice(start, start + count)
             chunk = cells[part]
-            for j, gradients in enumerate(self._gradients(self._nodes(image, chunk.node), boxes)):
+            nodes = self._nodes(images, chunk.node)
+            for j, gradients in enumerate(self._gradients(nodes, boxes)):
+                several = gradients.unflatten(0, (len(images), len(chunk)))
                 if rises is None:
-                    share = self.path.integral(gradients[None], image, chunk)[0]
+                    share = self.path.integral(several, images, chunk)
                 else:
-                    share = idgi(gradients, rises[part, j])
+                    each = zip(several, rises[part, j].unbind(1), strict=True)
+                    share = torch.stack([idgi(gradient, rise) for gradient, rise in each])
                 yield j, share.float()
 
-    def _rises(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> Tensor:
-        """Weighted rise (K,N) of each window's objective over each cell, float64."""
+    def _rises(self, images: Tensor, boxes: Sequence[Box], cells: Cells) -> Tensor:
+        """Weighted rise (K,N,B) of each window's objective over each cell, float64."""
         positions, where = np.unique(np.stack((cells.start, cells.end)), return_inverse=True)
-        values = self.values_at(image, boxes, positions)
+        values = self.values_at(images, boxes, positions)
         start, end = values[torch.from_numpy(where.reshape(2, -1)).to(values.device)]
-        return torch.from_numpy(cells.weight).to(values)[:, None] * (end - start)
+        return torch.from_numpy(cells.weight).to(values)[:, None, None] * (end - start)
 
-    def values_at(self, image: Tensor, boxes: Sequence[Box], positions: Array) -> Tensor:
-        """Objective (P,N) of each window at each of `positions` (P) of the path, float64."""
+    def values_at(self, images: Tensor, boxes: Sequence[Box], positions: Array) -> Tensor:
+        """Objective (P,N,B) of each window at each of `positions` (P) of the paths, float64."""
         with torch.no_grad():
             rows = [
-                torch.stack([value[0].double() for value in self._values(node, boxes)])
-                for node in (self._nodes(image, position[None]) for position in positions)
+                torch.stack([value.double() for value in self._values(nodes, boxes)])
+                for nodes in (self._nodes(images, position[None]) for position in positions)
             ]
         return torch.stack(rows)
 
-    def _nodes(self, image: Tensor, positions: Array) -> Tensor:
-        nodes = self.path.nodes(image, positions)[0]
+    def _nodes(self, images: Tensor, positions: Array) -> Tensor:
+        """Images (B*K,C,h,w) along the paths of `images` (B,C,h,w), path by path."""
+        nodes = self.path.nodes(images, positions).flatten(0, 1)
         return nodes.contiguous(memory_format=torch.channels_last)
 
     def _values(self, nodes: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
@@ -309,11 +358,25 @@ class _Run:
 
     def _gradients(self, nodes: Tensor, boxes: Sequence[Box]) -> Iterator[Tensor]:
         """Gradient (K,C,h,w) of each window's objective at `nodes`."""
+        if self.graphs is not None and self.passes.trimmed and not self.recompute:
+            for box in boxes:
+                yield self.graphs.run(partial(self._gradient, box=box), nodes, self._key(box))
+            return
         nodes = nodes.requires_grad_()
         with memory.recomputed(self.model, self.recompute):
             for j, value in enumerate(self._values(nodes, boxes)):
                 shared = not self.passes.trimmed and j + 1 < len(boxes)
                 yield input_gradient(value, nodes, shared)
+
+    def _gradient(self, nodes: Tensor, box: Box) -> Tensor:
+        """Gradient (K,C,h,w) of one window's objective at `nodes`."""
+        leaf = nodes.detach().requires_grad_()
+        (value,) = self._values(leaf, [box])
+        return input_gradient(value, leaf)
+
+    def _key(self, box: Box) -> tuple[object, ...]:
+        """What a recorded pass depends on beside its images and weights."""
+        return box, self.objective, self.passes.autocast, precision.current()
 
     def plan(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> None:
         """Choose the batch size, and whether blocks are recomputed in backward.
