@@ -230,11 +230,11 @@ def integrate(
             for k, shares in run.integrals(stack, inside, cells):
                 for part, share in zip(together, shares, strict=True):
                     rows, columns = part.box.slices()
-                    total[part.index, part.first + k, :, rows, columns] += share
+                    total[part.number, part.first + k, :, rows, columns] += share
             if with_ends:
                 values = run.values_at(stack, inside, np.array([0.0, 1.0]))
                 for part, value in zip(together, values.unbind(2), strict=True):
-                    ends[:, part.index, part.first : part.first + len(inside)] = value
+                    ends[:, part.number, part.first : part.first + len(inside)] = value
     return Integrals(total, ends if with_ends else None, run.passes.scale, len(cells))
 
 
@@ -244,7 +244,7 @@ class _Part(NamedTuple):
     image: Tensor  # the part (1,C,h',w')
     box: Box  # its position in the image
     windows: list[Box]  # in SR pixels of the part
-    index: int = 0  # of the image
+    number: int = 0  # of the image
     first: int = 0  # number of the first window among the image's
 
 
@@ -291,7 +291,7 @@ class _Run:
         for i, (image, row) in enumerate(zip(images.split(1), boxes, strict=True)):
             rows = [[box] for box in row] if apart else [row]
             for j, some in enumerate(rows):
-                found.append(self.part(image, some)._replace(index=i, first=j))
+                found.append(self.part(image, some)._replace(number=i, first=j))
         return found
 
     def room(self, cells: Cells) -> int:
