@@ -22,6 +22,7 @@ from torch import Tensor
 from fastbg.cli import main
 from fastbg.data.images import ImageItem, open_folder
 from fastbg.errors import DataError, EngineError, InvalidArgument, RunStoreError
+from fastbg.experiments.effect import Effect, EffectOptions
 from fastbg.experiments.experiment import Experiment, NetLabel
 from fastbg.experiments.slicing import Slicing, SlicingOptions
 from fastbg.experiments.study import Item, Study
@@ -98,13 +99,18 @@ MEASURED: tuple[Experiment, ...] = (
 )
 
 
-def run(engine: RayEngine | None, setting: Setting, out: Path) -> dict[str, list[Any]]:
-    """Both experiments into `out`; all that is then stored."""
+def run(
+    engine: RayEngine | None,
+    setting: Setting,
+    out: Path,
+    experiments: tuple[Experiment, ...] = MEASURED,
+) -> dict[str, list[Any]]:
+    """The experiments into `out`; all that is then stored."""
     label = NetLabel("net", "edsr")
     net = load_model(setting.folder / "net.safetensors")
     with RunStore.open(out, {}, seeds={"seed": 0}) as store:
         settle_network(store, label, "weights")
-        for experiment in MEASURED:
+        for experiment in experiments:
             items = settle(store, experiment, setting.study)
             job = Job(experiment, net, label, items, setting.study, store)
             advanced: list[int] = []
@@ -206,6 +212,16 @@ def test_records_are_those_of_the_local_engine(
     assert engine.workers == 2
     assert run(engine, setting, tmp_path) == unbroken
     assert len(unbroken["records"]) == 4 + 25
+
+
+def test_causal_effects_are_those_of_the_local_engine(
+    engine: RayEngine, setting: Setting, tmp_path: Path
+) -> None:
+    """Its draws are seeded by block, so it does not matter which worker measures what."""
+    options = EffectOptions(count=1, candidates=6, size=64, border=32, coarse=1, fine=1)
+    alone = run(None, setting, tmp_path / "local", (Effect(options),))
+    assert len(alone["records"]) == 3
+    assert run(engine, setting, tmp_path / "ray", (Effect(options),)) == alone
 
 
 def test_a_run_goes_over_from_one_engine_to_the_other(

@@ -1,5 +1,6 @@
 """`effect`: its records are both maps of the same input, and claim C10 follows from them."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,20 @@ def test_records_equal_a_plain_loop(study: Study, net: EDSR) -> None:
             n += 1
         assert n == BLOCKS
         assert int(columns["draws"][i]) == int(drawn.samples.sum())
+
+
+def test_a_worker_finds_the_same(study: Study, net: EDSR) -> None:
+    """An experiment that was sent to another process, item by item in another order."""
+    experiment = Effect(replace(SMALL, coarse=1, fine=1), seed=3)
+    items = experiment.plan(study)
+    together = experiment.measure(net, items, study)
+    sent = pickle.loads(pickle.dumps(experiment))  # noqa: S301
+    for i in (2, 0):
+        alone = sent.measure(net, [items[i]], study)
+        for name, values in alone.items():
+            torch.testing.assert_close(values[0], together[name][i], rtol=0, atol=0)
+    other = Effect(replace(SMALL, coarse=1, fine=1), seed=4).measure(net, items[:1], study)
+    assert not torch.equal(other["effect"][0], together["effect"][0])
 
 
 def test_the_pairs_are_those_of_ring(study: Study) -> None:
