@@ -166,11 +166,11 @@ class LocalAttribution:
                 for k, shares in run.integrals(stack, inside, cells):
                     for part, share in zip(together, shares, strict=True):
                         rows, columns = part.box.slices()
-                        total[part.index, part.first + k, :, rows, columns] += share
+                        total[part.row, part.first + k, :, rows, columns] += share
                 if return_convergence_delta:
                     values = run.values_at_ends(stack, inside)  # [2,windows,stack]
                     for part, value in zip(together, values.unbind(2), strict=True):
-                        ends[:, part.index, part.first : part.first + len(inside)] = value
+                        ends[:, part.row, part.first : part.first + len(inside)] = value
         check_finite("model", total, "an attribution")
         delta = total.double().sum((2, 3, 4)) - (ends[1] - ends[0])
         shape = leading_shape(windows, b)
@@ -191,7 +191,7 @@ class _Part(NamedTuple):
     image: Tensor  # the part (1,C,h',w')
     box: Box  # where it lies in the image
     windows: list[Box]  # in SR pixels of the part
-    index: int = 0  # of the image
+    row: int = 0  # of the image
     first: int = 0  # number of the first window among the image's
 
 
@@ -237,7 +237,7 @@ class _Run:
         for i, (image, row) in enumerate(zip(images.split(1), boxes, strict=True)):
             rows = [[box] for box in row] if apart else [row]
             for j, some in enumerate(rows):
-                found.append(self.part(image, some)._replace(index=i, first=j))
+                found.append(self.part(image, some)._replace(row=i, first=j))
         return found
 
     def room(self, cells: Cells) -> int:
