@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -28,11 +28,12 @@ from fastbg.errors import EngineError, FastbgError, InvalidArgument
 from fastbg.experiments.experiment import Experiment, Picture
 from fastbg.experiments.study import CPU, Item, Study
 from fastbg.models.network import Network
-from fastbg.runs.local import Job, on_host
-from fastbg.runs.pipeline import Arrival
+from fastbg.runs.local import Job
+from fastbg.runs.pipeline import Arrival, chunks_ahead, read_ahead
 from fastbg.version import __version__
 
 LIVES = 3  # the run fails after so many workers died on one chunk, or failed to start in a row
+GPU_LOAD = 4  # chunks that a worker on a GPU gets at once, so that it can read ahead
 PATIENCE = 300.0  # seconds to wait for the cluster, and then for a first worker
 # ray is an optional dependency, imported only when an engine is made.
 Ref: TypeAlias = Any
@@ -106,21 +107,25 @@ class RayEngine:
         """
         if not job.experiment.networks:
             return job.run(advance)
-        sizes, loads = [], []
+        sizes, chunks = [], []
         for chunk, fresh in job.chunks(self._here):
             if fresh:
                 sizes.append(len(chunk))
-                loads.append(fresh)
+                chunks.append(fresh)
             else:
                 advance(len(chunk))
+        step = GPU_LOAD if self._gpus else 1
+        loads = [chunks[first : first + step] for first in range(0, len(chunks), step)]
         experiment = self._ray.put(job.experiment)
         with job.outbox(advance) as outbox:
-            for i, columns in self._gather("measure", job, experiment, loads, outbox.commit):
-                outbox.add(loads[i], Arrival(columns), sizes[i])
+            for i, results in self._gather("measure", job, experiment, loads, outbox.commit):
+                counts = sizes[i * step : (i + 1) * step]
+                for fresh, columns, count in zip(loads[i], results, counts, strict=True):
+                    outbox.add(fresh, Arrival(columns), count)
         cases = job.undrawn()
         for i, pictures in self._gather("exhibit", job, experiment, cases):
             job.put_pictures(cases[i], pictures)
-        return sum(map(len, loads))
+        return sum(map(len, chunks))
 
     def _gather(
         self,
@@ -279,11 +284,19 @@ class Worker:
         """Versions of the packages that decide the records."""
         return versions()
 
-    def measure(self, experiment: list[Ref], label: str, items: list[Item]) -> dict[str, Tensor]:
-        """The columns of a chunk, on the host."""
-        with self.study.measuring():
-            columns = self._same(experiment).measure(self._net(label), items, self.study)
-        return on_host(columns)
+    def measure(
+        self, experiment: list[Ref], label: str, chunks: list[list[Item]]
+    ) -> list[dict[str, Tensor]]:
+        """The columns of each chunk, on the host; later chunks are read while one is measured."""
+        measured, net, device = self._same(experiment), self._net(label), self.study.device
+        arrivals = []
+        with closing(
+            read_ahead(chunks, measured.readings, self.study, chunks_ahead(device))
+        ) as ahead:
+            for chunk, study in zip(chunks, ahead, strict=True):
+                with study.measuring():
+                    arrivals.append(Arrival(measured.measure(net, chunk, study)))
+        return [arrival.columns() for arrival in arrivals]
 
     def exhibit(self, experiment: list[Ref], label: str, item: Item) -> dict[str, Picture]:
         """The pictures of a case."""
@@ -420,5 +433,6 @@ def _line(error: BaseException) -> str:
 
 
 def _named(load: Any) -> str:
-    items = load if isinstance(load, list) else [load]
+    """The first and the last item of a load: chunks, or the item of a case."""
+    items = [item for chunk in load for item in chunk] if isinstance(load, list) else [load]
     return items[0].key if len(items) == 1 else f"{items[0].key} to {items[-1].key}"
