@@ -330,6 +330,11 @@ def without(key: str) -> Callable[[dict[str, Tensor]], object]:
             lambda state: {**state, "upsample.0.weight": torch.zeros(16 * 25, 16, 3, 3)},
             r"scale: got 10; expected one of",
         ),
+        (
+            "edsr_basicsr_16x4",
+            lambda state: {**state, "conv_first.weight": torch.zeros(16, 3, 3)},
+            r"conv_first\.weight of shape \(16, 3, 3\), not of 4 dimensions",
+        ),
         ("edsr_sanghyun_16x4", without("add_mean.bias"), "incomplete mean shift"),
         (
             "edsr_sanghyun_16x4",

@@ -348,10 +348,7 @@ FOREIGN = {
     "net.pth.gz": (b"\x1f\x8b\x08\x00", "gzip.*unpack"),
     "model.safetensors.index.json": (b'{"weight_map": {}}', "index of weights.*join"),
     "model-00001-of-00003.safetensors": (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "part of weights"),
-    "net.xml": (
-        b'<?xml version="1.0"?><net name="main">',
-        "is XML; pass a weights file .*OpenVINO",
-    ),
+    "net.xml": (b'<?xml version="1.0"?><net name="main">', "is XML; pass a weights file.*VINO"),
     "marked.pth": (b"\xef\xbb\xbf<html>", "is a web page, not the weights; download the file"),
     "head.pth": (b"<head><title>", "web page"),
     "notes.json": (b'{"a": 1}', "is JSON; pass a weights file"),
