@@ -50,7 +50,8 @@ Places = Sequence[tuple[int, int]]  # row and column of blocks
 Progress = MutableMapping[str, Values]
 
 # accuracy="published": rounds of so many draws, until the standard error is at most 0.0025 dB or a
-# tenth of the effect. On 36 blocks of EDSR that took 27 draws on average instead of 50.
+# tenth of the effect. Of EDSR that takes about 33 draws on average instead of 50
+# (bench/bench_effect_draws.py).
 ROUND, ENOUGH, ENOUGH_OF_EFFECT = 6, 0.0025, 0.1
 # Blocks that are measured in one part, as `progress` is told of them.
 COARSE_BLOCKS, FINE_BLOCKS = 64, 16
