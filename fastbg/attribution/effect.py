@@ -52,7 +52,7 @@ Places = Sequence[tuple[int, int]]  # row and column of blocks
 Progress = MutableMapping[str, Values]
 
 # accuracy="published": draws come in rounds of 6, until the standard error is at most 0.0025 dB or
-# a tenth of the effect. 36 blocks of EDSR took 27 draws on average instead of 50.
+# a tenth of the effect: about 33 draws of EDSR instead of 50 (bench/bench_effect_draws.py).
 ROUND, ENOUGH, ENOUGH_OF_EFFECT = 6, 0.0025, 0.1
 # Number of blocks in one part of `progress`.
 COARSE_BLOCKS, FINE_BLOCKS = 64, 16

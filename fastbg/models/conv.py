@@ -10,7 +10,7 @@ from fastbg.registration.conv import plain
 class Conv3x3(nn.Conv2d):
     """``nn.Conv2d(inputs, outputs, 3, padding=1)`` and what follows it, see `fastbg.conv3x3`.
 
-    In float32 on CPUs one Winograd kernel computes it; elsewhere cuDNN and oneDNN are faster.
+    In float32 on CPUs one Winograd kernel computes it, elsewhere cuDNN or oneDNN.
     `fused` False runs PyTorch's own functions everywhere.
     """
 

@@ -36,10 +36,10 @@ class EDSR(Network):
 
     Baseline: 64 features, 16 blocks, `res_scale` 1. Large: 256 features, 32 blocks, 0.1.
 
-    The modules define the network; training and tracing use them. Frozen float32 networks on CPUs
+    The modules define the network; training and tracing use them. Frozen float32 networks
     run as one `fastbg.ops.conv_stack` instead (`run_native`), unless `native` is False. A window
-    then equals that of the whole image up to rounding; with `equal_windows` it has the same bits,
-    at about 1.5 times the cost.
+    then equals that of the whole image up to rounding; on CPUs, with `equal_windows`, it has the
+    same bits, at about 1.5 times the cost.
     """
 
     architecture = "edsr"

@@ -111,7 +111,7 @@ class RCAN(Network):
     side of the training patches (24 LR pixels for the built-in network, 48 as published) the
     statistics are those of the training. 0: the whole map.
 
-    Frozen float32 networks on CPUs run as one `fastbg.ops.conv_stack`, as EDSR does, if their means
+    Frozen float32 networks run as one `fastbg.ops.conv_stack`, as EDSR does, if their means
     are over the whole map.
     """
 
