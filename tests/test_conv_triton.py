@@ -71,13 +71,13 @@ def close(got: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=limit)
 
 
-# Blocks are 64 pixels of one image, 16 to 64 channels written and 16 or 32 read.
+# Blocks are 128 pixels of one image, 16 to 64 channels written and 16 or 32 read.
 SHAPES = [
     ((1, 1), (1, 1, 1), 1),  # one pixel
-    ((3, 64), (1, 8, 8), 1),  # one block exactly
-    ((17, 65), (1, 5, 13), 1),  # one pixel, one channel more than a block
-    ((16, 15), (3, 7, 9), 1),  # one pixel, one channel less
-    ((33, 3), (2, 1, 40), 1),  # one row
+    ((3, 64), (1, 8, 16), 1),  # one block exactly
+    ((17, 65), (1, 3, 43), 1),  # one pixel, one channel more than a block
+    ((16, 15), (2, 1, 127), 1),  # one pixel, one channel less
+    ((33, 3), (1, 40, 1), 1),  # one column
     ((5, 12), (2, 3, 4), 2),
     ((3, 18), (1, 4, 5), 3),
     ((4, 4), (0, 5, 5), 1),  # no image
@@ -246,7 +246,7 @@ def test_a_weight_written_to_is_used_in_the_next_call(device: torch.device) -> N
 
 
 def test_opcheck_and_gradients(device: torch.device) -> None:
-    arguments = case(device, (3, 8), (1, 4, 5), upscale=2)
+    arguments = case(device, (2, 4), (1, 2, 3), upscale=2)
     x, weight, bias, residual = (arguments[k] for k in ("x", "weight", "bias", "residual"))
     x, residual = x.requires_grad_(), residual.requires_grad_()
     conv, gradient = torch.ops.fastbg.conv3x3, torch.ops.fastbg.conv3x3_input_gradient
