@@ -28,6 +28,7 @@ from fastbg.experiments.slicing import Slicing, SlicingOptions
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.table1 import Table1, Table1Options
 from fastbg.models.checkpoints import load_model
+from fastbg.runs import pipeline
 from fastbg.runs import ray as ray_engine
 from fastbg.runs.local import Job
 from fastbg.runs.ray import RayEngine, SharedImage, share, within
@@ -136,6 +137,7 @@ def after(count: int, act: Any, monkeypatch: pytest.MonkeyPatch) -> list[Item]:
             act()
 
     monkeypatch.setattr(Job, "put", counted)
+    monkeypatch.setattr(pipeline, "COMMIT_EVERY", 0.0)  # each chunk is stored by itself
     return stored
 
 
