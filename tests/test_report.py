@@ -281,6 +281,16 @@ def test_charts_are_drawn_for_phones_as_well_and_stay_as_they_are() -> None:
     assert boxes == [("432", "180", "wide"), ("309.6", "180", "narrow")]
 
 
+def test_a_chart_that_does_not_fit_on_a_phone_has_one_drawing() -> None:
+    with figures.style():
+        figure = figures.new_figure(1.0)
+        axis = figure.subplots()
+        axis.set_yticks([0.5], ["a name that is longer than a phone's screen is wide"])
+        axis.set_ylim(0, 1)
+    drawn = figures.inline_svgs(figure, "some", "label")
+    assert re.findall(r'<svg [^>]*class="(\w+)"', drawn) == ["any"]
+
+
 def test_an_unfinished_page_says_what_is_to_come_and_reloads_itself() -> None:
     page = html([], ABOUT, coming=["One <experiment>", "another"])
     assert '<meta http-equiv="refresh" content="15">' in page

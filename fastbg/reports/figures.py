@@ -9,6 +9,7 @@ import html
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,11 +135,20 @@ def mark_clipped(axis: Axes, curves: NDArray[np.float64]) -> None:
 def inline_svgs(figure: Figure, name: str, label: str) -> str:
     """`figure` as two <svg> elements with the page's colours: for wide and for narrow screens.
 
-    The style sheet shows one of them. `label` is their alternative text.
+    The style sheet shows one of them. `label` is their alternative text. A figure whose words leave
+    no room for its axes on a narrow screen has one drawing, for all of them.
     """
     wide = _inline_svg(figure, "wide", name, label)
-    with narrowed(figure):
-        return wide + _inline_svg(figure, "narrow", name, label)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=COLLAPSED)
+            with narrowed(figure):
+                return wide + _inline_svg(figure, "narrow", name, label)
+    except UserWarning:
+        return _inline_svg(figure, "any", name, label)
+
+
+COLLAPSED = "constrained_layout not applied"  # what Matplotlib warns of
 
 
 @contextlib.contextmanager
