@@ -285,7 +285,7 @@ def test_a_chart_that_does_not_fit_on_a_phone_has_one_drawing() -> None:
     with figures.style():
         figure = figures.new_figure(1.0)
         axis = figure.subplots()
-        axis.set_yticks([0.5], ["a name that is longer than a phone's screen is wide"])
+        axis.set_yticks([0.5], ["a network's name, which is longer than the screen of a phone is wide"])
         axis.set_ylim(0, 1)
     drawn = figures.inline_svgs(figure, "some", "label")
     assert re.findall(r'<svg [^>]*class="(\w+)"', drawn) == ["any"]
