@@ -282,10 +282,11 @@ def test_charts_are_drawn_for_phones_as_well_and_stay_as_they_are() -> None:
 
 
 def test_a_chart_that_does_not_fit_on_a_phone_has_one_drawing() -> None:
+    name = "a network's name, which is longer than the screen of a phone is wide"
     with figures.style():
         figure = figures.new_figure(1.0)
         axis = figure.subplots()
-        axis.set_yticks([0.5], ["a network's name, which is longer than the screen of a phone is wide"])
+        axis.set_yticks([0.5], [name])
         axis.set_ylim(0, 1)
     drawn = figures.inline_svgs(figure, "some", "label")
     assert re.findall(r'<svg [^>]*class="(\w+)"', drawn) == ["any"]
