@@ -32,7 +32,13 @@ PRECISIONS = ("ieee", "tf32", "bf16")  # of float32 products, see fastbg.precisi
 KERNELS = ("matlab", "pil")  # of bicubic down-sampling
 CHANNELS = ("rgb", "y")  # of PSNR and SSIM
 EFFECT_METRICS = ("psnr", "mse", "change")  # of a window, in causal effect maps and occlusion
-METHODS = ("riemann_right", "riemann_trapezoid", "gausslegendre", "arc_midpoint")  # along a path
+METHODS = (
+    "riemann_right",
+    "riemann_left",
+    "riemann_trapezoid",
+    "gausslegendre",
+    "arc_midpoint",
+)  # quadrature rules along a path
 
 # A network on a command line, see fastbg.models.options.
 NETWORK = "NAME|FILE[,OPTION=VALUE]"

@@ -193,7 +193,14 @@ def conv3x3(draw: st.DrawFn, limit: int) -> Case:
         "residual_scale": draw(st.sampled_from([1.0, 0.1, 0.0])),
         "upscale": upscale,
     }
-    return Case("conv3x3", found, options, differentiable=("x", "weight"), cancels=True)
+    return Case(
+        "conv3x3",
+        found,
+        options,
+        differentiable=("x", "weight"),
+        unwritten={"triton": ("weight",)},
+        cancels=True,
+    )
 
 
 @st.composite

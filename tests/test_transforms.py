@@ -72,6 +72,10 @@ each_operator = pytest.mark.parametrize("name", CASES)
 FORWARD_BY_NAME = ("conv3x3", "conv3x3_relu_shuffled")
 
 
+# Arguments whose gradient a backend refuses, as it is not written: weight and bias.
+UNWRITTEN = {(name, "triton"): (1, 2) for name in FORWARD_BY_NAME}
+
+
 def runs(name: str, op: str) -> BackendUnderTest:
     """A backend, or a skip with the reason where it does not run this operator here."""
     found = backend_under_test(name, op.removesuffix("_relu_shuffled"))
@@ -204,14 +208,16 @@ def test_reverse_mode_transforms_equal_the_references(name: str, backend: str) -
         def run(*inputs: Tensor, which: str = which) -> Tensor:
             return case.run(*inputs, backend=which).square()
 
-        every = tuple(range(len(inputs)))
+        lacking = UNWRITTEN.get((name, backend), ())
+        every = tuple(k for k in range(len(inputs)) if k not in lacking)
         gradients = torch.func.grad(lambda *x: run(*x).sum(), every)(*inputs)
         jacobian = torch.func.jacrev(lambda *x: run(*x).flatten()[:3], every)(*inputs)
         samples = torch.vmap(torch.func.grad(lambda *x: run(*x).sum()))(
             *(torch.stack((x, 2 * x)) for x in inputs)
         )
-        leaves = [x.clone().requires_grad_() for x in inputs]
-        first = torch.autograd.grad(run(*leaves).sum(), leaves, create_graph=True)
+        copies = [x.clone() for x in inputs]
+        leaves = [copies[k].requires_grad_() for k in every]
+        first = torch.autograd.grad(run(*copies).sum(), leaves, create_graph=True)
         second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
         results.append([x.cpu() for x in (*gradients, *jacobian, samples, *second)])
     for got, expected in zip(*reversed(results), strict=True):
