@@ -121,7 +121,7 @@ class ExpectedGradients:
         return mean.result(images, corners, leading_shape(windows, len(images)))
 
     def _drawn(self, samples: int) -> Iterator[Cells]:
-        """The points drawn on each baseline's line; their weights turn the later sums into means."""
+        """The points drawn on each baseline's line, weighted so that the result is their mean."""
         random, count = np.random.default_rng(self.seed), len(self._lines)
         chosen, places = random.integers(count, size=samples), random.random(samples)
         for m in range(count):

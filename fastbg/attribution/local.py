@@ -408,7 +408,7 @@ class _Run:
             self.batch = self.asked or best
 
     def _costliest(self, boxes: Sequence[Box], image: Tensor) -> Box:
-        """The box whose trimmed pass computes the most pixels: the largest; of those the most central."""
+        """The box whose trimmed pass computes most pixels: the largest, and of those the most central."""
         height, width = (self.passes.scale * v for v in image.shape[-2:])
 
         def cost(box: Box) -> tuple[int, int]:
