@@ -443,7 +443,7 @@ def workloads() -> list[Workload]:
         "fp32 shuffle": Case(64, 256, upscale=2),
         "fp32 shuffle gradient": Case(64, 256, upscale=2, transposed=True),
         "fp32 last": Case(64, 3, side=128),
-        "fp16 20 channels": Case(20, 20, torch.float16, side=17),  # channels do not fill whole blocks
+        "fp16 20 channels": Case(20, 20, torch.float16, side=17),  # blocks are not full
     }
     packed = [edsr[name].pack(name) for name in ("fp32", "tf32", "fp32 as bf16", "bf16")]
     return packed + [case.convolve(name) for name, case in edsr.items()]

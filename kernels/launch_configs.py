@@ -252,7 +252,7 @@ class ConvPackConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """attention_fwd_kernel and its gradient: every program adds up sums, then streams its pixels."""
+    """attention_fwd_kernel and its gradient: programs add up sums, then stream their pixels."""
 
     block_p: int = 32  # x 64 channels: 16 values of each map per thread
     num_warps: int = 4

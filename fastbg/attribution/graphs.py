@@ -1,4 +1,4 @@
-"""CUDA graphs: a pass that is run many times with one shape is recorded once, then replayed."""
+"""CUDA graphs: passes that run repeatedly with one shape are recorded once, then replayed."""
 
 import logging
 from collections import OrderedDict
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastbg.models.network import Network, is_watched
 
 log = logging.getLogger(__name__)
-KEPT = 4  # graphs; each keeps the memory of its pass
+KEPT = 4  # number of graphs; each holds the memory of its pass
 Pass = Callable[[Tensor], Tensor]
 
 

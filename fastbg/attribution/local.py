@@ -189,7 +189,7 @@ class Integrals:
         return replace(self, total=self.total / count, ends=ends)
 
     def result(self, images: Tensor, corners: Tensor, shape: tuple[int, ...]) -> AttributionResult:
-        """The result, with leading dimensions `shape`; InvalidArgument for NaN or infinite values."""
+        """The result, with leading dimensions `shape`; InvalidArgument unless it is finite."""
         check_finite("model", self.total, "an attribution")
         size, delta = images.shape[1:], None
         if self.ends is not None:
@@ -408,7 +408,7 @@ class _Run:
             self.batch = self.asked or best
 
     def _costliest(self, boxes: Sequence[Box], image: Tensor) -> Box:
-        """The box whose trimmed pass computes most pixels: the largest, and of those the most central."""
+        """The box whose trimmed pass computes most pixels: the largest, then the most central."""
         height, width = (self.passes.scale * v for v in image.shape[-2:])
 
         def cost(box: Box) -> tuple[int, int]:
