@@ -76,8 +76,8 @@ def result_shape(
 def kept_bytes(images: int, parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
     """Bytes that a forward pass of the cpu backend stores for the gradient.
 
-    For a ReLU: a mask of the values it passed. For an attention: its convolution's values, its weights,
-    and its hidden layer.
+    For a ReLU: a mask of the values it passed. For an attention: its convolution's values, its
+    weights, and its hidden layer.
     """
     total, layers = 0, split(numbers)
     of_layers = parted(parameters, len(layers))
