@@ -1,12 +1,12 @@
-"""Paths of your own: which pixels does a network use against compression, and against rain?
+"""Custom paths: which pixels does a network use to remove compression artefacts, or rain?
 
-LAM's path removes blur, which is the question of super-resolution. A restoration network answers
-another one, so its path starts at another baseline: the image under strong JPEG compression, or
-under rain. Both are functions of t that end at the image; their derivatives are not needed. Takes
+LAM's path starts at a blurred image, as super-resolution restores detail. For other restoration
+networks the path should start at an image with their degradation: here strong JPEG compression, or
+rain. Both paths are functions of t that end at the image; their derivatives are not needed. Takes
 about 5 seconds.
 
-The networks are stand-ins: the built-in EDSR, and a median that removes thin streaks. Put yours in
-their place.
+The networks are stand-ins: the built-in EDSR, and a median filter that removes thin streaks.
+Replace them by your own.
 """
 
 import io
@@ -33,7 +33,7 @@ def compressed(image: Tensor, quality: int) -> Tensor:
 
 
 def jpeg(images: Tensor, t: Tensor) -> Tensor:
-    """From quality 10 at t = 0 over higher ones to the image itself, straight between them."""
+    """From JPEG quality 10 at t = 0 through higher ones to the image; linear in between."""
 
     def nodes(image: Tensor) -> Tensor:
         anchors = torch.stack([*(compressed(image, quality) for quality in QUALITIES), image])
@@ -56,7 +56,7 @@ def streaks(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def rain(images: Tensor, t: Tensor) -> Tensor:
-    """Rain that lightens the image (screen blending), fading away as t goes from 0 to 1."""
+    """The image under rain (screen blending), which fades away as t goes from 0 to 1."""
     falling = streaks(*images.shape[-2:]).to(images)
     fading = (1 - t)[:, None, None, None] * falling  # (K,1,h,w)
     return images[:, None] + fading * (1 - images[:, None])

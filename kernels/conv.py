@@ -1,15 +1,16 @@
 """Kernels of the 3x3 convolution. B images, C channels, a box of H x W pixels of a map.
 
-`conv3x3_fwd_kernel` is a matrix product on tensor cores whose left side is never stored: for each
-of the nine taps a program reads its pixels, moved by the tap, where they lie, and multiplies them
-with that tap's weight. So a map may be a cut view, and what lies outside of it counts as zero.
-Bias, ReLU, residual sum and pixel shuffle happen before the only store. The gradient to the input
-is the same kernel with the transposed weight, its taps flipped, a pixel shuffle undone at the reads
-and the ReLU of the layer before at the store.
+`conv3x3_fwd_kernel` is an implicit matrix product (without im2col) on tensor cores: for each of the
+nine taps a program reads its pixels, shifted by the tap, directly from the map, and multiplies them
+by that tap's weight. So a map may be a strided view, and pixels outside of it count as zero. Bias,
+ReLU, residual sum and pixel shuffle are applied before the only store. The gradient to the input is
+computed by the same kernel: the weight is transposed and its taps are flipped, loads undo a pixel
+shuffle, and the store applies the gradient of the previous layer's ReLU.
 
-float32 in precision "ieee" takes three TF32 products: both sides are split into what TF32 holds and
-the rest. The weight is split once, by `conv3x3_pack_kernel`, which lays out the weights of many
-convolutions in one launch: channels in whole blocks, the places of a pixel shuffle apart.
+float32 in precision "ieee" takes three TF32 products: both factors are split into their TF32 value
+and the rest. Weights are split once, by `conv3x3_pack_kernel`, which packs the weights of many
+convolutions in one launch: channels are padded to whole blocks, and the positions of a pixel
+shuffle are separated.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from .workloads import Workload, workload
 
 @triton.jit
 def rounded_to_tf32(value):
-    """The nearest number with 10 bits of mantissa; NaN and infinity stay."""
+    """Rounded to 10 bits of mantissa (TF32); NaN and infinity are unchanged."""
     bits = value.to(tl.int32, bitcast=True)
     nearest = ((bits + 0x1000) & -8192).to(tl.float32, bitcast=True)
     return tl.where(value == value, nearest, value)
@@ -38,10 +39,11 @@ def rounded_to_tf32(value):
 def conv3x3_pack_kernel(
     table_ptr, weight_ptr, packed_ptr, blocks, rests, SPLIT: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """One block of one weight: packed[tap, place read, place written, output, input].
+    """Packs a block of one weight: packed[tap, place read, place written, output, input].
 
-    `weight_ptr` tells the dtype only: the addresses stand in the table, whose rows are `table_row`.
-    With SPLIT, what TF32 cannot hold follows from `rests` on.
+    A place is a position inside the block of a pixel shuffle. `weight_ptr` gives only the dtype;
+    the weights' addresses are in the table, whose rows `table_row` makes. With SPLIT, the rests
+    that TF32 cannot represent are stored `rests` elements further on.
     """
     program = tl.program_id(0)
     row = table_ptr + (program // blocks) * 13
@@ -127,11 +129,12 @@ def conv3x3_fwd_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """BLOCK_P pixels of the convolution and, at one place of its shuffle, BLOCK_N of its channels.
+    """Computes BLOCK_P pixels and BLOCK_N channels, for one position in the pixel shuffle's block.
 
-    READ and WRITTEN: side of the shuffle that is undone at the reads, done at the store. Pixel
-    (0, 0) lies at (x_down, x_right) in `x`, and its shuffled block at (residual_down, ..) in
-    `residual`; both are zero outside. `sums`: of each block of pixels, for the channels' means.
+    READ: factor of the pixel shuffle that loads undo; WRITTEN: of the one that the store applies.
+    Pixel (0, 0) is at (x_down, x_right) in `x`, and its shuffled block at (residual_down,
+    residual_right) in `residual`; both count as zero outside. `sums` gets each channel's sum over
+    each block of pixels, from which the channels' means are computed.
     """
     program = tl.program_id(0)
     blocks_n = padded_channels // BLOCK_N
@@ -171,7 +174,7 @@ def conv3x3_fwd_kernel(
         taps = at_weight + (step // steps * (WRITTEN * WRITTEN * matrix) + first)
         weight = tl.trans(tl.load(taps))
         if PRECISION == "tf32x3":
-            # Cut, not rounded, which would make a number of NaN; what is left is rounded instead.
+            # Truncated, as rounding the bits would turn NaN into a number; the rest is rounded.
             most = (value.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
             left = ((value - most).to(tl.int32, bitcast=True) + 0x1000) & -8192
             left = left.to(tl.float32, bitcast=True)
@@ -183,7 +186,7 @@ def conv3x3_fwd_kernel(
             if WIDENED:
                 value, weight = value.to(tl.float32), weight.to(tl.float32)
             total = tl.dot(value, weight, total, input_precision=PRECISION)
-    if PRECISION == "tf32x3":  # of an infinity, the rest is NaN
+    if PRECISION == "tf32x3":  # the rest of an infinity is NaN
         total = tl.where(tl.abs(total) == float("inf"), total, total + rest)
 
     n = block_n * BLOCK_N + lanes
@@ -224,62 +227,62 @@ def conv3x3_fwd_kernel(
 
 @dataclass(frozen=True)
 class Filter:
-    """A weight (Co,Ci,3,3) as the kernel reads it: of a convolution, or of its input's gradient."""
+    """A weight (Co,Ci,3,3) and its use: in a convolution, or (transposed) in its input gradient."""
 
     weight: Tensor
-    upscale: int  # of the pixel shuffle behind the convolution
+    upscale: int  # factor of the pixel shuffle after the convolution
     transposed: bool
 
     @property
     def read(self) -> int:
-        """Side of the shuffle that is undone at the reads."""
+        """Factor of the pixel shuffle that loads undo."""
         return self.upscale if self.transposed else 1
 
     @property
     def written(self) -> int:
-        """Side of the shuffle that is done at the store."""
+        """Factor of the pixel shuffle that the store applies."""
         return 1 if self.transposed else self.upscale
 
     @property
     def inputs(self) -> int:
-        """Channels that are read, at each place of the shuffle."""
+        """Number of channels read, for each position in the shuffle's block."""
         return self.weight.shape[0 if self.transposed else 1] // self.read**2
 
     @property
     def outputs(self) -> int:
-        """Channels that are written, at each place of the shuffle."""
+        """Number of channels written, for each position in the shuffle's block."""
         return self.weight.shape[1 if self.transposed else 0] // self.written**2
 
     def blocks(self, precision: str) -> tuple[int, int]:
-        """Channels of a block that are written, and that are read."""
+        """Number of channels that a block writes, and number that it reads."""
         config = ConvConfig()
         return config.block_n(self.outputs), config.block_k(self.inputs, precision)
 
     def padded(self, precision: str) -> tuple[int, int]:
-        """Channels written and read, in whole blocks."""
+        """Numbers of channels written and read, rounded up to whole blocks."""
         block_n, block_k = self.blocks(precision)
         return -(-self.outputs // block_n) * block_n, -(-self.inputs // block_k) * block_k
 
     def count(self, precision: str) -> int:
-        """Elements of what is packed of it."""
+        """Number of elements of the packed weight, without rests."""
         outputs, inputs = self.padded(precision)
         return 9 * self.read**2 * self.written**2 * outputs * inputs
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A filter in the memory that `conv3x3_pack_kernel` fills."""
+    """A filter as packed by `conv3x3_pack_kernel`."""
 
     filter: Filter
-    memory: Tensor  # from the filter's first element on
-    rests: int  # elements from there to its rests
+    memory: Tensor  # starts at the filter's first element
+    rests: int  # offset of its rests, in elements
     precision: str
 
 
 def products(dtype: torch.dtype, precision: str) -> tuple[str, torch.dtype]:
-    """The products, "tf32x3" or "tf32" (no matter what, of half types), and their weights' dtype.
+    """The kind of products, "tf32x3" or "tf32" (which half types ignore), and the weights' dtype.
 
-    `dtype`: of the maps. `precision`: ieee, tf32 or bf16, which say how float32 is rounded.
+    `dtype` is that of the maps. `precision`, ieee, tf32 or bf16, says how float32 is rounded.
     """
     if dtype == torch.float32 and precision == "ieee":
         return "tf32x3", dtype
@@ -288,7 +291,7 @@ def products(dtype: torch.dtype, precision: str) -> tuple[str, torch.dtype]:
 
 
 def table_row(one: Filter, start: int, precision: str) -> list[int]:
-    """What `conv3x3_pack_kernel` must know of a filter, packed from element `start` on."""
+    """The table row of a filter for `conv3x3_pack_kernel`, packed from element `start` on."""
     weight = one.weight
     stride_o, stride_i, stride_y, stride_x = weight.stride()
     address = weight.data_ptr()
@@ -304,20 +307,20 @@ def table_row(one: Filter, start: int, precision: str) -> list[int]:
 
 @dataclass(frozen=True)
 class PackPlan:
-    """The launch that packs filters, but for its table, and where they will lie."""
+    """The packed filters, and the launch that packs them, which still needs its table."""
 
-    rows: list[list[int]]  # of the table: int64, contiguous, on the device
+    rows: list[list[int]]  # of the table, an int64, contiguous tensor on the device
     packed: list[Packed]
     incomplete: Launch
 
     def launch(self, table: Tensor) -> Launch:
-        """The launch, with its table."""
+        """The launch with this table."""
         arguments = {**self.incomplete.arguments, "table_ptr": table}
         return replace(self.incomplete, arguments=arguments)
 
 
 def plan_pack(filters: Sequence[Filter], precision: str) -> PackPlan:
-    """Packs filters of one dtype; `precision` as `products` takes it."""
+    """Plans the packing of filters of one dtype; `precision` as for `products`."""
     config, weight = ConvPackConfig(), filters[0].weight
     kind, dtype = products(weight.dtype, precision)
     counts = [one.count(kind) for one in filters]
@@ -341,7 +344,7 @@ def plan_pack(filters: Sequence[Filter], precision: str) -> PackPlan:
 
 @dataclass(frozen=True)
 class Placed:
-    """A map (B,C,h,w), any strides, and where the first pixel that is computed lies in it."""
+    """A map (B,C,h,w), any strides, and the position in it of the first computed pixel."""
 
     map: Tensor
     down: int = 0
@@ -350,14 +353,14 @@ class Placed:
 
 @dataclass(frozen=True)
 class Ending:
-    """What follows the product: ``gated(residual + scale * relu(product + bias))``."""
+    """What is applied to the product: ``gated(residual + scale * relu(product + bias))``."""
 
     bias: Tensor | None = None  # contiguous
     relu: bool = False
     scale: float = 1.0
     residual: Placed | None = None
-    gate: Tensor | None = None  # like the result: where it is not above zero, the result is zero
-    sums: Tensor | None = None  # of channels: (B, blocks of pixels, padded channels) float32
+    gate: Tensor | None = None  # shaped as the result, which is 0 where `gate` <= 0
+    sums: Tensor | None = None  # channels' sums (B, blocks of pixels, padded channels) float32
 
 
 def plan_conv3x3(x: Placed, packed: Packed, ending: Ending, out: Tensor) -> Launch:
@@ -419,7 +422,7 @@ def plan_conv3x3(x: Placed, packed: Packed, ending: Ending, out: Tensor) -> Laun
 
 
 def pixel_blocks(height: int, width: int) -> int:
-    """Blocks of pixels of one image, each of which one program sums."""
+    """Number of blocks of pixels of one image; one program sums each block."""
     return -(-(height * width) // ConvConfig().block_p)
 
 
@@ -440,7 +443,7 @@ def workloads() -> list[Workload]:
         "fp32 shuffle": Case(64, 256, upscale=2),
         "fp32 shuffle gradient": Case(64, 256, upscale=2, transposed=True),
         "fp32 last": Case(64, 3, side=128),
-        "fp16 20 channels": Case(20, 20, torch.float16, side=17),  # no whole block, no whole pack
+        "fp16 20 channels": Case(20, 20, torch.float16, side=17),  # blocks are not full
     }
     packed = [edsr[name].pack(name) for name in ("fp32", "tf32", "fp32 as bf16", "bf16")]
     return packed + [case.convolve(name) for name, case in edsr.items()]
@@ -462,7 +465,7 @@ class Case:
     side: int = 32
 
     def plan(self) -> PackPlan:
-        """Of its weight."""
+        """The plan that packs its weight."""
         weight = torch.empty((self.outputs, self.inputs, 3, 3), dtype=self.dtype, device="meta")
         return plan_pack([Filter(weight, self.upscale, self.transposed)], self.precision)
 
@@ -474,7 +477,7 @@ class Case:
         return workload(plan.launch(table), name, touched)
 
     def convolve(self, name: str) -> Workload:
-        """The launch that computes it."""
+        """The launch that computes the layer."""
         (packed,) = self.plan().packed
         one, precision = packed.filter, packed.precision
         x, out = self.maps(one.inputs, one.read), self.maps(one.outputs, one.written)
@@ -491,7 +494,7 @@ class Case:
         return workload(plan_conv3x3(Placed(x), packed, ending, out), name, touched, operations)
 
     def maps(self, channels: int, factor: int) -> Tensor:
-        """100 of them, channels_last."""
+        """100 maps, channels_last."""
         side = self.side * factor
         maps = torch.empty((100, side, side, channels), dtype=self.dtype, device="meta")
         return maps.permute(0, 3, 1, 2)

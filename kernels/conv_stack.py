@@ -1,8 +1,9 @@
-"""Channel attention (Zhang et al., ECCV 2018). B images, C channels, S squeezed ones.
+"""Kernels of channel attention (Zhang et al., ECCV 2018). B images, C channels, S hidden values.
 
-A convolution's launch leaves sums over blocks of pixels, in `sums`. From them every program makes
-its image's channel weights again, which costs less than a launch of its own, and then weighs some
-of the pixels. All sums are added in one order, without atomics: the same bits in every run.
+The convolution before has stored the channels' sums over blocks of pixels in `sums`. From them
+every program computes its image's channel weights, which takes less time than a separate launch,
+and weights some of the pixels. Sums are added in a fixed order without atomics, so that every run
+gives the same bits.
 """
 
 import torch
@@ -18,7 +19,7 @@ from .workloads import Workload, workload
 
 @triton.jit
 def added(sums_ptr, blocks, stride, lane, mask):
-    """Sum over the blocks of an image, in order."""
+    """Each channel's sum over the blocks of an image, added in order."""
     total = tl.zeros_like(lane).to(tl.float32)
     for _ in range(blocks):
         total += tl.load(sums_ptr + lane, mask=mask, other=0.0)
@@ -121,7 +122,7 @@ def attention_bwd_kernel(
     out_stride_n, out_stride_c, out_stride_y, out_stride_x,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Gradient to all of y, of the gradient on a box whose first pixel lies at (-down, -right)."""
+    """Gradient to all of y, from `grad` on a box that starts at (-grad_down, -grad_right)."""
     program = tl.program_id(0)
     image = (program // shares).to(tl.int64)
     lane = tl.arange(0, BLOCK_C)
@@ -167,8 +168,8 @@ def plan_attention(
 ) -> Launch:  # fmt: skip
     """The launch that fills `out` (B,C,h,w) and means (B,C) float32.
 
-    `y` and `residual` (B,C,h,w) on the same box; sums (B,blocks,>= C) float32 of the map of
-    `map_pixels` that `y` is cut from. Parameters contiguous.
+    `y` and `residual` (B,C,h,w) are on the same box. `sums` (B,blocks,>= C) float32 are those of
+    the whole map, with `map_pixels` pixels, that `y` is a part of. Parameters must be contiguous.
     """
     config, (height, width) = AttentionConfig(), out.shape[2:]
     arguments: dict[str, Tensor | int | float] = {
@@ -202,7 +203,7 @@ def plan_attention_gradient(
 ) -> tuple[Launch, Launch]:  # fmt: skip
     """The launches that fill `out`: the gradient to the whole map `y` (B,C,H,W).
 
-    `grad` (B,C,h,w): the gradient to a box of the result, whose first pixel is (down, right).
+    `grad` (B,C,h,w) is the gradient to a box of the result; its first pixel is at (down, right).
     """
     config, (height, width) = AttentionConfig(), out.shape[2:]
     _, channels, grad_height, grad_width = grad.shape

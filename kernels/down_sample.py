@@ -8,7 +8,7 @@ import triton.language as tl
 def lines_of(program, count, tiles_x, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
     """Lines [BLOCK_Y, 1] and columns [1, BLOCK_X] of a program's tile, and which lines exist.
 
-    The rows of all planes follow one another, so that no tile ends with its image.
+    Rows of all planes are numbered consecutively, so that a tile may span two images.
     """
     line = program // tiles_x * BLOCK_Y + tl.arange(0, BLOCK_Y)[:, None]
     x = program % tiles_x * BLOCK_X + tl.arange(0, BLOCK_X)[None, :]
@@ -17,7 +17,7 @@ def lines_of(program, count, tiles_x, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constex
 
 @triton.jit
 def lines_of_image(tiles, count, tiles_x, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr):
-    """Image (int64) of this program, of `tiles` tiles each, and `lines_of` its tile there."""
+    """This program's image (int64), if each has `tiles` tiles, and `lines_of` its tile."""
     program = tl.program_id(0)
     line, x, in_y = lines_of(program % tiles, count, tiles_x, BLOCK_Y, BLOCK_X)
     return (program // tiles).to(tl.int64), line, x, in_y

@@ -23,7 +23,7 @@ DIVISIBLE = [["tt.divisibility", 16]]  # what Triton tells the compiler of a mul
 
 
 def is_interpreted(kernel: Any) -> bool:
-    """Whether Triton's interpreter runs a kernel, on the CPU."""
+    """Whether `kernel` runs in Triton's interpreter, on the CPU."""
     return not isinstance(kernel, triton.JITFunction)
 
 

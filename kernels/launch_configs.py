@@ -225,15 +225,15 @@ class GramReduceConfig:
 
 @dataclass(frozen=True)
 class ConvConfig:
-    """conv3x3_fwd_kernel: every program reads all weights, so that small tiles wait for L2."""
+    """conv3x3_fwd_kernel: every program reads all weights, so small tiles are limited by L2."""
 
-    block_p: int = 128  # of one image; with 64, weights alone took longer than the products
-    num_warps: int = 8  # two sums of 32 registers per thread
+    block_p: int = 128  # of one image; with 64, loading weights takes longer than the products
+    num_warps: int = 8  # two accumulators of 32 registers per thread
     stages: int = 3  # loads of two steps in flight: 48 KiB of shared memory
-    split_k: int = 16  # channels of a step in three products; 32 spilled on sm_80
+    split_k: int = 16  # channels per step with three TF32 products; 32 spill registers on sm_80
 
     def block_n(self, outputs: int) -> int:
-        """Channels written by a program; 16 is the least of a tensor core."""
+        """Channels written by a program; tensor cores need at least 16."""
         return min(max(next_power_of_2(outputs), 16), 64)
 
     def block_k(self, inputs: int, products: str) -> int:
@@ -252,7 +252,7 @@ class ConvPackConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """attention_fwd_kernel and its gradient stream maps, after a short sum in every program."""
+    """attention_fwd_kernel and its gradient: programs add up sums, then stream their pixels."""
 
     block_p: int = 32  # x 64 channels: 16 values of each map per thread
     num_warps: int = 4
@@ -263,5 +263,5 @@ class AttentionConfig:
         return min(-(-(height * width) // self.block_p), self.most_shares)
 
     def constants(self, channels: int) -> dict[str, int]:
-        """What the kernels are compiled with."""
+        """The constants that the kernels are compiled with."""
         return {"BLOCK_P": self.block_p, "BLOCK_C": next_power_of_2(channels)}

@@ -2,8 +2,8 @@
 
 A foreign pixel is corrected by the step across each rim, times a weight that decays with the
 distance from it (fastbg.composite, seam=tau). Steps are computed on use, as the pixels of a rim
-stay in L1 or L2. Down-sampling sums every LR pixel from its own taps, corrected one by one: a
-bridge is clipped, so that its down-sampling is not a sum of parts.
+stay in L1 or L2. For down-sampling, the pixels under each LR pixel's taps are corrected one by one:
+a bridged pixel is clipped, so that down-sampling cannot be split into a sum of parts.
 
 Only pixels that are visible in the composite are read. A pair index out of range gives an image of
 NaN.

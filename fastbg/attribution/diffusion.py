@@ -10,8 +10,8 @@ from fastbg.errors import InvalidArgument
 GINI_OFFSET = 1e-7  # of the public LAM code
 
 
-# How the channels (...,C,h,w) of an attribution become a map (...,h,w). The published one lets
-# channels of opposite signs cancel; the other counts both.
+# Ways to reduce an attribution (...,C,h,w) to a map (...,h,w). In the published "abs_of_sum",
+# channels of opposite signs cancel; in "sum_of_abs" they do not.
 AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "abs_of_sum": lambda attribution: attribution.sum(-3).abs(),
     "sum_of_abs": lambda attribution: attribution.abs().sum(-3),
@@ -27,7 +27,7 @@ def check_aggregation(aggregation: str) -> str:
 
 
 def attribution_map(attribution: Tensor, aggregation: str = "abs_of_sum") -> Tensor:
-    """The channels' aggregate divided by its maximum: (...,C,h,w) -> (...,h,w) in [0,1].
+    """Aggregates channels and divides by the maximum: (...,C,h,w) -> (...,h,w) in [0,1].
 
     "abs_of_sum" is |sum over channels|, as in the public LAM code; "sum_of_abs" adds the channels'
     absolute values. An attribution that is 0 everywhere has a map of zeros.

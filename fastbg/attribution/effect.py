@@ -241,7 +241,7 @@ class CausalEffectMap:
 
 
 class _Draws:
-    """The replacements of every block: the given ones, or else drawn ones."""
+    """The replacements of every block: given ones, otherwise drawn ones."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Whether the arrays of a file can be a causal effect map: fields, types, shapes, values."""
+"""Checks that the arrays of a file form a causal effect map: fields, types, shapes, values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from fastbg.attribution.window_measure import METRICS
 
 Arrays = Mapping[str, NDArray[Any]]
 
-# Type of each array, as NumPy's letters for kinds, and its rank beyond that of the pairs.
+# Permitted `dtype.kind` of each array, and its number of dimensions after those of the pairs.
 _TABLES = {
     "baseline": ("f", 0),
     "coarse_values": ("f", 3),
@@ -25,9 +25,9 @@ _SINGLE = {"scale": "iu", "block": "iu", "metric": "U", "tolerance": "fi", "reus
 
 
 def check_map(arrays: Arrays, interventions: Interventions) -> None:
-    """Raise ValueError that names a field which no saved map has like that; KeyError if it lacks.
+    """Raises ValueError naming the first invalid field; KeyError for a missing field.
 
-    `interventions`: those of the same file, which are already known to be some.
+    `interventions` are those of the same file, already checked.
     """
     for name, kinds in _SINGLE.items():
         _require(name, arrays[name], arrays[name].shape == () and arrays[name].dtype.kind in kinds)
@@ -53,7 +53,7 @@ def _check_single(arrays: Arrays) -> None:
 
 
 def _check_tables(arrays: Arrays, interventions: Interventions) -> None:
-    """The tables are those of one grid of blocks, and the windows lie in the images."""
+    """Checks that all tables have the same grid of blocks, and that windows lie in the images."""
     images, windows = arrays["images"], arrays["windows"]
     channels, height, width = images.shape[-3:]
     block, scale = int(arrays["block"]), int(arrays["scale"])
@@ -77,7 +77,7 @@ def _check_tables(arrays: Arrays, interventions: Interventions) -> None:
 
 
 def _inside(windows: NDArray[Any], height: int, width: int) -> bool:
-    """Whether windows (...,3) y, x, size or (...,4) boxes are some, and lie in the SR image."""
+    """Whether windows, (...,3) y, x, size or (...,4) boxes, are not empty and in the SR image."""
     start, end = windows[..., :2], windows[..., 2:]
     if windows.shape[-1] == 3:
         end = start + end

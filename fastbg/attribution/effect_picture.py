@@ -51,7 +51,7 @@ def result_figure(result: "CausalEffectResult", index: int | tuple[int, ...] = 0
     enlarged = lr.repeat(scale, 0).repeat(scale, 1)
     own = result.grid.on_pixels(result.own[index].numpy()).repeat(scale, 0).repeat(scale, 1)
     blended = (1 - INPUT_SHARE) * result.colours()[index] + INPUT_SHARE * enlarged
-    blended = np.where(own[..., None], enlarged, blended)  # not measured: no colour
+    blended = np.where(own[..., None], enlarged, blended)  # no colour, as not measured
     drawn = Figure(figsize=(3 * PANEL + 1.2, PANEL + 0.6), layout="constrained")
     first, second, third = drawn.subplots(1, 3)
     y0, x0, y1, x1 = as_box(result.windows[index].tolist())

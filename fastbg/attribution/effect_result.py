@@ -276,7 +276,7 @@ class CausalEffectResult:
         return result_figure(self, index)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to a file in .npz format, whatever its suffix; `load` reads it."""
+        """Write all fields to a file in .npz format, whatever its suffix; `load` reads it."""
         arrays: dict[str, Any] = self.interventions.arrays(_PREFIX)
         arrays |= {name: np.asarray(getattr(self, name)) for name in _OTHERS}
         arrays |= {name: getattr(self, name).numpy() for name in _TABLES}

@@ -1,7 +1,8 @@
-"""Estimators: what the gradients along a path make of the objective's rise.
+"""Estimators: how attributions are computed from the gradients at the nodes of a path.
 
-Both are complete: each node's shares of the pixels add up to the rise over its cell, the first to
-the error of the quadrature, the second to rounding wherever the gradient is not 0.
+Both are complete: the attributions of all pixels over a cell add up to the objective's rise over
+that cell. For "path" this holds up to the quadrature error; for "idgi" up to rounding, if the
+gradient is not 0.
 """
 
 import torch
@@ -22,7 +23,7 @@ def check_estimator(estimator: str) -> str:
 
 
 def check_covers(cells: Cells, method: str) -> None:
-    """InvalidArgument for a rule whose cells do not cover the path: IDGI needs its rises."""
+    """InvalidArgument for a rule without cells that cover the path: IDGI needs the rise of each."""
     if cells.pointwise:
         expected = "a rule whose cells cover the path, for the estimator 'idgi'"
         raise InvalidArgument("method", repr(method), expected)
@@ -31,10 +32,11 @@ def check_covers(cells: Cells, method: str) -> None:
 def idgi(gradients: Tensor, rises: Tensor) -> Tensor:
     """Important direction gradient integration (IDGI; Yang, Wang and Bilgic, CVPR 2023, Alg. 1).
 
-    Of each step only the part along the gradient changes the objective; the rest is noise of the
-    explanation. So the rise d of the objective over a cell is shared out by the squared gradient g
-    at its node: ``A[i] = sum over nodes of d * g[i]^2 / sum over j of g[j]^2``. A node without a
-    gradient has no shares.
+    Only the component of a step along the gradient changes the objective; the rest adds noise to
+    the explanation. So the rise d of the objective over a cell is divided among the pixels in
+    proportion to the squared gradient g at the cell's node:
+    ``A[i] = sum over nodes of d * g[i]^2 / sum over j of g[j]^2``. A node whose gradient is 0
+    everywhere contributes nothing.
 
     Args:
         gradients: (K,C,h,w) at the nodes.
@@ -43,7 +45,7 @@ def idgi(gradients: Tensor, rises: Tensor) -> Tensor:
     Returns:
         (C,h,w) float64.
     """
-    squares = gradients.double().square()  # those of small float32 gradients would be 0
+    squares = gradients.double().square()  # in float32 small ones would become 0
     lengths = squares.sum((1, 2, 3))
     weights = torch.where(lengths > 0, rises.to(lengths) / lengths.clamp(min=1e-300), 0)
     return torch.einsum("kchw,k->chw", squares, weights)

@@ -20,16 +20,16 @@ from fastbg.precision import in_precision
 
 
 class ExpectedGradients:
-    """Integrated gradients from several baselines, so that no single one decides what is absent.
+    """Integrated gradients averaged over several baselines, so that no single baseline decides.
 
     ``A[i] = E[(x[i] - x'[i]) * dF/dx[i](x' + t (x - x'))]`` over baselines x' and t ~ U(0,1) (Erion
-    et al., Nature Machine Intelligence 3, 2021, "Expected gradients"). The sum of A is F(x) less
-    the mean of F over the baselines.
+    et al., Nature Machine Intelligence 3, 2021, "Expected gradients"). The sum of A is F(x)
+    minus the mean of F over the baselines.
 
     Args:
         model: as `LocalAttribution` takes it.
-        baselines: (M,C,h,w) in [0,1], such as other images or blurred ones, for all images alike;
-            or colours (M,C,1,1).
+        baselines: (M,C,h,w) in [0,1], such as other images or blurred ones, or colours (M,C,1,1).
+            The same baselines are used for every image.
         objective: as for `LocalAttribution`; default LAM's `GradientDetector()`.
         seed: of the draws of ``attribute(samples=...)``.
         memory_budget, autocast: as for `LocalAttribution`.
@@ -91,22 +91,24 @@ class ExpectedGradients:
         Args:
             images, windows, internal_batch_size: as for `LocalAttribution.attribute`.
             n_steps, method: quadrature rule along the line from each baseline.
-            return_convergence_delta: also return the sum of the attribution less what it should be:
-                the objective at the image less its mean over the baselines.
-            samples: in place of the rule so many draws of a baseline and a point on its line, as
-                published; seeded, and the same for every image and window.
+            return_convergence_delta: also return the sum of the attribution minus its exact value,
+                the objective at the image minus its mean over the baselines.
+            samples: number of random draws that replace the quadrature rule, as published. Each
+                draw is a baseline and a point on its line. Draws are seeded, and the same for every
+                image and window.
 
         Returns:
             An `AttributionResult` with one entry for each pair of image and window.
 
         Raises:
-            InvalidArgument: as `LocalAttribution.attribute`; baselines of other sides or channels.
+            InvalidArgument: as `LocalAttribution.attribute`; baselines of another size or number of
+                channels than the images.
         """
         images = as_inputs(images, self._lines[0].model)
         self._check_baselines(images)
         corners = as_windows(windows, len(images))
         if samples is None:
-            # On a straight line arc length is position.
+            # On a straight line the arc length is proportional to the position.
             cells = quadrature(method, n_steps, lambda fractions: fractions)
             parts = [cells] * len(self._lines)
         else:
@@ -119,7 +121,7 @@ class ExpectedGradients:
         return mean.result(images, corners, leading_shape(windows, len(images)))
 
     def _drawn(self, samples: int) -> Iterator[Cells]:
-        """For each baseline the points drawn on its line, weighted so that their mean counts."""
+        """The points drawn on each baseline's line, weighted so that the result is their mean."""
         random, count = np.random.default_rng(self.seed), len(self._lines)
         chosen, places = random.integers(count, size=samples), random.random(samples)
         for m in range(count):
@@ -137,10 +139,10 @@ class ExpectedGradients:
 
 
 def _sum(one: Integrals, other: Integrals) -> Integrals:
-    """Along the lines from two baselines."""
+    """The sum of the integrals along the lines from two baselines."""
     return Integrals(
         total=one.total + other.total,
         ends=None if one.ends is None or other.ends is None else one.ends + other.ends,
-        scale=max(one.scale, other.scale),  # 0 where nothing was drawn
+        scale=max(one.scale, other.scale),  # 0 for a line without draws
         passes=one.passes + other.passes,
     )

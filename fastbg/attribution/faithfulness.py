@@ -95,13 +95,13 @@ def faithfulness(
 
     Args:
         model: SR network, as for `LocalAttribution`.
-        maps: tensor or array (B,h,w), or (h,w) for a single image: the larger, the more important.
-            Or what `LocalAttribution`, `CausalEffectMap` or `Occlusion` answer for these images
-            and one window each: of effects the size counts, whether they help or harm, and a
-            block's is that of each of its pixels. Or several, by name, which share their controls.
-            Pixels of equal value are put in random order. The window's own blocks, which a causal
-            effect map leaves out (NaN), come first, the nearest to the window's middle foremost:
-            there it has no more knowledge than the control "nearest first", and is not blamed.
+        maps: tensor or array (B,h,w), or (h,w) for a single image; larger values are more
+            important. Or a result of `LocalAttribution`, `CausalEffectMap` or `Occlusion` for these
+            images and one window each. Or several of these, by name, which share their controls.
+            Effects are ranked by absolute value; all pixels of a block have the block's effect.
+            Pixels of equal value are put in random order. A causal effect map has no values (NaN)
+            for the window's own blocks. Their pixels come first, ordered by distance from the
+            window's middle, as in the control "nearest first".
         images: (B,3,h,w) LR in [0,1].
         windows: ``(y, x, size)`` in SR pixels for all images, or (B,3).
         objective: of deletion, as for `LocalAttribution`; default LAM's `GradientDetector()`.
@@ -229,13 +229,13 @@ def _orders(
     mixers = [generator.random(distance.size) for _ in range(draws)]
     for name, value in maps.items():
         flat = value.ravel()
-        own = np.where(np.isnan(flat), -1, ring)  # what was left out stays where it is
+        own = np.where(np.isnan(flat), -1, ring)  # pixels without a value (NaN) are not shuffled
         shuffled = [shuffled_in_rings(flat, own, mixer) for mixer in mixers]
         by_name[SHUFFLED.format(name)] = [_by_map(values, near, ties) for values in shuffled]
     return by_name
 
 
 def _by_map(values: Floats, near: Floats, ties: Floats) -> Order:
-    """Pixels (n) that the map leaves out by nearness, then those of large `values`."""
+    """Indices (n) of the pixels: first NaN ones, nearest first; then by falling `values`."""
     left_out = np.isnan(values)
     return np.lexsort((ties, np.where(left_out, -near, 0.0), -np.where(left_out, np.inf, values)))

@@ -1,4 +1,4 @@
-"""Explanations of any kind as maps of LR pixels, which `faithfulness` ranks."""
+"""Converts explanations of any kind to maps of LR pixels, which `faithfulness` ranks."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -24,10 +24,10 @@ EXPECTED = "a tensor, an array, or what LocalAttribution, CausalEffectMap or Occ
 def lr_maps(
     maps: Explanation | Mapping[str, Explanation], images: Tensor
 ) -> dict[str, list[Floats]]:
-    """Of each explanation, by name, the map (h,w) of each of `images` (B,C,h,w).
+    """The maps (h,w) of each explanation, by its name, one for each of `images` (B,C,h,w).
 
-    NaN marks pixels that the explanation leaves out: a causal effect map's own blocks. Raises
-    InvalidArgument for anything else that is not finite, and for other shapes and types.
+    NaN marks pixels without a value: the window's own blocks in a causal effect map. Raises
+    InvalidArgument for other values that are not finite, and for other shapes and types.
     """
     several = isinstance(maps, Mapping)
     named = dict(maps) if isinstance(maps, Mapping) else {"map": maps}
@@ -50,9 +50,9 @@ def lr_maps(
 
 
 def _values(label: str, given: Explanation) -> tuple[Tensor, Tensor | None]:
-    """The map (B,h,w), and which of its pixels are left out.
+    """The map (B,h,w), and a mask of its pixels without a value; None if all have one.
 
-    Effects may be of either sign, helping or harming: their size counts.
+    Positive effects help and negative ones harm; the map has their absolute values.
     """
     if isinstance(given, AttributionResult):
         return given.map, None

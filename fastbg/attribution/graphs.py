@@ -1,4 +1,4 @@
-"""CUDA graphs: a pass that is run many times with one shape is recorded once, then replayed."""
+"""CUDA graphs: passes that run repeatedly with one shape are recorded once, then replayed."""
 
 import logging
 from collections import OrderedDict
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastbg.models.network import Network, is_watched
 
 log = logging.getLogger(__name__)
-KEPT = 4  # graphs; each keeps the memory of its pass
+KEPT = 4  # number of graphs; each holds the memory of its pass
 Pass = Callable[[Tensor], Tensor]
 
 
@@ -24,16 +24,16 @@ class _Graph(NamedTuple):
 
 
 class Graphs:
-    """Runs passes of one model, by replay where one of the same shape was recorded.
+    """Runs passes of one model. Repeated passes of one shape are replayed from a CUDA graph.
 
-    The first pass of a shape runs as usual; the second is recorded; those after it are replayed.
-    The last `KEPT` shapes are kept, as long as the model's weights are the same. Where a pass is
-    not recorded, `reason` says why, and it runs as usual.
+    The first pass of a shape runs as usual; the second is recorded; later ones are replayed. The
+    last `KEPT` graphs are kept until the model's weights change. A pass that cannot be recorded
+    runs as usual, and `reason` says why.
 
     Args:
-        model: whose passes these are.
-        graph: makes an empty graph; torch.cuda.CUDAGraph but in tests.
-        record: ``record(graph)`` is a context that records; torch.cuda.graph but in tests.
+        model: the model that the passes run.
+        graph: creates an empty graph; default torch.cuda.CUDAGraph. Tests pass a stand-in.
+        record: ``record(graph)`` is a context manager that records; default torch.cuda.graph.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Graphs:
         self._weights: Hashable = None
 
     def run(self, work: Pass, x: Tensor, key: Hashable = ()) -> Tensor:
-        """``work(x)``; `key` tells passes over inputs of one shape apart."""
+        """Returns ``work(x)``. `key` distinguishes different passes over inputs of one shape."""
         self.reason = unrecordable(self.model, x)
         if self.reason:
             return work(x)
         self._forget_other_weights()
         key = (key, tuple(x.shape), x.stride(), x.dtype, x.device)
-        if key not in self._seen:  # also makes what is made at first use, such as packed weights
+        if key not in self._seen:  # fills caches too, such as packed weights
             self._seen.add(key)
             return work(x)
         if key not in self._graphs:
@@ -81,7 +81,7 @@ class Graphs:
         return _Graph(graph, inputs, output)
 
     def _forget_other_weights(self) -> None:
-        """Graphs hold addresses, and constants made of weights: both go where weights change."""
+        """Deletes all graphs if weights have changed, as graphs hold their addresses and values."""
         tensors = (*self.model.parameters(), *self.model.buffers())
         weights = tuple((t.data_ptr(), t._version) for t in tensors)
         if weights != self._weights:
@@ -91,7 +91,7 @@ class Graphs:
 
 
 def unrecordable(model: nn.Module, x: Tensor) -> str:
-    """Why a pass of `model` over `x` is not recorded; "" if it may be."""
+    """The reason why a pass of `model` over `x` cannot be recorded; "" if it can."""
     if x.device.type != "cuda":
         return f"the images are on {x.device.type}: CUDA graphs are of NVIDIA GPUs"
     if not isinstance(model, Network):

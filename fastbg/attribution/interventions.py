@@ -78,7 +78,7 @@ class Interventions:
             raise InvalidArgument("interventions.fine_index", "a block twice", "each block once")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write them to a file in .npz format, whatever its suffix; `load` reads it."""
+        """Write the interventions to a .npz file, whatever its suffix; `load` reads it."""
         with replacing(Path(path)) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **self.arrays())  # type: ignore[arg-type]
 

@@ -56,19 +56,20 @@ class LocalAttribution:
         path: from a baseline to the image; default LAM's `GaussianBlurPath(1.2, 9)`.
         objective: default LAM's `GradientDetector()`; or an `Objective`, or a function of the
             window's SR pixels (B,3,size,size) that returns (B), a number for each image.
-        estimator: "path": gradients times the steps of the path, as published; "idgi": the
-            objective's rise over each step, shared out by the squared gradient (important direction
-            gradient integration; Yang et al., CVPR 2023), for one more forward pass a step.
+        estimator: "path": gradients times the steps of the path, as published; "idgi" (important
+            direction gradient integration; Yang et al., CVPR 2023): the objective's rise over each
+            step, divided among pixels in proportion to the squared gradient. It takes one more
+            forward pass per step.
         skip_tolerance: nodes whose step is shorter than this fraction of the path are left out.
-            With the default the result changes by less than 1e-6 of its largest value. "idgi"
-            leaves none out.
+            With the default the result changes by less than 1e-6 of its largest value. The
+            estimator "idgi" skips no nodes.
         memory_budget: bytes that one pass may use; default 2 GiB on CPUs, 4 GiB on GPUs. If a pass
             needs more, the network's blocks are recomputed in backward.
         autocast: dtype for `torch.autocast`, such as torch.bfloat16: faster, less exact. Without
             it `fastbg.use_precision` applies. An autocast around the call has no effect.
-        cuda_graphs: record the passes of fastbg's networks on a GPU and replay them, which spares
-            the launches of later passes of the same shape. Off by default, as no GPU has run it;
-            ``graphs.reason`` says why a pass was not recorded.
+        cuda_graphs: record passes of fastbg's networks on a GPU and replay them, so that later
+            passes of the same shape need no separate kernel launches. Off by default, as it has not
+            been run on a GPU; ``graphs.reason`` says why a pass was not recorded.
 
     Raises:
         InvalidArgument: an argument's type or value; when called, a budget that is too small for
@@ -169,9 +170,10 @@ class LocalAttribution:
 
 @dataclass(frozen=True)
 class Integrals:
-    """Attributions (B,N,C,h,w) of N windows of each of B images, before they are a result.
+    """Integrals for N windows of each of B images, from which an `AttributionResult` is made.
 
     Attributes:
+        total: (B,N,C,h,w) the attributions.
         ends: (2,B,N) objective at the baseline and at the image, float64; None if not asked for.
         scale, passes: as in `AttributionResult`.
     """
@@ -182,12 +184,12 @@ class Integrals:
     passes: int
 
     def divided(self, count: int) -> "Integrals":
-        """The mean, if these are a sum over `count` baselines."""
+        """Divided by `count`: the mean, if these are a sum over `count` baselines."""
         ends = None if self.ends is None else self.ends / count
         return replace(self, total=self.total / count, ends=ends)
 
     def result(self, images: Tensor, corners: Tensor, shape: tuple[int, ...]) -> AttributionResult:
-        """As a result whose leading dimensions are `shape`; InvalidArgument unless it is finite."""
+        """The result, with leading dimensions `shape`; InvalidArgument unless it is finite."""
         check_finite("model", self.total, "an attribution")
         size, delta = images.shape[1:], None
         if self.ends is not None:
@@ -212,7 +214,7 @@ def integrate(
     batch: int | None,
     with_ends: bool,
 ) -> Integrals:
-    """Integrate along `cells` of the path, for the windows `corners` (B,N,3 or 4) of `images`."""
+    """Integrates over `cells` of the path, for the windows `corners` (B,N,3 or 4) of `images`."""
     if batch is not None and batch < 1:
         raise InvalidArgument("internal_batch_size", batch, "at least 1")
     run = _Run(settings, batch)
@@ -244,8 +246,8 @@ class _Part(NamedTuple):
     image: Tensor  # the part (1,C,h',w')
     box: Box  # its position in the image
     windows: list[Box]  # in SR pixels of the part
-    number: int = 0  # of the image
-    first: int = 0  # number of the first window among the image's
+    number: int = 0  # index of the image
+    first: int = 0  # index of the first of `windows` among the image's windows
 
 
 class _Run:
@@ -282,9 +284,10 @@ class _Run:
         return _Part(image[..., rows, columns], box, windows)
 
     def parts(self, images: Tensor, boxes: Sequence[Sequence[Box]], cells: Cells) -> list[_Part]:
-        """What the windows need of each image; a part for each window where a pass takes several.
+        """The parts of the images that the windows depend on: one for each window or image.
 
-        Parts of windows alone are alike more often, and then share passes (`stacks`).
+        If several paths fit into a pass, each window has its own part: parts of single windows
+        have the same shape more often, and parts of one shape can share a pass (`stacks`).
         """
         apart = self.room(cells) > 1 and self.passes.trimmed
         found = []
@@ -295,11 +298,11 @@ class _Run:
         return found
 
     def room(self, cells: Cells) -> int:
-        """Paths that fit into one pass, at least one."""
+        """Number of paths that fit into one pass; at least 1."""
         return max(1, self.batch // max(len(cells), 1))
 
     def stacks(self, parts: Sequence[_Part], cells: Cells) -> Iterator[list[_Part]]:
-        """Parts of one shape, with windows in the same places, as many as a pass takes."""
+        """Groups of parts with equal shapes and window positions; a group fits into one pass."""
         alike: dict[object, list[_Part]] = {}
         for part in parts:
             alike.setdefault((part.image.shape, *part.windows), []).append(part)
@@ -310,9 +313,9 @@ class _Run:
     def integrals(
         self, images: Tensor, boxes: Sequence[Box], cells: Cells
     ) -> Iterator[tuple[int, Tensor]]:
-        """(window's index, its share (B,C,h,w) of the integral), over chunks of the path.
+        """Yields (window's index, its integral (B,C,h,w) over a chunk of the path), for all chunks.
 
-        Several images have one chunk, see `room`.
+        With several images there is only one chunk, see `room`.
         """
         rises = self._rises(images, boxes, cells) if self.estimator == IDGI else None
         count = max(1, self.batch // len(images))
@@ -346,7 +349,7 @@ class _Run:
         return torch.stack(rows)
 
     def _nodes(self, images: Tensor, positions: Array) -> Tensor:
-        """Images (B*K,C,h,w) along the paths of `images` (B,C,h,w), path by path."""
+        """Nodes (B*K,C,h,w) on the paths of `images` (B,C,h,w), ordered by path."""
         nodes = self.path.nodes(images, positions).flatten(0, 1)
         return nodes.contiguous(memory_format=torch.channels_last)
 
@@ -375,7 +378,7 @@ class _Run:
         return input_gradient(value, leaf)
 
     def _key(self, box: Box) -> tuple[object, ...]:
-        """What a recorded pass depends on beside its images and weights."""
+        """Everything that a recorded pass depends on, apart from its images and weights."""
         return box, self.objective, self.passes.autocast, precision.current()
 
     def plan(self, image: Tensor, boxes: Sequence[Box], cells: Cells) -> None:

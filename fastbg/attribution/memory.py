@@ -128,7 +128,7 @@ def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
 def default_budget(device: torch.device) -> int:
     """Bytes that a pass may take: 4 GiB on GPUs, 2 GiB on CPUs.
 
-    Fixed, not the free memory, so that batch sizes and with them the last bits are always the same.
+    It does not depend on free memory, so that batch sizes, and so the last bits, never vary.
     """
     return (4 if device.type == "cuda" else 2) << 30
 

@@ -126,7 +126,7 @@ class LinearPath(Path):
     def __init__(self, baseline: float | Tensor = 0.0) -> None:
         self.baseline = baseline
         shape = baseline.shape[-2:] if isinstance(baseline, Tensor) else ()
-        if type(self) is LinearPath and all(side == 1 for side in shape):  # a colour, no image
+        if type(self) is LinearPath and all(side == 1 for side in shape):  # a colour, not an image
             self.radius = 0
 
     def __repr__(self) -> str:
@@ -191,15 +191,15 @@ class NoisePath(LinearPath):
     """The straight line from the image under more noise to the image: for denoising networks.
 
     ``x(t) = image + (1 - t) * sigma * n`` with n ~ N(0, 1), drawn once for each channel and pixel
-    and the same at each t: the noise level falls linearly. LAM asks what made the structure that
-    the baseline lacks (Gu and Dong, CVPR 2021, section 3: a blurred image lacks detail, but the
-    input of a denoiser does not). Here the baseline lacks what strong noise buries. One draw is one
-    baseline: average maps over `seed`, or give several to `ExpectedGradients`.
+    and the same for every t, so that the noise level falls linearly. LAM explains the structure
+    that its baseline lacks (Gu and Dong, CVPR 2021, section 3). A blurred baseline lacks detail,
+    which a denoiser's input already has; this baseline lacks what strong noise hides. Each seed
+    gives one baseline: average maps over seeds, or pass several baselines to `ExpectedGradients`.
 
     Args:
         sigma: standard deviation of the added noise for images in [0,1], such as 50 / 255;
             positive. The baseline is not clipped to [0,1].
-        seed: of the noise. Every image of one size gets the same, on every device.
+        seed: of the noise, which is the same for all images of one size, on every device.
 
     Raises:
         InvalidArgument: `sigma` or `seed`.

@@ -36,11 +36,11 @@ class ReceptiveField:
         window: y0, x0, y1, x1 in SR pixels.
         scale: SR pixels per LR pixel and axis.
         images: how many were averaged.
-        reach: the theoretical receptive field, cut at the image's border: LR pixels that may have
-            an influence by the network's layers; all of the image for a `fastbg.wrap` of a module;
-            None for a module that does not tell.
+        reach: the theoretical receptive field, cut at the image's border: the LR pixels that can
+            influence the window through the network's layers. The whole image for a module in
+            `fastbg.wrap`; None for other modules, as it is unknown.
         theoretical: height and width of that field in an image without borders, in LR pixels; None
-            for a network that looks at the whole image, or does not tell.
+            if the network depends on the whole image, or if the field is unknown.
     """
 
     total: Tensor
@@ -131,10 +131,10 @@ def receptive_field(
 
 
 def _theoretical(model: nn.Module, window: Box, height: int, width: int) -> tuple[int, int] | None:
-    """Sides of the window's field if the image (height, width) went on in all directions."""
+    """Height and width of the window's field if the (height, width) image had no borders."""
     if not isinstance(model, Network) or model.stages() is None:
         return None
-    margin = model.crop_multiple  # windows of attention lie where they lay
+    margin = model.crop_multiple  # keeps the positions of attention windows
     while True:
         inside = window.moved(margin * model.scale, margin * model.scale)
         sides = height + 2 * margin, width + 2 * margin

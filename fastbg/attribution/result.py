@@ -43,7 +43,7 @@ class AttributionResult:
         convergence_delta: (B) sum of the attribution less (objective at the image - at the
             baseline), float64; None unless asked for.
         passes: forward and backward passes of the network per (image, window) pair.
-        aggregation: how the map is made of the channels, see `aggregated`.
+        aggregation: how the map is computed from the channels, see `aggregated`.
 
     A notebook shows it as a table and the picture of the first pair.
     """
@@ -57,13 +57,13 @@ class AttributionResult:
     aggregation: str = "abs_of_sum"
 
     def aggregated(self, aggregation: str) -> "AttributionResult":
-        """This result with a map that is made of the channels in another way; nothing is run.
+        """This result with a map that aggregates channels in another way; no network is run.
 
         Args:
             aggregation: "abs_of_sum", |sum over channels| as in the public LAM code; or
                 "sum_of_abs", the sum of the channels' absolute values, where attributions of
-                opposite signs do not cancel. Numbers that follow from the map (`gini`,
-                `diffusion_index`, `area`, `share`) follow it, so compare those of one kind only.
+                opposite signs do not cancel. `gini`, `diffusion_index`, `area` and `share` are
+                computed from the map, so compare only results with the same aggregation.
 
         Raises InvalidArgument for any other.
         """
@@ -71,7 +71,7 @@ class AttributionResult:
 
     @cached_property
     def map(self) -> Tensor:
-        """(B,h,w): the channels' aggregate, |their sum| by default, divided by its maximum."""
+        """(B,h,w): the aggregated channels, by default |their sum|, divided by the maximum."""
         return diffusion.attribution_map(self.attribution, self.aggregation)
 
     @cached_property

@@ -76,8 +76,8 @@ def result_shape(
 def kept_bytes(images: int, parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
     """Bytes that a forward pass of the cpu backend stores for the gradient.
 
-    For a ReLU: which values it passed. For an attention: its convolution's values, its weights,
-    and its hidden layer.
+    For a ReLU: a mask of the values it passed. For an attention: its convolution's values, its
+    weights, and its hidden layer.
     """
     total, layers = 0, split(numbers)
     of_layers = parted(parameters, len(layers))
@@ -98,9 +98,10 @@ def _in_lanes(channels: int) -> int:
 
 
 class KeptMap(NamedTuple):
-    """What the triton backend keeps of a layer for the gradient, in float maps.
+    """What the triton backend stores of a layer for the gradient.
 
-    map: (B,C,h,w), channels_last: a ReLU's result, or the whole map that an attention weighs.
+    map: (B,C,h,w), channels_last: a ReLU's result, or the whole map whose channels an attention
+        weights.
     means: (B,C) float32 of that map; None for a ReLU.
     """
 
@@ -111,7 +112,7 @@ class KeptMap(NamedTuple):
 def kept_maps(
     kept: Tensor, x: Tensor, parameters: Sequence[Tensor], numbers: Sequence[int]
 ) -> list[KeptMap | None]:
-    """Of each layer, in the memory `kept`; None where nothing is kept."""
+    """Each layer's `KeptMap`, as views of the memory `kept`; None for layers that store nothing."""
     found: list[KeptMap | None] = []
     start = 0
     for shapes in _kept_shapes(x, parameters, numbers):
@@ -126,7 +127,7 @@ def kept_maps(
 
 
 def kept_maps_bytes(x: Tensor, parameters: Sequence[Tensor], numbers: Sequence[int]) -> int:
-    """Size of `kept_maps`."""
+    """Bytes that `kept_maps` needs."""
     return sum(
         -(-prod(shape) * dtype.itemsize // KEPT_ALIGNMENT) * KEPT_ALIGNMENT
         for shapes in _kept_shapes(x, parameters, numbers)
@@ -134,13 +135,13 @@ def kept_maps_bytes(x: Tensor, parameters: Sequence[Tensor], numbers: Sequence[i
     )
 
 
-KEPT_ALIGNMENT = 16  # bytes: the widest memory access
+KEPT_ALIGNMENT = 16  # bytes; size of the widest memory access
 
 
 def _kept_shapes(
     x: Tensor, parameters: Sequence[Tensor], numbers: Sequence[int]
 ) -> list[list[tuple[int, ...]]]:
-    """Of each layer: nothing, a map (B,h,w,C), or a map and its means (B,C)."""
+    """Shapes that each layer stores: none, a map (B,h,w,C), or a map and its means (B,C)."""
     layers, (batch, _, height, width) = split(numbers), x.shape
     found: list[list[tuple[int, ...]]] = []
     for layer, weight in zip(layers, parted(parameters, len(layers)).weights, strict=True):

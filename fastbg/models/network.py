@@ -41,7 +41,7 @@ class Network(nn.Module):
     architecture: ClassVar[str]
     crop_multiple = 1  # LR pixels: where a crop may start, see `crop_for`
     native = True  # whether a frozen float32 network may run in one native call
-    equal_windows = False  # whether windows computed so equal the whole image bit for bit
+    equal_windows = False  # whether native windows equal those of the whole image bit for bit
     origin = ""  # position of the weights in their file, such as "params_ema"
     mean: Tensor
 

@@ -65,8 +65,8 @@ def window_means(y: Tensor, side: int) -> Tensor:
 def own_window(values: Tensor, side: int, height: int, width: int) -> Tensor:
     """Expand `values`, one for each window of `window_means`, to each position: (B,C,h,w).
 
-    A position's window is the one around it, or the outermost one near the border. Made of slices,
-    as the gradient of an index is a sum by atomics on GPUs, in any order.
+    A position's window is the one around it, or the outermost one near the border. Made of slices
+    rather than by indexing, whose gradient on GPUs is summed by atomics in random order.
     """
     for axis, size in ((2, height), (3, width)):
         missing = size - values.shape[axis]

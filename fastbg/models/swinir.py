@@ -154,8 +154,8 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Windows (N,n,C), n = window^2, to the same; `mask` as Layout.mask() gives it."""
         count, n, c = x.shape
-        # Windows with masks of their own count as heads: so all images share the masks, which
-        # would be larger than the features if they were repeated.
+        # Windows with different masks become heads, so that all images share one set of masks.
+        # Masks repeated for every image would be larger than the features.
         windows = 1 if mask is None else len(mask)
         qkv = self.qkv(x).view(count // windows, windows, n, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # (B, windows heads, n, C / heads)
@@ -294,7 +294,7 @@ class Layer(nn.Module):
 
 
 def added(x: Patch, conv: Conv3x3, y: Patch) -> Patch:
-    """x + conv(y), on the box of `y`, which lies inside that of `x`."""
+    """x + conv(y) on the box of `y`, which must lie inside the box of `x`."""
     return y.run(partial(conv, residual=x.cut(y.box).data))
 
 

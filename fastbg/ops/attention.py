@@ -179,7 +179,7 @@ def swin_layers_natively(
     eps: float,
     backend: str = "auto",
 ) -> Tensor:
-    """`swin_layers` for callers that know that `why_plain` names no reason."""
+    """`swin_layers` for callers that have checked that `why_plain` returns None."""
     keep = torch.is_grad_enabled() and x.requires_grad
     given = list(parameters), _numbers(steps), height, width, eps, keep, backend
     return registered.swin_layers(x, *given)[0]

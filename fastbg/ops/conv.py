@@ -24,8 +24,8 @@ def conv3x3(
     CVPR 2016). The rounding error of a layer is a few times that of the plain sum, about 1e-6 of
     its largest output. A NaN or infinity in the input spreads to the whole 4x4 output tile.
 
-    On GPUs tensor cores compute it in the precision that is asked for (`fastbg.use_precision`):
-    "ieee" takes three TF32 products. Only the torch backend has gradients to weights there.
+    On GPUs tensor cores compute it in the precision of `fastbg.use_precision`; "ieee" takes three
+    TF32 products. There, only the torch backend computes gradients to weights.
 
     Args:
         x: (B,Ci,H,W) float, any strides; fastest in channels_last, or cut out of such a tensor.

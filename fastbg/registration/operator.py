@@ -94,7 +94,7 @@ class Operator:
         def forward(ctx: Any, *args: Any) -> Any:
             *inputs, keyset = args
             result = self._below(keyset, tuple(inputs))
-            ctx.asked_precision = current()  # PyTorch runs backward on GPUs in another thread
+            ctx.asked_precision = current()  # on GPUs backward runs in another thread
             if self._keep is not None:
                 self._keep(ctx, tuple(inputs), result)
             return result
@@ -179,7 +179,7 @@ def _is_plain_call(args: tuple[Any, ...]) -> bool:
 
 def _is_plain(arg: Any) -> bool:
     if not isinstance(arg, Tensor):
-        # Numbers of a schema's int[] are told by the first: networks pass more than a hundred.
+        # Of a list of ints only the first is checked: networks pass more than a hundred ints.
         nested = isinstance(arg, _SEQUENCES) and not (arg and type(arg[0]) is int)
         return not nested or all(map(_is_plain, arg))
     return (

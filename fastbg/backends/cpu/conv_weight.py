@@ -73,7 +73,7 @@ class KnownWeight:
         return self._taps
 
 
-_KNOWN = ByWeight[KnownWeight]()  # weights made for one call leave nothing behind
+_KNOWN = ByWeight[KnownWeight]()  # entries are deleted with their weights
 
 
 def known_weight(weight: Tensor) -> tuple[KnownWeight, Contents]:

@@ -1,4 +1,4 @@
-"""3x3 convolution on Triton kernels: pack the weight, allocate, launch on the tensors' device."""
+"""3x3 convolution with Triton kernels: packs weights, allocates results, launches kernels."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from fastbg.filters.constants import on_device
 from fastbg.kernels.conv import Ending, Filter, Packed, Placed, plan_conv3x3, plan_pack
 from fastbg.precision import current
 
-MOST_PIXELS = 2**31 - 2**16  # of one image: pixels are counted in 32 bits, elements in 64
+MOST_PIXELS = 2**31 - 2**16  # of one image: pixel indices have 32 bits, element offsets 64
 
 
 def conv3x3(
@@ -22,7 +22,7 @@ def conv3x3(
     relu: bool,
     upscale: int,
 ) -> Tensor:
-    """residual + residual_scale * shuffled (relu (conv 3x3 (x) + bias))."""
+    """residual + residual_scale * pixel_shuffle(relu(conv3x3(x) + bias))."""
     ending = Ending(
         bias=None if bias is None else bias.contiguous(),
         relu=relu,
@@ -35,30 +35,30 @@ def conv3x3(
 def conv3x3_input_gradient(
     grad: Tensor, weight: Tensor, gate: Tensor | None, upscale: int
 ) -> Tensor:
-    """Gradient to x of the shuffled relu (conv 3x3 (x)), whose result is `gate`."""
+    """Gradient to x of pixel_shuffle(relu(conv3x3(x))); `gate` is its result, None without ReLU."""
     return _run(gated(grad, gate), Filter(weight, upscale, True), Ending())
 
 
 def gated(grad: Tensor, gate: Tensor | None) -> Tensor:
-    """`grad` where a ReLU with the result `gate` lets it through, else 0."""
+    """`grad`, but 0 where the ReLU's result `gate` is 0; unchanged if `gate` is None."""
     return grad if gate is None else torch.where(gate <= 0, 0, grad)
 
 
 def pack(filters: Sequence[Filter]) -> list[Packed]:
-    """Filters as the kernel reads them in the current precision, in one launch.
+    """Packs filters for the kernel in the current precision, in one launch.
 
-    Weights are read again in every call, so that no change of one can be missed.
+    Weights are packed again in every call, so that changed weights always take effect.
     """
     weight = filters[0].weight
     plan = plan_pack(filters, current())
-    table = on_device(torch.tensor(plan.rows), weight.device)  # addresses: kept while they repeat
+    table = on_device(torch.tensor(plan.rows), weight.device)  # cached while addresses repeat
     with torch.cuda.device_of(weight):
         plan.launch(table).run()
     return plan.packed
 
 
 def run(x: Placed, packed: Packed, ending: Ending, out: Tensor) -> Tensor:
-    """`out`, filled."""
+    """Computes the convolution into `out`, and returns it."""
     for name, maps in (("x", x.map), ("out", out)):
         if maps.shape[2] * maps.shape[3] > MOST_PIXELS:
             expected = f"at most {MOST_PIXELS} pixels an image on the triton backend"
@@ -70,7 +70,7 @@ def run(x: Placed, packed: Packed, ending: Ending, out: Tensor) -> Tensor:
 
 
 def empty_maps(like: Tensor, batch: int, channels: int, height: int, width: int) -> Tensor:
-    """Memory for maps (B,C,H,W), channels_last."""
+    """Uninitialised maps (B,C,H,W), channels_last."""
     return like.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
 
 

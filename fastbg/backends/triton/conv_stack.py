@@ -1,4 +1,4 @@
-"""Stacks of 3x3 convolutions on Triton kernels: a launch for each layer, maps channels_last."""
+"""Stacks of 3x3 convolutions with Triton kernels; maps are channels_last."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ def conv_stack(
     scales: Sequence[float],
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The last layer's box, and what the gradient needs (`kept_maps`), if `keep`."""
+    """The last layer's box, and what the gradient needs (`kept_maps`; empty without `keep`)."""
     rows = split(layers)
     size = kept_maps_bytes(x, parameters, layers) if keep else 0
     kept = torch.empty(size, dtype=torch.uint8, device=x.device)
@@ -53,7 +53,7 @@ def conv_stack(
                 end = replace(end, residual=placed, scale=scale)
             maps[i + 1] = _convolved(maps[i], packed[i], end, row, place)
         for number in [n for n in maps if last_use.get(n) == i]:
-            del maps[number]  # their memory is for the maps that follow
+            del maps[number]  # so that later maps can use their memory
         height, width = height * row.upscale, width * row.upscale
     return maps[len(rows)].data, kept
 
@@ -66,7 +66,7 @@ def conv_stack_gradient(
     layers: Sequence[int],
     scales: Sequence[float],
 ) -> Tensor:
-    """Gradient to x; what the forward pass has not kept is computed again."""
+    """Gradient to x; what the forward pass has not stored is computed again."""
     rows = split(layers)
     if kept is None or len(kept) != kept_maps_bytes(x, parameters, layers):
         kept = conv_stack(x, parameters, layers, scales, True)[1]
@@ -75,7 +75,7 @@ def conv_stack_gradient(
     weights, _, attentions = parted(parameters, len(rows))
     packed = pack([Filter(w, row.upscale, True) for w, row in zip(weights, rows, strict=True)])
     to_x = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
-    # What has arrived of the gradient to each map, from the last one back.
+    # Parts of the gradient to each map, by its number; filled from the last map to the first.
     arrived = {len(rows): [Patch(gated(grad, gates[-1]), rows[-1].box.refine(rows[-1].upscale))]}
     for i in reversed(range(len(rows))):
         row, scale, place = rows[i], scales[i] if rows[i].residual >= 0 else 1.0, places[i]
@@ -104,7 +104,7 @@ def conv_stack_gradient(
 def _convolved(
     before: Patch, packed: Packed, end: Ending, row: Layer, place: KeptMap | None
 ) -> Patch:
-    """What the row's box becomes, in the memory where it is kept, if it is."""
+    """The convolution of the row's box, written to `place` if it is stored for the gradient."""
     box = row.box.refine(row.upscale)
     if place is None:
         channels = packed.filter.outputs
@@ -129,7 +129,7 @@ def _attended(
     box: Box,
     place: KeptMap | None,
 ) -> Patch:
-    """residual + scale * weights * y on a box; `y` is whole, and the weights are of its means."""
+    """residual + scale * weights * y on a box; the weights come from the means of all of `y`."""
     batch, channels, height, width = y.data.shape
     out = empty_maps(y.data, batch, channels, *_sides(box))
     means = None if place is None else place.means
@@ -143,7 +143,7 @@ def _attended(
 
 
 def _weighed(grad: Patch, y: Tensor, means: Tensor, attention: Attention, scale: float) -> Patch:
-    """Gradient to the whole map whose channels were weighed, of the gradient to a box."""
+    """Gradient to all of `y`, whose channels were weighted, from `grad` to a box of the result."""
     out = empty_maps(y, len(y), y.shape[1], *y.shape[2:])
     values = _contiguous(attention)
     with torch.cuda.device_of(out):
@@ -160,7 +160,7 @@ def _contiguous(attention: Attention) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _placed(patch: Patch, box: Box) -> Placed:
-    """The patch, for a launch that computes `box`."""
+    """The patch and the position of `box` in it, for a launch that computes `box`."""
     return Placed(patch.data, box.y0 - patch.box.y0, box.x0 - patch.box.x0)
 
 

@@ -94,7 +94,7 @@ def _globals(stream: Any) -> set[str]:
 
 
 def _full_name(argument: str) -> str:
-    """Full name of a "module name" pair, with Python 3's names, as torch.save writes Python 2's."""
+    """Full name of a "module name" pair, in Python 3: torch.save writes Python 2's module names."""
     module, _, name = argument.partition(" ")
     module, name = NAME_MAPPING.get((module, name), (module, name))
     return f"{IMPORT_MAPPING.get(module, module)}.{name}"
