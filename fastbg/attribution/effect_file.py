@@ -87,4 +87,4 @@ def _inside(windows: NDArray[Any], height: int, width: int) -> bool:
 def _require(name: str, value: object, fits: bool) -> None:
     if not fits:
         told = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else repr(value)
-        raise ValueError(f"{name} is {told}, which is that of no map")
+        raise ValueError(f"{name} is {told}, which no causal effect map has")

@@ -24,7 +24,7 @@ def field_figure(field: "ReceptiveField") -> Figure:
         axis.add_patch(_square(field, side, line, label))
     if field.reach is not None:
         y0, x0, y1, x1 = field.reach
-        label = "reach: the whole image, or not told"
+        label = "reach: the whole image, or unknown"
         if field.theoretical is not None:
             label = "reach: {} x {} by the layers".format(*field.theoretical)
         style: Any = {"fill": False, "color": "white", "linestyle": "--", "label": label}
