@@ -79,7 +79,7 @@ def test_it_draws_itself() -> None:
     figure = fastbg.receptive_field(known()[0], torch.rand(1, 3, 12, 12)).plot()
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[0].startswith("20% in 1 x 1")
-    assert labels[-1] == "reach: the whole image, or not told"
+    assert labels[-1] == "reach: the whole image, or unknown"
     net = EDSR(features=8, blocks=1).eval()
     figure = fastbg.receptive_field(net, torch.rand(1, 3, 12, 12)).plot()
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
