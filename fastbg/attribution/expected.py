@@ -122,8 +122,8 @@ class ExpectedGradients:
 
     def _drawn(self, samples: int) -> Iterator[Cells]:
         """The points drawn on each baseline's line, weighted so that the result is their mean."""
-        random, count = np.random.default_rng(self.seed), len(self._lines)
-        chosen, places = random.integers(count, size=samples), random.random(samples)
+        generator, count = np.random.default_rng(self.seed), len(self._lines)
+        chosen, places = generator.integers(count, size=samples), generator.random(samples)
         for m in range(count):
             nodes = places[chosen == m]
             ones = np.ones(len(nodes))
