@@ -1,7 +1,7 @@
 """`fastbg diffusion`: the experiment `diffusion` on every image of a folder, with its files.
 
-Measuring, resuming, Ray and the report are those of `fastbg run`; what is written besides is made
-anew from the run folder at the end of every call.
+It measures, resumes, uses Ray and reports as `fastbg run` does. The other files are written again
+from the run folder at the end of every call.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def in_arguments() -> Iterator[None]:
-    """Errors of the experiment's options are told as those of the arguments."""
+    """Replaces option names in error messages of the experiment by those of the arguments."""
     try:
         yield
     except InvalidArgument as error:
@@ -92,7 +92,7 @@ def in_arguments() -> Iterator[None]:
 
 
 def print_tables(store: RunStore, experiment: Any, console: Console) -> None:
-    """Means of every network, and paired differences."""
+    """Print the means of every network, and their paired differences."""
     for text in tables_as_text(store, experiment):
         table = Table(title=text.title, title_justify="left", box=None, padding=(0, 2, 0, 0))
         for number, heading in enumerate(text.headings):
@@ -104,7 +104,7 @@ def print_tables(store: RunStore, experiment: Any, console: Console) -> None:
 
 
 class Files:
-    """What is written from a run folder: tables, and of each network arrays and pictures."""
+    """Writes the files of a run folder: tables, and arrays and pictures of each network."""
 
     def __init__(self, store: RunStore, experiment: Any, study: Study, out: Path) -> None:
         self.store, self.experiment, self.study, self.out = store, experiment, study, out
@@ -113,7 +113,7 @@ class Files:
         self.names = names([item.image for item in self.items])
 
     def write(self) -> Iterator[Path]:
-        """Paths of what was written."""
+        """Write the files, and yield the path of each."""
         yield self.table(self.out / "windows.csv", WINDOW_COLUMNS, self.windows())
         psnr = f"psnr_{self.experiment.options.channel}_db"
         yield self.table(self.out / "diffusion.csv", (*COLUMNS, psnr), self.rows())
@@ -138,7 +138,7 @@ class Files:
     def attribution(
         self, result: Measured, number: int, lr: torch.Tensor, window: Box
     ) -> AttributionResult:
-        """What was measured of an item, with its input; the window in SR pixels of that."""
+        """An item's stored result with its input, and the window in SR pixels of that input."""
         key = result.items[number].key
         values = self.store.array(NAME, result.net.label, key, "attribution")
         return AttributionResult(
@@ -150,12 +150,12 @@ class Files:
         )
 
     def windows(self) -> Iterator[Sequence[object]]:
-        """Those that were used, for --windows."""
+        """The windows that were used, as rows of a CSV file that --windows reads."""
         for item in self.items:
             yield item.image, *item.partners[0].box
 
     def rows(self) -> Iterator[Sequence[object]]:
-        """A line for each image and network."""
+        """The table's rows, one for each image and network."""
         pixels = (self.experiment.options.size // self.study.scale) ** 2
         for number, item in enumerate(self.items):
             place = (item.image, *item.partners[0].box, *item.box[:2])
@@ -176,7 +176,7 @@ class Files:
 
 
 def names(keys: Sequence[str]) -> dict[str, str]:
-    """A file's name for each image, no two alike."""
+    """A distinct file name for each image."""
     short = {key: file_name(Path(key).with_suffix("").as_posix()) for key in keys}
     counts: dict[str, int] = {}
     for name in short.values():

@@ -139,7 +139,7 @@ def _progress(
     pixels: NDArray[np.uint8],
     truth: NDArray[np.uint8] | None,
 ) -> Iterator[Progress | None]:
-    """Finished parts in the folder of ``--resume``, which may hold those of one map only."""
+    """Finished parts in the folder of ``--resume``; all parts in a folder belong to one map."""
     if arguments.resume is None:
         yield None
         return

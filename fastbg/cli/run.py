@@ -51,14 +51,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def images_of(arguments: argparse.Namespace) -> ImageSet:
-    """Those of ``--data``, or the built-in ones."""
+    """The images of ``--data``, or the built-in ones."""
     return builtin_images() if arguments.data is None else open_images(arguments)
 
 
 def carry_out(
     arguments: argparse.Namespace, chosen: Sequence[Experiment], images: ImageSet
 ) -> None:
-    """`main`, for experiments and images that are open."""
+    """Run the experiments on images that are open; the part of `main` after reading arguments."""
     arguments.resume_hint = (
         f"Every finished result is kept in {arguments.out}; the same command resumes:\n"
         f"  fastbg {shlex.join(sys.argv[1:])}"

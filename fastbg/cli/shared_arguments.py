@@ -15,7 +15,7 @@ SHARED_OPTIONS = {
     "domain": ("hr", "lr"),
     "seam": None,  # hard, a decay length, or several
 }
-# Of those that `fastbg diffusion` has, too.
+# Help texts of the options that `fastbg diffusion` has, too.
 SHARED_MEANINGS = {
     "kernel": "bicubic kernel that makes the LR images (default: matlab)",
     "channel": "on which PSNR is taken (default: rgb)",
@@ -24,9 +24,9 @@ SHARED_MEANINGS = {
 
 
 def loaded(module: str, function: str = "main") -> Callable[[argparse.Namespace], int | None]:
-    """A command whose module `fastbg.cli.<module>` is loaded when it is called.
+    """A command whose module `fastbg.cli.<module>` is imported when the command is called.
 
-    It answers the exit status, None for 0.
+    The command returns the exit status, or None for 0.
     """
 
     def command(arguments: argparse.Namespace) -> int | None:
@@ -63,7 +63,7 @@ def arithmetic(command: argparse.ArgumentParser) -> None:
 
 
 def device(command: argparse.ArgumentParser) -> None:
-    """Where experiments are measured, and in which arithmetic."""
+    """Options for the device and the arithmetic of experiments."""
     add = command.add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     add("--dtype", default="float32", choices=DTYPES, help="number format of the networks")
@@ -77,7 +77,7 @@ def device(command: argparse.ArgumentParser) -> None:
 
 
 def engine(command: argparse.ArgumentParser) -> None:
-    """Which processes measure experiments, and what they print."""
+    """Options for the processes that measure experiments, and for what they print."""
     add = command.add_argument
     add(
         "--engine",

@@ -1,6 +1,7 @@
 """The local engine: one process and device measures in chunks; a chunk is stored as a whole.
 
-While the device measures, threads read what it will need and results come back (pipeline.py).
+While the device measures, threads read the next chunks, and finished results are copied to the
+host; see pipeline.py.
 
 Chunks are cut from the whole plan, not from the remaining items. A resumed run therefore gives its
 network the same batches as an uninterrupted one, and ends with the same records, bit for bit.
@@ -55,12 +56,12 @@ class Job:
         return outbox.measured
 
     def outbox(self, advance: Callable[[int], None]) -> Outbox:
-        """What stores the results; nothing is in flight on a CPU."""
+        """The queue that stores results; on a CPU it waits for each chunk at once."""
         flying = 0 if self.study.device.type == "cpu" else FLYING
         return Outbox(Sink(self.check, self.put, advance), flying)
 
     def check(self, columns: Mapping[str, Tensor]) -> None:
-        """CheckpointError for a result that is not a number."""
+        """Raise CheckpointError if a result is NaN."""
         for column, values in columns.items():
             if bool(values.isnan().any()):
                 raise CheckpointError(
@@ -68,7 +69,7 @@ class Job:
                 )
 
     def chunks(self, study: Study | None = None) -> Iterator[tuple[Sequence[Item], list[Item]]]:
-        """The plan in the chunks of the study's device, and of each the items the store lacks."""
+        """The plan's chunks for the study's device, each with its items that the store lacks."""
         done = self.store.done(self.experiment.name, self.label.label)
         return cut(self.experiment, self.items, done, study or self.study)
 

@@ -3,9 +3,9 @@
     threads: read chunk i+2, i+1  ->  this thread: launch chunk i  ->  device: chunks i-1, i-2, ...
     device: copies results to pinned memory  ->  this thread: a commit a second
 
-On CPUs nothing is read ahead and nothing is in flight: the device is the thread itself, and others
-would take its cores. How much is held is fixed, so memory is bounded by AHEAD + FLYING + 1 chunks,
-and the results of a second.
+On CPUs chunks are read, measured and stored in turn, as further threads would compete with the
+measuring one for cores. Memory is bounded: at most AHEAD + FLYING + 1 chunks are held, and the
+results of COMMIT_EVERY seconds.
 """
 
 import os
@@ -25,9 +25,9 @@ from fastbg.experiments.reading import Reading
 from fastbg.experiments.study import Item, Study
 
 AHEAD = 2  # chunks that are read ahead of a GPU
-FLYING = 4  # chunks whose results a GPU owes: it works on while the host commits
+FLYING = 4  # chunks launched on a GPU without results yet, so it is busy while the host commits
 READERS = 8  # threads that read, at most
-COMMIT_EVERY = 1.0  # seconds; a kill costs as much work, beside what is in flight
+COMMIT_EVERY = 1.0  # seconds; a killed run loses the results of that time and the launched chunks
 SWITCH = "FASTBG_READ_AHEAD"  # the environment variable that replaces AHEAD, on any device
 
 Columns: TypeAlias = dict[str, Tensor]
@@ -35,7 +35,7 @@ Begin: TypeAlias = Callable[[Sequence[Item], Study], list[Reading]]
 
 
 def chunks_ahead(device: torch.device) -> int:
-    """How many chunks are read ahead of `device`; InvalidArgument if SWITCH is no such number."""
+    """How many chunks to read ahead for `device`; InvalidArgument if SWITCH is no whole number."""
     text = os.environ.get(SWITCH, "")
     if not text:
         return 0 if device.type == "cpu" else AHEAD
@@ -47,10 +47,11 @@ def chunks_ahead(device: torch.device) -> int:
 def read_ahead(
     chunks: Iterable[Sequence[Item]], begin: Begin, study: Study, ahead: int
 ) -> Generator[Study]:
-    """For each of `chunks`: `study` with the regions that `begin` starts to read, read.
+    """Yields `study` for each of `chunks`, with the chunk's regions already read in `ready`.
 
-    At most `ahead` chunks are read beside the one that is handed out; 0: whoever measures reads. An
-    error of a thread is raised here, at its chunk, with its traceback. Closing ends the threads.
+    `begin` starts to read a chunk. Threads read at most `ahead` chunks beyond the one that is
+    yielded; with 0 nothing is read here, and `measure` reads what it needs. An error in a thread is
+    raised when its chunk is due, with its traceback. Closing the generator ends the threads.
     """
     if not ahead:
         for _ in chunks:
@@ -82,7 +83,7 @@ def read_ahead(
 
 
 class Arrival:
-    """Columns of a chunk on their way to the host, in float64: one copy, which nothing awaits."""
+    """A chunk's columns, copied to the host as float64 in one asynchronous transfer."""
 
     def __init__(self, columns: Mapping[str, Tensor]) -> None:
         flat = [column.double().reshape(len(column), -1) for column in columns.values()]
@@ -100,11 +101,11 @@ class Arrival:
 
     @property
     def ready(self) -> bool:
-        """Whether `columns` would not wait."""
+        """Whether the copy is complete, so that `columns` returns at once."""
         return self._done is None or self._done.query()
 
     def columns(self) -> Columns:
-        """The columns, once they are here."""
+        """The columns on the host; waits for the copy."""
         if self._done is not None:
             self._done.synchronize()
         parts = self._host.split(self._widths, dim=1)
@@ -125,12 +126,12 @@ class Landed:
 
 @dataclass(frozen=True)
 class Sink:
-    """What becomes of results.
+    """The functions that check and store results.
 
     Attributes:
         check: raises for columns that must not be stored.
         put: stores some items with their columns, whole or not at all.
-        advance: is told how many further items of the plan are in the store.
+        advance: called with the number of further items of the plan that are stored.
     """
 
     check: Callable[[Columns], None]
@@ -142,7 +143,7 @@ class Outbox:
     """Takes results in plan order and stores them in that order, once in COMMIT_EVERY seconds.
 
     Used in a `with` block, whose end stores the rest. If the block ends with an error, what has
-    arrived is stored before the error goes on; only what the device still owes is lost.
+    arrived is stored before the error is raised; only results still on the device are lost.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class Outbox:
             self.commit()
 
     def commit(self) -> None:
-        """Store what has landed."""
+        """Store the results that are on the host."""
         landed, self._landed = self._landed, []  # what cannot be stored is not tried again
         if not landed:
             return

@@ -137,7 +137,7 @@ class RayEngine:
     ) -> Iterator[tuple[int, Any]]:
         """(index of a load, result of the workers' `method` for it), in order of completion.
 
-        `idle` is called before it waits, when no result is there to be taken.
+        `idle` is called before waiting, if no result is available.
         """
         waiting, busy = deque(range(len(loads))), dict[Ref, tuple[Actor, int]]()
         lost: Counter[int] = Counter()
@@ -243,7 +243,7 @@ class RayEngine:
         self._start_worker()
 
     def _wait(self, refs: list[Ref], idle: Callable[[], None]) -> list[Ref]:
-        """The first that is done of `refs`; calls `idle` if it has to be waited for."""
+        """The first of `refs` that is complete; if none is yet, calls `idle`, then waits."""
         done: list[Ref]
         done, _ = self._ray.wait(refs, timeout=0)
         if not done:
@@ -287,7 +287,7 @@ class Worker:
     def measure(
         self, experiment: list[Ref], label: str, chunks: list[list[Item]]
     ) -> list[dict[str, Tensor]]:
-        """The columns of each chunk, on the host; later chunks are read while one is measured."""
+        """The columns of each chunk, on the host; the next chunks are read meanwhile."""
         measured, net, device = self._same(experiment), self._net(label), self.study.device
         arrivals = []
         with closing(

@@ -55,7 +55,7 @@ def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
 def stored_options(store: RunStore, name: str, kind: type[Options]) -> dict[str, Any]:
     """The options that the experiment `name`, whose options are of `kind`, was run with.
 
-    Options that were added after the run count as what was done before, see `option`.
+    An option that was added after the run has the value `before` of its declaration, see `option`.
     """
     told: dict[str, Any] = known(store, f"options {name}")
     added = {n: each.before for n, each in kind.declared().items() if each.before is not None}
