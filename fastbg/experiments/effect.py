@@ -139,7 +139,7 @@ class Effect(Experiment):
 
     @cached_property
     def scenes(self) -> dict[str, Nested]:
-        """What puts the images of each scene together."""
+        """The experiment that composes the images of each scene."""
         o = self.options
         shared = {
             name: getattr(o, name)

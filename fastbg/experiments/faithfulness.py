@@ -191,7 +191,7 @@ class Faithfulness(Experiment):
 
 @dataclass
 class Explained:
-    """A window of each image, and what made it, in different opinions: maps (B,h,w), >= 0.
+    """Explanations of a window of each image, as maps (B,h,w) of values >= 0.
 
     Attributes:
         lr, hr: (B,3,h,w) in [0,1], and (B,3,s*h,s*w) uint8.

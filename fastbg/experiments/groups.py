@@ -155,7 +155,7 @@ def source_readings(items: Sequence[Item], study: Study) -> list[Reading]:
 
 @dataclass(frozen=True)
 class Groups:
-    """Some groups that pass through the network together; sub-images that they share lie once.
+    """Groups that pass through the network together; shared sub-images are stored once.
 
     Attributes:
         members: the sub-images (U).
@@ -183,7 +183,7 @@ class Groups:
         return images.index_select(0, torch.stack([rows[0] for rows in self.index]))
 
     def repeated(self, fronts: Tensor) -> Tensor:
-        """What each foreground has (G,...), for each of its composites (N,...)."""
+        """The values of each foreground (G,...), repeated for each of its composites (N,...)."""
         if len(self.sizes) == 1:
             return fronts.expand(self.sizes[0], *fronts.shape[1:])
         return fronts.index_select(0, self.pairs[:, 0])
@@ -263,9 +263,9 @@ def compose(groups: Groups, study: Study, o: GroupOptions, seam: Seam = HARD) ->
 
 
 def bridged_part(images: Tensor, inner: Box, seam: Seam, sizes: Sequence[int]) -> Tensor | None:
-    """Outer boxes (N,4) of bridged composites: all of the image, but nothing of each own one."""
+    """Outer boxes (N,4) of bridged composites: the whole image, or empty for the own background."""
     if seam == HARD:
-        return None  # an image pasted into itself is untouched
+        return None  # an image pasted into itself does not change
     outer = torch.tensor([[0, 0, *images.shape[-2:]]], dtype=torch.int32).repeat(sum(sizes), 1)
     own = np.cumsum([0, *sizes[:-1]])  # where each group begins
     outer[own] = torch.tensor(inner, dtype=torch.int32)
