@@ -116,3 +116,14 @@ def test_a_module_that_moved_is_found_by_its_old_name_with_a_warning() -> None:
 
     with pytest.warns(DeprecationWarning, match=r"fastbg\.statistics is fastbg\.stats\.intervals"):
         assert fastbg.statistics is intervals  # type: ignore[attr-defined]
+
+
+def test_a_reader_that_stops_early_sees_no_traceback() -> None:
+    """As in ``fastbg --version | head -2``."""
+    command = [sys.executable, "-m", "fastbg", "--version"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141

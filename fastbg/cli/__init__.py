@@ -12,11 +12,12 @@ from fastbg.cli.arguments import parser
 from fastbg.errors import FastbgError
 
 STOPPED = 130  # exit status after Ctrl-C, as shells have it
+UNREAD = 141  # after SIGPIPE, likewise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 if some images were left out, 2 for errors of the user's making, 130 after
-    Ctrl-C or SIGTERM.
+    Ctrl-C or SIGTERM, 141 if whoever reads the output has stopped, as `| head` does.
     """
     hint = ""
     try:
@@ -32,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say(f"\nstopped. {hint}".rstrip())
         return STOPPED
+    except BrokenPipeError:
+        # Python flushes once more at exit, and would report the same error there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
 
 
 def say(text: str, style: str = "") -> None:
