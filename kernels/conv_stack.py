@@ -49,9 +49,10 @@ def channel_weights(
 
 
 @triton.jit
-def place_of(p, width, stride_y, stride_x):
-    """Offset of pixel p of a box, whose rows are `width` wide."""
-    return (p // width).to(tl.int64) * stride_y + (p % width).to(tl.int64) * stride_x
+def offsets(image, p, c, width, stride_n, stride_c, stride_y, stride_x):
+    """Offsets (pixels, channels) of the pixels p of a box, whose rows are `width` wide."""
+    at = (p // width).to(tl.int64) * stride_y + (p % width).to(tl.int64) * stride_x
+    return image * stride_n + at[:, None] + c[None, :].to(tl.int64) * stride_c
 
 
 @triton.jit
@@ -76,18 +77,19 @@ def attention_fwd_kernel(
         mean, squeeze_ptr, squeeze_bias_ptr, excite_ptr, excite_bias_ptr, channels, squeezed,
         lane, mask,
     )  # fmt: skip
-    c = lane.to(tl.int64)[None, :]
     for start in range(program % shares * BLOCK_P, pixels, shares * BLOCK_P):
         p = start + tl.arange(0, BLOCK_P)
         kept = (p < pixels)[:, None] & mask[None, :]
-        at = image * y_stride_n + place_of(p, width, y_stride_y, y_stride_x)[:, None]
-        y = tl.load(y_ptr + at + c * y_stride_c, mask=kept, other=0.0).to(tl.float32)
-        at = place_of(p, width, residual_stride_y, residual_stride_x)[:, None]
-        at += image * residual_stride_n + c * residual_stride_c
+        at = offsets(image, p, lane, width, y_stride_n, y_stride_c, y_stride_y, y_stride_x)
+        y = tl.load(y_ptr + at, mask=kept, other=0.0).to(tl.float32)
+        at = offsets(
+            image, p, lane, width,
+            residual_stride_n, residual_stride_c, residual_stride_y, residual_stride_x,
+        )  # fmt: skip
         residual = tl.load(residual_ptr + at, mask=kept, other=0.0).to(tl.float32)
         value = residual + weights[None, :] * y
-        at = image * out_stride_n + place_of(p, width, out_stride_y, out_stride_x)[:, None]
-        tl.store(out_ptr + at + c * out_stride_c, value.to(out_ptr.dtype.element_ty), mask=kept)
+        at = offsets(image, p, lane, width, out_stride_n, out_stride_c, out_stride_y, out_stride_x)
+        tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=kept)
 
 
 @triton.jit
@@ -102,13 +104,12 @@ def attention_dot_kernel(
     image = (program // blocks).to(tl.int64)
     lane = tl.arange(0, BLOCK_C)
     mask = lane < channels
-    c = lane.to(tl.int64)[None, :]
     p = program % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
     kept = (p < pixels)[:, None] & mask[None, :]
-    at = image * grad_stride_n + place_of(p, width, grad_stride_y, grad_stride_x)[:, None]
-    grad = tl.load(grad_ptr + at + c * grad_stride_c, mask=kept, other=0.0).to(tl.float32)
-    at = image * y_stride_n + place_of(p, width, y_stride_y, y_stride_x)[:, None]
-    y = tl.load(y_ptr + at + c * y_stride_c, mask=kept, other=0.0).to(tl.float32)
+    at = offsets(image, p, lane, width, grad_stride_n, grad_stride_c, grad_stride_y, grad_stride_x)
+    grad = tl.load(grad_ptr + at, mask=kept, other=0.0).to(tl.float32)
+    at = offsets(image, p, lane, width, y_stride_n, y_stride_c, y_stride_y, y_stride_x)
+    y = tl.load(y_ptr + at, mask=kept, other=0.0).to(tl.float32)
     tl.store(sums_ptr + program.to(tl.int64) * channels + lane, tl.sum(grad * y, 0), mask=mask)
 
 
@@ -153,8 +154,8 @@ def attention_bwd_kernel(
         at = image * grad_stride_n + at[:, None] + c * grad_stride_c
         grad = tl.load(grad_ptr + at, mask=kept & there[:, None], other=0.0).to(tl.float32)
         value = (scale * weights)[None, :] * grad + to_mean[None, :]
-        at = image * out_stride_n + place_of(p, width, out_stride_y, out_stride_x)[:, None]
-        tl.store(out_ptr + at + c * out_stride_c, value.to(out_ptr.dtype.element_ty), mask=kept)
+        at = offsets(image, p, lane, width, out_stride_n, out_stride_c, out_stride_y, out_stride_x)
+        tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=kept)
 
 
 Parameters = tuple[

@@ -169,6 +169,12 @@ class Groups:
     index: Sequence[Tensor]
     sizes: Sequence[int]
 
+    @staticmethod
+    def of(item: Item, images: Tensor) -> "Groups":
+        """The group of `item` alone, whose sub-images are `images` (K,3,S,S)."""
+        rows = torch.arange(len(images), device=images.device)
+        return Groups(members(item), images, [rows], [len(images)])
+
     @property
     def pairs(self) -> Tensor:
         """Of each composite (N,2), group by group: the group's number, the background's row."""
@@ -228,8 +234,7 @@ def lr_composites(
 
     The first one, the foreground in its own background, is the unchanged image for every seam.
     """
-    rows = torch.arange(len(hr), device=hr.device)
-    return compose(Groups(members(item), hr, [rows], [len(hr)]), study, o, seam)
+    return compose(Groups.of(item, hr), study, o, seam)
 
 
 def compose(groups: Groups, study: Study, o: GroupOptions, seam: Seam = HARD) -> Tensor:
@@ -281,8 +286,7 @@ def texture_distances(
     o: GroupOptions,
 ) -> dict[str, Tensor]:
     """Distances (K) of the foreground of `hr` (K,3,S,S) to its backgrounds, by measure."""
-    groups = Groups(members(item), hr, [torch.arange(len(hr), device=hr.device)], [len(hr)])
-    (found,) = group_distances(descriptions, net, groups, study, o)
+    (found,) = group_distances(descriptions, net, Groups.of(item, hr), study, o)
     return found
 
 

@@ -31,7 +31,7 @@ from fastbg.models.network import (
 )
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
-from fastbg.ops.attention import CELL, Step, swin_layers_natively, why_plain
+from fastbg.ops.attention import CELL, Step, swin_layers, why_plain
 from fastbg.precision import in_network_precision
 from fastbg.registration.operator import has_tangent
 
@@ -267,7 +267,7 @@ def run_native(
     data = x.cut(hops[0][0]).data
     if why_plain(data, parameters, steps) is not None:
         return None
-    y = swin_layers_natively(data, parameters, steps, height, width, eps)
+    y = swin_layers(data, parameters, steps, height, width, eps, sure=True)
     return Patch(y, Box(*steps[-1].box)).cut(hops[-1][1])
 
 

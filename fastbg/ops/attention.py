@@ -147,6 +147,7 @@ def swin_layers(
     width: int,
     eps: float,
     backend: str = "auto",
+    sure: bool = False,
 ) -> Tensor:
     """Several Swin layers in a row on a part of a map; between them it keeps the kernel's layout.
 
@@ -159,34 +160,19 @@ def swin_layers(
         height, width: of the whole map.
         eps: of the layer norms.
         backend: "auto", "torch" or "cpu".
+        sure: whether the caller has already checked that `why_plain` is None.
 
     Returns and raises as `window_attention`, for the box of the last step.
     """
-    reason = why_plain(x, parameters, steps, backend)
-    if reason is None:
-        return swin_layers_natively(x, parameters, steps, height, width, eps, backend)
-    if backend not in ("auto", "torch"):
-        raise BackendUnavailable(f"backend {backend!r} cannot run swin_layers: {reason}")
-    return registered.plain(x, parameters, _numbers(steps), height, width, eps)
-
-
-def swin_layers_natively(
-    x: Tensor,
-    parameters: Sequence[Tensor],
-    steps: Sequence[Step],
-    height: int,
-    width: int,
-    eps: float,
-    backend: str = "auto",
-) -> Tensor:
-    """`swin_layers` for callers that have checked that `why_plain` returns None."""
+    numbers = list(chain.from_iterable(steps))
+    reason = None if sure else why_plain(x, parameters, steps, backend)
+    if reason is not None:
+        if backend not in ("auto", "torch"):
+            raise BackendUnavailable(f"backend {backend!r} cannot run swin_layers: {reason}")
+        return registered.plain(x, parameters, numbers, height, width, eps)
     keep = torch.is_grad_enabled() and x.requires_grad
-    given = list(parameters), _numbers(steps), height, width, eps, keep, backend
+    given = list(parameters), numbers, height, width, eps, keep, backend
     return registered.swin_layers(x, *given)[0]
-
-
-def _numbers(steps: Sequence[Step]) -> list[int]:
-    return list(chain.from_iterable(steps))
 
 
 def why_plain(

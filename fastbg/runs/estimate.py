@@ -13,7 +13,8 @@ from torch import Tensor
 from fastbg.experiments.experiment import Experiment, Work
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
-from fastbg.runs.local import cut, on_host
+from fastbg.runs.local import cut
+from fastbg.runs.pipeline import Arrival
 
 PATIENCE = 0.5  # seconds; if a chunk takes longer, only one of its items is timed
 
@@ -91,7 +92,7 @@ def timed(
     start = time.perf_counter()
     with study.measuring():
         columns = experiment.measure(net, items, study)
-    found = on_host(columns)  # waits for the device
+    found = Arrival(columns).columns()  # waits for the device
     return time.perf_counter() - start, found
 
 

@@ -129,8 +129,3 @@ def cut(
     for first in range(0, len(items), size):
         chunk = items[first : first + size]
         yield chunk, [item for item in chunk if item.key not in done]
-
-
-def on_host(columns: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The columns as float64 on the CPU, copied in one transfer."""
-    return Arrival(columns).columns()
