@@ -45,6 +45,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WEIGHTS = Path(__file__).parents[1] / "assets" / "weights"
 
 
+@torch.inference_mode(False)  # its weights outlive the caller's mode; gradients need them normal
 def load_model(
     name_or_path: str | os.PathLike[str],
     device: str | torch.device = "cpu",

@@ -5,6 +5,7 @@ from importlib.resources import files
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.filters.constants import on_device
@@ -19,15 +20,16 @@ def conv1_1(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
     Every caller's: do not write to them.
     """
-    weight, bias = (on_device(table, device, dtype) for table in _tables())
+    weight, bias = (on_device(torch.from_numpy(table), device, dtype) for table in _tables())
     return weight, bias
 
 
 @cache
-def _tables() -> tuple[Tensor, Tensor]:
+def _tables() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Arrays: a tensor made under inference mode or a fake one would stay so for every caller."""
     asset = files("fastbg") / "assets" / "weights" / "vgg16_conv1_1.npz"
     with asset.open("rb") as file, np.load(file) as stored:
-        return torch.from_numpy(stored["weight"]), torch.from_numpy(stored["bias"])
+        return stored["weight"], stored["bias"]
 
 
 def imagenet_normalised(images: Tensor) -> Tensor:
