@@ -1,11 +1,13 @@
 """Every ratio that the documents give, by one command, from a clean commit.
 
     python bench/all.py                 measure (about an hour on two cores), keep, write the table
+    python bench/all.py --only gram     only the commands that contain this word
     python bench/all.py --table         write the table again from what was kept
 
 Runs the benchmarks below on one thread, with the processor's own clock, which keeps other programs
-out of the numbers. Keeps every ratio with its quartiles in bench/baselines/speed.json, and writes
-the table between the two marks in README.md or docs/.
+out of the numbers. Keeps every ratio with its quartiles in bench/baselines/speed.json, for each
+instruction set the last run of each command with its machine and commit, and writes the table
+between the two marks in README.md or docs/.
 """
 
 import argparse
@@ -23,6 +25,10 @@ ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "bench" / "baselines" / "speed.json"
 MARKS = ("<!-- begin: python bench/all.py -->", "<!-- end -->")
 ALONE = ["--threads", "1", "--clock", "cpu"]
+# Instruction set -> heading of its column; the record holds commands of each.
+COLUMNS = {"avx2": "AVX2", "avx512": "AVX-512"}
+Record = dict[str, dict[str, Any]]  # command -> {"machine": {...}, "ratios": {name: [...]}}
+NOTHING: dict[str, Any] = {"machine": {}, "ratios": {}}
 NETS = {"edsr": "EDSR", "rcan": "RCAN", "swinir": "SwinIR"}
 EXPERIMENTS = ("table1", "slicing", "swap", "mosaic", "ring", "inward")
 # Causal effect maps: ending of the ratio's name -> what is measured, and against what.
@@ -144,24 +150,41 @@ def text_of(ratio: list[float]) -> str:
     return f"{value} ({' to '.join(quartiles)})" if quartiles else value
 
 
-def table(kept: dict[str, Any]) -> str:
-    """The table in Markdown."""
-    about = kept["machine"]
+def line_of(command: tuple[str, ...]) -> str:
+    """The command as typed, which is also its key in the record."""
+    return f"python {' '.join(command)}"
+
+
+def described(isa: str, records: Record) -> str:
+    """ "AVX2: AMD EPYC (family 25, model 1), PyTorch 2.13.0"."""
+    said = {
+        f"{r['machine']['processor']}, PyTorch {r['machine']['torch']}" for r in records.values()
+    }
+    return f"{COLUMNS[isa]}: {' and '.join(sorted(said))}."
+
+
+def table(kept: dict[str, Record]) -> str:
+    """The table in Markdown, a column for each instruction set that was measured."""
+    columns = {isa: kept[isa] for isa in COLUMNS if isa in kept}
     lines = [
         MARKS[0],
-        f"Times of the other divided by fastbg's: above 1, fastbg is faster. {about['processor']}, "
-        f"{kept['instruction set']}, one thread, PyTorch {about['torch']}, commit "
-        f"{about['commit']}. Medians of interleaved runs, quartiles in brackets.",
+        "Times of the other divided by fastbg's: above 1, fastbg is faster. One thread; medians of "
+        "interleaved runs, quartiles in brackets.",
+        *(described(isa, records) for isa, records in columns.items()),
         "",
-        "| what | against | ratio |",
-        "|---|---|---|",
+        f"| what | against | {' | '.join(COLUMNS[isa] for isa in columns)} |",
+        "|---|---|" + "---|" * len(columns),
     ]
     for command, rows in COMMANDS.items():
-        if kept["ratios"].keys() & rows.keys():
-            lines.append(f"| | `python {' '.join(command)}` | |")
-        for name, (what, against) in rows.items():
-            if name in kept["ratios"]:
-                lines.append(f"| {what} | {against} | {text_of(kept['ratios'][name])} |")
+        found = [records.get(line_of(command), NOTHING) for records in columns.values()]
+        commits = (f"commit {r['machine']['commit']}" if r["ratios"] else "" for r in found)
+        wanted = [name for name in rows if any(name in r["ratios"] for r in found)]
+        if wanted:
+            lines.append(f"| | `{line_of(command)}` | {' | '.join(commits)} |")
+        for name in wanted:
+            what, against = rows[name]
+            cells = (text_of(r["ratios"][name]) if name in r["ratios"] else "" for r in found)
+            lines.append(f"| {what} | {against} | {' | '.join(cells)} |")
     return "\n".join([*lines, MARKS[1]])
 
 
@@ -185,7 +208,7 @@ def clean_commit() -> str | None:
     return None if changed - written else git("rev-parse", "--short", "HEAD").strip()
 
 
-def write(kept: dict[str, Any]) -> None:
+def write(kept: dict[str, Record]) -> None:
     """Put the table between the marks of every document that has them."""
     for path in documents():
         text = path.read_text(encoding="utf-8")
@@ -199,20 +222,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", action="store_true", help="only write the table again")
-    parser.add_argument("--only", metavar="WORD", help="only benchmarks whose file has this word")
+    parser.add_argument("--only", metavar="WORD", help="only commands that contain this word")
     options = parser.parse_args()
-    kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() else {"ratios": {}}
+    kept: dict[str, Record] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     if not options.table:
         from fastbg.registration.dispatch import instruction_set
 
         commit = clean_commit()
         if commit is None:
             parser.error("there are changes that are not committed")
-        about = measure.machine() | {"commit": commit}
-        kept |= {"machine": about, "instruction set": instruction_set()}
+        records = kept.setdefault(instruction_set(), {})
         for command in COMMANDS:
-            if options.only is None or options.only in command[0]:
-                kept["ratios"] |= measured(command)
+            if options.only is None or options.only in line_of(command):
+                ratios = measured(command)
+                about = measure.machine() | {"commit": commit}
+                records[line_of(command)] = {"machine": about, "ratios": ratios}
                 KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     write(kept)
 

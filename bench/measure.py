@@ -156,9 +156,11 @@ def _larger_than_l2() -> torch.Tensor:
 
 
 def _processor() -> str:
+    """ "AMD EPYC (family 25, model 1)": some virtual machines' names leave the generation open."""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        pairs = (line.partition(":") for line in info.read_text().splitlines())
+        said = {name.strip(): value.strip() for name, _, value in pairs}
+        if "model name" in said:
+            return f"{said['model name']} (family {said['cpu family']}, model {said['model']})"
     return platform.processor() or platform.machine()
