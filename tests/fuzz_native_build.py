@@ -22,6 +22,7 @@ FLAGS = [
     "-fno-sanitize-recover=all",
     "-ffp-contract=off",
     "-fno-math-errno",
+    "-fno-trapping-math",
     "-Wno-unknown-pragmas",
     # One instruction set per build: the only variant, so that nothing is chosen at run time.
     "-DFASTBG_VARIANT=baseline",

@@ -22,6 +22,7 @@ FLAGS = [
     "-fvisibility=hidden",
     "-ffp-contract=off",
     "-fno-math-errno",
+    "-fno-trapping-math",
     "-DFASTBG_VARIANT=baseline",
 ]
 
