@@ -84,7 +84,7 @@ TYPED: dict[str, list[str]] = {
     f"{RUN} --model edrs": ["edrs: no such file; the built-in networks are"],
     f"{RUN} --model notes.txt": ["notes.txt", "expected"],
     f"{RUN} --data lr.png": ["--data: lr.png: is a file; expected a folder of images"],
-    f"{RUN} --data empty": ["--data: empty: holds no images; looked for"],
+    f"{RUN} --data empty": ["--data: empty: contains no images; looked for"],
     f"{RUN} --data imgaes": ["--data: imgaes: no such folder; expected a folder of images"],
     f"{RUN} --device gpu": ["--device: got 'gpu'; expected a device of this machine"],
     f"{RUN} --out notes.txt": ["--out: got notes.txt; expected a folder"],
