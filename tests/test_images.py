@@ -91,7 +91,7 @@ class TestReadImage:
     def test_several_images_in_a_file_are_refused(self, tmp_path: Path, suffix: str) -> None:
         frames = [Image.fromarray(np.roll(noise(8, 9), shift)) for shift in range(3)]
         frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
-        with pytest.raises(DataError, match="holds 3 images; expected one"):
+        with pytest.raises(DataError, match="contains 3 images; expected one"):
             read_image(tmp_path / f"a.{suffix}")
 
     def test_alpha_is_dropped_and_not_blended(self, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 The photographs are crops of Kodak's; the textures are crops of 33 CC0 and CC-BY photographs. Nine
 of these gave two or three textures, and three pairs overlap, so intervals use the original
-photograph, not the texture, as cluster. assets/images/manifest.json lists origin, crop, licence and, if known,
-author of each image; CREDITS.md in the same folder has the credits.
+photograph, not the texture, as cluster. assets/images/manifest.json lists origin, crop, licence
+and, if known, author of each image; CREDITS.md in the same folder has the credits.
 """
 
 import hashlib
