@@ -165,7 +165,7 @@ def test_a_window_without_detail_is_left_out_and_told(
     flat[:10] = 200  # some detail, not in the window
     Image.fromarray(flat).save(files / "images" / "flat.png")
     assert main(command(files, "-q")) == 1
-    assert "left out, as nothing is in its window: flat.png" in capsys.readouterr().err
+    assert "left out, as its window has no detail: flat.png" in capsys.readouterr().err
     assert {row["image"] for row in table(files / "out" / "diffusion.csv")} == {
         f"{i}.png" for i in range(4)
     }

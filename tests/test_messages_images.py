@@ -97,7 +97,7 @@ ATTRIBUTED: dict[str, str] = {
     f"{ATTRIBUTE} --crop 16x16": "--crop: got '16x16'; expected a whole number, at least 1",
     f"{ATTRIBUTE} --memory 1e-6".replace("net.", "wide."): "IMAGE: got 24x24 LR pixels; wide looks "
     "at all of them, which takes about 8.6e-05 GiB; expected at most 1e-06 GiB: a smaller image",
-    f"{ATTRIBUTE} --crop 9 --html a.html": "--crop: got 9; expected none beside --html, whose maps",
+    f"{ATTRIBUTE} --crop 9 --html a.html": "--crop: got 9; expected none with --html, whose maps",
     ATTRIBUTE.replace("0 16", "0 99").replace("map.png", "out"): "--window: got 0 0 99; expected",
     f"{ATTRIBUTE} --hr=yes": "--hr: got 'yes'; expected --hr alone, it takes no value",
     f"{ATTRIBUTE} --windows 0 0 8": "--windows: no such option of fastbg attribute; did you mean -",
@@ -138,7 +138,7 @@ EVALUATED: dict[str, str] = {
     f"{EVALUATE} --measure": "--measure: got nothing; expected NAME",
     f"{EVALUATE} --measure psnr": "--measure: got 'psnr'; expected others than psnr and ssim",
     f"{EVALUATE} --measures lpips": "--measures: no such option of fastbg evaluate; did you mean -",
-    f"{EVALUATE} --lr images --kernel matlab": "--kernel: got matlab; expected none beside --lr",
+    f"{EVALUATE} --lr images --kernel matlab": "--kernel: got matlab; expected none with --lr",
     f"{EVALUATE} --lr notes.txt": "--lr: notes.txt: is a file; expected a folder of images",
     f"{EVALUATE} --lr small": "--lr: image set small: has no LR image x4 named like 0.png, 1.png",
     f"{EVALUATE} --lr images": "is 80x96; expected 1/4 of 80x96, the size of",

@@ -18,7 +18,7 @@ from fastbg.writing import replacing
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Print what differs, then the numbers and verdicts of both."""
+    """Print the differences of the runs, then the numbers and verdicts of both."""
     if arguments.csv is not None:
         check_folder("--csv", arguments.csv)
     runs = {"RUN": arguments.run, "OTHER": arguments.other}

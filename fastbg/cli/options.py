@@ -9,7 +9,7 @@ from fastbg.experiments import EXPERIMENTS, experiment_type
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """A table for each experiment: option, default, the values it takes, meaning."""
+    """Print a table for each experiment: option, default, allowed values, meaning."""
     console = Console(highlight=False)
     names = list(dict.fromkeys(arguments.experiments)) or [*EXPERIMENTS]
     kinds = [experiment_type(name) for name in names]

@@ -15,7 +15,7 @@ CENTRE = 16  # SR pixels a side, as in the LAM paper
 
 @dataclass(frozen=True)
 class Windows:
-    """Which windows of each image are asked for."""
+    """The requested windows of each image."""
 
     boxes: tuple[Box, ...] = ()  # of every image, as given
     centres: tuple[int, ...] = ()  # sides of windows in the middle of every image
@@ -44,11 +44,11 @@ class Windows:
         return [box for name, box in self.listed if is_named(path, name)]
 
     def count(self, path: Path) -> int:
-        """How many windows the image has."""
+        """Number of windows of the image."""
         return len(self.boxes) + len(self.centres) + len(self.listed_for(path))
 
     def refuse_strangers(self, images: Sequence[Path]) -> None:
-        """InvalidArgument for a CSV file that names an image which is not among `images`."""
+        """InvalidArgument for a CSV file with an image that is not among `images`."""
         for name, _ in self.listed:
             if not any(is_named(path, name) for path in images):
                 told = f"image {name!r} in a CSV file"
