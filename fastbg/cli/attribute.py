@@ -20,8 +20,7 @@ from fastbg.attribution.page import Steps, page
 from fastbg.attribution.picture import STAR, STARRED, Panel, figure, spread
 from fastbg.cli.device import device_and_precision, pick_device
 from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_image
-from fastbg.cli.windows import Windows, parse_windows
-from fastbg.cli.windows import told as told_window
+from fastbg.cli.windows import Windows, parse_windows, window_text
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
@@ -107,7 +106,7 @@ def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
             for window in subject.windows:
                 panels = run.explained(subject, window, done.advance)
                 for panel in panels:
-                    display.print(f"{source.key}  {told(panel)}")
+                    display.print(f"{source.key}  {panel_text(panel)}")
                 write(subject, window, panels)
         done.finish()
         if arguments.html is not None:
@@ -255,7 +254,7 @@ def numbers(panel: Panel) -> list[str]:
     return [f"{panel.diffusion_index:.4f}", f"{gini:.6f}", str(area), share, psnr]
 
 
-def told(panel: Panel) -> str:
+def panel_text(panel: Panel) -> str:
     """The numbers of a panel as text."""
     if not panel.map.any():
         return f"{panel.name}: nothing attributed"
@@ -331,7 +330,7 @@ def check_page(window: Box, height: int, width: int) -> None:
     """Raises InvalidArgument for windows and images that an interactive page cannot show."""
     if window.y1 - window.y0 != window.x1 - window.x0:
         raise InvalidArgument(
-            "--window", told_window(window), "a square for --html, whose windows are"
+            "--window", window_text(window), "a square for --html, whose windows are"
         )
     if max(height, width) > PAGE_LIMIT:
         told = f"{height}x{width} LR pixels"

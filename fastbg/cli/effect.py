@@ -75,7 +75,7 @@ def main(arguments: argparse.Namespace) -> None:
         image = as_float(_tensor(pixels).to(device))
         result = _result(arguments, model, image, truth, drawn, progress)
     result.plot().savefig(out, dpi=200)
-    print(_told(result))
+    print(_summary(result))
     print(out)
     if arguments.save is not None:
         result.save(arguments.save)
@@ -178,7 +178,7 @@ def _file_digest(path: Path | None) -> str | None:
     return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _told(result: CausalEffectResult) -> str:
+def _summary(result: CausalEffectResult) -> str:
     """The result in one line."""
     harm, help_, idle = (int(kind[0]) for kind in result.counts())
     extremes = result.range

@@ -57,7 +57,7 @@ def compare(arguments: argparse.Namespace, device: torch.device) -> int:
     about += "" if arguments.precision == "ieee" else f"; precision {arguments.precision}"
     console = Console(highlight=False)
     console.print(about, markup=False, soft_wrap=True)
-    tiled = told_of_tiles(models, arguments.tile)
+    tiled = tiles_text(models, arguments.tile)
     console.print(tiled, markup=False, soft_wrap=True, end="\n" if tiled else "")
     scores, left_out = scored(arguments, models, images, lr, console)
     if not scores:
@@ -119,7 +119,7 @@ def scored(
         )
         try:
             for score in found:
-                display.print(told(score))
+                display.print(score_text(score))
                 scores.append(score)
                 done.advance(1)
         except DataError as error:  # errors of single images go to `left_out`
@@ -128,7 +128,7 @@ def scored(
     return scores, reasons
 
 
-def told(score: Score) -> str:
+def score_text(score: Score) -> str:
     """A score as one line of text."""
     others = "".join(f"  {name} {value:.4f}" for name, value in score.others.items())
     return f"{score.image}  {score.model}  {score.psnr:.2f} dB  {score.ssim:.4f}{others}"
@@ -170,7 +170,7 @@ def open_images(arguments: argparse.Namespace) -> ImageSet:
     return images
 
 
-def told_of_tiles(models: Sequence[Network], tile: int | None) -> str:
+def tiles_text(models: Sequence[Network], tile: int | None) -> str:
     """Text on the exactness of tiles for each network; empty without tiles."""
     if tile is None:
         return ""

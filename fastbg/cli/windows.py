@@ -36,7 +36,7 @@ class Windows:
         for box in found:
             if not (0 <= box.y0 < box.y1 <= height and 0 <= box.x0 < box.x1 <= width):
                 expected = f"a window inside the SR image, which has {height}x{width} pixels"
-                raise InvalidArgument(ARGUMENT, told(box), expected)
+                raise InvalidArgument(ARGUMENT, window_text(box), expected)
         return found
 
     def listed_for(self, path: Path) -> list[Box]:
@@ -55,7 +55,7 @@ class Windows:
                 raise InvalidArgument(ARGUMENT, told, "the name of an IMAGE that is given")
 
 
-def told(box: Box) -> str:
+def window_text(box: Box) -> str:
     """The window as written on a command line."""
     y0, x0, y1, x1 = box
     return f"{y0} {x0} {y1 - y0}" if y1 - y0 == x1 - x0 else f"{y0} {x0} {y1} {x1}"

@@ -206,13 +206,13 @@ class Diffusion(Experiment):
         height, width = (v // scale for v in study.images[key].size())
         if window.y1 > height * scale or window.x1 > width * scale:
             expected = f"a window inside its {height * scale}x{width * scale} HR pixels"
-            raise InvalidArgument(argument, f"{window.told()} in {key}", expected)
+            raise InvalidArgument(argument, f"{window.text()} in {key}", expected)
         square = window.coarsen(scale).around(side // scale, height, width).refine(scale)
         if (square.y1 - square.y0, square.x1 - square.x0) != (side, side):
             expected = (
                 f"one that fits into {side // scale}x{side // scale} LR pixels, {self.name}.size"
             )
-            raise InvalidArgument(argument, f"{window.told()} in {key}", expected)
+            raise InvalidArgument(argument, f"{window.text()} in {key}", expected)
         return square
 
     def hard_windows(self, study: Study) -> Chooser:

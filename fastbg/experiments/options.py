@@ -67,7 +67,7 @@ class Declared(NamedTuple):
         return f"{kind}, at least {self.low:g}" if self.low > -math.inf else kind
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The meaning, followed by the meaning of each choice."""
         choices = "; ".join(f"{word}: {meaning}" for word, meaning in self.choices.items())
         return f"{self.meaning} ({choices})" if choices else self.meaning

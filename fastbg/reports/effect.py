@@ -56,7 +56,8 @@ class EffectReport(ExperimentReport):
             ]
             verdicts += found
             headlines[result.net.label] = (
-                f"rank correlation of LAM and |effect| {self.told(result)}{outcomes(found)}"
+                f"rank correlation of LAM and |effect| {self.correlations_text(result)}"
+                f"{outcomes(found)}"
             )
         tables = [self.agreement_table(results), self.share_table(results)]
         return Summary(headlines, [*tables, self.count_table(results)], verdicts)
@@ -73,7 +74,7 @@ class EffectReport(ExperimentReport):
         """The positions of the blocks."""
         return Layout(self.experiment, result.columns["lam"].shape[1])
 
-    def told(self, result: Measured) -> str:
+    def correlations_text(self, result: Measured) -> str:
         """The mean correlation of each scene, as text."""
         return ", ".join(
             f"{agreement(part).mean():.2f} ({SCENES[scene]})"

@@ -51,7 +51,7 @@ def given(store: RunStore) -> dict[str, Any]:
     }
 
 
-def told_apart(stores: Sequence[RunStore]) -> list[str]:
+def input_differences(stores: Sequence[RunStore]) -> list[str]:
     """The differences between the runs' inputs and options, one text for each."""
     first, second = map(given, stores)
     shared = {name for name in first["options"] if name in second["options"]}

@@ -74,7 +74,7 @@ def section(store: RunStore, experiment: Experiment) -> Section | None:
         changed={name: value for name, value in options.items() if value != default[name]},
         measured=len(measured[0].items),
         planned=len(plan),
-        meanings={name: each.told for name, each in experiment.options.declared().items()},
+        meanings={name: each.description for name, each in experiment.options.declared().items()},
     )
 
 
