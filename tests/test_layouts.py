@@ -269,7 +269,7 @@ def test_layouts_of_the_field(tmp_path: Path, layout: str) -> None:
         (["clean/a.png", "noisy/a.png"], "contains clean and other images"),
         (["Set5/HR/a.png", "Set14/HR/a.png"], r"contains several data sets \(Set14, Set5\)"),
         (["Canon/Test/4/a_HR.png", "Nikon/Test/4/a_HR.png"], "contains several data sets"),
-        (["HR/a.png", "more/b.png"], "beside other images"),
+        (["HR/a.png", "more/b.png"], "and other images"),
         (["HR/baby.png", "HR/babyx4.png"], r"babyx4\.png: is named like an LR image"),
         (["HR/a.png", "HR/a_LR.png", "LR/a.png"], r"a_LR\.png: is named like an LR image"),
         (["HR/a_HR.png", "HR/ax4.png"], r"ax4\.png: is named like an LR image"),
