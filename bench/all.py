@@ -1,13 +1,13 @@
-"""Every ratio that the documents give, by one command, from a clean commit.
+"""Every ratio in the documents, measured by one command at a clean commit.
 
-    python bench/all.py                 measure (about an hour on two cores), keep, write the table
+    python bench/all.py                 measure (about an hour on two cores), store, write the table
     python bench/all.py --only gram     only the commands that contain this word
-    python bench/all.py --table         write the table again from what was kept
+    python bench/all.py --table         write the table again from the stored ratios
 
-Runs the benchmarks below on one thread, with the processor's own clock, which keeps other programs
-out of the numbers. Keeps every ratio with its quartiles in bench/baselines/speed.json, for each
-instruction set the last run of each command with its machine and commit, and writes the table
-between the two marks in README.md or docs/.
+Runs the benchmarks below on one thread, in CPU time, which excludes other processes. For each
+instruction set, bench/baselines/speed.json has the last run of each command: its ratios with
+quartiles, its machine and its commit. The table is written between the two marks in README.md or
+docs/.
 """
 
 import argparse
@@ -31,14 +31,14 @@ Record = dict[str, dict[str, Any]]  # command -> {"machine": {...}, "ratios": {n
 NOTHING: dict[str, Any] = {"machine": {}, "ratios": {}}
 NETS = {"edsr": "EDSR", "rcan": "RCAN", "swinir": "SwinIR"}
 EXPERIMENTS = ("table1", "slicing", "swap", "mosaic", "ring", "inward")
-# Causal effect maps: ending of the ratio's name -> what is measured, and against what.
+# Causal effect maps: ending of the ratio's name -> what is measured, what it is compared with.
 EFFECTS = {
     "over_published": ("3 + 50 replacements", "the public script's loop"),
     "over_good": ("3 + 50 replacements", "good PyTorch: batches, channels_last, the reach only"),
     "rounds_over_published": ('`accuracy="published"`', "the public script's loop"),
 }
 
-# Command -> ratio's name -> what is measured, and against what.
+# Command -> ratio's name -> what is measured, what it is compared with.
 COMMANDS: dict[tuple[str, ...], dict[str, tuple[str, str]]] = {
     ("bench/bench_peers.py", *ALONE): {
         f"{key}_forward_over_{peer}": (f"{name} forward, LR 64x64, batch 1", said)
@@ -135,7 +135,7 @@ COMMANDS: dict[tuple[str, ...], dict[str, tuple[str, str]]] = {
 
 
 def measured(command: tuple[str, ...]) -> dict[str, list[float]]:
-    """The `ratio` lines that a benchmark printed: name -> median, quartiles."""
+    """Runs a benchmark; its `ratio` lines: name -> median, quartiles."""
     done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     )
@@ -189,13 +189,13 @@ def table(kept: dict[str, Record]) -> str:
 
 
 def documents() -> list[Path]:
-    """The documents that hold the marks."""
+    """The documents that have the marks."""
     found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     return [path for path in found if MARKS[0] in path.read_text(encoding="utf-8")]
 
 
 def clean_commit() -> str | None:
-    """The commit that is checked out, None if files differ from it that this does not write."""
+    """The checked-out commit; None if files that this script does not write have changes."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -209,7 +209,7 @@ def clean_commit() -> str | None:
 
 
 def write(kept: dict[str, Record]) -> None:
-    """Put the table between the marks of every document that has them."""
+    """Write the table between the marks of every document that has them."""
     for path in documents():
         text = path.read_text(encoding="utf-8")
         before, _, rest = text.partition(MARKS[0])
@@ -221,7 +221,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", action="store_true", help="only write the table again")
+    parser.add_argument(
+        "--table", action="store_true", help="only write the table, measure nothing"
+    )
     parser.add_argument("--only", metavar="WORD", help="only commands that contain this word")
     options = parser.parse_args()
     kept: dict[str, Record] = json.loads(KEPT.read_text()) if KEPT.exists() else {}

@@ -2,9 +2,9 @@
 
     python bench/bench_attention.py --threads 1 --clock cpu [--record FILE]
 
-Frozen float32, channels_last. The network is the shipped one (random weights where those are not
-installed) at LR 64x64; blocks have its size or that of the published networks. Both ways use
-fastbg's convolution, so that the ratio is that of the blocks.
+Frozen float32, channels_last. The network is the built-in one (with random weights if its file is
+not installed) at LR 64x64; blocks have its size or that of the published networks. Both ways use
+fastbg's convolution, so the ratio is that of the blocks.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def in_modules(net: torch.nn.Module) -> torch.nn.Module:
 
 
 def forward(net: Any, x: Tensor) -> Tensor:
-    """The result alone."""
+    """Forward pass without gradients."""
     with torch.no_grad():
         result: Tensor = net(x)
     return result
@@ -58,7 +58,7 @@ def gradient(net: Any, x: Tensor) -> Tensor:
 
 
 def on_map(block: Any, x: Tensor) -> Tensor:
-    """A block on the whole map; its mask is made once, as in a network."""
+    """A block on the whole map; the mask is computed once, as in a network."""
     patch, masks = whole_map(x), MASKS.setdefault(id(block), {})
     result: Tensor = block(patch, patch.box, *x.shape[-2:], masks).data
     return result
@@ -84,7 +84,7 @@ def cases() -> dict[str, tuple[Any, Any, Tensor]]:
 
 
 def check(results: dict[str, Any], task: str) -> None:
-    """The native answer is that of the modules."""
+    """AssertionError unless the native result equals that of the modules."""
     native, modules = results["native"], results["modules"]
     error = float((native - modules).abs().max() / modules.abs().max())
     assert error <= TOLERANCE[task], f"differs by {error}"

@@ -3,7 +3,7 @@
     python bench/bench_attribution.py [--record FILE] [--networks edsr rcan swinir]
     python bench/bench_attribution.py --images 150 [--steps 10] [--networks edsr]
 
-Ways, all with the same map (to 1e-4; checked before any time is taken):
+Ways, all with the same map (to 1e-4; checked before anything is timed):
 
     published   the public script's way: one image per step, gradients of all parameters
     good        frozen, channels_last, the best of --batches, objective on the window
@@ -11,10 +11,10 @@ Ways, all with the same map (to 1e-4; checked before any time is taken):
 
 and two that differ: `quick` (accuracy="published") and `bf16` (autocast), whose error is printed.
 bf16 takes ten times as long on CPUs without AMX: there it is measured with --bf16 alone.
-The baselines cost the same for every node, so they are timed on --sample nodes of the 50 and
-scaled. `fixed` is what is left of fastbg with a network that costs nothing. On a machine that
-others use, `--threads 1 --clock cpu` keeps most of their work out of the numbers. With --images
-only this is measured: what an image costs in one call with all of them, and in a call of its own.
+A baseline takes equal time for every node, so it is timed on --sample of the 50 nodes and scaled.
+`fixed` is fastbg's own overhead: its time with a network that costs nothing. On a shared machine,
+`--threads 1 --clock cpu` keeps most of the other processes' time out. With --images only one thing
+is measured: the time per image, in one call with all images and in one call for each.
 """
 
 import argparse
@@ -41,13 +41,13 @@ from fastbg.models.registry import BUILT_IN
 
 STEPS, WINDOW = 50, (120, 120, 16)
 EXACT = 1e-4
-# Of a map over 50 steps: a ReLU whose input rounding moves across 0 changes its step's gradient
-# by up to 1 % (PyTorch against float64: 0.1 %); the other steps agree to 3e-6.
+# For a map over 50 steps. If rounding moves a ReLU's input across 0, the gradient of that step
+# changes by up to 1 % (PyTorch against float64: 0.1 %); the other steps agree to 3e-6.
 EXACT_MAP = 1e-3
 
 
 def network(name: str, checkpoint: Path | None) -> Network:
-    """The built-in network: trained if its weights are installed, or those of a training state."""
+    """The built-in network, trained if weights are installed or a training state is given."""
     if (WEIGHTS / f"{name}_x4.safetensors").is_file():
         return fastbg.load_model(name)
     torch.manual_seed(0)
@@ -61,22 +61,22 @@ def network(name: str, checkpoint: Path | None) -> Network:
 
 
 def photograph(size: int = 64) -> Tensor:
-    """An LR image (1,3,size,size): a part of a built-in photograph, reduced x4.
+    """An LR image (1,3,size,size): a crop of a built-in photograph, down-sampled by 4.
 
-    A real one: in flat synthetic windows the objective's derivative, difference over length, turns
-    rounding errors into differences of 1e-4 between any two ways.
+    Not a synthetic image: in flat windows the objective's derivative, difference over length,
+    amplifies rounding errors to 1e-4.
     """
     hr = example_images()["astronaut"].load()[: 4 * size, 100 : 100 + 4 * size]
     return torch.from_numpy(downsample(hr, 4)).permute(2, 0, 1)[None].float() / 255
 
 
 class Free(nn.Module):
-    """A network that costs nothing, for what everything else costs."""
+    """A network that costs nothing, to measure the cost of everything else."""
 
     scale = 4
 
     def forward_window(self, x: Tensor, box: tuple[int, int, int, int]) -> Tensor:
-        """Part of the input, as large as the window asked for."""
+        """A part of the input with the size of the window."""
         return x[..., : box[2] - box[0], : box[3] - box[1]]
 
 
@@ -98,7 +98,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 def report(name: str, options: argparse.Namespace) -> measure.Result:
-    """One network: answers, times, ratios."""
+    """Check, time and print one network."""
     clock = measure.CLOCKS[options.clock]
     image, net = photograph(), network(name, options.checkpoint)
     good = in_torch(net)
@@ -159,7 +159,7 @@ def report(name: str, options: argparse.Namespace) -> measure.Result:
 
 
 def report_many(name: str, options: argparse.Namespace) -> measure.Result:
-    """One network: a call with --images images, against calls with one image each."""
+    """Time one call with --images images against calls with one image each."""
     lam = fastbg.LocalAttribution(network(name, options.checkpoint))
     turned = [photograph().rot90(i % 4, (2, 3)) for i in range(options.images)]
     images = torch.cat([image + 1e-3 * (i // 4) for i, image in enumerate(turned)]).clamp(0, 1)

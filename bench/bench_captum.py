@@ -25,11 +25,11 @@ METHODS = {"riemann_right": "riemann_right", "gausslegendre": "gausslegendre"}
 
 
 def main() -> None:
-    """Command line; skips with its reason where captum is not installed."""
+    """Command line; prints the reason and stops if captum is not installed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--steps", type=int, default=50)
-    add("--batch", type=int, default=2, help="of Captum; 1 is refused by it")
+    add("--batch", type=int, default=2, help="Captum's internal batch size; it refuses 1")
     add("--runs", type=int, default=3)
     add("--threads", type=int, default=torch.get_num_threads())
     add("--clock", choices=tuple(measure.CLOCKS), default="wall")

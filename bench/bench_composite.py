@@ -3,9 +3,9 @@
     python bench/bench_composite.py [--record FILE]     ratios over the baselines and copying
     python -m pytest bench --benchmark-only             the same ways under pytest-benchmark
 
-A chunk is what one call computes: 2,250 composites, a tenth of all. The naive way, one pair
-at a time, is timed on part of a chunk and compared per pair. On a machine that others use,
-`--threads 1 --clock cpu` keeps most of their work out of the numbers.
+A chunk is the 2,250 composites of one call, a tenth of all. The naive way, one pair at a time, is
+timed on a part of a chunk and compared per pair. On a shared machine, `--threads 1 --clock cpu`
+keeps most of the other processes' time out of the numbers.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from bench.workloads import Workload, composite_bytes, composite_lr_bytes, compo
 
 BIG_COPY = 512 << 20  # bytes
 BORDER = 2  # LR pixels where PyTorch's bicubic cuts the kernel and MATLAB's mirrors the image
-NAIVE_PAIRS = 50  # of a chunk
+NAIVE_PAIRS = 50  # of a chunk that the naive way computes
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Case:
         }
 
     def check(self, results: dict[str, Any]) -> None:
-        """All results agree with fastbg's, border excepted."""
+        """AssertionError unless all results equal fastbg's, apart from the border."""
         inside = slice(self.border, -self.border if self.border else None)
         for label, result in results.items():
             if label in self.ways:
@@ -115,18 +115,18 @@ CASES = {
 
 
 def copier(size: int) -> measure.Way:
-    """Copies `size` bytes with PyTorch, which writes them to memory that was written before."""
+    """A call that copies `size` bytes with PyTorch into memory that is already mapped."""
     source, target = (torch.rand(size // 4, device=measure.device()) for _ in range(2))
     return partial(target.copy_, source)
 
 
 def run(name: str, chunk: int | None, runs: int, clock: measure.Clock) -> measure.Result:
-    """One operator against its baselines and against copying as many bytes as it must move."""
+    """Time an operator against its baselines and against a copy of the bytes it must move."""
     case = CASES[name]
     work = composites(chunk or case.chunk)
     pairs = work.chunks[len(work.chunks) // 2]
     necessary = case.necessary_bytes(work, pairs)
-    # copy: half of the necessary bytes read, half written. big_copy: far beyond every cache.
+    # copy: reads half of the necessary bytes and writes half. big_copy: much larger than any cache.
     copies = {"copy": copier(necessary // 2), "big_copy": copier(BIG_COPY // 2)}
     facts = {"pairs": len(pairs), "necessary_bytes": necessary, "big_copy_bytes": BIG_COPY}
     ways = case.prepared(work, pairs) | copies
@@ -150,7 +150,7 @@ def run(name: str, chunk: int | None, runs: int, clock: measure.Clock) -> measur
     ("name", "way"), [(name, way) for name, case in CASES.items() for way in case.ways]
 )
 def test_composites(benchmark: Any, name: str, way: str) -> None:
-    """One chunk (of `naive` a part); the answer is checked before it is timed."""
+    """One chunk (for `naive` a part of it); the result is checked before it is timed."""
     case = CASES[name]
     work = composites(case.chunk)
     pairs = work.chunks[0]

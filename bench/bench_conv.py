@@ -3,7 +3,7 @@
     python bench/bench_conv.py [--record FILE]          ratios over the baselines
     python -m pytest bench --benchmark-only             the same ways under pytest-benchmark
 
-On a machine that others use, `--threads 1 --clock cpu` keeps most of their work out.
+On a shared machine, `--threads 1 --clock cpu` keeps most of the other processes' time out.
 """
 
 import argparse
@@ -38,7 +38,7 @@ TOLERANCE = 5e-6  # of the largest value
 
 
 def ways(shape: str) -> dict[str, measure.Way]:
-    """Forward and gradient to the input, ReLU behind it, each as a call without arguments."""
+    """Convolution with ReLU and its gradient to the input; calls without arguments."""
     count, inputs, outputs, side, upscale = SHAPES[shape]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(count, inputs, side, side, generator=generator)
@@ -63,7 +63,7 @@ def ways(shape: str) -> dict[str, measure.Way]:
 
 
 def check(results: dict[str, Any]) -> None:
-    """Equal values everywhere; equal gradients but where a ReLU's kink lies within rounding."""
+    """AssertionError unless values agree, and gradients apart from ReLUs that rounding flips."""
     value, gradient = results["fastbg"]
     for way, (other, other_gradient) in results.items():
         error = float((other - value).abs().max() / value.abs().max())
@@ -83,10 +83,10 @@ def run(shape: str, runs: int, clock: measure.Clock) -> measure.Result:
 
 
 def weight_check(layers: int, runs: int, clock: measure.Clock) -> measure.Result:
-    """The share of a call that checks whether the weight still belongs to its factors.
+    """Share of a call that checks whether the weight changed since its factors were computed.
 
-    `layers` of 64 channels on 16x16 pixels in turn, compared with the same calls without the check.
-    The weight of a single layer stays in the second-level cache, those of a network do not.
+    Calls `layers` layers of 64 channels on 16x16 pixels in turn, with and without the check. The
+    weight of one layer stays in the second-level cache, those of a network do not.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 64, 16, 16, generator=generator)
@@ -122,7 +122,7 @@ def weight_check(layers: int, runs: int, clock: measure.Clock) -> measure.Result
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("way", WAYS)
 def test_conv(benchmark: Any, shape: str, way: str) -> None:
-    """One call; the answer is checked before it is timed."""
+    """One call; the result is checked before it is timed."""
     all_ways = ways(shape)
     check({label: all_ways[label]() for label in {way, "fastbg"}})
     benchmark.group = f"conv3x3 {shape}"

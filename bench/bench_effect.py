@@ -5,16 +5,16 @@
 
 Ways, all under the same interventions:
 
-    published   one whole pass for each, as the public code
+    published   one pass over the whole image for each intervention, as the public code
     good        PyTorch as a skilled user would: batches, channels_last, only the part of the image
                 that the window depends on, and no block outside of it
     fastbg      CausalEffectMap as it is called by default; measured as a whole
-    rounds      the same with accuracy="published"
+    rounds      fastbg with accuracy="published"
 
-The baselines cost the same for every intervention, so they are timed on a sample and scaled by the
-number of interventions: `published` by all blocks but the window's own, `good` by those in reach.
-Before any time is taken, the SR windows of the sample must agree. For ``--paths direct`` (RCAN) the
-baselines run the same network with its channel weights held fast.
+A baseline takes the same time for every intervention, so it is timed on a sample and scaled:
+`published` to all blocks except the window's own, `good` to the blocks within reach. Before
+anything is timed, the SR windows of the sample must agree. For ``--paths direct`` (RCAN) the
+baselines run the same network with fixed channel weights.
 """
 
 import argparse
@@ -42,12 +42,12 @@ from fastbg.models.rcan import RCAN
 from fastbg.models.rcan_direct import DirectRCAN
 
 WINDOW, BLOCK, COARSE, FINE = 32, 2, 3, 50
-EXACT = 1e-5  # SR in [0,1]; the convolutions round otherwise than PyTorch's
+EXACT = 1e-5  # of SR values in [0,1]; fastbg's convolutions round differently from PyTorch's
 SAMPLE, BATCHES = 6, (1, 2, 4)
 
 
 def photograph(size: int) -> tuple[Tensor, Tensor]:
-    """LR (1,3,size,size) in [0,1] and HR, 8 bit; mirrored where the photograph is smaller."""
+    """LR (1,3,size,size) in [0,1] and HR uint8; mirrored where the photograph is smaller."""
     hr = example_images()["astronaut"].load()[:512, :512]
     missing = max(4 * size - 512, 0) // 2
     hr = np.pad(hr, ((missing, missing), (missing, missing), (0, 0)), mode="symmetric")
@@ -58,7 +58,7 @@ def photograph(size: int) -> tuple[Tensor, Tensor]:
 
 
 def sample_of(result: fastbg.CausalEffectResult, reach: Box) -> list[Change]:
-    """Interventions on blocks that lie evenly in the reach."""
+    """SAMPLE interventions on blocks spread evenly over the reach."""
     chosen = []
     places = np.argwhere(result.grid.touching(reach) & ~result.own[0].numpy())
     for row, column in places[:: max(len(places) // SAMPLE, 1)][:SAMPLE]:
@@ -74,7 +74,7 @@ def timed(clock: measure.Clock, way: measure.Way) -> tuple[float, object]:
 
 
 def report(name: str, size: int, options: argparse.Namespace) -> measure.Result:
-    """One network and size: answers, times, ratios."""
+    """Check, time and print one network and size."""
     clock = measure.CLOCKS[options.clock]
     lr, hr = photograph(size)
     net = fastbg.load_model(name)
@@ -149,7 +149,7 @@ def _plain(net: Network) -> Network:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--networks", nargs="+", default=["edsr"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256])

@@ -1,17 +1,17 @@
-"""How many draws does accuracy="published" take, and how far is it from the exact effect?
+"""How many replacements does accuracy="published" draw, and how far is it from the true effect?
 
     python bench/bench_effect_draws.py [--images 20] [--reference 100] [--network edsr]
 
-The exact effect of a block is its mean over all replacements that the pool can give. It is
-estimated here from `reference` more draws, which neither way has seen. Compared with it, on all
-affected blocks of built-in images of 96x96 pixels (LR 24x24), window 32, blocks of 2:
+The true effect of a block is the mean over all replacements in the pool. It is estimated from
+`--reference` other draws, used by neither of the two ways. Both are compared with this reference on
+all affected blocks of built-in images of 96x96 pixels (LR 24x24), window 32, blocks of 2:
 
-    fixed       the published 50 replacements
-    rounds      the same replacements, in rounds until they are enough
+    fixed       50 replacements for each block, as published
+    rounds      the same replacements in rounds, until the standard error is small enough
 
-An error holds the reference's own, whose standard error is told as well. A sign is wrong if it is
-not the reference's, on blocks where that is known: at least the tolerance, and more than two of its
-standard errors.
+An error includes the reference's own; its standard error is printed too. A sign is wrong if it is
+not that of the reference. This is counted on blocks whose sign is known: |effect| is at least the
+tolerance and more than two standard errors of the reference.
 """
 
 import argparse
@@ -34,15 +34,16 @@ from fastbg.models.network import Network
 
 SIZE, WINDOW, BLOCK, COARSE, FINE = 96, 32, 2, 3, 50
 TOLERANCE = 0.01  # dB
-# dB and parts: what the standard error is brought down to, as fastbg.attribution.effect has it.
-TARGET, PART = 0.0025, 0.1
+# Targets of the standard error, as in fastbg.attribution.effect: in dB, and as a share of the
+# effect; the larger one counts.
+TARGET, RELATIVE_TARGET = 0.0025, 0.1
 
 Values = NDArray[np.float64]
 
 
 @dataclass
 class Blocks:
-    """The affected blocks (n) of an image: effect in dB, standard error, draws."""
+    """Effect and standard error (dB), and number of draws, of n affected blocks; arrays (n)."""
 
     fixed: Values
     rounds: Values
@@ -52,7 +53,7 @@ class Blocks:
     exact_error: Values
 
     def joined(self, other: "Blocks") -> "Blocks":
-        """Both together."""
+        """The blocks of both."""
         return Blocks(
             *(
                 np.concatenate([getattr(self, name), getattr(other, name)])
@@ -62,19 +63,19 @@ class Blocks:
 
 
 def measured(net: Network, lr: torch.Tensor, hr: torch.Tensor, reference: int) -> Blocks:
-    """Three maps of one image."""
+    """One image, mapped both ways and with the reference's draws."""
     corner = (SIZE - WINDOW) // 2
-    asked = lr, (corner, corner, WINDOW), hr
+    arguments = lr, (corner, corner, WINDOW), hr
     settings = {"block": BLOCK, "coarse": COARSE, "tolerance": TOLERANCE}
-    fixed = fastbg.CausalEffectMap(net, fine=FINE, **settings).effect(*asked)  # type: ignore[arg-type]
+    fixed = fastbg.CausalEffectMap(net, fine=FINE, **settings).effect(*arguments)  # type: ignore[arg-type]
     rounds = fastbg.CausalEffectMap(net, fine=FINE, **settings).effect(  # type: ignore[arg-type]
-        *asked, accuracy="published"
+        *arguments, accuracy="published"
     )
     same = fixed.interventions  # the same coarse draws: the same blocks are affected
     none = np.empty((0, reference, BLOCK, BLOCK, 3), np.uint8)
     given = fastbg.Interventions(same.coarse, np.empty((0, 2), np.int64), none, same.images)
     exact = fastbg.CausalEffectMap(net, fine=reference, seed=1, **settings).effect(  # type: ignore[arg-type]
-        *asked, interventions=given
+        *arguments, interventions=given
     )
     mask = fixed.affected[0]
     for other in (rounds, exact):
@@ -94,7 +95,7 @@ def measured(net: Network, lr: torch.Tensor, hr: torch.Tensor, reference: int) -
 
 
 def pictures(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """LR (1,3,24,24) and HR (1,3,96,96) of built-in photographs with detail in the middle."""
+    """LR (1,3,24,24) in [0,1] and HR (1,3,96,96) uint8 crops with detail in the middle."""
     study = Study(builtin_images())
     window = centre(WINDOW, SIZE, SIZE)
     found = []
@@ -107,14 +108,14 @@ def pictures(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return found
 
 
-def told(blocks: Blocks) -> None:
-    """The numbers, line by line."""
+def print_summary(blocks: Blocks) -> None:
+    """Print the comparison."""
     known = np.abs(blocks.exact) >= np.maximum(TOLERANCE, 2 * blocks.exact_error)
     signs = {
         "rounds": (blocks.rounds * blocks.exact < 0) & known,
         "fixed": (blocks.fixed * blocks.exact < 0) & known,
     }
-    target = np.maximum(TARGET, PART * np.abs(blocks.rounds))
+    target = np.maximum(TARGET, RELATIVE_TARGET * np.abs(blocks.rounds))
     print(f"affected blocks: {len(blocks.draws)}; with a known sign: {int(known.sum())}")
     saved = FINE / blocks.draws.mean()
     print(f"draws: {blocks.draws.mean():.1f} on average instead of {FINE}, {saved:.2f} times fewer")
@@ -138,7 +139,7 @@ def told(blocks: Blocks) -> None:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--reference", type=int, default=100)
@@ -152,7 +153,7 @@ def main() -> None:
         found = measured(net, lr, hr, options.reference)
         blocks = found if blocks is None else blocks.joined(found)
         print(f"\nimages: {number}")
-        told(blocks)
+        print_summary(blocks)
         sys.stdout.flush()
     print(measure.machine())
 

@@ -1,10 +1,10 @@
-"""Two Ray workers of one core each against one, and what a chunk costs beside its measuring.
+"""Two Ray workers of one core each against one, and the engine's overhead per chunk.
 
     python bench/bench_engine_ray.py [--model NAME|PATH] [--items N] [--rounds N]
 
 Prints `ratio ray_workers_2_over_1 RATIO` (medians of interleaved rounds, workers already started
-and their networks built) and the overhead of the engine in ms a chunk. Records of one and of two
-workers must be equal bit for bit before any time is taken.
+and their networks built) and the overhead of the engine in ms per chunk. Records of one and of two
+workers must be equal bit for bit before anything is timed.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from fastbg.runs.store import RunStore
 
 
 class Measuring(Table1):
-    """Table 1 without its gallery, so that chunks are all there is to do."""
+    """Table 1 without its gallery, so that only chunks are measured."""
 
     def cases(self, measured: object) -> list[int]:
         """None."""
@@ -70,7 +70,7 @@ def main() -> None:
         for round_ in range(arguments.rounds):
             for workers, seconds in times.items():
                 seconds.append(run(workers, items, f"{round_}-{workers}")[0])
-        # The same chunks in this process; what one worker takes longer is the engine.
+        # The same chunks in this process: the difference to one worker is the engine's overhead.
         alone = [
             sum(
                 timed(experiment, net, items[i : i + 10], study)[0]
@@ -81,7 +81,7 @@ def main() -> None:
     one, two, here = (statistics.median(t) for t in (times[1], times[2], alone))
     print(f"one worker {one:.2f} s, two {two:.2f} s, this process {here:.2f} s")
     print(f"ratio ray_workers_2_over_1 {one / two:.2f}")
-    print(f"overhead {1000 * (one - here) / chunks:.1f} ms a chunk of {experiment.chunk} items")
+    print(f"overhead {1000 * (one - here) / chunks:.1f} ms per chunk of {experiment.chunk} items")
 
 
 if __name__ == "__main__":

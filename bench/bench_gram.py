@@ -3,8 +3,8 @@
     python bench/bench_gram.py [--record FILE]          ratios over the baselines
     python -m pytest bench --benchmark-only             the same ways under pytest-benchmark
 
-Operations are those that the result needs: a direct convolution and one triangle of the Gram
-matrix. On a machine that others use, `--threads 1 --clock cpu` keeps most of their work out.
+Operations are counted for a direct convolution and one triangle of the Gram matrix. On a shared
+machine, `--threads 1 --clock cpu` keeps most of the other processes' time out.
 """
 
 import argparse
@@ -31,12 +31,12 @@ GRAM_SHAPES = {  # images, channels, pixels: the maps of a VGG at 128x128, its f
     "256x4096": (8, 256, 4096),
     "512x1024": (8, 512, 1024),
 }
-TOLERANCE = 1e-5  # of the largest entry: what PyTorch's own float32 sums lose
-MATMUL = 1024  # side of the square matrices whose product stands for the machine's rate
+TOLERANCE = 1e-5  # of the largest entry: the rounding error of PyTorch's float32 sums
+MATMUL = 1024  # side of the square matrices whose product measures the machine's rate
 
 
 def check(results: dict[str, Any]) -> None:
-    """Every way has the Gram matrices of fastbg, but for rounding."""
+    """AssertionError unless every way gives fastbg's Gram matrices, up to rounding."""
     expected = results["fastbg"]
     for way, result in results.items():
         if way != "matmul":
@@ -62,7 +62,7 @@ def conv_gram_ways(shape: str) -> tuple[dict[str, measure.Way], float]:
 
 
 def gram_ways(shape: str) -> tuple[dict[str, measure.Way], float]:
-    """The same for features that are there already."""
+    """The same for given features."""
     count, channels, pixels = GRAM_SHAPES[shape]
     features = torch.randn(
         count, channels, pixels, generator=torch.Generator().manual_seed(0)
@@ -81,7 +81,7 @@ OPERATORS = {"conv_gram": (conv_gram_ways, CONV_SHAPES), "gram": (gram_ways, GRA
 
 
 def run(operator: str, shape: str, runs: int, clock: measure.Clock) -> measure.Result:
-    """One operator and shape: times, rate, ratios."""
+    """Check, time and print one operator and shape."""
     ways, operations = OPERATORS[operator][0](shape)
     square = torch.rand(MATMUL, MATMUL, generator=torch.Generator().manual_seed(0))
     square = square.to(measure.device())
@@ -111,7 +111,7 @@ def run(operator: str, shape: str, runs: int, clock: measure.Clock) -> measure.R
     ],
 )
 def test_gram(benchmark: Any, operator: str, shape: str, way: str) -> None:
-    """One call; the answer is checked before it is timed."""
+    """One call; the result is checked before it is timed."""
     ways, operations = OPERATORS[operator][0](shape)
     check({label: ways[label]() for label in {way, "fastbg"}})
     benchmark.group = f"{operator} {shape}"

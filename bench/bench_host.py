@@ -3,8 +3,8 @@
     python bench/bench_host.py [--record FILE]
 
 conv3x3 of 64 to 64 channels on 4x4 pixels, where the kernel is short; forward, and forward with the
-gradient to the input. Time in native functions is taken around them, so that it holds what passing
-the arguments costs too; what taking it costs is measured and taken off. One thread, medians.
+gradient to the input. A stopwatch around the native functions measures their time, including the
+conversion of arguments; the stopwatch's own time is measured and subtracted. One thread, medians.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from bench import measure
 from fastbg.backends.cpu import native
 
 CALLS = 200
-TARGETS = {"forward": 40.0, "gradient": 100.0}  # microseconds
+TARGETS = {"forward": 40.0, "gradient": 100.0}  # microseconds of overhead, at most
 
 
 class Stopwatch:
@@ -56,7 +56,7 @@ class Stopwatch:
 
 
 def host_cost(call: Callable[[], object], runs: int) -> list[float]:
-    """Microseconds beside the kernel in one call, a median of CALLS calls for each run."""
+    """Overhead of one call in microseconds: for each run the median of CALLS calls."""
     found, wrapper = [], wrapper_cost()
     for _ in range(runs):
         single = []
@@ -71,7 +71,7 @@ def host_cost(call: Callable[[], object], runs: int) -> list[float]:
 
 
 def wrapper_cost() -> float:
-    """Microseconds that the stopwatch itself adds to a native call."""
+    """Microseconds that the stopwatch adds to a native call."""
     watch = Stopwatch()
     timed, plain = watch._timed(lambda *_: None), lambda *_: None
     seconds = []
@@ -102,7 +102,7 @@ def ways() -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    """Print microseconds and what is to be reached; keep all runs in a JSON record."""
+    """Print overheads and their targets; keep all runs in a JSON record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", type=Path)
     parser.add_argument("--runs", type=int, default=9)
@@ -112,8 +112,8 @@ def main() -> None:
     for name, runs in found.items():
         middle = measure.Ratio.of(runs)
         print(
-            f"conv3x3 4x4 {name}: {middle.value:.0f} us beside the kernel "
-            f"({middle.low:.0f} to {middle.high:.0f}), to reach {TARGETS[name]:.0f}"
+            f"conv3x3 4x4 {name}: {middle.value:.0f} us overhead "
+            f"({middle.low:.0f} to {middle.high:.0f}), target {TARGETS[name]:.0f}"
         )
     if options.record is not None:
         seconds = {name: [1e-6 * one for one in runs] for name, runs in found.items()}

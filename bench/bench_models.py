@@ -3,19 +3,19 @@
     python bench/bench_models.py [--record FILE]        ratios, and the error of each option
     python -m pytest bench --benchmark-only             the same ways under pytest-benchmark
 
-Two workloads of the paper: `forward` restores the centre 32x32 of 128x128 composites (8 of them at
+Two workloads of the paper: `forward` restores the central 32x32 of 128x128 composites (8 of them,
 LR 32x32; Table 1, Fig. 4), `gradient` is one step of LAM (LR 64x64, window 16x16). `image` restores
-the whole of one image of LR 64x64. Ways:
+one whole image of LR 64x64. Ways:
 
-    naive              NCHW weights, whole image, then crop; `gradient` also has those of weights
+    naive              NCHW weights, whole image, then crop; `gradient` includes those of weights
     whole              good PyTorch: frozen, channels_last; whole image, then crop
-    window_torch       the same through forward_window(): what leaving pixels out gives
+    window_torch       the same through forward_window(): the gain of leaving pixels out
     window             forward_window() as fastbg calls it: EDSR in one native call
     modules            the same module by module, with fastbg's convolution (EDSR only)
     window_contiguous  forward_window() in PyTorch, without channels_last
     window_bf16        with bf16 autocast: its error is printed, it is not checked
 
-The weights are random where the trained ones are not installed.
+Weights are random if the trained ones are not installed.
 """
 
 import argparse
@@ -41,9 +41,9 @@ from fastbg.models.edsr import EDSR
 from fastbg.models.network import Network
 from fastbg.models.registry import BUILT_IN
 
-# Relative: what different kernels of the same arithmetic may differ by, values by their largest
-# difference, gradients in the L2 norm. Of EDSR's 4 million ReLUs about one lies so near its kink
-# that rounding decides; then gradients differ by 4e-5, between PyTorch's two layouts as well.
+# Relative difference allowed between kernels of the same arithmetic: the largest for values, the L2
+# norm for gradients. Of EDSR's 4 million ReLUs about one is so near its kink that rounding decides;
+# then gradients differ by 4e-5, also between PyTorch's two layouts.
 EXACT = {"forward": 1e-5, "gradient": 1e-4, "image": 1e-5}
 WAYS = (
     *("naive", "whole", "window_torch", "window", "modules"),
@@ -89,7 +89,7 @@ def network(name: str) -> Network:
 
 
 def sr_window(net: Network, x: Tensor, box: tuple[int, ...], trimmed: bool) -> Tensor:
-    """The window of the SR image, of the whole image or alone."""
+    """The window of the SR image: cut from the whole image, or computed alone if `trimmed`."""
     if trimmed:
         return net.forward_window(x, box)
     return net(x)[..., box[0] : box[2], box[1] : box[3]]
@@ -102,7 +102,7 @@ def forward(net: Network, work: Workload, x: Tensor, trimmed: bool, dtype: Any =
 
 
 def gradient(net: Network, work: Workload, x: Tensor, trimmed: bool, dtype: Any = None) -> Tensor:
-    """Gradient of the window's summed squares of vertical differences: a target without kinks."""
+    """Gradient of the sum of squared vertical differences in the window, which has no kinks."""
     x = x.clone().requires_grad_()
     with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
         sr = sr_window(net, x, work.box(), trimmed).float()
@@ -140,20 +140,20 @@ def prepared(name: str, task: str) -> dict[str, measure.Way]:
 
 
 def errors(results: dict[str, Any], task: str) -> dict[str, float]:
-    """Difference of each way from `whole`, relative to it: see EXACT."""
+    """Relative difference of each way from `whole`, see EXACT."""
     whole, order = results["whole"], 2 if task == "gradient" else torch.inf
     scale = whole.norm(order)
     return {way: float((r - whole).norm(order) / scale) for way, r in results.items()}
 
 
 def check(results: dict[str, Any], task: str) -> None:
-    """All float32 ways agree."""
+    """AssertionError unless all float32 ways agree."""
     for way, error in errors(results, task).items():
         assert error <= EXACT[task] or way == "window_bf16", f"{way}: differs by {error}"
 
 
 def report(name: str, task: str, runs: int, clock: measure.Clock) -> measure.Result:
-    """One network and task: median times, errors, ratios."""
+    """Check, time and print one network and task."""
     ways = prepared(name, task)
     error = errors({way: call() for way, call in ways.items()}, task)
     facts = {f"error_{way}": value for way, value in error.items()}
@@ -174,7 +174,7 @@ def report(name: str, task: str, runs: int, clock: measure.Clock) -> measure.Res
 @pytest.mark.parametrize("task", list(WORKLOADS))
 @pytest.mark.parametrize("name", list(BUILT_IN))
 def test_networks(benchmark: Any, name: str, task: str, way: str) -> None:
-    """One call; the answer is checked before it is timed."""
+    """One call; the result is checked before it is timed."""
     ways = prepared(name, task)
     if way not in ways:
         pytest.skip(f"{name} runs module by module")

@@ -2,9 +2,9 @@
 
     python bench/bench_path.py [--record FILE] [--threads 1 --clock cpu]
 
-One LR image 64x64 with all 50 nodes. `torch` is the expert's way: depthwise convolutions on padded
-images, steps stored, autograd through the objective. Then the picture's density against scipy's
-gaussian_kde on a map of 64x64; `large` is a map of 256x256, for which scipy takes minutes.
+One LR image of 64x64 with all 50 nodes. `torch` is good PyTorch: depthwise convolutions on padded
+images, stored steps, autograd through the objective. Then the density of a map of 64x64, as drawn
+in pictures, against scipy's gaussian_kde; `large` is a map of 256x256, where scipy takes minutes.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def fused_detector(sr: Tensor) -> Tensor:
 
 
 def scipy_density(map_: NDArray[np.float32]) -> Tensor:
-    """The public code's way: all pairs of pixels."""
+    """Density as in the public code: a sum over all pairs of pixels."""
     points = np.indices(map_.shape)[::-1].reshape(2, -1)
     values = gaussian_kde(points, weights=map_.ravel())(points)
     return torch.from_numpy(values / values.max()).reshape(map_.shape)
@@ -72,7 +72,7 @@ def density(map_: NDArray[np.float32]) -> Tensor:
 
 
 def check(results: dict[str, Any]) -> None:
-    """Both ways agree."""
+    """AssertionError unless both ways agree."""
     torch.testing.assert_close(results["fastbg"], results["torch"], rtol=1e-5, atol=1e-5)
 
 

@@ -2,10 +2,10 @@
 
     python bench/bench_peers.py [--record FILE] [--model NAME ...]
 
-Peers: PyTorch in channels_last, torch.compile, ONNX Runtime, OpenVINO; one that is not installed is
-named with the reason and left out. Each peer gets the plain network and a fixed shape, and as many
-threads as fastbg. The answer of each is checked before a ratio is printed: peer's time over
-fastbg's, above 1 where fastbg is faster.
+Peers: PyTorch in channels_last, torch.compile, ONNX Runtime, OpenVINO. A peer that is not installed
+is left out, and the reason is printed. Each peer gets the plain network, a fixed shape, and as many
+threads as fastbg. Its result is checked before a ratio is printed: the peer's time divided by
+fastbg's, so above 1 fastbg is faster.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def image() -> Tensor:
 
 
 def onnx_model(net: Network, x: Tensor) -> bytes:
-    """The network as an ONNX file, of one shape."""
+    """The network as an ONNX file for the shape of `x`."""
     file = io.BytesIO()
     warnings.simplefilter("ignore", torch.jit.TracerWarning)  # the shape is fixed
     torch.onnx.export(net, (x,), file, input_names=["lr"], output_names=["sr"], dynamo=False)
@@ -58,7 +58,7 @@ def with_compile(net: Network, x: Tensor) -> measure.Way:
 
 
 def with_onnxruntime(net: Network, x: Tensor) -> measure.Way:
-    """ONNX Runtime's CPU provider, all optimisations."""
+    """ONNX Runtime's CPU provider with all optimisations."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -95,7 +95,7 @@ PEERS: dict[str, Callable[[Network, Tensor], measure.Way]] = {
 
 
 def check(results: dict[str, Any]) -> None:
-    """Every way gives the image of PyTorch's."""
+    """AssertionError unless every way gives PyTorch's image."""
     expected = results["torch channels_last"]
     for way, result in results.items():
         error = float((result - expected).abs().max())
@@ -104,7 +104,7 @@ def check(results: dict[str, Any]) -> None:
 
 @torch.inference_mode()
 def report(name: str, runs: int, clock: measure.Clock) -> measure.Result:
-    """One network: a ratio for each peer, its spread, and that over the fastest peer."""
+    """Check and time one network; print its ratio over each peer and over the fastest peer."""
     net, x = fastbg.load_model(name), image()
     ways: dict[str, measure.Way] = {
         "fastbg": partial(net, x.contiguous(memory_format=torch.channels_last))

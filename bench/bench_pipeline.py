@@ -1,22 +1,22 @@
-"""How busy a run keeps a GPU: a paper-size `swap` on a stand-in for one.
+"""Share of the time in which a run keeps a GPU busy: a paper-size `swap` on a simulated GPU.
 
     python bench/bench_pipeline.py [--runs 5] [--groups 100] [--record FILE]
 
-No GPU is needed and none is used. Everything that the host does is real: reading, launching,
-storing. Tensors of the device are `meta` tensors; as their kernels are slow Python, each counts as
-LAUNCH seconds, what it costs a host to launch one on a GPU. The stand-in counts the time of the
-networks alone: so many seconds for each composite, one after the other; results are there when
-their network would have been done. Composites, Gram matrices and PSNR take no time on it, which
-makes the share that is printed lower.
+No GPU is needed or used. The host's work is real: reading, launching, storing. Tensors of the
+device are `meta` tensors. Their kernels are slow Python code, so each call is counted with
+LAUNCH_SECONDS, about what a launch on a GPU costs the host. The simulated device runs the networks
+only: each composite takes a fixed time, one after the other, and a result is ready when its network
+would have finished. Composites, Gram matrices and PSNR take no device time, so the printed share
+is too low rather than too high.
 
-Two times of the three built-in networks, milliseconds for 100 composites on an H100, both by hand
-(no GPU was measured): `now`, as PyTorch's kernels would take in float32, and `limit`, the least
-that tensor cores allow at that accuracy. Two ways: `pipeline`, as fastbg runs, and `one by one`,
-what it did before: a group at a time, read when its turn comes, waited for, committed.
+Two sets of network times, in milliseconds for 100 composites on an H100, both estimated by hand (no
+GPU was measured): `now`, PyTorch's kernels in float32, and `limit`, the shortest time that tensor
+cores allow at that accuracy. Two ways to run: `pipeline`, as fastbg does, and `one by one`, as it
+did before: one group at a time is read, measured, waited for and committed.
 
-Time is that of the run's thread: its CPU time, the time in which it waits for the disk or for the
-threads that read, and the time in which it would wait for the device. So other processes on the
-machine change little; `--clock wall` takes the plain clock instead, for a machine that is idle.
+All times are those of the run's thread: its CPU time, its waiting for the disk and for the threads
+that read, and its simulated waiting for the device. Other processes therefore change little. On an
+idle machine, `--clock wall` measures wall-clock time instead.
 """
 
 import argparse
@@ -52,39 +52,43 @@ from fastbg.runs.store import RunStore
 META = torch.device("meta")
 NETWORKS = ("edsr", "rcan", "swinir")
 MILLISECONDS = {"now": (7.5, 8.0, 10.0), "limit": (1.4, 1.4, 0.9)}  # for 100 composites
-LAUNCH = {"aten": 10e-6, "fastbg": 400e-6}  # seconds, by who wrote the operator
+LAUNCH_SECONDS = {"aten": 10e-6, "fastbg": 400e-6}  # of a call, by the operator's namespace
 
 
 class Device:
-    """A queue of work, each piece of known length, that begins when the one before has ended."""
+    """A simulated device: a queue of tasks of known duration, run one after the other.
+
+    `busy`: total duration of all tasks; `ends`: when the last one ends; `waited`: time added to the
+    thread's CPU time.
+    """
 
     def __init__(self, clock: str) -> None:
         self.busy = self.ends = self.waited = 0.0
         self.wall = clock == "wall"
 
     def now(self) -> float:
-        """Seconds, of the clock that the run goes by."""
+        """Seconds on the run's clock."""
         return time.perf_counter() if self.wall else time.thread_time() + self.waited
 
     def launches(self) -> AbstractContextManager[object]:
-        """Inside, operators cost what launching them does; not by the plain clock."""
+        """Context in which operators take LAUNCH_SECONDS; without effect on the wall clock."""
         return nullcontext() if self.wall else Launches(self)
 
     def work(self, seconds: float) -> None:
-        """Add a piece to the queue."""
+        """Add a task to the queue."""
         self.ends = max(self.ends, self.now()) + seconds
         self.busy += seconds
 
     def wait(self, until: float) -> None:
-        """Return once the time `until`, a value of `ends`, has come."""
+        """Wait until the time `until`, a value of `ends`."""
         left = until - self.now()
         if left > 0:
             self.waited += left
-            time.sleep(left)  # in which the threads read
+            time.sleep(left)  # meanwhile the threads read
 
 
 class Launches(TorchDispatchMode):
-    """Operators cost LAUNCH, in place of what their `meta` kernels do."""
+    """Counts LAUNCH_SECONDS for each operator instead of the time of its `meta` kernel."""
 
     def __init__(self, device: Device) -> None:
         super().__init__()
@@ -96,11 +100,11 @@ class Launches(TorchDispatchMode):
             return func(*args, **(kwargs or {}))
         finally:
             spent = time.thread_time() - start
-            self.device.waited += LAUNCH.get(func.namespace, LAUNCH["aten"]) - spent
+            self.device.waited += LAUNCH_SECONDS.get(func.namespace, LAUNCH_SECONDS["aten"]) - spent
 
 
 class StandIn(Network):
-    """A network that takes `seconds` of `device` for an image, and gives none."""
+    """A network that takes `seconds` of `device` for each image and returns empty tensors."""
 
     architecture = "stand-in"
 
@@ -115,23 +119,23 @@ class StandIn(Network):
         return x.new_empty((len(x), 3, 4 * x.shape[-2], 4 * x.shape[-1]))
 
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
-        """Their window."""
+        """The window (B,3,y1-y0,x1-x0) of the SR images."""
         self.device.work(self.seconds * len(x))
         y0, x0, y1, x1 = window
         return x.new_empty((len(x), 3, y1 - y0, x1 - x0))
 
 
 class StandInSwap(Swap):
-    """`swap`, whose pictures are black: there are no pixels to show."""
+    """`swap` with black pictures, as there are no pixels to show."""
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """As `Swap`, launching on the stand-in."""
+        """As `Swap`, launched on the simulated device."""
         assert isinstance(net, StandIn)
         with net.device.launches():
             return super().measure(net, items, study)
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """As `Swap`, as far as the device is concerned."""
+        """The device work of `Swap.exhibit`."""
         assert isinstance(net, StandIn)
         with net.device.launches():
             groups = read_groups([item], study)
@@ -143,7 +147,7 @@ class StandInSwap(Swap):
 
 
 def arrivals(device: Device) -> type[Arrival]:
-    """`Arrival` for results of the stand-in."""
+    """`Arrival` for results of the simulated device."""
 
     class FromDevice(Arrival):
         def __init__(self, columns: Mapping[str, Tensor]) -> None:
@@ -164,7 +168,7 @@ def arrivals(device: Device) -> type[Arrival]:
 
 @contextmanager
 def one_by_one() -> Iterator[None]:
-    """A group at a time, read in its turn, waited for and committed."""
+    """The way before the pipeline: each group is read, measured, waited for and committed."""
     with (
         mock.patch.object(pipeline, "AHEAD", 0),
         mock.patch.object(pipeline, "COMMIT_EVERY", 0.0),
@@ -175,16 +179,18 @@ def one_by_one() -> Iterator[None]:
 
 
 class Spent:
-    """Seconds of the run's thread, by what it did."""
+    """Seconds of the run's thread, by activity."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.seconds: Counter[str] = Counter()
 
-    def patch(self, stack: ExitStack, owner: Any, name: str, what: str, idle: bool = False) -> None:
-        """Count the time in `owner.name` as `what`, while `stack` is open.
+    def patch(
+        self, stack: ExitStack, owner: Any, name: str, activity: str, waits: bool = False
+    ) -> None:
+        """Count the time in `owner.name` as `activity` while `stack` is open.
 
-        `idle`: it may wait for other things than the device, which is time, too.
+        `waits`: it may wait for the disk or for threads; that waiting is counted too.
         """
         function = getattr(owner, name)
 
@@ -193,15 +199,15 @@ class Spent:
             try:
                 return function(*args, **kwargs)
             finally:
-                if idle:
+                if waits:
                     self.device.waited += time.perf_counter() - wall - (time.thread_time() - cpu)
-                self.seconds[what] += self.device.now() - start
+                self.seconds[activity] += self.device.now() - start
 
         stack.enter_context(mock.patch.object(owner, name, timed))
 
 
 def run(milliseconds: Sequence[float], groups: int, clock: str, folder: Path) -> dict[str, float]:
-    """A whole `swap` with each of the networks: seconds in all, of the device, and by what."""
+    """A whole `swap` with each network: total seconds, device seconds, seconds by activity."""
     device = Device(clock)
     spent = Spent(device)
     arrival = arrivals(device)
@@ -212,10 +218,10 @@ def run(milliseconds: Sequence[float], groups: int, clock: str, folder: Path) ->
     with RunStore.open(folder, {}, seeds={"seed": 0}) as store, ExitStack() as stack:
         stack.enter_context(mock.patch.object(local, "Arrival", arrival))
         stack.enter_context(mock.patch.object(local, "Outbox", partial(Outbox, clock=device.now)))
-        spent.patch(stack, Job, "put", "storing", idle=True)
+        spent.patch(stack, Job, "put", "storing", waits=True)
         spent.patch(stack, device, "wait", "waiting for the device")
         spent.patch(stack, StandInSwap, "measure", "launching")
-        spent.patch(stack, pipeline.Future, "result", "waiting for what is read", True)
+        spent.patch(stack, pipeline.Future, "result", "waiting for reads", waits=True)
         items = Swap(options).plan(study)
         composites = sum(1 + len(item.partners) for item in items)
         experiment = StandInSwap(options)
@@ -236,14 +242,14 @@ def run(milliseconds: Sequence[float], groups: int, clock: str, folder: Path) ->
 WAYS: dict[str, Callable[[], Any]] = {"one by one": one_by_one, "pipeline": ExitStack}
 
 
-def share(way: str, times: str, groups: int, clock: str = "cpu") -> dict[str, float]:
-    """One run in a new folder."""
+def run_once(way: str, times: str, groups: int, clock: str = "cpu") -> dict[str, float]:
+    """One run in a temporary folder; the result is that of `run`."""
     with tempfile.TemporaryDirectory() as folder, WAYS[way]():
         return run(MILLISECONDS[times], groups, clock, Path(folder) / "run")
 
 
 def main() -> None:
-    """Print shares and what they are limited by; keep all runs in a JSON record."""
+    """Print the busy shares and what limits them; keep all runs in a JSON record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--groups", type=int, default=100, help="of each set; the paper: 100")
@@ -252,14 +258,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = []
-    share("pipeline", "now", 2)  # loads what is loaded once
+    run_once("pipeline", "now", 2)  # warm-up: imports, decoded images
     for times in MILLISECONDS:
         found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for _ in range(options.runs):
             for way in WAYS:
-                found[way].append(share(way, times, options.groups, options.clock))
+                found[way].append(run_once(way, times, options.groups, options.clock))
         for way, runs in found.items():
-            print(told(way, times, runs))
+            print(summary(way, times, runs))
         seconds = {way: [each["whole"] for each in runs] for way, runs in found.items()}
         results.append(
             measure.Result(f"pipeline_{times}", seconds, {"device": found["pipeline"][0]["device"]})
@@ -268,8 +274,8 @@ def main() -> None:
         measure.write_record(options.record, results)
 
 
-def told(way: str, times: str, runs: Sequence[Mapping[str, float]]) -> str:
-    """A way's share, a median with quartiles, and seconds of a middle run."""
+def summary(way: str, times: str, runs: Sequence[Mapping[str, float]]) -> str:
+    """Busy share of a way (median and quartiles), and the seconds of its median run."""
     busy = measure.Ratio.of([each["device"] / each["whole"] for each in runs])
     middle = sorted(runs, key=lambda each: each["whole"])[len(runs) // 2]
     parts = [

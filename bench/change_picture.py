@@ -1,4 +1,4 @@
-"""The picture of docs/concepts/changes.md: what is computed for one changed block of EDSR's input.
+"""Draw the picture of docs/concepts/changes.md: pixels that EDSR computes for one changed block.
 
 python bench/change_picture.py [docs/pictures/change.png]
 """
@@ -22,7 +22,7 @@ REACH, NEED, BOTH = "#e9a23b", "#3b78c4", "#1d7a3f"
 
 
 def common(a: Box, b: Box) -> Box:
-    """What two boxes share; empty ones have no area."""
+    """Intersection of two boxes; its area is 0 if they do not meet."""
     y0, x0 = max(a.y0, b.y0), max(a.x0, b.x0)
     return Box(y0, x0, max(min(a.y1, b.y1), y0), max(min(a.x1, b.x1), x0))
 
@@ -33,8 +33,8 @@ def area(box: Box) -> int:
 
 
 def boxes_of(net: EDSR) -> list[tuple[int, Box, Box, Box]]:
-    """For each convolution: the scale it works at, what the change reaches, what the window needs,
-    and what of both it computes.
+    """For each convolution: its scale, and the boxes that the change reaches, that the window
+    needs, and that are computed.
     """
     factors = [link.upscale for link in net.links()]
     layers = link_layers(net.links(), WINDOW, SIZE, SIZE, False)

@@ -2,10 +2,11 @@
 
     python bench/check_overlap.py TRAINING_DIR
 
-Each built-in image is sought in each training image by normalised cross-correlation of their detail
-(without it any two skies are alike), both shrunk to a quarter, the built-in one also to further
-sizes. It finds cuts of about the same size: one that is scaled otherwise, or lies half outside of
-the training image, scores 0.1 to 0.5, no more than different images do.
+Each built-in image is searched in each training image by normalised cross-correlation of their
+high frequencies (in low frequencies, any two skies are alike). Both are reduced to a quarter of
+their size, the built-in image also to other sizes. Crops of about the same scale are found. A crop
+of another scale, or one that is half outside of the training image, scores 0.1 to 0.5, no more than
+unrelated images.
 """
 
 import argparse
@@ -26,7 +27,7 @@ SIZES = (1.0, 0.8, 0.64, 0.5)
 
 
 def main() -> None:
-    """Print the ten closest pairs; exit status 1 if one is the same scene."""
+    """Print the ten closest pairs; exit status 1 if a pair shows the same scene."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("training", type=Path)
     training = [(i.key, small(i, 0.25)) for i in open_folder(parser.parse_args().training).items]
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def small(item: ImageItem, factor: float) -> NDArray[np.float32]:
-    """Detail of the grey levels, shrunk."""
+    """High frequencies of the grey levels, down-sampled by `factor`."""
     image = Image.fromarray(item.load()).convert("L")
     size = tuple(max(1, round(side * factor)) for side in image.size)
     grey = np.asarray(image.resize(size, Image.Resampling.BOX), dtype=np.float32)

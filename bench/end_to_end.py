@@ -1,13 +1,13 @@
-"""Whole experiments: naive, in good PyTorch, and by fastbg, on the same items.
+"""Whole experiments, on the same items: naive code, good PyTorch, and fastbg.
 
     python bench/end_to_end.py [EXPERIMENT ...] [--model NAME|PATH ...] [--items N] [--record FILE]
 
-Prints `ratio NAME AS_PUBLISHED GOOD`: how many times faster fastbg is than either; of several
-networks or experiments also `ratio suite`, of all of them together, each with as many items as
-`fastbg run` plans on these images: seconds per item times that number. All ways start
+Prints `ratio NAME_over_naive` and `ratio NAME_over_good`: how many times faster fastbg is. For
+several networks or experiments it also prints `ratio suite_over_...` for all of them together: the
+seconds per item times the number of items that `fastbg run` plans on these images. All ways start
 from decoded ground truth; the baselines get their LR images ready-made. Records must agree to
-1e-3 dB before any time is taken (`ring` and `inward`, whose items are pairs: see `nested_ways`).
-On a machine that others use, `--threads 1 --clock cpu` keeps most of their work out of the numbers.
+1e-3 dB before anything is timed (`ring` and `inward`, whose items are pairs: see `nested_ways`).
+On a shared machine, `--threads 1 --clock cpu` keeps most of the other processes' time out.
 """
 
 import argparse

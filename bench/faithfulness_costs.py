@@ -1,11 +1,11 @@
-"""What each explanation and a pair of faithfulness curves cost: processor seconds on one thread.
+"""Cost of each explanation and of a pair of faithfulness curves: CPU seconds on one thread.
 
     OMP_NUM_THREADS=1 python bench/faithfulness_costs.py
 
-One image of the experiment `faithfulness` (LR 48 x 48, window 16). Beside the seconds stands how
-many passes of the network an explanation takes at most, forwards and backwards. What maps of one
-run share, such as the gradient, is counted for each. A pair of curves, deletion and insertion of
-one order of the pixels, takes 2 passes for each of the experiment's points.
+One image of the experiment `faithfulness` (LR 48 x 48, window 16). The column "passes" is the
+largest number of network passes, forward and backward, that an explanation takes. In a run several
+maps share work such as the gradient; here it is counted for each. A pair of curves, deletion and
+insertion for one ranking of the pixels, takes 2 passes for each of the experiment's points.
 """
 
 import time
@@ -27,12 +27,12 @@ from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
 
 NETWORKS = ("edsr", "rcan", "swinir")
-ORDERS = 4  # a map, and its three controls
-RUNS = 3  # of which the quickest counts: other programs only ever slow a run down
+RANKINGS = 4  # of the pixels: by a map and by its three controls
+RUNS = 3  # the fastest counts, as other programs can only slow a run down
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Processor seconds of the quickest of RUNS calls."""
+    """CPU seconds of the fastest of RUNS calls."""
     found = []
     for _ in range(RUNS):
         start = time.process_time()
@@ -51,28 +51,29 @@ def main() -> None:
     print(f"{'':16}{'passes':>8}" + "".join(f"{name:>10}" for name in nets))
     for name, explain in EXPLANATIONS.items():
         took = [
-            seconds(partial(one, explain, net, experiment, items, study)) for net in nets.values()
+            seconds(partial(explain_once, explain, net, experiment, items, study))
+            for net in nets.values()
         ]
         count = passes(name, options, study.scale)
         print(f"{name:16}{count:8}" + "".join(f"{t:9.2f}s" for t in took), flush=True)
     took = [seconds(partial(curves, net, experiment, items, study)) for net in nets.values()]
-    pair = "".join(f"{t / ORDERS:9.2f}s" for t in took)
+    pair = "".join(f"{t / RANKINGS:9.2f}s" for t in took)
     print(f"{'pair of curves':16}{2 * options.points:8}{pair}")
 
 
-def one(
+def explain_once(
     explain: Callable[[Explained], object],
     net: Network,
     experiment: Faithfulness,
     items: list[Item],
     study: Study,
 ) -> None:
-    """One map; nothing of an earlier one is left."""
+    """Compute one map, without results kept from earlier maps."""
     explain(experiment.explained(net, items, study))
 
 
 def curves(net: Network, experiment: Faithfulness, items: list[Item], study: Study) -> None:
-    """Both curves of ORDERS orders of the pixels."""
+    """Compute both curves for RANKINGS rankings."""
     explained = experiment.explained(net, items, study)
     height, width = explained.lr.shape[-2:]
     fastbg.faithfulness(

@@ -2,9 +2,10 @@
 
     python bench/make_builtin_images.py KODAK_DIR TEXTURES_DIR
 
-KODAK_DIR holds kodim01.png to kodim24.png, TEXTURES_DIR one folder for each of OST's classes and a
-manifest.json with file, licence and source. Of each photograph the square with the most structure
-is cut: the largest mean step between neighbouring pixels, among corners at multiples of 32.
+KODAK_DIR contains kodim01.png to kodim24.png; TEXTURES_DIR contains one folder for each of OST's
+classes and a manifest.json with file, licence and source. Each photograph is cropped to the square
+with the most structure: the largest mean difference between neighbouring pixels, with the corner at
+multiples of 32.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def photograph(path: Path) -> dict[str, object]:
-    """One of Kodak's."""
+    """Save the crop of one of Kodak's photographs; its manifest entry."""
     pixels = np.array(Image.open(path).convert("RGB"))
     y, x = busiest(pixels)
     return save(
@@ -53,7 +54,7 @@ def photograph(path: Path) -> dict[str, object]:
 
 
 def texture(folder: Path, about: dict[str, object]) -> dict[str, object]:
-    """One of the textures, as it is."""
+    """Save a texture unchanged; its manifest entry."""
     file = Path(str(about["file"]))
     pixels = np.array(Image.open(folder / file).convert("RGB"))
     return save(
@@ -67,7 +68,7 @@ def texture(folder: Path, about: dict[str, object]) -> dict[str, object]:
 
 
 def rights(text: str) -> dict[str, str | None]:
-    """Licence, author (None if not told) and collection of "CC-BY-4.0 A. Author (collection)"."""
+    """Licence, author (None if unknown) and collection from "CC-BY-4.0 A. Author (collection)"."""
     found = re.fullmatch(r"(\S+)\s*(.*?)\s*\((.+)\)", text)
     if found is None:
         raise SystemExit(f"{text!r}: expected a licence, an author if known, and (a collection)")
@@ -76,7 +77,7 @@ def rights(text: str) -> dict[str, str | None]:
 
 
 def busiest(pixels: NDArray[np.uint8]) -> tuple[int, int]:
-    """Top left corner of the square with the largest mean step."""
+    """Top left corner of the square with the largest mean difference of neighbours."""
     grey = pixels.mean(2)
     step = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
     corners = [
@@ -88,7 +89,7 @@ def busiest(pixels: NDArray[np.uint8]) -> tuple[int, int]:
 
 
 def save(file: str, pixels: NDArray[np.uint8], **about: object) -> dict[str, object]:
-    """Write a lossless WebP; its entry in the manifest."""
+    """Write a lossless WebP; its manifest entry."""
     path = ASSETS / file
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.ascontiguousarray(pixels)).save(path, lossless=True, quality=100, method=6)

@@ -1,4 +1,4 @@
-"""Timing that the benchmarks share: the answer first, then interleaved runs, medians, a record.
+"""Timing for the benchmarks: results are checked, then runs interleave; medians and a record.
 
 result = compare("composite", {"fastbg": f, "good": g}, check=check)
 print_ratio("composite_over_good", result.ratio("good", "fastbg"))
@@ -33,7 +33,7 @@ class Ratio(NamedTuple):
 
     @staticmethod
     def of(runs: list[float]) -> "Ratio":
-        """Of one ratio for each run; of a single run all three are the same."""
+        """Median and quartiles of the ratios of all runs; for a single run all three are equal."""
         if len(runs) == 1:
             return Ratio(runs[0], runs[0], runs[0])
         low, value, high = statistics.quantiles(runs, n=4, method="inclusive")
@@ -42,7 +42,7 @@ class Ratio(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds that each way took, run by run; run k of all ways stands side by side."""
+    """Seconds of each way for each run; run k of all ways was measured one after the other."""
 
     name: str
     seconds: dict[str, list[float]]
@@ -53,9 +53,9 @@ class Result:
         return statistics.median(self.seconds[way])
 
     def ratio(self, slow: str, fast: str, factor: float = 1.0) -> Ratio:
-        """How many times faster `fast` is, over runs that stood side by side.
+        """How many times faster `fast` is than `slow`, as a ratio for each interleaved run.
 
-        `factor`: by how much more `slow` has to do than what was timed of it.
+        `factor`: the whole work of `slow` divided by the part of it that was timed.
         """
         runs = zip(self.seconds[slow], self.seconds[fast], strict=True)
         return Ratio.of([factor * s / f for s, f in runs])
@@ -72,16 +72,16 @@ def compare(
     """Time all `ways` in turn, `runs` times, after `check` has passed their results.
 
     Args:
-        ways: label -> what to time, set up so that it can be called again and again.
-        check: raises AssertionError where a result (label -> result) is wrong; no time is taken
-            then, so that a wrong answer never has a ratio.
-        clock: `time.process_time` measures one-threaded ways on a machine that others use too. On a
-            GPU its own events take the time, with cold L2.
+        ways: label -> call to time, which can be repeated.
+        check: gets label -> result, and raises AssertionError for a wrong one; then nothing is
+            timed, so that a wrong result never has a ratio.
+        clock: `time.process_time` for ways with one thread on a shared machine. On a GPU, CUDA
+            events measure the time instead, with cold L2.
     """
     check({label: way() for label, way in ways.items()})
     seconds: dict[str, list[float]] = {label: [] for label in ways}
     for run in range(runs):
-        # Every second round backwards: no way always follows the same neighbour.
+        # Every second round is reversed, so that no way always runs after the same one.
         for label in list(ways) if run % 2 == 0 else reversed(list(ways)):
             seconds[label].append(_seconds_of(ways[label], clock))
     return Result(name, seconds, dict(facts or {}))
@@ -93,7 +93,7 @@ def device() -> torch.device:
 
 
 def print_ratio(name: str, ratio: Ratio | float) -> None:
-    """The line that `bench/all.py` and readers look for: name, median, quartiles if known."""
+    """Print the line that `bench/all.py` reads: name, median, quartiles if known."""
     if isinstance(ratio, Ratio):
         print(f"ratio {name} {ratio.value:.3g} {ratio.low:.3g} {ratio.high:.3g}", flush=True)
     else:
@@ -101,7 +101,7 @@ def print_ratio(name: str, ratio: Ratio | float) -> None:
 
 
 def machine() -> dict[str, object]:
-    """All that a measurement depends on: hardware, versions, commit, threads."""
+    """Everything a measurement depends on: hardware, versions, commit, threads."""
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
         capture_output=True,
@@ -121,7 +121,7 @@ def machine() -> dict[str, object]:
 
 
 def write_record(path: Path, results: list[Result]) -> None:
-    """All runs, with the machine, as JSON."""
+    """Write all runs and the machine as JSON."""
     record = {"machine": machine(), "results": [asdict(result) for result in results]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
@@ -133,12 +133,12 @@ def _seconds_of(way: Way, clock: Clock) -> float:
     start = clock()
     result = way()
     elapsed = clock() - start
-    del result  # freed outside of the time taken
+    del result  # freed after the clock has stopped
     return elapsed
 
 
 def gpu_seconds(way: Way, cold: bool = True) -> float:
-    """Seconds between two events around one call; nothing of its data in L2 if `cold`."""
+    """Seconds between two events around one call; with `cold`, L2 contains none of its data."""
     if cold:
         _larger_than_l2().zero_()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -1,7 +1,7 @@
-"""`ring` and `inward` for `bench/end_to_end.py`: three ways, and whether they agree.
+"""`ring` and `inward` for `bench/end_to_end.py`: ways to time, and the check that they agree.
 
-`fastbg` is what `fastbg run` measures by default: 16 nodes, as accurate as the 50 published steps.
-`same_nodes` takes those 50 as well, so that its diffusion indices must agree.
+`fastbg` runs the default of `fastbg run`: 16 nodes, as accurate as the 50 published steps.
+`same_nodes` takes those 50, so its diffusion indices must equal those of the baselines.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ def ways(experiment: Nested, net: Network, study: Study, count: int) -> dict[str
     same = type(experiment)(dataclasses.replace(experiment.options, nodes="published"))
     pixels = PIXELS_PER_CALL["cpu"]
     return {
-        "naive": partial(nested_torch.published, plain, *pictures, window, steps),
+        "naive": partial(nested_torch.naive, plain, *pictures, window, steps),
         "good": partial(nested_torch.good, theirs, hr, lr, window, steps, pixels, GOOD_BATCH),
         "fastbg": partial(records, experiment, net, items, study),
         "same_nodes": partial(records, same, net, items, study),
@@ -71,7 +71,7 @@ def records(
 
 
 def agree(results: dict[str, Any]) -> None:
-    """PSNR agrees to 1e-3 dB, diffusion indices of the same nodes to 1e-2."""
+    """AssertionError unless PSNR agrees to 1e-3 dB, diffusion indices of equal nodes to 1e-2."""
     ours = results["same_nodes"]
     for label, result in results.items():
         error = np.abs(result["psnr"] - ours["psnr"]).max()

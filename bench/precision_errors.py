@@ -1,14 +1,14 @@
-"""What each precision of float32 products costs in the result: errors against float64.
+"""Errors of each precision of float32 products, compared with float64.
 
     python bench/precision_errors.py [--update]
 
-LR crops of the built-in photographs go through the built-in networks in float64, and in float32
-under each `fastbg.use_precision`. Errors are of the SR images in grey levels (1/255): the mean of
-absolute values, the largest, and the largest change of an image's PSNR against the photograph.
+The built-in networks restore LR crops of the built-in photographs in float64, and in float32 with
+each `fastbg.use_precision`. Errors of the SR images are in grey levels (1/255): the mean absolute
+error, the largest, and the largest change of an image's PSNR.
 
-TF32 is a GPU's. On a CPU it is imitated: the inputs of every convolution and matrix product are
-rounded to 10 bits of mantissa (to nearest) and multiplied and summed in float32, which is what
-tensor cores do but for the order of the sums. With `--device cuda` the GPU's own is measured.
+Only GPUs have TF32. On a CPU it is imitated: the inputs of every convolution and matrix product are
+rounded to 10 bits of mantissa (to nearest), then multiplied and summed in float32. Tensor cores
+differ from this only in the order of sums. With `--device cuda` the GPU's own TF32 is measured.
 `--update` writes the table into docs/gpu.md.
 """
 
@@ -51,7 +51,7 @@ def to_tf32(x: Tensor) -> Tensor:
 
 
 class Tf32(TorchDispatchMode):
-    """Rounds what PyTorch's products are given. A bias is summed, not multiplied."""
+    """Rounds the inputs of PyTorch's products; a bias is added, so it is not rounded."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -89,7 +89,7 @@ def errors(net: nn.Module, lr: Tensor, hr: Tensor, precision: str) -> Error:
 
 @contextmanager
 def imitated_tf32(net: nn.Module) -> Iterator[None]:
-    """`net` with PyTorch's own products only, which the mode sees."""
+    """Context in which `net` uses PyTorch's products only, and `Tf32` rounds them."""
     convolutions = [module for module in net.modules() if isinstance(module, Conv3x3)]
     before = os.environ.get("FASTBG_BACKEND")
     os.environ["FASTBG_BACKEND"] = "torch"

@@ -2,10 +2,10 @@
 
     fastbg run --out RUN && python bench/results_table.py RUN
 
-Writes, between the marks of the pages: docs/results.md, one row for each statement that the
-experiments test and each seam, a column for each network (**bold**: the verdict where it was
-decided); docs/concepts/seam.md, what each way of composing costs and what predicts it. Several run
-folders may share the experiments; what a folder has is taken from the first that has it.
+Writes two pages, between their marks. docs/results.md: a row for each statement and seam that the
+experiments test, a column for each network, decided verdicts in **bold**. docs/concepts/seam.md:
+the cost of each way of composing, and its predictors. Experiments may be in several run folders;
+each is taken from the first folder that has it.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SEAMS = ("hard seam", "bridged over ")  # how `fastbg.experiments.seams.title` b
 
 
 def cell(verdicts: list[Verdict]) -> str:
-    """The verdicts of one network, or of several together, on one statement."""
+    """The verdicts on one statement, of one network or of a comparison of several."""
     texts = []
     for verdict in verdicts:
         outcome = verdict.outcome.value
@@ -42,7 +42,7 @@ def cell(verdicts: list[Verdict]) -> str:
 
 
 def split_seam(verdict: Verdict) -> tuple[Verdict, str]:
-    """The verdict without its seam, and the seam; "" where it has none."""
+    """The verdict without its seam, and the seam; "" if it has none."""
     rest, _, last = verdict.about.rpartition(", ")
     if last.startswith(SEAMS):
         return replace(verdict, about=rest), last
@@ -58,7 +58,7 @@ def claims(sections: Mapping[str, Section]) -> list[str]:
         columns = rows.setdefault((verdict.claim, verdict.statement, seam), {})
         columns.setdefault(verdict.net, []).append(verdict)
     lines = header("claim", "statement", "seam", "the paper", *nets, "compared")
-    # Statements stay in order, each with its seams one below the other.
+    # Statements keep their order; the seams of each are consecutive rows.
     order = list(dict.fromkeys((claim, statement) for claim, statement, _ in rows))
     key = lambda row: (int(row[0][0][1:]), order.index(row[0][:2]))  # noqa: E731
     for (claim, statement, seam), columns in sorted(rows.items(), key=key):
@@ -107,7 +107,7 @@ def line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-# Page, and its blocks: name -> lines.
+# Page -> its blocks by name -> function that returns their lines.
 BLOCKS: dict[str, dict[str, Callable[[Mapping[str, Section]], list[str]]]] = {
     "results.md": {"claims": claims},
     "concepts/seam.md": {"costs": costs, "predictors": predictors},
@@ -128,7 +128,7 @@ def sections_of(folders: Sequence[Path]) -> dict[str, Section]:
 
 
 def write(sections: Mapping[str, Section]) -> None:
-    """All blocks of all pages."""
+    """Write all blocks of all pages."""
     for name, blocks in BLOCKS.items():
         path = DOCS / name
         text = path.read_text(encoding="utf-8")

@@ -1,12 +1,12 @@
-"""Does what `seam` says hold elsewhere? Other seeds, sizes, kernels, channels, scales, networks.
+"""Do the results of `seam` hold for other seeds, sizes, kernels, channels, scales and networks?
 
     python bench/seam_checks.py                      all checks on the built-in images
     python bench/seam_checks.py --data DIR           the same experiment on other photographs
     python bench/seam_checks.py seed_1 region_16     some of them
 
 Each check is a run of `seam` on 24 foregrounds of each set in 5 foreign backgrounds, with EDSR
-where it is not about the network, in a folder of its own under --out; the same command resumes it.
-Writes the table of all checks that are there between the two marks of docs/concepts/seam.md.
+unless the check names another network. Each has its own folder under --out; the same command
+resumes it. Writes the table of all finished checks between the two marks of docs/concepts/seam.md.
 """
 
 import argparse
@@ -37,7 +37,7 @@ FEWER = {"seam.backgrounds": 6}  # the own one and five foreign ones
 
 @dataclass(frozen=True)
 class Check:
-    """A run of `seam` that differs in one thing."""
+    """A run of `seam` that differs from the default in one setting."""
 
     title: str
     options: Mapping[str, object] = field(default_factory=dict)
@@ -61,7 +61,7 @@ CHECKS = {
 
 
 def network(name: str) -> Network:
-    """A network that a check names."""
+    """The network that a check names."""
     if name.startswith("bicubic"):
         return Bicubic(2 if name.endswith("x2") else 4)
     net = fastbg.load_model(name.removeprefix("untrained "))
@@ -74,7 +74,7 @@ def network(name: str) -> Network:
 
 
 def run(check: Check, folder: Path, data: Path | None) -> None:
-    """Measure one check; what `folder` holds already is not measured again."""
+    """Measure one check, and resume it if `folder` has a part of it."""
     fastbg.run_experiments(
         {name: network(name) for name in check.networks},
         ["seam"],
@@ -133,9 +133,9 @@ def main() -> None:
     )
     add = parser.add_argument
     add("checks", nargs="*", metavar="CHECK", help=f"of {', '.join(CHECKS)}; default: all")
-    add("--data", type=Path, metavar="DIR", help="photographs to run the default on, instead")
+    add("--data", type=Path, metavar="DIR", help="run the default on these photographs instead")
     add("--out", type=Path, default=Path("seam-checks"), metavar="DIR", help="folder of the runs")
-    add("--table", action="store_true", help="write the table of what is there, run nothing")
+    add("--table", action="store_true", help="write the table of finished checks, run nothing")
     options = parser.parse_args()
     if unknown := [name for name in options.checks if name not in CHECKS]:
         parser.error(f"checks: got {unknown[0]!r}; expected some of {', '.join(CHECKS)}")

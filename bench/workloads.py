@@ -10,7 +10,7 @@ from bench.measure import device
 
 @dataclass(frozen=True)
 class Workload:
-    """All pairs of a foreground and a background, in chunks (paper, sections 3.2 and 3.3)."""
+    """All pairs of foregrounds and backgrounds, in chunks (sections 3.2 and 3.3 of the paper)."""
 
     a: Tensor  # (A,C,H,W) float32: 150 foreground sources
     b: Tensor  # (B,C,H,W) float32: 150 background sources
@@ -30,12 +30,12 @@ def composites(chunk: int, sources: int = 150, size: int = 128, foreground: int 
 
 
 def composite_bytes(work: Workload, pairs: Tensor) -> int:
-    """Bytes `composite` must move: each output written once, from a pixel read once."""
+    """Bytes that `composite` must move: each output pixel is written once, its source read once."""
     return 2 * len(pairs) * work.a[0].numel() * work.a.element_size()
 
 
 def composite_lr_bytes(work: Workload, pairs: Tensor, scale: int = 4) -> int:
-    """Bytes `composite_lr` must move: the pixels of each source used, and the output."""
+    """Bytes that `composite_lr` must move: the pixels used of each source, and the output."""
     (_, channels, height, width), (y0, x0, y1, x1) = work.a.shape, work.inner
     foreground = (y1 - y0) * (x1 - x0)
     firsts, seconds = (len(pairs[:, side].unique()) for side in range(2))

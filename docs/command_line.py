@@ -76,7 +76,7 @@ def table(owner: str, made: type[Options], names: list[str]) -> str:
     for name in names:
         option = made.declared()[name]
         lines.append(
-            cells(f"`{owner}.{name}`", option.told, option.expected, f"`{option.default}`")
+            cells(f"`{owner}.{name}`", option.description, option.expected, f"`{option.default}`")
         )
     return "\n".join(lines)
 

@@ -57,21 +57,22 @@ def evaluate(
     Args:
         models: networks of one scale, on the device and in the dtype to run them in.
         images: HR images; rows and columns that the scale does not divide are cut off.
-        channel: "rgb", as in the experiments, or "y" (luma), as the benchmarks are published and
-            as the command does by default.
-        shave: border, in SR pixels, that is not measured; None: as wide as the scale.
+        channel: "rgb", as in the experiments, or "y" (luma), as in published benchmarks and the
+            default of `fastbg evaluate`.
+        shave: width of the border that is left out, in SR pixels; None: the scale.
         kernel: "matlab" or "pil" bicubic, which makes the LR images; None: the data set's own LR
             images if it has any, else "matlab".
         lr: LR images to use, with the names of the HR images or those of common data sets
             ("babyx4", "baby_LR4", "baby_bicLRx4").
         lr_name: a template for other names: "{}_small{scale}" for "baby_small4.png".
-        tile: large images are computed in tiles of tile x tile LR pixels, for less memory. Equal to
-            the whole, to rounding, for networks whose reach is bounded; for others, of which
-            `fastbg.models.tiles.is_exact` tells, not: each tile is given 32 pixels around it.
-        measures: others to take, by pyiqa's names (`fastbg[iqa]`), of RGB with the same border.
-        save: called with network, image and the SR image (H,W,3), 8 bit.
-        left_out: called with an image that cannot be read or scored, and why; evaluation goes on.
-            None: that error is raised.
+        tile: compute large images in tiles of tile x tile LR pixels, to save memory. The result is
+            the same up to rounding for networks with a bounded receptive field
+            (`fastbg.models.tiles.is_exact`). For others it differs: each tile gets 32 LR pixels
+            around it.
+        measures: further measures by pyiqa's names (`fastbg[iqa]`), on RGB without the border.
+        save: called with network, image and the SR image (H,W,3) uint8.
+        left_out: called with an image that cannot be read or scored and the error; evaluation
+            continues. None: the error is raised.
 
     Raises InvalidArgument for networks of several scales or of one name, or `lr` and `kernel`
     together; DataError for images that cannot be read, or have no LR image of their size.
@@ -83,7 +84,7 @@ def evaluate(
     if len(set(names)) != len(names):
         raise InvalidArgument("models", f"names {names}", "a name for each: set model.name")
     if lr is not None and kernel is not None:
-        raise InvalidArgument("kernel", repr(kernel), "none beside given LR images")
+        raise InvalidArgument("kernel", repr(kernel), "none together with lr")
     if tile is not None and tile < 1:
         raise InvalidArgument("tile", tile, "at least 1 LR pixel")
     scale = scales.pop()
@@ -145,7 +146,7 @@ def image_pair(
     if low is None:
         high = crop_to_multiple(high, scale)
         return downsample(high, scale, kernel or "matlab"), high
-    # A data set may have rounded an odd size either way: keep what both have.
+    # Data sets round odd sizes up or down: keep the common part.
     low = low[: high.shape[0] // scale, : high.shape[1] // scale]
     return low, high[: low.shape[0] * scale, : low.shape[1] * scale]
 
@@ -157,7 +158,7 @@ def described(
     kernel: str | None = None,
     lr: ImageSet | None = None,
 ) -> str:
-    """One line: which images, and which LR images they are given with."""
+    """One line of text about the HR images and the source of the LR images."""
     if lr is not None:
         source = f"LR x{scale} read from {lr.name}"
     elif kernel is None and images.items and images.items[0].lr_path(scale) is not None:

@@ -56,8 +56,8 @@ class Box(NamedTuple):
         f = factor
         return Box(self.y0 // f, self.x0 // f, -(-self.y1 // f), -(-self.x1 // f))
 
-    def told(self) -> str:
-        """ "96:112, 40:80", rows first."""
+    def text(self) -> str:
+        """Rows and columns as text, such as "96:112, 40:80"."""
         return f"{self.y0}:{self.y1}, {self.x0}:{self.x1}"
 
     def slices(self) -> tuple[slice, slice]:

@@ -1,4 +1,4 @@
-"""Kernels of the 3x3 convolution. B images, C channels, a box of H x W pixels of a map.
+"""Kernels of the 3x3 convolution, for B images, C channels and a box of H x W pixels of a map.
 
 `conv3x3_fwd_kernel` is an implicit matrix product (without im2col) on tensor cores: for each of the
 nine taps a program reads its pixels, shifted by the tap, directly from the map, and multiplies them
@@ -7,10 +7,10 @@ ReLU, residual sum and pixel shuffle are applied before the only store. The grad
 computed by the same kernel: the weight is transposed and its taps are flipped, loads undo a pixel
 shuffle, and the store applies the gradient of the previous layer's ReLU.
 
-float32 in precision "ieee" takes three TF32 products: both factors are split into their TF32 value
-and the rest. Weights are split once, by `conv3x3_pack_kernel`, which packs the weights of many
-convolutions in one launch: channels are padded to whole blocks, and the positions of a pixel
-shuffle are separated.
+In precision "ieee", a float32 product is computed as three TF32 products: each factor is split into
+its TF32 value and the remainder. Weights are split once, by `conv3x3_pack_kernel`, which packs the
+weights of many convolutions in one launch: channels are padded to whole blocks, and the positions
+of a pixel shuffle are separated.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from .workloads import Workload, workload
 
 @triton.jit
 def rounded_to_tf32(value):
-    """Rounded to 10 bits of mantissa (TF32); NaN and infinity are unchanged."""
+    """`value` rounded to 10 bits of mantissa (TF32); NaN and infinity are unchanged."""
     bits = value.to(tl.int32, bitcast=True)
     nearest = ((bits + 0x1000) & -8192).to(tl.float32, bitcast=True)
     return tl.where(value == value, nearest, value)
@@ -42,8 +42,8 @@ def conv3x3_pack_kernel(
     """Packs a block of one weight: packed[tap, place read, place written, output, input].
 
     A place is a position inside the block of a pixel shuffle. `weight_ptr` gives only the dtype;
-    the weights' addresses are in the table, whose rows `table_row` makes. With SPLIT, the rests
-    that TF32 cannot represent are stored `rests` elements further on.
+    the weights' addresses are in the table, see `table_row`. With SPLIT, the remainders that TF32
+    cannot represent are stored `rests` elements after the TF32 values.
     """
     program = tl.program_id(0)
     row = table_ptr + (program // blocks) * 13
@@ -140,7 +140,7 @@ def conv3x3_fwd_kernel(
     blocks_n = padded_channels // BLOCK_N
     block_n = program % blocks_n
     place = program // blocks_n % (WRITTEN * WRITTEN)
-    block = program // (blocks_n * WRITTEN * WRITTEN)  # of pixels, of all images
+    block = program // (blocks_n * WRITTEN * WRITTEN)  # block of pixels, counted over all images
     image = (block // blocks_p).to(tl.int64)
     p = block % blocks_p * BLOCK_P + tl.arange(0, BLOCK_P)
     valid = p < height * width
@@ -174,7 +174,7 @@ def conv3x3_fwd_kernel(
         taps = at_weight + (step // steps * (WRITTEN * WRITTEN * matrix) + first)
         weight = tl.trans(tl.load(taps))
         if PRECISION == "tf32x3":
-            # Truncated, as rounding the bits would turn NaN into a number; the rest is rounded.
+            # Truncated, as rounding the bits would turn NaN into a number; remainders are rounded.
             most = (value.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
             left = ((value - most).to(tl.int32, bitcast=True) + 0x1000) & -8192
             left = left.to(tl.float32, bitcast=True)
@@ -186,7 +186,7 @@ def conv3x3_fwd_kernel(
             if WIDENED:
                 value, weight = value.to(tl.float32), weight.to(tl.float32)
             total = tl.dot(value, weight, total, input_precision=PRECISION)
-    if PRECISION == "tf32x3":  # the rest of an infinity is NaN
+    if PRECISION == "tf32x3":  # the remainder of an infinity is NaN
         total = tl.where(tl.abs(total) == float("inf"), total, total + rest)
 
     n = block_n * BLOCK_N + lanes
@@ -245,7 +245,7 @@ class Filter:
 
     @property
     def inputs(self) -> int:
-        """Number of channels read, for each position in the shuffle's block."""
+        """Number of channels read for each position in the shuffle's block."""
         return self.weight.shape[0 if self.transposed else 1] // self.read**2
 
     @property
@@ -264,7 +264,7 @@ class Filter:
         return -(-self.outputs // block_n) * block_n, -(-self.inputs // block_k) * block_k
 
     def count(self, precision: str) -> int:
-        """Number of elements of the packed weight, without rests."""
+        """Number of elements of the packed weight, without remainders."""
         outputs, inputs = self.padded(precision)
         return 9 * self.read**2 * self.written**2 * outputs * inputs
 
@@ -275,7 +275,7 @@ class Packed:
 
     filter: Filter
     memory: Tensor  # starts at the filter's first element
-    rests: int  # offset of its rests, in elements
+    rests: int  # offset of its remainders, in elements
     precision: str
 
 
@@ -307,7 +307,7 @@ def table_row(one: Filter, start: int, precision: str) -> list[int]:
 
 @dataclass(frozen=True)
 class PackPlan:
-    """The packed filters, and the launch that packs them, which still needs its table."""
+    """Packed filters, and the launch that packs them once its table is on the device."""
 
     rows: list[list[int]]  # of the table, an int64, contiguous tensor on the device
     packed: list[Packed]
@@ -353,18 +353,18 @@ class Placed:
 
 @dataclass(frozen=True)
 class Ending:
-    """What is applied to the product: ``gated(residual + scale * relu(product + bias))``."""
+    """Operations after the product: ``gated(residual + scale * relu(product + bias))``."""
 
     bias: Tensor | None = None  # contiguous
     relu: bool = False
     scale: float = 1.0
     residual: Placed | None = None
-    gate: Tensor | None = None  # shaped as the result, which is 0 where `gate` <= 0
+    gate: Tensor | None = None  # shape of the result, which is set to 0 where `gate` <= 0
     sums: Tensor | None = None  # channels' sums (B, blocks of pixels, padded channels) float32
 
 
 def plan_conv3x3(x: Placed, packed: Packed, ending: Ending, out: Tensor) -> Launch:
-    """The launch that fills `out`, any strides, whose pixels may be shuffled."""
+    """The launch that fills `out` (any strides), after a pixel shuffle if the filter has one."""
     config, one = ConvConfig(), packed.filter
     height, width = (side // one.written for side in out.shape[2:])
     outputs, inputs = one.padded(packed.precision)
@@ -410,7 +410,7 @@ def plan_conv3x3(x: Placed, packed: Packed, ending: Ending, out: Tensor) -> Laun
         "READ": one.read,
         "WRITTEN": one.written,
         "PRECISION": packed.precision,
-        # Triton's interpreter would multiply the bits of bfloat16 as integers.
+        # Triton's interpreter multiplies the bits of bfloat16 as integers.
         "WIDENED": is_interpreted(conv3x3_fwd_kernel) and packed.memory.dtype == torch.bfloat16,
         "STAGES": config.stages,
         "BLOCK_P": config.block_p,
@@ -451,7 +451,7 @@ def workloads() -> list[Workload]:
 
 @dataclass(frozen=True)
 class Case:
-    """A layer of a network, without data."""
+    """A layer of a network for `workloads`, without data."""
 
     inputs: int
     outputs: int

@@ -1,9 +1,9 @@
-"""Kernels of channel attention (Zhang et al., ECCV 2018). B images, C channels, S hidden values.
+"""Kernels of channel attention (Zhang et al., ECCV 2018): B images, C channels, S hidden values.
 
-The convolution before has stored the channels' sums over blocks of pixels in `sums`. From them
+The preceding convolution stores each channel's sums over blocks of pixels in `sums`. From these
 every program computes its image's channel weights, which takes less time than a separate launch,
-and weights some of the pixels. Sums are added in a fixed order without atomics, so that every run
-gives the same bits.
+and multiplies some of the pixels by them. Sums are added in a fixed order without atomics, so that
+every run gives the same bits.
 """
 
 import torch

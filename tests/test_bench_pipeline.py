@@ -1,4 +1,4 @@
-"""A run keeps a stand-in for a GPU busy; bench/bench_pipeline.py does this at the paper's size."""
+"""A run keeps a simulated GPU busy; bench/bench_pipeline.py measures it at the paper's size."""
 
 import os
 import sys
@@ -24,20 +24,22 @@ def bench() -> ModuleType:
     return bench_pipeline
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="on one core nothing is read meanwhile")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="reading ahead needs a second core")
 def test_the_device_is_busier_than_with_a_group_at_a_time(bench: ModuleType) -> None:
-    """With the time that PyTorch's kernels would take. How busy it is depends on what else runs on
-    the machine: the benchmark tells. The best of three runs of either way is compared."""
+    """At the time that PyTorch's kernels would take. The share itself depends on other processes on
+    the machine and is measured by the benchmark. Here the best of three runs of each way counts."""
     best, work = {}, {}
     for way in ("pipeline", "one by one"):
-        runs = [bench.share(way, "now", GROUPS) for _ in range(3)]  # the first decodes the images
+        runs = [
+            bench.run_once(way, "now", GROUPS) for _ in range(3)
+        ]  # the first decodes the images
         best[way] = max(found["device"] / found["whole"] for found in runs)
         work[way] = runs[0]["device"]
     assert work["pipeline"] == pytest.approx(work["one by one"], rel=0.01)  # the same work
     assert best["pipeline"] > best["one by one"]
 
 
-def test_the_stand_in_works_through_its_queue(bench: ModuleType) -> None:
+def test_the_simulated_device_works_through_its_queue(bench: ModuleType) -> None:
     device = bench.Device("cpu")
     start = device.now()
     for _ in range(3):

@@ -40,7 +40,7 @@ def test_run_prints_a_line_per_result_and_the_report_last(
     assert main([*command, "--out", str(out), "--limit", "4"]) == 0
     assert len(contents(out)["records"]) == 8
     page = (out / "report.html").read_text()
-    assert "side of the region that is given alone, HR pixels</span>" in page  # of the options
+    assert "side of the region that is restored alone, HR pixels</span>" in page  # of the options
     (out / "report.html").unlink()
     capsys.readouterr()
     assert main(["report", str(out)]) == 0

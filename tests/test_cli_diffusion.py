@@ -165,7 +165,7 @@ def test_a_window_without_detail_is_left_out_and_told(
     flat[:10] = 200  # some detail, not in the window
     Image.fromarray(flat).save(files / "images" / "flat.png")
     assert main(command(files, "-q")) == 1
-    assert "left out, as nothing is in its window: flat.png" in capsys.readouterr().err
+    assert "left out, as its window has no detail: flat.png" in capsys.readouterr().err
     assert {row["image"] for row in table(files / "out" / "diffusion.csv")} == {
         f"{i}.png" for i in range(4)
     }
@@ -190,7 +190,7 @@ def test_estimates_write_nothing(files: Path, capsys: pytest.CaptureFixture[str]
         (EACH | {"3.png": (40, 40, 81, 60)}, "40:81, 40:60 in 3.png; expected .*inside its 80x96"),
         (
             EACH | {"3.png": (0, 0, 80, 16)},
-            "0:80, 0:16 in 3.png; expected .*16x16 LR pixels hold, --size",
+            "0:80, 0:16 in 3.png; expected .*fits into 16x16 LR pixels, --size",
         ),
         (EACH | {"3.png": (8, 8, 8, 16)}, "line 5: 3.png,8,8,8,16; expected .* y0 < y1"),
         ({}, "without a line"),
@@ -252,7 +252,7 @@ def test_images_that_are_too_small_are_named(
 ) -> None:
     assert main(command(files, size=96)) == 2
     said = " ".join(capsys.readouterr().err.split())
-    expected = "at most 80: 0.png, 1.png, 2.png, 3.png of images cannot hold more"
+    expected = "at most 80, as images of images are smaller: 0.png, 1.png, 2.png, 3.png"
     assert f"--size: got 96; expected {expected}" in said
 
 

@@ -141,7 +141,7 @@ def test_every_option_of_every_experiment_is_in_the_reference(reference: ModuleT
             assert f"| `{owner}.{field.name}` |" in text
     row = re.search(r"\| `table1.region` \| (.*) \| (.*) \| `64` \|", text)
     assert row is not None
-    meaning = "side of the region that is given alone, HR pixels"
+    meaning = "side of the region that is restored alone, HR pixels"
     assert row.groups() == (meaning, "a whole number, at least 1")
 
 

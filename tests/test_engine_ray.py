@@ -345,7 +345,7 @@ def stub(**functions: Any) -> SimpleNamespace:
 
 @pytest.mark.parametrize(
     ("address", "said"),
-    [(None, "Ray did not start here"), ("10.0.0.1:6379", "Ray at '10.0.0.1:6379' is silent")],
+    [(None, "Ray did not start"), ("10.0.0.1:6379", "Ray at '10.0.0.1:6379' does not answer")],
 )
 @pytest.mark.parametrize("hanging", ["init", "nodes"])
 def test_a_cluster_that_hangs_is_given_up(
@@ -394,7 +394,7 @@ def test_the_command_ends_though_the_start_hangs(tmp_path: Path) -> None:
         timeout=LONGEST,
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("fastbg: --engine ray: Ray did not start here")
+    assert done.stderr.startswith("fastbg: --engine ray: Ray did not start")
     assert done.stderr.count("\n") == 1
 
 
@@ -416,8 +416,8 @@ def test_errors_of_the_start_come_as_they_are(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--workers", "2"], "--workers: got 2; expected --engine ray beside it"),
-        (["--address", "auto"], "--address: got auto; expected --engine ray beside it"),
+        (["--workers", "2"], "--workers: got 2; expected none without --engine ray"),
+        (["--address", "auto"], "--address: got auto; expected none without --engine ray"),
         (["--engine", "ray", "--gpus-per-worker", "-1"], "--gpus-per-worker: got -1.0"),
         (["--engine", "ray", "--device", "cuda"], "--device: got 'cuda'; expected cpu"),
         (

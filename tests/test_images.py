@@ -91,7 +91,7 @@ class TestReadImage:
     def test_several_images_in_a_file_are_refused(self, tmp_path: Path, suffix: str) -> None:
         frames = [Image.fromarray(np.roll(noise(8, 9), shift)) for shift in range(3)]
         frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
-        with pytest.raises(DataError, match="holds 3 images; expected one"):
+        with pytest.raises(DataError, match="contains 3 images; expected one"):
             read_image(tmp_path / f"a.{suffix}")
 
     def test_alpha_is_dropped_and_not_blended(self, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ class TestReadImage:
     @pytest.mark.parametrize("dtype", [np.int32, np.float32])
     def test_deeper_tiff_is_refused(self, tmp_path: Path, dtype: type) -> None:
         Image.fromarray(np.zeros((4, 5), dtype)).save(tmp_path / "deep.tif")
-        with pytest.raises(DataError, match=r"deep\.tif: (has more than 8 bits|holds int32)"):
+        with pytest.raises(DataError, match=r"deep\.tif: (has more than 8 bits|has int32)"):
             read_image(tmp_path / "deep.tif")
 
     @pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP"])
@@ -182,7 +182,7 @@ class TestReadImage:
         frames = [Image.fromarray(noise(8, 8, seed=i)) for i in range(3)]
         for name in ("a.webp", "a.png", "a.tif"):
             frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-            with pytest.raises(DataError, match="holds 3 images"):
+            with pytest.raises(DataError, match="contains 3 images"):
                 read_image(tmp_path / name)
 
     def test_between_pillows_limits_an_image_is_read(

@@ -71,7 +71,9 @@ class TestOpenFolder:
 
     def test_two_splits_have_to_be_told_apart(self, tmp_path: Path) -> None:
         save(div2k(tmp_path) / "DIV2K_train_HR/0001.png")
-        with pytest.raises(DataError, match=r"more than one dataset \(DIV2K_train, DIV2K_valid\)"):
+        with pytest.raises(
+            DataError, match=r"contains several data sets \(DIV2K_train, DIV2K_valid\)"
+        ):
             open_folder(tmp_path)
         assert keys(open_folder(tmp_path / "DIV2K_train_HR")) == ["0001.png"]
         assert open_folder(tmp_path / "DIV2K_train_HR").items[0].load_lr(4) is None
@@ -141,7 +143,7 @@ class TestOpenFolder:
     def test_a_dataset_beside_other_images_has_to_be_named(self, tmp_path: Path) -> None:
         urban100(tmp_path / "Urban100")
         save(tmp_path / "Set5/baby.png")
-        with pytest.raises(DataError, match="holds Urban100 beside other images"):
+        with pytest.raises(DataError, match="contains Urban100 and other images"):
             open_folder(tmp_path)
 
     def test_opening_a_folder_opens_no_image(self, tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ class TestOpenFolder:
 
     def test_no_images(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("")
-        with pytest.raises(DataError, match=r"holds no images; looked for .*DIV2K.*\*\.png"):
+        with pytest.raises(DataError, match=r"contains no images; looked for .*DIV2K.*\*\.png"):
             open_folder(tmp_path)
 
     def test_no_folder(self, tmp_path: Path) -> None:
@@ -263,11 +265,11 @@ def test_layouts_of_the_field(tmp_path: Path, layout: str) -> None:
         (["HR/a.png", "LR/a.png", "LR/a.jpg"], "both named like the LR image of a.png"),
         (["HR/a.png", "LR/a.png", "LR/ax4.png"], "both named like the LR image of a.png"),
         (["HR/a.png", "LR/a.png", "LR/x2/a.png"], "both named like the LR image of a.png"),
-        (["sharp/a.png", "blur/a.png"], "holds sharp beside other images"),
-        (["clean/a.png", "noisy/a.png"], "holds clean beside other images"),
-        (["Set5/HR/a.png", "Set14/HR/a.png"], r"more than one dataset \(Set14, Set5\)"),
-        (["Canon/Test/4/a_HR.png", "Nikon/Test/4/a_HR.png"], "more than one dataset"),
-        (["HR/a.png", "more/b.png"], "beside other images"),
+        (["sharp/a.png", "blur/a.png"], "contains sharp and other images"),
+        (["clean/a.png", "noisy/a.png"], "contains clean and other images"),
+        (["Set5/HR/a.png", "Set14/HR/a.png"], r"contains several data sets \(Set14, Set5\)"),
+        (["Canon/Test/4/a_HR.png", "Nikon/Test/4/a_HR.png"], "contains several data sets"),
+        (["HR/a.png", "more/b.png"], "and other images"),
         (["HR/baby.png", "HR/babyx4.png"], r"babyx4\.png: is named like an LR image"),
         (["HR/a.png", "HR/a_LR.png", "LR/a.png"], r"a_LR\.png: is named like an LR image"),
         (["HR/a_HR.png", "HR/ax4.png"], r"ax4\.png: is named like an LR image"),

@@ -61,7 +61,7 @@ def test_every_possible_square_can_be_had_and_not_one_more(images: ImageSet) -> 
     assert set(flat) == set(subs)
     for least in (0, 1):
         with pytest.raises(
-            DataError, match=r"its 5 images hold 84 different squares .*expected 85"
+            DataError, match=r"its 5 images contain 84 different squares .*expected 85"
         ):
             sub_images(images, a + b + c + e + 1, 32, seed=0, min_std=least)
 
@@ -122,7 +122,7 @@ def test_flat_squares_are_passed_over(tmp_path: Path) -> None:
     textured = sub_images(images, 4, 16, seed=0, multiple=16)
     assert {(sub.y, sub.x) for sub in textured} == {(0, 0), (0, 16), (16, 0), (16, 16)}
     assert set(textured) < set(everywhere)
-    with pytest.raises(DataError, match=r"hold 4 different squares .*at least 4\.0 grey levels"):
+    with pytest.raises(DataError, match=r"contain 4 different squares .*at least 4\.0 grey levels"):
         sub_images(images, 5, 16, seed=0, multiple=16)
 
 

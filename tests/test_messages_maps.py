@@ -19,7 +19,7 @@ NO_IMAGE = "expected an image file"
 TYPED: dict[str, list[str]] = {
     "diffusion": ["--model: missing; expected --model NAME|FILE"],
     "diffusion --model net.safetensors --data nowhere --out d": ["--data: nowhere:", NO_FOLDER],
-    "diffusion --model net.safetensors --data empty --out d": ["--data: empty: holds no images"],
+    "diffusion --model net.safetensors --data empty --out d": ["--data: empty: contains no images"],
     "diffusion --model net.safetensors --data notes.txt --out d": [
         "notes.txt: is a file",
         NO_FOLDER,

@@ -1,7 +1,7 @@
-"""`ring` and `inward` as analysis scripts are written, and in good plain PyTorch.
+"""`ring` and `inward` in naive code, as analysis scripts are written, and in good plain PyTorch.
 
-Both get the composites' LR images ready-made and answer with PSNR (N) of the window and the
-attribution's diffusion index (N).
+Both get the LR images of N composites ready-made and return the window's PSNR (N) and the diffusion
+index (N) of its attribution.
 """
 
 import numpy as np
@@ -15,10 +15,10 @@ Images = experiments_naive.Images
 Scores = dict[str, NDArray[np.float64]]
 
 
-def published(
+def naive(
     net: nn.Module, hr: Images, lr: Images, window: tuple[int, int, int], n_steps: int
 ) -> Scores:
-    """One composite after the other, each restored whole, then attributed step by step."""
+    """Each composite is restored as a whole, then attributed one step at a time."""
     y, x, size = window
     scores, indices = [], []
     for truth, small in zip(hr, lr, strict=True):

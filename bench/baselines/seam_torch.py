@@ -1,9 +1,9 @@
-"""Composites with a bridged seam in plain PyTorch, twice, for one inner box and no outer one.
+"""Composites with a bridged seam in plain PyTorch, naive and good, for one inner box and no outer.
 
-`published_*`: one pair at a time, everything computed for it. `good_*`: what depends on the box
-alone is computed once; steps are taken on the rim only, and pairs go in batches that fit the
-caches. The bridge reaches (nearly) all of the image and is clipped, so that nothing can be
-down-sampled once per source.
+`naive_*`: one pair at a time, with everything computed for it. `good_*`: values that depend only on
+the box are computed once, colour differences only on the rim, and pairs run in batches that fit the
+caches. The bridge covers nearly the whole image and is clipped, so nothing can be down-sampled once
+per source.
 """
 
 import torch

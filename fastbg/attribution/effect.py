@@ -117,7 +117,7 @@ class CausalEffectMap:
         if paths not in ("total", "direct"):
             raise InvalidArgument("paths", repr(paths), "'total' or 'direct'")
         if paths == "direct" and not isinstance(model, RCAN):
-            expected = "'total': only RCAN has channel weights to hold fast"
+            expected = "'total': only RCAN has channel weights to fix"
             raise InvalidArgument("paths", "'direct'", expected)
         self.paths = paths
         check_batch(batch)
@@ -148,7 +148,7 @@ class CausalEffectMap:
                 interventions. Affected blocks without fine replacements in it get new ones, drawn
                 with `seed`.
             accuracy: "published": as accurate as the published 50 replacements, with fewer where
-                fewer are enough. Rounds of 6 until the standard error is at most 0.0025 dB or a
+                these suffice: rounds of 6 until the standard error is at most 0.0025 dB or a
                 tenth of the effect; at most `fine`.
             progress: a mapping that finished parts are stored in and read from, so that an
                 interrupted map can be resumed. Use a new one for other arguments.

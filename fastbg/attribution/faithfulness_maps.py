@@ -18,7 +18,7 @@ Explanation: TypeAlias = (
 )
 Floats: TypeAlias = NDArray[np.float64]
 
-EXPECTED = "a tensor, an array, or what LocalAttribution, CausalEffectMap or Occlusion answer"
+EXPECTED = "a tensor, an array, or a result of LocalAttribution, CausalEffectMap or Occlusion"
 
 
 def lr_maps(

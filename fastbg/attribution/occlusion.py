@@ -117,7 +117,8 @@ class OcclusionResult:
     """Effects of N boxes for B (image, window) pairs; for windows (B,N,3) every B is (B,N).
 
     Attributes:
-        effect: (B,N) float64, change of the window when a box is covered, see `Occlusion`.
+        effect: (B,N) float64, change of the window when a box is covered, in the unit of the metric
+            of `Occlusion`.
         boxes: (N,4) y0, x0, y1, x1 in LR pixels.
         images, windows, scale, metric: as they were given.
     """
@@ -204,7 +205,7 @@ def _covers(replacement: Replacement, images: Tensor, i: int, boxes: Sequence[Bo
             if not isinstance(cover, Tensor) or cover.shape != under.shape:
                 shape = getattr(cover, "shape", None)
                 answer = type(cover).__name__ if shape is None else f"shape {tuple(shape)}"
-                got = f"a function that answers {answer}"
+                got = f"a function that returns {answer}"
                 raise InvalidArgument("replacement", got, f"a tensor {tuple(under.shape)}")
             check_unit_range("replacement", cover.cpu())
             cover = cover.to(image)

@@ -86,7 +86,7 @@ class WindowPasses:
         height, width = (self.scale * v for v in images.shape[-2:])
         empty = box.y0 >= box.y1 or box.x0 >= box.x1
         if empty or box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width:
-            raise InvalidArgument("windows", *_told(box, height, width))
+            raise InvalidArgument("windows", *_window_error(box, height, width))
         return Box(box.y0, box.x0, min(box.y1 + margin, height), min(box.x1 + margin, width))
 
 
@@ -163,8 +163,8 @@ def as_box(window: Sequence[int]) -> Box:
     return Box(y, x, y + size, x + size)
 
 
-def _told(box: Box, height: int, width: int) -> tuple[object, str]:
-    """For an error message: a window that leaves the SR image as it was given; the expected one."""
+def _window_error(box: Box, height: int, width: int) -> tuple[object, str]:
+    """Value and expectation for the error about a window that leaves the SR image."""
     size = box.y1 - box.y0
     where = f"inside the SR image of {height}x{width}"
     if size == box.x1 - box.x0:

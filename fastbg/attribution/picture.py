@@ -38,11 +38,11 @@ Pixels = NDArray[np.uint8]
 WINDOW_COLOUR = "#e6194b"
 ZOOM_COLOUR = "#ffd000"
 PANEL = 2.0  # inches a side
-LETTERS = 16  # of the smallest text, per inch
+LETTERS = 16  # characters of the smallest text per inch
 THUMBNAIL = 800  # pixels a side of the whole input, at most
-SHOWN = 0.95  # share of every map that the zoomed maps show at least
+SHOWN = 0.95  # smallest share of every map that the zoomed maps show
 LEAST_VIEW = 8  # LR pixels on each side of the window's centre
-MOST_OFFSET = 0.1  # share of a diffusion index that may be the offset's
+MOST_OFFSET = 0.1  # largest share of a diffusion index due to the offset without a star
 STAR = "*"
 STARRED = f"{STAR} More than {100 * MOST_OFFSET:.0f} % of it is the public code's 1e-7 per pixel."
 DENSE = 512  # LR pixels a side of a zoom that is still enlarged to SR pixels
@@ -196,9 +196,9 @@ def result_figure(result: "AttributionResult", index: int | tuple[int, ...] = 0)
 
 
 def pair_of(index: int | tuple[int, ...], shape: Sequence[int]) -> tuple[int, ...]:
-    """The place in results of leading `shape`, (B) or (B,N), that `index` names.
+    """The index tuple in results of leading `shape`, (B) or (B,N), for `index`.
 
-    A number counts all pairs, those of the first image first. InvalidArgument if there is none.
+    A number counts all pairs, those of the first image first. InvalidArgument if out of range.
     """
     count = math.prod(shape)
     if isinstance(index, tuple):
@@ -225,7 +225,7 @@ def _grid(rows: int, columns: int) -> tuple[Figure, NDArray[Any]]:
 
 
 def _show_input(axis: Axes, lr: Pixels, window: Box, view: Box, scale: int) -> None:
-    """The whole input, with the window and what the maps show of it."""
+    """The whole input, with the window and the part that the maps show."""
     height, width = lr.shape[:2]
     small = Image.fromarray(lr)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -248,16 +248,16 @@ def _show_density(
     if density is None:
         density = map_[view.slices()]
         axis.set_xlabel("the map: too narrow for a density", fontsize="small")
-    # Beyond some size nobody sees the enlarged pixels.
+    # Above some size, enlarged pixels are not visible.
     enlarged = scale if max(density.shape) <= DENSE else 1
     _show(axis, density_over(lr[view.slices()], density, enlarged), view.refine(scale))
     _mark(axis, window)
 
 
 def density_in(map_: NDArray[Any], view: Box) -> NDArray[np.float64] | None:
-    """`kde_density` of a map in `view`; zeros for a map of zeros, None where there is none.
+    """`kde_density` of a map in `view`; zeros for a map of zeros, None if it has no density.
 
-    Computed where the map is not 0: to the density that is the whole map.
+    Pixels outside of the nonzero part of the map do not influence the density, so it is left out.
     """
     if not map_.any():
         return np.zeros(map_.shape)[view.slices()]
@@ -271,9 +271,9 @@ def density_in(map_: NDArray[Any], view: Box) -> NDArray[np.float64] | None:
 
 
 def spread(map_: NDArray[np.float32], diffusion_index: float) -> str:
-    """The diffusion index: "DI 1.25"; with a star where it tells the number of pixels.
+    """The diffusion index, such as "DI 1.25"; with a star if much of it is due to the offset.
 
-    A map of zeros has none. On large images much of it is due to the offset (`offset_index`).
+    The offset matters in large images, see `offset_index`. A map of zeros has no index.
     """
     if not map_.any():
         return "nothing attributed"
@@ -286,20 +286,20 @@ def _show(axis: Axes, image: Pixels, place: Box, title: str = "") -> None:
     extent = (place.x0, place.x1, place.y1, place.y0)
     axis.imshow(image, interpolation="nearest", extent=extent)
     if title:
-        # A network may be called "$x$": names are no formulas.
+        # Names such as "$x$" must not be parsed as formulas.
         axis.set_title(title, fontsize="medium", parse_math=False)
 
 
 def _mark(axis: Axes, box: Box, colour: str = WINDOW_COLOUR) -> None:
     height, width = _sides(box)
     frame = Rectangle((box.x0, box.y0), width, height, fill=False, color=colour, linewidth=1.2)
-    # A white rim sets it off from the map's own red.
+    # A white rim separates it from the map's red.
     frame.set_path_effects([Stroke(linewidth=2.6, foreground="white"), Normal()])
     axis.add_patch(frame)
 
 
 def _colour_scale(drawn: Figure, axes: NDArray[Any]) -> None:
-    """What the maps' colours mean, at the right of the first row."""
+    """Draw the colour scale of the maps, to the right of the first row."""
     upper = mpl.colormaps["seismic"](np.linspace(0.5, 1, 256))
     colours = ScalarMappable(Normalize(0, 1), ListedColormap(upper))
     share = 0.78 / len(axes)  # of the height: that of one row's images
@@ -311,16 +311,16 @@ def _colour_scale(drawn: Figure, axes: NDArray[Any]) -> None:
 
 
 def _explain(drawn: Figure, lr: Pixels, view: Box, inches: float) -> None:
-    """Under the figure: how to read what is there."""
+    """Write the legend below the figure."""
     height, width = lr.shape[:2]
     labels = [axis.get_xlabel() for axis in drawn.axes]
     said = [
-        "Red frame: the window. Attribution: how much each LR pixel did for it.",
-        "DI, the diffusion index: 0 if one LR pixel did all, 100 if all "
-        f"{height} x {width} did alike.",
+        "Red frame: the window. Attribution: how much each LR pixel was used for it.",
+        "DI, the diffusion index: 0 if one LR pixel has all of it, 100 if all "
+        f"{height} x {width} have equal shares.",
     ]
     if view != Box(0, 0, height, width):
-        said.insert(1, f"Yellow frame: what the maps show, {100 * SHOWN:.0f} % of each or more.")
+        said.insert(1, f"Yellow frame: shown part, at least {100 * SHOWN:.0f} % of each map.")
     if any(label.endswith(STAR) for label in labels):
         said.append(STARRED)
     if any(label.startswith("PSNR") for label in labels):

@@ -28,7 +28,7 @@ SHARES = (0.2, 0.3, 0.5, 0.99)  # as in the public code
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """The effective receptive field of a window, and what the network could see at most.
+    """The effective receptive field of a window, and the theoretical one.
 
     Attributes:
         total: (h,w) float64, LR resolution: positive gradients, summed over channels, averaged over
@@ -59,8 +59,8 @@ class ReceptiveField:
     def side(self, share: float) -> int:
         """Side, in LR pixels, of the least square around the window that holds `share` of `total`.
 
-        The square is centred on the window's LR pixels and cut at the image's border; its side is
-        told as if it were not cut.
+        The square is centred on the window's LR pixels. At the image's border it is cut, but the
+        side of the whole square is returned.
         """
         if not 0 < share <= 1:
             raise InvalidArgument("share", share, "above 0, at most 1")

@@ -182,7 +182,7 @@ class AttributionResult:
         for index in np.ndindex(*self.gini.shape):
             box = Box(*self.boxes[index].tolist())
             told = f"{di[index]:.2f}", f"{self.gini[index]:.4f}", f"{int(area[index])}"
-            yield index, box.told(), *told
+            yield index, box.text(), *told
 
     def _repr_png_(self) -> bytes | None:
         """The first pair's picture, for notebooks; None if there is no pair."""

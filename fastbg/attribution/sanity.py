@@ -1,4 +1,4 @@
-"""Sanity checks of an explanation: does it look at the network, and at the window?
+"""Sanity checks of an explanation: does it depend on the network, and on the window?
 
 A map that stays the same when the network's weights are made random does not explain the network:
 it draws the image's edges, or the window's neighbourhood (Adebayo et al., NeurIPS 2018).
@@ -137,6 +137,6 @@ def _maps(explain: Explain, model: nn.Module, images: Tensor, windows: Tensor) -
     shape = (len(images), *images.shape[-2:])
     if not isinstance(maps, Tensor) or maps.shape != shape:
         got = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
-        raise InvalidArgument("explain", f"an answer of {got}", f"a map each: {shape}")
+        raise InvalidArgument("explain", f"a result of {got}", f"a map each: {shape}")
     check_finite("explain", maps, "a map")
     return maps.detach().double().cpu().flatten(1).numpy()

@@ -16,8 +16,10 @@ UNREAD = 141  # after SIGPIPE, likewise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 if some images were left out, 2 for errors of the user's making, 130 after
-    Ctrl-C or SIGTERM, 141 if whoever reads the output has stopped, as `| head` does.
+    """Run the command line and return its exit status.
+
+    0; 1 if some images were left out; 2 for errors in the input; 130 after Ctrl-C or SIGTERM; 141
+    if the reader of the output has stopped, as in `| head`.
     """
     hint = ""
     try:
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"\nstopped. {hint}".rstrip())
         return STOPPED
     except BrokenPipeError:
-        # Python flushes once more at exit, and would report the same error there.
+        # Otherwise Python flushes again at exit, and reports the same error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
 
@@ -50,7 +52,7 @@ def say(text: str, style: str = "") -> None:
 def interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM end the command with clean-up; a second one ends it at once.
 
-    Results are on disk already, so nothing is lost in either case.
+    Finished results are on disk, so neither loses any.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,7 +1,7 @@
 """The arguments of every command.
 
-Neither PyTorch nor any other package is loaded here, so that help and error messages appear at
-once. The module of a command is loaded when it runs.
+No package such as PyTorch is imported here, so that help and error messages appear at once. The
+module of a command is imported when it runs.
 """
 
 import argparse
@@ -51,10 +51,10 @@ def parser() -> Parser:
 
 
 class Versions(argparse.Action):
-    """Prints the version, and those of what results depend on; loads none of them."""
+    """Prints the versions of fastbg and of what results depend on, without importing them."""
 
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help="versions that matter, and exit")
+        super().__init__(option_strings, dest, nargs=0, help="print versions and exit")
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Print and exit."""
@@ -82,8 +82,8 @@ def run(commands: Any) -> None:
     command = commands.add_parser(
         "run",
         help="run experiments and write a report",
-        description="Run experiments, keep every result in the run folder, write report.html "
-        "there. A run that was stopped resumes with the same command.",
+        description="Run experiments, store every result in the run folder, and write report.html "
+        "there. The same command resumes a run that was stopped.",
     )
     command.set_defaults(command=loaded("run"))
     add = command.add_argument
@@ -104,8 +104,8 @@ def run(commands: Any) -> None:
         "--pooling",
         type=whole(1),
         metavar="N",
-        help="add for each RCAN a copy whose channel attention averages N x N LR pixels instead of "
-        "the whole input (the built-in one was trained on 24)",
+        help="for each RCAN also measure a copy whose channel attention averages N x N LR pixels "
+        "instead of the whole input (the built-in one was trained on 24)",
     )
     add("--data", type=Path, metavar="DIR", help="folder of HR images (default: built-in images)")
     images(command)
@@ -115,19 +115,19 @@ def run(commands: Any) -> None:
         type=whole(0),
         default=0,
         metavar="N",
-        help="of random choices, such as sub-images",
+        help="seed of random choices such as sub-images",
     )
     add("--limit", type=whole(1), metavar="N", help="at most N items per experiment")
     add(
         "--quick",
         action="store_true",
-        help="a first look at every experiment in about two minutes: of each the first items, too "
-        "few for most verdicts; the same command without it goes on",
+        help="a first look at every experiment in about two minutes, with the first items of each, "
+        "too few for most verdicts; the same command without it continues the run",
     )
     device(command)
     for name, choices in SHARED_OPTIONS.items():
         metavar = None if choices else "hard|TAU,..."
-        told = f"option {name} of every experiment that has it"
+        told = f"option {name} of all experiments that have it"
         add(f"--{name}", choices=choices, metavar=metavar, help=told)
     add(
         "-o",
@@ -152,16 +152,16 @@ def compare(commands: Any) -> None:
     command = commands.add_parser(
         "compare",
         help="two runs side by side",
-        description="What two run folders differ in, such as networks, seeds or options, and each "
-        "number that both measured: its mean in either, and the mean difference over the items "
-        "that both have, with a paired 95 % interval over photographs.",
+        description="List the differences of two runs, such as networks, seeds or options, and "
+        "the numbers that both measured: the mean in each, and the mean difference over common "
+        "items, with a paired 95 % interval over photographs.",
     )
     command.set_defaults(command=loaded("compare"))
     add = command.add_argument
     add("run", type=Path, metavar="RUN", help="run folder")
     add("other", type=Path, metavar="OTHER", help="run folder")
     add("--model", nargs=2, metavar="LABEL", help="a network of either run (default: same labels)")
-    add("--csv", type=Path, metavar="FILE", help="write the table there, too")
+    add("--csv", type=Path, metavar="FILE", help="also write the table to a file")
 
 
 def attribute(commands: Any) -> None:
@@ -170,8 +170,8 @@ def attribute(commands: Any) -> None:
         "attribute",
         help="which pixels did the networks use for a window?",
         description="Local attribution maps (LAM) of one or more networks side by side: pictures "
-        "with the SR windows and the diffusion index of each; into a folder also arrays (.npz, for "
-        "AttributionResult.load) and a table (attribution.csv).",
+        "with the SR windows and the diffusion index of each. If --out is a folder, also arrays "
+        "(.npz, for AttributionResult.load) and a table (attribution.csv).",
     )
     command.set_defaults(command=loaded("attribute"))
     add = command.add_argument
@@ -179,7 +179,7 @@ def attribute(commands: Any) -> None:
         "image",
         nargs="+",
         metavar="IMAGE",
-        help="the networks' LR input, files or folders; with --hr it is made from IMAGE",
+        help="the networks' LR input, files or folders; with --hr the input is made from IMAGE",
     )
     add("--model", nargs="+", required=True, metavar=NETWORK, help=NETWORK_HELP)
     add(
@@ -198,14 +198,24 @@ def attribute(commands: Any) -> None:
         metavar="FILE|DIR",
         help="FILE.png, .pdf or .svg for one window; a folder for any number",
     )
-    add("--format", choices=("png", "pdf", "svg"), default="png", help="of pictures in a folder")
+    add(
+        "--format",
+        choices=("png", "pdf", "svg"),
+        default="png",
+        help="format of pictures in a folder",
+    )
     add(
         "--hr",
         action="store_true",
-        help="IMAGE is high resolution: it is reduced for the networks, and shown and compared "
-        "(PSNR of the window) as ground truth",
+        help="IMAGE is high resolution: the networks get it down-sampled, and it is the ground "
+        "truth for the picture and the PSNR of the window",
     )
-    add("--html", type=Path, metavar="FILE", help="also an interactive page: any window on a grid")
+    add(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="also write an interactive page with a grid of windows",
+    )
     add(
         "--grid",
         type=whole(1),
@@ -217,15 +227,15 @@ def attribute(commands: Any) -> None:
         type=number,
         default=8.0,
         metavar="GIB",
-        help="networks that look at the whole image are refused one that takes more; others are "
-        "given what the window depends on, of images of any size",
+        help="largest memory of a pass: networks that depend on the whole image are refused larger "
+        "images; others compute only the part that the window depends on",
     )
     add(
         "--crop",
         type=whole(1),
         metavar="N",
-        help="give networks that look at the whole image N x N LR pixels around the window only, "
-        "which the picture tells",
+        help="give networks that depend on the whole image only N x N LR pixels around the window; "
+        "the picture says so",
     )
     add("--steps", type=whole(1), default=50, metavar="N", help="nodes of the path (default 50)")
     add("--method", default="riemann_right", choices=METHODS, help="quadrature rule")
@@ -259,36 +269,36 @@ def diffusion(commands: Any) -> None:
         "--windows",
         default="centre",
         metavar="centre|hard|FILE.csv",
-        help="in the middle; or drawn by the seed where the built-in EDSR and SwinIR restore badly "
-        "and differ (the LAM paper's rule); or a line for each image, with the columns "
-        "image,y0,x0,y1,x1 in HR pixels",
+        help="in the middle; or drawn with the seed where the built-in EDSR and SwinIR have large "
+        "errors and differ (the LAM paper's rule); or from a file with a line for each image and "
+        "the columns image,y0,x0,y1,x1 in HR pixels",
     )
     add(
         "--window",
         type=whole(1),
         default=16,
         metavar="N",
-        help="side of a window that no file gives, HR pixels",
+        help="side of the window, HR pixels, unless a file gives it",
     )
     add(
         "--size",
         type=whole(1),
         default=256,
         metavar="N",
-        help="networks are given N x N HR pixels of each image, around its window: indices compare "
-        "on inputs of one size only (default 256: LR 64 at x4, as in the LAM paper)",
+        help="networks get N x N HR pixels around the window of each image, as indices are "
+        "comparable for one input size only (default 256: LR 64 at x4, as in the LAM paper)",
     )
     add(
         "--nodes",
         choices=("quick", "published"),
         default="quick",
-        help="of the path: 16, as accurate as the published 50, or these",
+        help="number of nodes: quick, 16, as accurate as the published 50; or published, 50",
     )
     for name in ("kernel", "channel", "lr"):
         add(f"--{name}", choices=SHARED_OPTIONS[name], help=SHARED_MEANINGS[name])
     out = Path("fastbg-diffusion")
-    add("--out", type=Path, default=out, metavar="DIR", help="folder of all that is written")
-    add("--seed", type=whole(0), default=0, metavar="N", help="of --windows hard")
+    add("--out", type=Path, default=out, metavar="DIR", help="folder of all output")
+    add("--seed", type=whole(0), default=0, metavar="N", help="seed of --windows hard")
     add("--limit", type=whole(1), metavar="N", help="only the first N images")
     device(command)
     engine(command)
@@ -300,7 +310,7 @@ def effect(commands: Any) -> None:
         "effect",
         help="which blocks of the input help a window, and which harm it?",
         description="Causal effect map: every block of the input is replaced by patches of other "
-        "images; its effect is what the window's PSNR loses by that on average.",
+        "images; its effect is the mean loss of the window's PSNR.",
     )
     command.set_defaults(command=loaded("effect"))
     add = command.add_argument
@@ -314,43 +324,55 @@ def effect(commands: Any) -> None:
         metavar=("Y", "X", "SIZE"),
         help="top left corner and side, SR pixels",
     )
-    add("--hr", metavar="FILE", help="what the SR image should be; not for --metric change")
+    add("--hr", metavar="FILE", help="HR image, the ground truth; not for --metric change")
     add("--out", type=Path, required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
-    add("--save", type=Path, metavar="FILE", help="also every number, as .npz")
+    add("--save", type=Path, metavar="FILE", help="also save all numbers, as .npz")
     add("--block", type=whole(1), default=2, metavar="N", help="side in LR pixels (default 2)")
     add("--coarse", type=whole(1), default=3, metavar="N", help="patches for each block")
-    add("--fine", type=whole(1), default=50, metavar="N", help="more for those that matter")
+    add(
+        "--fine",
+        type=whole(1),
+        default=50,
+        metavar="N",
+        help="further patches for each affected block",
+    )
     add(
         "--tolerance",
         type=number,
         default=0.01,
         metavar="T",
-        help="smaller effects are 0; dB, or what the metric is in (default 0.01)",
+        help="smaller effects are set to 0; in dB, or the metric's unit (default 0.01)",
     )
     add("--metric", default="psnr", choices=EFFECT_METRICS, help="default: psnr")
     add("--patches", type=Path, metavar="DIR", help="LR images to cut patches from")
-    add("--seed", type=whole(0), default=0, metavar="N", help="draws the patches")
+    add("--seed", type=whole(0), default=0, metavar="N", help="seed of the patches")
     add(
         "--paths",
         default="total",
         choices=("total", "direct"),
-        help="direct: of RCAN, with the channel weights of the unchanged image (default: total)",
+        help="direct: for RCAN, effects with the channel weights of the unchanged image (default: "
+        "total)",
     )
-    add("--reuse-coarse", action="store_true", help="average over the coarse patches too")
+    add("--reuse-coarse", action="store_true", help="also average over the coarse patches")
     add(
         "--accuracy",
         choices=("published",),
-        help="as accurate as 50 patches, with fewer where fewer do",
+        help="as accurate as 50 patches, with fewer where these suffice",
     )
-    add("--interventions", type=Path, metavar="FILE", help="take these patches, of another map")
+    add("--interventions", type=Path, metavar="FILE", help="use the patches of another map")
     add(
         "--keep-interventions",
         type=Path,
         dest="keep",
         metavar="FILE",
-        help="keep the patches for another network, as .npz",
+        help="save the patches for another network, as .npz",
     )
-    add("--resume", type=Path, metavar="DIR", help="keep finished parts there, and go on from them")
+    add(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="store finished parts there, and resume from them",
+    )
     add("--device", default="cpu", help="auto, cpu, cuda, cuda:1 ...")
 
 
@@ -373,7 +395,7 @@ def evaluate(commands: Any) -> None:
         help=NETWORK_HELP,
     )
     add("--data", type=Path, required=True, metavar="DIR", help="HR images")
-    add("--channel", choices=CHANNELS, default="y", help="that is measured (default: y)")
+    add("--channel", choices=CHANNELS, default="y", help="channels that are measured (default: y)")
     add(
         "--shave",
         type=whole(0),
@@ -393,18 +415,18 @@ def evaluate(commands: Any) -> None:
         action="extend",
         default=[],
         metavar="NAME",
-        help="others to take, of RGB: lpips, dists, fsim and what else pyiqa has (extra iqa)",
+        help="further measures, on RGB: lpips, dists, fsim and all others of pyiqa (extra iqa)",
     )
     add(
         "--tile",
         type=whole(1),
         metavar="N",
-        help="compute large images in tiles of N x N LR pixels: less memory; the same image to "
-        "rounding for edsr, swinir and bicubic, not for rcan and wrapped networks",
+        help="compute large images in tiles of N x N LR pixels, to save memory; the result is the "
+        "same up to rounding for edsr, swinir and bicubic, but not for rcan and wrapped networks",
     )
-    add("--csv", type=Path, metavar="FILE", help="every score, and means, as a table")
-    add("--json", type=Path, metavar="FILE", help="the same with how it was measured")
-    add("--save", type=Path, metavar="DIR", help="SR images, as DIR/NETWORK/IMAGE.png")
+    add("--csv", type=Path, metavar="FILE", help="write all scores and means as a table")
+    add("--json", type=Path, metavar="FILE", help="the same, with the settings")
+    add("--save", type=Path, metavar="DIR", help="save SR images as DIR/NETWORK/IMAGE.png")
     images(command)
     add("--device", default="cpu", help="default: cpu")
     arithmetic(command)
@@ -438,7 +460,7 @@ def train(commands: Any) -> None:
         help="also train on copies of the images reduced by these factors, in (0, 1]",
     )
     add("--start", metavar=NETWORK, help=f"initial weights: {NETWORK_HELP}")
-    add("--seed", type=whole(0), default=0, metavar="N", help="of weights and patches")
+    add("--seed", type=whole(0), default=0, metavar="N", help="seed of weights and patches")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     arithmetic(command)
     add("--resume", action="store_true", help="continue from OUT.ckpt")
@@ -468,8 +490,8 @@ def completion(commands: Any) -> None:
     """`fastbg completion`."""
     command = commands.add_parser(
         "completion",
-        help="completion of fastbg's arguments by a shell",
-        description="Print a script that completes fastbg's arguments, by shtab (pip install "
+        help="shell completion of fastbg's arguments",
+        description="Print a completion script for a shell, made by shtab (pip install "
         "'fastbg[completion]'). For bash: fastbg completion bash > "
         "~/.local/share/bash-completion/completions/fastbg",
     )

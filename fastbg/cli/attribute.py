@@ -1,4 +1,4 @@
-"""The command `fastbg attribute`: which pixels networks used: pictures, arrays, a table."""
+"""`fastbg attribute`: LAM of files and windows as pictures, arrays and a table."""
 
 import argparse
 import csv
@@ -20,8 +20,7 @@ from fastbg.attribution.page import Steps, page
 from fastbg.attribution.picture import STAR, STARRED, Panel, figure, spread
 from fastbg.cli.device import device_and_precision, pick_device
 from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_image
-from fastbg.cli.windows import Windows, parse_windows
-from fastbg.cli.windows import told as told_window
+from fastbg.cli.windows import Windows, parse_windows, window_text
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
@@ -54,11 +53,11 @@ class Source(NamedTuple):
     """An image file."""
 
     path: Path
-    key: str  # what tables and file names call it
+    key: str  # its name in tables and file names
 
 
 class Subject(NamedTuple):
-    """An image as the networks get it."""
+    """An image prepared for the networks."""
 
     source: Source
     lr: Tensor  # (3,h,w) in [0,1]
@@ -67,13 +66,13 @@ class Subject(NamedTuple):
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write what is asked for; prints the paths. 1 if some of several images were left out."""
+    """Write the requested files, print their paths; 1 if some of several images were left out."""
     with device_and_precision(arguments.device, arguments.precision) as device:
         return attribute(arguments, device)
 
 
 def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
-    """`main`, in the precision that was asked for."""
+    """`main` in the requested precision."""
     sources, windows = sources_of(arguments), parse_windows(arguments.window)
     windows.refuse_strangers([source.path for source in sources])
     idle = [source.key for source in sources if not windows.count(source.path)]
@@ -86,7 +85,7 @@ def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
         raise InvalidArgument(
             "--steps", arguments.steps, "at least 2 for --method riemann_trapezoid"
         )
-    say = partial(print, file=sys.stderr)  # what is printed otherwise are paths
+    say = partial(print, file=sys.stderr)  # standard output has paths only
     if idle:
         say(f"no window is listed for {', '.join(idle)}")
     models = load_choices(arguments.model, device, say)
@@ -107,7 +106,7 @@ def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
             for window in subject.windows:
                 panels = run.explained(subject, window, done.advance)
                 for panel in panels:
-                    display.print(f"{source.key}  {told(panel)}")
+                    display.print(f"{source.key}  {panel_text(panel)}")
                 write(subject, window, panels)
         done.finish()
         if arguments.html is not None:
@@ -131,7 +130,7 @@ class Run:
             "method": arguments.method,
             "accuracy": arguments.accuracy,
         }
-        self.names: set[str] = set()  # of the files written
+        self.names: set[str] = set()  # of written files
 
     def subject(self, source: Source) -> Subject:
         """The image; DataError or InvalidArgument if it, or its window, cannot be used."""
@@ -164,11 +163,11 @@ class Run:
         return panels
 
     def table(self) -> "Table":
-        """Takes what is found, and writes the files."""
+        """The writer of the results."""
         return Table(self)
 
     def stem(self, subject: Subject, window: Box) -> str:
-        """The beginning of the names of a window's files, no two alike."""
+        """Distinct stem of the names of a window's files."""
         key = Path(subject.source.key).with_suffix("").as_posix().replace("/", "_")
         wanted = stem = f"{key}_{'_'.join(map(str, window))}"
         number = 2
@@ -215,7 +214,7 @@ class Table:
         return self
 
     def begin(self) -> None:
-        """Make the folder and its table, once there is something to write."""
+        """Create the folder and its table, when there is something to write."""
         self.out.mkdir(exist_ok=True)
         self.file = (self.out / "attribution.csv").open("w", newline="", encoding="utf-8")
         self.rows = csv.writer(self.file)
@@ -227,7 +226,7 @@ class Table:
             print(self.file.name)
 
     def __call__(self, subject: Subject, window: Box, panels: Sequence[Panel]) -> None:
-        """Write what `explain` found."""
+        """Write the panels of one window."""
         drawn = figure(subject.lr, panels, window, self.run.scale, subject.hr)
         if is_picture(self.out):
             drawn.savefig(self.out, dpi=200)
@@ -255,8 +254,8 @@ def numbers(panel: Panel) -> list[str]:
     return [f"{panel.diffusion_index:.4f}", f"{gini:.6f}", str(area), share, psnr]
 
 
-def told(panel: Panel) -> str:
-    """The numbers of a panel in words."""
+def panel_text(panel: Panel) -> str:
+    """The numbers of a panel as text."""
     if not panel.map.any():
         return f"{panel.name}: nothing attributed"
     _, gini, area, _, psnr = numbers(panel)
@@ -267,7 +266,7 @@ def told(panel: Panel) -> str:
 
 
 def sources_of(arguments: argparse.Namespace) -> list[Source]:
-    """The image files, those of folders too."""
+    """The image files, including those in folders."""
     found = []
     for path in map(Path, arguments.image):
         if path.is_dir():
@@ -308,7 +307,7 @@ def check_outputs(arguments: argparse.Namespace, images: Sequence[Path], count: 
     if arguments.html is not None and count != 1:
         raise InvalidArgument("--html", arguments.html, f"one image and one window, not {count}")
     if arguments.html is not None and arguments.crop is not None:
-        raise InvalidArgument("--crop", arguments.crop, "none beside --html, whose maps are whole")
+        raise InvalidArgument("--crop", arguments.crop, "none with --html, whose maps are whole")
     for option, path in (("--out", out if single else None), ("--html", arguments.html)):
         if path is not None:
             check_folder(option, path)
@@ -331,7 +330,7 @@ def check_page(window: Box, height: int, width: int) -> None:
     """Raises InvalidArgument for windows and images that an interactive page cannot show."""
     if window.y1 - window.y0 != window.x1 - window.x0:
         raise InvalidArgument(
-            "--window", told_window(window), "a square for --html, whose windows are"
+            "--window", window_text(window), "a square for --html, whose windows are"
         )
     if max(height, width) > PAGE_LIMIT:
         told = f"{height}x{width} LR pixels"
@@ -346,9 +345,9 @@ def to_tensor(image: NDArray[np.uint8]) -> Tensor:
 def check_memory(
     model: Network, height: int, width: int, windows: Sequence[Box], arguments: argparse.Namespace
 ) -> None:
-    """Raises InvalidArgument for an image of which a pass would take more than --memory.
+    """Raises InvalidArgument if a pass over the image would take more than --memory.
 
-    Networks whose reach is bounded are given a part of it only, whatever its size.
+    Networks with a bounded receptive field only get a part of the image.
     """
     if model.stages() is not None or not windows:
         return

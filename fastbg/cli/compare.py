@@ -11,14 +11,14 @@ from rich.table import Table
 
 from fastbg.cli.files import check_folder
 from fastbg.errors import InvalidArgument
-from fastbg.runs.comparison import Compared, Outcomes, compare, told_apart
+from fastbg.runs.comparison import Compared, Outcomes, compare, input_differences
 from fastbg.runs.records import read_run
 from fastbg.runs.store import RunStore
 from fastbg.writing import replacing
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Print what differs, then the numbers and verdicts of both."""
+    """Print the differences of the runs, then the numbers and verdicts of both."""
     if arguments.csv is not None:
         check_folder("--csv", arguments.csv)
     runs = {"RUN": arguments.run, "OTHER": arguments.other}
@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> None:
         stores = [stack.enter_context(read_run(path)) for path in runs.values()]
         if nets is not None:
             check_labels(stores, nets)
-        apart = told_apart(stores)
+        apart = input_differences(stores)
         numbers, outcomes = compare(stores, nets)
     if not numbers:
         labels = "networks and experiments in common" + ("; name one of each: --model" * (not nets))

@@ -1,4 +1,4 @@
-"""`fastbg completion`: a script with which a shell completes the arguments of `fastbg`."""
+"""`fastbg completion`: prints a script for shell completion."""
 
 import argparse
 from importlib import import_module

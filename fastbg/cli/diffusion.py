@@ -1,7 +1,7 @@
-"""`fastbg diffusion`: the experiment `diffusion` on every image of a folder, with its files.
+"""`fastbg diffusion`: the experiment `diffusion` on every image of a folder.
 
-It measures, resumes, uses Ray and reports as `fastbg run` does. The other files are written again
-from the run folder at the end of every call.
+It measures, resumes, uses Ray and reports as `fastbg run` does. Tables, arrays and pictures are
+written from the run folder at the end of every call.
 """
 
 import argparse
@@ -49,7 +49,7 @@ COLUMNS = (
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Measure and write all files; 1 if images were left out."""
+    """Measure, and write all files; 1 if images were left out."""
     if arguments.data is not None:
         check_apart("--out", arguments.out, arguments.data)
     settings = {name: getattr(arguments, name) for name in OWN} | {"images": "each", "maps": "kept"}
@@ -73,13 +73,13 @@ def main(arguments: argparse.Namespace) -> int:
         planned = {item.image for item in stored_plan(store, experiment)}
     left_out = [item.key for item in images.items if item.key not in planned]
     for key in left_out:
-        Console(stderr=True).print(f"left out, as nothing is in its window: {key}", markup=False)
+        Console(stderr=True).print(f"left out, as its window has no detail: {key}", markup=False)
     return 1 if left_out else 0
 
 
 @contextmanager
 def in_arguments() -> Iterator[None]:
-    """Replaces option names in error messages of the experiment by those of the arguments."""
+    """Context that replaces option names in errors of the experiment by those of arguments."""
     try:
         yield
     except InvalidArgument as error:

@@ -65,7 +65,7 @@ def show(
 
 
 class Timed(NamedTuple):
-    """One network in one experiment, and the chunks that are left of it."""
+    """One network in one experiment, and the remaining chunks."""
 
     experiment: Experiment
     net: Network
@@ -88,8 +88,8 @@ def calibrated(
 ) -> tuple[dict[Key, Estimate], int]:
     """Estimates for `jobs`, and how many of them were timed.
 
-    Every experiment is timed with one network, every network in the cheapest experiment, and more
-    while there is time. For all others, the ratio of networks is taken from those that were timed.
+    Every experiment is timed with one network and every network in the cheapest experiment, others
+    while time remains. The rest is estimated from the ratios of timed networks.
     """
     forecast = Forecast({job.key: job.guess for job in jobs})
     rates: dict[Key, Rate] = {}
@@ -152,7 +152,7 @@ def counts(found: dict[tuple[str, str], Estimate]) -> Table:
 
 
 def transfers(images: ImageSet, nets: Nets) -> str:
-    """The bytes that every node of a cluster is sent once."""
+    """Text on the bytes that are sent once to every node of a cluster."""
     files = sum(item.path.stat().st_size for item in images.items)
     weights = sum(p.nbytes for _, net, _ in nets for p in net.parameters())
     return (
@@ -182,14 +182,14 @@ def times(found: Sequence[Estimate], where: str) -> Table:
 
 
 def amount(count: float) -> str:
-    """Bytes to read."""
+    """A number of bytes as text."""
     units = ("B", "KiB", "MiB", "GiB", "TiB")
     power = min(max(int(count).bit_length() - 1, 0) // 10, len(units) - 1)
     return f"{count / 1024**power:.{bool(power):d}f} {units[power]}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds to read."""
+    """A number of seconds as text."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, hours = seconds / 60, seconds / 3600

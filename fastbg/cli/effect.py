@@ -1,4 +1,4 @@
-"""The command `fastbg effect`: the causal effect map of an image, as a picture."""
+"""`fastbg effect`: the causal effect map of an image, as a picture."""
 
 import argparse
 import hashlib
@@ -28,9 +28,9 @@ from fastbg.runs.parts import StoredParts
 from fastbg.runs.store import RunStore
 from fastbg.runs.values import Json
 
-# Options that decide the numbers, as the command line and CausalEffectMap both call them.
+# Options that decide the numbers, with the same name on the command line and in CausalEffectMap.
 SETTINGS = ("block", "coarse", "fine", "tolerance", "metric", "seed", "reuse_coarse", "paths")
-# Names of the arguments of CausalEffectMap on the command line, for its error messages.
+# Arguments of CausalEffectMap -> names on the command line, for error messages.
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in (*SETTINGS, "patches", "interventions")}
 OPTIONS |= {"accuracy": "--accuracy", "windows": "--window", "truth": "--hr", "images": "IMAGE"}
 SAID = {", or include_window=True": "", "metric='mse'": "--metric mse"}
@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
             if source is not None and path.exists() and path.samefile(source):
                 raise InvalidArgument(option, path, f"another file than {name}")
     drawn = _interventions(arguments.interventions)
-    say = partial(print, file=sys.stderr)  # what is printed otherwise are results
+    say = partial(print, file=sys.stderr)  # standard output has results only
     device = pick_device(arguments.device)
     (model,) = load_choices([arguments.model], device, say)
     height, width = (model.scale * side for side in pixels.shape[:2])
@@ -75,7 +75,7 @@ def main(arguments: argparse.Namespace) -> None:
         image = as_float(_tensor(pixels).to(device))
         result = _result(arguments, model, image, truth, drawn, progress)
     result.plot().savefig(out, dpi=200)
-    print(_told(result))
+    print(_summary(result))
     print(out)
     if arguments.save is not None:
         result.save(arguments.save)
@@ -109,7 +109,7 @@ def _result(
 
 
 def _in_options(error: InvalidArgument) -> InvalidArgument:
-    """The error of `CausalEffectMap` in the words of the command line."""
+    """The error of `CausalEffectMap` with the names of the command line."""
     argument, got, expected = error.parts
     name, _, rest = argument.partition(".")
     if name in OPTIONS:
@@ -178,7 +178,7 @@ def _file_digest(path: Path | None) -> str | None:
     return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _told(result: CausalEffectResult) -> str:
+def _summary(result: CausalEffectResult) -> str:
     """The result in one line."""
     harm, help_, idle = (int(kind[0]) for kind in result.counts())
     extremes = result.range

@@ -29,7 +29,7 @@ from fastbg.runs.progress import Display
 from fastbg.version import __version__
 from fastbg.writing import replacing
 
-SHOWN = 10  # images left out that are named
+SHOWN = 10  # number of left-out images that are named
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -39,10 +39,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace, device: torch.device) -> int:
-    """`main`, in the precision that was asked for."""
+    """`main` in the requested precision."""
     if arguments.lr is not None and arguments.kernel is not None:
         raise InvalidArgument(
-            "--kernel", arguments.kernel, "none beside --lr, whose images are used"
+            "--kernel", arguments.kernel, "none with --lr, as its images are used"
         )
     check_outputs(arguments)
     check_measures(arguments.measure)
@@ -57,7 +57,7 @@ def compare(arguments: argparse.Namespace, device: torch.device) -> int:
     about += "" if arguments.precision == "ieee" else f"; precision {arguments.precision}"
     console = Console(highlight=False)
     console.print(about, markup=False, soft_wrap=True)
-    tiled = told_of_tiles(models, arguments.tile)
+    tiled = tiles_text(models, arguments.tile)
     console.print(tiled, markup=False, soft_wrap=True, end="\n" if tiled else "")
     scores, left_out = scored(arguments, models, images, lr, console)
     if not scores:
@@ -119,17 +119,17 @@ def scored(
         )
         try:
             for score in found:
-                display.print(told(score))
+                display.print(score_text(score))
                 scores.append(score)
                 done.advance(1)
-        except DataError as error:  # of single images, `left_out` is told
+        except DataError as error:  # errors of single images go to `left_out`
             raise DataError(f"--lr: {error}") from error
         done.finish()
     return scores, reasons
 
 
-def told(score: Score) -> str:
-    """A score in a line."""
+def score_text(score: Score) -> str:
+    """A score as one line of text."""
     others = "".join(f"  {name} {value:.4f}" for name, value in score.others.items())
     return f"{score.image}  {score.model}  {score.psnr:.2f} dB  {score.ssim:.4f}{others}"
 
@@ -151,7 +151,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
 
 
 def check_measures(names: Sequence[str]) -> None:
-    """Raises InvalidArgument for a measure that pyiqa does not make here."""
+    """Raises InvalidArgument for a measure that pyiqa cannot create here."""
     try:
         iqa_measures(names)
     except InvalidArgument as error:
@@ -170,8 +170,8 @@ def open_images(arguments: argparse.Namespace) -> ImageSet:
     return images
 
 
-def told_of_tiles(models: Sequence[Network], tile: int | None) -> str:
-    """Text on how exact the tiles of the networks are; empty without tiles."""
+def tiles_text(models: Sequence[Network], tile: int | None) -> str:
+    """Text on the exactness of tiles for each network; empty without tiles."""
     if tile is None:
         return ""
     same = [model.name for model in models if is_exact(model)]
@@ -179,14 +179,14 @@ def told_of_tiles(models: Sequence[Network], tile: int | None) -> str:
     said = f"tiles of {tile} LR pixels a side: the same SR image for {', '.join(same)}"
     if other:
         said += (
-            f"; NOT the same for {', '.join(other)}, which look at the whole image or do not tell "
-            f"how far: each tile is given {OVERLAP} LR pixels around it"
+            f"; NOT the same for {', '.join(other)}, whose receptive field is the whole image or "
+            f"unknown: each tile gets {OVERLAP} LR pixels around it"
         )
     return said
 
 
 def listed(left_out: Mapping[str, str]) -> str:
-    """The images left out and why, one a line."""
+    """A line for each left-out image, with the reason."""
     lines = [f"  {reason}" for reason in left_out.values()]  # which names the file
     more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return "\n".join([*lines[:SHOWN], *more])
@@ -205,7 +205,7 @@ def table(name: str, channel: str, scores: Sequence[Score]) -> Table:
 
 
 def write_csv(path: Path, channel: str, scores: Sequence[Score]) -> None:
-    """Every score and each network's mean, a line each."""
+    """Write every score and each network's mean as CSV."""
     names = list(scores[0].others)
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
@@ -220,7 +220,7 @@ def write_csv(path: Path, channel: str, scores: Sequence[Score]) -> None:
 def write_json(
     path: Path, setting: Mapping[str, Any], scores: Sequence[Score], left_out: Mapping[str, str]
 ) -> None:
-    """Settings, every score, means, and images left out; infinity is null."""
+    """Write settings, scores, means and left-out images as JSON; infinity is null."""
 
     def record(score: Score) -> dict[str, Any]:
         values = {"psnr": score.psnr, "ssim": score.ssim, **score.others}

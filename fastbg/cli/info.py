@@ -1,4 +1,4 @@
-"""`fastbg info`: what is installed, and what can run here."""
+"""`fastbg info`: versions, devices, backends, networks and experiments."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,7 @@ PACKAGES = ("torch", "triton", "numpy", "safetensors", "scikit-image", "matplotl
 
 
 def main(_: argparse.Namespace) -> None:
-    """Print it all."""
+    """Print everything."""
     console = Console(highlight=False)
     console.print(f"[bold]fastbg {__version__}[/]  Python {platform.python_version()}")
     console.print(*(f"{name} {_version(name)}" for name in PACKAGES), sep=", ", soft_wrap=True)

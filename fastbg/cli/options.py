@@ -9,7 +9,7 @@ from fastbg.experiments import EXPERIMENTS, experiment_type
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """A table for each experiment: option, default, the values it takes, meaning."""
+    """Print a table for each experiment: option, default, allowed values, meaning."""
     console = Console(highlight=False)
     names = list(dict.fromkeys(arguments.experiments)) or [*EXPERIMENTS]
     kinds = [experiment_type(name) for name in names]
@@ -21,7 +21,7 @@ def main(arguments: argparse.Namespace) -> None:
         table.add_column("values")
         table.add_column("meaning")
         for name, declared in kind.options_type.declared().items():
-            table.add_row(name, str(declared.default), declared.expected, declared.told)
+            table.add_row(name, str(declared.default), declared.expected, declared.description)
         console.print(table, markup=False)
         console.print()
     console.print("Set by fastbg run -o EXPERIMENT.NAME=VALUE, and stored with the run.")

@@ -1,4 +1,4 @@
-"""`fastbg run`: measure, keep, report. The same command resumes."""
+"""`fastbg run`: measures, stores and reports; the same command resumes a run."""
 
 import argparse
 import shlex
@@ -46,7 +46,7 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in vocabul
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure what the run folder lacks, then write the report; its path is printed last."""
+    """Measure missing results, then write the report; its path is printed last."""
     carry_out(arguments, experiments(arguments), images_of(arguments))
 
 
@@ -58,7 +58,7 @@ def images_of(arguments: argparse.Namespace) -> ImageSet:
 def carry_out(
     arguments: argparse.Namespace, chosen: Sequence[Experiment], images: ImageSet
 ) -> None:
-    """Run the experiments on images that are open; the part of `main` after reading arguments."""
+    """Run the experiments on opened images: `main` after reading its arguments."""
     arguments.resume_hint = (
         f"Every finished result is kept in {arguments.out}; the same command resumes:\n"
         f"  fastbg {shlex.join(sys.argv[1:])}"
@@ -161,7 +161,7 @@ def where(arguments: argparse.Namespace) -> torch.device:
     for name in ("address", "workers", "gpus_per_worker"):
         value = getattr(arguments, name)
         if value is not None and not ray:
-            raise InvalidArgument(f"--{name.replace('_', '-')}", value, "--engine ray beside it")
+            raise InvalidArgument(f"--{name.replace('_', '-')}", value, "none without --engine ray")
     if gpus is not None and not gpus >= 0:
         raise InvalidArgument("--gpus-per-worker", gpus, "0 (workers on CPUs) or more")
     if not ray:

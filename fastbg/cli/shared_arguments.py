@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastbg.cli.parser import number, whole
 from fastbg.vocabulary import BACKENDS, CHANNELS, DTYPES, KERNELS, PRECISIONS
 
-# Options that several experiments have; the argument sets them in all of these.
+# Options of several experiments; the argument sets them in all of these.
 SHARED_OPTIONS = {
     "kernel": KERNELS,
     "channel": CHANNELS,
@@ -15,11 +15,11 @@ SHARED_OPTIONS = {
     "domain": ("hr", "lr"),
     "seam": None,  # hard, a decay length, or several
 }
-# Help texts of the options that `fastbg diffusion` has, too.
+# Help texts of options that `fastbg diffusion` also has.
 SHARED_MEANINGS = {
     "kernel": "bicubic kernel that makes the LR images (default: matlab)",
-    "channel": "on which PSNR is taken (default: rgb)",
-    "lr": "LR images are made from the HR images, or the data set's own (default: made)",
+    "channel": "channels of PSNR (default: rgb)",
+    "lr": "LR images: made from the HR images, or paired, the data set's own (default: made)",
 }
 
 
@@ -43,8 +43,8 @@ def images(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--lr-name",
         metavar="TEMPLATE",
-        help="names of LR files that are not recognised, with {} for the name of the HR file, such "
-        "as '{}_bicLRx{scale}'",
+        help="template for LR file names that are not recognised; {} is the name of the HR file, "
+        "for example '{}_bicLRx{scale}'",
     )
     command.add_argument(
         "--skip-bad", action="store_true", help="leave out images that cannot be read"
@@ -57,8 +57,8 @@ def arithmetic(command: argparse.ArgumentParser) -> None:
         "--precision",
         default="ieee",
         choices=PRECISIONS,
-        help="of float32 products: exact to float32, or faster with inputs rounded to 10 bits of "
-        "mantissa (tf32, NVIDIA GPUs only) or 7 (bf16)",
+        help="precision of float32 products: exact (ieee), or faster, with inputs rounded to 10 "
+        "bits of mantissa (tf32, NVIDIA GPUs only) or 7 (bf16)",
     )
 
 
@@ -77,7 +77,7 @@ def device(command: argparse.ArgumentParser) -> None:
 
 
 def engine(command: argparse.ArgumentParser) -> None:
-    """Options for the processes that measure experiments, and for what they print."""
+    """Options for the measuring processes, and for output."""
     add = command.add_argument
     add(
         "--engine",
@@ -88,7 +88,7 @@ def engine(command: argparse.ArgumentParser) -> None:
     add(
         "--address",
         metavar="HOST:PORT",
-        help="Ray cluster to connect to; auto: the one that runs here (default: start one here)",
+        help="Ray cluster to connect to; auto: one that runs on this machine (default: start one)",
     )
     add(
         "--workers",

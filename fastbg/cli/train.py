@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
         if not 0 < factor <= 1:
             raise InvalidArgument("--resize", factor, "in (0, 1]")
     checkpoint = out.with_name(out.name + ".ckpt")
-    arguments.resume_hint = f"Repeat the command with --resume to go on from {checkpoint}."
+    arguments.resume_hint = f"Repeat the command with --resume to continue from {checkpoint}."
     if out.exists():
         raise CheckpointError(f"--out: {out} exists; choose another file, or delete it")
     check_folder("--out", out)

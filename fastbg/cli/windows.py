@@ -15,7 +15,7 @@ CENTRE = 16  # SR pixels a side, as in the LAM paper
 
 @dataclass(frozen=True)
 class Windows:
-    """Which windows of each image are asked for."""
+    """The requested windows of each image."""
 
     boxes: tuple[Box, ...] = ()  # of every image, as given
     centres: tuple[int, ...] = ()  # sides of windows in the middle of every image
@@ -36,7 +36,7 @@ class Windows:
         for box in found:
             if not (0 <= box.y0 < box.y1 <= height and 0 <= box.x0 < box.x1 <= width):
                 expected = f"a window inside the SR image, which has {height}x{width} pixels"
-                raise InvalidArgument(ARGUMENT, told(box), expected)
+                raise InvalidArgument(ARGUMENT, window_text(box), expected)
         return found
 
     def listed_for(self, path: Path) -> list[Box]:
@@ -44,18 +44,18 @@ class Windows:
         return [box for name, box in self.listed if is_named(path, name)]
 
     def count(self, path: Path) -> int:
-        """How many windows the image has."""
+        """Number of windows of the image."""
         return len(self.boxes) + len(self.centres) + len(self.listed_for(path))
 
     def refuse_strangers(self, images: Sequence[Path]) -> None:
-        """InvalidArgument for a CSV file that names an image which is not among `images`."""
+        """InvalidArgument for a CSV file with an image that is not among `images`."""
         for name, _ in self.listed:
             if not any(is_named(path, name) for path in images):
                 told = f"image {name!r} in a CSV file"
                 raise InvalidArgument(ARGUMENT, told, "the name of an IMAGE that is given")
 
 
-def told(box: Box) -> str:
+def window_text(box: Box) -> str:
     """The window as written on a command line."""
     y0, x0, y1, x1 = box
     return f"{y0} {x0} {y1 - y0}" if y1 - y0 == x1 - x0 else f"{y0} {x0} {y1} {x1}"

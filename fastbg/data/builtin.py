@@ -1,9 +1,9 @@
 """The built-in images: 24 photographs and 45 textures in OST's seven classes.
 
-The photographs are crops of Kodak's; the textures are crops of 33 CC0 and CC-BY photographs, nine
-of which gave two or three textures (three pairs of these overlap). Intervals therefore use the
-original photograph, not the texture, as cluster. assets/images/manifest.json lists origin, crop,
-licence and, if known, author of each image; CREDITS.md beside it has the credits.
+The photographs are crops of Kodak's; the textures are crops of 33 CC0 and CC-BY photographs. Nine
+of these gave two or three textures, and three pairs overlap, so intervals use the original
+photograph, not the texture, as cluster. assets/images/manifest.json lists origin, crop, licence
+and, if known, author of each image; CREDITS.md in the same folder has the credits.
 """
 
 import hashlib
@@ -43,11 +43,11 @@ def builtin_images() -> ImageSet:
     """The built-in images: 24 photographs of 320x320 pixels and 45 textures of 256x256, lossless.
 
     Returns:
-        An `ImageSet`; `classes` has the class of each texture, and `origins` the photograph that an
-        image was cut from (57 in all).
+        An `ImageSet`. `classes` has the class of each texture, `origins` the photograph that each
+        image was cut from (57 different ones).
 
     Raises:
-        DataError: the installation lacks an image.
+        DataError: an image or the manifest is missing or damaged.
 
     Example:
         >>> from fastbg.data.builtin import builtin_images
@@ -77,10 +77,10 @@ def _key(file: str) -> str:
 
 
 def example_images() -> ImageSet:
-    """Four photographs of 400 to 600 pixels a side from scikit-image's package, for examples.
+    """Four photographs of 400 to 600 pixels a side from the package scikit-image, for examples.
 
-    They are read from the installed package, not through `skimage.data`, which may look in a cache
-    of downloads first. Raises DataError if the package lacks one of them.
+    They are read from the installed package, as `skimage.data` may use a cache of downloads. Raises
+    DataError if the package lacks one of them.
     """
     folder = Path(str(files("skimage"))) / "data"
     missing = [name for name in _EXAMPLES if not (folder / name).is_file()]

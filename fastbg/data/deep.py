@@ -1,4 +1,4 @@
-"""Images of 16 bits per channel, scaled to 8: value v of 65535 becomes v / 257, rounded.
+"""Reads images of 16 bits per channel, scaled to 8: v of 65535 becomes v / 257, rounded.
 
 Pillow reads grey images of 16 bits, but silently drops the low byte of colour images. Colour PNG
 files are therefore decoded here, TIFF files by tifffile.
@@ -23,9 +23,9 @@ def to_8_bit(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
 
 
 def read_deep_png(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """RGB pixels (h,w,3), 8 bit, of a PNG file of 16 bits per channel; alpha is dropped.
+    """RGB pixels (h,w,3) uint8 of a PNG file with 16 bits per channel; alpha is dropped.
 
-    Raises DataError for an interlaced file, or one that is cut off.
+    Raises DataError for a file that is interlaced, damaged or cut off.
     """
     with open(path, "rb") as file:
         data = file.read()
@@ -44,14 +44,14 @@ def read_deep_png(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def read_deep_tiff(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """RGB pixels (h,w,3), 8 bit, of a TIFF file of 16 bits per channel; DataError otherwise."""
+    """RGB pixels (h,w,3) uint8 of a TIFF file with 16 bits per channel; DataError for others."""
     try:
         values = tifffile.imread(path)
-    except Exception as error:  # of a damaged file it raises anything
+    except Exception as error:  # tifffile raises any type for damaged files
         raise DataError(f"{os.fspath(path)}: cannot be read as an image: {error}") from error
     if values.dtype != np.uint16 or values.ndim not in (2, 3) or values.shape[2:] not in _SHAPES:
         raise DataError(
-            f"{os.fspath(path)}: holds {values.dtype} of shape {values.shape}; expected one grey "
+            f"{os.fspath(path)}: has {values.dtype} of shape {values.shape}; expected one grey "
             "or RGB image of 8 or 16 bits per channel"
         )
     grey = values.ndim == 2
@@ -77,7 +77,7 @@ def _chunks(data: bytes) -> list[bytes]:
 
 
 def _unfiltered(rows: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """The bytes of PNG's filtered `rows` (h, 1 + n), whose pixels are `step` bytes wide: (h,n)."""
+    """Undo PNG's filters: (h,n) bytes from `rows` (h, 1 + n) with pixels of `step` bytes."""
     out = np.zeros((len(rows) + 1, rows.shape[1] - 1), np.uint8)
     for y, row in enumerate(rows):
         kind, line, above = row[0], row[1:], out[y]
@@ -93,7 +93,7 @@ def _unfiltered(rows: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
 
 
 def _sequential(kind: int, line: list[int], above: list[int], step: int) -> list[int]:
-    """PNG's filters 3 (average) and 4 (Paeth), where each byte needs the one before."""
+    """Undo PNG's filters 3 (average) and 4 (Paeth), in which a byte depends on the one before."""
     out = [0] * step + line
     over = [0] * step + above
     for i in range(step, len(out)):

@@ -31,7 +31,7 @@ def downsample(image: NDArray[np.uint8], scale: int, kernel: str = "matlab") -> 
         (2, 3, 3)
     """
     if kernel == "pil":
-        bicubic_taps(image.shape[0], scale, kernel)  # for its checks
+        bicubic_taps(image.shape[0], scale, kernel)  # checks the arguments
         bicubic_taps(image.shape[1], scale, kernel)
         size = image.shape[1] // scale, image.shape[0] // scale
         planes = [Image.fromarray(plane) for plane in np.moveaxis(image, -1, 0)]

@@ -1,4 +1,4 @@
-"""SHA-256 of files, kept in the user's cache folder by path, size and time of change."""
+"""SHA-256 of files, cached in the user's cache folder by path, size and modification time."""
 
 import hashlib
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 from fastbg.errors import DataError
 
 _TABLE = "CREATE TABLE IF NOT EXISTS digests (version TEXT PRIMARY KEY, digest TEXT NOT NULL)"
-# A file changed so recently may change again within the same time stamp: not cached.
+# A file modified more recently may change again within the same time stamp, so it is not cached.
 _SETTLED = 2_000_000_000  # nanoseconds
 
 
 def digests(paths: Iterable[Path]) -> dict[Path, str]:
-    """SHA-256 of the contents of each file, 64 hex digits; DataError for one that is unreadable.
+    """SHA-256 of each file's contents, 64 hex digits. Raises DataError for an unreadable file.
 
     If the cache cannot be used (read-only, damaged), every file is read.
     """
@@ -35,14 +35,14 @@ def digests(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def cache_file() -> Path:
-    """Where digests are kept."""
+    """Path of the cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "fastbg" / "digests.sqlite"
 
 
 def _version(path: Path) -> str:
     about = _stat(path)
-    # Names of any bytes, as text that SQLite takes.
+    # SQLite needs valid text, but file names may contain any bytes.
     real = os.fsencode(os.path.realpath(path)).decode("latin-1")
     return f"{real}\0{about.st_size}\0{about.st_ino}\0{about.st_mtime_ns}\0{about.st_ctime_ns}"
 

@@ -19,32 +19,34 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _EXIF_ORIENTATION = 0x0112
 # Exceptions of Pillow on damaged files, besides OSError.
 _PILLOW_ERRORS = (SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-_OPENING = threading.Lock()  # Python's warning filters are those of the whole process
+_OPENING = threading.Lock()  # warning filters are shared by all threads of the process
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """RGB pixels (h,w,3), 8 bit, of an image file.
+    """RGB pixels (h,w,3) uint8 of an image file.
 
-    Grey is repeated over the channels, alpha is dropped, palettes are looked up, 16 bits per
-    channel are scaled to 8. The EXIF orientation of JPEG, TIFF and WebP files is applied; PNG
-    pixels are taken as stored.
+    Grey is repeated over the channels, alpha is dropped, palettes are resolved, 16 bits per channel
+    are scaled to 8. The EXIF orientation of JPEG, TIFF and WebP files is applied; PNG pixels are
+    taken as stored.
 
-    Raises DataError, naming the file and the cause, for a file that is missing, no image, cut off
-    before its last pixel, animated, of more than 178 million pixels (Pillow's limit), or of
-    floating-point or 32-bit pixels.
+    Raises DataError, naming the file and the cause, for a file that is missing, no image, cut off,
+    animated, with more than 178 million pixels (Pillow's limit), or with floating-point or 32-bit
+    pixels.
     """
     with _opened(path) as image:
-        # The further images of a JPEG (MPO) are previews of it.
+        # Further images in a JPEG (MPO) are previews.
         if image.format not in ("JPEG", "MPO") and getattr(image, "n_frames", 1) > 1:
             raise DataError(
-                f"{os.fspath(path)}: holds {getattr(image, 'n_frames', 1)} images; expected one"
+                f"{os.fspath(path)}: contains {getattr(image, 'n_frames', 1)} images; expected one"
             )
         if is_deep(image):
             return _read_deep(path, image)
         if image.format != "PNG":
             image = ImageOps.exif_transpose(image)
         if image.mode in ("P", "PA"):
-            image = image.convert("RGBA")  # straight to RGB, Pillow warns of transparent palettes
+            image = image.convert(
+                "RGBA"
+            )  # Pillow warns if transparent palettes become RGB directly
         return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
@@ -53,7 +55,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     with _opened(path) as image:
         if image.format == "PNG" or image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
             return image.height, image.width
-        if image.format == "TIFF":  # which Pillow turns when it opens or loads it, by its release
+        if image.format == "TIFF":  # some Pillow releases rotate on opening, others on loading
             image = ImageOps.exif_transpose(image)
             return image.height, image.width
         turned = image.getexif().get(_EXIF_ORIENTATION, 1) in range(5, 9)
@@ -62,8 +64,8 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 def is_deep(image: Image.Image) -> bool:
     """Whether the file behind `image`, not loaded yet, has more than 8 bits per channel."""
-    # Pillow opens 16-bit colour as mode RGB and drops the low byte without a word; only the raw
-    # mode of the decoder tells.
+    # Pillow opens 16-bit colour as mode RGB and silently drops the low byte; only the decoder's raw
+    # mode shows the depth.
     raw_modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
     return image.mode.startswith(("I", "F")) or any(";16" in raw for raw in raw_modes)
 
@@ -84,7 +86,7 @@ def _read_deep(path: str | os.PathLike[str], image: Image.Image) -> NDArray[np.u
 
 
 def _mode(path: str | os.PathLike[str]) -> int:
-    """Kind of a file; checked before opening, as opening a pipe would block."""
+    """Mode of a file (`st_mode`); checked before opening, as opening a pipe would block."""
     try:
         return os.stat(path).st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -100,7 +102,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise DataError(f"{os.fspath(path)}: is no regular file; expected an image")
     try:
         with _OPENING, warnings.catch_warnings():
-            # Up to twice the size that Pillow warns of, it opens the file, and so do we.
+            # Pillow warns above a size and refuses twice that size; the warning is ignored.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(path)
         with opened as image:

@@ -1,8 +1,8 @@
-"""Image folders: the layouts of the field's data sets are recognised, anything unclear is refused.
+"""Opens image folders: recognises the layouts of common SR data sets, refuses ambiguous ones.
 
-The names of folders and files (`fastbg.data.layouts`) mark an image as HR, as LR, or as neither. If
+The names of folders and files (`fastbg.data.layouts`) mark an image as HR, as LR, or not at all. If
 some are marked HR, those are the HR images; if only LR images are marked, all others are HR.
-Anything else is an error that says what was found.
+Anything else is an error that names what was found.
 """
 
 import os
@@ -34,11 +34,11 @@ _LOOKED_FOR = (
 
 @dataclass(frozen=True)
 class _File:
-    """An image file with what the names of its folders and file say about it."""
+    """An image file, and its role by the names of its folders and itself."""
 
     path: Path
-    folder: Path | None = None  # the folder that gives the role, None: the file's own name
-    name: Name | None = None  # what that folder or the file says
+    folder: Path | None = None  # the folder whose name gives the role; None: the file's own name
+    name: Name | None = None  # the meaning of that name; None: no role
 
 
 def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> ImageSet:
@@ -95,13 +95,13 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
     root = given.resolve()
     files = [_classified(file, root) for file in _images(root)]
     if not files:
-        raise DataError(f"{given}: holds no images; looked for {_LOOKED_FOR}")
+        raise DataError(f"{given}: contains no images; looked for {_LOOKED_FOR}")
     files = _sure(files)
     high = [file for file in files if file.name is not None and file.name.role == "hr"]
     low = [file for file in files if file.name is not None and file.name.role == "lr"]
     plain = [file for file in files if file.name is None]
     if not high and not low:
-        # DIV2K_valid_LR_bicubic/X4 itself says only a scale.
+        # The folder DIV2K_valid_LR_bicubic/X4 itself names only a scale.
         above = layouts.folder_name(root.parent.name) if layouts.scale_of([root.name]) else None
         low_folder = above is not None and above.role == "lr"
         return replace(_plain_set(root, plain, lr_name), low=low_folder)
@@ -113,9 +113,10 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
 
 
 def _classified(file: Path, root: Path) -> _File:
-    """A file with the role that its folders below `root`, or else its own name, give it.
+    """A file with its role by the folders below `root`, otherwise by its own name.
 
-    The outermost folder decides, but "original" says nothing of its folders HR and LR.
+    The outermost folder with an unambiguous name decides; ambiguous names such as "original" count
+    only if there is none.
     """
     folders = file.relative_to(root).parts[:-1]
     unsure = None
@@ -131,12 +132,12 @@ def _classified(file: Path, root: Path) -> _File:
 
 
 def _by_files(folder: str) -> bool:
-    """The role by the file's own name, for folders that contain both."""
+    """Whether a folder contains HR and LR files, so that file names decide."""
     return re.fullmatch(r"image_SRF_\d", folder, re.IGNORECASE) is not None
 
 
 def _sure(files: Sequence[_File]) -> list[_File]:
-    """Names such as "input" or "X4" mean something only beside their counterpart."""
+    """Drop roles by names such as "input" or "X4" if their counterpart is missing."""
     roles = {
         file.name.role
         for file in files
@@ -164,12 +165,12 @@ def _recognised(
     chosen = _of_one_scale(homes)
     names = sorted({_set_name(home, file) for (home, _), (file, *_) in chosen.items()})
     if len(chosen) > 1:
-        raise DataError(f"{given}: holds more than one dataset ({', '.join(names)}); name one")
+        raise DataError(f"{given}: contains several data sets ({', '.join(names)}); name one")
     ((home, _), files) = next(iter(chosen.items()))
     strange = [f.path for f in plain if not _by_files(f.path.parent.name)]
     if strange:
         raise DataError(
-            f"{given}: holds {names[0]} beside other images ({strange[0].name}); name one of them"
+            f"{given}: contains {names[0]} and other images ({strange[0].name}); name one of them"
         )
     _refuse_low_among_high(files, lr_name)
     beside = _beside(home, root)
@@ -178,11 +179,11 @@ def _recognised(
 
 
 def _refuse_low_among_high(high: Sequence[_File], lr_name: str | None) -> None:
-    """HR folders that hold LR images, too: babyx4.png beside baby.png, or a folder LR inside."""
+    """DataError for HR folders with LR images: babyx4.png beside baby.png, or a folder LR."""
     stems = {(file.path.parent, layouts.hr_key(file.path.stem)) for file in high}
     for file in high:
         path = file.path
-        if file.folder is None or layouts.hr_key(path.stem) != path.stem:  # the file says "HR"
+        if file.folder is None or layouts.hr_key(path.stem) != path.stem:  # its name marks it as HR
             continue
         readings = [n for n in layouts.lr_readings(path.stem, lr_name) if n.key != path.stem]
         if any((path.parent, name.key) in stems for name in readings) or any(
@@ -190,7 +191,7 @@ def _refuse_low_among_high(high: Sequence[_File], lr_name: str | None) -> None:
         ):
             raise DataError(
                 f"{path}: is named like an LR image, in the folder of HR images {file.folder}; "
-                "expected HR images only: move LR images to a folder LR beside it"
+                "expected HR images only: move LR images to a folder named LR beside it"
             )
 
 
@@ -200,7 +201,7 @@ def _says_low(folder: str) -> bool:
 
 
 def _home(file: _File) -> tuple[Path, str]:
-    """The folder that an HR file's key starts from, and its set below it (RCAN: HR/Set5/x4)."""
+    """The folder from which an HR file's key starts, and its set below (RCAN: HR/Set5/x4)."""
     if file.folder is None:
         return file.path.parent, ""
     inside = file.path.relative_to(file.folder).parts[:-1]
@@ -213,7 +214,7 @@ def _home(file: _File) -> tuple[Path, str]:
 def _of_one_scale(
     homes: dict[tuple[Path, str], list[_File]],
 ) -> dict[tuple[Path, str], list[_File]]:
-    """HR copies for x4, else for the largest scale; BasicSR's cropped copies before the others."""
+    """Keeps HR copies for x4, else for the largest scale; prefers BasicSR's cropped copies."""
     families: dict[Path, list[tuple[Path, str]]] = defaultdict(list)
     others = {}
     for key in homes:
@@ -232,17 +233,17 @@ def _of_one_scale(
 
 
 def _set_name(home: Path, file: _File) -> str:
-    """Name of the data set: that of its HR folder, or of the folder that contains it."""
+    """Name of the data set: that of its HR folder or of the parent folder."""
     if file.folder is not None and file.name is not None and file.name.key:
         return file.name.key
     if home.name.isdigit():  # RealSR: Canon/Test/4
         return "/".join(home.parts[-3:])
-    # "X4" too is a name that says something, if only a scale.
+    # "X4" also counts as a name with a meaning: a scale.
     return home.parent.name if layouts.folder_name(home.name) else home.name
 
 
 def _beside(home: Path, root: Path) -> list[_File]:
-    """LR images in the folders beside `home`, if the caller named the HR folder itself."""
+    """LR images in folders beside `home`, if the caller named the HR folder."""
     if home != root:
         return []
     found = []
@@ -254,7 +255,7 @@ def _beside(home: Path, root: Path) -> list[_File]:
 
 
 def _belongs(low: _File, high: _File) -> bool:
-    """Whether an LR folder is of the same set: DIV2K_train_HR has no use for DIV2K_valid_LR."""
+    """Whether an LR folder belongs to the HR folder's set (DIV2K_train, DIV2K_valid)."""
     if low.folder is None or high.folder is None or low.name is None or high.name is None:
         return low.folder is None and high.folder is None
     if layouts.UNSURE.fullmatch(low.folder.name) or layouts.UNSURE.fullmatch(high.folder.name):
@@ -265,7 +266,7 @@ def _belongs(low: _File, high: _File) -> bool:
 def _with_low(
     name: str, home: Path, high: Sequence[_File], low: Sequence[_File], lr_name: str | None
 ) -> ImageSet:
-    """The HR images under `home`, each with its LR images."""
+    """The HR images under `home` with their LR images."""
     images = _image_set(name, home, [file.path for file in high])
     by_kind: dict[str, list[Low]] = defaultdict(list)
     for file in low:
@@ -283,7 +284,7 @@ def _with_low(
 
 
 def _plain_set(root: Path, files: Sequence[_File], lr_name: str | None) -> ImageSet:
-    """Images without telling names: OST's classes, HR and LR in one folder, or all of them."""
+    """Images without marked names: OST's classes, HR and LR in one folder, or simply all images."""
     textures = {child.name.lower() for child in _folders(root)} & set(OST_CLASSES)
     holder = root
     if not textures:
@@ -302,7 +303,7 @@ def _plain_set(root: Path, files: Sequence[_File], lr_name: str | None) -> Image
 
 
 def _split_by_suffix(files: Sequence[_File], lr_name: str | None) -> tuple[list[Path], list[Low]]:
-    """`baby.png` and `babyx4.png` in one folder: the second is the LR image of the first."""
+    """HR and LR files of one folder: with `baby.png`, `babyx4.png` is its LR image."""
     stems = {(file.path.parent, file.path.stem) for file in files}
     high, low = [], []
     for file in files:

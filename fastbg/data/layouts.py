@@ -1,7 +1,7 @@
-"""Recognises HR and LR images, and their scale, by the names of folders and files.
+"""Recognises HR and LR images and their scale by the names of folders and files.
 
-The names are those of DIV2K, Flickr2K, BasicSR, RealSR, REDS and the benchmark folders that RCAN
-and SwinIR are tested on, and simple HR and LR folders. No file is opened.
+The names are those of DIV2K, Flickr2K, BasicSR, RealSR, REDS, the benchmark folders of RCAN and
+SwinIR, and plain HR and LR folders. No file is opened.
 """
 
 import re
@@ -25,7 +25,7 @@ LR_FOLDERS = (
     r"(?P<set>(?:train|val|valid|test)_sharp)_(?P<kind>bicubic)",
     r"(?P<set>input|low|low_?res(?:olution)?)",
 )
-# Names that count only if the counterpart is there, too.
+# Names that count only if their counterpart exists.
 UNSURE = re.compile(
     r"target|original|sharp|clean|input|low|low_?res(?:olution)?|x\d", re.IGNORECASE
 )
@@ -36,8 +36,8 @@ LR_FILES = (
     r"(?P<key>.+)_(?:LR|LQ)(?:BI|BD|DN|bic)?(?:_?x?(?P<scale>\d))?",
     r"(?P<key>.+)_bicLRx(?P<scale>\d)",
 )
-# "babyx4", and DIV2K's tracks mild, difficult, wild. A photograph may be called so, too: said of a
-# file only in an LR folder, or beside its HR image.
+# "babyx4", and DIV2K's tracks mild, difficult, wild. Photographs may have such names, too, so they
+# count only for files in an LR folder or beside their HR image.
 LR_SUFFIX = r"(?P<key>.+?)_?x(?P<scale>\d)(?:[mdw]\d?)?"
 
 _IGNORED = re.compile(
@@ -47,16 +47,16 @@ _IGNORED = re.compile(
 
 
 def ignored(name: str) -> bool:
-    """Hidden files, and what systems and archives leave behind."""
+    """Whether to ignore a file or folder: hidden, or made by the system or an archive."""
     return _IGNORED.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
 class Name:
-    """The meaning of the name of a folder or file."""
+    """The meaning of a folder's or file's name."""
 
     role: str  # "hr" or "lr"
-    key: str  # the name without what marks the role
+    key: str  # the name without the part that marks the role
     scale: int | None = None
     kind: str = ""  # of LR: "bicubic", "unknown", "mild" ...
 
@@ -81,9 +81,9 @@ def marked(stem: str) -> Name | None:
 
 
 def lr_readings(stem: str, template: str | None = None) -> Iterator[Name]:
-    """Every HR name that an LR file of this stem may belong to: the stem itself, then shorter ones.
+    """All HR names to which an LR file with this stem may belong, the longest first.
 
-    `template`, such as "{}_bicLRx{scale}", is the only reading if it is given.
+    With a `template` such as "{}_bicLRx{scale}", only its reading.
     """
     if template is not None:
         if found := re.fullmatch(template_pattern(template), stem):
@@ -96,7 +96,7 @@ def lr_readings(stem: str, template: str | None = None) -> Iterator[Name]:
 
 
 def hr_key(stem: str) -> str:
-    """An HR file's stem without what marks it as HR."""
+    """An HR file's stem without a marker such as "_HR"."""
     name = marked(stem)
     return name.key if name is not None and name.role == "hr" else stem
 
@@ -112,12 +112,12 @@ def template_pattern(template: str) -> str:
 
 
 def without_scales(folders: Sequence[str]) -> tuple[str, ...]:
-    """Subfolders without those that name a scale ("X4", "x4_sub", "4")."""
+    """`folders` without those that name a scale ("X4", "x4_sub", "4")."""
     return tuple(f for f in folders if not re.fullmatch(r"x?\d(?:_sub)?", f, re.IGNORECASE))
 
 
 def scale_of(folders: Sequence[str]) -> int | None:
-    """The scale that subfolders name, None if they name none."""
+    """The scale named by one of `folders`; None if there is none."""
     for folder in folders:
         if found := re.fullmatch(r"x?(\d)(?:_sub)?", folder, re.IGNORECASE):
             return int(found[1])

@@ -1,6 +1,6 @@
-"""Draws sub-images and groups of composites for experiments, by a seed.
+"""Draws sub-images and groups of composites for experiments, with a seed.
 
-A run stores what was drawn, because numpy may change its random streams between versions.
+Runs store the drawn items, because numpy may change its random streams between versions.
 """
 
 import zlib
@@ -20,7 +20,7 @@ from fastbg.errors import DataError, InvalidArgument
 T = TypeVar("T")
 
 MIN_STD = 4.0
-"""Grey levels. The mean alone restores a crop flatter than this to 36 dB: it tells nothing."""
+"""Grey levels. A flatter crop has 36 dB if it is replaced by its mean, so it measures nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class SubImage:
 
 @dataclass(frozen=True)
 class Group:
-    """One foreground and the foreign backgrounds it is put into, as indices into two lists.
+    """A foreground and its foreign backgrounds, as indices into two lists.
 
-    The foreground's own background belongs to the group too: it is the untouched sub-image.
+    The own background also belongs to the group: the unchanged sub-image.
     """
 
     foreground: int
@@ -59,13 +59,13 @@ def sub_images(
 ) -> list[SubImage]:
     """Draw `count` different squares of `size` HR pixels, spread evenly over the photographs.
 
-    Each photograph gives one square before any gives a second, so every first part of the list is
-    spread evenly, too. Several images of one photograph take turns. Corners lie at multiples of
+    Every photograph gives one square before any gives a second, so the first squares of the list
+    are spread evenly, too. Several images of one photograph take turns. Corners lie at multiples of
     `multiple`. Images smaller than `size` are skipped, and so are squares whose grey levels (mean
     of R, G, B) have a standard deviation below `min_std`; with `min_std` 0 no image is decoded.
     (The paper draws 150 squares of 256 pixels for Table 1 and 300 of 128 pixels for composites.)
 
-    Raises InvalidArgument, and DataError if the images do not hold so many.
+    Raises InvalidArgument, and DataError if there are not enough squares.
     """
     for name, value in {"count": count, "size": size, "multiple": multiple}.items():
         if value < 1:
@@ -80,7 +80,7 @@ def sub_images(
     drawn = list(islice(in_turn(map(in_turn, photographs.values())), count))
     if len(drawn) < count:
         raise DataError(
-            f"image set {images.name}: its {len(images)} images hold {len(drawn)} different "
+            f"image set {images.name}: its {len(images)} images contain {len(drawn)} different "
             f"squares of {size} pixels (corners at multiples of {multiple}, standard deviation "
             f"at least {min_std} grey levels); expected {count}"
         )
@@ -88,7 +88,7 @@ def sub_images(
 
 
 def in_turn(lists: Iterable[Iterable[T]]) -> Iterator[T]:
-    """The first of each of `lists`, then the second of each that has one, and so on."""
+    """The first element of each of `lists`, then the second of each, and so on."""
     waiting = [iter(each) for each in lists]
     while waiting:
         left = []
@@ -100,7 +100,7 @@ def in_turn(lists: Iterable[Iterable[T]]) -> Iterator[T]:
 
 
 def by_photograph(images: ImageSet, items: Iterable[ImageItem]) -> list[ImageItem]:
-    """One image of each photograph, in the order of `items`, before a second of any."""
+    """`items` reordered: one image of every photograph, then the second ones, and so on."""
     photographs: dict[str, list[ImageItem]] = defaultdict(list)
     for item in items:
         photographs[images.source(item.key)].append(item)
@@ -110,7 +110,7 @@ def by_photograph(images: ImageSet, items: Iterable[ImageItem]) -> list[ImageIte
 def _squares(
     item: ImageItem, count: int, size: int, seed: int, multiple: int, min_std: float
 ) -> Iterator[SubImage]:
-    """The squares of one image in a random order that depends on its key and the seed only."""
+    """The squares of one image, in a random order that depends on its key and the seed only."""
     height, width = item.size()
     if min(height, width) < size:
         return
@@ -128,7 +128,7 @@ def _squares(
 
 
 def _standard_deviations(image: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
-    """Mean of R, G, B over the square at every corner, from summed-area tables."""
+    """Standard deviation of (R + G + B) / 3 in each square, by corner; from summed-area tables."""
     grey = image.sum(axis=2, dtype=np.int64)
 
     def square_sums(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -149,13 +149,14 @@ def composite_groups(
     seed: int = 0,
     eligible: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Group, ...]:
-    """The paper's groups: `groups` foregrounds, each in its own and `per_group` - 1 foreign ones.
+    """The paper's groups: `groups` foregrounds with `per_group` backgrounds each, own included.
 
-    The paper filtered all 22,500 pairs by hand; this draws, by `seed`, which foregrounds are kept
-    (in ascending order) and which backgrounds each meets (ascending, no two the same). `eligible`
-    names the backgrounds that each of the foregrounds may meet, such as those of other photographs.
+    The paper selected from all 22,500 pairs by hand; here `seed` draws the foregrounds that are
+    kept (in ascending order) and the foreign backgrounds of each (ascending, all different).
+    `eligible` lists the permitted backgrounds of each foreground, such as those of other
+    photographs.
 
-    Raises InvalidArgument if a number is out of range, or a foreground may meet too few.
+    Raises InvalidArgument if a number is out of range, or a foreground has too few backgrounds.
     """
     if not 1 <= groups <= n_foregrounds:
         raise InvalidArgument("groups", groups, f"1 to n_foregrounds ({n_foregrounds})")
@@ -179,7 +180,7 @@ def composite_groups(
 
 
 def load_sub_image(images: ImageSet, sub: SubImage) -> NDArray[np.uint8]:
-    """Pixels (size,size,3) of one sub-image; the last few images stay decoded."""
+    """Pixels (size,size,3) uint8 of a sub-image; the last few decoded images are cached."""
     return _cut(decoded(images[sub.item]), sub)
 
 

@@ -1,4 +1,4 @@
-"""The images that a user names, or those that come with fastbg."""
+"""Opens a folder of images, or the built-in ones."""
 
 import os
 
@@ -8,9 +8,9 @@ from fastbg.data.sets import ImageSet
 
 
 def open_images(path: str | os.PathLike[str] | None = None, lr_name: str | None = None) -> ImageSet:
-    """The images of a folder; without `path` the 24 photographs and 45 textures of fastbg.
+    """The images of a folder; without `path` the built-in 24 photographs and 45 textures.
 
-    Each of its `items` has a `key` and `load()`, RGB pixels (h,w,3) of 8 bits; a data set's own LR
-    images come with it. Arguments and errors are `fastbg.data.images.open_folder`'s.
+    Each of its `items` has a `key` and `load()`, which returns RGB pixels (h,w,3) uint8, and the
+    data set's own LR images, if any. Arguments and errors as in `fastbg.data.images.open_folder`.
     """
     return builtin_images() if path is None else open_folder(path, lr_name)

@@ -12,9 +12,9 @@ Low = tuple[Path, Path, int | None]  # an LR file, the folder its names start fr
 
 
 def paired(images: ImageSet, low: Sequence[Low], lr_name: str | None = None) -> ImageSet:
-    """`images` with their LR files. If one is missing at a scale, loading it is an error.
+    """`images` with their LR files. If one is missing at a scale, loading it raises DataError.
 
-    Raises DataError where two LR files of one scale belong to one HR image.
+    Raises DataError if two LR files of one scale belong to one HR image.
     """
     by_scale = matches(images, low, lr_name)
     items = []
@@ -32,9 +32,9 @@ def paired(images: ImageSet, low: Sequence[Low], lr_name: str | None = None) -> 
 def matches(
     images: ImageSet, low: Iterable[Low], lr_name: str | None = None
 ) -> dict[int, dict[str, Path]]:
-    """LR files by scale (or ANY_SCALE) and key of the HR image, in one pass over both.
+    """LR files by scale (or ANY_SCALE) and key of the HR image.
 
-    Raises DataError where two LR files belong to one HR image and scale, or to any scale.
+    Raises DataError if two LR files belong to one HR image and scale.
     """
     keys = {_hr_key(item): item.key for item in images.items}
     by_stem: dict[str, list[str]] = {}
@@ -75,9 +75,9 @@ def _refuse_two(key: str, one: Path, other: Path) -> None:
 def counterparts(
     images: ImageSet, lr: ImageSet, scale: int, lr_name: str | None = None
 ) -> dict[str, Path]:
-    """The image of `lr` that belongs to each of `images`, by key.
+    """For each of `images`, by key, the image of `lr` that belongs to it.
 
-    Raises DataError, naming the first few, if an image has none at `scale`, or two.
+    Raises DataError, naming the first few, if an image has none or two at `scale`.
     """
     low = [(item.path, _top(item), None) for item in lr.items]
     by_scale = matches(images, low, lr_name)
@@ -100,7 +100,7 @@ def _hr_key(item: ImageItem) -> tuple[tuple[str, ...], str]:
 
 
 def _top(item: ImageItem) -> Path:
-    """The folder that an item's key starts from."""
+    """The folder from which an item's key starts."""
     return item.path.parents[item.key.count("/")]
 
 

@@ -22,11 +22,11 @@ def readable(
     lr_scale: int | None = None,
     say: Callable[[str], None] = LOG.warning,
 ) -> ImageSet:
-    """`images`, after decoding every file once; with `skip_bad` without the unreadable ones.
+    """`images`, after every file was decoded once; with `skip_bad` without unreadable ones.
 
-    With `lr_scale` the set's own LR files at that scale are read too. `say` is told what is left
-    out. Raises DataError, naming files and reasons, if one is bad and `skip_bad` is not set, or
-    none is good.
+    With `lr_scale` the set's own LR files at that scale are decoded, too. `say` gets a text about
+    images that are left out. Raises DataError, naming files and reasons, if an image is unreadable
+    and `skip_bad` is not set, or if none is readable.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         reasons = list(pool.map(lambda item: _reason(item, lr_scale), images.items))
@@ -36,7 +36,7 @@ def readable(
     listed = "\n".join(f"  {reason}" for reason in bad[:SHOWN])
     more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     if not skip_bad or len(bad) == len(images):
-        hint = "" if skip_bad else "; --skip-bad goes on without them"
+        hint = "" if skip_bad else "; --skip-bad leaves them out"
         raise DataError(
             f"image set {images.name}: {len(bad)} of {len(images)} images cannot be read{hint}:\n"
             f"{listed}{more}"

@@ -14,13 +14,13 @@ from fastbg.data.files import image_size, read_image
 from fastbg.errors import DataError
 
 ANY_SCALE = 0
-"""Stands for the scale of LR images whose names tell none."""
+"""Used as scale of LR images whose names contain none."""
 
 
 def check_lr_size(
     path: object, lr: Sequence[int], hr: Sequence[int], scale: int, hr_path: object
 ) -> None:
-    """DataError unless each side of `lr` is that of `hr` divided by `scale`, rounded either way."""
+    """DataError unless each side of `lr` is that of `hr` divided by `scale`, rounded up or down."""
     if any(small not in (n // scale, -(-n // scale)) for small, n in zip(lr, hr, strict=True)):
         factor = hr[0] / lr[0] if lr[0] else 0
         hint = (
@@ -49,15 +49,15 @@ class ImageItem:
         return read_image(self.path)
 
     def lr_path(self, scale: int) -> Path | None:
-        """The dataset's own LR file at `scale`, None if it has none."""
+        """The data set's own LR file at `scale`; None if there is none."""
         paths = dict(self.lr_paths)
         return paths.get(scale, paths.get(ANY_SCALE))
 
     def load_lr(self, scale: int) -> NDArray[np.uint8] | None:
-        """The dataset's own LR image (h/scale,w/scale,3), or None if it has none at `scale`.
+        """The data set's own LR image (h/scale,w/scale,3) uint8; None if it has none at `scale`.
 
-        Raises DataError if the dataset has LR images at `scale`, but this one is missing,
-        unreadable or not of the HR size divided by `scale` (rounded either way).
+        Raises DataError if the data set has LR images at `scale`, but this one is missing,
+        unreadable or not of the HR size divided by `scale` (rounded up or down).
         """
         path = self.lr_path(scale)
         if path is None:
@@ -82,7 +82,7 @@ class ImageSet:
         items: the images.
         classes: texture class by key, where it is known.
         lr_source: the folder of the set's LR images, or the reason why there are none.
-        low: the names say that the set consists of LR images.
+        low: whether the names mark all images as LR.
         origins: the photograph that an image was cut from, by key, if it is not the image itself.
     """
 
@@ -116,7 +116,7 @@ class ImageSet:
         return {item.key: item for item in self.items}
 
     def refuse_low(self) -> None:
-        """DataError if the names say that the images are LR, which are no ground truth."""
+        """DataError if the names mark the images as LR, as these are no ground truth."""
         if self.low:
             raise DataError(
                 f"image set {self.name}: is named like low-resolution images; expected HR images "
@@ -124,9 +124,9 @@ class ImageSet:
             )
 
     def fingerprint(self, lr_scale: int | None = None) -> str:
-        """16 hex digits of the keys and contents of all HR files.
+        """16 hex digits that identify keys and contents of all HR files.
 
-        With `lr_scale` those of the set's own LR files at that scale too. Digests are kept in the
+        With `lr_scale` also of the set's own LR files at that scale. Digests are cached in the
         user's cache folder by path, size and time, so that a file is read once.
 
         Raises DataError for a file that cannot be read.

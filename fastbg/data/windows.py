@@ -1,4 +1,4 @@
-"""Windows of images from a CSV file, a line each: image,y0,x0,y1,x1 in SR pixels."""
+"""Reads windows of images from a CSV file with the columns image,y0,x0,y1,x1 (SR pixels)."""
 
 import csv
 from collections import defaultdict
@@ -13,14 +13,14 @@ COLUMNS = ("image", "y0", "x0", "y1", "x1")
 
 
 def is_named(path: Path, name: str) -> bool:
-    """Whether `name` is the image's path, file name, or file name without its ending."""
+    """Whether `name` is the image's path, file name, or file name without suffix."""
     return name in (path.name, path.stem) or Path(name) == path
 
 
 def read_windows(path: Path, argument: str) -> list[tuple[str, Box]]:
     """Image name and window of each line of a CSV file with the columns COLUMNS.
 
-    Raises InvalidArgument, naming `argument`, for a file or a line that is none.
+    Raises InvalidArgument, naming `argument`, for an unreadable file and an invalid line.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -57,9 +57,9 @@ def _line(argument: str, path: Path, number: int, row: dict[str, str | None]) ->
 def one_window_each(
     listed: Sequence[tuple[str, Box]], images: ImageSet, argument: str
 ) -> dict[str, Box]:
-    """The window of every image, by key; `listed` names each once: by key, path or file name.
+    """The window of every image, by key. `listed` must name each once, by key, path or file name.
 
-    Raises InvalidArgument, naming `argument` and the images.
+    Raises InvalidArgument, naming `argument` and the images, if it does not.
     """
     called: dict[str, set[str]] = defaultdict(set)
     for item in images.items:
@@ -82,6 +82,6 @@ def one_window_each(
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:
-    """ "a.png, b.png and 7 more"."""
+    """The first `most` names, such as "a.png, b.png and 7 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -1,4 +1,4 @@
-"""The registry of experiments: the paper's tables, figures and sections, and new questions."""
+"""The registry of experiments: those of the paper, and our own."""
 
 import difflib
 
@@ -40,7 +40,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
 
 
 def experiment_type(name: str) -> type[Experiment]:
-    """The experiment of that name; InvalidArgument, with all names, for another name."""
+    """The experiment with this name; InvalidArgument, which lists all names, if there is none."""
     if name not in EXPERIMENTS:
         near = difflib.get_close_matches(name, EXPERIMENTS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -32,15 +32,15 @@ from fastbg.models.network import Network
 from fastbg.ops.composite import composite
 
 SHOWN = 3  # groups of each set in the contact sheet
-FOREIGN = 5  # foreign backgrounds of each of them
+FOREIGN = 5  # foreign backgrounds shown for each group
 
 
 @dataclass(frozen=True)
 class CompositesOptions(GroupOptions):
-    """The groups of `swap`, and how many of them are written to disk.
+    """The groups of `swap`, and the number of groups that are written to disk.
 
-    By default 960 composites: 24 foregrounds of each set, each from another photograph, in 20
-    backgrounds. More would not change any answer.
+    The default is 960 composites: 24 foregrounds of each set, all from different photographs, in 20
+    backgrounds. More would not change the conclusions.
     """
 
     sources: int = 24
@@ -52,7 +52,7 @@ class CompositesOptions(GroupOptions):
 
 
 class Composites(Experiment):
-    """Example composites, and how much they change the foreground's input."""
+    """Composites, and how much the foreign background changes the foreground's LR pixels."""
 
     name = "composites"
     title = "How are foregrounds and backgrounds put together?"
@@ -78,7 +78,7 @@ class Composites(Experiment):
         return plan_groups(study, self.options, self.name)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """Of each composite, own background first: see `compare`. Exports the first groups."""
+        """The columns of `compare` (n,K), own background first; exports the first groups."""
         rows = []
         for item in items:
             hr, lr = self.composites(item, sources(item, study), study)
@@ -103,11 +103,11 @@ class Composites(Experiment):
         return hr, lr_composites(item, images, study, o)
 
     def compare(self, hr: Tensor, lr: Tensor) -> dict[str, Tensor]:
-        """Columns (K) of one group's composites; everything stays on the device.
+        """Columns (K) of one group's composites `hr` (K,3,S,S) and `lr`; nothing leaves the device.
 
-        step: mean absolute difference (grey levels) of HR pixels on both sides of the rim;
+        step: mean absolute difference (grey levels) between HR pixels on both sides of the rim;
         mixed: mean change (grey levels) of the foreground's LR pixels by the foreign background;
-        touched: the share of those pixels that change at all.
+        touched: share of those pixels that change at all.
         """
         o, scale = self.options, hr.shape[-1] // lr.shape[-1]
         y0, x0, y1, x1 = centre(o.region, o.size, o.size)
@@ -133,7 +133,7 @@ class Composites(Experiment):
         return [int(i) for rows in by_set(measured).values() for i in rows[:SHOWN]]
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """The own background and foreign ones, spread over the group."""
+        """The own background, and foreign ones spread over the group."""
         last = len(item.partners) - 1
         chosen = np.linspace(0, last, min(FOREIGN, last + 1)).round().astype(int)
         some = replace(item, partners=tuple(item.partners[k] for k in chosen))
@@ -142,9 +142,9 @@ class Composites(Experiment):
 
 
 def export(item: Item, hr: Tensor, lr: Tensor, folder: Path) -> None:
-    """Write a group's composites (PNG) and their sources (CSV) into a folder of the group.
+    """Write a group's composites (PNG) and their sources (CSV) into a subfolder of `folder`.
 
-    Raises RunStoreError if it cannot be written.
+    Raises RunStoreError if the folder cannot be written.
     """
     place = folder / item.set / f"{item.number:03}"
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""Diffusion index of networks over a set of images: how widely does each look, and does it help?"""
+"""Diffusion indices of networks over a set of images, compared with PSNR (LAM paper, Figs 4, 8)."""
 
 import hashlib
 from collections import defaultdict
@@ -35,7 +35,7 @@ from fastbg.measures.quality import psnr
 from fastbg.models.checkpoints import load_model
 from fastbg.models.network import Network
 
-# For windows="hard": two built-in networks of different kinds, whose results are compared.
+# For windows="hard": two built-in networks of different kinds; windows are drawn by their errors.
 REFERENCES = ("edsr", "swinir")
 CENTRE, HARD = "centre", "hard"
 
@@ -46,56 +46,57 @@ class DiffusionOptions(Options):
 
     images: Literal["drawn", "each"] = option(
         "drawn",
-        "which images",
+        "images to measure",
         before="drawn",
         drawn="squares drawn by the seed, with detail in the window",
-        each="a square of every photograph, around its window",
+        each="a square around the window of every image of the set",
     )
-    count: int = option(57, "squares that are drawn, one window each", low=1)
-    size: int = option(256, "side of an image, HR pixels; the LAM paper: LR 64", low=1)
-    window: int = option(16, "side of the window, HR pixels; a file has its own", low=1)
+    count: int = option(57, "number of squares to draw, each with one window", low=1)
+    size: int = option(256, "side of a square, HR pixels; the LAM paper: LR 64", low=1)
+    window: int = option(16, "side of the window, HR pixels, unless a file gives it", low=1)
     windows: str = option(
         CENTRE,
-        "where the window lies; or, with images=each, FILE.csv with a line for each image: "
-        "image,y0,x0,y1,x1 in HR pixels",
+        "position of the window; or, with images=each, FILE.csv with the columns "
+        "image,y0,x0,y1,x1 in HR pixels and a line for each image",
         centre="in the middle",
         hard="drawn by the seed where the built-in EDSR and SwinIR restore worse than usual, more "
         "often where they differ: the LAM paper's rule (scale 4)",
     )
     nodes: Literal["quick", "published"] = option(
         "quick",
-        "nodes of the attribution's path",
+        "number of nodes on the attribution's path",
         quick="16, as accurate as the published 50",
         published="50 steps",
     )
     maps: Literal["dropped", "kept"] = option(
         "dropped",
-        "the attribution of every window",
+        "whether attributions are stored",
         before="dropped",
-        dropped="only its numbers",
-        kept="as an array",
+        dropped="no, only their numbers",
+        kept="yes, as arrays",
     )
 
 
 class Diffusion(Experiment):
-    """Columns: `di`, diffusion index; `gini`; `area` (LR pixels); `psnr` of the window (dB).
+    """LAM of one window in each image.
 
-    If maps are kept also `passes` of the network for each, and the array `attribution` (n,3,h,w).
+    Columns (n): `di`, the diffusion index (0 to 100); `gini`, the Gini coefficient; `area`, the
+    area of contribution (LR pixels); `psnr` of the window (dB). With maps="kept" also `passes`, the
+    number of network passes, and the array `attribution` (n,3,h,w).
     """
 
     name = "diffusion"
     title = "How widely does each network look?"
     paper = "the LAM paper (CVPR 2021), Figs 4, 8"
     question = (
-        "The diffusion index says over how many input pixels a network gathers what it draws in a "
-        "window. Which network looks widest, and do windows restored from more pixels come out "
-        "better?"
+        "The diffusion index tells from how many input pixels a network restores a window. Which "
+        "network uses the most pixels, and does PSNR rise with the number of pixels used?"
     )
     method = (
-        "In each image one window is attributed to the pixels of the input (LAM). The diffusion "
-        "index is (1 - Gini coefficient of the map) * 100; the area of contribution is the fewest "
-        "LR pixels that hold 95 % of the map. PSNR is that of the window. Networks are compared on "
-        "the same windows."
+        "In each image one window is attributed to the input pixels (LAM). The diffusion index is "
+        "(1 - Gini coefficient of the map) * 100. The area of contribution is the smallest number "
+        "of LR pixels that contain 95 % of the map. PSNR is that of the window. All networks are "
+        "measured on the same windows."
     )
     options_type: ClassVar[type[Options]] = DiffusionOptions
     cost: ClassVar[float] = 40
@@ -109,104 +110,113 @@ class Diffusion(Experiment):
         super().__init__(options, seed, base)
         o = self.options
         self.arrays = ("attribution",) if o.maps == "kept" else ()
-        self.listed: list[tuple[str, Box]] = []  # windows of a file
+        self.listed: list[tuple[str, Box]] = []  # image name and window, from a file
         if o.windows.lower().endswith(".csv"):
             path = Path(o.windows)
             self.listed = read_windows(path, f"{self.name}.windows")
-            # Windows are part of what the run is; where their file lies is not.
+            # The windows identify the run, the path of their file does not.
             digest = hashlib.sha256(repr([(n, *box) for n, box in self.listed]).encode())
             self.options = replace(o, windows=f"{path.name} (SHA-256 {digest.hexdigest()[:16]})")
 
     def check_study(self, study: Study) -> None:
-        """Also sizes, and the windows and images where each image is taken.
+        """Check the options; with images="each" also every image's size and window.
 
-        Raises InvalidArgument naming `windows` for a file that is not of these images, or `size`
-        for images that are smaller.
+        Raises InvalidArgument naming `size` or `window` for sizes that do not fit the LR grid,
+        `windows` for unknown words and for files that do not match the images, and `size` for
+        images that are smaller.
         """
         super().check_study(study)
-        o, named = self.options, f"{self.name}.windows"
+        o, argument = self.options, f"{self.name}.windows"
         check_sizes(self.name, o, study.scale)
         if not self.listed and o.windows not in (CENTRE, HARD):
-            raise InvalidArgument(named, repr(o.windows), f"{CENTRE}, {HARD} or FILE.csv")
+            raise InvalidArgument(argument, repr(o.windows), f"{CENTRE}, {HARD} or FILE.csv")
         if o.windows == HARD and study.scale != 4:
-            expected = f"'centre', as the reference networks magnify 4 times, not {study.scale}"
-            raise InvalidArgument(named, repr(HARD), expected)
+            expected = f"'centre': the reference networks have scale 4, this study {study.scale}"
+            raise InvalidArgument(argument, repr(HARD), expected)
         if o.images == "each":
-            self.check_images(study)
+            self.check_each_image(study)
         elif self.listed:
-            expected = f"{CENTRE} or {HARD}, or {self.name}.images=each beside it"
-            raise InvalidArgument(named, repr(o.windows), expected)
+            expected = f"{CENTRE} or {HARD}; a file needs {self.name}.images=each"
+            raise InvalidArgument(argument, repr(o.windows), expected)
 
-    def check_images(self, study: Study) -> None:
-        """Of all images and their windows, see `check_study`; reads no more than sizes."""
+    def check_each_image(self, study: Study) -> None:
+        """Check size and window of every image, see `check_study`; no image is decoded."""
         images, side = study.images, self.options.size
         small = [item.key for item in images.items if min(item.size()) < side]
         if small:
             least = min(min(images[key].size()) for key in small)
-            expected = f"at most {least}: {shortened(small)} of {images.name} cannot hold more"
+            expected = (
+                f"at most {least}, as images of {images.name} are smaller: {shortened(small)}"
+            )
             raise InvalidArgument(f"{self.name}.size", side, expected)
-        for key, window in self.given(study).items():
+        for key, window in self.listed_windows(study).items():
             self.square(window, study, key)
 
-    def given(self, study: Study) -> dict[str, Box]:
-        """Windows of a file by image, in its HR pixels; none without a file."""
+    def listed_windows(self, study: Study) -> dict[str, Box]:
+        """The file's window for each image, by key, in HR pixels; empty without a file."""
         if not self.listed:
             return {}
         return one_window_each(self.listed, study.images, f"{self.name}.windows")
 
     def plan(self, study: Study) -> list[Item]:
-        """Sub-images; the box of each item's partner is its window."""
+        """Squares as items; the box of an item's partner is its window."""
         self.check_study(study)
         o = self.options
         choose = self.hard_windows(study) if o.windows == HARD else middle(o, study)
         if o.images == "each":
-            found = self.of_each(study, choose)
+            found = self.plan_each_image(study, choose)
         else:
             found = draw_windows(self.name, o, study, choose)
-        return [with_window(*each) for each in found]
+        return [with_window(item, window) for item, window in found]
 
-    def of_each(self, study: Study, choose: Chooser) -> list[tuple[Item, Box]]:
-        """The square around the window of every image, and the window in its HR pixels.
+    def plan_each_image(self, study: Study, choose: Chooser) -> list[tuple[Item, Box]]:
+        """For every image the square around its window, and the window in HR pixels of the square.
 
-        The window is the file's, or chosen in the square in the middle. Images whose window has no
-        detail, or where networks differ nowhere, are left out; DataError if nothing is left.
+        The window is read from the file, or chosen in the central square. Images whose window has
+        no detail, or in which the reference networks do not differ, are left out. Raises DataError
+        if no image is left.
         """
-        given, found = self.given(study), []
+        listed, found = self.listed_windows(study), []
         side, scale = self.options.size, study.scale
         for image in study.images.items:
             key = image.key
-            window: Box | None = given.get(key)
+            window: Box | None = listed.get(key)
             if window is None:
                 low = (v // scale for v in image.size())
                 central = centre(side // scale, *low).refine(scale)
-                inside = choose(square_of(study, key, central))
+                inside = choose(square_item(study, key, central))
                 window = None if inside is None else inside.moved(*central[:2])
             if window is None:
                 continue
             square = self.square(window, study, key)
-            item, inside = square_of(study, key, square), window.moved(-square.y0, -square.x0)
+            item, inside = square_item(study, key, square), window.moved(-square.y0, -square.x0)
             if with_detail(item, inside, study):
                 found.append((item, inside))
         if not found:
             name = study.images.name
-            raise DataError(f"{self.name}: no window of {name} has detail; expected some")
+            raise DataError(f"{self.name}: no window of {name} has detail; expected at least one")
         return found
 
     def square(self, window: Box, study: Study, key: str) -> Box:
-        """`size` HR pixels around the window, on the LR grid; both in pixels of the image."""
-        side, scale, named = self.options.size, study.scale, f"{self.name}.windows"
+        """The square of `size` HR pixels around the window, on the LR grid; both in HR pixels.
+
+        Raises InvalidArgument for a window that leaves the image, or that no such square contains.
+        """
+        side, scale, argument = self.options.size, study.scale, f"{self.name}.windows"
         height, width = (v // scale for v in study.images[key].size())
         if window.y1 > height * scale or window.x1 > width * scale:
             expected = f"a window inside its {height * scale}x{width * scale} HR pixels"
-            raise InvalidArgument(named, f"{window.told()} in {key}", expected)
+            raise InvalidArgument(argument, f"{window.text()} in {key}", expected)
         square = window.coarsen(scale).around(side // scale, height, width).refine(scale)
         if (square.y1 - square.y0, square.x1 - square.x0) != (side, side):
-            expected = f"one that {side // scale}x{side // scale} LR pixels hold, {self.name}.size"
-            raise InvalidArgument(named, f"{window.told()} in {key}", expected)
+            expected = (
+                f"one that fits into {side // scale}x{side // scale} LR pixels, {self.name}.size"
+            )
+            raise InvalidArgument(argument, f"{window.text()} in {key}", expected)
         return square
 
     def hard_windows(self, study: Study) -> Chooser:
-        """A window that two networks restore worse than half of the image, and differently."""
+        """Chooses windows as `hard_window` does, by the errors of the networks in REFERENCES."""
         nets = [load_model(name).to(study.device, study.dtype) for name in REFERENCES]
 
         def choose(item: Item) -> Box | None:
@@ -223,7 +233,7 @@ class Diffusion(Experiment):
         return choose
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """One row for each item."""
+        """One row for each item; see the class for the columns."""
         columns: dict[str, list[Tensor]] = defaultdict(list)
         for item in items:
             hr, lr, window = self.inputs(item, study)
@@ -263,20 +273,20 @@ class Diffusion(Experiment):
         return list(dict.fromkeys([int(np.argmax(di)), int(np.argmin(di))]))
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """The image and the map."""
+        """The HR image and its map."""
         hr, lr, window = self.inputs(item, study)
         map_ = self.attribute(net, lr, window, study).map[0].cpu().numpy()
         return {"hr": as_image(hr[0]), "map": heat(map_, study.scale)}
 
 
-def square_of(study: Study, key: str, square: Box) -> Item:
-    """A square of an image as an item."""
+def square_item(study: Study, key: str, square: Box) -> Item:
+    """The box `square` of the image `key` as an item."""
     name = f"{key}@{square.y0},{square.x0}"
     return Item(name, study.images.source(key), square, image=key)
 
 
 def with_window(item: Item, window: Box) -> Item:
-    """`item` with `window`, in HR pixels of its region, as its partner."""
+    """`item` with a partner whose box is `window` (HR pixels, relative to the item's box)."""
     y0, x0 = item.box[:2]
     place = Item(f"{item.key} window", item.source, window.moved(y0, x0), image=item.image)
     return replace(item, partners=(place,))
@@ -285,10 +295,11 @@ def with_window(item: Item, window: Box) -> Item:
 def hard_window(
     error: Tensor, difference: Tensor, size: int, step: int, generator: np.random.Generator
 ) -> Box | None:
-    """A window drawn among those whose error is above the median, by how much networks differ.
+    """Draws a window whose error is above the median, with probability proportional to difference.
 
-    `error` and `difference` (1,h,w) are of each pixel; windows of `size` pixels lie at multiples of
-    `step`. None if networks differ nowhere.
+    `error`: squared error of both networks at each pixel (1,h,w); `difference`: absolute difference
+    between them (1,h,w). Windows of `size` pixels lie at multiples of `step`. None if the networks
+    do not differ.
     """
     mean_error, mean_difference = (avg_pool2d(m, size, step)[0] for m in (error, difference))
     weight = torch.where(mean_error > mean_error.median(), mean_difference, 0.0)

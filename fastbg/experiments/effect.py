@@ -1,6 +1,6 @@
-"""Does what LAM marks matter? Attribution and causal effect of the same blocks, side by side.
+"""Compares LAM with causal effects on the same blocks: do the blocks that LAM marks matter?
 
-The pairs of images are those of `ring` and `inward`; every pair is three items, its scenes.
+Images are paired as in `ring` and `inward`. Each pair gives three items, its scenes.
 """
 
 from collections.abc import Sequence
@@ -43,31 +43,29 @@ SCENES = {
 class EffectOptions(Options):
     """Sizes in HR pixels."""
 
-    count: int = option(10, "pairs of images, so many of photographs and of textures each", low=1)
+    count: int = option(10, "pairs of photographs, and as many pairs of textures", low=1)
     candidates: int = option(80, "sub-images that the pairs are chosen from", low=2)
     size: int = option(128, "side of an image, HR pixels", low=1)
     window: int = option(16, "side of the central window that is measured, HR pixels", low=1)
     border: int = option(
-        48, "side of the square where the ring ends and the surroundings begin, HR pixels", low=1
+        48, "outer side of the ring, where the surroundings begin, HR pixels", low=1
     )
     domain: Literal["hr", "lr"] = option(
         "hr",
-        "where the images are put together",
-        hr="in high resolution, then reduced",
-        lr="in low resolution, so that LR pixels of the first image never change",
+        "resolution in which the images are composed",
+        hr="high, then down-sampled",
+        lr="low, so that LR pixels of the first image never change",
     )
-    block: int = option(2, "side of a block that is replaced, LR pixels", low=1)
+    block: int = option(2, "side of a replaced block, LR pixels", low=1)
     coarse: int = option(3, "replacements of every block", low=1)
-    fine: int = option(
-        4, "more of each block that one of those shows to matter; published: 50 new ones", low=1
-    )
-    tolerance: float = option(0.01, "dB; a block with less effect is idle", low=0)
+    fine: int = option(4, "further replacements of each affected block; published: 50", low=1)
+    tolerance: float = option(0.01, "dB; blocks with a smaller effect are idle", low=0)
     near: float = option(
-        0.1, "C10: shares of the foreign pixels that differ by less than this agree", low=0, high=1
+        0.1, "C10: shares of foreign pixels agree if they differ by less", low=0, high=1
     )
 
 
-# Their plan and composites, with errors that name the options of this experiment.
+# Same plan and composites, but errors name the options of this experiment.
 class _Rings(Ring):
     name = "effect"
 
@@ -77,10 +75,10 @@ class _Surroundings(Inward):
 
 
 class Effect(Experiment):
-    """LAM and the causal effect map of the central window, of the same input.
+    """LAM and the causal effect map of the central window, for the same input.
 
-    Columns: `psnr` (dB) of the window; `draws`, how many replacements were tried; and of each of
-    the K blocks outside of the window, row by row: `effect` (n,K), the dB that the window loses if
+    Columns: `psnr` (n), dB, of the window; `draws` (n), the number of replacements; and for the K
+    blocks outside of the window, row by row: `effect` (n,K), the loss of the window's PSNR in dB if
     the block is replaced; `error` (n,K), its standard error; `lam` (n,K), the block's share of the
     attribution map.
     """
@@ -89,18 +87,18 @@ class Effect(Experiment):
     title = "Does what the attribution marks matter?"
     paper = "not in the paper"
     question = (
-        "LAM says which input pixels made a window, from gradients. Is the window worse if they "
-        "are replaced? And does the attribution give foreign content the share that it has in what "
-        "happens to the window?"
+        "LAM computes from gradients which input pixels a network used for a window. Does the "
+        "window get worse if these pixels are replaced? And is the share of foreign content in the "
+        "attribution the same as its share in the effects?"
     )
     method = (
-        "Pairs of dissimilar images, as in ring and inward, in three scenes each: the first image "
-        "untouched; with a ring of the second around the window in its middle; with the second "
-        "beyond that ring. LAM gives each block of the LR input a share of the map. Then the block "
-        "is replaced by patches of other photographs: its causal effect (CEM) is what the window's "
-        "PSNR loses on average. A block helps if that is a loss, harms if it is a gain, and is "
-        "idle below the tolerance. Ranks of both are compared over the blocks of each input. "
-        "Blocks of the window itself are left out."
+        "Pairs of dissimilar images, as in ring and inward, give three scenes each: the first "
+        "image unchanged; with a ring of the second image around the window in the middle; with "
+        "the second image beyond that ring. LAM gives each block of the LR input a share of the "
+        "map. Then the block is replaced by patches of other photographs; its causal effect (CEM) "
+        "is the mean loss of the window's PSNR. A block with a loss helps, one with a gain harms, "
+        "and one below the tolerance is idle. The ranks of the blocks by LAM and by effect are "
+        "compared for each input. The window's own blocks are left out."
     )
     options_type: ClassVar[type[Options]] = EffectOptions
     cost: ClassVar[float] = 400
@@ -110,7 +108,7 @@ class Effect(Experiment):
     shown = ("lr",)
 
     def plan(self, study: Study) -> list[Item]:
-        """The scenes of each pair, the most dissimilar pair first, and of each the ring."""
+        """The scenes of each pair, the ring first; the most dissimilar pairs come first."""
         self.check(study.scale)
         pairs = self.scenes[RING].plan(study)
         return [
@@ -120,7 +118,7 @@ class Effect(Experiment):
         ]
 
     def check(self, scale: int) -> None:
-        """Raise InvalidArgument for sizes that do not lie on the grid of blocks, or a luma PSNR."""
+        """InvalidArgument for sizes off the grid of blocks, and for PSNR on luma."""
         o = self.options
         o.check(self.name)
         check_sizes(self.name, o, scale)
@@ -139,7 +137,7 @@ class Effect(Experiment):
 
     @cached_property
     def scenes(self) -> dict[str, Nested]:
-        """The experiment that composes the images of each scene."""
+        """For each scene the experiment that composes its images."""
         o = self.options
         shared = {
             name: getattr(o, name)
@@ -157,7 +155,7 @@ class Effect(Experiment):
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def compare(self, net: Network, item: Item, study: Study) -> dict[str, Tensor]:
-        """Both maps of one input."""
+        """LAM and causal effects of one input, as columns of one row."""
         o, scene = self.options, self.scenes[item.set]
         hr, lr = self.inputs(item, study)
         effects = CausalEffectMap(
@@ -176,29 +174,29 @@ class Effect(Experiment):
         }
 
     def inputs(self, item: Item, study: Study) -> tuple[Tensor, Tensor]:
-        """HR image of the window (1,3,H,W) uint8, and LR input (1,3,h,w) of the item's scene."""
+        """HR image (1,3,H,W) uint8, and the LR input (1,3,h,w) of the item's scene."""
         hr, scene = study.ground_truth([item]), self.scenes[item.set]
         size = 0 if item.set == UNTOUCHED else self.options.border
         return hr, scene.inputs([item], hr, study, sizes=(size,))
 
     def block_boxes(self, scale: int) -> Tensor:
-        """All blocks as boxes (rows*columns,4) of HR pixels."""
+        """Boxes of all blocks (rows*columns,4) in HR pixels."""
         grid = self.grid(scale)
         boxes = [grid.box(*place) for place in np.ndindex(grid.shape)]
         return scale * torch.tensor(boxes)
 
     def grid(self, scale: int) -> BlockGrid:
-        """The blocks of an input."""
+        """The grid of blocks on an LR input."""
         side = self.options.size // scale
         return BlockGrid(self.options.block, side, side)
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """Every block by its coarse replacements; how many matter is known only then."""
+        """The coarse replacements only: how many blocks get further ones is not known before."""
         blocks = self.grid(study.scale).shape[0] ** 2
         return Work(forwards=blocks * self.options.coarse * len(items))
 
     def cases(self, measured: Measured) -> list[int]:
-        """The rings where both maps agree best, and least."""
+        """The ring scenes in which both maps agree best and worst."""
         ring = np.flatnonzero(in_scene(measured, RING))
         if not ring.size:
             return []
@@ -211,16 +209,16 @@ class Effect(Experiment):
 
 
 class Layout:
-    """Where the K measured blocks of every input lie.
+    """Positions of the K measured blocks, the same in every input.
 
     Attributes:
-        shape: rows and columns of all blocks, the window's own among them.
-        own: (rows, columns) the window's own, which are not measured.
-        distance: (K) from the middle of a block to that of the window, in blocks.
+        shape: rows and columns of all blocks, including the window's own.
+        own: (rows, columns) whether a block is one of the window's own, which are not measured.
+        distance: (K) from the centre of a block to that of the window, in blocks.
     """
 
     def __init__(self, experiment: Effect, blocks: int) -> None:
-        """`blocks`: K, which tells how many HR pixels a block is wide."""
+        """`blocks`: K, from which the side of a block in HR pixels follows."""
         o = experiment.options
         self._pixels = round(((o.size**2 - o.window**2) / blocks) ** 0.5)
         count = o.size // self._pixels
@@ -235,21 +233,21 @@ class Layout:
             self.foreign[scene] = (self._inside(outer) & ~self._inside(inner))[~self.own]
 
     def _inside(self, box: Box) -> Mask:
-        """(rows, columns): blocks that lie in a box of HR pixels."""
+        """(rows, columns): whether a block lies in a box of HR pixels."""
         mask = np.zeros(self.shape, bool)
         y0, x0, y1, x1 = (v // self._pixels for v in box)
         mask[y0:y1, x0:x1] = True
         return mask
 
     def on_blocks(self, values: Values) -> Values:
-        """`values` (K) as a map (rows, columns), 0 on the window's own blocks."""
+        """`values` (K) as a map (rows, columns), with 0 for the window's own blocks."""
         drawn = np.zeros(self.shape)
         drawn[~self.own] = values
         return drawn
 
 
 def in_scene(result: Measured, scene: str) -> Mask:
-    """Which items are of a scene (n)."""
+    """Whether each item (n) belongs to a scene."""
     return np.array([item.set == scene for item in result.items], dtype=bool)
 
 
@@ -262,25 +260,25 @@ def of_scene(result: Measured, scene: str) -> Measured:
 
 
 def agreement(result: Measured, *, signed: bool = False) -> Values:
-    """Rank correlation (n) of LAM and |effect|, or the effect itself, over an input's blocks."""
+    """Rank correlation (n) of LAM and |effect| (`signed`: effect) over the blocks of an input."""
     effect = result.columns["effect"]
     return spearman(result.columns["lam"], effect if signed else np.abs(effect))
 
 
 def agreement_at_distance(result: Measured, distance: Values) -> Values:
-    """Rank correlation (n) of LAM and |effect| with the distance to the window held fixed."""
+    """Partial rank correlation (n) of LAM and |effect|, given the distance (K) to the window."""
     effect = np.abs(result.columns["effect"])
     return partial_spearman(result.columns["lam"], effect, np.broadcast_to(distance, effect.shape))
 
 
 def thresholded(result: Measured, tolerance: float) -> Values:
-    """Effects (n,K) with those below the tolerance as 0, as published maps have them."""
+    """Effects (n,K); those below the tolerance are set to 0, as in the published maps."""
     effect = result.columns["effect"]
     return np.where(np.abs(effect) < tolerance, 0.0, effect)
 
 
 def share_inside(values: Values, mask: Mask) -> Values:
-    """Share (n) of `values` (n,K), none below 0, in the blocks of `mask` (K); NaN if all are 0."""
+    """Share (n) of `values` >= 0 (n,K) in the blocks of `mask` (K); NaN if all values are 0."""
     total = values.sum(axis=1)
     inside = values[:, mask].sum(axis=1)
     return np.divide(inside, total, out=np.full(len(values), np.nan), where=total > 0)

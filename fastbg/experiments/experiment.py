@@ -1,7 +1,7 @@
 """The base class of experiments: plan, measure, exhibit.
 
-An experiment gets images and networks through a `Study`; its results are stored in the run store.
-fastbg/reports has a file for each experiment that draws the conclusions.
+An experiment gets its images from a `Study`, and its results go into the run store. Conclusions are
+drawn by the report of the same name in fastbg/reports.
 """
 
 import dataclasses
@@ -50,13 +50,13 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """The amount of work to measure some items, for `fastbg run --dry-run`."""
+    """The work of measuring some items, for `fastbg run --dry-run`."""
 
     forwards: int  # images that pass through the network
     composites: int = 0  # composites of two images
 
 
-PERFECT = 100.0  # dB; upper limit of a PSNR, so that means stay finite if a result has no error
+PERFECT = 100.0  # dB; replaces larger and infinite PSNRs, so that means stay finite
 
 
 def decibels(result: Measured, column: str) -> NDArray[np.float64]:
@@ -65,22 +65,22 @@ def decibels(result: Measured, column: str) -> NDArray[np.float64]:
 
 
 class Experiment(ABC):
-    """One table, figure or section of the paper."""
+    """One table, figure or section of the paper, or a question of our own."""
 
     name: ClassVar[str]
     title: ClassVar[str]
-    paper: ClassVar[str]  # section, table or figure of the paper
+    paper: ClassVar[str]  # section, table or figure of the paper, or "not in the paper"
     question: ClassVar[str]  # for readers who do not know the paper
     method: ClassVar[str]  # what is done, in a few sentences
     options_type: ClassVar[type[Options]] = Options
     chunk: ClassVar[int] = 10  # items measured in one call, on CPUs
     curves: tuple[str, ...] = ()  # columns with K values per item
-    added: tuple[str, ...] = ()  # curves that runs of older versions may lack
-    # Columns (n, ...) that are kept in the run folder for others to read: not in `Measured`.
+    added: tuple[str, ...] = ()  # curves that runs by older versions may lack
+    # Columns (n, ...) that are stored in the run folder only and are not in `Measured`.
     arrays: tuple[str, ...] = ()
-    shown: ClassVar[tuple[str, ...]] = ()  # pictures of a case
-    # Seconds per million HR pixels of items, for a built-in network on one core with AVX2. The
-    # first estimate of a run's time, before it has measured anything.
+    shown: ClassVar[tuple[str, ...]] = ()  # names of the pictures of a case
+    # Seconds per million HR pixels of items, for a built-in network on one core with AVX2: the
+    # estimate of a run's time before anything is measured.
     cost: ClassVar[float] = 5.0
     networks: ClassVar[bool] = True  # False: uses no network, so it is measured only once
     extra: ClassVar[bool] = False  # measured only if named
@@ -94,43 +94,43 @@ class Experiment(ABC):
     ) -> None:
         self.options: Any = options or self.options_type()
         self.seed = seed
-        # The experiment of type `uses` whose items it takes.
+        # The experiment of type `uses` whose items and columns it reads.
         self.base: Any = base or (self.uses(seed=seed) if self.uses else None)
 
     def check_study(self, study: Study) -> None:
-        """Raise InvalidArgument for options that this study cannot take; asked before a run."""
+        """Raise InvalidArgument for options that do not fit this study; called before a run."""
         self.options.check(self.name)
 
     @abstractmethod
     def plan(self, study: Study) -> list[Item]:
-        """The items to measure, the same for every network; `--limit` takes the first ones."""
+        """The items to measure, the same for every network; `--limit` keeps the first ones."""
 
     @abstractmethod
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """Columns of numbers, one row per item, on the device: (n), or (n, K) for `curves`.
+        """Columns of numbers on the device, a row for each item: (n), or (n, K) for `curves`.
 
-        `arrays` have any shape (n, ...).
+        Columns named in `arrays` have any shape (n, ...). Nothing may wait for the device.
         """
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
-        """Begin to read the batches of regions that `measure` asks `study` for.
+        """The batches of regions that `measure` will ask `study` for; none by default.
 
-        They are then read in threads while the device measures what came before.
+        Threads read them while the device measures earlier items.
         """
         return [study.reading(items)]
 
     def together(self, items: Sequence[Item], study: Study) -> int:
-        """How many of the plan's `items` are measured in one call there; decides the last bits."""
+        """Number of the plan's `items` that one call of `measure` gets; decides the last bits."""
         return self.chunk
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """What `measure` does for `items`: here, one pass of each through the network."""
+        """The work of `measure` for `items`: here one pass of the network for each."""
         return Work(forwards=len(items))
 
     def cases(self, measured: Measured) -> list[int]:
-        """The items that the report shows as pictures."""
+        """Indices of the items that the report shows as pictures."""
         return []
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """The pictures of one of the `cases`, by the names in `shown`."""
+        """The pictures (h,w,3) uint8 of one of the `cases`, by the names in `shown`."""
         return {}

@@ -1,4 +1,4 @@
-"""Which explanation finds the pixels that matter? Deletion and insertion curves of several."""
+"""Deletion and insertion curves of several explanations: which ranks pixels best?"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ CONTROLS = ("random", "nearest")
 KINDS = ("deletion", "insertion")
 FIRST = "lam,lam_abs,straight,gradient,gradient_step"
 ALL = "all"
-NEVER = 1e6  # dB: a block whose effect is below it gets no further replacements
+NEVER = 1e6  # dB; as tolerance of the effects: no block gets further replacements
 
 
 @dataclass(frozen=True)
@@ -46,26 +46,25 @@ class FaithfulnessOptions(Options):
     count: int = option(24, "images", low=1)
     size: int = option(192, "side of an image, HR pixels", low=1)
     window: int = option(16, "side of the central window that is explained, HR pixels", low=1)
-    points: int = option(9, "numbers of LR pixels that are replaced, from 4 to 1,600", low=2)
+    points: int = option(9, "points of a curve, from 4 to 1,600 replaced LR pixels", low=2)
     explanations: str = option(
         f"{FIRST},gradient_input",
-        "which explanations, separated by commas; all: effect and occlusion too, which take many "
-        "passes",
+        "explanations, separated by commas; all: also effect and occlusion, which take many passes",
         before=FIRST,
         lam="|sum over channels| of LAM",
         lam_abs="LAM, sum of absolute values",
         straight="LAM on the straight path from the blurred image",
-        gradient="of the window's structure",
-        gradient_step="gradient times what the blur changes",
+        gradient="gradient of LAM's objective in the window",
+        gradient_step="gradient times (image minus blurred image)",
         gradient_input="gradient times the image",
         effect="causal effect of each block on the window's PSNR, of either sign",
-        occlusion="change of the window where a box is covered by its mean colour",
+        occlusion="change of the window when a box is covered by its mean colour",
     )
     block: int = option(
-        2, "side of a block and half that of a covered box, LR pixels", low=1, before=2
+        2, "side of a block, LR pixels; a covered box has twice this side", low=1, before=2
     )
     replacements: int = option(
-        3, "of each block, for its causal effect; published: 53", low=1, before=3
+        3, "replacements of each block for its causal effect; published: 53", low=1, before=3
     )
 
     def chosen(self, owner: str) -> tuple[str, ...]:
@@ -79,7 +78,7 @@ class FaithfulnessOptions(Options):
         return found
 
     def check(self, owner: str) -> None:
-        """Also the explanations."""
+        """Also check the explanations."""
         super().check(owner)
         self.chosen(owner)
 
@@ -95,16 +94,16 @@ class Faithfulness(Experiment):
     title = "Which explanation finds the pixels that matter?"
     paper = "not in the paper"
     question = (
-        "An attribution map says which input pixels made a window. If they are replaced by blurred "
-        "ones, is the window's structure gone, sooner than with any other choice?"
+        "An attribution map tells which input pixels a network used for a window. If these pixels "
+        "are blurred, does the window lose its structure faster than if others are blurred?"
     )
     method = (
-        "Deletion: the LR pixels of the largest value are replaced by the blurred image's; what is "
-        "left of the window's structure is taken. Insertion: they are put into the blurred "
-        "image, and the window's distance to that of the whole image is taken. The area of a curve "
-        "is its mean over the logarithm of the number of pixels; small is good. Beside each map "
-        "stand pixels at random, the nearest to the window first, and the same map shuffled among "
-        "pixels of equal distance."
+        "Deletion: the LR pixels with the largest values are replaced by those of the blurred "
+        "image, and the remaining structure of the window is measured. Insertion: these pixels are "
+        "put into the blurred image, and the window's distance from that of the whole image is "
+        "measured. The area of a curve is its mean over the logarithm of the number of pixels; "
+        "small is good. Controls are pixels in random order, pixels ordered by distance to the "
+        "window, and the same map shuffled among pixels of equal distance."
     )
     options_type: ClassVar[type[Options]] = FaithfulnessOptions
     cost: ClassVar[float] = 250
@@ -169,14 +168,14 @@ class Faithfulness(Experiment):
         return Explained(net, lr, hr, self.window, study.backend, o, self.seed)
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """Both curves of every order of the pixels, and the maps."""
+        """Both curves for every ranking of the pixels, and the maps."""
         o = self.options
         curves = 2 * o.points * len(self.names)
         maps = sum(passes(name, o, study.scale) for name in self.maps)
         return Work(forwards=(curves + maps) * len(items))
 
     def cases(self, measured: Measured) -> list[int]:
-        """Where the first map, LAM, beats "nearest first" most, and least."""
+        """Where the first map, LAM, gains most over "nearest first", and where least."""
         near, first = (area(measured, "insertion", name) for name in ("nearest", self.maps[0]))
         gain = near - first
         return list(dict.fromkeys([int(np.argmax(gain)), int(np.argmin(gain))]))
@@ -197,7 +196,7 @@ class Explained:
         lr, hr: (B,3,h,w) in [0,1], and (B,3,s*h,s*w) uint8.
         window: y, x, size in HR pixels.
         backend: of fastbg's operators.
-        options, seed: of the causal effects and the occlusion.
+        options, seed: used for the causal effects and the occlusion.
     """
 
     net: Network
@@ -209,12 +208,12 @@ class Explained:
     seed: int = 0
 
     def maps(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """The maps of these names."""
+        """The maps (B,h,w) with these names."""
         return {name: EXPLANATIONS[name](self) for name in names}
 
     @cached_property
     def objective(self) -> GradientDetector:
-        """Structure of the window."""
+        """LAM's objective: structure in the window."""
         return GradientDetector(self.backend)
 
     @cached_property
@@ -224,7 +223,7 @@ class Explained:
 
     @cached_property
     def gradient(self) -> Tensor:
-        """(B,3,h,w) at the image."""
+        """Gradient (B,3,h,w) of the objective at the image."""
         return window_gradient(self.net, self.lr, self.window, self.objective)
 
     @cached_property
@@ -233,7 +232,7 @@ class Explained:
         return self.integrated(self.blur)
 
     def integrated(self, path: Path) -> Tensor:
-        """Gradients along a path (B,3,h,w)."""
+        """Gradients integrated along a path: (B,3,h,w)."""
         lam = LocalAttribution(self.net, path, self.objective)
         return lam.attribute(self.lr, self.window, accuracy="published").attribution
 
@@ -247,7 +246,7 @@ class Explained:
         return attribution_map(self.gradient * step)
 
     def effect(self) -> Tensor:
-        """|mean effect| of each pixel's block on the window's PSNR, dB; the window's own too."""
+        """|mean effect| (B,h,w) of each pixel's block on the window's PSNR, dB; own blocks too."""
         effects = CausalEffectMap(
             self.net,
             block=self.options.block,
@@ -261,7 +260,7 @@ class Explained:
         return torch.from_numpy(effects.grid.on_pixels(blocks))
 
     def occlusion(self) -> Tensor:
-        """RMS change of the window, grey levels, where a box over the pixel has its mean colour."""
+        """RMS change (B,h,w) of the window, grey levels, when boxes over the pixel are covered."""
         side, step = 2 * self.options.block, self.options.block
         return Occlusion(self.net).occlude(self.lr, self.window, side, step).map
 
@@ -279,7 +278,7 @@ EXPLANATIONS: dict[str, Callable[[Explained], Tensor]] = {
 
 
 def passes(name: str, options: FaithfulnessOptions, scale: int) -> int:
-    """Passes of the network that the map `name` takes at most, forwards and backwards."""
+    """Largest number of network passes, forward and backward, that the map `name` takes."""
     side = options.size // scale
     if name == "effect":
         return 1 + options.replacements * (-(-side // options.block)) ** 2

@@ -24,11 +24,9 @@ from fastbg.models.network import Network
 
 @dataclass(frozen=True)
 class GramOptions(Options):
-    """The composites and their PSNR are those of `swap`, with its options."""
+    """Composites and PSNR are those of `swap`, with its options."""
 
-    clear: float = option(
-        0.3, "C8: a rank correlation beyond this would be a clear one", low=0, high=1
-    )
+    clear: float = option(0.3, "C8: a rank correlation above this counts as clear", low=0, high=1)
 
 
 class Gram(Experiment):
@@ -38,15 +36,15 @@ class Gram(Experiment):
     title = "Can likeness to the background predict how well a foreground is restored?"
     paper = "Section 6.1"
     question = (
-        "If backgrounds that look like the foreground help, a measure of likeness should tell "
-        "beforehand which ones do. The paper finds that Gram matrices do not, and leaves it open."
+        "If backgrounds that look like the foreground help, a measure of likeness should predict "
+        "which ones help. The paper finds that Gram matrices do not, and leaves the question open."
     )
     method = (
-        "On the composites of the experiment swap, foreign backgrounds only: the rank correlation "
-        "between a measure's likeness (less distance is more likeness) and PSNR, +1 if the more "
-        "alike background is always the better. Within foregrounds: taken over the backgrounds of "
-        "each, then averaged. Across: over all composites at once, where it also matters that some "
-        "foregrounds are hard in any background."
+        "On the composites of the experiment swap with foreign backgrounds: the rank correlation "
+        "of likeness (minus the distance) and PSNR, +1 if the more similar background is always "
+        "better. Within foregrounds: computed over the backgrounds of each, then averaged. Across: "
+        "over all composites at once, where the result also depends on foregrounds that are hard "
+        "in any background."
     )
     options_type: ClassVar[type[Options]] = GramOptions
     cost: ClassVar[float] = 1
@@ -57,7 +55,7 @@ class Gram(Experiment):
 
     @cached_property
     def descriptions(self) -> Descriptions:
-        """Each source's descriptions, kept for all of its pairs."""
+        """The cache of descriptions, so that each source is described once."""
         return Descriptions(SIMILARITIES)
 
     def plan(self, study: Study) -> list[Item]:
@@ -66,7 +64,7 @@ class Gram(Experiment):
         return planned
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """Distance (n,K) of each foreground to its backgrounds, own first, for each measure."""
+        """For each measure the distances (n,K) of foregrounds to their backgrounds, own first."""
         rows = [
             texture_distances(
                 self.descriptions, net, item, sources(item, study), study, self.base.options
@@ -80,5 +78,5 @@ class Gram(Experiment):
         return source_readings(items, study)
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """No passes of the network; each image passes one layer of VGG16."""
+        """No passes of the network; one layer of VGG16 for each image."""
         return Work(forwards=0)

@@ -25,36 +25,35 @@ from fastbg.ops.composite import composite, composite_lr
 
 SETS = {"natural": "photographs", "OSSCD": "textures (OSSCD)"}
 LEAST = 3  # fewest backgrounds of a foreground: its own, and two foreign ones to compare
-ROOM = 2  # sub-images may cover the images this many times at most
+ROOM = 2  # sub-images may cover the images at most this many times
 
 
 @dataclass(frozen=True)
 class GroupOptions(Options):
-    """Sizes in HR pixels. Counts as in the paper; fewer are drawn if there are too few images."""
+    """Sizes in HR pixels. Counts as in the paper; with too few images fewer are drawn."""
 
     size: int = option(128, "side of a composite, HR pixels", low=1)
     region: int = option(32, "side of the foreground in its middle, HR pixels", low=1)
-    sources: int = option(
-        150, "sub-images that give foregrounds, and as many that give backgrounds", low=1
-    )
+    sources: int = option(150, "sub-images for foregrounds, and as many for backgrounds", low=1)
     groups: int = option(100, "foregrounds kept; the paper: 100", low=1)
     backgrounds: int = option(
-        100, "of each foreground: its own and foreign ones; the paper: 100", low=LEAST
+        100, "backgrounds of each foreground, its own included; the paper: 100", low=LEAST
     )
     domain: Literal["hr", "lr"] = option(
         "hr",
-        "what is composed",
-        hr="the HR images, whose composite is then down-sampled",
-        lr="the LR images, so that the foreground's own LR pixels never change",
+        "images that are composed",
+        hr="the HR images; the composite is then down-sampled",
+        lr="the LR images, so that the foreground's LR pixels never change",
     )
 
 
 def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
     """Foregrounds of both sets in turn, each with its foreign backgrounds.
 
-    The natural set is drawn from the images without a texture class, OSSCD from those with one. A
-    set needs two photographs, as foreign backgrounds come from another photograph. All groups of a
-    run have the same size. Raises InvalidArgument naming `owner`.option, and DataError.
+    The natural set consists of images without a texture class, OSSCD of images with one. A set
+    needs at least two photographs, as foreign backgrounds come from other photographs. All groups
+    of a run have the same size. Raises InvalidArgument naming `owner`.option, and DataError if
+    there are too few backgrounds.
     """
     check_options(study, o, owner)
     drawn: dict[str, tuple[list[Item], list[Item]]] = {}
@@ -71,8 +70,8 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
     per_group = min([o.backgrounds, *(1 + len(c) for choice in foreign.values() for c in choice)])
     if not drawn or per_group < LEAST:
         raise DataError(
-            f"image set {study.images.name}: a foreground finds less than {LEAST - 1} foreign "
-            f"backgrounds; expected two or more photographs, or two or more textures, that hold "
+            f"image set {study.images.name}: a foreground has less than {LEAST - 1} foreign "
+            f"backgrounds; expected two or more photographs, or two or more textures, that contain "
             f"several squares of {o.size}x{o.size} pixels"
         )
     plans = []
@@ -97,7 +96,7 @@ def plan_groups(study: Study, o: GroupOptions, owner: str) -> list[Item]:
 
 
 def check_options(study: Study, o: GroupOptions, owner: str) -> None:
-    """Raises InvalidArgument for sizes that do not fit the LR grid."""
+    """InvalidArgument for sizes that do not fit the LR grid."""
     scale = study.scale
     o.check_pairing(owner)
     o.check(owner)
@@ -121,13 +120,13 @@ def image_sets(images: ImageSet) -> dict[str, ImageSet]:
 
 
 def capacity(images: ImageSet, size: int) -> int:
-    """How many squares of `size` fit into the images without overlap."""
+    """Number of squares of `size` HR pixels that fit into the images without overlap."""
     sides = (item.size() for item in images.items)
     return sum((height // size) * (width // size) for height, width in sides)
 
 
 def by_set(result: Measured) -> dict[str, NDArray[np.intp]]:
-    """Indices of the items of each set that is not empty."""
+    """Indices of the items of each set; sets without items are left out."""
     names = np.array([item.set for item in result.items])
     return {name: np.flatnonzero(names == name) for name in SETS if (names == name).any()}
 
@@ -139,28 +138,28 @@ def _cut(image: ImageItem, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
 
 
 def sources(item: Item, study: Study) -> Tensor:
-    """HR sub-images (K,3,S,S) uint8 on the device: the item's own, then its partners'."""
+    """HR sub-images (K,3,S,S) uint8 of an item and its partners, on the device."""
     return study.upload(study.ready_or_read(members(item), _cut))
 
 
 def members(item: Item) -> tuple[Item, ...]:
-    """The sub-images of a group: the foreground's own, then its partners'."""
+    """The sub-images of a group: the foreground's, then those of its partners."""
     return (item, *item.partners)
 
 
 def source_readings(items: Sequence[Item], study: Study) -> list[Reading]:
-    """Begin to read what `sources` of each of `items` needs."""
+    """The readings that `sources` needs, one for each of `items`."""
     return [study.reading(members(item), _cut) for item in items]
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups that pass through the network together; shared sub-images are stored once.
+    """G groups with N composites in all that pass through the network together.
 
     Attributes:
-        members: the sub-images (U).
+        members: the U different sub-images; one that several groups share is stored once.
         images: their HR pixels (U,3,S,S) uint8 on the device.
-        index: each group's (K) rows of `images`, on the device: its own first.
+        index: for each group its rows (K) of `images`, on the device, its own sub-image first.
         sizes: K of each group.
     """
 
@@ -171,38 +170,38 @@ class Groups:
 
     @staticmethod
     def of(item: Item, images: Tensor) -> "Groups":
-        """The group of `item` alone, whose sub-images are `images` (K,3,S,S)."""
+        """One group: that of `item`, with its sub-images `images` (K,3,S,S)."""
         rows = torch.arange(len(images), device=images.device)
         return Groups(members(item), images, [rows], [len(images)])
 
     @property
     def pairs(self) -> Tensor:
-        """Of each composite (N,2), group by group: the group's number, the background's row."""
+        """(N,2): number of the group and row of the background, for each composite in turn."""
         rows = torch.cat([*self.index])
         fronts = [rows.new_full((size,), number) for number, size in enumerate(self.sizes)]
         return torch.stack([torch.cat(fronts), rows], dim=1)
 
     def foregrounds(self, images: Tensor) -> Tensor:
-        """Those of `images` (U,...) that give the foregrounds (G,...)."""
+        """The foregrounds' rows (G,...) of `images` (U,...)."""
         if len(self.index) == 1:
             return images[:1]
         return images.index_select(0, torch.stack([rows[0] for rows in self.index]))
 
     def repeated(self, fronts: Tensor) -> Tensor:
-        """The values of each foreground (G,...), repeated for each of its composites (N,...)."""
+        """Values of foregrounds (G,...), repeated for each of their composites: (N,...)."""
         if len(self.sizes) == 1:
             return fronts.expand(self.sizes[0], *fronts.shape[1:])
         return fronts.index_select(0, self.pairs[:, 0])
 
 
 def distinct(items: Sequence[Item]) -> list[Item]:
-    """The sub-images of some groups, each once; a group alone begins with its foreground."""
+    """The different sub-images of some groups, the first group's foreground first."""
     found = {(each.image, each.box): each for item in items for each in members(item)}
     return [*found.values()]
 
 
 def group_reading(items: Sequence[Item], study: Study) -> Reading:
-    """Begin to read what `read_groups` needs."""
+    """The reading that `read_groups` needs."""
     return study.reading(distinct(items), _cut)
 
 
@@ -218,7 +217,7 @@ def read_groups(items: Sequence[Item], study: Study) -> Groups:
 
 
 def together(study: Study, o: GroupOptions, size: int) -> int:
-    """Groups of `size` composites that one pass of a network takes: on CPUs one."""
+    """Number of groups of `size` composites that one pass takes: on CPUs 1."""
     if study.device.type == "cpu":
         return 1
     side = o.size // study.scale
@@ -238,7 +237,7 @@ def lr_composites(
 
 
 def compose(groups: Groups, study: Study, o: GroupOptions, seam: Seam = HARD) -> Tensor:
-    """LR composites (N,3,S/s,S/s) of all `groups`, in their order, as `lr_composites`."""
+    """LR composites (N,3,S/s,S/s) in [0,1] of all `groups` in turn, see `lr_composites`."""
     scale, images = study.scale, groups.images
     if o.domain == "lr":
         lr = study.inputs(groups.members, images, o.lr, o.kernel)
@@ -268,9 +267,12 @@ def compose(groups: Groups, study: Study, o: GroupOptions, seam: Seam = HARD) ->
 
 
 def bridged_part(images: Tensor, inner: Box, seam: Seam, sizes: Sequence[int]) -> Tensor | None:
-    """Outer boxes (N,4) of bridged composites: the whole image, or empty for the own background."""
+    """Outer boxes (N,4) for bridged composites: the whole image, but empty for own backgrounds.
+
+    None for hard seams, where an image pasted into itself does not change.
+    """
     if seam == HARD:
-        return None  # an image pasted into itself does not change
+        return None
     outer = torch.tensor([[0, 0, *images.shape[-2:]]], dtype=torch.int32).repeat(sum(sizes), 1)
     own = np.cumsum([0, *sizes[:-1]])  # where each group begins
     outer[own] = torch.tensor(inner, dtype=torch.int32)
@@ -285,7 +287,7 @@ def texture_distances(
     study: Study,
     o: GroupOptions,
 ) -> dict[str, Tensor]:
-    """Distances (K) of the foreground of `hr` (K,3,S,S) to its backgrounds, by measure."""
+    """For each measure the distances (K) of the foreground of `hr` (K,3,S,S) to its backgrounds."""
     (found,) = group_distances(descriptions, net, Groups.of(item, hr), study, o)
     return found
 
@@ -293,7 +295,7 @@ def texture_distances(
 def group_distances(
     descriptions: Descriptions, net: Network, groups: Groups, study: Study, o: GroupOptions
 ) -> list[dict[str, Tensor]]:
-    """Of each group: distances (K) of its foreground to its backgrounds, by measure."""
+    """For each group and measure the distances (K) of the foreground to its backgrounds."""
     box = Box(*centre(o.region, o.size, o.size))
 
     def load(rows: Sequence[int]) -> Images:

@@ -1,4 +1,4 @@
-"""Figs 11-13 (section 5, method 2): foreign content that grows inwards from the border."""
+"""Figs 11-13 (section 5, method 2): foreign content closes in from the border."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,9 +13,9 @@ class InwardOptions(NestedOptions):
     """Sizes in HR pixels."""
 
     sizes: str = option(
-        "128,96,64,48,32", "sides of the central part that is kept; `size` is all of it"
+        "128,96,64,48,32", "sides of the central part that is kept; `size` keeps the whole image"
     )
-    little: float = option(1.0, "dB; C7 calls a smaller loss little, a larger one large", low=0)
+    little: float = option(1.0, "dB; C7: a smaller loss is small, a larger one large", low=0)
 
 
 class Inward(Nested):
@@ -25,17 +25,17 @@ class Inward(Nested):
     title = "What if foreign content closes in from the border?"
     paper = "Section 5, Figs 11-13"
     question = (
-        "The surroundings of a window are replaced by something else, at first far away at the "
-        "border, then closer and closer. From where on does the window suffer, with a hard and "
-        "with a bridged seam?"
+        "The surroundings of a window are replaced by another image, at first only near the "
+        "border, then closer and closer to the window. At which distance does its PSNR fall, with "
+        "a hard and with a bridged seam?"
     )
     method = (
-        "Only the central part of an image is kept; around it lies a dissimilar image (another "
-        "texture, by the distance of Gram matrices). The composite is reduced and restored, and "
-        "only a small window in the middle is compared with the ground truth. A local attribution "
-        "map then tells which input pixels made the window. As many windows lie in photographs as "
-        "in textures, where the images have both. With a bridged seam the foreign content takes on "
-        "the border of the part that is kept."
+        "Only the central part of an image is kept, surrounded by a dissimilar image (a large "
+        "distance of Gram matrices). The composite is down-sampled and restored, and only a small "
+        "window in the middle is compared with the ground truth. A local attribution map tells "
+        "which input pixels the network used for the window. Half of the windows lie in "
+        "photographs and half in textures, if there are both. With a bridged seam, the foreign "
+        "content is blended into the border of the kept part."
     )
     options_type: ClassVar[type[Options]] = InwardOptions
     cost: ClassVar[float] = 340

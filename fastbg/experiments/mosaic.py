@@ -32,28 +32,28 @@ LARGEST = 400  # pixels a side of the photograph in the gallery
 class MosaicOptions(SeamedOptions):
     """Sizes in HR pixels, differences in dB."""
 
-    count: int = option(57, "regions, one of each built-in photograph; the paper: 200", low=1)
+    count: int = option(57, "regions, one in each built-in photograph; the paper: 200", low=1)
     region: int = option(64, "side of a region, HR pixels", low=1)
     size: int = option(
-        0, "side of the image around the region, its own image; 0: the photograph", low=0
+        0, "side of the region's own image around it; 0: the whole photograph", low=0
     )
     shave: int = option(0, "border of the region that is not measured, HR pixels", low=0)
-    grid: int = option(5, "regions along a side of the mosaic; TTA averages its square", low=1)
+    grid: int = option(5, "copies along a side of the mosaic; TTA averages grid² results", low=1)
     layout: Literal["random", "mirrored"] = option(
         "random",
-        "which copy lies where in the mosaic",
+        "arrangement of the copies in the mosaic",
         before="random",
-        random="drawn by seed",
-        mirrored="each copy is the mirror image of its neighbours, so that no seam jumps",
+        random="drawn with the seed",
+        mirrored="each copy is the mirror image of its neighbours, so that colours do not jump",
     )
     tta: Literal["turns", "zooms"] = option(
         "turns",
-        "what TTA draws from",
+        "transforms of TTA",
         turns="identity, flips and turns",
-        zooms="also nearest zooms by 2 and 4",
+        zooms="also nearest-neighbour zooms by 2 and 4",
     )
     harm: float = option(0.0, "dB; a loss of more than this counts as harm", low=0)
-    most: float = option(0.1, "dB; C9 says that TTA gains no more", low=0)
+    most: float = option(0.1, "dB; C9: TTA gains at most this", low=0)
 
 
 class Mosaic(Experiment):
@@ -64,15 +64,15 @@ class Mosaic(Experiment):
     paper = "Section 6.2, Table 2, Figs 14 and 15"
     question = (
         "If similar surroundings help, a region should gain from a background of its own flipped, "
-        "turned and zoomed copies. Does it, does it ever lose, and what does test-time "
-        "augmentation (TTA) gain at the same price? Is it the seams around the region that decide?"
+        "turned and zoomed copies. Does it gain, does it ever lose, and what does test-time "
+        "augmentation (TTA) gain at the same cost? Do the seams around the region decide this?"
     )
     method = (
         "The low-resolution (LR) region is restored four times: within its own image; alone; in "
-        "the middle of a mosaic of its copies, drawn by seed from identity, flips, quarter turns "
-        "and nearest zooms by 2 and 4; and by TTA, which restores as many flipped and turned "
-        "copies one by one, undoes the transforms and averages. PSNR is that of the region. With a "
-        "bridged seam the copies beside the region take on its border."
+        "the middle of a mosaic of its copies, drawn with the seed from identity, flips, quarter "
+        "turns and nearest-neighbour zooms by 2 and 4; and by TTA, which restores as many flipped "
+        "and turned copies one by one, undoes the transforms and averages. PSNR is that of the "
+        "region. With a bridged seam, the copies beside the region are blended into its border."
     )
     options_type: ClassVar[type[Options]] = MosaicOptions
     cost: ClassVar[float] = 130
@@ -102,7 +102,7 @@ class Mosaic(Experiment):
         return items
 
     def surroundings(self, item: Item, study: Study) -> Item:
-        """The image that the region `item` is a part of."""
+        """The image around the region `item`."""
         size, scale = self.options.size, study.scale
         if not size:
             height, width = study.images[item.image].size()
@@ -114,7 +114,7 @@ class Mosaic(Experiment):
         return replace(item, box=box)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """PSNR (dB) of the region restored in each way; size of the image around it."""
+        """PSNR (dB) of the region restored in each way, and the size of the image around it."""
         o = self.options
         around = [self.surroundings(item, study) for item in items]
         images = [
@@ -130,12 +130,12 @@ class Mosaic(Experiment):
         return {**columns, "height": height, "width": width}
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
-        """The images around the regions, whose sizes differ, and the regions."""
+        """The images around the regions, one by one as their sizes differ, and the regions."""
         around = [self.surroundings(item, study) for item in items]
         return [*(study.reading([whole]) for whole in around), study.reading(items)]
 
     def draws(self, items: Sequence[Item], study: Study) -> tuple[Tensor, Tensor]:
-        """Transform codes of each mosaic (B,g,g); how often TTA uses each transform (B,8)."""
+        """Transform codes of each mosaic (B,g,g), and TTA's count of each transform (B,8)."""
         grid = self.options.grid
         drawable = [*family(self.options.tta == "zooms")]
         cells, counts = [], []
@@ -161,10 +161,10 @@ class Mosaic(Experiment):
         counts: Tensor,
         backend: str,
     ) -> dict[str, Tensor]:
-        """The region (B,3,r,r) restored in its image, alone, in a mosaic per seam, and by TTA.
+        """SR regions (B,3,r,r) from the image, from the region alone, from mosaics, and by TTA.
 
-        `windows` are the regions in SR pixels of the LR `images` (1,3,h,w). Mosaic and TTA get the
-        region's LR pixels of these images.
+        `windows` are the regions in SR pixels of the LR `images` (1,3,h,w). Mosaics (one for each
+        seam) and TTA are made from the regions' LR pixels.
         """
         o = self.options
         whole = [restore(net, image, window) for image, window in zip(images, windows, strict=True)]
@@ -186,7 +186,7 @@ class Mosaic(Experiment):
     def assembled(
         self, tiles: Tensor, cells: Tensor, seam: Seam, scale: int, backend: str
     ) -> Tensor:
-        """Mosaics (B,3,g*h,g*w) of LR `tiles`, with one seam around the copy in the middle.
+        """Mosaics (B,3,g*h,g*w) of LR `tiles` (B,3,h,w), with `seam` around the central copy.
 
         Seams between the other copies stay hard, as they are farther away.
         """
@@ -206,7 +206,7 @@ class Mosaic(Experiment):
 
     @property
     def seams(self) -> tuple[Seam, ...]:
-        """The seams that mosaics are measured with."""
+        """The seams for which mosaics are measured."""
         found: tuple[Seam, ...] = self.options.seams(self.name)
         return found
 
@@ -215,9 +215,9 @@ class Mosaic(Experiment):
         return select_seam(measured, seam, shared=lambda name: not name.endswith("_mosaic"))
 
     def compare(self, hr: Tensor, restored: dict[str, Tensor]) -> dict[str, Tensor]:
-        """PSNR (B) of each way against the regions `hr` (B,3,r,r) uint8, on the device.
+        """PSNR (B), dB, of each way against the regions `hr` (B,3,r,r) uint8; on the device.
 
-        "inner" is the PSNR of the half-sized square in the middle, where seams have little effect.
+        "inner" is the PSNR of the central square of half the side, where seams have little effect.
         """
         o, truth = self.options, as_float(hr)
         return {
@@ -257,7 +257,7 @@ class Mosaic(Experiment):
 
 
 def gain(result: Measured, way: str, other: str, part: str = "psnr") -> NDArray[np.float64]:
-    """PSNR of one way minus PSNR of another, dB (n): of the region, or of its "inner" half."""
+    """PSNR of one way minus PSNR of another, dB (n): `part` "psnr" (the region) or "inner"."""
     return decibels(result, f"{part}_{way}") - decibels(result, f"{part}_{other}")
 
 
@@ -273,13 +273,13 @@ def mirrored(grid: int) -> NDArray[np.int64]:
 def inside(
     box: tuple[int, int, int, int], outer: tuple[int, int, int, int]
 ) -> tuple[int, int, int, int]:
-    """`box` relative to the upper left corner of `outer`."""
+    """`box`, relative to the upper left corner of `outer`."""
     top, left = outer[:2]
     y0, x0, y1, x1 = box
     return y0 - top, x0 - left, y1 - top, x1 - left
 
 
 def cut(lr: Tensor, window: Sequence[int], scale: int) -> Tensor:
-    """The LR pixels of the SR box `window`."""
+    """The LR pixels of the box `window` in SR pixels."""
     y0, x0, y1, x1 = (v // scale for v in window)
     return lr[..., y0:y1, x0:x1]

@@ -1,7 +1,7 @@
-"""Shared by methods 1 and 2 of section 5: dissimilar pairs, PSNR and attribution by size.
+"""The base of `ring` and `inward` (section 5, methods 1 and 2): foreign content around a window.
 
-Both put foreign content between two nested squares of an image, in several sizes, and measure the
-pixels in the middle. `ring` and `inward` define the squares.
+Foreign content lies between two nested squares of an image, in several sizes; PSNR and attribution
+are measured in the central window. `ring` and `inward` define the squares.
 """
 
 import copy
@@ -51,47 +51,47 @@ GAP, SEPARATOR = 4, (104, 112, 124)  # pixels; a grey that is visible on light a
 class NestedOptions(SeamedOptions):
     """Sizes in HR pixels; those of nested squares are separated by commas."""
 
-    count: int = option(20, "pairs of images, so many of photographs and of textures each", low=1)
+    count: int = option(20, "pairs of photographs, and as many pairs of textures", low=1)
     candidates: int = option(80, "sub-images that the pairs are chosen from", low=2)
     size: int = option(128, "side of an image, HR pixels", low=1)
     window: int = option(16, "side of the central window that is measured, HR pixels", low=1)
     sizes: str = option("", "sides of the nested squares, HR pixels")
     domain: Literal["hr", "lr"] = option(
         "hr",
-        "where the images are put together",
-        hr="in high resolution, then reduced",
-        lr="in low resolution, so that LR pixels of the first image never change",
+        "resolution in which the images are composed",
+        hr="high, then down-sampled",
+        lr="low, so that LR pixels of the first image never change",
     )
     nodes: Literal["quick", "published"] = option(
         "quick",
-        "nodes of the attribution's path",
+        "number of nodes on the attribution's path",
         quick="16, as accurate as the published 50",
         published="50 steps",
     )
-    null: Literal["off", "on"] = option("off", "attribute with random weights, too")
+    null: Literal["off", "on"] = option("off", "also attribute with random weights")
     noticed: float = option(
-        0.05, "share of the attribution above which pixels count as used", low=0, high=1
+        0.05, "C6: pixels are used if they have a larger share of the attribution", low=0, high=1
     )
 
 
 class Nested(Experiment):
     """PSNR and attribution of the central window, by the size of a nested square.
 
-    Columns, for each size `s`: `psnr_s`; `di_s`, the diffusion index; and the share of the
-    attribution on the window (`window_s`), on the first image's other pixels (`own_s`) and on
-    foreign pixels (`foreign_s`); `before_s` is the share on the same pixels in the unchanged image.
-    With the null model there are also `null_di_s` to `null_before_s`. Columns exist for each seam,
-    see `column`; those of the unchanged image have no seam.
+    Columns for each size `s`: `psnr_s` (dB); `di_s`, the diffusion index; and the shares of the
+    attribution: `window_s` on the window, `own_s` on the first image's other pixels, `foreign_s` on
+    foreign pixels, and `before_s` on the same pixels in the unchanged image. With the null model
+    there are also `null_di_s` to `null_before_s`. There is a column for each seam, see `column`;
+    the unchanged image has none.
     """
 
     options_type: ClassVar[type[Options]] = NestedOptions
     chunk: ClassVar[int] = 2
     shown = ("grid",)
-    # Names in the figures: of `sizes`, the foreign pixels, and the first image's other pixels.
+    # Names in figures of `sizes`, of the foreign pixels, and of the first image's other pixels.
     axis: ClassVar[str]
     foreign_name: ClassVar[str]
     own_name: ClassVar[str]
-    # Sizes that are attributed with every seam. With the first seam all sizes are; an attribution
+    # Sizes that are attributed with every seam; with the first seam all sizes are. An attribution
     # takes as long as about thirty restorations.
     looked: ClassVar[tuple[int, ...]] = ()
 
@@ -106,7 +106,7 @@ class Nested(Experiment):
 
     @abstractmethod
     def border(self, size: int) -> Box:
-        """For figures: the box whose border separates own from foreign pixels at `size`."""
+        """For figures: the box whose border separates own and foreign pixels at `size`."""
 
     @abstractmethod
     def label(self, size: int) -> str:
@@ -114,7 +114,7 @@ class Nested(Experiment):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The sizes in the order in which foreign content grows."""
+        """The sizes, in the order of growing foreign content."""
         sizes = integers(f"{self.name}.sizes", self.options.sizes, among=self.untouched)
         return tuple(sizes[::-1] if sizes[-1] == self.untouched else sizes)
 
@@ -125,7 +125,7 @@ class Nested(Experiment):
 
     @property
     def seams(self) -> tuple[Seam, ...]:
-        """The seams that are measured."""
+        """The seams to measure."""
         found: tuple[Seam, ...] = self.options.seams(self.name)
         return found
 
@@ -139,9 +139,10 @@ class Nested(Experiment):
         return select_seam(measured, seam, shared)
 
     def plan(self, study: Study) -> list[Item]:
-        """Pairs of images of different photographs, the most dissimilar first.
+        """Pairs of images from different photographs, the most dissimilar first.
 
-        In `count` of them the first image is a photograph, in as many a texture, if there are any.
+        The first image is a photograph in `count` pairs, and a texture in `count` more if the set
+        has textures.
         """
         self.check(study.scale)
         drawn = study.sub_images(self.options.candidates, self.options.size)
@@ -164,7 +165,7 @@ class Nested(Experiment):
     def pairs(
         self, drawn: Sequence[Item], firsts: Sequence[int], distance: NDArray[np.floating]
     ) -> list[Item]:
-        """Each of `firsts` with the most distant unused image of another photograph."""
+        """Pairs each of `firsts` with the most distant unused image of another photograph."""
         taken: set[int] = set()
         found: list[tuple[float, Item]] = []
         for i in firsts:
@@ -180,13 +181,13 @@ class Nested(Experiment):
         if len(found) < self.options.count:
             raise DataError(
                 f"{self.name}: {len(drawn)} sub-images give {len(found)} pairs of different "
-                f"photographs with detail in the middle; expected {self.name}.count = "
+                f"photographs with detail in the window; expected {self.name}.count = "
                 f"{self.options.count}: raise {self.name}.candidates, or add photographs"
             )
         return [item for _, item in sorted(found, key=lambda pair: -pair[0])]
 
     def check(self, scale: int) -> None:
-        """Raise InvalidArgument unless the sizes are nested squares on the LR grid."""
+        """InvalidArgument unless the sizes are nested squares on the LR grid."""
         o, step = self.options, 2 * scale
         o.check(self.name)
         for name in ("size", "window"):
@@ -210,7 +211,7 @@ class Nested(Experiment):
         return columns
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
-        """The images, and those that the foreign content comes from."""
+        """The first images, and those of the foreign content."""
         return [study.reading(items), study.reading(partners(items))]
 
     def with_seam(
@@ -223,7 +224,7 @@ class Nested(Experiment):
         sizes: Sequence[int],
         looked: Sequence[int],
     ) -> dict[str, Tensor]:
-        """With one seam: PSNR of the composites of `sizes`, attribution of those of `looked`."""
+        """Columns for one seam: PSNR for `sizes`, attribution for `looked`."""
         lr = self.inputs(items, hr, study, seam, sizes)
         found = {"psnr": self.compare(net, hr, lr)}
         if looked:
@@ -255,9 +256,9 @@ class Nested(Experiment):
         seam: Seam = HARD,
         sizes: Sequence[int] = (),
     ) -> Tensor:
-        """LR composites (n*S,3,h,w), item by item, of the items' regions `hr` (n,3,H,W) uint8.
+        """LR composites (n*S,3,h,w) in [0,1] of the regions `hr` (n,3,H,W) uint8, item by item.
 
-        `sizes`: all by default.
+        For S `sizes`; all by default.
         """
         o, n, sizes = self.options, len(items), sizes or self.sizes
         foreign = study.ground_truth(partners(items))
@@ -287,7 +288,7 @@ class Nested(Experiment):
         return composite(a, b, pairs, inner, outer, seam=joined, backend=study.backend)
 
     def compare(self, net: Network, hr: Tensor, lr: Tensor) -> Tensor:
-        """PSNR (n*S) of the window in each composite; everything stays on the device."""
+        """PSNR (n*S), dB, of the window in each composite; nothing leaves the device."""
         y0, x0, y1, x1 = window = self.window_box
         truth = as_float(hr[..., y0:y1, x0:x1])
         truth = truth.repeat_interleave(len(lr) // len(hr), dim=0)
@@ -296,7 +297,7 @@ class Nested(Experiment):
     def attribution(
         self, net: Network, lr: Tensor, study: Study, sizes: Sequence[int]
     ) -> dict[str, Tensor]:
-        """Diffusion index and shares of the attribution (n*S) in the composites `lr` of `sizes`."""
+        """Diffusion index and shares of the attribution (n*S) for composites `lr` of `sizes`."""
         result = self.attribute(net, lr, study)
         inner, outer = zip(*map(self.boxes, sizes), strict=True)
         count = len(sizes)
@@ -337,7 +338,7 @@ class Nested(Experiment):
         return [0]
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """A column for each size: the SR image, the map, and the null model's map."""
+        """A picture for each size: SR image, map, and the null model's map, below one another."""
         lr = self.inputs([item], study.ground_truth([item]), study, self.seams[0])
         nets = [net]
         if self.options.null == "on":
@@ -350,20 +351,20 @@ class Nested(Experiment):
 
 
 def partners(items: Sequence[Item]) -> list[Item]:
-    """What each item's foreign content comes from."""
+    """The items that the foreign content is cut from."""
     return [item.partners[0] for item in items]
 
 
 def separated(row: Sequence[Picture]) -> tuple[Picture, Picture]:
-    """A separating line, and the pictures of `row` side by side."""
+    """The pictures of `row` side by side, preceded by a separating line."""
     pictures = np.hstack(row)
     return np.full((GAP, *pictures.shape[1:]), SEPARATOR, np.uint8), pictures
 
 
 def randomised(net: Network, seed: int) -> Network:
-    """`net` with random weights, the null model of its attributions.
+    """A copy of `net` with random weights, the null model of its attributions.
 
-    Each tensor is drawn from a normal distribution with its mean and standard deviation in `net`,
+    Each tensor is drawn from a normal distribution with the tensor's mean and standard deviation,
     so that signals keep their magnitude.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -1,11 +1,11 @@
-"""Options of experiments: one declaration gives type, default, range, meaning and help text.
+"""Options of experiments; one declaration gives type, default, range, meaning and help text.
 
 A field of a class derived from `Options`, such as
 
     count: int = option(69, "images; the paper: 150", low=1)
 
-is read from the command line, checked, listed by `fastbg options` and explained in the report. A
-subclass that changes a default only writes the field without `option`; range and meaning are
+is read from the command line, checked, listed by `fastbg options` and explained in the report. To
+change only the default, a subclass declares the field without `option`; range and meaning are
 inherited.
 """
 
@@ -34,10 +34,10 @@ def option(
 
     Args:
         default: its default value.
-        meaning: a phrase for help and report; units in words, such as "HR pixels".
+        meaning: a phrase for help and report, with units in words, such as "HR pixels".
         low, high: smallest and largest value of a number.
-        before: for an option added later, the value that does what was done before it existed.
-            Runs that were stored without the option count as run with it.
+        before: for an option added later, the value that gives the earlier behaviour. Runs stored
+            without the option count as runs with this value.
         choices: the meaning of each word of a Literal.
     """
     about = {"meaning": meaning, "low": low, "high": high, "before": before, "choices": choices}
@@ -67,7 +67,7 @@ class Declared(NamedTuple):
         return f"{kind}, at least {self.low:g}" if self.low > -math.inf else kind
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The meaning, followed by the meaning of each choice."""
         choices = "; ".join(f"{word}: {meaning}" for word, meaning in self.choices.items())
         return f"{self.meaning} ({choices})" if choices else self.meaning
@@ -99,19 +99,19 @@ class Options:
 
     kernel: Literal["matlab", "pil"] = option(
         "matlab",
-        # Composites and the images they are made of are treated alike, see fastbg.composite_lr.
-        "bicubic down-sampling that makes the LR input, on real values and rounded to 8 bit once",
+        # The same for composites and for the images they are made of, see fastbg.composite_lr.
+        "bicubic down-sampling to the LR input, rounded to 8 bit once at the end",
         matlab="as imresize does",
         pil="as Pillow does",
     )
-    channel: Literal["rgb", "y"] = option("rgb", "on which PSNR is taken", y="luma of BT.601")
+    channel: Literal["rgb", "y"] = option("rgb", "channels of PSNR", y="luma of BT.601")
     lr: Literal["made", "paired"] = option(
-        "made", "the LR input", made="made from the HR image", paired="the data set's own file"
+        "made", "the LR input", made="from the HR image", paired="the data set's own LR file"
     )
 
     @classmethod
     def declared(cls) -> dict[str, Declared]:
-        """Its options by name, in the order of their declaration."""
+        """The options by name, in the order of their declaration."""
         hints = get_type_hints(cls)
         found = {}
         for field in dataclasses.fields(cls):
@@ -133,7 +133,7 @@ class Options:
 
     @classmethod
     def parse(cls: type[Class], texts: Mapping[str, str], owner: str) -> Class:
-        """Options with the fields in `texts` set; raises InvalidArgument naming `owner`.field."""
+        """Options with the fields in `texts` set. Raises InvalidArgument naming `owner`.field."""
         known = cls.declared()
         values: dict[str, Any] = {}
         for name, text in texts.items():
@@ -146,20 +146,21 @@ class Options:
         return cls(**values)
 
     def check(self, owner: str) -> None:
-        """Raises InvalidArgument, naming `owner`.field, for a value out of its range."""
+        """InvalidArgument, naming `owner`.field, for a value that is not allowed."""
         for name, declared in self.declared().items():
             declared.check(getattr(self, name), owner)
 
     def check_pairing(self, owner: str) -> None:
-        """Raise InvalidArgument for domain "hr" with the data set's own LR images."""
+        """InvalidArgument for domain "hr" together with the data set's own LR images."""
         if self.lr == "paired" and getattr(self, "domain", "lr") == "hr":
             raise InvalidArgument(f"{owner}.domain", "'hr'", "'lr', as paired LR images are used")
 
 
 def integers(name: str, text: str, among: int) -> list[int]:
-    """The integers of an option such as "0,32,48", ascending; `among` must be one of several.
+    """The integers in the text of an option such as "0,32,48", ascending.
 
-    Raises InvalidArgument naming the option.
+    Raises InvalidArgument naming the option unless there are at least two different ones, with
+    `among` one of them.
     """
     try:
         found = sorted({int(part) for part in text.split(",")})

@@ -1,4 +1,4 @@
-"""Reading regions of images into one batch on the host, in parts that threads can share."""
+"""Reads regions of images into one batch on the host; several threads can share the work."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -18,13 +18,14 @@ Cutter: TypeAlias = Callable[[ImageItem, tuple[int, int, int, int]], NDArray[np.
 
 
 class Reading(NamedTuple):
-    """A batch of regions that is being read.
+    """A batch of regions, and the tasks that read it.
 
     Attributes:
-        key: of these regions, the same for the same ones.
-        pixels: (B,3,h,w) uint8 on the host, in the memory order of an image file; complete once
-            every task has run.
-        tasks: one for each image, so that none is decoded twice; in any order, in any threads.
+        key: identifies the regions; equal lists of regions have equal keys.
+        pixels: (B,3,h,w) uint8 on the host, channels_last as in image files; complete when every
+            task has run.
+        tasks: one for each image, so that no image is decoded twice. They may run in any order and
+            in any threads.
     """
 
     key: Hashable
@@ -32,22 +33,22 @@ class Reading(NamedTuple):
     tasks: list[Callable[[], None]]
 
     def finish(self) -> Tensor:
-        """Run the tasks here; the pixels."""
+        """Run all tasks in this thread, and return the pixels."""
         for task in self.tasks:
             task()
         return self.pixels
 
 
 def region(image: ImageItem, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-    """The pixels (h,w,3) of a region; the last few images stay decoded."""
+    """The pixels (h,w,3) of a region; the last few decoded images are cached."""
     return cut(decoded(image), box)
 
 
 def reading(regions: Sequence[Region], pinned: bool, cutter: Cutter = region) -> Reading:
-    """Begin to read `regions`, at least one, of one size.
+    """The `Reading` of `regions`, at least one and all of one size; nothing is read yet.
 
-    `pinned`: into memory that a GPU copies from while the host goes on. PyTorch lends it again
-    once that copy is done.
+    `pinned`: allocate pinned memory, from which a GPU copies asynchronously. PyTorch reuses the
+    memory after the copy.
     """
     first = Box(*regions[0][1])
     shape = (len(regions), first.y1 - first.y0, first.x1 - first.x0, 3)
@@ -65,9 +66,9 @@ def reading(regions: Sequence[Region], pinned: bool, cutter: Cutter = region) ->
         return read
 
     tasks = [task(image, places[image]) for image in sorted(places, key=lambda each: each.key)]
-    return Reading(key_of(regions), pixels.permute(0, 3, 1, 2), tasks)
+    return Reading(batch_key(regions), pixels.permute(0, 3, 1, 2), tasks)
 
 
-def key_of(regions: Sequence[Region]) -> Hashable:
-    """What tells a batch of regions from others of a data set."""
+def batch_key(regions: Sequence[Region]) -> Hashable:
+    """The keys and boxes of the regions, which identify the batch within an image set."""
     return tuple((image.key, *box) for image, box in regions)

@@ -18,23 +18,23 @@ class RingOptions(NestedOptions):
 
 
 class Ring(Nested):
-    """The central window of an image, a ring of another image around it, then the first again."""
+    """A ring of another image around the central window; beyond it the first image goes on."""
 
     name = "ring"
     title = "Can a network look past a ring of foreign content?"
     paper = "Section 5, Figs 7-10"
     question = (
-        "A small window in the middle of an image is cut off from the rest by a ring of something "
-        "else. Does the window suffer, and does the network find the useful pixels beyond? Is that "
-        "still so when the ring's seams are bridged?"
+        "A ring of another image separates a small window from the rest of its image. Does the "
+        "window's PSNR fall, and does the network use the pixels beyond the ring? Is this the same "
+        "when the ring's seams are bridged?"
     )
     method = (
-        "A ring from a dissimilar image (another texture, by the distance of Gram matrices) is put "
-        "around the central window; beyond the ring the image goes on. The composite is reduced "
+        "A ring from a dissimilar image (a large distance of Gram matrices) is put around the "
+        "central window; beyond the ring the first image goes on. The composite is down-sampled "
         "and restored, and only the window is compared with the ground truth. A local attribution "
-        "map then tells which input pixels made the window. As many windows lie in photographs as "
-        "in textures, where the images have both. With a bridged seam the ring meets both of its "
-        "rims: the window inside and the image beyond."
+        "map tells which input pixels the network used for the window. Half of the windows lie in "
+        "photographs and half in textures, if there are both. With a bridged seam, the ring is "
+        "blended into the window inside and into the image beyond."
     )
     options_type: ClassVar[type[Options]] = RingOptions
     cost: ClassVar[float] = 180

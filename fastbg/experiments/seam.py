@@ -1,4 +1,4 @@
-"""Does a foreign background cost what it shows, or its seam? Our question, after section 6.1."""
+"""Our experiment, after section 6.1: how much of a foreign background's cost is its seam?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from fastbg.ops.composite import composite, composite_lr
 
 TAUS = (2, 4, 8, 16)  # decay lengths of bridges, HR pixels
 CONTROL_TAU = 4  # of the bridge to another foreground's rim
-VIEW = 3  # side of a picture, in sides of the foreground
+VIEW = 3  # side of a picture divided by that of the foreground
 
 BRIDGED = {f"bridged_{tau}": tau for tau in TAUS}
 WAYS = ("hard", "mean", *BRIDGED, "elsewhere")
@@ -37,33 +37,33 @@ WAYS = ("hard", "mean", *BRIDGED, "elsewhere")
 
 @dataclass(frozen=True)
 class SeamOptions(GroupOptions):
-    """Groups as for `swap`, with fewer backgrounds, as each is measured in seven ways."""
+    """Groups as for `swap`, but fewer backgrounds, as each is measured in seven ways."""
 
     sources: int = 24
     groups: int = 24
     backgrounds: int = 12
     most: float = option(
-        0.5, "C11: bridging removes more of the loss than this share", low=0, high=1
+        0.5, "C11: bridging removes more than this share of the loss", low=0, high=1
     )
 
 
 class Seam(Experiment):
-    """PSNR of the centre in foreign backgrounds whose seam is hard, shifted away or bridged."""
+    """PSNR of the foreground in foreign backgrounds: hard seam, shifted colours, bridged seam."""
 
     name = "seam"
     title = "Does a foreign background cost what it shows, or its seam?"
     paper = "not in the paper"
     question = (
         "Cutting a foreground out and pasting it elsewhere leaves a jump of colour along its rim. "
-        "How much of what a foreign background costs is left when that jump is taken away?"
+        "How much of the loss by a foreign background remains without that jump?"
     )
     method = (
         "Each foreground is restored in its own background and in foreign ones, composed in HR in "
-        "several ways. Hard: cut and pasted. Shifted: the background's mean colour made that of "
-        "the foreground. Bridged: beside the rim the background takes on the foreground's border "
-        "and returns to itself with a decay length of 2, 4, 8 or 16 HR pixels. As a control it is "
-        "bridged to the rim of another foreground (4 pixels), where the jump stays. The "
-        "foreground's own pixels are never changed, and PSNR is taken on them alone."
+        "several ways. Hard: cut and pasted. Shifted: the background is shifted to the "
+        "foreground's mean colour. Bridged: beside the rim the background has the colours of the "
+        "foreground's border, and returns to its own with a decay length of 2, 4, 8 or 16 HR "
+        "pixels. As a control it is bridged to the rim of another foreground (4 pixels), so that "
+        "the jump remains. The foreground's pixels never change, and PSNR is measured on them only."
     )
     options_type: ClassVar[type[GroupOptions]] = SeamOptions
     cost: ClassVar[float] = 15
@@ -76,10 +76,10 @@ class Seam(Experiment):
         return plan_groups(study, self.options, self.name)
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """PSNR (dB) of each foreground in its backgrounds (n,K), own first, for each way.
+        """For each way PSNR (n,K), dB, of the foreground in its backgrounds, own background first.
 
         "excess" (n,D): mean squared error (grey levels squared) at distance d from the rim with a
-        hard seam, minus that in the own background; mean over the foreign backgrounds.
+        hard seam minus that in the own background; mean over the foreign backgrounds.
         """
         rows = [self.compare(net, item, study) for item in items]
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
@@ -89,12 +89,12 @@ class Seam(Experiment):
         return source_readings(items, study)
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """Each foreground in its own background and in its partners', in every way."""
+        """Each foreground in its own and its foreign backgrounds, in every way."""
         count = len(WAYS) * sum(1 + len(item.partners) for item in items)
         return Work(forwards=count, composites=count)
 
     def compare(self, net: Network, item: Item, study: Study) -> dict[str, Tensor]:
-        """Columns of one foreground in all of its backgrounds."""
+        """Columns of one foreground in all its backgrounds."""
         o, hr = self.options, sources(item, study)
         y0, x0, y1, x1 = window = centre(o.region, o.size, o.size)
         truth = as_float(hr[:1, :, y0:y1, x0:x1])
@@ -109,13 +109,13 @@ class Seam(Experiment):
         return found
 
     def levels(self, item: Item, hr: Tensor, study: Study) -> Tensor:
-        """The images to compose, in [0,1]: `hr` (K,3,S,S), or their LR images."""
+        """The images to compose, in [0,1]: `hr` (K,3,S,S) uint8 as floats, or their LR images."""
         if self.options.domain == "hr":
             return as_float(hr)
         return study.inputs((item, *item.partners), hr, self.options.lr, self.options.kernel)
 
     def inputs(self, levels: Tensor, way: str, study: Study) -> Tensor:
-        """LR composites (K,3,S/s,S/s) of levels[0]'s foreground in every background."""
+        """LR composites (K,3,S/s,S/s) of the foreground of `levels[0]` in every background."""
         if self.options.domain == "lr":
             return self.composed(levels, way, study, study.scale)
         backgrounds, seam = self.backgrounds(levels, way, study, 1)
@@ -140,7 +140,7 @@ class Seam(Experiment):
     def backgrounds(
         self, levels: Tensor, way: str, study: Study, scale: int
     ) -> tuple[Tensor, str | float]:
-        """The backgrounds (K,3,h,w) of a way of composing, and its seam."""
+        """Backgrounds (K,3,h,w) and seam for a way of composing."""
         if way == "mean":
             return shifted(levels, self.box(scale)), "hard"
         if way == "elsewhere":
@@ -153,7 +153,7 @@ class Seam(Experiment):
         return levels, BRIDGED[way] / scale if way in BRIDGED else "hard"
 
     def box(self, scale: int) -> Box:
-        """The foreground, in pixels `scale` times as coarse as HR's."""
+        """Box of the foreground, in pixels that are `scale` HR pixels wide."""
         return centre(self.options.region, self.options.size, self.options.size).coarsen(scale)
 
     def cases(self, measured: Measured) -> list[int]:
@@ -167,7 +167,7 @@ class Seam(Experiment):
         return chosen
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """HR composites of each way: the own background, and the foreign one that costs most."""
+        """HR composites: own background, then the foreign one that costs most, by each way."""
         o, hr = self.options, sources(item, study)
         levels = as_float(hr)
         y0, x0, y1, x1 = centre(o.region, o.size, o.size)
@@ -184,7 +184,10 @@ class Seam(Experiment):
 
 
 def shifted(levels: Tensor, box: Box) -> Tensor:
-    """The images, shifted so that their surroundings have the first foreground's mean colour."""
+    """`levels` (K,3,h,w), shifted so that all surroundings have the first foreground's mean colour.
+
+    `box`: the foreground. Clipped to [0,1].
+    """
     inside = levels.new_zeros(levels.shape[-2:])
     inside[box.y0 : box.y1, box.x0 : box.x1] = 1
     foreground = (levels[:1] * inside).sum((-2, -1), keepdim=True) / inside.sum()
@@ -194,7 +197,7 @@ def shifted(levels: Tensor, box: Box) -> Tensor:
 
 
 def by_distance(values: Tensor) -> Tensor:
-    """Mean of `values` (n,n) at each distance from the border: ((n + 1) // 2), nearest first."""
+    """Mean of `values` (n,n) at each distance from the border: ((n + 1) // 2), border first."""
     n = len(values)
     along = torch.arange(n, device=values.device)
     along = torch.minimum(along, n - 1 - along)

@@ -1,4 +1,4 @@
-"""The option `seam`: which seams composites are measured with, and how their columns are named.
+"""The option `seam`: the seams of measured composites, and the names of their columns.
 
 A seam is "hard" (cut and pasted) or the decay length of a bridge in HR pixels, as for `composite`.
 Columns of a hard seam have a plain name such as "psnr_32"; those of a bridge have a suffix:
@@ -25,8 +25,8 @@ class SeamedOptions(Options):
 
     seam: str = option(
         "hard,4",
-        "how foreign content meets the rim: hard (cut and pasted), or the decay length of a bridge "
-        "in HR pixels; several, separated by commas, are all measured",
+        "seams to measure, separated by commas: hard (cut and pasted), or a decay length in HR "
+        "pixels (bridged: blended into the border colours)",
         before=HARD,
     )
 
@@ -50,18 +50,18 @@ class SeamedOptions(Options):
         return (*(seam for seam in found if seam == HARD), *sorted(lengths))
 
     def check(self, owner: str) -> None:
-        """Check the seams, too."""
+        """Also check the seams."""
         super().check(owner)
         self.seams(owner)
 
 
 def column(name: str, seam: Seam) -> str:
-    """The name of a column that is measured with `seam`."""
+    """The name of the column `name` for `seam`."""
     return name if isinstance(seam, str) else f"{name}{_MARK}{seam:g}"
 
 
 def title(seam: Seam) -> str:
-    """Name of a seam in tables and verdicts: "hard seam", "bridged over 4 pixels"."""
+    """Name of a seam in tables and verdicts, such as "hard seam" or "bridged over 4 pixels"."""
     return "hard seam" if isinstance(seam, str) else f"bridged over {seam:g} pixels"
 
 
@@ -69,7 +69,7 @@ def select_seam(measured: Measured, seam: Seam, shared: Callable[[str], bool]) -
     """The records of `seam`, with the seam left out of the column names.
 
     For the seam 4, column "psnr_seam_4" becomes "psnr". Columns without a suffix belong to the hard
-    seam; those for whose name `shared` is true do not depend on the seam and are kept for each.
+    seam; those whose name satisfies `shared` do not depend on the seam and are kept for every seam.
     """
     suffix = column("", seam)
     columns = {}

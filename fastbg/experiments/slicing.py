@@ -23,7 +23,7 @@ from fastbg.measures.quality import grey_levels, psnr
 from fastbg.models.network import Network
 
 SHOWN = 2  # cases in the gallery
-STRONG = 64  # grey levels of change that are drawn white
+STRONG = 64  # grey levels of change that are drawn as white
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class SlicingOptions(Options):
     tile: int = option(
         64, "side of a slice, HR pixels; images are cropped to a multiple of it", low=1
     )
-    count: int = option(40, "images at most, photographs and textures in turn", low=1)
+    count: int = option(40, "largest number of images, photographs and textures in turn", low=1)
     domain: Literal["lr", "hr"] = option(
         "lr",
-        "what is cut",
+        "image that is cut into slices",
         lr="the network's input",
-        hr="the HR image, whose slices are then down-sampled one by one",
+        hr="the HR image; its slices are down-sampled one by one",
     )
-    gap: float = option(1.0, "dB; C2 says that single images differ by more", low=0)
+    gap: float = option(1.0, "dB; C2: single images differ by more", low=0)
 
 
 class Slicing(Experiment):
@@ -50,13 +50,13 @@ class Slicing(Experiment):
     title = "Does it matter whether an image is restored whole or in slices?"
     paper = "Section 3.1, Fig. 2"
     question = (
-        "When memory is short, images are cut into slices, restored one by one and put together "
-        "again. How far do the scores differ, and where do the two results differ?"
+        "When memory is short, images are cut into slices, restored one by one and reassembled. "
+        "By how much do the scores differ, and where do the two results differ?"
     )
     method = (
-        "Each image is restored once whole and once slice by slice, without overlap. Both are "
-        "compared with the ground truth; their errors are then collected by the distance to the "
-        "nearest seam, where a slice's pixels lost their neighbours."
+        "Each image is restored once as a whole and once in slices without overlap. Both are "
+        "compared with the ground truth, and errors are averaged by the distance to the nearest "
+        "seam, where a slice's pixels lack their neighbours."
     )
     options_type: ClassVar[type[Options]] = SlicingOptions
     cost: ClassVar[float] = 3.5
@@ -65,7 +65,7 @@ class Slicing(Experiment):
     shown = ("hr", "whole", "sliced", "change")
 
     def plan(self, study: Study) -> list[Item]:
-        """Whole images, cropped to full slices."""
+        """Whole images, cropped to a multiple of the slices."""
         o, scale = self.options, study.scale
         o.check(self.name)
         o.check_pairing(self.name)
@@ -90,7 +90,7 @@ class Slicing(Experiment):
         return items
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """PSNR whole and sliced (dB); by distance to the seam: errors and difference."""
+        """PSNR (dB), whole and sliced; errors and difference by the distance to the seam."""
         hr = study.ground_truth(items)
         return self.compare(hr, *self.restored(net, items, hr, study))
 
@@ -107,7 +107,7 @@ class Slicing(Experiment):
         return whole, join(restore(net, tiles), rows, columns)
 
     def compare(self, hr: Tensor, whole: Tensor, sliced: Tensor) -> dict[str, Tensor]:
-        """The numbers of one image; everything stays on the device."""
+        """The columns of one image; nothing leaves the device."""
         o = self.options
         truth = as_float(hr)
         levels = [grey_levels(x, o.channel) for x in (truth, whole, sliced)]
@@ -131,7 +131,7 @@ class Slicing(Experiment):
         return Work(forwards=len(items) + slices)
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """The slices that changed most: ground truth, both results, the change."""
+        """The slices that differ most: ground truth, both results, the difference."""
         hr = study.ground_truth([item])
         whole, sliced = self.restored(net, [item], hr, study)
         change = (grey_levels(sliced) - grey_levels(whole)).abs().amax(1, keepdim=True) / STRONG
@@ -176,7 +176,7 @@ def join(tiles: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def seam_distance(height: int, width: int, tile: int, device: torch.device) -> Tensor:
-    """Number of pixels between each pixel and the nearest seam (height, width); 0: adjacent."""
+    """Pixels between each pixel and the nearest seam: (height, width); 0 if adjacent."""
 
     def along(size: int) -> Tensor:
         position = torch.arange(size, device=device)

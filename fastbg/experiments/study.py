@@ -1,4 +1,4 @@
-"""What experiments use to measure: the images, the device, and networks run in batches."""
+"""The environment of experiments: images, device, and restoration in batches."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from torch import Tensor
 from fastbg.data.images import ImageSet
 from fastbg.data.manifests import MIN_STD, SubImage, sub_images
 from fastbg.errors import DataError
-from fastbg.experiments.reading import Cutter, Reading, Region, key_of, reading, region
+from fastbg.experiments.reading import Cutter, Reading, Region, batch_key, reading, region
 from fastbg.filters.dtypes import as_uint8
 from fastbg.geometry import Box, cut
 from fastbg.models.network import Network, images_per_call
@@ -29,12 +29,12 @@ class Item:
 
     Attributes:
         key: the item's name in the run folder.
-        source: name of the photograph; items of the same photograph are one cluster.
+        source: name of the photograph; items of one photograph form one cluster in intervals.
         box: y0, x0, y1, x1 in HR pixels.
         partners: items that it is combined with, such as the backgrounds of a foreground.
-        image: key of the image that contains the box; "": the same as the source.
+        image: key of the image that contains the box; "" means that it equals `source`.
         set: name of the set that it was drawn from, if the experiment has several.
-        number: its number within that set, from 0.
+        number: its index within that set, from 0.
     """
 
     key: str
@@ -62,49 +62,50 @@ class Study:
     backend: str = "auto"  # of fastbg's operators
     folder: Path | None = None  # of the run, where an experiment may export files
     precision: str = field(default_factory=current)  # of float32 passes: ieee, tf32 or bf16
-    ready: Mapping[Hashable, Tensor] = field(default_factory=dict)  # regions read ahead, by key
+    ready: Mapping[Hashable, Tensor] = field(default_factory=dict)  # batches read ahead, by key
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Context of measurements in every process and thread: `precision`, no autograd graphs."""
+        """Context for measurements in any process and thread: `precision`, without autograd."""
         with torch.inference_mode(), use_precision(self.precision):
             yield
 
     def sub_images(self, count: int, size: int) -> list[Item]:
-        """`count` squares of `size` x `size` HR pixels on the LR grid, drawn by the seed."""
+        """`count` squares of `size` HR pixels a side on the LR grid, drawn with the seed."""
         drawn = sub_images(self.images, count, size, self.seed, multiple=self.scale)
         return [as_item(self.images, sub) for sub in drawn]
 
     def ground_truth(self, items: Sequence[Item]) -> Tensor:
-        """The HR regions of `items`, which are of one size: (B,3,h,w) uint8 on the device."""
+        """HR regions of `items`, all of one size: (B,3,h,w) uint8 on the device."""
         return self.upload(self.ready_or_read(items))
 
     def regions(self, items: Sequence[Item]) -> list[Region]:
-        """Where the pixels of `items` are."""
+        """Image and box of each of `items`."""
         return [(self.images[item.image], item.box) for item in items]
 
     def reading(self, items: Sequence[Item], cutter: Cutter = region) -> Reading:
-        """Begin to read the HR regions of `items`, which are of one size."""
+        """The `Reading` of the HR regions of `items`, all of one size."""
         return reading(self.regions(items), self.device.type == "cuda", cutter)
 
     def ready_or_read(self, items: Sequence[Item], cutter: Cutter = region) -> Tensor:
-        """The HR regions (B,3,h,w) uint8 on the host: what was read ahead, or read now."""
-        found = self.ready.get(key_of(self.regions(items))) if self.ready else None
+        """HR regions (B,3,h,w) uint8 on the host: those read ahead, otherwise read now."""
+        found = self.ready.get(batch_key(self.regions(items))) if self.ready else None
         return self.reading(items, cutter).finish() if found is None else found
 
     def upload(self, host: Tensor) -> Tensor:
-        """`host` on the device. From pinned memory, which `reading` takes, nothing waits."""
+        """`host` on the device; from pinned memory, as in a `Reading`, the copy is asynchronous."""
         return host.to(self.device, non_blocking=True)
 
     def index(self, rows: Sequence[int]) -> Tensor:
-        """Row numbers (n) int64 on the device; nothing waits."""
+        """Row indices (n) int64 on the device, copied asynchronously."""
         host = torch.tensor(rows, dtype=torch.int64)
         return self.upload(host.pin_memory() if self.device.type == "cuda" else host)
 
     def inputs(self, items: Sequence[Item], hr: Tensor, lr: str, kernel: str) -> Tensor:
-        """LR images (B,3,h/s,w/s) in [0,1] of `items`: "made" from `hr`, or the data set's own.
+        """LR images (B,3,h/s,w/s) in [0,1] of `items`.
 
-        Raises DataError if `lr` is "paired" and the data set has no LR images of this scale.
+        `lr`: "made" down-samples `hr` (B,3,h,w) uint8 with `kernel`, "paired" reads the data set's
+        own LR files. Raises DataError if an image has no LR file at this scale.
         """
         if lr == "made":
             return self.degrade(hr, kernel)
@@ -121,7 +122,7 @@ class Study:
         return cut(image, tuple(v // self.scale for v in item.box))
 
     def degrade(self, hr: Tensor, kernel: str) -> Tensor:
-        """LR images (B,3,h/s,w/s) of `hr` (B,3,h,w) uint8: in [0,1], rounded to grey levels."""
+        """LR images (B,3,h/s,w/s) in [0,1] of `hr` (B,3,h,w) uint8, rounded to grey levels."""
         height, width = hr.shape[-2:]
         own = torch.arange(len(hr), device=hr.device).repeat(2, 1).T  # each image in itself
         return composite_lr(
@@ -137,7 +138,7 @@ class Study:
 
 
 def as_item(images: ImageSet, sub: SubImage) -> Item:
-    """A sub-image of `images` as an item."""
+    """The sub-image `sub` of `images` as an item."""
     box = (sub.y, sub.x, sub.y + sub.size, sub.x + sub.size)
     return Item(sub.key, images.source(sub.item), box, image=sub.item)
 
@@ -152,9 +153,10 @@ def detailed(hr: Tensor, window: Box) -> list[bool]:
 
 @torch.inference_mode()
 def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Tensor:
-    """SR images of `lr` (B,3,h,w), or their part `window` (SR pixels), computed in batches.
+    """SR images (B,3,s*h,s*w) of `lr` (B,3,h,w), or only the box `window` (SR pixels) of each.
 
-    A window is computed exactly by `forward_window`, without pixels that it does not depend on.
+    Runs in batches. A window is computed by `forward_window`, which leaves out the pixels that it
+    does not depend on.
     """
     batch = images_per_call(lr, net.scale, window)
     parts = lr.contiguous(memory_format=torch.channels_last).split(batch)
@@ -162,5 +164,5 @@ def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Te
 
 
 def as_image(sr: Tensor) -> NDArray[np.uint8]:
-    """`sr` (3,h,w) in [0,1] or uint8 as an 8-bit picture (h,w,3), clipped and rounded."""
+    """`sr` (3,h,w), uint8 or in [0,1], as 8-bit pixels (h,w,3); clipped and rounded."""
     return np.ascontiguousarray(as_uint8(sr).permute(1, 2, 0).cpu().numpy())

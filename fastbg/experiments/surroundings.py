@@ -30,18 +30,18 @@ SHOWN = 2  # cases of either kind in the gallery
 class SurroundingsOptions(Options):
     """Sizes in HR pixels."""
 
-    count: int = option(57, "windows, one of each built-in photograph", low=1)
+    count: int = option(57, "windows, one in each built-in photograph", low=1)
     window: int = option(64, "side of the window, HR pixels", low=1)
     shave: int = option(4, "border of the window that is not measured, as in Table 1", low=0)
     margins: str = option("0,8,16,32,64,96", "surroundings on each side of the window, HR pixels")
     domain: Literal["lr", "hr"] = option(
         "lr",
-        "what is cut out",
-        lr="the network's input: the window holds the same LR pixels in all inputs",
-        hr="the HR image, which is then down-sampled alone",
+        "image that the window is cut from",
+        lr="the network's input; the window has the same LR pixels in all inputs",
+        hr="the HR image; the cut part is then down-sampled",
     )
-    gap: float = option(0.1, "dB by which fewer surroundings must be better to count", low=0)
-    many: float = option(0.10, "C1 says many: a larger share of the windows", low=0, high=1)
+    gap: float = option(0.1, "dB; fewer surroundings are better if they gain more", low=0)
+    many: float = option(0.10, "C1: a larger share of the windows counts as many", low=0, high=1)
 
 
 class Surroundings(Experiment):
@@ -51,13 +51,13 @@ class Surroundings(Experiment):
     title = "How much of its surroundings does a window need?"
     paper = "Section 1, Fig. 1"
     question = (
-        "The same window is restored several times, each time with more of the pixels around it. "
-        "Do more pixels always help?"
+        "A window is restored several times, each time from more of the pixels around it. Do more "
+        "pixels always help?"
     )
     method = (
-        "From the low-resolution (LR) input a window is cut out with a margin that grows from "
-        "nothing to the whole sub-image. The network restores each of these; the same pixels in "
-        "the window are compared with the ground truth."
+        "From the low-resolution (LR) input, a window is cut out with margins from none to the "
+        "whole sub-image. The network restores each of these inputs, and the same pixels in the "
+        "window are compared with the ground truth."
     )
     options_type: ClassVar[type[Options]] = SurroundingsOptions
     cost: ClassVar[float] = 9
@@ -100,7 +100,7 @@ class Surroundings(Experiment):
         return Work(forwards=len(self.margins) * len(items))
 
     def inputs(self, items: Sequence[Item], hr: Tensor, study: Study) -> list[Tensor]:
-        """LR inputs (B,3,h,w) for the sub-images `hr` (B,3,H,W) uint8, one batch per margin."""
+        """LR inputs (B,3,h,w) of the sub-images `hr` (B,3,H,W) uint8, one batch for each margin."""
         o, scale = self.options, study.scale
         sides = [o.window + 2 * margin for margin in self.margins]
         if o.domain == "hr":
@@ -111,7 +111,7 @@ class Surroundings(Experiment):
         return [lr[..., y0:y1, x0:x1] for y0, x0, y1, x1 in cut]
 
     def compare(self, net: Network, hr: Tensor, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-        """PSNR by margin; everything stays on the device."""
+        """PSNR (B,M), dB, by margin; nothing leaves the device."""
         o = self.options
         side = o.window - 2 * o.shave
         y0, x0, y1, x1 = centre(side, *hr.shape[-2:])
@@ -124,7 +124,7 @@ class Surroundings(Experiment):
         return columns
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """Ground truth; the window restored with each margin, side by side."""
+        """Ground truth, and the window restored with each margin, side by side."""
         hr = study.ground_truth([item])
         window = self.options.window
         crops = [

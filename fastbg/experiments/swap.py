@@ -1,4 +1,4 @@
-"""Section 4.3, Figs 4 and 5: which backgrounds is a foreground restored best in?"""
+"""Section 4.3, Figs 4 and 5: in which backgrounds is a foreground restored best?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,38 +32,39 @@ from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
 
 ENDS = 5  # best and worst foreign backgrounds that are compared and shown
-VIEW = 3  # side of a picture, in sides of the foreground
+VIEW = 3  # side of a picture divided by that of the foreground
 
 
 @dataclass(frozen=True)
 class SwapOptions(SeamedOptions, GroupOptions):
-    """Fewer than in the paper (groups=100 backgrounds=100), so that it takes a minute."""
+    """Fewer groups than in the paper (groups=100, backgrounds=100), to take only a minute."""
 
-    # Few enough that each foreground of the built-in sets comes from another image.
+    # Few enough that all foregrounds from the built-in sets come from different images.
     sources: int = 24
     groups: int = 24
     backgrounds: int = 20
     most: float = option(
-        0.5, "C3: a larger share of the foregrounds than this is best in its own", low=0, high=1
+        0.5, "C3: a larger share of the foregrounds is best in its own background", low=0, high=1
     )
 
 
 class Swap(Experiment):
-    """PSNR of the centre in its own and in foreign backgrounds, and how alike they look."""
+    """PSNR of the foreground in its own and in foreign backgrounds, and their texture distance."""
 
     name = "swap"
     title = "Which backgrounds is a foreground restored best in?"
     paper = "Section 4.3, Figs 4 and 5"
     question = (
-        "The centre of an image is put into many backgrounds, and only the background changes. "
-        "Is the centre restored best in its own, and do backgrounds that look like it help? Is "
-        "that still so when the jump of colour along the seam is bridged?"
+        "The centre of an image, the foreground, is put into many backgrounds. Is it restored best "
+        "in its own background, and do similar backgrounds help? Is this the same when the jump of "
+        "colour along the seam is bridged?"
     )
     method = (
-        "Each foreground is restored in its own background and in foreign ones; PSNR is taken on "
-        "the foreground alone. How alike two regions look is measured by the distance of their "
-        "Gram matrices of VGG16's first features. All of it is done with each of the seams asked "
-        "for: cut and pasted, or the foreign background bridged to the foreground's rim."
+        "Each foreground is restored in its own background and in foreign ones, and PSNR is "
+        "measured on the foreground only. The similarity of two regions is the distance of their "
+        "Gram matrices of VGG16's first features: the smaller, the more similar. All is repeated "
+        "for each seam of the option seam: cut and pasted, or the background bridged to the "
+        "foreground's rim."
     )
     options_type: ClassVar[type[GroupOptions]] = SwapOptions
     cost: ClassVar[float] = 3
@@ -87,17 +88,17 @@ class Swap(Experiment):
 
     @cached_property
     def descriptions(self) -> Descriptions:
-        """Each source's Gram matrices, kept for all of its pairs."""
+        """The cache of Gram matrices, so that each source is described once."""
         return Descriptions({PAPER: SIMILARITIES[PAPER]})
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """PSNR (dB) of each foreground in its backgrounds (n,K), own first; texture distance.
+        """PSNR (n,K), dB, of each foreground in its backgrounds, own first; texture distance (n,K).
 
         The image with its own background is the same for every seam.
         """
         o, groups = self.options, read_groups(items, study)
         columns = {}
-        for seam in self.seams:  # the network first, so that a device has work at once
+        for seam in self.seams:  # network passes first, so that the device has work at once
             score = self.compare(net, groups, compose(groups, study, o, seam))
             columns[column("psnr", seam)] = torch.stack(score.split([*groups.sizes]))
         distances = group_distances(self.descriptions, net, groups, study, o)
@@ -109,16 +110,16 @@ class Swap(Experiment):
         return [group_reading(items, study)]
 
     def together(self, items: Sequence[Item], study: Study) -> int:
-        """As many groups as a pass of the network takes."""
+        """As many groups as one pass of the network takes."""
         return together(study, self.options, max(1 + len(item.partners) for item in items))
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
-        """Each foreground in its own background and in its partners'."""
+        """Each foreground in its own and its foreign backgrounds."""
         count = len(self.seams) * sum(1 + len(item.partners) for item in items)
         return Work(forwards=count, composites=count)
 
     def compare(self, net: Network, groups: Groups, lr: Tensor) -> Tensor:
-        """PSNR (N) of the foreground in each composite `lr`; everything stays on the device."""
+        """PSNR (N), dB, of the foreground in each composite `lr`; nothing leaves the device."""
         o = self.options
         y0, x0, y1, x1 = window = centre(o.region, o.size, o.size)
         truth = as_float(groups.foregrounds(groups.images)[..., y0:y1, x0:x1])
@@ -140,7 +141,7 @@ class Swap(Experiment):
         return chosen
 
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """The foreground's surroundings as restored: own background, best and worst foreign."""
+        """The restored foreground with surroundings: own, best and worst foreign backgrounds."""
         o = self.options
         groups = read_groups([item], study)
         lr = compose(groups, study, o, self.seams[0])

@@ -24,17 +24,17 @@ SHOWN = 2  # cases of either kind in the gallery
 class Table1Options(Options):
     """Sizes in HR pixels."""
 
-    count: int = option(57, "images, one of each built-in photograph; the paper: 150", low=1)
+    count: int = option(57, "images, one in each built-in photograph; the paper: 150", low=1)
     size: int = option(256, "side of an image, HR pixels", low=1)
-    region: int = option(64, "side of the region that is given alone, HR pixels", low=1)
+    region: int = option(64, "side of the region that is restored alone, HR pixels", low=1)
     shave: int = option(4, "border of the region that is not measured: 56 x 56 remain", low=0)
     domain: Literal["lr", "hr"] = option(
         "lr",
-        "what is cut out",
-        lr="the network's input: both inputs hold the same LR pixels",
-        hr="the HR image, which is then down-sampled alone",
+        "image that the region is cut from",
+        lr="the network's input; both inputs have the same LR pixels",
+        hr="the HR image; the region is then down-sampled",
     )
-    many: float = option(0.10, "C1 says many: a larger share of the regions", low=0, high=1)
+    many: float = option(0.10, "C1: a larger share of the regions counts as many", low=0, high=1)
 
 
 class Table1(Experiment):
@@ -45,12 +45,12 @@ class Table1(Experiment):
     paper = "Section 4.2, Table 1"
     question = (
         "A network restores the centre of an image twice: once from the whole image, once from "
-        "the central region alone. How often is less more?"
+        "the central region alone. How often is the region alone restored better?"
     )
     method = (
-        "Each ground-truth image is reduced to a low-resolution (LR) input. The network gets "
-        "either all of it or only its central region; both results are compared with the ground "
-        "truth on the same central window, where the region's cut border does no harm."
+        "Each ground-truth image is down-sampled to a low-resolution (LR) input. The network gets "
+        "either all of it or only its central region. Both results are compared with the ground "
+        "truth in the same central window, without the border next to the cut."
     )
     options_type: ClassVar[type[Options]] = Table1Options
     cost: ClassVar[float] = 1.5
@@ -77,7 +77,7 @@ class Table1(Experiment):
         return self.compare(net, hr, *self.inputs(items, hr, study))
 
     def inputs(self, items: Sequence[Item], hr: Tensor, study: Study) -> tuple[Tensor, Tensor]:
-        """LR of the whole images `hr` (B,3,H,W) uint8, and of their central regions alone."""
+        """LR inputs of the whole images `hr` (B,3,H,W) uint8, and of their central regions."""
         o, scale = self.options, study.scale
         full = study.inputs(items, hr, o.lr, o.kernel)
         if o.domain == "hr":
@@ -87,7 +87,7 @@ class Table1(Experiment):
         return full, full[..., y0:y1, x0:x1]
 
     def compare(self, net: Network, hr: Tensor, full: Tensor, partial: Tensor) -> dict[str, Tensor]:
-        """PSNR from both inputs; everything stays on the device."""
+        """PSNR (B), dB, from both inputs; nothing leaves the device."""
         o = self.options
         window = centre(o.region - 2 * o.shave, *hr.shape[-2:])
         y0, x0, y1, x1 = window

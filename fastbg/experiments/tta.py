@@ -23,7 +23,7 @@ ZOOMS = {Transform.ZOOM_2: 2, Transform.ZOOM_4: 4}
 
 
 def family(zooms: bool) -> dict[Transform, int]:
-    """Transforms that TTA draws from, and by how much each multiplies the pixels."""
+    """Transforms of TTA, and the factor by which each multiplies the number of pixels."""
     plain = dict.fromkeys(INVERSE, 1)
     return plain | {code: factor**2 for code, factor in ZOOMS.items()} if zooms else plain
 
@@ -33,8 +33,7 @@ def restored_copies(
 ) -> dict[Transform, Tensor]:
     """SR of square `tiles` (B,3,h,h) under each transform, transformed back: (B,3,s*h,s*h).
 
-    TTA may draw a transform several times with the same result. It is restored once, and `average`
-    weights it.
+    A transform that TTA draws several times is restored once, and weighted by `average`.
     """
     copies = {
         code: transformed(restore(net, transformed(tiles, code, backend)), inverse, backend)

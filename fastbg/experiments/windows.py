@@ -1,4 +1,4 @@
-"""Shared by experiments that explain a window of each image: its size and position, path nodes."""
+"""Shared by experiments that explain one window of each image: window and quadrature options."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
@@ -13,7 +13,7 @@ NODES: dict[str, dict[str, Any]] = {
     "published": {"n_steps": 50, "method": "riemann_right"},
 }
 
-Chooser: TypeAlias = Callable[[Item], Box | None]  # the window of a sub-image, or none
+Chooser: TypeAlias = Callable[[Item], Box | None]  # returns an item's window, None: has none
 
 
 class WindowOptions(Protocol):
@@ -32,7 +32,7 @@ class WindowOptions(Protocol):
 def check_sizes(owner: str, options: WindowOptions, scale: int) -> None:
     """Raise InvalidArgument naming `owner`.size or `owner`.window.
 
-    Both are multiples of 2 `scale`, so that a window in the middle lies on the LR grid.
+    Both must be multiples of 2 `scale`, so that a central window lies on the LR grid.
     """
     step = 2 * scale
     for name, side in (("size", options.size), ("window", options.window)):
@@ -44,23 +44,23 @@ def check_sizes(owner: str, options: WindowOptions, scale: int) -> None:
 
 
 def middle(options: WindowOptions, study: Study) -> Chooser:
-    """Chooses the window in the middle, if it has detail."""
+    """Chooses the central window if it has detail."""
     box = centre(options.window, options.size, options.size)
     return lambda item: box if with_detail(item, box, study) else None
 
 
 def with_detail(item: Item, window: Box, study: Study) -> bool:
-    """Whether the image has structure in `window`, in HR pixels of the item."""
+    """Whether the image has detail in `window`, in HR pixels of the item; see `detailed`."""
     return detailed(study.ground_truth([item]), window)[0]
 
 
 def draw_windows(
     owner: str, options: WindowOptions, study: Study, choose: Chooser
 ) -> list[tuple[Item, Box]]:
-    """`count` sub-images drawn by the seed, each with its window in HR pixels of the sub-image.
+    """`count` sub-images drawn with the seed, and the window of each in HR pixels of the sub-image.
 
-    Twice as many are drawn, as some have no window. Raises DataError naming `owner`.count if too
-    few have one.
+    Twice as many are drawn, because some have no window. Raises DataError naming `owner`.count if
+    too few have one.
     """
     drawn = study.sub_images(2 * options.count, options.size)
     found: list[tuple[Item, Box]] = []

@@ -1,1 +1,1 @@
-"""PSNR and SSIM, texture, likeness of two image regions."""
+"""PSNR and SSIM, texture, and similarity of image regions."""

@@ -7,8 +7,8 @@ from torch import Tensor
 def means_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
     """Mean of `values` (B,H,W) over the pixels of each group 0 .. groups-1 in `group` (H,W).
 
-    (B,groups) float64; 0 for a group without pixels. Pixels of other groups count nowhere. A group
-    after the other, as `index_add_` on GPUs adds in whatever order its threads come.
+    (B,groups) float64; 0 for a group without pixels. Pixels with another group number are ignored.
+    Groups are summed one by one, as `index_add_` on GPUs adds in an arbitrary order.
     """
     flat, index = values.double().flatten(1), group.flatten()
     means = []

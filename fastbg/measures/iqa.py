@@ -1,6 +1,6 @@
 """Measures of pyiqa (LPIPS, DISTS, FSIM, ...): the extra ``fastbg[iqa]``.
 
-pyiqa gets the weights of those that are networks from the internet when one is first used.
+pyiqa downloads the weights of a measure that is a network on first use.
 """
 
 import difflib
@@ -14,21 +14,21 @@ from torch import Tensor
 from fastbg.errors import InvalidArgument
 
 Measure = Callable[[Tensor, Tensor], float]
-OWN = ("psnr", "ssim")  # measured anyway, in the field's conventions
+OWN = ("psnr", "ssim")  # always measured, in the field's conventions
 
 
 def iqa_measures(names: Sequence[str], device: torch.device | str = "cpu") -> dict[str, Measure]:
-    """Functions of SR and HR images (1,3,H,W) in [0,1], by pyiqa's names, such as "lpips".
+    """Functions of SR and HR images (1,3,H,W) in [0,1], by pyiqa's names such as "lpips".
 
-    Raises InvalidArgument if pyiqa is not installed, has no such measure, or cannot make it, as
-    where its weights cannot be fetched.
+    Raises InvalidArgument if pyiqa is not installed, has no such measure, or cannot create it, for
+    example because its weights cannot be downloaded.
     """
     if not names:
         return {}
     own = next((name for name in names if name in OWN), None)
     if own is not None:
         raise InvalidArgument(
-            "measures", repr(own), "others than psnr and ssim, which are measured"
+            "measures", repr(own), "others than psnr and ssim, which are always measured"
         )
     try:
         pyiqa: Any = import_module("pyiqa")
@@ -49,7 +49,7 @@ def _measure(pyiqa: Any, name: str, known: Sequence[str], device: torch.device |
         raise InvalidArgument("measures", repr(name), f"one of pyiqa.list_models(){meant}")
     try:
         metric = pyiqa.create_metric(name, device=device)
-    except Exception as error:  # whatever its networks, downloads and optional packages raise
+    except Exception as error:  # networks, downloads and optional packages raise any type
         raise InvalidArgument(
             "measures", repr(name), f"a measure that pyiqa can make here ({_first_line(error)})"
         ) from error

@@ -1,9 +1,9 @@
 """Measures of how similar two image regions are (paper, sections 4.3 and 6.1), in one registry.
 
-A measure describes the two regions of each image: the foreground, a box in its middle, and the
-surroundings, everything else. A distance then compares the description of one image's foreground
-with those of other images' surroundings. To add a measure, write the describing function and add a
-line to `SIMILARITIES`.
+A measure describes two regions of each image: the foreground, a central box, and the surroundings,
+everything else. A distance compares the description of one image's foreground with those of other
+images' surroundings. To add a measure, write the describing function and add a line to
+`SIMILARITIES`.
 """
 
 from collections import OrderedDict
@@ -27,8 +27,8 @@ from fastbg.ops.gram import gram
 
 PATCH = 3  # LR pixels
 PYRAMID = 3  # scales: 1, 1/2, 1/4
-# Images described at once. Their VGG features take 4 MiB each at 128 x 128, of which only the
-# measures beside the paper's keep any.
+# Number of images described at once. The VGG features of each take 4 MiB at 128 x 128; the paper's
+# measure does not store them, others do.
 BATCH = {"cpu": 16, "cuda": 128}
 
 Described = tuple[Tensor, Tensor]  # of the foregrounds and of the surroundings: (B, ...) each
@@ -83,7 +83,7 @@ def vgg_covariance(images: Images) -> Described:
     """Covariances of VGG16's conv1_1, which depend less on brightness and colour."""
     weight, bias = conv1_1(images.hr.device, torch.float32)
     features = conv2d(imagenet_normalised(images.levels), weight, bias, padding=1).relu()
-    # A constant feature puts the sums of the others into the last row.
+    # With a constant feature, the last row contains the sums of the other features.
     ones = torch.ones_like(features[:, :1])
     region = masks(images.box, features)
     total = gram(torch.cat([features, ones], dim=1), region, backend=images.backend)
@@ -94,7 +94,7 @@ def vgg_covariance(images: Images) -> Described:
 
 
 def vgg_pyramid(images: Images) -> Described:
-    """Gram matrices of VGG16's conv1_1 on the image and on copies reduced by 2 and 4."""
+    """Gram matrices of VGG16's conv1_1 on the image and on copies down-sampled by 2 and 4."""
     small, scales = images.levels, []
     for level in range(PYRAMID):
         if level:
@@ -132,7 +132,7 @@ def colour_moments(images: Images) -> Described:
 def power_spectrum(images: Images) -> Described:
     """Logarithm of the mean power spectrum of grey square tiles under a Hann window.
 
-    Tiles are as large as the foreground, or as its distance to the border if that is less.
+    Tiles have the size of the foreground, or of its distance to the border if that is smaller.
     """
     grey, box = images.levels.mean(1, keepdim=True), images.box
     side = min(box.y1 - box.y0, box.y0)
@@ -153,7 +153,7 @@ def power_spectrum(images: Images) -> Described:
 
 
 def patches(images: Images) -> Described:
-    """All LR patches of 3x3 pixels (smaller ones in a smaller region) that lie in one region."""
+    """All LR patches of 3x3 pixels (smaller if the region is) inside each region."""
     box = images.lr_box
     side = min(PATCH, box.y1 - box.y0, box.y0)
     across = images.lr.shape[-1] - side + 1
@@ -174,8 +174,8 @@ def patches(images: Images) -> Described:
 def rim_step(images: Images, width: int = 1, *, lr: bool = False) -> Described:
     """Colours on both sides of the rim: means (B,3,4n) over `width` pixels at each position.
 
-    n is the side of the foreground, in HR pixels or, with `lr`, in LR pixels. Fewer pixels are
-    taken where the image ends; there must be at least one on each side.
+    n is the side of the foreground in HR pixels, or with `lr` in LR pixels. At the image's border
+    fewer pixels are averaged; there must be at least one on each side.
     """
     values, box = (images.lr.float(), images.lr_box) if lr else (images.levels, images.box)
     inside, outside = _across(values, box)
@@ -183,9 +183,9 @@ def rim_step(images: Images, width: int = 1, *, lr: bool = False) -> Described:
 
 
 def rim_slope(images: Images) -> Described:
-    """Slopes (B,3,4n) across the rim, outwards: foreground's last, and surroundings' first.
+    """Slopes (B,3,4n) across the rim, outwards: last of the foreground, first of the surroundings.
 
-    Where a side is one pixel deep its slope is 0.
+    The slope of a side that is one pixel deep is 0.
     """
     inside, outside = _across(images.levels, images.box)
     further_in, further_out = (side[..., min(1, side.shape[-1] - 1)] for side in (inside, outside))
@@ -193,12 +193,12 @@ def rim_slope(images: Images) -> Described:
 
 
 def bicubic_error(images: Images) -> Described:
-    """What bicubic restoration of the foreground lacks, and what surroundings add to it: (B,3,n,n).
+    """Foreground minus its own part of the bicubic restoration; surroundings' part: (B,3,n,n).
 
-    Reducing and enlarging are linear: the restored foreground of a composite is the sum of what
-    its own pixels give and of what the background's pixels give. The first is described by the
-    foreground's pixels less that, so that the mean squared difference of both is the squared error
-    of bicubic restoration, which asks no network. MATLAB's kernels; nothing is rounded or clipped.
+    Down- and up-sampling are linear, so the restored foreground of a composite is a sum of two
+    parts: one from the foreground's pixels, one from the background's. The mean squared difference
+    of both descriptions is therefore the squared error of bicubic restoration, which needs no
+    network. MATLAB's kernels; nothing is rounded or clipped.
     """
     scale, (y0, x0, y1, x1) = images.net.scale, images.box
     size = images.hr.shape[-1]
@@ -213,7 +213,7 @@ def bicubic_error(images: Images) -> Described:
 def _across(values: Tensor, box: Box) -> tuple[Tensor, Tensor]:
     """Pixels inwards and outwards from each position of the rim: (B,3,4n,depth) each.
 
-    For a square in the middle of a square image, as all `Images` have.
+    `box` must be a central square in square images, as in `Images`.
     """
     inside, outside = [], []
     for turns in range(4):  # take the upper side, then turn the image
@@ -243,7 +243,7 @@ def absolute_distance(foreground: Tensor, surroundings: Tensor) -> Tensor:
 
 
 def nearest_patch(foreground: Tensor, surroundings: Tensor) -> Tensor:
-    """How far the foreground's patches (1,P,D) lie from the nearest of (K,Q,D), on average: (K)."""
+    """Mean distance (K) of the foreground's patches (1,P,D) to the nearest of (K,Q,D)."""
     apart = torch.cdist(foreground.expand(len(surroundings), -1, -1), surroundings)
     return apart.amin(2).square().mean(1)
 
@@ -293,10 +293,10 @@ STEP = "rim_step"
 
 
 class Descriptions:
-    """Descriptions of images, each computed once and kept for the pairs that it is part of.
+    """A cache of descriptions, so that an image in several pairs is described once.
 
-    The descriptions of the `kept` images last used are kept (0.4 MiB for all measures of an image
-    of 128x128 pixels).
+    Keeps the descriptions of the last `kept` images used (0.4 MiB for all measures of an image of
+    128x128 pixels).
     """
 
     def __init__(self, similarities: Mapping[str, Similarity], kept: int = 640) -> None:
@@ -308,7 +308,7 @@ class Descriptions:
     def distances(
         self, net: Network, keys: Sequence[Hashable], load: Callable[[Sequence[int]], Images]
     ) -> dict[str, Tensor]:
-        """Distances (K) of the first image's foreground to the surroundings of each, by measure.
+        """For each measure the distances (K) of the first image's foreground to all surroundings.
 
         `load` as for `of`.
         """
@@ -320,7 +320,7 @@ class Descriptions:
     def of(
         self, net: Network, keys: Sequence[Hashable], load: Callable[[Sequence[int]], Images]
     ) -> dict[str, Described]:
-        """The descriptions of some images (U, ...), by measure.
+        """For each measure the descriptions (U, ...) of U images.
 
         `load(indices)` returns the `Images` of keys[i] for i in `indices`, with `net`.
         """
@@ -350,14 +350,14 @@ class Descriptions:
     def apart(
         self, described: Mapping[str, Described], groups: Sequence[Tensor]
     ) -> list[dict[str, Tensor]]:
-        """Of each group (K), rows of `described`: distances (K) of the first's foreground, by name.
+        """For each group and measure the distances (K) of the first image's foreground.
 
-        `described`: of the images that the groups number, from `of`.
+        `described` comes from `of`; a group (K) lists the numbers of its images there.
         """
         found: list[dict[str, Tensor]] = [{} for _ in groups]
         for name, (inside, around) in described.items():
             distance = self.similarities[name].distance
-            if distance is matrix_distance:  # of all groups at once, in one matrix product
+            if distance is matrix_distance:  # all groups at once, in one matrix product
                 fronts = inside.index_select(0, torch.stack([rows[0] for rows in groups]))
                 for into, row, rows in zip(
                     found, gram_distance(fronts, around), groups, strict=True
@@ -395,7 +395,7 @@ def layer_outputs(net: Network, lr: Tensor) -> tuple[Tensor, Tensor]:
             handle.remove()
     if not found:
         raise CheckpointError(
-            f"{net.name}: has no convolution whose features could be compared; leave `gram` out"
+            f"{net.name}: has no convolution whose features can be compared; leave `gram` out"
         )
     height, width = lr.shape[-2:]  # a network may have padded its input
     first, last = (features[..., :height, :width] for features in (found[0], found[-1]))

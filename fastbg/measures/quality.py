@@ -12,7 +12,7 @@ from fastbg.vocabulary import CHANNELS as CHANNELS
 
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601, "studio" range; + 16
 SSIM_SIZE, SSIM_SIGMA = 11, 1.5
-# An SR image is clipped before it is scored, so it may overshoot; but not as far as 0..255 does.
+# SR images may overshoot [0,1], as they are clipped; values of 0..255 are far outside.
 SR_BEYOND = 7.0
 
 
@@ -56,16 +56,17 @@ def psnr(
 
     Args:
         sr, hr: (B,3,H,W) floats in [0,1]; clipped and rounded to 8 bit before they are compared.
-        window: box y0, x0, y1, x1, half-open, in SR pixels, that is measured; None: everything.
-        shave: border, in SR pixels, that is left out.
+        window: box y0, x0, y1, x1 to measure, half-open, in SR pixels; None: everything.
+        shave: width of the border to leave out, in SR pixels.
         channel: "rgb", or "y" (luma of BT.601).
 
     Returns:
         (B) float64, in dB; infinite for equal images.
 
     Raises:
-        InvalidArgument: shapes differ; the window leaves the image; no floats; on a CPU, values of
-            another range, such as 0..255: `hr` outside of [-0.5, 1.5] or `sr` outside of [-7, 8].
+        InvalidArgument: shapes differ; the window leaves the image; a dtype other than float; on a
+            CPU, values in another range such as 0..255: `hr` outside of [-0.5, 1.5] or `sr` outside
+            of [-7, 8].
 
     Example:
         >>> import torch
@@ -88,11 +89,11 @@ def ssim(
 ) -> Tensor:
     """Structural similarity (Wang et al., 2004) of each image.
 
-    Statistics under an 11x11 Gaussian of sigma 1.5, where it lies entirely inside the image, as in
-    the authors' MATLAB code. For RGB, the mean over the channels.
+    Statistics under an 11x11 Gaussian of sigma 1.5, only at positions where it lies inside the
+    image, as in the authors' MATLAB code. For RGB, the mean over the channels.
 
     Args:
-        sr, hr, window, shave, channel: as for `psnr`; but the default is Y.
+        sr, hr, window, shave, channel: as for `psnr`, but the default channel is Y.
 
     Returns:
         (B) float64, at most 1; 1 for equal images.

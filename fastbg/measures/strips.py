@@ -1,4 +1,4 @@
-"""PSNR and SSIM of 8-bit images strip by strip: large ones take little memory."""
+"""PSNR and SSIM of 8-bit images, computed in strips to save memory."""
 
 import math
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from fastbg.measures.quality import SSIM_SIZE, grey_levels, ssim
 
 Image = NDArray[np.uint8]
-PIXELS = 1 << 20  # of a strip, about
+PIXELS = 1 << 20  # of a strip, approximately
 
 
 def psnr_and_ssim(
     sr: Image, hr: Image, shave: int = 0, channel: str = "rgb"
 ) -> tuple[float, float]:
-    """`fastbg.psnr` in dB and `fastbg.ssim` of two images (H,W,3), to rounding.
+    """`fastbg.psnr` (dB) and `fastbg.ssim` of two images (H,W,3) uint8, up to rounding.
 
-    At least 11 x 11 pixels must be left when a border of `shave` is left out.
+    Without the border of `shave` pixels, at least 11 x 11 pixels must remain.
     """
     height, width = sr.shape[:2]
     inside = slice(shave, height - shave), slice(shave, width - shave)

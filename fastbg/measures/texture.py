@@ -9,7 +9,7 @@ from fastbg.models.vgg import conv1_1, imagenet_normalised
 from fastbg.ops.checks import FLOATS, check_images, check_no_other_range
 from fastbg.ops.gram import conv_gram
 
-BEYOND = 7.0  # outside of [0,1]; an image that is being optimised may leave that range
+BEYOND = 7.0  # allowed beyond [0,1], as images that are being optimised may leave that range
 
 
 def texture_gram(images: Tensor, mask: Tensor | None = None, *, backend: str = "auto") -> Tensor:

@@ -37,7 +37,7 @@ class Choice(NamedTuple):
 
     name: str  # built in, or the path of a file
     options: dict[str, Any]  # keywords of load_model
-    told: str  # the options as they were written, for labels; empty if there are none
+    text: str  # the options as written, for labels; empty if there are none
 
 
 def parse_choice(text: str, argument: str = "--model") -> Choice:
@@ -70,10 +70,10 @@ def load_choice(
     about its output. The options become part of its `name`. Raises CheckpointError.
     """
     net = load_model(choice.name, device, dtype, **choice.options)
-    if choice.told:
-        net.name = f"{net.name} ({choice.told})"
+    if choice.text:
+        net.name = f"{net.name} ({choice.text})"
     doubt = check_output(net)
-    if choice.name not in BUILT_IN or choice.told:
+    if choice.name not in BUILT_IN or choice.text:
         say(describe(net))
     if doubt:
         say(f"warning: {doubt}")

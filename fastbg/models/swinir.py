@@ -367,7 +367,7 @@ class SwinIR(Network):
         return features
 
     def tail(self) -> list[tuple[Stage, Callable[[Tensor], Tensor]]]:
-        """The stages behind the last addition, which make the SR image."""
+        """The stages after the last residual sum, which compute the SR image."""
         if not isinstance(self.upsample, Upsampler):
             return [(Stage(1, self.scale), self.upsample)]
         steps = [partial(self.upsample.step, i) for i in range(len(self.upsample.stages))]
@@ -413,7 +413,7 @@ class SwinIR(Network):
         height, width = x.shape[-2:]
         layers, tail = cast(list[Layer], [*self.layers]), self.tail()
         boxes = required_boxes(box, self.stages(), height, width)
-        hops = pairwise(boxes)  # what a stage needs, what the next one needs
+        hops = pairwise(boxes)  # the box that a stage needs, and the next stage's
         masks: Masks = {}
 
         here, ahead = next(hops)
@@ -436,8 +436,8 @@ class SwinIR(Network):
         return self.denormalise(deep.cut(box).data)
 
     def upsample_natively(self, deep: Patch, box: Box) -> Tensor | None:
-        """What is left behind `conv_before_upsample`, cut to `box`, in one native call; None where
-        the modules must do it, see `fastbg.models.conv_stack.run_links`."""
+        """The layers after `conv_before_upsample`, cut to `box`, in one native call; None if the
+        modules must run, see `fastbg.models.conv_stack.run_links`."""
         if not self.native or type(self.upsample) is not Upsampler or is_watched(self.upsample):
             return None
         links = tail_links(self.upsample, self.conv_last)

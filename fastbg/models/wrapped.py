@@ -75,8 +75,8 @@ def wrap(
         mean: in [0,1], for R, G and B; subtracted from the image.
         range: largest value of an image in the module's units, such as 255.
         name: label in tables; default: the name of the module's class.
-        multiple, minimum: what the sides of the input must be a multiple of, and at least, in LR
-            pixels. Images are padded to that by reflection, and the output is cropped.
+        multiple, minimum: the input's sides must be multiples of `multiple`, and at least
+            `minimum`, in LR pixels. Images are padded by reflection, and the output is cropped.
 
     Returns:
         A `Network` with `.scale` and `.name`.
@@ -96,7 +96,7 @@ def wrap(
         hint = "; wrap its .model" if isinstance(inner, nn.Module) else ""
         ours = "a network of fastbg, which needs no wrap"
         got = ours if isinstance(module, Network) else type(module).__name__
-        raise InvalidArgument("module", got, f"a torch.nn.Module of somebody else's{hint}")
+        raise InvalidArgument("module", got, f"a torch.nn.Module that is not one of fastbg's{hint}")
     for label, value in (("scale", scale), ("multiple", multiple), ("minimum", minimum)):
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise InvalidArgument(label, repr(value), "an integer of at least 1")

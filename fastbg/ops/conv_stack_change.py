@@ -27,7 +27,7 @@ class ChangeableStack:
     Only for frozen float32 parameters on CPUs, which must not change meanwhile.
 
     Attributes:
-        result: (1,C,h,w), what the last layer's box becomes for the unchanged image.
+        result: (1,C,h,w), the last layer's result for the unchanged image.
         nbytes: memory of the kept maps.
     """
 
@@ -43,7 +43,7 @@ class ChangeableStack:
             raise InvalidArgument("x", f"shape {tuple(x.shape)}", "one image (1, C, H, W)")
         rows, parameters = _checked(x, layers)
         if len(parameters) != 2 * len(layers):  # a layer has more than a weight and a bias
-            raise InvalidArgument("layers", "one that looks at its whole map", "convolutions only")
+            raise InvalidArgument("layers", "a layer with channel attention", "convolutions only")
         with torch.no_grad():
             reason = why_plain(x, parameters, rows)
             if reason is None and select("conv_stack", Place(x.device, x.dtype)) != "cpu":
@@ -58,17 +58,17 @@ class ChangeableStack:
 
     @property
     def nbytes(self) -> int:
-        """See above."""
+        """Memory of the kept maps, in bytes."""
         size: int = self._stack.nbytes
         return size
 
     @torch.no_grad()
     def run(self, changes: Sequence[Change]) -> list[Tensor]:
-        """Results (K,Co,h,w), for each of several boxes and what K images have in it.
+        """For each change the results (K,Co,h,w) of K changed images.
 
         Args:
-            changes: box y0, x0, y1, x1 of the input, and pixels (K,C,y1-y0,x1-x0) for it. The
-                layers' factors are fetched once for all, so ask for many together.
+            changes: a box y0, x0, y1, x1 of the input, and new pixels (K,C,y1-y0,x1-x0) for it.
+                Weights are fetched once per call, so pass many changes together.
 
         Raises InvalidArgument for a box that is empty or leaves the input, and other pixels.
         """

@@ -12,18 +12,18 @@ class Place(NamedTuple):
     """A verdict in the index."""
 
     anchor: str
-    about: str  # what it is on, where its column does not say that
+    about: str  # its subject, if the column does not name it
     outcome: Outcome
 
 
 @dataclass(frozen=True)
 class Line:
-    """A statement of a claim in the index, with the place of each verdict on it."""
+    """A statement of a claim in the index, with the places of its verdicts."""
 
     claim: str
     statement: str
     by_net: Mapping[str, Sequence[Place]]
-    across: Sequence[Place]  # on several networks
+    across: Sequence[Place]  # of verdicts that compare networks
 
 
 def index(sections: Sequence[Section]) -> list[Line]:
@@ -49,13 +49,13 @@ def by_claim(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
 
 
 def networks(sections: Sequence[Section]) -> list[str]:
-    """Labels of all networks that a claim is tested on."""
+    """Labels of all networks with a verdict."""
     tested = [section for section in sections if section.verdicts]
     return list(dict.fromkeys(net for section in tested for net in section.headlines))
 
 
 def anchor(section: Section, number: int) -> str:
-    """Id of a section's verdict, counted from 1."""
+    """HTML id of a section's verdict; `number` counts from 1."""
     return f"{section.name}-claim-{number}"
 
 
@@ -68,19 +68,21 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Tested:
-    """A statement and how it was tested: one table, a column for each network."""
+    """A statement and its tests: one table, with a column for each network."""
 
     claim: str
     statement: str
-    paper: str  # said once, as is `test`; empty if it differs between the verdicts
+    paper: str  # the paper's result; like `test` empty if it differs between the verdicts
     test: str
     nets: Sequence[str]
-    rows: Sequence[tuple[str, Mapping[str, Cell]]]  # what it is on, such as "photographs"
-    across: Sequence[Cell]  # of several networks
+    rows: Sequence[
+        tuple[str, Mapping[str, Cell]]
+    ]  # subject such as "photographs" -> cells by network
+    across: Sequence[Cell]  # verdicts that compare networks
 
 
 def by_statement(section: Section) -> list[Tested]:
-    """The section's verdicts, a table for each statement."""
+    """The section's verdicts: one table for each statement."""
     statements: dict[tuple[str, str], list[Cell]] = {}
     for number, verdict in enumerate(section.verdicts, start=1):
         cells = statements.setdefault((verdict.claim, verdict.statement), [])
@@ -106,6 +108,6 @@ def by_statement(section: Section) -> list[Tested]:
 
 
 def shared(texts: Iterable[str]) -> str:
-    """The text that all have in common; empty if they differ."""
+    """The text if all are equal, else an empty one."""
     different = set(texts)
     return different.pop() if len(different) == 1 else ""

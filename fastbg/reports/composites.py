@@ -30,7 +30,7 @@ class CompositesReport(ExperimentReport):
     experiment: Composites
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """The composites drawn, and the change of the foreground's input."""
+        """Numbers of composites, and changes of the foreground's LR pixels."""
         result = results[0]
         rows: list[list[Cell]] = []
         for name, index in by_set(result).items():
@@ -68,9 +68,9 @@ class CompositesReport(ExperimentReport):
         note = (
             drawn_text(result, self.options)
             + " Intervals: 95 %, Student's t over photographs; levels are grey levels. The last "
-            "two columns are what a foreign background does to the foreground's own pixels in the "
-            "network's input, through down-sampling. With --domain lr, LR images are composed and "
-            "nothing of it is left."
+            "two columns show how down-sampling with a foreign background changes the "
+            "foreground's LR pixels. With --domain lr, LR images are composed, and these pixels do "
+            "not change."
         )
         total = sum(len(item.partners) + 1 for item in result.items)
         shift = float(result.columns["mixed"][:, 1:].mean())
@@ -82,7 +82,7 @@ class CompositesReport(ExperimentReport):
         return Summary({NO_NETWORK.label: headline}, [table], [])
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """Contact sheet of each set, then what the composites change."""
+        """A contact sheet of each set, then the changes of the input."""
         return [*self.sheets(results[0]), self.draw_changes(results[0])]
 
     def sheets(self, result: Measured) -> list[Gallery]:
@@ -109,9 +109,9 @@ class CompositesReport(ExperimentReport):
                     Gallery(
                         f"composites_{name}",
                         f"Composites of {SETS[name]}",
-                        "A row per foreground (white frame): first where it comes from, then in "
-                        "some of its foreign backgrounds. High resolution, as they are before the "
-                        "reduction to the network's input.",
+                        "A row for each foreground (white frame): in its own background, then in "
+                        "some foreign ones. High resolution, before down-sampling to the network's "
+                        "input.",
                         strips,
                         opened=True,
                     )
@@ -119,7 +119,7 @@ class CompositesReport(ExperimentReport):
         return galleries
 
     def draw_changes(self, result: Measured) -> Chart:
-        """How visible the rim is, and how far the foreground's input changes."""
+        """Distributions of the step at the rim and of the change of the foreground's input."""
         figure = figures.new_figure(2.6)
         left, right = figure.subplots(1, 2)
         for name, rows in by_set(result).items():
@@ -143,9 +143,9 @@ class CompositesReport(ExperimentReport):
         return Chart(
             "composites_changes",
             "What does a foreign background change?",
-            "Share of the composites whose value is at most the one below. Left: how far "
-            "neighbouring pixels on both sides of the foreground's rim differ; dotted: in the "
-            "foreground's own image. Right: how far the foreground's own pixels change in the "
-            "network's input, because reducing an image mixes neighbours.",
+            "Cumulative share of the composites. Left: difference between neighbouring pixels on "
+            "both sides of the foreground's rim; dotted: in the foreground's own image. Right: "
+            "change of the foreground's pixels in the network's input, because down-sampling mixes "
+            "neighbours.",
             figure,
         )

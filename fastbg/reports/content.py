@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from fastbg.experiments.experiment import Picture
 from fastbg.stats.intervals import Interval, Outcome
 
-# What the paper claims, in a few words each; C10 to C12 are our own.
+# The paper's claims in a few words; C10 to C12 are our own.
 CLAIMS = {
     "C1": "Background is not always useful",
     "C2": "Testing whole images and testing slices give different scores",
@@ -29,7 +29,7 @@ Cell = str | int | float | Interval | None
 
 @dataclass(frozen=True)
 class Column:
-    """Heading of a table's column, its unit, and how its numbers are written."""
+    """Title and unit of a table's column, and the format of its numbers."""
 
     title: str
     unit: str = ""
@@ -39,7 +39,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; an Interval is shown as estimate and range."""
+    """A table; an `Interval` is shown as estimate and range."""
 
     name: str  # file name of the CSV
     title: str
@@ -50,20 +50,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim of the paper for one network (or several), tested."""
+    """The result of testing a claim for one network, or for several together."""
 
     claim: str  # "C1"
     statement: str
-    net: str | None  # a network's label; None: several, which `about` names
+    net: str | None  # a network's label; None: several networks, named in `about`
     paper: str
     ours: str
-    test: str  # how the outcome follows from the numbers
+    test: str  # the rule that gives the outcome
     outcome: Outcome
     about: str = ""  # "natural images", "edsr against rcan"
 
     @property
     def subject(self) -> str:
-        """What it is about, for headings: "edsr, natural images"."""
+        """The subject, for headings: "edsr, natural images"."""
         return ", ".join(filter(None, (self.net, self.about)))
 
 
@@ -82,7 +82,7 @@ class Mark:
     """A rectangle on a picture: y0, x0, y1, x1 as shares of its height and width."""
 
     box: tuple[float, float, float, float]
-    role: str  # "window": the pixels measured; "input": the pixels given
+    role: str  # "window": measured pixels; "input": pixels that the network gets
 
     @staticmethod
     def pixels(box: Sequence[int], size: Sequence[int], role: str) -> "Mark":
@@ -113,13 +113,13 @@ class Strip:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Cases to look at."""
+    """Pictures of some cases."""
 
     name: str
     title: str
     caption: str
     strips: Sequence[Strip]
-    opened: bool = False  # seen at once, not only when its title is clicked
+    opened: bool = False  # shown unfolded in the page
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Section:
     verdicts: Sequence[Verdict]
     figures: Sequence[Chart | Gallery]
     options: Mapping[str, object]
-    changed: Mapping[str, object]  # those of the options that are not the paper's reading
+    changed: Mapping[str, object]  # options with another value than the default
     measured: int  # items that every network has
     planned: int
     meanings: Mapping[str, str] = field(default_factory=dict)  # of the options

@@ -39,9 +39,9 @@ class DiffusionReport(ExperimentReport):
             rows.append([result.net.label, len(result.items), *means])
             headlines[result.net.label] = f"diffusion index {means[0].text(2)}"
         note = (
-            "One window for each image. Area of contribution: the fewest LR pixels that hold 95 % "
-            "of the map. Intervals: 95 %, Student's t over photographs, cut where a number can go "
-            "no further."
+            "One window for each image. Area of contribution: the smallest number of LR pixels "
+            "that contain 95 % of the map. Intervals: 95 %, Student's t over photographs, limited "
+            "to possible values."
         )
         columns = (Column("network"), Column("images"), *COLUMNS.values())
         tables = [Table(self.experiment.name, "Means over the images", columns, rows, note)]
@@ -50,7 +50,7 @@ class DiffusionReport(ExperimentReport):
         return Summary(headlines, tables, verdicts=[])
 
     def differences(self, results: Sequence[Measured]) -> Table:
-        """Every two networks on the same windows."""
+        """Paired differences of any two networks on the same windows."""
         rows: list[list[Cell]] = []
         for first, second in combinations(results, 2):
             cells: list[Cell] = [f"{second.net.label} less {first.net.label}"]
@@ -69,7 +69,7 @@ class DiffusionReport(ExperimentReport):
         )
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """PSNR against the diffusion index; the widest and the narrowest look."""
+        """PSNR against the diffusion index; the cases with the largest and the smallest index."""
         return [self.draw_scatter(results), *self.pictures(results)]
 
     def draw_scatter(self, results: Sequence[Measured]) -> Chart:
@@ -91,20 +91,20 @@ class DiffusionReport(ExperimentReport):
         axis.legend()
         return Chart(
             "diffusion_scatter",
-            "Do windows that are restored from more pixels come out better?",
+            "Are windows that are restored from more pixels restored better?",
             "Small points: windows. Large points: the mean of each network, with its 95 % interval "
-            "in both directions. Between networks, as in the LAM paper, look at the large points; "
-            "the small ones show how much the image decides.",
+            "in both directions. Compare networks by the large points, as in the LAM paper; the "
+            "small ones show the influence of the image.",
             figure,
         )
 
     def pictures(self, results: Sequence[Measured]) -> list[Gallery]:
-        """Two images of each network."""
+        """The cases of each network."""
         return self.galleries(
             results,
             self.strips,
-            "The widest and the narrowest look:",
-            "The image with its window (white), and the attribution map: red is much.",
+            "Largest and smallest diffusion index:",
+            "The image with its window (white), and the attribution map; red is much.",
         )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:
@@ -122,11 +122,11 @@ class DiffusionReport(ExperimentReport):
 
 
 def mean(result: Measured, name: str) -> Interval:
-    """Mean of a column over the images, its interval within what the number can be."""
+    """Mean of a column over the images; its interval is limited to possible values."""
     found = mean_interval(values(result, name), result.sources)
     return found.clipped(*LIMITS[name]) if found.known and name in LIMITS else found
 
 
 def values(result: Measured, name: str) -> NDArray[np.float64]:
-    """A column (n); PSNR is finite."""
+    """A column (n); PSNR is limited to `PERFECT`."""
     return decibels(result, name) if name == "psnr" else result.columns[name]

@@ -1,4 +1,4 @@
-"""What the report says of `effect`: tables, verdicts of C10, pies, curves and maps."""
+"""The report of the experiment `effect`: tables, verdicts on C10, pies, curves and maps."""
 
 from collections.abc import Iterator, Sequence
 
@@ -56,13 +56,14 @@ class EffectReport(ExperimentReport):
             ]
             verdicts += found
             headlines[result.net.label] = (
-                f"rank correlation of LAM and |effect| {self.told(result)}{outcomes(found)}"
+                f"rank correlation of LAM and |effect| {self.correlations_text(result)}"
+                f"{outcomes(found)}"
             )
         tables = [self.agreement_table(results), self.share_table(results)]
         return Summary(headlines, [*tables, self.count_table(results)], verdicts)
 
     def parts(self, results: Sequence[Measured]) -> Iterator[tuple[str, Measured]]:
-        """The records of each scene, network by network; scenes without any are left out."""
+        """Network and scene, with the records of the scene; scenes without records are left out."""
         for result in results:
             for scene in SCENES:
                 part = of_scene(result, scene)
@@ -70,18 +71,18 @@ class EffectReport(ExperimentReport):
                     yield scene, part
 
     def layout(self, result: Measured) -> Layout:
-        """Where the blocks lie."""
+        """The positions of the blocks."""
         return Layout(self.experiment, result.columns["lam"].shape[1])
 
-    def told(self, result: Measured) -> str:
-        """The mean correlation of each scene, in a few words."""
+    def correlations_text(self, result: Measured) -> str:
+        """The mean correlation of each scene, as text."""
         return ", ".join(
             f"{agreement(part).mean():.2f} ({SCENES[scene]})"
             for scene, part in self.parts([result])
         )
 
     def correlations(self, part: Measured) -> dict[str, Interval]:
-        """Mean rank correlations over the blocks of each input, by the table's headings."""
+        """Mean rank correlations over the blocks of each input, by column title."""
         distance = self.layout(part).distance
         nearest = np.broadcast_to(-distance, part.columns["effect"].shape)
         found = {
@@ -121,23 +122,23 @@ class EffectReport(ExperimentReport):
         )
         note = (
             "Spearman's rank correlation over the blocks of each input, mean over inputs. "
-            "Nearness: what an order by distance to the window reaches without any network. At "
-            "equal distance: the part of LAM's that nearness does not explain. LAM and effect: "
-            "with the sign, so above 0 if the blocks that LAM marks help rather than harm. Last: "
-            "median over the blocks that are not idle; sampling errors make every correlation "
-            f"smaller. {INTERVALS}"
+            "Nearness: minus the distance to the window, without a network. At equal distance: the "
+            "partial correlation, given the distance. LAM and effect: the signed effect, so "
+            "above 0 if the blocks that LAM marks help rather than harm. Last column: median over "
+            "the blocks that are not idle; sampling errors reduce all correlations. "
+            f"{INTERVALS}"
         )
         title = "Do the blocks that LAM marks have the larger effects?"
         return Table(self.experiment.name, title, columns, rows, note)
 
     def noise(self, part: Measured) -> float | None:
-        """Median standard error of the blocks that are not idle, as a share of their effect."""
+        """Median of standard error / |effect| over the blocks that are not idle."""
         effect = np.abs(thresholded(part, self.options.tolerance))
         error = part.columns["error"][effect > 0]
         return float(np.median(error / effect[effect > 0])) if error.size else None
 
     def shares(self, scene: str, part: Measured) -> tuple[Values, Values, list[str]]:
-        """LAM's share and that of |effect| on foreign blocks (m), where both have one; sources."""
+        """Shares of LAM and of |effect| on foreign blocks (m), if both exist; and the sources."""
         mask = self.layout(part).foreign[scene]
         lam = share_inside(part.columns["lam"], mask)
         effect = share_inside(np.abs(thresholded(part, self.options.tolerance)), mask)
@@ -146,7 +147,7 @@ class EffectReport(ExperimentReport):
         return lam[known], effect[known], sources
 
     def share_table(self, results: Sequence[Measured]) -> Table:
-        """What part of each map lies on foreign pixels."""
+        """Shares of both maps on foreign pixels."""
         rows: list[list[Cell]] = []
         for scene, part in self.parts(results):
             if scene == UNTOUCHED:
@@ -167,14 +168,14 @@ class EffectReport(ExperimentReport):
             Column("difference", "percentage points", 1, signed=True),
         )
         note = (
-            "Shares of what lies outside of the window. Images in which no block has an effect are "
+            "Shares of the map outside of the window. Images in which no block has an effect are "
             f"left out. {INTERVALS}"
         )
         title = "How much of both maps lies on foreign pixels?"
         return Table(f"{self.experiment.name}_shares", title, columns, rows, note)
 
     def count_table(self, results: Sequence[Measured]) -> Table:
-        """Blocks that help, harm and are idle."""
+        """Shares of blocks that harm, help and are idle."""
         rows: list[list[Cell]] = []
         for scene, part in self.parts(results):
             kinds = self.kinds(part)
@@ -248,7 +249,7 @@ class EffectReport(ExperimentReport):
         return [self.draw_pies(results), self.draw_curves(results), *self.pictures(results)]
 
     def draw_pies(self, results: Sequence[Measured]) -> Chart:
-        """A pie for each network and scene, as the paper of causal effect maps has them."""
+        """A pie chart for each network and scene, as in the CEM paper."""
         figure, panels = self.panels(results, 1.9)
         for axis, part in panels:
             shares = [float(values.mean()) for values in self.kinds(part).values()]
@@ -268,13 +269,13 @@ class EffectReport(ExperimentReport):
         return Chart(
             "effect_pies",
             "How many blocks harm, help, or do neither?",
-            "Mean shares of the blocks outside of the window. A block that helps makes the window "
-            f"worse when it is replaced; idle is less than {self.options.tolerance:g} dB.",
+            "Mean shares of the blocks outside of the window. If a helping block is replaced, the "
+            f"window gets worse. Idle: less than {self.options.tolerance:g} dB.",
             figure,
         )
 
     def draw_curves(self, results: Sequence[Measured]) -> Chart:
-        """What share of the effect the first blocks of an order have."""
+        """Cumulative share of the effect, for three orders of the blocks."""
         figure, panels = self.panels(results, 2.2, shared=True)
         for axis, part in panels:
             self.draw_orders(axis, part)
@@ -284,10 +285,10 @@ class EffectReport(ExperimentReport):
         return Chart(
             "effect_orders",
             "How much of the effect do the blocks have that LAM marks most?",
-            "Blocks are taken in the order of three maps; the curve tells which share of all "
-            "effects, harm or help, the blocks so far have. The closer LAM's is to that of the "
-            "effect itself, the better it tells what matters; if it is no higher than "
-            '"nearest first", the distance to the window says as much.',
+            "Blocks are taken in the order of three maps. The curve is the share of all effects, "
+            "harm or help, that the blocks so far have. The closer LAM's curve is to that of the "
+            "effect itself, the better LAM finds what matters. If it is no higher than "
+            '"nearest first", the distance to the window predicts effects equally well.',
             figure,
         )
 
@@ -307,7 +308,7 @@ class EffectReport(ExperimentReport):
         return figure, found
 
     def draw_orders(self, axis: Axes, part: Measured) -> None:
-        """One panel: means over the inputs."""
+        """One panel of `draw_curves`: means over the inputs."""
         effect = np.abs(thresholded(part, self.options.tolerance))
         known = effect.sum(axis=1) > 0
         effect, lam = effect[known], part.columns["lam"][known]
@@ -337,7 +338,7 @@ class EffectReport(ExperimentReport):
             "Attribution and causal effect of the same blocks:",
             "The LR input with the window (white) and the ring's outer border (yellow); LAM's map, "
             "red is much; the causal effects, red helps, blue harms, full colour from "
-            f"{BOUND:g} dB. First where both agree best, then where least.",
+            f"{BOUND:g} dB. First the input in which both agree best, then worst.",
         )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:
@@ -366,7 +367,7 @@ class EffectReport(ExperimentReport):
 
 
 def taken_share(effect: Values, key: Values) -> Values:
-    """Mean share (K) of `effect` (n,K) in the first 1, 2, ... blocks, largest `key` (n,K) first."""
+    """Mean cumulative share (K) of `effect` (n,K), blocks sorted by falling `key` (n,K)."""
     order = np.argsort(-key, axis=1, kind="stable")
     sums = np.take_along_axis(effect, order, axis=1).cumsum(axis=1)
     mean: Values = (sums / sums[:, -1:]).mean(axis=0)
@@ -374,6 +375,6 @@ def taken_share(effect: Values, key: Values) -> Values:
 
 
 def enlarged(picture: NDArray[np.uint8], side: int = 128) -> NDArray[np.uint8]:
-    """A small picture (h,w,3), each pixel a square, of about `side` pixels."""
+    """A small picture (h,w,3), enlarged to about `side` pixels by repeating pixels."""
     times = max(side // len(picture), 1)
     return picture.repeat(times, 0).repeat(times, 1)

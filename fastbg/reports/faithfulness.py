@@ -37,7 +37,7 @@ class FaithfulnessReport(ExperimentReport):
     experiment: Faithfulness
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """Areas by network and map, and what each gains on its controls; claim C12."""
+        """Areas by network and map, and gains over the controls; claim C12."""
         rows: list[list[Cell]] = []
         verdicts: list[Verdict] = []
         headlines = {}
@@ -56,8 +56,8 @@ class FaithfulnessReport(ExperimentReport):
                 Column(f"{kind}: less than shuffled", digits=3, signed=True),
             ]
         note = (
-            "Areas are means over the logarithm of the number of LR pixels; 1: nothing done, 0: "
-            "all. Less than: the control's area minus the map's, positive where the map is better. "
+            "Areas are means of curves over the logarithm of the number of LR pixels; 0 is best. "
+            "Less than: the control's area minus the map's, positive if the map is better. "
             "Shuffled: the map's values exchanged among pixels of equal distance to the window. "
             f"A curve takes {self.options.points} passes of the network, a map on a path at "
             f"most {2 * PUBLISHED[1]}, half of them backward, a gradient 2, occlusion one for each "
@@ -94,7 +94,7 @@ class FaithfulnessReport(ExperimentReport):
         return sorted(means, key=lambda name: means[name])
 
     def against_the_best(self, results: Sequence[Measured]) -> Table:
-        """What every other map lacks to the best one, by network and curve, in order."""
+        """Differences of all maps to the best one, by network and curve, in order."""
         rows: list[list[Cell]] = []
         for result in results:
             for kind in KINDS:
@@ -109,14 +109,14 @@ class FaithfulnessReport(ExperimentReport):
             "Which explanation is nearest to the truth?",
             (*columns, Column("area: more than the first's", digits=3, signed=True)),
             rows,
-            "The first of each block has the smallest mean area. An interval that reaches to 0 "
-            "says that these images do not tell the two apart. The first was picked as it came "
-            "first here, so the differences to it are a little too large. Intervals: 95 %, "
-            "Student's t over photographs, paired.",
+            "The first of each block has the smallest mean area. If an interval contains 0, these "
+            "images cannot distinguish the two. As the first was chosen by these areas, "
+            "the differences to it are slightly too large. Intervals: 95 %, Student's t over "
+            "photographs, paired.",
         )
 
     def best(self, result: Measured) -> str:
-        """The map of the smallest area of insertion, and whether it is surely the best."""
+        """The map with the smallest insertion area, and whether its lead is significant."""
         first, second = self.ranked(result, "insertion")[:2]
         lead = mean_interval(gain(result, "insertion", first, second), result.sources)
         sure = "ahead of" if lead.known and lead.low > 0 else "not surely ahead of"
@@ -154,7 +154,7 @@ class FaithfulnessReport(ExperimentReport):
         return [self.draw_curves(results), *self.pictures(results)]
 
     def draw_curves(self, results: Sequence[Measured]) -> Chart:
-        """Means over images, network by network."""
+        """Mean curves, a row for each network."""
         figure = figures.new_figure(0.8 + 2.3 * len(results))
         axes = figure.subplots(len(results), 2, squeeze=False, sharex=True, sharey=True)
         for row, result in zip(axes, results, strict=True):
@@ -169,11 +169,11 @@ class FaithfulnessReport(ExperimentReport):
         return Chart(
             "faithfulness_curves",
             "How many pixels does it take?",
-            "Means over the images; a curve that falls early found the pixels that matter. "
-            "Deletion: what is left of the window's structure when these pixels are blurred. "
-            "Insertion: how far the window still is from the whole image's when only they are "
-            "sharp. Dashed: the controls that need no network; dotted: LAM's own map, shuffled "
-            "among pixels of equal distance.",
+            "Means over the images; the curve of a map that finds the pixels that matter falls "
+            "early. Deletion: remaining structure of the window when these pixels are blurred. "
+            "Insertion: distance of the window from that of the whole image when only these pixels "
+            "are sharp. Dashed: controls that need no network; dotted: LAM's map, shuffled among "
+            "pixels of equal distance.",
             figure,
         )
 
@@ -201,9 +201,9 @@ class FaithfulnessReport(ExperimentReport):
             results,
             self.strips,
             "One window, explained in several ways:",
-            "The input, then each map; red is much. First where the first map gains most on "
-            "looking near the window, then where it gains least. Below: areas of deletion and "
-            "insertion.",
+            "The input, then each map; red is much. First the image in which the first map gains "
+            "most over nearest first, then the one in which it gains least. Below: areas of "
+            "deletion and insertion.",
         )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:

@@ -1,7 +1,7 @@
-"""The style of all figures: one palette that follows the page's theme, and saving to files.
+"""The style of all figures: a palette for light and dark pages, and saving to files.
 
-Colours are drawn as the light theme's. In the report's inline SVG each is replaced by a CSS
-variable, so that one drawing serves light and dark.
+Figures are drawn in the light theme's colours. In the report's inline SVG each colour is replaced
+by a CSS variable, so that one drawing serves both themes.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ THEMED = {
 }
 MARKS = {"window": "#ffffff", "input": "#ffd23f", "seam": "#ff5a36"}
 WIDTH = 6.0  # inches
-NARROW = 4.3  # inches; fills a phone's screen without making the text smaller
+NARROW = 4.3  # inches; fills a phone's screen at the same text size
 LEGEND = 22  # characters in a line of a legend that is too wide for a narrow figure
 
 STYLE: dict[Any, Any] = {
@@ -68,7 +68,7 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "text.color": INK,
-    "text.parse_math": False,  # names of files may hold a "$"
+    "text.parse_math": False,  # file names may contain "$"
     "xtick.color": MUTED,
     "ytick.color": MUTED,
 }
@@ -76,7 +76,7 @@ STYLE: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The style of figures, in a `with` block for drawing and for saving."""
+    """Context with the style of figures, for drawing and for saving."""
     with mpl.rc_context(STYLE):
         yield
 
@@ -87,24 +87,24 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def short(name: str, length: int = 22) -> str:
-    """`name` with its middle left out if it is longer, so that it leaves room for the axes."""
+    """`name`, shortened in the middle to `length` characters."""
     half = (length - 3) // 2
     return name if len(name) <= length else f"{name[:half]}...{name[-half:]}"
 
 
 def name_rows(axis: Axes, names: Sequence[str]) -> None:
-    """One row of `axis` for each of `names`, from 0 on."""
+    """Label the rows 0, 1, ... of `axis` with `names`."""
     axis.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
     axis.tick_params(axis="y", length=0)
 
 
 def mark_paper(axis: Axes, value: float, row: float) -> None:
-    """A diamond where the paper's number lies."""
+    """Mark the paper's `value` in a row by a diamond."""
     axis.plot(value, row, "D", color=PAPER, markeredgecolor=INK, markersize=7, zorder=4)
 
 
 def gains_in_order(axis: Axes, gains: NDArray[np.float64]) -> None:
-    """A bar for each of `gains` (n), the largest first: above zero blue, below red."""
+    """A bar for each of `gains` (n), in descending order: blue above zero, red below."""
     ordered = np.sort(gains)[::-1]
     colours = np.where(ordered > 0, FULL, ALONE)
     axis.bar(range(ordered.size), ordered, width=1.0, color=colours, linewidth=0)
@@ -117,7 +117,7 @@ def gains_in_order(axis: Axes, gains: NDArray[np.float64]) -> None:
 
 
 def mark_clipped(axis: Axes, curves: NDArray[np.float64]) -> None:
-    """Say at the upper and lower end how many of `curves` (points, n) leave the axis there."""
+    """Print at both ends of the axis how many of `curves` (points, n) leave it there."""
     low, high = axis.get_ylim()
     above, below = int((curves.max(0) > high).sum()), int((curves.min(0) < low).sum())
     style: dict[str, Any] = {
@@ -133,10 +133,10 @@ def mark_clipped(axis: Axes, curves: NDArray[np.float64]) -> None:
 
 
 def inline_svgs(figure: Figure, name: str, label: str) -> str:
-    """`figure` as two <svg> elements with the page's colours: for wide and for narrow screens.
+    """`figure` as two <svg> elements in the page's colours, for wide and for narrow screens.
 
-    The style sheet shows one of them. `label` is their alternative text. A figure whose words leave
-    no room for its axes on a narrow screen has one drawing, for all of them.
+    The style sheet shows one of them. `label` is their alternative text. If the texts leave no room
+    for the axes on a narrow screen, there is one element for all screens.
     """
     wide = _inline_svg(figure, "wide", name, label)
     try:
@@ -148,12 +148,12 @@ def inline_svgs(figure: Figure, name: str, label: str) -> str:
         return _inline_svg(figure, "any", name, label)
 
 
-COLLAPSED = "constrained_layout not applied"  # what Matplotlib warns of
+COLLAPSED = "constrained_layout not applied"  # Matplotlib's warning
 
 
 @contextlib.contextmanager
 def narrowed(figure: Figure) -> Iterator[None]:
-    """Lays `figure` out for a phone inside a `with` block, and as before after it."""
+    """Context in which `figure` has the layout for a phone; restored afterwards."""
     width, height = figure.get_size_inches()
     engine = figure.get_layout_engine()
     places = [(axis, axis.get_position(original=True).frozen()) for axis in figure.axes]
@@ -199,7 +199,7 @@ def _fit_texts(figure: Figure) -> None:
 
 
 def _wrap(text: Text, length: float, room: float) -> None:
-    """Break the lines of `text`, `length` pixels long, to `room`; smaller if a word is longer."""
+    """Wrap `text`, `length` pixels long, to `room` pixels; shrink it if a word is longer."""
     if length <= room:
         return
     lines = text.get_text().split("\n")
@@ -218,7 +218,7 @@ def _inline_svg(figure: Figure, shape: str, name: str, label: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Sizes come from the page, names of groups would be repeated from figure to figure.
+    # The page sets the sizes; ids of groups would be repeated from figure to figure.
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)
@@ -230,18 +230,18 @@ def _inline_svg(figure: Figure, shape: str, name: str, label: str) -> str:
 
 
 def save(item: Chart | Gallery, folder: Path) -> None:
-    """`item` as NAME.png and NAME.pdf in `folder`."""
+    """Save `item` as NAME.png and NAME.pdf in `folder`."""
     figure = item.figure if isinstance(item, Chart) else draw_gallery(item)
     with style():
         figure.draw_without_rendering()
-        figure.set_layout_engine(None)  # where things are is known now
+        figure.set_layout_engine(None)  # the layout is final
         for kind in ("png", "pdf"):
             metadata = {"CreationDate": None} if kind == "pdf" else None
             figure.savefig(folder / f"{item.name}.{kind}", dpi=200, metadata=metadata)
 
 
 def data_rows(item: Chart | Gallery) -> list[list[object]]:
-    """The numbers that `item` shows, below a row of titles."""
+    """The numbers in `item` as rows, the first of which has the titles."""
     if isinstance(item, Gallery):
         rows: list[list[object]] = [
             [strip.title, strip.detail, panel.title, panel.detail]
@@ -270,9 +270,9 @@ def tick_names(axis: Axis) -> dict[float, str]:
 
 
 def drawn_points(axis: Axes) -> Iterator[tuple[str, str, float, float]]:
-    """Series, kind, and place of each thing that is drawn at data coordinates.
+    """Series, kind, x and y of everything drawn in data coordinates.
 
-    Of a pie's slice the share, as x.
+    For a slice of a pie, x is its share.
     """
     for line in axis.lines:
         if line.get_transform() == axis.transData:
@@ -299,13 +299,13 @@ def drawn_points(axis: Axes) -> Iterator[tuple[str, str, float, float]]:
 
 
 def named(artist: Any) -> str:
-    """The label that a legend shows; matplotlib's own begin with "_"."""
+    """The artist's label; empty for labels that Matplotlib made, which begin with "_"."""
     label = str(artist.get_label())
     return "" if label.startswith("_") else label
 
 
 def draw_gallery(gallery: Gallery) -> Figure:
-    """`gallery` as one figure: a row per strip."""
+    """`gallery` as one figure, a row for each strip."""
     columns = max((len(strip.panels) for strip in gallery.strips), default=1)
     cell = 1.75
     shapes = [panel.picture.shape for strip in gallery.strips for panel in strip.panels]

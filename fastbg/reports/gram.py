@@ -93,7 +93,7 @@ class GramReport(ExperimentReport):
                 ),
                 papers,
                 f"{drawn_text(results[0], self.experiment.base.options)} Positive: the more "
-                f"alike, the higher the PSNR. {intervals}",
+                f"similar, the higher the PSNR. {intervals}",
             ),
             Table(
                 "gram_similarities",
@@ -106,10 +106,9 @@ class GramReport(ExperimentReport):
                 ),
                 others,
                 "Mean rank correlation (Spearman) within foregrounds, both sets together. The "
-                "images are split in halves by the seed; no image has foregrounds in both. What "
-                "is chosen or fitted is chosen and fitted on the first half alone: the last row "
-                "of each network is a linear fit of PSNR ranks to all measures' ranks. "
-                + intervals,
+                "images are split into halves with the seed; no image has foregrounds in both. "
+                "Choices and fits use the first half only. The last row of each network is a "
+                "linear fit of PSNR ranks to the ranks of all measures. " + intervals,
             ),
         ]
         if STEP in measures:
@@ -120,7 +119,7 @@ class GramReport(ExperimentReport):
     def views(self, results: Sequence[Measured]) -> dict[Seam, list[Measured]]:
         """The records by the seams of `swap`, with the measures that all networks have.
 
-        A run that an older version began lacks measures that were added since.
+        Runs by older versions lack measures that were added later.
         """
         swap = self.experiment.base
         lacking = set(SIMILARITIES) - set(common_measures(results))
@@ -131,7 +130,7 @@ class GramReport(ExperimentReport):
         return {seam: [swap.view(result, seam) for result in kept] for seam in swap.seams}
 
     def by_seam(self, views: Mapping[Seam, Sequence[Measured]]) -> list[Table]:
-        """The relation for each seam; no table if there is only one seam."""
+        """A table of correlations by seam; none if there is only one seam."""
         if len(views) < 2:
             return []
         measured = common_measures(next(iter(views.values())))
@@ -163,7 +162,7 @@ class GramReport(ExperimentReport):
                 rows,
                 "Mean rank correlation (Spearman) with PSNR within foregrounds, by the seam of the "
                 "composites; the step is that of the hard seam. All other tables and figures are "
-                f"about the {title(next(iter(views)))}. Intervals: 95 %, Student's t over images.",
+                f"for the {title(next(iter(views)))}. Intervals: 95 %, Student's t over images.",
             )
         ]
 
@@ -196,8 +195,8 @@ class GramReport(ExperimentReport):
                 Column("the step, given it", "", 2, signed=True),
             ),
             rows,
-            "Mean rank correlation (Spearman) with PSNR within foregrounds, all images; partial "
-            "where one measure is held fixed. The step: mean absolute difference between the "
+            "Mean rank correlation (Spearman) with PSNR within foregrounds, all images; given "
+            "another measure: partial correlation. The step: mean absolute difference between the "
             "foreground's border pixels and the background's pixels beside them. Intervals: "
             "95 %, Student's t over images.",
         )
@@ -220,8 +219,8 @@ class GramReport(ExperimentReport):
                 "How far do two networks agree on which backgrounds are good?",
                 (Column("network"), Column("other"), Column("rank correlation", "", 2)),
                 rows,
-                "Mean rank correlation (Spearman) of both networks' PSNR within foregrounds: what "
-                "a measure that knows nothing of the network can hope for. Intervals: 95 %, "
+                "Mean rank correlation (Spearman) of both networks' PSNR within foregrounds: about "
+                "the limit for measures that do not use the network. Intervals: 95 %, "
                 "Student's t over images.",
             )
         ]
@@ -252,8 +251,8 @@ class GramReport(ExperimentReport):
     def contest(self, result: Measured) -> "dict[str, Entry]":
         """Each measure's correlation within foregrounds, on both halves of the images.
 
-        The first half may choose and fit; the held-out half only judges. Empty if there is no
-        other image to hold out.
+        The first half is for choosing and fitting, the held-out half for testing. Empty if there
+        is no image to hold out.
         """
         known, held = halves(result.items, self.experiment.seed)
         if not held.any():
@@ -317,10 +316,10 @@ class GramReport(ExperimentReport):
         return Chart(
             "gram_scatter",
             "Does the Gram distance tell how well a foreground is restored?",
-            "A dot per composite. Left: distance between foreground and background against the "
-            "foreground's PSNR. Right: the same within each foreground, its backgrounds in order "
-            "of distance (0 %: the most alike) and PSNR against the foreground's mean; the lines "
-            "are means over foregrounds. A measure that predicts falls from left to right.",
+            "A dot for each composite. Left: distance between foreground and background against "
+            "the foreground's PSNR. Right: the same within each foreground, with its backgrounds "
+            "ranked by distance (0 %: the most similar) and PSNR minus the foreground's mean; the "
+            "lines are means over foregrounds. If a measure predicts PSNR, they fall to the right.",
             figure,
         )
 
@@ -367,12 +366,12 @@ class Entry:
 
 
 def likeness(result: Measured) -> Mapping[str, Rows]:
-    """Minus each measure's distance to the foreign backgrounds (n,K-1)."""
+    """For each measure minus the distances to the foreign backgrounds (n,K-1)."""
     return {name: -result.columns[name][:, 1:] for name in common_measures([result])}
 
 
 def common_measures(results: Sequence[Measured]) -> list[str]:
-    """The measures that all results have; runs of older versions may lack some."""
+    """The measures that all results have; runs by older versions may lack some."""
     return [name for name in SIMILARITIES if all(name in each.columns for each in results)]
 
 
@@ -382,13 +381,13 @@ def foreign_psnr(result: Measured) -> Rows:
 
 
 def centred_ranks(values: Rows) -> Rows:
-    """Ranks of each row, about 0."""
+    """Ranks of the values in each row, minus their mean."""
     ranks: Rows = rankdata(values, axis=1)
     return ranks - ranks.mean(axis=1, keepdims=True)
 
 
 def halves(items: Sequence[Item], seed: int) -> tuple[Bools, Bools]:
-    """Two halves of each set's images: which items (n) lie in the first, which in the second."""
+    """Splits each set's images into two halves: masks (n) of the items in each half."""
     first: set[str] = set()
     for name in SETS:
         images = sorted({item.source for item in items if item.set == name})

@@ -1,4 +1,4 @@
-"""Shared by the reports of the experiments on groups (`composites`, `swap`, `seam`, `gram`)."""
+"""Shared by the reports of experiments on groups (`composites`, `swap`, `seam`, `gram`)."""
 
 from fastbg.experiments.experiment import Measured
 from fastbg.experiments.groups import ROOM, SETS, GroupOptions, by_set
@@ -14,7 +14,7 @@ def place(item: Item) -> str:
 
 
 def parts(result: Measured) -> dict[str, Measured]:
-    """The result by set."""
+    """The result of each set."""
     return {
         name: Measured(
             result.net,
@@ -35,6 +35,6 @@ def drawn_text(result: Measured, o: GroupOptions) -> str:
     ]
     return (
         f"Drawn: {', '.join(counts)}. Requested: {o.groups} in {o.backgrounds}; the paper: 100 in "
-        "100. A foreign background comes from another photograph, and the sub-images cover the "
-        f"images at most {ROOM} times, so that few images give fewer."
+        "100. Foreign backgrounds come from other photographs, and sub-images cover the images at "
+        f"most {ROOM} times, so few images give fewer groups."
     )

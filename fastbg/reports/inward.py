@@ -26,7 +26,7 @@ class InwardReport(ExperimentReport):
     experiment: Inward
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """PSNR and attribution by the part that is kept; claim C7."""
+        """PSNR and attribution by the size of the kept part; claim C7."""
         verdicts: list[Verdict] = []
         said: dict[str, list[str]] = {result.net.label: [] for result in results}
         last = self.experiment.label(self.experiment.sizes[-1])
@@ -43,7 +43,7 @@ class InwardReport(ExperimentReport):
         return Summary(headlines, nested.tables(self.experiment, results), verdicts)
 
     def loss(self, result: Measured) -> Interval:
-        """PSNR that the most foreign content costs, dB."""
+        """Mean loss of PSNR with the most foreign content, dB."""
         losses = -change(result, self.experiment.sizes[-1], self.experiment.untouched)
         return mean_interval(losses, result.sources)
 
@@ -81,7 +81,7 @@ class InwardReport(ExperimentReport):
         ]
 
     def largest(self, results: Sequence[Measured]) -> list[Verdict]:
-        """C7: self-attention loses more than the others."""
+        """C7: self-attention loses more than other networks."""
         transformer = first(results, "swinir")
         if transformer is None:
             return []

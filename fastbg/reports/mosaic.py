@@ -28,7 +28,7 @@ from fastbg.stats.intervals import Interval, mean_interval, never_seen
 
 # Mean PSNR (dB) of the region in its own image and in the mosaic (Table 2).
 PAPER = {"edsr": (23.02, 23.28), "rcan": (23.11, 23.39), "swinir": (23.24, 23.33)}
-TOLERATED = 0.10  # an event that is rarer than this, at 95 %, counts as one that never happens
+TOLERATED = 0.10  # an event never happens if its share is below this, at 95 % confidence
 
 
 class MosaicReport(ExperimentReport):
@@ -43,7 +43,7 @@ class MosaicReport(ExperimentReport):
 
     @property
     def ways(self) -> dict[str, str]:
-        """How a region is restored: part of the column's name, and what tables call it."""
+        """Ways to restore a region: part of the column's name -> title in tables."""
         return {
             "whole": "in its own image",
             "alone": "the region alone",
@@ -52,7 +52,7 @@ class MosaicReport(ExperimentReport):
         }
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """Gains and harm of each way, what each costs, claim C9."""
+        """Gains, harm and cost of each way; claim C9."""
         rows, headlines = [], {}
         verdicts: list[Verdict] = []
         for result in results:
@@ -100,7 +100,7 @@ class MosaicReport(ExperimentReport):
         return Summary(headlines, [table, self.inner(results), self.costs(results[0])], verdicts)
 
     def inner(self, results: Sequence[Measured]) -> Table:
-        """Influence of the seams: mean gains in the whole region and in its middle."""
+        """Influence of the seams: mean gains in the whole region and in its central half."""
         pairs = {("tta", "alone"): "TTA over alone"}
         for seam, way in self.mosaics.items():
             pairs[way, "whole"] = f"mosaic over its own image, {title(seam)}"
@@ -117,7 +117,7 @@ class MosaicReport(ExperimentReport):
             for result in results
             for part, name in (("psnr", "region"), ("inner", "inner half"))
         ]
-        note = "Copies do not fit to the region at its border. The inner half is far from there."
+        note = "Copies do not match the region at its border; the inner half is far from it."
         return Table("mosaic_inner", "Is it the seams?", columns, rows, note)
 
     def costs(self, result: Measured) -> Table:
@@ -132,9 +132,9 @@ class MosaicReport(ExperimentReport):
             "tta": (copies, copies * float(np.mean(enlarged))),
         }
         note = (
-            "Pixels: those that the network is given, in multiples of the region's. fastbg does "
-            f"with less: TTA's {copies} calls are {len(enlarged)} different ones, and of the own "
-            "image and the mosaic it works out what the region can see of them."
+            "Pixels: those given to the network, divided by the region's. fastbg computes less: "
+            f"TTA's {copies} calls are {len(enlarged)} different ones, and of the own image and "
+            "the mosaic only pixels that the region depends on are computed."
         )
         columns = (
             Column("restored"),
@@ -145,19 +145,19 @@ class MosaicReport(ExperimentReport):
         return Table("mosaic_cost", "What a region costs", columns, rows, note)
 
     def mean(self, result: Measured, way: str, other: str) -> Interval:
-        """Mean gain of one way over another, paired, dB."""
+        """Mean paired gain of one way over another, dB."""
         return mean_interval(gain(result, way, other), result.sources)
 
     def harmed(self, result: Measured, way: str, other: str) -> NDArray[np.bool_]:
-        """Which regions (n) one way restores worse than another."""
+        """Whether one way restores a region worse than another: (n)."""
         return gain(result, way, other) < -self.options.harm
 
     def harm(self, result: Measured, way: str, other: str) -> float:
-        """Their share, %."""
+        """Share of regions that one way restores worse than another, %."""
         return 100 * float(self.harmed(result, way, other).mean())
 
     def raises(self, result: Measured, way: str) -> Verdict:
-        """C9, the mean gain of one of the `mosaics`."""
+        """C9: mean gain of one of the `mosaics`."""
         paper = PAPER.get(result.net.architecture)
         interval = self.mean(result, way, "whole")
         whole, mosaiced = (decibels(result, f"psnr_{name}").mean() for name in ("whole", way))
@@ -173,7 +173,7 @@ class MosaicReport(ExperimentReport):
         )
 
     def never_harms(self, result: Measured, way: str) -> Verdict:
-        """C9, no risk in one of the `mosaics`."""
+        """C9: one of the `mosaics` never harms."""
         harmed = self.harmed(result, way, "whole")
         worst = gain(result, way, "whole").min()
         return Verdict(
@@ -190,7 +190,7 @@ class MosaicReport(ExperimentReport):
         )
 
     def little(self, result: Measured) -> Verdict:
-        """C9, what TTA gains."""
+        """C9: TTA gains little."""
         most, interval = self.options.most, self.mean(result, "tta", "alone")
         return Verdict(
             claim="C9",
@@ -205,7 +205,7 @@ class MosaicReport(ExperimentReport):
         )
 
     def can_harm(self, result: Measured) -> Verdict:
-        """C9, TTA's risk."""
+        """C9: TTA can harm."""
         harmed = self.harmed(result, "tta", "alone")
         return Verdict(
             claim="C9",
@@ -221,17 +221,17 @@ class MosaicReport(ExperimentReport):
         )
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """Mean gains beside the paper's, every region's gain in order, mosaics to look at."""
+        """Mean gains beside the paper's, the gains of all regions, and pictures."""
         caption = (
-            "White: the region. The mosaic is shown as the network gets it. First where the mosaic "
-            "gains most over the region's own image, then where it loses most; the best of the "
-            f"three results is in bold. Mosaic: {title(self.experiment.seams[0])}."
+            "White: the region. The mosaic is the network's input. First the regions in which the "
+            "mosaic gains most over the region's own image, then those in which it loses most; the "
+            f"best of the three results is in bold. Mosaic: {title(self.experiment.seams[0])}."
         )
         mosaics = self.galleries(results, self.strips, "Mosaics of", caption)
         return [self.draw_means(results), self.draw_gains(results), *mosaics]
 
     def draw_means(self, results: Sequence[Measured]) -> Chart:
-        """Mean gain with its interval, the paper's beside it."""
+        """Mean gains with intervals, and the paper's."""
         series = [
             (f"over {name}, {title(seam)}", way, other, colour, "o" if seam == HARD else "s")
             for seam, way in self.mosaics.items()
@@ -263,7 +263,7 @@ class MosaicReport(ExperimentReport):
         figure.legend(loc="outside upper left", ncols=2, fontsize=8.5)
         return Chart(
             "mosaic_means",
-            "What do copies bring on average?",
+            "How much do copies gain on average?",
             "Mean gain of the mosaic over the region in its own image and over the region alone "
             "(squares: the mosaic's copies bridged to the region's rim), and of TTA. Lines: 95 % "
             "intervals. Diamonds: the mosaic's gain over the region's own image in the paper's "
@@ -288,14 +288,14 @@ class MosaicReport(ExperimentReport):
         return Chart(
             "mosaic_gains",
             "Does it ever harm?",
-            "One bar per region, in descending order. Blue: it came out better; red: worse. "
-            "The mosaic is set against the region's own image, TTA (right) against the region "
-            "alone. Every plot has its own scale.",
+            "One bar for each region, in descending order. Blue: better; red: worse. The mosaic is "
+            "compared with the region's own image, TTA (right) with the region alone. Every plot "
+            "has its own scale.",
             figure,
         )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:
-        """One region: its place, the mosaic, ground truth, three results."""
+        """One region: photograph, mosaic, ground truth, three results."""
         o, item = self.options, result.items[i]
         picture = {name: result.pictures[item.key, name] for name in self.experiment.shown}
         size = [int(result.columns[name][i]) for name in ("height", "width")]

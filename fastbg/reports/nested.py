@@ -14,11 +14,11 @@ from fastbg.reports.seams import NOTE
 from fastbg.stats.intervals import Interval, mean_interval
 
 COLOURS = (figures.FULL, figures.ALONE, *figures.OTHERS)
-READABLE = 0.07  # a share from which its bar has room for a number
+READABLE = 0.07  # smallest share whose bar has room for a number
 
 
 def outcomes(verdicts: Sequence[Verdict]) -> str:
-    """ "; C5 holds / undecided here; C6 holds", for a headline."""
+    """The outcomes for a headline, such as "; C5 holds / undecided here; C6 holds"."""
     claims: dict[str, list[str]] = {}
     for verdict in verdicts:
         claims.setdefault(verdict.claim, []).append(verdict.outcome.value)
@@ -26,7 +26,7 @@ def outcomes(verdicts: Sequence[Verdict]) -> str:
 
 
 def first(results: Sequence[Measured], architecture: str) -> Measured | None:
-    """The first network of that architecture, None if there is none."""
+    """The first network with this architecture; None if there is none."""
     return next((r for r in results if r.net.architecture == architecture), None)
 
 
@@ -36,12 +36,12 @@ def mean(experiment: Nested, result: Measured, column: str) -> Interval:
 
 
 def share(experiment: Nested, result: Measured, column: str) -> Interval:
-    """Mean of a column of shares, which its interval cannot take beyond 0 and 1."""
+    """Mean of a column of shares; the interval is limited to 0..1."""
     return mean(experiment, result, column).clipped(0, 1)
 
 
 def mean_change(experiment: Nested, result: Measured, size: int) -> Interval:
-    """Mean change of PSNR from the untouched image to `size`, dB."""
+    """Mean change of PSNR from the unchanged image to `size`, dB."""
     gains = change(result, size, experiment.untouched)
     return mean_interval(gains, result.sources)
 
@@ -54,7 +54,7 @@ def views(experiment: Nested, results: Sequence[Measured]) -> dict[Seam, list[Me
 
 
 def attributed(experiment: Nested, results: Sequence[Measured]) -> list[tuple[str, Measured, str]]:
-    """Name, records and prefix of the columns of each network, and of its null model if any."""
+    """Name, records and column prefix of each network and of its null model, if measured."""
     found = []
     for result in results:
         found.append((result.net.label, result, ""))
@@ -117,23 +117,23 @@ def attribution_table(experiment: Nested, results: Sequence[Measured]) -> Table:
                 index = mean(experiment, result, f"{prefix}di_{size}").clipped(0, 100)
                 rows.append((name, title(seam), experiment.label(size), index, *shares))
     note = (
-        "Shares of the attribution map, which add up to 100 %. 'There, untouched': what the same "
-        "pixels had while they were the image's own. Diffusion index: 0 if one pixel has it all, "
-        "100 if all have the same. Intervals as above."
+        "Shares of the attribution map, which add up to 100 %. 'There, untouched': the share of "
+        "the same pixels in the unchanged image. Diffusion index: 0 if one pixel has all of it, "
+        "100 if all have equal shares. Intervals as above."
     )
     name = f"{experiment.name}_attribution"
-    return Table(name, "Which pixels made the window", columns, rows, note)
+    return Table(name, "Which pixels were used for the window", columns, rows, note)
 
 
 def attributed_sizes(experiment: Nested, seam: Seam) -> tuple[int, ...]:
-    """The sizes that were attributed with a seam: all with the first, then those looked at."""
+    """The sizes that were attributed with a seam: with the first seam all."""
     if seam == experiment.seams[0]:
         return experiment.sizes
     return tuple(size for size in experiment.changed if size in experiment.looked)
 
 
 def charts(experiment: Nested, results: Sequence[Measured]) -> list[Chart | Gallery]:
-    """One pair in the paper's form; then means over all pairs."""
+    """One pair as in the paper's figures, then means over all pairs."""
     first = views(experiment, results)[experiment.seams[0]]
     return [
         *gallery(experiment, first),
@@ -163,9 +163,9 @@ def draw_psnr(experiment: Nested, results: Sequence[Measured]) -> Chart:
     figure.legend(loc="outside upper left", ncols=len(experiment.seams), fontsize=8.5)
     return Chart(
         f"{experiment.name}_psnr",
-        "What does the foreign content cost?",
+        "How much PSNR is lost by foreign content?",
         f"PSNR of the window against {experiment.label(experiment.untouched)}: mean over "
-        f"{len(results[0].items)} pairs of images. Bars: 95 % interval. Below 0: it did harm. "
+        f"{len(results[0].items)} pairs of images. Bars: 95 % interval. Below 0: it harms. "
         "Dashed: the seam is bridged.",
         figure,
     )
@@ -192,7 +192,7 @@ def draw_index(experiment: Nested, results: Sequence[Measured]) -> Chart:
     return Chart(
         f"{experiment.name}_index",
         "How widely does the network look?",
-        "Diffusion index of the attribution, mean over all pairs: the higher, the more evenly the "
+        "Diffusion index of the attribution, mean over all pairs: the larger, the more evenly the "
         "attribution is spread over the image. Bars: 95 % interval. Composites: "
         f"{title(experiment.seams[0])}.",
         figure,
@@ -200,7 +200,7 @@ def draw_index(experiment: Nested, results: Sequence[Measured]) -> Chart:
 
 
 def apart(place: int, count: int) -> float:
-    """How far the line at `place` of `count` is moved to the right, so that intervals show."""
+    """Shift to the right of line number `place` of `count`, so that intervals do not overlap."""
     return 0.12 * (place - (count - 1) / 2)
 
 
@@ -220,7 +220,7 @@ def line(
 
 
 def size_axis(axis: Axes, experiment: Nested, sizes: Sequence[int]) -> None:
-    """The sizes, one beside the other."""
+    """Label the horizontal axis with the sizes."""
     axis.set_xticks(range(len(sizes)), ["none" if size == 0 else str(size) for size in sizes])
     axis.set_xlabel(experiment.axis)
     axis.grid(axis="y")
@@ -259,7 +259,7 @@ def draw_shares(experiment: Nested, results: Sequence[Measured]) -> Chart:
     figure.legend(handles, labels, loc="outside upper left", ncols=3, fontsize=8.5)
     return Chart(
         f"{experiment.name}_shares",
-        "Where do the pixels lie that made the window?",
+        "Where are the pixels that were used for the window?",
         "Share of the attribution on the window itself, on the foreign pixels and on the image's "
         f"other pixels, mean over all pairs. Composites: {title(experiment.seams[0])}.",
         figure,
@@ -280,10 +280,10 @@ def gallery(experiment: Nested, results: Sequence[Measured]) -> list[Gallery]:
         Gallery(
             f"{experiment.name}_pair",
             "One pair, from an untouched image to the most foreign content",
-            "The most dissimilar pair of images. Above: what the network made of the composite. "
-            "Below: which input pixels made the window in the middle (white square): the redder, "
-            "the more. Yellow: where the foreign content begins or ends. PSNR is that of the "
-            "window; DI, the diffusion index, is high where attribution is spread widely. "
+            "The most dissimilar pair of images. Above: the composite, restored by the network. "
+            "Below: the input pixels that were used for the central window (white square); the "
+            "redder, the more. Yellow: border of the foreign content. PSNR is that of the window; "
+            "DI, the diffusion index, is large if attribution is spread widely. "
             f"Composites: {title(experiment.seams[0])}."
             + (
                 " Last: the same for a network with random weights."
@@ -312,7 +312,7 @@ def strip(experiment: Nested, result: Measured, i: int) -> Strip:
 
 
 def marks(experiment: Nested, size: int, shape: tuple[int, ...]) -> list[Mark]:
-    """The window in the image on top, and in all pictures of a column where foreign pixels end."""
+    """The window in the upper picture, and in all pictures the border of the foreign pixels."""
     side = experiment.options.size
     found = [Mark.pixels(experiment.window_box, shape, "window")]
     if size != experiment.untouched:

@@ -1,4 +1,4 @@
-"""Writes the report of a run: a self-contained report.html, figures and tables as files."""
+"""Writes the report of a run: a self-contained report.html, and figures and tables as files."""
 
 import base64
 import csv
@@ -29,15 +29,15 @@ SIGNS = {
     Outcome.UNDECIDED: "open",
     Outcome.TOO_FEW: "few",
 }
-SIDES = (400, 256, 160, 96)  # pixels; larger pictures are shrunk in the page, the more the fuller
+SIDES = (400, 256, 160, 96)  # pixels; largest side of pictures in the page, smaller in full pages
 LIMIT = 20_000_000  # bytes of the page
-RELOAD = 15  # seconds after which a page that is not finished is read again
+RELOAD = 15  # seconds after which an unfinished page reloads
 
 
 class Page:
     """The report in a folder: report.html, figures/*.png and *.pdf, tables/*.csv.
 
-    A section is drawn and rendered when it is put, and not again when others are.
+    `put` draws and renders one section; the others are kept as they are.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +47,7 @@ class Page:
         self._parts: dict[tuple[str, int], Markup] = {}  # by section and size of pictures
 
     def put(self, section: Section) -> None:
-        """Add or replace a section, and write its files; RunStoreError if that fails."""
+        """Add or replace a section and write its files. RunStoreError if that fails."""
         self.sections[section.name] = section
         for side in SIDES:
             self._parts.pop((section.name, side), None)
@@ -67,12 +67,12 @@ class Page:
         unfinished: Sequence[str] = (),
         coming: Sequence[str] = (),
     ) -> Path:
-        """Write report.html; its path.
+        """Write report.html, and return its path.
 
         Args:
-            about: what was run on what, label -> text.
-            unfinished: what the run still lacks.
-            coming: experiments that are being measured: the page says so, and reloads itself.
+            about: images, networks and versions of the run, label -> text.
+            unfinished: lines about missing results.
+            coming: experiments still to measure; the page lists them and reloads itself.
 
         Pictures are made smaller until the page has at most 20 MB. Raises RunStoreError if the
         folder cannot be written.
@@ -90,7 +90,7 @@ class Page:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Errors of the file system as RunStoreError."""
+    """Context that turns errors of the file system into RunStoreError."""
     try:
         yield
     except OSError as error:
@@ -106,7 +106,7 @@ def write_report(
     about: Mapping[str, Any],
     unfinished: Sequence[str] = (),
 ) -> Path:
-    """Write all of a report at once, see `Page`."""
+    """Write a whole report, see `Page`."""
     page = Page(folder)
     for section in sections:
         page.put(section)
@@ -121,17 +121,17 @@ def html(
     coming: Sequence[str] = (),
     parts: dict[tuple[str, int], Markup] | None = None,
 ) -> str:
-    """The page, its pictures at most `side` pixels wide and high.
+    """The page's HTML, with pictures at most `side` pixels wide and high.
 
-    Names of files and networks are not trusted: all text is escaped. `parts` keeps what was
-    rendered, by section and side.
+    Names of files and networks are not trusted: all text is escaped. `parts` is a cache of rendered
+    sections, by name and side.
     """
     parts = {} if parts is None else parts
     environment = templates(side)
     for section in sections:
         if (section.name, side) not in parts:
             template = environment.get_template("section.html.j2")
-            # Escaped where it was rendered, as the page is.
+            # Escaped when it was rendered, like the page.
             text = template.render(
                 section=section,
                 tested=by_statement(section),
@@ -159,14 +159,14 @@ def html(
 
 
 def opened(section: Section) -> set[str]:
-    """Names of the figures that are seen at once: the first chart, and what asks for it."""
+    """Names of the figures shown unfolded: the first chart, and galleries with `opened`."""
     charts = [figure.name for figure in section.figures if isinstance(figure, Chart)]
     galleries = [each for each in section.figures if isinstance(each, Gallery)]
     return {*charts[:1], *(gallery.name for gallery in galleries if gallery.opened)}
 
 
 def templates(side: int) -> Environment:
-    """The templates, with what they use; pictures at most `side` pixels wide and high."""
+    """The Jinja environment of the templates; pictures at most `side` pixels wide and high."""
     environment = Environment(
         loader=PackageLoader("fastbg.reports"),
         autoescape=True,
@@ -189,7 +189,7 @@ def templates(side: int) -> Environment:
 
 
 def cell_text(cell: Cell, column: Column) -> str:
-    """A table's cell as text; for an interval the estimate (`range_text` has the ends)."""
+    """A table's cell as text; for an interval only the estimate, see `range_text`."""
     if cell is None:
         return "-"
     if isinstance(cell, str | int):
@@ -198,14 +198,14 @@ def cell_text(cell: Cell, column: Column) -> str:
 
 
 def range_text(cell: Interval, column: Column) -> str:
-    """ "0.12 to 0.34"; empty where a single photograph gives no interval."""
+    """The ends of an interval, such as "0.12 to 0.34"; empty for a single photograph."""
     if not cell.known:
         return ""
     return f"{cell.low:{_form(column)}} to {cell.high:{_form(column)}}"
 
 
 def plain(cell: Cell, column: Column) -> str:
-    """A table's cell as text, an interval with its ends: "1.20 (1.10 to 1.30)"."""
+    """A table's cell as text; an interval such as "1.20 (1.10 to 1.30)"."""
     if isinstance(cell, Interval):
         return cell.text(column.digits, column.signed)
     return cell_text(cell, column)
@@ -221,12 +221,12 @@ def heading(column: Column) -> str:
 
 
 def ends(cell: Interval) -> list[float]:
-    """The three numbers of an interval."""
+    """Estimate and both ends of an interval."""
     return [cell.value, cell.low, cell.high]
 
 
 def csv_text(table: Table) -> str:
-    """`table` in full precision; an interval takes three columns."""
+    """`table` as CSV in full precision; an interval takes three columns."""
     spans = [
         any(isinstance(row[i], Interval) for row in table.rows) for i in range(len(table.columns))
     ]
@@ -255,30 +255,30 @@ def csv_of(rows: Iterable[Sequence[object]]) -> str:
 
 
 def table_link(table: Table) -> str:
-    """The table as CSV inside the page."""
+    """A data URL of the table as CSV."""
     return csv_uri(csv_text(table))
 
 
 def data_link(figure: Chart | Gallery) -> str:
-    """The numbers that a figure shows, as CSV inside the page."""
+    """A data URL of the numbers in a figure, as CSV."""
     return csv_uri(csv_of(figures.data_rows(figure)))
 
 
 def csv_uri(text: str) -> str:
-    """`text` as the address of a download."""
+    """A data URL of the CSV `text`."""
     return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
 
 
 class Thumbnail(NamedTuple):
-    """A picture inside the page."""
+    """A picture embedded in the page."""
 
-    address: str  # data: a PNG
+    address: str  # data URL of a PNG
     width: int  # pixels
     height: int
 
 
 def thumbnail(picture: Picture, side: int) -> Thumbnail:
-    """`picture` at most `side` pixels wide and high."""
+    """`picture`, reduced to at most `side` pixels in width and height."""
     image = Image.fromarray(picture)
     if max(image.size) > side:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)

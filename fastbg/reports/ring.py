@@ -16,7 +16,7 @@ from fastbg.reports.seams import with_seam
 from fastbg.reports.section import ExperimentReport, Summary
 from fastbg.stats.intervals import all_of, mean_interval
 
-# PSNR (dB) of the paper's one pair by ring size, as far as its text tells (Figs 8-10).
+# PSNR (dB) of the paper's one pair by ring size, as given in its text (Figs 8-10).
 PAPER = {
     "edsr": "21.34 dB without, 19.76 dB and below with a ring",
     "rcan": "26.82 dB without, 21.05 dB with ring 32, 18.88 dB with ring 48",
@@ -71,7 +71,7 @@ class RingReport(ExperimentReport):
         )
 
     def jumps(self, result: Measured, results: Sequence[Measured]) -> list[Verdict]:
-        """C5, second half: what attention brings back when the ring is small."""
+        """C5, second half: with attention PSNR recovers for small rings."""
         architecture = result.net.architecture
         steps = [s for s in JUMPS.get(architecture, ()) if set(s) <= set(self.experiment.sizes)]
         if not steps:
@@ -98,7 +98,7 @@ class RingReport(ExperimentReport):
     def jumps_more(
         self, result: Measured, results: Sequence[Measured], step: tuple[int, int]
     ) -> list[Verdict]:
-        """C5: the jump of a network with attention against EDSR's."""
+        """C5: the jump of a network with attention compared with EDSR's."""
         plain = first(results, "edsr")
         if plain is None:
             return []
@@ -119,7 +119,7 @@ class RingReport(ExperimentReport):
         ]
 
     def looks(self, result: Measured, results: Sequence[Measured]) -> list[Verdict]:
-        """C6: what the attribution says of this network."""
+        """C6 for one network."""
         by_net = {"edsr": self.edsr_looks, "rcan": self.rcan_looks, "swinir": self.swinir_looks}
         if result.net.architecture not in by_net or not {NEAR, FAR} <= set(self.experiment.sizes):
             return []
@@ -220,7 +220,7 @@ class RingReport(ExperimentReport):
     def against(
         self, result: Measured, plain: Measured, statement: str, difference: NDArray[np.float64]
     ) -> Verdict:
-        """C6: a share of the attribution against EDSR's, in favour of the claim where positive."""
+        """C6 against EDSR; a positive `difference` of shares (n) supports the claim."""
         interval = mean_interval(difference, result.sources).clipped(-1, 1)
         return Verdict(
             claim="C6",

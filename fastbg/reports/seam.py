@@ -15,7 +15,7 @@ from fastbg.reports.groups import COLOURS, drawn_text, parts, place
 from fastbg.reports.section import ExperimentReport, Summary
 from fastbg.stats.intervals import Interval, all_of, mean_interval
 
-JUDGED = "bridged_4"  # the way that C11 is about
+JUDGED = "bridged_4"  # the way that C11 tests
 TITLES = {
     "hard": "hard seam",
     "mean": "shifted to the mean",
@@ -58,8 +58,8 @@ class SeamReport(ExperimentReport):
                 *(Column(TITLES[way], "dB", signed=True) for way in WAYS),
             ),
             rows,
-            "Mean change of PSNR against the own background, untouched. Shifted: the background's "
-            "mean colour made that of the foreground. To another's rim: bridged over 4 pixels to "
+            "Mean change of PSNR from the unchanged own background. Shifted: the background is "
+            "shifted to the foreground's mean colour. To another's rim: bridged over 4 pixels to "
             "the rim of another foreground, as a control. "
             f"{drawn_text(results[0], self.options)} Intervals: 95 %, Student's t over "
             "photographs.",
@@ -69,7 +69,7 @@ class SeamReport(ExperimentReport):
     def seam_is_most(self, part: Measured, name: str, costs: dict[str, Interval]) -> Verdict:
         """C11 for one network and set."""
         hard, bridged, most = costs["hard"], costs[JUDGED], self.options.most
-        # Bridging removes more than this share: what is left is less than the rest of the loss.
+        # Bridging removes more than the share `most` if the remaining loss is below 1 - most of it.
         more = change(part, JUDGED) - (1 - most) * change(part, "hard")
         removed = 1 - bridged.value / hard.value if hard.value < 0 else float("nan")
         return Verdict(
@@ -93,22 +93,22 @@ class SeamReport(ExperimentReport):
         )
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """Costs by way; where in the foreground they sit; the pictures."""
+        """Costs by way of composing, errors by distance to the rim, pictures."""
         return [
             self.draw_costs(results),
             *self.galleries(
                 results,
                 self.strips,
                 "One foreground in one background, along the bridge's length:",
-                "High-resolution composites, as they are before the reduction to the network's "
-                "input: the foreground (white frame) in its own background, then in the foreign "
-                "one that costs it most.",
+                "High-resolution composites, before down-sampling to the network's input: the "
+                "foreground (white frame) in its own background, then in the foreign one with the "
+                "largest loss.",
             ),
             self.draw_excess(results),
         ]
 
     def draw_costs(self, results: Sequence[Measured]) -> Chart:
-        """Mean change of PSNR, way by way."""
+        """Mean change of PSNR by way of composing."""
         figure = figures.new_figure(1.0 + 0.42 * len(WAYS))
         axes = figure.subplots(1, len(results), squeeze=False, sharex=True, sharey=True)[0]
         for axis, result in zip(axes, results, strict=True):
@@ -134,10 +134,10 @@ class SeamReport(ExperimentReport):
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
         return Chart(
             "seam_costs",
-            "What is left of the cost when the seam is taken away?",
-            "Bars: mean change of PSNR against the own background; line: 95 % interval. Shifted: "
-            "the background's mean colour made that of the foreground. The last row is the "
-            "control: as smooth a background, bridged to the rim of another foreground.",
+            "How much of the loss remains without the seam?",
+            "Bars: mean change of PSNR from the own background; line: 95 % interval. Shifted: the "
+            "background is shifted to the foreground's mean colour. Last row, the control: an "
+            "equally smooth background, bridged to the rim of another foreground.",
             figure,
         )
 
@@ -158,13 +158,13 @@ class SeamReport(ExperimentReport):
         return Chart(
             "seam_excess",
             "Where in the foreground does a foreign background hurt?",
-            "Mean squared error (grey levels) in foreign backgrounds with a hard seam, less that "
-            "in the own background, by distance to the foreground's rim.",
+            "Mean squared error in foreign backgrounds with a hard seam minus that in the own "
+            "background, by distance to the foreground's rim.",
             figure,
         )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:
-        """One foreground: own background, then the worst foreign one, way by way."""
+        """One foreground: own background, then the worst foreign one by way of composing."""
         o, item = self.options, result.items[i]
         side = min(o.size, VIEW * o.region)
         frame = [Mark.pixels(centre(o.region, side, side), (side, side), "window")]
@@ -180,7 +180,7 @@ class SeamReport(ExperimentReport):
 
 
 def change(result: Measured, way: str) -> NDArray[np.float64]:
-    """Mean over the foreign backgrounds of PSNR less that in the own background (n), dB."""
+    """Mean over foreign backgrounds of PSNR minus that in the own background, dB (n)."""
     own = decibels(result, "hard")[:, :1]
     found: NDArray[np.float64] = (decibels(result, way)[:, 1:] - own).mean(axis=1)
     return found

@@ -7,8 +7,8 @@ from fastbg.experiments.seams import Seam, title
 from fastbg.reports.content import Verdict
 
 NOTE = (
-    "Bridged: the foreign pixels beside the rim take on the border of what they meet, and return "
-    "to themselves with this decay length, in HR pixels."
+    "Bridged: foreign pixels are blended into the border colours of the adjacent image, with this "
+    "decay length in HR pixels."
 )
 
 

@@ -1,7 +1,6 @@
 """The base class of an experiment's part of the report: summarise and draw.
 
-Both see only what the run store holds, so that a report can be made again without images and
-networks.
+Both use only the run store, so a report can be written again without images and networks.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ from fastbg.reports.content import Chart, Gallery, Strip, Table, Verdict
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Numbers of an experiment, for all networks together."""
+    """Headlines, tables and verdicts of an experiment."""
 
     headlines: Mapping[str, str]  # network -> one line
     tables: Sequence[Table]
@@ -45,10 +44,10 @@ class ExperimentReport(ABC):
         caption: str,
         needed: Sequence[str] = (),
     ) -> list[Gallery]:
-        """A gallery for each network: the `strips` of its cases whose pictures are there.
+        """A gallery for each network, with the `strips` of its cases.
 
-        `needed`: the pictures without which a case is left out; default: all that are `shown`.
-        `title` is followed by the network's label.
+        Cases that lack one of the pictures `needed` (default: all in `shown`) are left out. `title`
+        is followed by the network's label.
         """
         needed = needed or self.experiment.shown
         galleries = []

@@ -21,7 +21,7 @@ from fastbg.reports.content import (
 from fastbg.reports.section import ExperimentReport, Summary
 from fastbg.stats.intervals import mean_interval, never_seen, share_limit
 
-TOLERATED = 0.10  # an event that is rarer than this, at 95 %, counts as one that never happens
+TOLERATED = 0.10  # an event never happens if its share is below this, at 95 % confidence
 
 
 class SlicingReport(ExperimentReport):
@@ -30,7 +30,7 @@ class SlicingReport(ExperimentReport):
     experiment: Slicing
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """Every image's difference, means, claim C2."""
+        """Differences by network and by image; claim C2."""
         overall, images, headlines = [], [], {}
         verdicts: list[Verdict] = []
         for result in results:
@@ -124,16 +124,16 @@ class SlicingReport(ExperimentReport):
         )
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """Difference of each image, error by distance to the seam, seams to look at."""
+        """Difference of each image, errors by distance to the seam, pictures of seams."""
         caption = (
-            "The four slices that changed most, in the images whose score changed most. Lines: "
-            f"seams. Last: change between the two results, {STRONG} grey levels and more are white."
+            "The four slices that differ most, in the images whose scores differ most. Lines: "
+            f"seams. Last: difference of both results; {STRONG} grey levels and more are white."
         )
         seams = self.galleries(results, self.strips, "Seams of", caption)
         return [self.draw_images(results), self.draw_distance(results), *seams]
 
     def draw_images(self, results: Sequence[Measured]) -> Chart:
-        """Sliced minus whole, an image a row."""
+        """Sliced minus whole, a row for each image."""
         count = len(results[0].items)
         named = count <= 20
         height = 0.9 + (0.24 * count if named else 2.2)
@@ -161,14 +161,14 @@ class SlicingReport(ExperimentReport):
         return Chart(
             "slicing_images",
             "Which way of testing scores higher?",
-            "One bar per image. To the left (blue): the whole image scored higher; to the right "
-            "(red): slicing scored higher. The paper reports slicing as always higher, by more "
-            "than 1 dB on single images.",
+            "One bar for each image. To the left (blue): the whole image scored higher; right "
+            "(red): slicing scored higher. In the paper slicing always scores higher, by more than "
+            "1 dB on single images.",
             figure,
         )
 
     def draw_distance(self, results: Sequence[Measured]) -> Chart:
-        """Root mean squared errors, and the change, against the distance to the seam."""
+        """Root mean squared errors and difference, by distance to the seam."""
         figure = figures.new_figure(0.5 + 2.1 * len(results))
         axes = figure.subplots(len(results), 1, squeeze=False, sharex=True)[:, 0]
         for axis, result in zip(axes, results, strict=True):
@@ -198,7 +198,7 @@ class SlicingReport(ExperimentReport):
         )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:
-        """One image's seams: ground truth, both results, the change between them."""
+        """One image's seams: ground truth, both results, their difference."""
         item, tile = result.items[i], self.options.tile
         picture = {name: result.pictures[item.key, name] for name in self.experiment.shown}
         height, width = picture["hr"].shape[:2]

@@ -83,8 +83,8 @@ class SurroundingsReport(ExperimentReport):
                 f"fewer are better for {share.percent().text()} %; C1 {verdict.outcome.value}"
             )
         note = (
-            f"Better with fewer: windows that some smaller margin restores better than the largest "
-            f"by more than {self.options.gap:g} dB. Best minus worst: of all margins. "
+            f"Better with fewer: windows for which a smaller margin is better than the largest, "
+            f"by more than {self.options.gap:g} dB. Best minus worst: over all margins. "
             "Intervals: 95 %, Student's t over photographs."
         )
         title = "PSNR of the window, by its surroundings"
@@ -113,11 +113,11 @@ class SurroundingsReport(ExperimentReport):
         )
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """The clearest cases as in Fig. 1, and the gain of every window by its surroundings."""
+        """The clearest cases as in Fig. 1, and the gain of every window by margin."""
         return [*self.pictures(results), self.draw_gains(results)]
 
     def draw_gains(self, results: Sequence[Measured]) -> Chart:
-        """A thin line per window, the mean with its interval."""
+        """A thin line for each window, and the mean with its interval."""
         figure = figures.new_figure(0.5 + 2.3 * len(results))
         axes = figure.subplots(len(results), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
         x = np.arange(len(self.experiment.margins))
@@ -144,9 +144,9 @@ class SurroundingsReport(ExperimentReport):
         axes[-1].set_xlabel("HR pixels of surroundings on each side of the window")
         return Chart(
             "surroundings_gains",
-            "What do more surroundings bring?",
+            "How much do more surroundings gain?",
             "PSNR of the window minus that of the window alone. Thin: each window. Thick: the mean "
-            "with its 95 % interval. Where a line falls, more surroundings made the result worse.",
+            "with its 95 % interval. Where a line falls, more surroundings make the result worse.",
             figure,
         )
 
@@ -157,8 +157,8 @@ class SurroundingsReport(ExperimentReport):
             self.strips,
             "One window, growing surroundings:",
             "White: the window. Yellow: the inputs with more and more surroundings. Then the "
-            "window as it was restored from each of them; the best is in bold. First where "
-            "the largest input loses most, then where it gains most.",
+            "window restored from each of them; the best is in bold. First the windows in which "
+            "the largest input loses most, then those in which it gains most.",
         )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:

@@ -36,7 +36,7 @@ class SwapReport(ExperimentReport):
     experiment: Swap
 
     def summarise(self, results: Sequence[Measured]) -> Summary:
-        """Rank of the own background, what foreign ones cost, who is alike; claims C3 and C4."""
+        """Rank of the own background, losses in foreign ones, similarity; claims C3 and C4."""
         own_rows: list[list[Cell]] = []
         alike_rows: list[list[Cell]] = []
         verdicts: list[Verdict] = []
@@ -115,10 +115,9 @@ class SwapReport(ExperimentReport):
                 Column("foregrounds whose best look more alike", "%", 0),
             ),
             alike_rows,
-            f"Foreign backgrounds only; the best and the worst: the {ENDS} with the highest and "
-            "the lowest PSNR (fewer of few). Texture rank: their mean rank when a foreground's "
-            "foreign backgrounds are ordered by texture distance to it, 0 % the most alike, 100 % "
-            "the least.",
+            f"Foreign backgrounds only. Best and worst: the {ENDS} with the highest and the lowest "
+            "PSNR (fewer if there are few). Texture rank: their mean rank by texture distance, "
+            "among the foreground's foreign backgrounds; 0 % the most similar, 100 % the least.",
         )
         return Summary(headlines, [own, alike], verdicts)
 
@@ -135,7 +134,7 @@ class SwapReport(ExperimentReport):
     def share(self, part: Measured) -> Interval:
         """Share of the foregrounds whose own background is the best.
 
-        The interval never claims more than that many images can rule out.
+        The interval is never narrower than so few images allow.
         """
         return share_interval(rank_of_own(part) == 1, part.sources)
 
@@ -177,7 +176,7 @@ class SwapReport(ExperimentReport):
         )
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """Share of own, what backgrounds cost each foreground, likeness, the pictures."""
+        """How often the own background is best, losses by background, similarity, pictures."""
         first, *others = self.experiment.seams
         return [
             self.draw_shares(results),
@@ -188,7 +187,7 @@ class SwapReport(ExperimentReport):
         ]
 
     def views(self, results: Sequence[Measured], seam: Seam) -> list[Measured]:
-        """All networks' records with one seam."""
+        """The records of all networks for one seam."""
         return [self.experiment.view(result, seam) for result in results]
 
     def draw_shares(self, results: Sequence[Measured]) -> Chart:
@@ -217,13 +216,12 @@ class SwapReport(ExperimentReport):
             "swap_shares",
             "Is the own background the best?",
             "Bars: share of the foregrounds whose PSNR is highest in their own background. "
-            "Pale: with a bridged seam. Black line: 95 % interval. Grey tick: what chance alone "
-            "would give.",
+            "Pale: with a bridged seam. Black line: 95 % interval. Grey tick: expected by chance.",
             figure,
         )
 
     def draw_costs(self, results: Sequence[Measured], seam: Seam) -> Chart:
-        """Change of PSNR by each foreign background, foreground by foreground."""
+        """Change of PSNR by foreign backgrounds, for each foreground."""
         results = self.views(results, seam)
         names = list(parts(results[0]))
         figure = figures.new_figure(0.6 + 2.0 * len(results))
@@ -250,14 +248,14 @@ class SwapReport(ExperimentReport):
             axis.set_xlabel("foregrounds")
         return Chart(
             column("swap_costs", seam),
-            f"What does a foreign background cost, {title(seam)}?",
-            "A line per foreground, from its worst to its best foreign background; dot: the "
-            "median. 0 dB is the own background: red parts are worse than it, blue ones better.",
+            f"How much does a foreign background cost, {title(seam)}?",
+            "A line for each foreground, from its worst to its best foreign background; dot: the "
+            "median. 0 dB is the own background: red parts are worse, blue parts better.",
             figure,
         )
 
     def draw_likeness(self, results: Sequence[Measured], seam: Seam) -> Chart:
-        """How alike the best and the worst backgrounds look, foreground by foreground."""
+        """Texture ranks of the best and the worst backgrounds, for each foreground."""
         results = self.views(results, seam)
         figure = figures.new_figure(1.1 + 5.4 / max(2, len(results)), figures.WIDTH)
         axes = figure.subplots(1, len(results), squeeze=False, sharex=True, sharey=True)[0]
@@ -286,28 +284,28 @@ class SwapReport(ExperimentReport):
         return Chart(
             column("swap_likeness", seam),
             f"Do the best backgrounds look more like the foreground than the worst, {title(seam)}?",
-            "A dot per foreground. Its foreign backgrounds are ranked by their texture distance to "
-            f"it (0 %: the most alike). Upwards: mean rank of the {ENDS} backgrounds that it is "
-            f"restored best in; to the right: of the {ENDS} worst. Below the line the best look "
-            "more alike than the worst.",
+            "A dot for each foreground. Its foreign backgrounds are ranked by texture distance "
+            f"(0 %: the most similar). Vertical: mean rank of the {ENDS} backgrounds with the "
+            f"highest PSNR; horizontal: of the {ENDS} with the lowest. Below the line, the best "
+            "backgrounds are more similar than the worst.",
             figure,
         )
 
     def draw_cases(self, results: Sequence[Measured]) -> list[Gallery]:
-        """Best and worst backgrounds of some foregrounds, as each network restores them."""
+        """Best and worst backgrounds of some foregrounds, restored by each network."""
         return self.galleries(
             results,
             self.strips,
             "Best and worst backgrounds for",
-            "What the network makes of the foreground (white frame) and of what lies "
-            "next to it. Only PSNR in the frame counts. Of each set first the "
-            "foreground to which the background matters most, then a usual one. Composites: "
+            "The restored foreground (white frame) and its surroundings. PSNR is measured in the "
+            "frame. For each set, first the foreground on which the background has most influence, "
+            "then a median one. Composites: "
             f"{title(self.experiment.seams[0])}.",
             needed=("own",),
         )
 
     def strips(self, result: Measured, i: int) -> list[Strip]:
-        """One foreground: own and best backgrounds, then truth and worst backgrounds."""
+        """One foreground: own and best backgrounds, then ground truth and worst backgrounds."""
         result = self.experiment.view(result, self.experiment.seams[0])
         o, item = self.options, result.items[i]
         score = decibels(result, "psnr")[i]
@@ -341,20 +339,20 @@ class SwapReport(ExperimentReport):
 
 
 class Nearness(NamedTuple):
-    """Mean place of a foreground's best and worst foreign backgrounds, 0 % the most alike: (n)."""
+    """Mean texture rank (n) of the best and worst foreign backgrounds, in %; 0 most similar."""
 
     best: NDArray[np.float64]
     worst: NDArray[np.float64]
 
 
 def rank_of_own(result: Measured) -> NDArray[np.intp]:
-    """Rank of the own background's PSNR among all, 1 the highest: (n)."""
+    """Rank (n) of PSNR in the own background among all backgrounds; 1 is the highest."""
     score = decibels(result, "psnr")
     return 1 + (score[:, 1:] > score[:, :1]).sum(axis=1)
 
 
 def nearness(result: Measured) -> Nearness:
-    """Mean texture ranks of the best and of the worst backgrounds, in %."""
+    """The `Nearness` of each foreground."""
     score, distance = decibels(result, "psnr")[:, 1:], result.columns["distance"][:, 1:]
     count = score.shape[1]
     places = 100 * (rankdata(distance, axis=1) - 1) / (count - 1)

@@ -19,7 +19,7 @@ from fastbg.reports.content import (
 from fastbg.reports.section import ExperimentReport, Summary
 from fastbg.stats.intervals import Interval, mean_interval, share_difference, share_interval
 
-# Regions restored better with the full image and better alone, of 150 (Table 1).
+# Of 150 regions: restored better with the full image, better alone (Table 1).
 PAPER = {"edsr": (88, 62), "rcan": (117, 33), "swinir": (111, 39)}
 ATTENTION = ("rcan", "swinir")
 
@@ -100,7 +100,7 @@ class Table1Report(ExperimentReport):
         )
 
     def order_of_networks(self, results: Sequence[Measured]) -> list[Verdict]:
-        """C1's second half: EDSR wins without background more often than the attention nets."""
+        """C1, second half: EDSR is better alone more often than networks with attention."""
         first = {r.net.architecture: r for r in reversed(results)}
         if "edsr" not in first:
             return []
@@ -126,17 +126,17 @@ class Table1Report(ExperimentReport):
         return verdicts
 
     def draw(self, results: Sequence[Measured]) -> list[Chart | Gallery]:
-        """Shares beside the paper's, every region's gain in order, the clearest cases."""
+        """Shares beside the paper's, gains of all regions, the clearest cases."""
         caption = (
-            "White: the window that is measured. Yellow: the region that is given alone. First "
-            "where the background hurts most, then where it helps most; the better of the two "
-            "results is in bold."
+            "White: the measured window. Yellow: the region that is restored alone. First the "
+            "regions in which the background hurts most, then those in which it helps most; the "
+            "better result is in bold."
         )
         cases = self.galleries(results, self.strips, "The clearest cases of", caption)
         return [self.draw_shares(results), self.draw_gains(results), *cases]
 
     def draw_shares(self, results: Sequence[Measured]) -> Chart:
-        """Share better alone: ours with its interval, the paper's beside it."""
+        """Share better alone: ours with its interval, and the paper's."""
         figure = figures.new_figure(0.9 + 0.55 * len(results))
         axis = figure.subplots()
         for row, result in enumerate(results):
@@ -155,14 +155,14 @@ class Table1Report(ExperimentReport):
         axis.grid(axis="x", zorder=0)
         return Chart(
             "table1_shares",
-            "How often is the background a burden?",
+            "How often does the background hurt?",
             "Bars: share of the regions with a higher PSNR when the network sees the region alone. "
             "Line: 95 % interval. Diamond: the paper's Table 1 (150 images, published weights).",
             figure,
         )
 
     def draw_gains(self, results: Sequence[Measured]) -> Chart:
-        """Every region's gain from its background, in order."""
+        """Gains of all regions from their background, in order."""
         figure = figures.new_figure(0.4 + 1.9 * len(results))
         axes = figure.subplots(len(results), 1, squeeze=False, sharey=True)[:, 0]
         for axis, result in zip(axes, results, strict=True):
@@ -172,9 +172,9 @@ class Table1Report(ExperimentReport):
         axes[-1].set_xlabel("regions, from most helped to most hurt by their background")
         return Chart(
             "table1_gains",
-            "What does the background bring each region?",
-            "One bar per region: PSNR from the whole image minus PSNR from the region alone. "
-            "Blue: the background helped; red: the region came out better without it.",
+            "How much does each region gain from its background?",
+            "One bar for each region: PSNR from the whole image minus PSNR from the region alone. "
+            "Blue: the background helps; red: the region is restored better without it.",
             figure,
         )
 

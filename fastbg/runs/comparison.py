@@ -1,4 +1,4 @@
-"""Compares two runs: their inputs and options, the numbers that both have, their verdicts."""
+"""Compares two runs: inputs and options, common numbers, verdicts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Compared:
-    """One number in two runs: means over the items or photographs that both have."""
+    """A number in two runs: means over their common items or photographs."""
 
     experiment: str
     nets: tuple[str, str]
@@ -27,12 +27,12 @@ class Compared:
     means: tuple[float, float]
     change: Interval  # second minus first
     pairs: int
-    unit: str  # what is paired: "items" or "photographs"
+    unit: str  # of the pairs: "items" or "photographs"
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """A verdict in two runs; "-" where one has none."""
+    """A verdict in two runs; "-" if one has none."""
 
     claim: str
     statement: str
@@ -41,7 +41,7 @@ class Outcomes:
 
 
 def given(store: RunStore) -> dict[str, Any]:
-    """Everything that decides a run's numbers: images, seed, weights, options."""
+    """All inputs that decide a run's numbers: images, seed, weights, options."""
     networks = [name.removeprefix("network ") for name in store.remembered("network ")]
     return {
         **store.config,
@@ -51,7 +51,7 @@ def given(store: RunStore) -> dict[str, Any]:
     }
 
 
-def told_apart(stores: Sequence[RunStore]) -> list[str]:
+def input_differences(stores: Sequence[RunStore]) -> list[str]:
     """The differences between the runs' inputs and options, one text for each."""
     first, second = map(given, stores)
     shared = {name for name in first["options"] if name in second["options"]}
@@ -64,7 +64,7 @@ def told_apart(stores: Sequence[RunStore]) -> list[str]:
 def compare(
     stores: Sequence[RunStore], nets: tuple[str, str] | None = None
 ) -> tuple[list[Compared], list[Outcomes]]:
-    """The numbers and verdicts of the experiments that are in both runs.
+    """Numbers and verdicts of the experiments in both runs.
 
     `nets`: the label of a network in each run; None: compare networks of the same label.
     """
@@ -93,7 +93,7 @@ def labels(
 
 
 def paired(experiment: Experiment, first: Measured, second: Measured) -> list[Compared]:
-    """Every number that both have, paired by item, or by photograph if the seeds drew other items.
+    """All common numbers, paired by item, or by photograph if the runs have different items.
 
     A curve is represented by its mean.
     """

@@ -16,7 +16,7 @@ from fastbg.models.network import Network
 from fastbg.runs.local import cut
 from fastbg.runs.pipeline import Arrival
 
-PATIENCE = 0.5  # seconds; if a chunk takes longer, only one of its items is timed
+PATIENCE = 0.5  # seconds; if a chunk takes longer, only one item is timed
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def estimate(
 def lacking(
     experiment: Experiment, items: Sequence[Item], done: Set[str], study: Study
 ) -> list[list[Item]]:
-    """Of each chunk of `items` those that are not `done`; no empty ones."""
+    """The items of each chunk that are not `done`; chunks without any are left out."""
     return [left for _, left in cut(experiment, items, done, study) if left]
 
 
@@ -88,7 +88,7 @@ def rate(
 def timed(
     experiment: Experiment, net: Network, items: Sequence[Item], study: Study
 ) -> tuple[float, dict[str, Tensor]]:
-    """Seconds that measuring `items` takes, and the columns, on the host."""
+    """Seconds to measure `items`, and the columns on the host."""
     start = time.perf_counter()
     with study.measuring():
         columns = experiment.measure(net, items, study)

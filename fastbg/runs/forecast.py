@@ -12,7 +12,7 @@ Key: TypeAlias = tuple[str, str]  # experiment, network
 class Part:
     """One network in one experiment."""
 
-    guess: float  # first estimate, in seconds, of the items that the run folder lacks
+    guess: float  # first estimate, in seconds, for the items that are not stored yet
     seconds: float = 0.0  # elapsed
     share: float = 0.0  # done, 0 to 1
 
@@ -23,11 +23,11 @@ class Part:
 
 
 class Forecast:
-    """Expected times of a run's parts; each measured part corrects the estimates of the others.
+    """Expected times of a run's parts; measured parts correct the estimates of the others.
 
-    The estimate of a part is multiplied by the ratio of measured to estimated time of the same
-    experiment with another network, and by how much longer this network took in other experiments.
-    For a new experiment it is multiplied by the ratio of everything measured so far.
+    A part's estimate is multiplied by two ratios of measured to estimated time: that of the same
+    experiment with another network, and that of the two networks in other experiments. For a new
+    experiment it is multiplied by the ratio of everything measured so far.
     """
 
     def __init__(self, guesses: Mapping[Key, float]) -> None:
@@ -35,13 +35,13 @@ class Forecast:
         self._share = 0.0
 
     def note(self, key: Key, seconds: float, share: float) -> None:
-        """Note that a part has been running for `seconds`, and `share` of it is done."""
+        """Note that a part has run for `seconds`, and `share` of it is done."""
         self.parts[key].seconds = seconds
         self.parts[key].share = share
 
     @property
     def known(self) -> bool:
-        """Whether anything is measured, or there is nothing to measure."""
+        """Whether anything was measured, or nothing is to be measured."""
         return not self.remaining_guess or any(p.factor is not None for p in self.parts.values())
 
     @property

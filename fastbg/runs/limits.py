@@ -1,4 +1,4 @@
-"""How many items of each experiment a run measures."""
+"""Limits the number of items that a run measures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ QUICK = 6.0  # seconds for one network in one experiment, estimated by the exper
 
 @dataclass(frozen=True)
 class Limits:
-    """`--limit` and `--quick`: both take the first items of a plan.
+    """`--limit` and `--quick`: both keep the first items of a plan.
 
-    Neither depends on the machine's speed, so that a run has the same items everywhere.
+    Neither depends on the machine's speed, so a run has the same items everywhere.
     """
 
     items: int | None = None
@@ -25,7 +25,7 @@ class Limits:
         return list(plan[: self.items][: self.affordable(experiment, plan)])
 
     def affordable(self, experiment: Experiment, plan: Sequence[Item]) -> int:
-        """How many items take at most QUICK seconds, in this experiment and in its base."""
+        """Number of items that take at most QUICK seconds in this experiment and its base."""
         if not self.quick or not plan:
             return len(plan)
         users = [each for each in (experiment, experiment.base) if each is not None]

@@ -34,7 +34,7 @@ class Job:
     store: RunStore
 
     def run(self, advance: Callable[[int], None]) -> int:
-        """Measure the items that the store lacks, and store pictures of the cases.
+        """Measure the items that are not stored yet, then store the pictures of the cases.
 
         Returns the number of items measured. `advance(n)` is called after n more items are stored.
         Raises CheckpointError if a result is NaN.
@@ -56,7 +56,7 @@ class Job:
         return outbox.measured
 
     def outbox(self, advance: Callable[[int], None]) -> Outbox:
-        """The queue that stores results; on a CPU it waits for each chunk at once."""
+        """The queue that stores results; on a CPU no chunk stays in flight."""
         flying = 0 if self.study.device.type == "cpu" else FLYING
         return Outbox(Sink(self.check, self.put, advance), flying)
 
@@ -69,7 +69,7 @@ class Job:
                 )
 
     def chunks(self, study: Study | None = None) -> Iterator[tuple[Sequence[Item], list[Item]]]:
-        """The plan's chunks for the study's device, each with its items that the store lacks."""
+        """The plan's chunks, each with its items that are not stored yet."""
         done = self.store.done(self.experiment.name, self.label.label)
         return cut(self.experiment, self.items, done, study or self.study)
 
@@ -92,14 +92,14 @@ class Job:
                     self.store.put_array(name, label, item.key, column, columns[column][i].numpy())
 
     def keep_pictures(self) -> None:
-        """Store the pictures of the experiment's cases that the store lacks."""
+        """Store the missing pictures of the experiment's cases."""
         for item in self.undrawn():
             with self.study.measuring():
                 pictures = self.experiment.exhibit(self.net, item, self.study)
             self.put_pictures(item, pictures)
 
     def undrawn(self) -> list[Item]:
-        """The cases whose pictures the store lacks; all items must have been measured."""
+        """The cases without stored pictures; all items must have been measured."""
         measured = collect(self.store, self.experiment, self.label, self.items)
         cases = [self.items[i] for i in self.experiment.cases(measured)]
         shown = self.experiment.shown
@@ -117,14 +117,14 @@ class Job:
 def taking_part(
     experiment: Experiment, nets: Sequence[tuple[NetLabel, Network, str]]
 ) -> Sequence[tuple[NetLabel, Network, str]]:
-    """The networks that an experiment is measured with; an arbitrary one if it uses none."""
+    """The networks to measure an experiment with; an arbitrary one if it uses none."""
     return nets if experiment.networks else [(NO_NETWORK, *nets[0][1:])]
 
 
 def cut(
     experiment: Experiment, items: Sequence[Item], done: Set[str], study: Study
 ) -> Iterator[tuple[Sequence[Item], list[Item]]]:
-    """`items` in the experiment's chunks, each with its items that are not `done`."""
+    """The chunks of `items`, each with its items that are not `done`."""
     size = experiment.together(items, study) if items else 1
     for first in range(0, len(items), size):
         chunk = items[first : first + size]

@@ -1,4 +1,4 @@
-"""The lock of a run folder: one writer at a time; others are told which process it is."""
+"""The lock of a run folder: one writer at a time; the error for others names its process."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ from fastbg.errors import RunStoreError
 
 
 def take_lock(folder: Path) -> int:
-    """Take the folder's lock or raise; the operating system releases it when the process ends."""
+    """Take the folder's lock or raise RunStoreError; the end of the process releases it."""
     descriptor = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

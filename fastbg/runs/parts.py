@@ -12,10 +12,10 @@ _ARRAY = "values"
 
 
 class StoredParts(MutableMapping[str, NDArray[Any]]):
-    """A mapping of names to arrays in a `RunStore`, written to disk at once.
+    """A mapping of names to arrays in a `RunStore`; each assignment is written to disk at once.
 
-    Each part is a record and its array, stored in one transaction. A stored part cannot be deleted
-    or set to other values (RunStoreError).
+    Each part is a record and its array, stored in one transaction. A stored part cannot be deleted,
+    nor changed (RunStoreError).
     """
 
     def __init__(self, store: RunStore, experiment: str, model: str) -> None:

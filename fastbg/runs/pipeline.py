@@ -1,10 +1,10 @@
-"""What keeps a device busy: regions read ahead in threads, results that come back while it works.
+"""The pipeline that keeps a device busy: threads read ahead, results are copied asynchronously.
 
-    threads: read chunk i+2, i+1  ->  this thread: launch chunk i  ->  device: chunks i-1, i-2, ...
-    device: copies results to pinned memory  ->  this thread: a commit a second
+    threads: read chunks i+2, i+1  ->  this thread: launch chunk i  ->  device: chunks i-1, i-2, ...
+    device: copies results to pinned memory  ->  this thread: one commit each second
 
-On CPUs chunks are read, measured and stored in turn, as further threads would compete with the
-measuring one for cores. Memory is bounded: at most AHEAD + FLYING + 1 chunks are held, and the
+On CPUs each chunk is read, measured and stored before the next, as more threads would compete with
+the measuring thread for cores. Memory is bounded: at most AHEAD + FLYING + 1 chunks, and the
 results of COMMIT_EVERY seconds.
 """
 
@@ -24,18 +24,18 @@ from fastbg.errors import InvalidArgument
 from fastbg.experiments.reading import Reading
 from fastbg.experiments.study import Item, Study
 
-AHEAD = 2  # chunks that are read ahead of a GPU
-FLYING = 4  # chunks launched on a GPU without results yet, so it is busy while the host commits
-READERS = 8  # threads that read, at most
-COMMIT_EVERY = 1.0  # seconds; a killed run loses the results of that time and the launched chunks
-SWITCH = "FASTBG_READ_AHEAD"  # the environment variable that replaces AHEAD, on any device
+AHEAD = 2  # chunks read ahead for a GPU
+FLYING = 4  # chunks in flight on a GPU, which keep it busy while the host commits
+READERS = 8  # largest number of reading threads
+COMMIT_EVERY = 1.0  # seconds; a killed run loses these results and the chunks in flight
+SWITCH = "FASTBG_READ_AHEAD"  # environment variable that replaces AHEAD, on any device
 
 Columns: TypeAlias = dict[str, Tensor]
 Begin: TypeAlias = Callable[[Sequence[Item], Study], list[Reading]]
 
 
 def chunks_ahead(device: torch.device) -> int:
-    """How many chunks to read ahead for `device`; InvalidArgument if SWITCH is no whole number."""
+    """Number of chunks to read ahead for `device`; InvalidArgument for a bad value of SWITCH."""
     text = os.environ.get(SWITCH, "")
     if not text:
         return 0 if device.type == "cpu" else AHEAD
@@ -47,11 +47,11 @@ def chunks_ahead(device: torch.device) -> int:
 def read_ahead(
     chunks: Iterable[Sequence[Item]], begin: Begin, study: Study, ahead: int
 ) -> Generator[Study]:
-    """Yields `study` for each of `chunks`, with the chunk's regions already read in `ready`.
+    """For each of `chunks` yields `study` with the chunk's regions in `ready`.
 
-    `begin` starts to read a chunk. Threads read at most `ahead` chunks beyond the one that is
-    yielded; with 0 nothing is read here, and `measure` reads what it needs. An error in a thread is
-    raised when its chunk is due, with its traceback. Closing the generator ends the threads.
+    `begin` returns the readings of a chunk. Threads read at most `ahead` chunks beyond the yielded
+    one; with 0 nothing is read ahead, and `measure` reads its regions itself. An error in a thread
+    is raised when its chunk is due, with its traceback. Closing the generator ends the threads.
     """
     if not ahead:
         for _ in chunks:
@@ -117,11 +117,11 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Landed:
-    """A chunk's results on the host."""
+    """A chunk's results on the host, not yet stored."""
 
     items: Sequence[Item]
     columns: Columns
-    count: int  # items of the plan that are then done
+    count: int  # number of items of the plan that this completes
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,9 @@ class Sink:
     """The functions that check and store results.
 
     Attributes:
-        check: raises for columns that must not be stored.
-        put: stores some items with their columns, whole or not at all.
-        advance: called with the number of further items of the plan that are stored.
+        check: raises an error for columns that must not be stored.
+        put: stores items with their columns in one transaction.
+        advance: called with the number of items of the plan that were just completed.
     """
 
     check: Callable[[Columns], None]
@@ -140,10 +140,10 @@ class Sink:
 
 
 class Outbox:
-    """Takes results in plan order and stores them in that order, once in COMMIT_EVERY seconds.
+    """A queue of results: takes and stores them in plan order, once every COMMIT_EVERY seconds.
 
-    Used in a `with` block, whose end stores the rest. If the block ends with an error, what has
-    arrived is stored before the error is raised; only results still on the device are lost.
+    Use it in a `with` block, whose end stores the rest. If the block ends with an error, results
+    that are on the host are stored first; only those still on the device are lost.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Outbox:
         self.commit()
 
     def add(self, items: Sequence[Item], arrival: Arrival, count: int) -> None:
-        """Results of `items`, after which `count` further items of the plan are done."""
+        """Queue the results of `items`, which complete `count` items of the plan."""
         self._flying.append((items, arrival, count))
         while self._flying and (len(self._flying) > self._most or self._flying[0][1].ready):
             self._land()
@@ -179,7 +179,7 @@ class Outbox:
 
     def commit(self) -> None:
         """Store the results that are on the host."""
-        landed, self._landed = self._landed, []  # what cannot be stored is not tried again
+        landed, self._landed = self._landed, []  # after a failure they are not stored again
         if not landed:
             return
         self._last = self._clock()

@@ -1,8 +1,8 @@
 """Progress of long commands: on a terminal two lines that are updated, otherwise plain lines.
 
-On a terminal: one bar for the whole command (share, elapsed, remaining) and one line for the
-current step; results are printed above them. Elsewhere, as in a log: the results, and a line of
-progress from time to time.
+On a terminal: a bar for the whole command (share, elapsed, remaining) and a line for the current
+step; results are printed above them. Elsewhere, for example in a log: the results, and a progress
+line at intervals.
 """
 
 import logging
@@ -27,7 +27,7 @@ BAR = 40  # characters
 class Display:
     """Prints progress and results inside a `with` block; nothing else may print there.
 
-    Without a terminal and with `steps`, each step is printed on a line, for commands that print no
+    With `steps`, each step is printed on a line if there is no terminal, for commands that print no
     results in between.
     """
 
@@ -62,7 +62,7 @@ class Display:
 
     @property
     def moving(self) -> bool:
-        """Whether lines are rewritten in place."""
+        """Whether lines are updated in place."""
         return self.console.is_terminal and self.level > QUIET
 
     def print(self, line: str, level: int = NORMAL) -> None:
@@ -79,13 +79,13 @@ class Display:
             self.print(text)
 
     def follow(self, key: Key, total: int, stored: int) -> "Follower":
-        """Count the items of a part of the forecast; `stored` of its `total` existed before."""
+        """A counter for a part of the forecast with `total` items, `stored` of them already."""
         self.now(" ".join(key))
         self.counted = time.monotonic()
         return Follower(self, key, total, stored)
 
     def tick(self) -> None:
-        """Note progress: without a terminal, print a line from time to time."""
+        """Without a terminal, print a progress line if it is due."""
         pause = PAUSE.get(self.level)
         if self.moving or pause is None or time.monotonic() - self.last < pause:
             return
@@ -133,7 +133,7 @@ class Follower:
         return time.monotonic() - self.start
 
     def advance(self, count: int) -> None:
-        """Note that `count` more items are stored; those of an earlier run are counted first."""
+        """Note that `count` more items are stored; items of an earlier run are counted first."""
         self.done += count
         display, fresh = self.display, self.total - self.stored
         if display.forecast is not None and fresh:

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class RayEngine:
-    """Sends chunks to workers, which keep their networks. Used in a `with` block."""
+    """Sends chunks to workers, which keep their networks. Use it in a `with` block."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class RayEngine:
         try:
             return within(PATIENCE, connect)
         except Silence as error:
-            what = "Ray did not start here" if address is None else f"Ray at {address!r} is silent"
+            what = "Ray did not start" if address is None else f"Ray at {address!r} does not answer"
             raise EngineError(
                 f"--engine ray: {what}: waited {PATIENCE:.0f} s; look at its logs "
                 "(ray/session_latest in the temporary folder), try `ray status`, or take "

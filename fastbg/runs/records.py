@@ -32,11 +32,11 @@ def read_run(folder: str | os.PathLike[str]) -> RunStore:
 
 
 def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
-    """The experiment's items: planned for a new run, read back when a run resumes.
+    """The experiment's items: planned for a new run, read back for a resumed one.
 
-    An experiment that uses another one has its items.
+    An experiment that uses another one takes its items.
 
-    Raises RunStoreError if the run was made with other options of the experiment.
+    Raises RunStoreError if the run has other options of the experiment.
     """
     options = dataclasses.asdict(experiment.options)
     store.remember(f"options {experiment.name}", lambda: options)
@@ -53,9 +53,9 @@ def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
 
 
 def stored_options(store: RunStore, name: str, kind: type[Options]) -> dict[str, Any]:
-    """The options that the experiment `name`, whose options are of `kind`, was run with.
+    """The stored options of the experiment `name`; `kind` is their class.
 
-    An option that was added after the run has the value `before` of its declaration, see `option`.
+    An option added after the run has the value `before` of its declaration, see `option`.
     """
     told: dict[str, Any] = known(store, f"options {name}")
     added = {n: each.before for n, each in kind.declared().items() if each.before is not None}
@@ -94,7 +94,7 @@ def collect(
 ) -> Measured:
     """The records, curves and pictures of `items`, all of which must have been measured.
 
-    Columns of the experiment that it uses are included.
+    Includes columns of the experiment that it uses.
     """
     records = {r.item: r.values for r in store.records(experiment.name, net.label)}
     rows = [records[item.key] for item in items]
@@ -120,7 +120,7 @@ def collect(
 
 
 def results(store: RunStore, experiment: Experiment) -> list[Measured]:
-    """One `Measured` for each network of the run, over the items that all of them have."""
+    """A `Measured` for each network of the run, with the items that all networks have."""
     plan = stored_plan(store, experiment)
     labels = dict.fromkeys(r.model for r in store.records(experiment.name))
     done = {label: store.done(experiment.name, label) for label in labels}
@@ -133,12 +133,12 @@ def results(store: RunStore, experiment: Experiment) -> list[Measured]:
 
 
 def stored_plan(store: RunStore, experiment: Experiment) -> list[Item]:
-    """The items that were planned."""
+    """The planned items."""
     return [_item(value) for value in known(store, plan_of(experiment))]
 
 
 def stored_experiments(store: RunStore) -> list[Experiment]:
-    """The experiments with records in the run, with the run's options, in the report's order."""
+    """The experiments with records, with their stored options, in the report's order."""
     names = {record.experiment for record in store.records()}
     found: dict[str, Experiment] = {}
     for name, kind in EXPERIMENTS.items():

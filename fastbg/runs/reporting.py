@@ -1,4 +1,4 @@
-"""Writes the report of a run from its folder: while the run measures, and at its end."""
+"""Writes the report of a run from its folder, during the run and at its end."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class TableText(NamedTuple):
 
 
 def tables_as_text(store: RunStore, experiment: Experiment) -> list[TableText]:
-    """The tables of the experiment's section; none before all networks have an item in common."""
+    """The tables of the experiment's section; none until all networks have a common item."""
     measured = results(store, experiment)
     found = report_of(experiment).summarise(measured).tables if measured else ()
     return [
@@ -49,7 +49,7 @@ def tables_as_text(store: RunStore, experiment: Experiment) -> list[TableText]:
 
 
 def section(store: RunStore, experiment: Experiment) -> Section | None:
-    """The experiment's section of the report; None until all networks have an item in common."""
+    """The experiment's section of the report; None until all networks have a common item."""
     measured = results(store, experiment)
     if not measured:
         return None
@@ -74,7 +74,7 @@ def section(store: RunStore, experiment: Experiment) -> Section | None:
         changed={name: value for name, value in options.items() if value != default[name]},
         measured=len(measured[0].items),
         planned=len(plan),
-        meanings={name: each.told for name, each in experiment.options.declared().items()},
+        meanings={name: each.description for name, each in experiment.options.declared().items()},
     )
 
 
@@ -87,10 +87,10 @@ class Reporter:
     def __init__(self, store: RunStore, say: Callable[[str], None] = lambda _: None) -> None:
         self.store, self.say = store, say
         self.page = Page(store.folder)
-        self.begun = False  # whether a page that reloads itself was written
+        self.begun = False  # whether a self-reloading page was written
 
     def update(self, experiment: Experiment, coming: Sequence[str]) -> None:
-        """Draw the experiment, and write a page that lists the `coming` ones and reloads itself."""
+        """Draw the experiment, and write a self-reloading page that lists `coming` experiments."""
         self.draw(experiment)
         self.write(coming)
 
@@ -103,7 +103,7 @@ class Reporter:
         return self.write()
 
     def abandon(self) -> None:
-        """Write the page without reloading, as the run ends early."""
+        """Write a page that does not reload, as the run ends early."""
         if self.begun:
             self.write()
 
@@ -122,7 +122,7 @@ class Reporter:
 
 
 def report(store: RunStore, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Write the report of all that the run has measured; returns the path of report.html.
+    """Write the report of everything measured so far; returns the path of report.html.
 
     `say` is called with the current step.
     """

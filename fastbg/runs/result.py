@@ -20,12 +20,12 @@ from fastbg.runs.store import RunStore
 
 @dataclass(frozen=True)
 class RunResult(os.PathLike[str]):
-    """A run on disk, read when asked for. Used as a path, it is that of the report."""
+    """A run on disk, read on demand. As a path-like object, it is the path of the report."""
 
     path: Path
     """Of report.html."""
     experiments: Sequence[str]
-    """Names of the experiments that were asked for, and of those that they use."""
+    """Names of the requested experiments and of those that they use."""
 
     @property
     def folder(self) -> Path:
@@ -46,10 +46,10 @@ class RunResult(os.PathLike[str]):
     def records(self, experiment: str) -> dict[str, NDArray[Any]]:
         """All numbers of an experiment as columns; n counts the items of all networks in turn.
 
-        "network", "item" and "photograph" are texts (n); measured columns are float64, (n), or
-        (n, K) for curves such as the PSNR in each of K backgrounds. Units: dB, grey levels, and
-        HR pixels, as the report's tables name them. Raises InvalidArgument for an experiment that
-        the run has no records of.
+        "network", "item" and "photograph" are strings (n); measured columns are float64 (n), or
+        (n,K) for curves such as the PSNR in K backgrounds. Units are those of the report's tables:
+        dB, grey levels, HR pixels. Raises InvalidArgument for an experiment without records in the
+        run.
         """
         with read_run(self.folder) as store:
             found = {each.name: each for each in stored_experiments(store)}
@@ -60,7 +60,7 @@ class RunResult(os.PathLike[str]):
     def frame(self, experiment: str) -> Any:
         """`records` as a pandas DataFrame; K values of a curve are columns NAME.0, NAME.1 ...
 
-        Raises ImportError where pandas is not installed, InvalidArgument as `records`.
+        Raises ImportError if pandas is not installed, InvalidArgument as `records`.
         """
         try:
             pandas = import_module("pandas")

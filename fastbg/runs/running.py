@@ -1,4 +1,4 @@
-"""Runs experiments on networks: measure what the run folder lacks, store it, write the report."""
+"""Runs experiments on networks: measures missing items, stores results, writes the report."""
 
 import logging
 import os
@@ -72,11 +72,11 @@ def run_experiments(
         backend: of fastbg's operators: "auto", "torch", "cpu", "triton" or "cuda".
         precision: "ieee", "tf32" (GPUs only) or "bf16", see `fastbg.use_precision`; None: the
             precision of the context, "ieee" by default.
-        quick: so few items that all experiments take about two minutes.
-        progress: print results and progress; warnings go to the log `fastbg` either way.
-        engine: "local", this process, or "ray": workers on this machine or a cluster, which get
-            the networks from the CPU.
-        address, workers, gpus_per_worker: of Ray, as for `fastbg run`.
+        quick: measure so few items that all experiments take about two minutes.
+        progress: print results and progress; warnings always go to the logger `fastbg`.
+        engine: "local", this process; or "ray", workers on this machine or a cluster. The networks
+            must be on the CPU for Ray.
+        address, workers, gpus_per_worker: for Ray, as for `fastbg run`.
 
     Returns:
         A `RunResult`: the path of the report (HTML), records and verdicts.
@@ -153,7 +153,7 @@ def engine_device(
         asked = {"address": address, "workers": workers, "gpus_per_worker": gpus or None}
         for name, value in asked.items():
             if value is not None:
-                raise InvalidArgument(name, repr(value), 'engine="ray" beside it')
+                raise InvalidArgument(name, repr(value), 'none without engine="ray"')
         return here
     if here.type != "cpu":
         raise InvalidArgument("networks", f"on {here}", 'networks on the CPU, as engine="ray"')
@@ -223,14 +223,14 @@ def common_scale(nets: Sequence[Labelled]) -> int:
     """The scale of all networks; CheckpointError if they differ."""
     scales = {label.label: net.scale for label, net, _ in nets}
     if len(set(scales.values())) > 1:
-        raise CheckpointError(f"networks of one run magnify alike, these do not: {scales}")
+        raise CheckpointError(f"networks of a run must have the same scale; got {scales}")
     return next(iter(scales.values()))
 
 
 def configuration(study: Study) -> dict[str, Any]:
-    """Everything that decides the results, except networks, LR images and experiments' options.
+    """All settings that decide results, except networks, LR images and experiments' options.
 
-    Those are added to the run when they are first used (fastbg.runs.records).
+    Those are added to the run on first use (fastbg.runs.records).
     """
     return {
         "images": study.images.name,
@@ -244,7 +244,7 @@ def configuration(study: Study) -> dict[str, Any]:
 
 
 def environment(study: Study) -> dict[str, str]:
-    """What may change the last digits of the results: recorded, but allowed to change."""
+    """Settings that may change the last digits of results: recorded, but not compared."""
     place = Place(study.device, study.dtype)
     named = study.backend != "auto"
     backends = {study.backend} if named else {select(op, place) for op in FAMILIES}
@@ -264,7 +264,7 @@ def measure_all(
     execute: Execute,
     level: int = NORMAL,
 ) -> Path:
-    """Measure every network in every experiment, the quickest first; return the report's path.
+    """Measure every network in every experiment, the fastest first; return the report's path.
 
     One line is printed for each network and experiment; the report is written again after each
     experiment. `level` of output: QUIET, NORMAL or VERBOSE of fastbg.runs.progress.
@@ -309,20 +309,20 @@ def measure(
 
 @contextmanager
 def reporting(store: RunStore, display: Display) -> Iterator[Reporter]:
-    """A Reporter whose page stops reloading itself when the run ends, also by an error."""
+    """A Reporter whose page stops reloading when the run ends, also by an error."""
     reporter = Reporter(store, display.now)
     try:
         yield reporter
     except BaseException as error:
         try:
             reporter.abandon()
-        except FastbgError as another:  # such as a full disk, which `error` reports already
+        except FastbgError as another:  # for example a full disk, already reported by `error`
             log.warning("%s; and the report's page still reloads itself: %s", error, another)
         raise
 
 
 def quickest_first(plans: Sequence[Plan], forecast: Forecast) -> list[Plan]:
-    """Plans by expected time, so that the report shows something early; bases come first."""
+    """Plans sorted by expected time, for early results in the report; bases come first."""
     seconds: defaultdict[str, float] = defaultdict(float)
     for (name, _), part in forecast.parts.items():
         seconds[name] += part.guess

@@ -8,7 +8,7 @@ Json: TypeAlias = Any  # dicts with string keys, lists, strings, numbers, boolea
 
 
 def checksum(*parts: str | bytes) -> bytes:
-    """A 16-byte digest of `parts`, which also depends on where each part ends."""
+    """A 16-byte digest of `parts` and of their boundaries."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else bytes(part)

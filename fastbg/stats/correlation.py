@@ -11,10 +11,10 @@ from fastbg.stats.intervals import Interval, mean_interval, share_limit
 Rows = NDArray[np.float64]  # (n,K): K values of each of n groups
 
 CERTAIN = 1 - 1e-6
-"""Correlations beyond it count as this: Fisher's transform of 1 is infinite."""
+"""Larger correlations are replaced by it, as Fisher's transform of 1 is infinite."""
 
 NO_SPREAD = 1e-9
-"""An interval narrower than this is one of clusters that all pull alike: it would say nothing."""
+"""Below this width all clusters have the same influence, and the interval is not valid."""
 
 # With a share u of disagreeing pairs, tau is 1 - 2 u, and rho at least 1 - 3 u (Daniels 1950).
 TAU_SLOPE, RHO_SLOPE = 2, 3
@@ -77,7 +77,7 @@ def pooled_kendall(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
             _agreement(a, b, flat_x, flat_y).sum(axis=1, dtype=np.float64)
             for a, b in zip(x, y, strict=True)
         ]
-    )  # [n,K]: with how many others each value agrees, less the contrary
+    )  # [n,K]: for each value, number of others in the same order minus those in the opposite
     each = agreement / max(flat_x.size - 1, 1)
     tau = float(each.mean())
     return _correlation(tau, 2 * (each - tau), clusters, TAU_SLOPE)
@@ -103,7 +103,7 @@ def _correlation(value: float, influence: Rows, clusters: Sequence[object], slop
 
 
 def _unopposed(value: float, photographs: int, slope: int) -> Interval:
-    """Interval of a correlation of 1 or -1; of any other without spread, all that is possible.
+    """Interval of a correlation of 1 or -1; for others without spread, the whole possible range.
 
     Disjoint pairs of photographs are independent trials, and none of them disagrees.
     """

@@ -1,4 +1,4 @@
-"""How many standard errors an interval reaches from a mean of few clusters of unequal size."""
+"""Critical values of t intervals for the mean of few clusters of unequal size."""
 
 from functools import lru_cache
 
