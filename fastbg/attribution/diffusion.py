@@ -87,10 +87,10 @@ def box_share(maps: Tensor, boxes: Tensor | Sequence[int], scale: int) -> Tensor
             inside a box counts in proportion.
         scale: SR pixels per LR pixel and axis.
     """
-    box = torch.as_tensor(boxes)
+    box = torch.as_tensor(boxes, device=maps.device)
     if box.dim() not in (1, 2) or box.shape[-1] != 4:
         raise InvalidArgument("boxes", f"shape {tuple(box.shape)}", "(4,) or (N, 4)")
-    box = box.to(device=maps.device, dtype=torch.float64) / scale
+    box = box.to(torch.float64) / scale
     y0, x0, y1, x1 = box.reshape(-1, 4, 1).unbind(1)  # [N,1]
     height, width = maps.shape[-2:]
     rows, columns = _coverage(y0, y1, height), _coverage(x0, x1, width)  # [N,h], [N,w]

@@ -189,7 +189,7 @@ class CausalEffectMap:
                     tables.append(entry.tables(_Part(kept, f"{i} {j}")))
         shape = leading_shape(windows, len(images))
         baseline, coarse, fine, own = (
-            torch.as_tensor(np.stack(column)) for column in zip(*tables, strict=True)
+            torch.from_numpy(np.stack(column)) for column in zip(*tables, strict=True)
         )
         each = images[:, None].expand(*corners.shape[:2], *images.shape[1:])
         return CausalEffectResult(

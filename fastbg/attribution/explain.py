@@ -55,7 +55,9 @@ def explain(
             sr = forward_box(model, part[None].to(model.mean.dtype), shown).float().cpu()
         origin = given.y0 * model.scale, given.x0 * model.scale
         shown = shown.moved(*origin)
-        result = replace(embedded(result, image, given), windows=torch.tensor([tuple(box)]))
+        result = replace(
+            embedded(result, image, given), windows=torch.tensor([tuple(box)], device="cpu")
+        )
         panels.append(
             Panel(
                 name,

@@ -126,7 +126,8 @@ def faithfulness(
     curves = _Curves(model, path or GaussianBlurPath(), as_objective(objective), steps)
     controls = {name: (RANDOM, NEAREST, SHUFFLED.format(name)) for name in named}
     names = dict.fromkeys([*named, *(own for three in controls.values() for own in three)])
-    found = {name: torch.zeros(len(images), 2, len(steps), dtype=torch.float64) for name in names}
+    size = len(images), 2, len(steps)
+    found = {name: torch.zeros(size, dtype=torch.float64, device="cpu") for name in names}
     with memory.frozen(model):
         for i in range(len(images)):
             curves.start(images[i : i + 1], as_box(corners[i].tolist()))
@@ -162,8 +163,8 @@ class _Curves:
         return torch.stack([self._curves(order) for order in orders]).mean(0)
 
     def _curves(self, order: Order) -> Tensor:
-        rank = torch.empty(len(order), dtype=torch.int64)
-        rank[torch.from_numpy(order)] = torch.arange(len(order))
+        rank = torch.empty(len(order), dtype=torch.int64, device="cpu")
+        rank[torch.from_numpy(order)] = torch.arange(len(order), device="cpu")
         first = rank[None] < torch.from_numpy(self.counts)[:, None]  # [K,h*w]
         first = first.reshape(-1, 1, *self.image.shape[-2:]).to(self.image.device)
         left, _ = self._run(torch.where(first, self.baseline, self.image))
@@ -205,7 +206,7 @@ def _counts(counts: int | Tensor | list[int], pixels: int) -> Order:
         most = min(MOST, pixels)
         spaced = np.geomspace(min(FEWEST, most), most, counts).round().astype(np.int64)
         return np.unique(spaced)
-    given = torch.as_tensor(counts)
+    given = torch.as_tensor(counts, device="cpu")
     wanted = f"ascending whole numbers from 1 to {pixels}, the number of LR pixels"
     if given.dim() != 1 or not given.numel() or given.is_floating_point() or given.is_complex():
         raise InvalidArgument("counts", counts, wanted)

@@ -104,7 +104,7 @@ class Occlusion:
         each = images[:, None].expand(*corners.shape[:2], *size_)
         return OcclusionResult(
             effect=torch.stack(rows).reshape(*shape, len(places)),
-            boxes=torch.tensor(places),
+            boxes=torch.tensor(places, device="cpu"),
             images=each.reshape(*shape, *size_),
             windows=corners.reshape(*shape, corners.shape[-1]),
             scale=passes.scale,
@@ -158,7 +158,7 @@ def _boxes(
         down = _starts(height, sides[0], steps[0])
         across = _starts(width, sides[1], steps[1])
         return [Box(y, x, y + sides[0], x + sides[1]) for y in down for x in across]
-    value = torch.as_tensor(boxes)
+    value = torch.as_tensor(boxes, device="cpu")
     if value.dim() != 2 or value.shape[1] != 4 or not len(value) or value.is_floating_point():
         raise InvalidArgument("boxes", f"{value.dtype} {tuple(value.shape)}", "integers (N, 4)")
     found = [Box(*row) for row in value.tolist()]
@@ -225,7 +225,8 @@ def _colour(replacement: float | Sequence[float] | Tensor | str, image: Tensor) 
     if isinstance(replacement, str):
         raise InvalidArgument("replacement", repr(replacement), expected)
     try:
-        colour = torch.as_tensor(replacement).to(image).reshape(-1)
+        colour = torch.as_tensor(replacement, dtype=torch.float64, device=image.device)
+        colour = colour.to(image.dtype).reshape(-1)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidArgument("replacement", repr(replacement), expected) from error
     inside = bool(((colour >= 0) & (colour <= 1)).all())

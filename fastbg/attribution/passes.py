@@ -121,10 +121,10 @@ def as_inputs(images: Tensor, model: nn.Module) -> Tensor:
 
 def as_windows(windows: Windows, count: int) -> Tensor:
     """`windows` of `count` images as integers (B,N,3), or (B,N,4) for boxes, on the CPU."""
-    value = torch.as_tensor(windows)
+    value = torch.as_tensor(windows, device="cpu")
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise InvalidArgument("windows", value.dtype, "integers y, x, size")
-    value = value.clone().to("cpu", torch.int64)
+    value = value.clone().to(torch.int64)
     length = value.shape[-1] if value.dim() else 0
     if length in (3, 4):
         if value.dim() == 1:

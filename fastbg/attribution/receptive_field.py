@@ -116,7 +116,7 @@ def receptive_field(
     if given.shape[1] != 1:
         raise InvalidArgument("window", f"shape {tuple(given.shape)}", "one for all images")
     box = as_box(given[0, 0].tolist())
-    total = torch.zeros(height, width, dtype=torch.float64)
+    total = torch.zeros(height, width, dtype=torch.float64, device="cpu")
     for image in images.split(1):
         gradient = window_gradient(model, image, tuple(box), PixelSum())[0]
         total += gradient.clamp(min=0).double().sum(0).cpu()

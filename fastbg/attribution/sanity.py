@@ -121,13 +121,13 @@ def _randomised(
     """A copy of the model after each step, and the last layer that was made random in it."""
     network = copy.deepcopy(model)
     modules = dict(network.named_modules())
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator("cpu").manual_seed(seed)
     for some in np.array_split(np.array(names, dtype=object), steps):
         with torch.no_grad():
             for name in some:
                 for weight in _own_weights(modules[name]):
-                    order = torch.randperm(weight.numel(), generator=random).to(weight.device)
-                    weight.copy_(weight.flatten()[order].reshape(weight.shape))
+                    order = torch.randperm(weight.numel(), generator=random, device="cpu")
+                    weight.copy_(weight.flatten()[order.to(weight.device)].reshape(weight.shape))
         yield str(some[-1]), network
 
 

@@ -144,7 +144,7 @@ class Files:
         return AttributionResult(
             attribution=torch.from_numpy(values.astype(np.float32))[None],
             images=lr,
-            windows=torch.tensor([tuple(window)]),
+            windows=torch.tensor([tuple(window)], device="cpu"),
             scale=self.study.scale,
             passes=int(result.columns["passes"][number]),
         )

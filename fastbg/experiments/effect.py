@@ -183,7 +183,7 @@ class Effect(Experiment):
         """Boxes of all blocks (rows*columns,4) in HR pixels."""
         grid = self.grid(scale)
         boxes = [grid.box(*place) for place in np.ndindex(grid.shape)]
-        return scale * torch.tensor(boxes)
+        return scale * torch.tensor(boxes, device="cpu")
 
     def grid(self, scale: int) -> BlockGrid:
         """The grid of blocks on an LR input."""

@@ -273,9 +273,11 @@ def bridged_part(images: Tensor, inner: Box, seam: Seam, sizes: Sequence[int]) -
     """
     if seam == HARD:
         return None
-    outer = torch.tensor([[0, 0, *images.shape[-2:]]], dtype=torch.int32).repeat(sum(sizes), 1)
+    outer = torch.tensor([[0, 0, *images.shape[-2:]]], dtype=torch.int32, device="cpu").repeat(
+        sum(sizes), 1
+    )
     own = np.cumsum([0, *sizes[:-1]])  # where each group begins
-    outer[own] = torch.tensor(inner, dtype=torch.int32)
+    outer[own] = torch.tensor(inner, dtype=torch.int32, device="cpu")
     return outer
 
 

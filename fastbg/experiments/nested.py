@@ -265,7 +265,7 @@ class Nested(Experiment):
         index = torch.arange(n, device=hr.device).repeat_interleave(len(sizes))
         pairs = torch.stack((index, index), dim=1)
         inner, outer = (
-            torch.tensor(box, dtype=torch.int32).repeat(n, 1)
+            torch.tensor(box, dtype=torch.int32, device="cpu").repeat(n, 1)
             for box in zip(*map(self.boxes, sizes), strict=True)
         )
         if o.domain == "hr":
@@ -301,7 +301,9 @@ class Nested(Experiment):
         result = self.attribute(net, lr, study)
         inner, outer = zip(*map(self.boxes, sizes), strict=True)
         count = len(sizes)
-        share = result.share(torch.tensor([self.window_box, *inner, *outer]))  # [n*S, 1+2S]
+        share = result.share(
+            torch.tensor([self.window_box, *inner, *outer], device="cpu")
+        )  # [n*S, 1+2S]
         window, places = share[:, 0], share[:, 1 + count :] - share[:, 1 : 1 + count]
         places = places.reshape(-1, count, count)  # [n, image, place of the foreign pixels]
         foreign = places.diagonal(dim1=1, dim2=2).reshape(-1)
@@ -367,12 +369,14 @@ def randomised(net: Network, seed: int) -> Network:
     Each tensor is drawn from a normal distribution with the tensor's mean and standard deviation,
     so that signals keep their magnitude.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     # Attributions need gradients, which tensors made in inference mode do not have.
     with torch.inference_mode(False), torch.no_grad():
         twin = copy.deepcopy(net)
         for parameter in twin.parameters():
-            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            noise = torch.randn(
+                parameter.shape, generator=generator, dtype=torch.float32, device="cpu"
+            ).to(parameter)
             parameter.copy_(parameter.mean() + parameter.std(correction=0) * noise)
     return twin
 

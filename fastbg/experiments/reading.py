@@ -52,7 +52,7 @@ def reading(regions: Sequence[Region], pinned: bool, cutter: Cutter = region) ->
     """
     first = Box(*regions[0][1])
     shape = (len(regions), first.y1 - first.y0, first.x1 - first.x0, 3)
-    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+    pixels = torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=pinned)
     rows = pixels.numpy()
     places: defaultdict[ImageItem, list[int]] = defaultdict(list)
     for i, (image, _) in enumerate(regions):

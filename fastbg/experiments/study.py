@@ -98,7 +98,7 @@ class Study:
 
     def index(self, rows: Sequence[int]) -> Tensor:
         """Row indices (n) int64 on the device, copied asynchronously."""
-        host = torch.tensor(rows, dtype=torch.int64)
+        host = torch.tensor(rows, dtype=torch.int64, device="cpu")
         return self.upload(host.pin_memory() if self.device.type == "cuda" else host)
 
     def inputs(self, items: Sequence[Item], hr: Tensor, lr: str, kernel: str) -> Tensor:

@@ -15,4 +15,4 @@ def decay(distance: Tensor, tau: float) -> Tensor:
 
 def decay_table(tau: float, size: int) -> Tensor:
     """Weights (size) float32 of the distances 1, 2, .. size, for kernels."""
-    return decay(torch.arange(1, size + 1), tau).float()
+    return decay(torch.arange(1, size + 1, device="cpu"), tau).float()

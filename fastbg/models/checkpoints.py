@@ -23,7 +23,7 @@ from fastbg.models.files.kinds import SAFETENSORS, recognise_file
 from fastbg.models.files.pickled import read_pickled
 from fastbg.models.files.tensors import read_safetensors
 from fastbg.models.formats import FIRST_KEYS, Recipe, check_values, recognise, sizes_of
-from fastbg.models.network import Network, digest_of
+from fastbg.models.network import Network, digest_of, made_in_float32
 from fastbg.models.rcan import RCAN
 from fastbg.models.registry import BUILT_IN
 from fastbg.models.spandrel import ZooError, load_zoo
@@ -45,6 +45,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WEIGHTS = Path(__file__).parents[1] / "assets" / "weights"
 
 
+@made_in_float32()
 @torch.inference_mode(False)  # its weights outlive the caller's mode; gradients need them normal
 def load_model(
     name_or_path: str | os.PathLike[str],

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -119,6 +121,26 @@ class Network(nn.Module):
         grown = self.reach(window, height, width).grow(margin, height, width)
         box = grown.align(self.crop_multiple, 0, height, width)
         return Crop(box, window.moved(-box.y0 * self.scale, -box.x0 * self.scale))
+
+
+_DEFAULTS = threading.RLock()
+
+
+@contextmanager
+def made_in_float32() -> Iterator[None]:
+    """Modules are made in float32 on the CPU inside, whatever PyTorch's defaults are.
+
+    `torch.set_default_dtype` is for all threads: those that load networks wait for each other.
+    """
+    with torch.device("cpu"), _DEFAULTS:
+        usual = torch.get_default_dtype()
+        if usual != torch.float32:
+            torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            if usual != torch.float32:
+                torch.set_default_dtype(usual)
 
 
 def images_per_call(lr: Tensor, scale: int = 4, window: Sequence[int] | None = None) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastbg.errors import CheckpointError
 from fastbg.models.checkpoints import ARCHITECTURES
-from fastbg.models.network import DIV2K_MEAN, Network
+from fastbg.models.network import DIV2K_MEAN, Network, made_in_float32
 
 LEVELS = (0.2, 0.5, 0.8)
 SIDE = 24  # LR pixels
@@ -76,7 +76,7 @@ def check_output(net: Network) -> str:
 
 def ask(net: Network) -> Answer:
     """`net`'s output for the flat images, on its device and in its dtype."""
-    levels = torch.tensor(LEVELS).view(-1, 1, 1, 1)
+    levels = torch.tensor(LEVELS, dtype=torch.float32, device="cpu").view(-1, 1, 1, 1)
     with torch.inference_mode():
         images = levels.expand(-1, 3, SIDE, SIDE).to(net.mean)
         sr = net(images.contiguous(memory_format=torch.channels_last)).double().cpu()
@@ -94,7 +94,7 @@ def _alternatives(net: Network) -> Iterator[tuple[str, Any, float]]:
     for option, values in OTHERS.items():
         for value in values:
             if option in net.config and net.config[option] != value:
-                with torch.random.fork_rng(devices=[]):
+                with torch.random.fork_rng(devices=[]), made_in_float32():
                     other = type(net)(**{**net.config, option: value})
                 other.load_state_dict(state)
                 other.eval().to(net.mean)

@@ -35,7 +35,9 @@ def _tables() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def imagenet_normalised(images: Tensor) -> Tensor:
     """RGB images (B,3,H,W) in [0,1], normalised as VGG16 expects."""
     mean, std = (
-        on_device(torch.tensor(values, dtype=torch.float64), images.device, images.dtype)
+        on_device(
+            torch.tensor(values, dtype=torch.float64, device="cpu"), images.device, images.dtype
+        )
         for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
     return (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)

@@ -88,7 +88,7 @@ def values_are_known(value: Tensor) -> bool:
 def integers(name: str, value: Tensor | Sequence[object], device: torch.device) -> Tensor:
     """`value` as an integer tensor, on the device it came on or else on the CPU."""
     if not isinstance(value, Tensor):
-        value = torch.as_tensor(value)
+        value = torch.as_tensor(value, device="cpu")
         if value.numel() == 0:
             value = value.to(torch.int32)
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:

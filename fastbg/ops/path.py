@@ -163,7 +163,8 @@ def _check_image(image: Tensor, kernel_size: int) -> None:
 
 
 def _widths(sigmas: Sigmas) -> Tensor:
-    widths = torch.as_tensor(sigmas, dtype=torch.float64)
+    place = sigmas.device if isinstance(sigmas, Tensor) else "cpu"
+    widths = torch.as_tensor(sigmas, dtype=torch.float64, device=place)
     _check_constant("sigmas", widths)
     good = widths >= 0
     if values_are_known(widths):

@@ -92,7 +92,9 @@ class Arrival:
         device = torch.cat(flat, dim=1)
         self._done: torch.cuda.Event | None = None
         if device.device.type == "cuda":
-            self._host = torch.empty(device.shape, dtype=device.dtype, pin_memory=True)
+            self._host = torch.empty(
+                device.shape, dtype=device.dtype, device="cpu", pin_memory=True
+            )
             self._host.copy_(device, non_blocking=True)
             self._done = torch.cuda.Event()
             self._done.record(torch.cuda.current_stream(device.device))

@@ -6,6 +6,7 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 
 @cache
@@ -18,6 +19,11 @@ def native() -> ModuleType:
     module = import_module("fastbg._cpu")
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
     return module
+
+
+def floats(*shape: int) -> Tensor:
+    """Memory for a kernel to write to: float32 on the CPU, whatever PyTorch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def unavailable(device: torch.device) -> str | None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastbg.backends.attention_steps import Step, split
-from fastbg.backends.cpu import native
+from fastbg.backends.cpu import floats, native
 from fastbg.backends.cpu.attention_weight import KnownStep, known_step
 from fastbg.backends.tensor_view import view
 
@@ -24,13 +24,13 @@ def swin_layers(
     """The steps on `x`, and the cells before each step but the first, if `keep`."""
     described, _owners = _described(parameters, steps, eps)
     between = len(described) - 1 if keep else 0
-    kept = torch.empty(between, x.numel())
-    ends = torch.empty(x.numel())  # the cells of x, in the end those of the result
+    kept = floats(between, x.numel())
+    ends = floats(x.numel())  # the cells of x, in the end those of the result
     states = (ends.data_ptr(), *_addresses(kept), ends.data_ptr())
     if not keep:
         states = (ends.data_ptr(),) * (len(described) + 1)
     last = split(steps)[-1]
-    out = torch.empty(len(x), last.y1 - last.y0, last.x1 - last.x0, x.shape[1]).permute(0, 3, 1, 2)
+    out = floats(len(x), last.y1 - last.y0, last.x1 - last.x0, x.shape[1]).permute(0, 3, 1, 2)
     native().swin_layers(view(x), described, states, view(out), torch.get_num_threads())
     return out, kept
 
@@ -49,9 +49,9 @@ def swin_layers_gradient(
     described, _owners = _described(parameters, steps, eps)
     if kept is None or len(kept) != len(described) - 1:
         _, kept = swin_layers(x, parameters, steps, height, width, eps, True)
-    ends = torch.empty(2, x.numel())
+    ends = floats(2, x.numel())
     first, gradient = _addresses(ends)
-    out = torch.empty(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+    out = floats(*x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
     native().swin_layers_gradient(
         view(x),
         view(grad),

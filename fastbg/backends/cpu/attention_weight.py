@@ -58,7 +58,7 @@ def known_step(parameters: Sequence[Tensor], heads: int, window: int) -> KnownSt
 
 def _fingerprint(copy: Tensor) -> Tensor:
     pieces = max(1, -(-copy.nbytes // native().fingerprint_piece))
-    states = torch.zeros(pieces * native().fingerprint_state // 4, dtype=torch.int32)
+    states = torch.zeros(pieces * native().fingerprint_state // 4, dtype=torch.int32, device="cpu")
     native().conv_fingerprint(copy.data_ptr(), copy.nbytes, states.data_ptr())
     return states
 
@@ -105,8 +105,8 @@ def _position(table: Tensor, window: int) -> Tensor:
     """(heads, 2n-1, 2n-1, key pixel, query pixel) by the query's cell relative to the key's."""
     side = native().attention_cell_side
     cells = window // side
-    apart = side * torch.arange(1 - cells, cells)
-    pixel = torch.arange(side)
+    apart = side * torch.arange(1 - cells, cells, device="cpu")
+    pixel = torch.arange(side, device="cpu")
     offset = apart[:, None, None] + pixel - pixel[:, None] + window - 1  # [cell, key, query]
     rows, columns = offset[:, None, :, None, :, None], offset[None, :, None, :, None, :]
     found = table[(rows * (2 * window - 1) + columns).flatten()]

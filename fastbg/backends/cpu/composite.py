@@ -54,7 +54,7 @@ def mosaic(tiles: Tensor, cells: Tensor) -> Tensor:
 
 def composite_images(source: Tensor, n: int, height: int, width: int) -> Tensor:
     dtype = torch.float32 if source.dtype == torch.uint8 else source.dtype
-    return torch.empty((n, source.shape[1], height, width), dtype=dtype)
+    return torch.empty((n, source.shape[1], height, width), dtype=dtype, device="cpu")
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fastbg.backends.cpu import native
+from fastbg.backends.cpu import floats, native
 from fastbg.backends.cpu.conv_weight import (
     LANES,
     NOTHING,
@@ -74,8 +74,8 @@ def conv3x3_weight_gradient(
     grad, x = _channels_last(grad), _channels_last(x)
     gate = None if gate is None else _channels_last(gate)
     ci, co = x.shape[1], grad.shape[1] * places
-    sums = torch.zeros(native().conv_weight_parts, 36 * ci * co + co)
-    weight, bias = torch.empty(ci, 3, 3, co), torch.empty(co)
+    sums = floats(native().conv_weight_parts, 36 * ci * co + co).zero_()
+    weight, bias = floats(ci, 3, 3, co), floats(co)
     native().conv_weight_gradient(
         view(x),
         view(grad),
@@ -107,7 +107,7 @@ def _run(
 ) -> Tensor:
     batch, _, height, width = x.shape
     size = (height // x_upscale * upscale, width // x_upscale * upscale)
-    out = torch.empty((batch, *size, channels)).permute(0, 3, 1, 2)
+    out = floats(batch, *size, channels).permute(0, 3, 1, 2)
 
     def compute(known: KnownWeight, contents: Contents) -> bool:
         same: bool = native().conv3x3(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbg.backends.cpu import native
+from fastbg.backends.cpu import floats, native
 from fastbg.backends.cpu.conv_tail import described as described_tail
 from fastbg.backends.cpu.conv_tail import tail_of, tail_start
 from fastbg.backends.cpu.conv_weight import NOTHING, KnownWeight, known_weight, learn
@@ -31,8 +31,9 @@ def conv_stack(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """The last layer's box, and what the gradient needs (`kept_bytes`), if `keep`."""
-    kept = torch.empty(kept_bytes(len(x), parameters, layers) if keep else 0, dtype=torch.uint8)
-    out = torch.empty(result_shape(x, parameters, layers))
+    size = kept_bytes(len(x), parameters, layers) if keep else 0
+    kept = torch.empty(size, dtype=torch.uint8, device="cpu")
+    out = floats(*result_shape(x, parameters, layers))
     if len(x) == 0:
         return out, kept
     known = _known(parted(parameters, len(scales)).weights)
@@ -54,7 +55,7 @@ def conv_stack_gradient(
     scales: Sequence[float],
 ) -> Tensor:
     """Gradient to x; what the forward pass has not stored is computed again."""
-    to_x = torch.zeros(x.shape)
+    to_x = floats(*x.shape).zero_()
     if len(x) == 0:
         return to_x
     if kept is None or len(kept) != kept_bytes(len(x), parameters, layers):

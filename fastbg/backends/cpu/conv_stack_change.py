@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastbg.backends.cpu import native
+from fastbg.backends.cpu import floats, native
 from fastbg.backends.cpu.conv_stack import describe
 from fastbg.backends.stack_layers import result_shape
 from fastbg.backends.tensor_view import view
@@ -27,7 +27,7 @@ class ChangeableStack:
         whole_cells: bool,
     ) -> None:
         """`x` (1,C,H,W) float32; other arguments as for `conv_stack`."""
-        self.result = torch.empty(result_shape(x, parameters, layers))
+        self.result = floats(*result_shape(x, parameters, layers))
         # The kernel keeps pointers to all of this.
         described, self._owners = describe(parameters, layers, scales)
         self._stack = native().changeable_stack(

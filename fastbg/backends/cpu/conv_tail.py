@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv_transpose2d, pad, pixel_unshuffle
 
-from fastbg.backends.cpu import native
+from fastbg.backends.cpu import floats, native
 from fastbg.backends.cpu.conv_weight import LANES, KnownWeight, padded
 from fastbg.backends.stack_layers import Layer
 from fastbg.backends.tensor_view import view
@@ -68,8 +68,10 @@ def compose(
     channels = len(weights[-1]) // factors[-1] ** 2
     outputs = channels * scale**2
     # One gradient per output, in the block of the pixel at (0, 0).
-    grad = torch.eye(outputs, dtype=torch.float64).view(outputs, channels, scale, scale)
-    there, bias = Box(0, 0, scale, scale), torch.zeros(outputs, dtype=torch.float64)
+    grad = torch.eye(outputs, dtype=torch.float64, device="cpu").view(
+        outputs, channels, scale, scale
+    )
+    there, bias = Box(0, 0, scale, scale), torch.zeros(outputs, dtype=torch.float64, device="cpu")
     for weight, of_layer, factor in zip(
         reversed(weights), reversed(biases), reversed(factors), strict=True
     ):
@@ -153,7 +155,7 @@ class Tail:
     def biases(self, zones: Sequence[int]) -> Tensor:
         """(ZONES, O) in float32; only those of `zones` are filled."""
         rows = [self._kernel(zone).bias.float() for zone in zones]
-        made = torch.zeros(ZONES, -(-len(rows[0]) // LANES) * LANES)
+        made = floats(ZONES, -(-len(rows[0]) // LANES) * LANES).zero_()
         for zone, row in zip(zones, rows, strict=True):
             made[zone, : len(row)] = row
         return made
@@ -226,6 +228,6 @@ def _winograd_factors(weight: Tensor) -> Tensor:
     parts = [half[..., 0:3] for half in rows], [pad(half[..., 3:5], (1, 0)) for half in rows]
     corners = torch.cat([parts[j][i] for i in range(2) for j in range(2)], dim=1)
     taps = corners.permute(1, 2, 3, 0).float().contiguous()  # [4 in, 3, 3, out]
-    factors = torch.empty(36 * taps.shape[0] * taps.shape[3])
+    factors = floats(36 * taps.shape[0] * taps.shape[3])
     native().conv_factors(view(taps), taps.shape[3], view(factors), torch.get_num_threads())
     return factors

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fastbg.backends.cpu import native
+from fastbg.backends.cpu import floats, native
 from fastbg.backends.cpu.by_weight import ByWeight
 from fastbg.backends.tensor_view import view
 
@@ -30,7 +30,7 @@ class KnownWeight:
         self._dtype, self._shape, self._strides = weight.dtype, weight.shape, self._copy.stride()
         self._bytes = self._copy.nbytes
         words = -(-self._bytes // native().fingerprint_piece) * native().fingerprint_state // 4
-        self._fingerprint = torch.empty(words, dtype=torch.int32)
+        self._fingerprint = torch.empty(words, dtype=torch.int32, device="cpu")
         self._place = self._fingerprint.data_ptr()
         native().conv_fingerprint(self._copy.data_ptr(), self._bytes, self._place)
         self._factors: dict[tuple[bool, int], Tensor] = {}
@@ -126,6 +126,6 @@ def _make_factors(weight: Tensor, transposed: bool, upscale: int) -> Tensor:
     else:
         taps = taps.flatten(0, 1).permute(1, 2, 3, 0)
     taps = taps.contiguous()  # [in, 3, 3, out]
-    factors = torch.empty(36 * taps.shape[0] * taps.shape[3])
+    factors = floats(36 * taps.shape[0] * taps.shape[3])
     native().conv_factors(view(taps), group, view(factors), torch.get_num_threads())
     return factors

@@ -51,7 +51,9 @@ def pack(filters: Sequence[Filter]) -> list[Packed]:
     """
     weight = filters[0].weight
     plan = plan_pack(filters, current())
-    table = on_device(torch.tensor(plan.rows), weight.device)  # cached while addresses repeat
+    table = on_device(
+        torch.tensor(plan.rows, device="cpu"), weight.device
+    )  # cached while addresses repeat
     with torch.cuda.device_of(weight):
         plan.launch(table).run()
     return plan.packed
