@@ -317,3 +317,18 @@ def test_tiles_give_the_network_little_at_once(
     reach = net.reach((128, 128, 256, 256), 125, 100)
     assert max(given) == (reach.y1 - reach.y0, reach.x1 - reach.x0)
     assert max(given) < (50, 50)
+
+
+@pytest.mark.parametrize("kernel", ["matlab", "pil"])
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [
+        (np.full((8, 8, 3), 0.5), "float64"),  # became 0 or 1
+        (np.full((8, 8, 3), 40_000, np.uint16), "uint16"),  # became white
+        (np.zeros((8, 8), np.uint8), r"shape \(8, 8\)"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), "torch.uint8"),
+    ],
+)
+def test_downsample_takes_8_bit_images_only(image: object, got: str, kernel: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"image: got .*{got}.*expected uint8"):
+        downsample(image, 2, kernel)

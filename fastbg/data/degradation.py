@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastbg.errors import InvalidArgument
 from fastbg.filters.bicubic import bicubic_matrix, bicubic_taps
 
 
@@ -22,7 +23,8 @@ def downsample(image: NDArray[np.uint8], scale: int, kernel: str = "matlab") -> 
         (h/scale,w/scale,C) uint8.
 
     Raises:
-        InvalidArgument: an unknown kernel, or a side that `scale` does not divide.
+        InvalidArgument: another dtype or shape, an unknown kernel, or a side that `scale` does not
+            divide.
 
     Example:
         >>> import numpy as np
@@ -30,6 +32,9 @@ def downsample(image: NDArray[np.uint8], scale: int, kernel: str = "matlab") -> 
         >>> downsample(np.full((8, 12, 3), 7, dtype=np.uint8), 4).shape
         (2, 3, 3)
     """
+    given = getattr(image, "dtype", type(image).__name__), getattr(image, "shape", ())
+    if given[0] != np.uint8 or len(given[1]) != 3 or not isinstance(image, np.ndarray):
+        raise InvalidArgument("image", "{} of shape {}".format(*given), "uint8, (h, w, C)")
     if kernel == "pil":
         bicubic_taps(image.shape[0], scale, kernel)  # checks the arguments
         bicubic_taps(image.shape[1], scale, kernel)
