@@ -37,6 +37,13 @@ def test_a_map_that_ignores_the_network_is_found_out(net: EDSR, images: Tensor) 
     torch.testing.assert_close(found.other_window, torch.ones(2, dtype=torch.float64))
 
 
+def test_inference_mode_around_it_changes_nothing(net: EDSR, images: Tensor) -> None:
+    expected = fastbg.sanity_checks(net, gradient, images, WINDOW, OTHER, layers=2)
+    with torch.inference_mode():
+        found = fastbg.sanity_checks(net, gradient, images, WINDOW, OTHER, layers=2)
+    torch.testing.assert_close(found.cascade, expected.cascade)
+
+
 def test_a_gradient_notices_at_equal_distance(net: EDSR, images: Tensor) -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     found = fastbg.sanity_checks(net, gradient, images, WINDOW, OTHER)

@@ -49,6 +49,7 @@ class SanityResult:
     other_window: Tensor
 
 
+@torch.inference_mode(False)  # gradients need copies of the weights that are normal tensors
 def sanity_checks(
     model: nn.Module,
     explain: Explain,
