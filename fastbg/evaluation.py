@@ -1,5 +1,6 @@
 """PSNR and SSIM of networks on a benchmark folder, as papers report them."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -61,7 +62,7 @@ def evaluate(
             default of `fastbg evaluate`.
         shave: width of the border that is left out, in SR pixels; None: the scale.
         kernel: "matlab" or "pil" bicubic, which makes the LR images; None: the data set's own LR
-            images if it has any, else "matlab".
+            images if it has any, else "matlab"; warns if it has some that do not fit.
         lr: LR images to use, with the names of the HR images or those of common data sets
             ("babyx4", "baby_LR4", "baby_bicLRx4").
         lr_name: a template for other names: "{}_small{scale}" for "baby_small4.png".
@@ -91,6 +92,8 @@ def evaluate(
     shave = scale if shave is None else shave
     others = iqa_measures(measures, models[0].mean.device)
     images.refuse_low()
+    if kernel is None and lr is None and images.lr_source and not has_low(images, scale):
+        warnings.warn(described(images, scale), stacklevel=2)
     own = None if lr is None else counterparts(images, lr, scale, lr_name)
     for item in images.items:
         try:
@@ -161,12 +164,17 @@ def described(
     """One line of text about the HR images and the source of the LR images."""
     if lr is not None:
         source = f"LR x{scale} read from {lr.name}"
-    elif kernel is None and images.items and images.items[0].lr_path(scale) is not None:
+    elif kernel is None and has_low(images, scale):
         source = f"LR x{scale} read from {images.lr_source}"
     else:
         source = f"LR x{scale} made by {kernel or 'matlab'} bicubic"
         source += f" (own LR images: {images.lr_source})" if images.lr_source else ""
     return f"{images.name}: {len(images)} HR images; {source}"
+
+
+def has_low(images: ImageSet, scale: int) -> bool:
+    """Whether the set has LR images of its own at `scale`."""
+    return bool(images.items) and images.items[0].lr_path(scale) is not None
 
 
 def run(model: Network, low: Image, tile: int | None = None) -> Image:

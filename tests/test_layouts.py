@@ -1,6 +1,8 @@
 """The folder layouts of the field's datasets: recognised, or refused by name."""
 
 import os
+import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from fastbg.data.images import open_folder
 from fastbg.data.readable import open_readable, readable
 from fastbg.data.sets import check_lr_size
 from fastbg.errors import DataError, InvalidArgument
+from fastbg.evaluation import evaluate
+from fastbg.models.bicubic import Bicubic
 
 
 def div2k(root: Path) -> Path:
@@ -334,6 +338,27 @@ def test_what_systems_leave_behind_and_special_files_are_left_out(tmp_path: Path
     (tmp_path / "d.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(DataError, match=r"d\.png: is a link to nothing"):
         open_folder(tmp_path)
+
+
+def test_lr_images_of_which_none_fits_are_not_left_aside_silently(tmp_path: Path) -> None:
+    """LR images are made then."""
+    save(tmp_path / "HR" / "a.png", 64, 64)
+    save(tmp_path / "LR" / "b.png", 16, 16)
+    images = open_folder(tmp_path)
+    reason = r"none, as none is named like an HR image \(b\.png\)"
+    assert re.fullmatch(reason, images.lr_source)
+    with pytest.warns(UserWarning, match=f"made by matlab bicubic .own LR images: {reason}"):
+        assert len(list(evaluate([Bicubic(4)], images))) == 1
+    assert len(list(evaluate([Bicubic(4)], images, kernel="matlab"))) == 1  # no warning
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_are_the_same_in_either_spelling(tmp_path: Path, form: str) -> None:
+    high, low = (unicodedata.normalize(f, "b\u00e9b\u00e9.png") for f in (form, "NFC"))
+    save(tmp_path / "HR" / high)
+    save(tmp_path / "LR" / unicodedata.normalize("NFD", low), 2, 3)
+    (item,) = open_folder(tmp_path).items
+    assert item.lr_path(4) == tmp_path / "LR" / unicodedata.normalize("NFD", low)
 
 
 def test_the_fingerprint_is_of_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from fastbg.cli.files import check_apart, check_ending, check_folder, file_name,
 from fastbg.data.images import open_folder
 from fastbg.data.sets import ImageSet
 from fastbg.errors import DataError, FastbgError, InvalidArgument
-from fastbg.evaluation import Image, Score, described, evaluate, mean_scores
+from fastbg.evaluation import Image, Score, described, evaluate, has_low, mean_scores
 from fastbg.measures.iqa import iqa_measures
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.network import Network
@@ -104,12 +104,13 @@ def scored(
             with replacing(path) as partial:
                 PIL.Image.fromarray(sr).save(partial, "PNG")
 
+        given = lr is not None or has_low(images, models[0].scale)
         found = evaluate(
             models,
             images,
             channel=arguments.channel,
             shave=arguments.shave,
-            kernel=arguments.kernel,
+            kernel=arguments.kernel or (None if given else "matlab"),
             lr=lr,
             lr_name=arguments.lr_name,
             tile=arguments.tile,

@@ -1,5 +1,6 @@
 """Pairs LR images with HR images by their names."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,16 @@ Low = tuple[Path, Path, int | None]  # an LR file, the folder its names start fr
 
 
 def paired(images: ImageSet, low: Sequence[Low], lr_name: str | None = None) -> ImageSet:
-    """`images` with their LR files. If one is missing at a scale, loading it raises DataError.
+    """`images` with their LR files `low`, which are not empty.
+
+    If one is missing at a scale, loading it raises DataError.
 
     Raises DataError if two LR files of one scale belong to one HR image.
     """
     by_scale = matches(images, low, lr_name)
+    if not by_scale:
+        name = low[0][0].name
+        return replace(images, lr_source=f"none, as none is named like an HR image ({name})")
     items = []
     for item in images.items:
         paths = []
@@ -44,12 +50,12 @@ def matches(
     for path, top, scale in low:
         inside = path.relative_to(top).parts[:-1]
         folders = tuple(
-            part
+            _composed(part)
             for part in layouts.without_scales(inside)
             # RCAN's LR/LRBI/Set5/x4 belongs to its HR/Set5/x4.
             if part.lower() != images.name.lower() and layouts.folder_name(part) is None
         )
-        for reading in layouts.lr_readings(path.stem, lr_name):
+        for reading in layouts.lr_readings(_composed(path.stem), lr_name):
             key: str | None = keys.get((folders, reading.key))
             if key is None and len(by_stem.get(reading.key, ())) == 1 and not folders:
                 key = by_stem[reading.key][0]
@@ -96,7 +102,12 @@ def counterparts(
 
 def _hr_key(item: ImageItem) -> tuple[tuple[str, ...], str]:
     folders = layouts.without_scales(tuple(item.key.split("/")[:-1]))
-    return folders, layouts.hr_key(item.path.stem)
+    return tuple(map(_composed, folders)), layouts.hr_key(_composed(item.path.stem))
+
+
+def _composed(name: str) -> str:
+    """`name` as it is compared: some systems write an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _top(item: ImageItem) -> Path:
