@@ -13,9 +13,10 @@ import fastbg
 from fastbg.data.digests import cache_file
 from fastbg.data.images import open_folder
 from fastbg.data.readable import open_readable, readable
-from fastbg.data.sets import check_lr_size
+from fastbg.data.sets import check_lr_size, decoded
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.evaluation import evaluate
+from fastbg.experiments.groups import _cut
 from fastbg.models.bicubic import Bicubic
 
 
@@ -359,6 +360,15 @@ def test_accents_are_the_same_in_either_spelling(tmp_path: Path, form: str) -> N
     save(tmp_path / "LR" / unicodedata.normalize("NFD", low), 2, 3)
     (item,) = open_folder(tmp_path).items
     assert item.lr_path(4) == tmp_path / "LR" / unicodedata.normalize("NFD", low)
+
+
+def test_images_are_read_again_after_their_file_changed(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.bmp")
+    for seed in (1, 2):  # of the same name and size
+        save(path, seed=seed)
+        (item,) = open_folder(tmp_path).items
+        assert np.array_equal(decoded(item), noise(8, 12, seed=seed))
+        assert np.array_equal(_cut(item, (0, 0, 8, 8)), noise(8, 12, seed=seed)[:, :8])
 
 
 def test_the_fingerprint_is_of_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,14 @@ def cache_file() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "fastbg" / "digests.sqlite"
 
 
+def file_state(path: Path) -> str:
+    """Differs after any change of the file, for caches of what is read from it.
+
+    DataError for a file that is not there.
+    """
+    return _version(path) if _settled(path) else f"{_version(path)}\0{time.time_ns()}"
+
+
 def _version(path: Path) -> str:
     about = _stat(path)
     # SQLite needs valid text, but file names may contain any bytes.

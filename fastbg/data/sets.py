@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbg.data.digests import digests
+from fastbg.data.digests import digests, file_state
 from fastbg.data.files import image_size, read_image
 from fastbg.errors import DataError
 
@@ -67,9 +67,13 @@ class ImageItem:
         return lr
 
 
-@lru_cache(maxsize=8)
 def decoded(item: ImageItem) -> NDArray[np.uint8]:
-    """`item.load()`, read-only; the last few images are cached."""
+    """`item.load()`, read-only; the last few images are cached, until their files change."""
+    return _decoded(item, file_state(item.path))
+
+
+@lru_cache(maxsize=8)
+def _decoded(item: ImageItem, state: str) -> NDArray[np.uint8]:
     return item.load()
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastbg.data.digests import file_state
 from fastbg.data.images import ImageItem, ImageSet
 from fastbg.data.manifests import SubImage, composite_groups, in_turn, load_sub_image, sub_images
 from fastbg.errors import DataError, InvalidArgument
@@ -131,8 +132,12 @@ def by_set(result: Measured) -> dict[str, NDArray[np.intp]]:
     return {name: np.flatnonzero(names == name) for name in SETS if (names == name).any()}
 
 
-@lru_cache(maxsize=768)  # a sub-image of 128 x 128 takes 48 KiB
 def _cut(image: ImageItem, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    return _cut_once(image, box, file_state(image.path))
+
+
+@lru_cache(maxsize=768)  # a sub-image of 128 x 128 takes 48 KiB
+def _cut_once(image: ImageItem, box: tuple[int, int, int, int], state: str) -> NDArray[np.uint8]:
     y0, x0, y1, _ = box
     return load_sub_image(ImageSet("", (image,)), SubImage(image.key, y0, x0, y1 - y0))
 
