@@ -107,6 +107,19 @@ def test_a_budget_too_small_for_one_node_recomputes(
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+def test_a_block_keeps_the_forward_that_others_gave_it(image: Tensor) -> None:
+    """As libraries do that move or quantise weights."""
+    model = EDSR(features=8, blocks=2).eval()
+    block = model.body[0]
+    plain = block.forward
+    block.forward = own = lambda x: plain(x) / 2
+    with memory.recomputed(model, True):
+        assert block.forward is not own
+        model(image.clone().requires_grad_()).sum().backward()
+    assert vars(block)["forward"] is own
+    assert "forward" not in vars(model.body[1])
+
+
 @pytest.mark.parametrize("build", [NETWORKS["rcan"], NETWORKS["swinir"]], ids=["rcan", "swinir"])
 def test_recomputed_blocks_keep_little(build: Build, image: Tensor) -> None:
     """In the trimmed pass and in the whole one; a block of EDSR holds little but its input."""

@@ -112,6 +112,7 @@ def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
             "more, as this model has no nn.Sequential or nn.ModuleList of blocks to recompute",
         )
     plain = [block.forward for block in blocks]
+    own = [vars(block).get("forward") for block in blocks]  # that others have put there
 
     def rerun(forward: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
@@ -121,8 +122,10 @@ def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
             block.forward = rerun(forward)
         yield
     finally:
-        for block in blocks:
-            block.__dict__.pop("forward", None)
+        for block, theirs in zip(blocks, own, strict=True):
+            vars(block).pop("forward", None)
+            if theirs is not None:
+                block.forward = theirs
 
 
 def default_budget(device: torch.device) -> int:
