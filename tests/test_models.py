@@ -277,3 +277,37 @@ def test_wrapping_with_a_wrong_scale_is_an_error_on_use() -> None:
 def test_bad_wrapping_is_named(keywords: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument, match=next(iter(keywords))):
         fastbg.wrap(Doubler(), **keywords)
+
+
+def _halved(module: nn.Module, args: object, result: Tensor) -> Tensor:
+    return result / 2
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda: EDSR(features=8, blocks=2), ""),
+        (lambda: EDSR(features=8, blocks=2), "body"),
+        (lambda: EDSR(features=8, blocks=2), "upsample"),
+        (lambda: RCAN(features=8, groups=2, blocks=2, squeezed=4), ""),
+        (lambda: RCAN(features=8, groups=2, blocks=2, squeezed=4), "body"),
+        (lambda: RCAN(features=8, groups=2, blocks=2, squeezed=4), "body.1"),
+        (lambda: RCAN(features=8, groups=2, blocks=2, squeezed=4), "body.1.conv"),
+        (lambda: RCAN(features=8, groups=2, blocks=2, squeezed=4), "body.1.blocks"),
+        (lambda: RCAN(features=8, groups=2, blocks=2, squeezed=4), "body.1.blocks.1"),
+        (lambda: RCAN(features=8, groups=2, blocks=2, squeezed=4), "conv_after_body"),
+        (lambda: RCAN(features=8, groups=2, blocks=2, squeezed=4), "upsample"),
+        (lambda: SwinIR(width=12, depths=(2,), heads=(2,), window=4), ""),
+    ],
+)
+def test_a_hook_changes_a_window_as_the_whole_image(make: Callable[[], Network], part: str) -> None:
+    """A trimmed window does not call every module."""
+    torch.manual_seed(0)
+    net = make().eval().requires_grad_(False)
+    x, (y0, x0, y1, x1) = torch.rand(1, 3, 12, 16), (16, 20, 28, 36)
+    plain = net(x)
+    net.get_submodule(part).register_forward_hook(_halved)
+    whole = net(x)
+    assert (whole - plain).abs().max() > 1e-3
+    found = net.forward_window(x, (y0, x0, y1, x1))
+    torch.testing.assert_close(found, whole[..., y0:y1, x0:x1], rtol=1e-4, atol=1e-5)

@@ -99,6 +99,8 @@ class EDSR(Network):
         """
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
+        if any(map(is_watched, (self, self.body, self.upsample))):  # which are not called below
+            return super().forward_window(x, box)
         fast = self.run_native(x, box)
         if fast is not None:
             return fast

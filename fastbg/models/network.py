@@ -207,9 +207,13 @@ def unreflected(start: int, end: int, size: int) -> tuple[int, int]:
 
 def is_watched(module: nn.Module) -> bool:
     """Whether the module has hooks or a replaced `forward`, so that it must be called."""
+    return "forward" in vars(module) or has_hooks(module)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether the module has hooks that run when it is called."""
     return bool(
-        "forward" in vars(module)
-        or module._forward_hooks
+        module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks

