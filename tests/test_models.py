@@ -311,3 +311,11 @@ def test_a_hook_changes_a_window_as_the_whole_image(make: Callable[[], Network],
     assert (whole - plain).abs().max() > 1e-3
     found = net.forward_window(x, (y0, x0, y1, x1))
     torch.testing.assert_close(found, whole[..., y0:y1, x0:x1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["edsr", "rcan", "swinir"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_network_can_be_traced_by_torch_jit(name: str) -> None:
+    net, x = fastbg.load_model(name), torch.rand(1, 3, 16, 16)
+    traced = torch.jit.trace(net, x)
+    torch.testing.assert_close(traced(1 - x), net(1 - x), rtol=1e-4, atol=1e-4)

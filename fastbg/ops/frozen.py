@@ -18,6 +18,8 @@ def why_plain(op: str, x: Tensor, parameters: Sequence[Tensor], backend: str) ->
     """
     if torch.compiler.is_compiling():
         return "torch.compile compiles PyTorch's own functions"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace records PyTorch's own functions"
     if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
         return "it has no gradient for parameters; freeze them"
     transforms = torch._C._are_functorch_transforms_active()
