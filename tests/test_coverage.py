@@ -247,3 +247,32 @@ def test_the_share_of_a_loss_that_is_removed(photographs: int, removed: float) -
         verdicts = [make(rng).compare(0.0) for _ in range(500)]
         assert verdicts.count(Outcome.HOLDS) <= 20
         assert verdicts.count(Outcome.FAILS) <= 20
+
+
+@pytest.mark.parametrize("photographs", [4, 7, 20, 24])
+def test_paired_differences_of_diffusion_indices(photographs: int) -> None:
+    """Of two networks on the same windows, one to five of a photograph; an index ends at 100."""
+
+    def pairs(rng: np.random.Generator, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        member = members(sizes)
+        both = rng.lognormal(2, 0.6, len(sizes))[member]
+        own = rng.lognormal(0, 0.3, (2, len(sizes)))[:, member]
+        one, other = both * own * rng.lognormal(0.05, 0.3, (2, member.size))
+        return np.minimum(one, 100) - np.minimum(1.2 * other, 100), member
+
+    truth = float(pairs(np.random.default_rng(7), np.ones(400_000, dtype=int))[0].mean())
+    sizes = 1 + np.arange(photographs) % 5
+    assert covered(truth, lambda rng: mean_interval(*pairs(rng, sizes)), 500) >= 0.92
+
+
+@pytest.mark.parametrize("photographs", [4, 7, 20, 24])
+@pytest.mark.parametrize("idle", [0.0, 0.5, 0.9])
+def test_paired_differences_of_shares_of_which_some_are_zero(idle: float, photographs: int) -> None:
+    """C10: attribution's share of the foreign pixels minus that of their causal effect."""
+
+    def pairs(rng: np.random.Generator, count: int = photographs) -> np.ndarray:
+        effect = np.where(rng.random(count) < idle, 0.0, rng.beta(0.6, 6, count))
+        return rng.beta(1.2, 8, count) - effect
+
+    truth = float(pairs(np.random.default_rng(7), 400_000).mean())
+    assert covered(truth, lambda rng: mean_interval(pairs(rng)).clipped(-1, 1), 500) >= 0.92
