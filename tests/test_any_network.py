@@ -249,3 +249,48 @@ def test_padding_by_wrap_is_cut_off_again() -> None:
     expected = torch.zeros(1, 3, 9, 11)
     expected[..., 7:9, 9:11] = 2
     torch.testing.assert_close(gradient, expected)
+
+
+class Noisy(nn.Module):
+    """Enlarges, with a dropout that eval() ends, or not; `used` or drawn for nothing."""
+
+    def __init__(self, ends: bool, used: bool = True) -> None:
+        super().__init__()
+        self.ends, self.used = ends, used
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped = functional.dropout(x, 0.5, self.training or not self.ends)
+        return functional.interpolate(dropped if self.used else x, scale_factor=2)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_network_that_is_another_at_each_pass_is_refused(wrapped: bool) -> None:
+    def explained(net: nn.Module) -> list[Tensor]:
+        net = fastbg.wrap(net, 2) if wrapped else net
+        image, window = torch.rand(1, 3, 9, 9), (4, 4, 6)
+        return [
+            fastbg.LocalAttribution(net).attribute(image, window, 3).map,
+            fastbg.window_gradient(net, image, window),
+            fastbg.Occlusion(net).occlude(image, window).map,
+        ]
+
+    explained(Noisy(ends=True).train())
+    explained(Noisy(ends=False, used=False))
+    with pytest.raises(InvalidArgument, match="model: got another output for the same input"):
+        explained(Noisy(ends=False))
+
+
+def test_a_network_that_mixes_the_images_of_a_batch_is_refused() -> None:
+    """A batch norm without running statistics; one by one it is that of each image."""
+
+    def net(norm: nn.Module) -> fastbg.LocalAttribution:
+        return fastbg.LocalAttribution(nn.Sequential(norm, nn.Upsample(scale_factor=2)))
+
+    image, window = torch.rand(1, 3, 12, 12), (4, 4, 6)
+    mixing = net(nn.BatchNorm2d(3, affine=False, track_running_stats=False))
+    separate = net(nn.InstanceNorm2d(3))
+    found = mixing.attribute(image, window, 4, internal_batch_size=1).map
+    expected = separate.attribute(image, window, 4, internal_batch_size=4).map
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(InvalidArgument, match="model: got a batch norm without running stat"):
+        mixing.attribute(image, window, 4, internal_batch_size=4)

@@ -15,6 +15,7 @@ from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
 from fastbg.models.foreign import guarded, super_resolve
 from fastbg.models.network import Network
+from fastbg.models.wrapped import Wrapped
 from fastbg.ops.checks import check_images, check_unit_range
 
 Windows = Tensor | Sequence[int] | Sequence[Sequence[int]]
@@ -34,6 +35,8 @@ class WindowPasses:
 
     def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
         self.model, self.autocast, self.scale = model, autocast, 0
+        self._trusted = isinstance(model, Network) and model.architecture != Wrapped.architecture
+        self._is_steady = False  # whether `_same_again` has found it so
         scale: Any = getattr(model, "scale", None)
         forward_window: Any = getattr(model, "forward_window", None)
         self._forward_window: Callable[[Tensor, Box], Tensor] | None = None
@@ -73,11 +76,43 @@ class WindowPasses:
         """The result of the model's ``forward_window``; its errors become InvalidArgument."""
         forward: Any = self._forward_window
         about = f"for the window {tuple(box)} of an input {tuple(images.shape)}"
-        patch: Any = guarded(lambda: forward(images, box), "model", about)
-        return patch
+        return self._same_again(
+            lambda x: guarded(lambda: forward(x, box), "model", about),
+            images,
+        )
+
+    def _same_again(self, answer: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+        """`answer(images)`; InvalidArgument if it depends on more than the images, one by one.
+
+        On random numbers, such as of a dropout that eval() does not end: each node of a path would
+        see another network; checked once. Or on the other images of a batch, by a batch norm:
+        gradients of one would reach the others.
+        """
+        found: Tensor
+        if self._trusted or torch._C._len_torch_dispatch_stack() > 0:
+            found = answer(images)
+            return found
+        before = None if self._is_steady else _random_state(images.device)
+        found = answer(images)
+        drew = before is not None and not torch.equal(before, _random_state(images.device))
+        if drew and not torch.equal(found, _without_gradient(answer, images)):
+            raise InvalidArgument(
+                "model",
+                "another output for the same input, from random numbers",
+                "one that is always the same: no dropout or noise that eval() does not end",
+            )
+        self._is_steady = True
+        if len(images) > 1 and any(map(_mixes, self.model.modules())):
+            raise InvalidArgument(
+                "model",
+                "a batch norm without running statistics, which mixes the images of a batch",
+                "one for each image by itself; pass them one by one (internal_batch_size=1 or "
+                "batch=1, where there is one)",
+            )
+        return found
 
     def _super_resolved(self, images: Tensor) -> Tensor:
-        sr = super_resolve(self.model, images, "model")
+        sr = self._same_again(lambda x: super_resolve(self.model, x, "model"), images)
         self.scale = sr.shape[-1] // images.shape[-1]
         return sr
 
@@ -88,6 +123,23 @@ class WindowPasses:
         if empty or box.y0 < 0 or box.x0 < 0 or box.y1 > height or box.x1 > width:
             raise InvalidArgument("windows", *_window_error(box, height, width))
         return Box(box.y0, box.x0, min(box.y1 + margin, height), min(box.x1 + margin, width))
+
+
+def _mixes(module: nn.Module) -> bool:
+    """Whether it normalises with statistics of the batch, in evaluation too."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+
+
+def _without_gradient(answer: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = answer(images)
+    return found
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """The states of the generators that a module on `device` draws from, on the CPU."""
+    host = torch.random.get_rng_state()
+    return torch.cat([host, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else host
 
 
 def input_gradient(value: Tensor, inputs: Tensor, keep_graph: bool = False) -> Tensor:
