@@ -11,7 +11,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, unfold
 
@@ -225,7 +227,8 @@ def seam_error(images: Images) -> Described:
     the rim, within one LR pixel).
     """
     scale, (y0, x0, y1, x1) = images.net.scale, images.box
-    restored = _linear_restoration(images.hr.shape[-1], scale)
+    size = images.hr.shape[-1]
+    restored = torch.from_numpy(linear_restoration(size, scale) @ bicubic_matrix(size, scale))
     seen = restored[y0:y1].to(images.levels)  # the box lies in the middle: rows are like columns
     inside = images.levels[..., y0:y1, x0:x1]
     own = seen[:, y0:y1] @ inside @ seen[:, x0:x1].mT
@@ -250,14 +253,17 @@ def _rim(values: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _linear_restoration(size: int, scale: int) -> Tensor:
-    """Matrix (S,S) that reduces an axis of S pixels and restores it with least squared error."""
-    down = torch.from_numpy(bicubic_matrix(size, scale).copy())
-    place = torch.arange(size, dtype=torch.float64)
-    covariance = NEIGHBOURS ** (place[:, None] - place).abs()
-    seen = covariance @ down.mT
-    restoring = torch.linalg.solve(down @ seen, seen, left=False)
-    return restoring / restoring.sum(1, keepdim=True) @ down  # a flat image stays as it is
+def linear_restoration(size: int, scale: int) -> NDArray[np.float64]:
+    """Weights (size, size/scale) of the estimate of an axis with least mean squared error.
+
+    From what MATLAB's bicubic kernel left of it, if pixels d apart correlate by `NEIGHBOURS` ** d.
+    Each row sums to 1, so that a flat image stays as it is.
+    """
+    down, place = bicubic_matrix(size, scale), np.arange(size)
+    covariance = NEIGHBOURS ** np.abs(place[:, None] - place)
+    seen = down @ covariance
+    restoring = np.linalg.solve(seen @ down.T, seen).T
+    return np.asarray(restoring / restoring.sum(axis=1, keepdims=True))
 
 
 def _across(values: Tensor, box: Box) -> tuple[Tensor, Tensor]:
@@ -345,8 +351,8 @@ SIMILARITIES: dict[str, Similarity] = {
         "step across the rim, in the input", partial(rim_step, lr=True), absolute_distance
     ),
     "bicubic_error": Similarity("error of bicubic restoration", bicubic_error, vector_distance),
-    "seam_error": Similarity("error of linear restoration, rim", seam_error, weighted_distance),
     "rim_slope": Similarity("change of slope across the rim", rim_slope, absolute_distance),
+    "seam_error": Similarity("error of linear restoration, rim", seam_error, weighted_distance),
 }
 PAPER = "vgg_gram"
 STEP = "rim_step"
