@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastbg.filters.bicubic import bicubic_matrix
 from fastbg.geometry import Box
 from fastbg.measures.likeness import SIMILARITIES, Images, layer_outputs
 from fastbg.measures.texture import texture_gram
@@ -194,3 +195,68 @@ def test_bicubic_error_is_that_of_the_restored_composite(net: EDSR) -> None:
     restored = Bicubic(SCALE).double()(lr)[..., y0:y1, x0:x1]
     expected = (restored - levels[:1, :, y0:y1, x0:x1]).square().mean((1, 2, 3))
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-7)
+
+
+def least_squares_restoration(size: int, scale: int, neighbours: float) -> np.ndarray:
+    """Of an axis: the mean of a Gaussian process given its reduced samples, by regression."""
+    down = bicubic_matrix(size, scale)
+    place = np.arange(size)
+    covariance = neighbours ** np.abs(place[:, None] - place)
+    root = np.linalg.cholesky(covariance)  # the axis is root @ noise
+    restoring = np.linalg.lstsq((down @ root).T, root.T, rcond=None)[0].T
+    return restoring / restoring.sum(1, keepdims=True)
+
+
+def test_seam_error_is_that_of_the_restored_composite_along_the_rim(net: EDSR) -> None:
+    """Composed, reduced and restored as a whole; weights and colours in a plain loop."""
+    torch.manual_seed(1)
+    hr = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    hr[0, :, :, :31] = 60  # smooth on the left, so that weights differ
+    images = Images(hr, torch.zeros(2, 3, SIDE // SCALE, SIDE // SCALE), BOX, net, "torch")
+    similarity = SIMILARITIES["seam_error"]
+    foregrounds, around = similarity.describe(images)
+    found = similarity.distance(foregrounds[:1], around)
+    levels = hr.double() / 255
+    lr = composite_lr(levels[:1], levels, [[0, 0], [0, 1]], BOX, scale=SCALE, backend="torch")
+    restoring = least_squares_restoration(SIDE, SCALE, 0.95)
+    y0, x0, y1, x1 = BOX
+    truth = levels[0].permute(1, 2, 0).numpy()[y0:y1, x0:x1]
+    for composite, distance in zip(lr.permute(0, 2, 3, 1).numpy(), found, strict=True):
+        rows = np.einsum("iy,yxc->ixc", restoring, composite)
+        restored = np.einsum("jx,ixc->ijc", restoring, rows)[y0:y1, x0:x1]
+        terms = []
+        for turns in range(4):
+            missing, own = (np.rot90(v, turns) for v in (restored - truth, truth))
+            n = own.shape[1]
+            for x in range(n):
+                first = x - x % SCALE
+                slopes = [
+                    own[y, min(i + 1, n - 1)] - own[y, min(i, n - 2)]
+                    for i in range(first, first + SCALE)
+                    for y in range(SCALE)
+                ]
+                weight = (np.mean(np.square(slopes)) + 1 / 255**2) ** 0.25
+                grey = missing[0, x].mean()
+                colour = missing[0, x] - grey
+                terms.append(weight * (np.square(colour).sum() + 3 * grey**2 / 2) / 3)
+        assert distance.item() == pytest.approx(np.mean(terms), rel=1e-4)
+
+
+def test_a_jump_costs_less_beside_a_smooth_foreground_and_in_grey(net: EDSR) -> None:
+    """The same jump beside stripes that cross the rim; and of the same size, but of colour."""
+    flat = torch.full((3, SIDE, SIDE), 100, dtype=torch.uint8)
+    striped = flat.clone()
+    striped[:, :, ::2] = 90
+    bright, coloured = flat + 30, flat.clone()
+    coloured[0] += 30
+    coloured[2] -= 30  # sums to no change of grey
+    hr = torch.stack([flat, striped, bright, coloured])
+    images = Images(hr, torch.zeros(4, 3, SIDE // SCALE, SIDE // SCALE), BOX, net, "torch")
+    similarity = SIMILARITIES["seam_error"]
+    foregrounds, around = similarity.describe(images)
+    beside_flat = similarity.distance(foregrounds[:1], around)
+    beside_stripes = similarity.distance(foregrounds[1:2], around)
+    assert beside_flat[0].item() == pytest.approx(0, abs=1e-9)
+    assert beside_flat[2] < (beside_stripes - beside_stripes[1])[2]
+    # Three channels jump by 30, half counted: 3/2; two channels jump by 30, all counted: 2.
+    assert (beside_flat[3] / beside_flat[2]).item() == pytest.approx(2 / 1.5, rel=1e-4)
