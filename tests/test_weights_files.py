@@ -186,6 +186,10 @@ def test_a_file_from_before_an_option_has_its_default(tmp_path: Path) -> None:
         ({"conv_last.bias": torch.full((3,), 1e300, dtype=torch.float64)}, "NaN or infinity"),
         ({"upsample.0.weight": torch.zeros(16, 0, 3, 3)}, "no real numbers"),
         (
+            {"conv_last.weight": torch.zeros(3, 4)},
+            r"has conv_last\.weight of shape \(3, 4\), not of 4 dimensions",
+        ),
+        (
             {
                 "conv_first.weight": torch.zeros(4, 1, 3, 3),
                 "conv_last.weight": torch.zeros(1, 4, 3, 3),

@@ -13,7 +13,14 @@ from torch import Tensor
 import fastbg
 from fastbg.errors import CheckpointError
 from fastbg.models.edsr import EDSR
-from fastbg.models.wrappers import DEEPEST, Found, LayoutError, is_inside, tensor_dictionaries
+from fastbg.models.wrappers import (
+    DEEPEST,
+    Found,
+    LayoutError,
+    is_inside,
+    peeled,
+    tensor_dictionaries,
+)
 
 State = dict[str, Tensor]
 
@@ -137,6 +144,23 @@ def test_dictionaries_are_found_once_and_down_to_a_depth(state: State) -> None:
         tensor_dictionaries(deep)
     (found,) = tensor_dictionaries(deep["in"])
     assert found.place == " / ".join(["in"] * (DEEPEST - 1))
+
+
+def test_prefixes_are_taken_off_while_all_keys_share_one() -> None:
+    """Beside the network lies a loss, or its averaged weights."""
+    one = torch.zeros(1)
+    state = {"net.module.a.weight": one, "net.module.b": one, "vgg.c": one}
+    assert [(level.place, [*level.state]) for level in peeled(Found("params", state))] == [
+        ("params", [*state]),
+        ("params / net.", ["module.a.weight", "module.b"]),
+        ("params / net. / module.", ["a.weight", "b"]),
+    ]
+    both = Found("", {"online.x": one, "ema.x": one})
+    assert [(level.place, [*level.state]) for level in peeled(both)] == [
+        ("", ["online.x", "ema.x"]),
+        ("online.", ["x"]),
+        ("ema.", ["x"]),
+    ]
 
 
 def test_the_place_of_averaged_weights_is_told(state: State, tmp_path: Path) -> None:
