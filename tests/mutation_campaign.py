@@ -5,8 +5,9 @@
     python tests/mutation_campaign.py data --survivors      # again those that survived
 
 Prints the share that was noticed and the change of each mutant that survived, and keeps both in
-build/mutation/AREA.txt. A mutant that makes the tests hang counts as noticed, a line that no test
-runs does not. Survivors that change nothing but the words of a message are listed apart, as tests
+build/mutation/AREA.txt. A mutant that makes the tests hang counts as noticed: one that takes more
+seconds of CPU than mutation_plugin.py allows, however busy the machine is. A line that no test runs
+does not. Survivors that change nothing but the words of a message are listed apart, as tests
 hold no wording, and so are those of equivalent_mutants.txt, which says why nothing can notice them.
 
 Stopped at any moment, the same command goes on with the mutants that are left, unless fastbg has
@@ -16,6 +17,7 @@ changed. Tests may change: then `--survivors` tells whether they notice now.
 import argparse
 import filecmp
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -51,13 +53,17 @@ AREAS = {
             "test_attribution*.py",
             "test_wrapped.py",
             "test_effect*.py",
+            "test_estimators.py",
             "test_faithfulness.py",
             "test_occlusion.py",
             "test_receptive_field.py",
             "test_sanity.py",
         ],
     ),
-    "experiments": (["fastbg/experiments/*.py"], ["test_experiment*.py", "test_seams.py"]),
+    "experiments": (
+        ["fastbg/experiments/*.py"],
+        ["test_experiment*.py", "test_seams.py", "test_cli_diffusion.py", "test_pipeline.py"],
+    ),
     "data": (
         ["fastbg/data/*.py"],
         [
@@ -100,7 +106,8 @@ LEFT_OUT = [
     "test_weights_files.py::test_pickles_that_ask_for_too_much",
 ]
 NOTICED = ("killed", "timeout", "segfault")
-AGAIN = ("survived", "no tests", "suspicious", "timeout")  # of --survivors
+AGAIN = ("survived", "no tests", "suspicious", "timeout", "not run")  # of --survivors
+NOT_RUN = 255  # exit status where pytest never began, as it knows no such test
 
 
 def main() -> None:
@@ -126,8 +133,11 @@ def main() -> None:
     left = [name for name in names if status[name] in to_try]
     print(f"{len(left)} of {len(names)} mutants to try", flush=True)
     if left:
-        # As patterns, since mutmut stops at the plain name of a mutant that no test meets.
-        patterns = [f"*{name}" for name in left]
+        # As patterns, since mutmut stops at the plain name of a mutant that no test meets. Those of
+        # functions are no mutants': without them mutmut first runs every test once more, not only
+        # those that meet these functions.
+        functions = sorted({name.rpartition("__mutmut_")[0] for name in left})
+        patterns = [f"*{name}" for name in [*left, *functions]]
         run(tree, ["--max-children", arguments.children, *patterns], check=True)
     share, text = report(tree, names)
     tree.with_suffix(".txt").write_text(text, encoding="utf-8")
@@ -168,17 +178,19 @@ def configure(tree: Path, modules: list[str], tests: list[str]) -> None:
         "only_mutate": modules,
         "also_copy": ["bench", "csrc", "kernels", "CMakeLists.txt", "README.md"],
         "pytest_add_cli_args": [
-            *("-p", "no:cacheprovider", "-p", "no:benchmark"),
+            *("-p", "no:cacheprovider", "-p", "no:benchmark", "-p", "mutation_plugin"),
             *(f"--deselect=tests/{test}" for test in LEFT_OUT),
         ],
         "pytest_add_cli_args_test_selection": sorted(selected),
         "process_isolation": "forkserver",  # torch's threads do not survive a fork
-        # A mutant hangs that takes (its tests' seconds + 15) * 2; with mutmut's 15 for 2 an area
-        # takes hours. On a busy machine that may be a slow one: the report names them.
-        "timeout_multiplier": 2.0,
-        "timeout_constant": 15.0,
+        "track_dependencies": False,  # a changed file of fastbg empties the tree
+        "on_dependency_change": "ignore",
+        # mutation_plugin.py limits the CPU's seconds. These, of the clock, are for a mutant that
+        # sleeps for ever.
+        "timeout_multiplier": 1.0,
+        "timeout_constant": 1800.0,
     }
-    section = "\n".join(f"{key} = {value!r}" for key, value in lines.items())
+    section = "\n".join(f"{key} = {json.dumps(value)}" for key, value in lines.items())
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     project = project.replace(', "--benchmark-skip"', "")
     (tree / "pyproject.toml").write_text(f"{project}\n[tool.mutmut]\n{section}\n", encoding="utf-8")
@@ -187,9 +199,8 @@ def configure(tree: Path, modules: list[str], tests: list[str]) -> None:
 def run(tree: Path, arguments: list[str], *, check: bool) -> None:
     """`mutmut run` in `tree`; what it prints, a spinner, goes to a file beside it."""
     # The children are forked: OpenMP's threads would not be there. tests/ and fastbg/ are those
-    # of the tree, whatever PYTHONPATH says.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONPATH", None)
+    # of the tree, whatever PYTHONPATH says; pytest loads the plugin before it looks in tests/.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree / "tests")}
     command = [sys.executable, "-m", "mutmut", "run", *arguments]
     with tree.with_suffix(".log").open("wb") as log:
         done = subprocess.run(command, cwd=tree, env=environment, stdout=log, stderr=log)
@@ -201,7 +212,11 @@ def outcomes(tree: Path) -> dict[str, str]:
     """The status of each mutant by its name."""
     lines = mutmut(tree, "results", "--all", "true").splitlines()
     pairs = (line.strip().rpartition(": ") for line in lines if ": " in line)
-    return {name: status for name, _, status in pairs}
+    found = {name: status for name, _, status in pairs}
+    for path in (tree / "mutants").rglob("*.meta"):  # mutmut says "timeout" of these, too
+        codes = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
+        found |= {name: "not run" for name, code in codes.items() if code == NOT_RUN}
+    return found
 
 
 def sample(names: Iterable[str], count: int, seed: int) -> list[str]:

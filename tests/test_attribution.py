@@ -182,6 +182,16 @@ class TestBatching:
         assert 0 < largest_error(rounded.attribution, exact.attribution) < 0.1
 
 
+def test_a_blurred_baseline_has_the_kernel_that_was_asked_for() -> None:
+    image = torch.rand(1, 2, 9, 11, dtype=torch.float64)
+    taps = torch.exp(-(torch.arange(-2, 3, dtype=torch.float64) ** 2) / (2 * 0.9**2))
+    kernel = (torch.outer(taps, taps) / taps.sum() ** 2).expand(2, 1, 5, 5)
+    padded = nn.functional.pad(image, (2, 2, 2, 2), "reflect")
+    expected = nn.functional.conv2d(padded, kernel, groups=2)
+    found = fastbg.GaussianLinearPath(0.9, kernel_size=5).start(image.float())
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
+
+
 class TestOwnParts:
     def test_custom_path(self, network: EDSR, images: Tensor) -> None:
         """The straight line from black, spelled by hand, with derivatives and without."""
@@ -341,6 +351,10 @@ class TestBadInput:
         ("build", "message"),
         [
             (lambda net: fastbg.GaussianBlurPath(sigma=0), "sigma: got 0"),
+            (
+                lambda net: fastbg.GaussianLinearPath(sigma=-1),
+                "sigma: got -1; expected a positive width in LR pixels",
+            ),
             (
                 lambda net: fastbg.LinearPath(torch.zeros(4, 5)).nodes(
                     torch.rand(1, 3, 8, 8), HALF

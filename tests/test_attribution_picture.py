@@ -54,6 +54,11 @@ def test_figure_shows_every_network(image: torch.Tensor, models: dict[str, EDSR]
         crop = axes[2, column].images[0].get_array()
         np.testing.assert_allclose(crop.astype(int), sr[16:48, 22:54], atol=1)  # rounding
     assert drawn.axes[9].get_ylabel() == "share of the maximum"
+    assert drawn.axes[9].get_ylim() == (0, 1)
+    # These maps show all of the input, so the second row does.
+    assert [axis.get_title() for axis in axes[1:, 0]] == ["LR input", "LR input"]
+    assert [len(axis.images) for axis in axes[:, 0]] == [1, 1, 1]
+    np.testing.assert_array_equal(axes[1, 0].images[0].get_array(), picture.pixels(image))
 
 
 def test_ground_truth_stands_beside_the_networks(
@@ -86,6 +91,9 @@ def test_maps_are_zoomed_to_where_they_are() -> None:
     assert y0 <= 75 < 115 <= y1
     assert x0 <= 135 < 176 <= x1
     assert picture.view_of([np.ones((200, 300))], window, 4) == Box(0, 0, 200, 300)
+    last = np.zeros((40, 100))
+    last[20, 4], last[20, 99] = 9.0, 1.0  # a tenth of it in the pixel that is farthest away
+    assert picture.view_of([last], Box(64, 0, 96, 32), 4) == Box(0, 0, 40, 100)
     at_the_end = Box(4 * 196, 4 * 296, 800, 1200)
     assert picture.view_of([np.zeros((200, 300))], at_the_end, 4) == Box(183, 283, 200, 300)
 

@@ -257,6 +257,16 @@ def test_a_mean_shift_that_was_taken_out_must_be_told(tmp_path: Path) -> None:
     assert fastbg.load_model(path, img_range=1.0, mean=DIV2K_MEAN).config["img_range"] == 1.0
 
 
+def test_a_mean_shift_by_nothing_tells_no_range(tmp_path: Path) -> None:
+    state = golden("edsr_sanghyun_16x4")
+    for name in ("sub_mean", "add_mean"):
+        state |= {f"{name}.weight": torch.eye(3).view(3, 3, 1, 1), f"{name}.bias": torch.zeros(3)}
+    path = saved(state, tmp_path / "zero.pth")
+    with pytest.raises(CheckpointError, match="must pass to load_model: img_range"):
+        fastbg.load_model(path)
+    assert fastbg.load_model(path, img_range=255.0).config["mean"] == (0.0, 0.0, 0.0)
+
+
 # Bad files ---------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import torch
 
 import fastbg
 from fastbg.attribution.diffusion import attribution_map, diffusion_index
+from fastbg.attribution.picture import heat
 from fastbg.data.builtin import builtin_images
 from fastbg.errors import DataError, InvalidArgument, RunStoreError
 from fastbg.experiments.diffusion import Diffusion, DiffusionOptions, hard_window
@@ -55,6 +56,18 @@ def test_columns_are_those_of_a_plain_attribution(net: EDSR, study: Study) -> No
         assert float(columns["psnr"][i]) == pytest.approx(
             float(10 * torch.log10(255**2 / error)), abs=1e-3
         )
+
+
+def test_pictures_are_the_image_and_the_map(net: EDSR, study: Study) -> None:
+    experiment = Diffusion(SMALL)
+    item = experiment.plan(study)[0]
+    hr = study.ground_truth([item])
+    lr = study.degrade(hr, "matlab")
+    map_ = fastbg.LocalAttribution(net).attribute(lr, (24, 24, 16), accuracy="published").map[0]
+    shown = experiment.exhibit(net, item, study)
+    assert list(shown) == ["hr", "map"]
+    np.testing.assert_array_equal(shown["hr"], hr[0].permute(1, 2, 0).numpy())
+    np.testing.assert_array_equal(shown["map"], heat(map_.numpy(), 4))
 
 
 def test_hard_windows_follow_error_and_difference() -> None:

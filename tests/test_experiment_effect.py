@@ -120,6 +120,12 @@ def test_the_pairs_are_those_of_ring(study: Study) -> None:
     assert [item.partners for item in found[1::3]] == [pair.partners for pair in pairs]
 
 
+def test_the_work_to_come_is_every_blocks_coarse_replacements(study: Study) -> None:
+    """64 HR pixels are 16 in LR, 8 blocks of 2 a side; two replacements each, in three scenes."""
+    experiment = Effect(SMALL)
+    assert experiment.work(experiment.plan(study), study).forwards == 8 * 8 * 2 * 3
+
+
 def test_layout_tells_foreign_blocks() -> None:
     layout = Layout(Effect(SMALL), BLOCKS)
     assert layout.shape == (8, 8)

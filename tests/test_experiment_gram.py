@@ -11,7 +11,8 @@ from scipy import stats
 from fastbg.errors import CheckpointError, RunStoreError
 from fastbg.experiments.experiment import Measured, NetLabel
 from fastbg.experiments.gram import Gram
-from fastbg.experiments.study import Item
+from fastbg.experiments.groups import sources
+from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap, SwapOptions
 from fastbg.measures.likeness import SIMILARITIES, Descriptions, Images, Similarity, layer_outputs
 from fastbg.models.bicubic import Bicubic
@@ -44,6 +45,15 @@ def some_images(net: EDSR, count: int = 3) -> Images:
     hr = torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8)
     lr = torch.nn.functional.avg_pool2d(hr.float() / 255, 4)
     return Images(hr, lr, BOX, net, "torch")
+
+
+def test_each_groups_images_are_read_ahead(study: Study) -> None:
+    options = SwapOptions(size=64, region=16, groups=2, backgrounds=4)
+    experiment = Gram(base=Swap(options))
+    items = experiment.plan(study)[:2]
+    readings = experiment.readings(items, study)
+    for item, reading in zip(items, readings, strict=True):
+        assert torch.equal(reading.finish(), sources(item, study))
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)

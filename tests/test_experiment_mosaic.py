@@ -140,6 +140,12 @@ def test_pictures_show_the_mosaic_around_the_region(study: Study, net: EDSR) -> 
     assert np.array_equal(pictures["mosaic_lr"][16:24, 16:24], (tile * 255).round())
 
 
+def test_cases_are_the_largest_gains_then_the_largest_losses() -> None:
+    found = result("edsr", [0.3, -0.2, 0.1, 0.5, -0.4, 0.0], [0.0] * 6)
+    assert Mosaic(HARD).cases(found) == [3, 0, 4, 1]
+    assert Mosaic(HARD).cases(result("edsr", [0.1, 0.2, 0.3], [0.0] * 3)) == [2, 1, 0]
+
+
 def test_the_copies_can_be_bridged_to_the_region(study: Study, net: EDSR) -> None:
     """Only pixels beside the region change, and meet it without a jump."""
     experiment = Mosaic(dataclasses.replace(SMALL, seam="hard,4"))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +72,14 @@ def test_options_without_a_range_take_every_number() -> None:
     Example(bounded=1).check("some")
     with pytest.raises(InvalidArgument, match=r"^some\.free: got 'three'"):
         Example.parse({"free": "three"}, "some")
+
+
+def test_an_option_is_a_field_with_its_declaration() -> None:
+    """Called here: where classes are made it runs before a test begins."""
+    field: Any = option(3, "so many", low=1, high=9, before=2, some="a word")
+    assert field.default == 3
+    about = {"meaning": "so many", "low": 1, "high": 9, "before": 2, "choices": {"some": "a word"}}
+    assert dict(field.metadata) == about
 
 
 @dataclass(frozen=True)

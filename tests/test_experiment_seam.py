@@ -67,6 +67,26 @@ def test_every_way_equals_a_plain_loop(study: Study, net: EDSR) -> None:
             assert columns[way][0, k].item() == pytest.approx(plain, abs=5e-3), (way, k)
 
 
+def test_the_excess_is_the_error_of_hard_seams_by_distance_to_the_border(
+    study: Study, net: EDSR
+) -> None:
+    """Mean square error, grey levels squared, in foreign backgrounds less that in the own one."""
+    experiment = Seam(SMALL)
+    item = experiment.plan(study)[0]
+    found = experiment.measure(net, [item], study)["excess"][0]
+    hr = sources(item, study).permute(0, 2, 3, 1).double().numpy() / 255
+    errors = []
+    for k in range(4):
+        sr = net(lr_tensor(composed(hr, "hard", k) * 255))[0].numpy().transpose(1, 2, 0)
+        difference = sr[LOW:HIGH, LOW:HIGH].clip(0, 1) - hr[0, LOW:HIGH, LOW:HIGH]
+        errors.append(((255 * difference) ** 2).mean(2))
+    excess = np.mean(errors[1:], axis=0) - errors[0]
+    y, x = np.mgrid[:16, :16]
+    border = np.minimum(np.minimum(y, 15 - y), np.minimum(x, 15 - x))
+    expected = [excess[border == distance].mean() for distance in range(8)]
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=0.5)
+
+
 def test_the_composites_that_are_shown(study: Study, net: EDSR) -> None:
     experiment = Seam(SMALL)
     item = experiment.plan(study)[0]

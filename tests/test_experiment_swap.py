@@ -72,6 +72,29 @@ def test_bridged_backgrounds_equal_a_plain_loop(domain: str, study: Study, net: 
     assert experiment.work([item], study).forwards == 8
 
 
+def test_pictures_show_the_best_and_the_worst_backgrounds(study: Study, net: EDSR) -> None:
+    """48 pixels: three times the foreground's side. Three foreign backgrounds are both."""
+    experiment = Swap(dataclasses.replace(SMALL, domain="hr", seam="hard"))
+    item = experiment.plan(study)[0]
+    hr = sources(item, study).permute(0, 2, 3, 1).numpy()
+    pictures, scores = [], []
+    for k in range(4):
+        image = hr[k].copy()
+        image[24:40, 24:40] = hr[0, 24:40, 24:40]
+        sr = net(lr_tensor(image))[0]
+        levels = (sr[:, 8:56, 8:56].clip(0, 1) * 255).round().permute(1, 2, 0)
+        pictures.append(levels.int().numpy())
+        scores.append(plain_psnr(sr[:, 24:40, 24:40], hr[0, 24:40, 24:40]))
+    best_first = sorted(range(1, 4), key=lambda k: -scores[k])
+    expected = {"truth": hr[0, 8:56, 8:56].astype(int), "own": pictures[0]}
+    expected |= {f"best_{n}": pictures[k] for n, k in enumerate(best_first)}
+    expected |= {f"worst_{n}": pictures[k] for n, k in enumerate(best_first[::-1])}
+    shown = experiment.exhibit(net, item, study)
+    assert list(shown) == list(expected)
+    for name, picture in shown.items():
+        np.testing.assert_allclose(picture.astype(int), expected[name], atol=1, err_msg=name)
+
+
 def test_claims_are_tested_with_each_seam() -> None:
     """Bridged, a foreground is better in foreign backgrounds than in its own."""
     result = made([[31, 29, 30, 29.5]] * 20, [[0, 1, 2, 3]] * 20)

@@ -54,6 +54,29 @@ def test_table1_can_cut_the_ground_truth_instead(study: Study, net: EDSR) -> Non
     torch.testing.assert_close(experiment.inputs([item], hr, study)[1], alone)
 
 
+def test_table1_shows_the_region_with_its_background_and_alone(study: Study, net: EDSR) -> None:
+    experiment = Table1(SMALL)
+    item = experiment.plan(study)[0]
+    y0, x0, y1, x1 = item.box
+    hr = study.images[item.source].load()[y0:y1, x0:x1]
+    lr = lr_tensor(hr)
+    expected = {
+        "hr": hr,
+        "lr": grey_levels(lr[0]),
+        "full": grey_levels(net(lr)[0, :, 16:48, 16:48]),
+        "partial": grey_levels(net(lr[..., 4:12, 4:12])[0]),
+    }
+    shown = experiment.exhibit(net, item, study)
+    assert list(shown) == list(expected)
+    for name, picture in shown.items():  # a window's last bits may round to another level
+        np.testing.assert_allclose(picture.astype(int), expected[name], atol=1, err_msg=name)
+
+
+def grey_levels(image: torch.Tensor) -> np.ndarray:
+    """8-bit pixels (h,w,3) of an image (3,h,w) in [0,1]."""
+    return (image.clip(0, 1) * 255).round().permute(1, 2, 0).int().numpy()
+
+
 def test_slicing_equals_a_plain_loop(study: Study, net: EDSR) -> None:
     experiment = Slicing(SlicingOptions(tile=32))
     item = experiment.plan(study)[0]
@@ -71,6 +94,36 @@ def test_slicing_equals_a_plain_loop(study: Study, net: EDSR) -> None:
     # The change sits at the seams: this network looks 6 LR pixels far.
     change = columns["difference"][0]
     assert change[0] > 5 * change[-1]
+
+
+def test_slicing_shows_where_slices_changed_most(study: Study, net: EDSR) -> None:
+    small = Slicing(SlicingOptions(tile=4))
+    whole = torch.zeros(1, 3, 12, 16)
+    for (y, x), box in {(9, 13): (4, 8, 12, 16), (1, 1): (0, 0, 8, 8)}.items():
+        sliced = whole.clone()
+        sliced[..., y, x] = 0.5
+        assert small.busiest(whole, sliced) == box
+    one_row = torch.zeros(1, 3, 4, 12)
+    sliced = one_row.clone()
+    sliced[..., 1, 10] = 0.5
+    assert small.busiest(one_row, sliced) == (0, 4, 4, 12)
+
+    experiment = Slicing(SlicingOptions(tile=32))
+    item = experiment.plan(study)[0]
+    hr = study.images[item.source].load()[:64]
+    lr = lr_tensor(hr)
+    sr = grey_levels(net(lr)[0])
+    parts = [[net(lr[..., y : y + 8, x : x + 8])[0] for x in (0, 8, 16)] for y in (0, 8)]
+    joined = grey_levels(torch.cat([torch.cat(row, -1) for row in parts], -2))
+    change = np.abs(joined - sr).mean(2)
+    left = 0 if change[:, :64].mean() > change[:, 32:].mean() else 32
+    shown = experiment.exhibit(net, item, study)
+    assert list(shown) == ["hr", "whole", "sliced", "change"]
+    for name, expected in (("hr", hr), ("whole", sr), ("sliced", joined)):
+        there = expected[:, left : left + 64].astype(int)
+        np.testing.assert_allclose(shown[name].astype(int), there, atol=1, err_msg=name)
+    levels = np.abs(joined - sr).max(2)[:, left : left + 64] * 255 / 64  # 64 levels are white
+    np.testing.assert_allclose(shown["change"][..., 0].astype(int), levels.clip(0, 255), atol=9)
 
 
 def test_slicing_takes_one_image_of_each_photograph_first(study: Study) -> None:

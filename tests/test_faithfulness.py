@@ -126,12 +126,25 @@ def test_several_maps_share_their_controls(net: EDSR, images: Tensor) -> None:
     torch.testing.assert_close(alone.deletion["random"][0], found.deletion["random"][1])
 
 
+def test_the_picture_has_a_mean_curve_for_each_map_and_control(net: EDSR, images: Tensor) -> None:
+    maps = {"a": torch.rand(2, 16, 20), "b": torch.rand(2, 16, 20)}
+    found = fastbg.faithfulness(net, maps, images, WINDOW, counts=[1, 20, 320], draws=1)
+    for axis, curves in zip(found.plot().axes, (found.deletion, found.insertion), strict=True):
+        lines = {str(line.get_label()).partition(" (")[0]: line for line in axis.lines}
+        assert set(lines) == set(curves)
+        for name, line in lines.items():
+            np.testing.assert_array_equal(line.get_xdata(), [1, 20, 320])
+            np.testing.assert_allclose(line.get_ydata(), curves[name].mean(0))
+        assert axis.get_xscale() == "log"
+
+
 def test_the_default_counts_are_the_published_prototype_s() -> None:
     net = fastbg.wrap(nn.Upsample(scale_factor=2), scale=2)
     maps = torch.rand(1, 64, 64)
     found = fastbg.faithfulness(net, maps, torch.rand(1, 3, 64, 64), (60, 60, 16), draws=1)
     assert found.counts[[0, -1]].tolist() == [4, 1600]
     assert len(found.counts) == 13
+    assert found.counts.dtype == torch.int64
     ratio = found.counts[1:].double() / found.counts[:-1]
     assert ratio.min() > 1.5
     assert ratio.max() < 1.8
@@ -196,6 +209,7 @@ def test_ranks_in_rings_are_centred_in_each() -> None:
         ({"maps": torch.zeros(2, 16, 20, dtype=torch.complex64)}, "maps"),
         ({"maps": {"lam": torch.rand(16, 20)}}, "lam"),
         ({"maps": {"random": torch.rand(2, 16, 20)}}, "random"),
+        ({"maps": {"random": torch.rand(2, 16, 20)}}, "'random'; expected another: a control"),
         (
             {
                 "maps": {
@@ -210,6 +224,10 @@ def test_ranks_in_rings_are_centred_in_each() -> None:
         ({"counts": [5, 5]}, "counts"),
         ({"counts": [0, 5]}, "counts"),
         ({"counts": [5, 321]}, "counts"),
+        (
+            {"counts": [5, 4]},
+            r"counts: got \[5, 4\]; expected ascending whole numbers from 1 to 320",
+        ),
         ({"counts": []}, "counts"),
         ({"counts": 1}, "counts"),
         ({"counts": [1.5]}, "counts"),

@@ -16,7 +16,7 @@ from fastbg.models.bicubic import Bicubic
 from fastbg.models.checkpoints import installed
 from fastbg.models.edsr import EDSR
 from fastbg.models.network import Network
-from fastbg.models.plausible import CLEAN, UNTRAINED, ask, check_output
+from fastbg.models.plausible import CLEAN, UNTRAINED, Answer, ask, check_output
 from fastbg.models.rcan import RCAN
 from fastbg.models.swinir import SwinIR
 
@@ -44,6 +44,24 @@ def test_the_option_that_fits_is_named(name: str) -> None:
     if name == "edsr":
         with pytest.raises(CheckpointError, match="res_scale=1 leaves"):
             check_output(with_options(net, res_scale=0.1))
+
+
+@pytest.mark.parametrize("name", installed()[:1])
+def test_other_options_are_tried_in_the_networks_precision(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.dtype] = []
+
+    def watched(net: Network) -> Answer:
+        seen.append(net.mean.dtype)
+        return ask(net)
+
+    monkeypatch.setattr("fastbg.models.plausible.ask", watched)
+    net = fastbg.load_model(name)
+    with pytest.raises(CheckpointError, match=r"img_range=.* leaves"):
+        check_output(with_options(net, img_range=256.0 - net.config["img_range"]).double())
+    assert len(seen) > 1
+    assert set(seen) == {torch.float64}
 
 
 RANDOM: dict[str, Callable[[], Network]] = {

@@ -105,6 +105,13 @@ def test_lies_about_the_network(name: str, key: str, tmp_path: Path) -> None:
         refused(written(net, json.dumps(about), tmp_path), f"as {name}")
 
 
+def test_a_ratio_that_gives_other_whole_channels_is_a_lie(tmp_path: Path) -> None:
+    """Of width 8: 2.4 gives 19 hidden channels, the tensors have 16."""
+    net = NETWORKS["swinir"]()
+    about = {"architecture": "swinir", "config": {**net.config, "mlp_ratio": 2.4}}
+    refused(written(net, json.dumps(about), tmp_path), r"says mlp_ratio 2\.4, its tensors say 2\.0")
+
+
 def test_the_truth_is_believed(tmp_path: Path) -> None:
     for name, make in NETWORKS.items():
         about = {"architecture": name, "config": make().config, "card": {}}
@@ -170,10 +177,18 @@ def test_a_file_from_before_an_option_has_its_default(tmp_path: Path) -> None:
         ({"conv_last.bias": torch.zeros(3).to_sparse()}, "without plain values"),
         ({"conv_last.bias": torch.zeros(3, device="meta")}, "without plain values"),
         ({"conv_last.bias": torch.zeros(3, dtype=torch.int8)}, "int8"),
+        (
+            {"conv_last.bias": torch.zeros(3, dtype=torch.int8)},
+            r"as edsr has other than floats \(it may be quantised\): conv_last\.bias int8",
+        ),
         ({"conv_last.bias": torch.zeros(3, dtype=torch.bool)}, "bool"),
         ({"conv_last.bias": torch.zeros(3).to(torch.float8_e4m3fn)}, "float8"),
         ({"conv_last.bias": torch.full((3,), 1e300, dtype=torch.float64)}, "NaN or infinity"),
         ({"upsample.0.weight": torch.zeros(16, 0, 3, 3)}, "no real numbers"),
+        (
+            {"conv_last.weight": torch.zeros(3, 4)},
+            r"has conv_last\.weight of shape \(3, 4\), not of 4 dimensions",
+        ),
         (
             {
                 "conv_first.weight": torch.zeros(4, 1, 3, 3),
@@ -278,6 +293,8 @@ def test_the_reason_is_one_line_without_torchs_advice(tmp_path: Path) -> None:
     assert not re.search("weights_only|Unpickler|trust", said)
     assert said.rpartition("never run: ")[2]
     refused(archive(b"", tmp_path), "never run: pickle exhausted")
+    # torch gives its reason after lines of advice. A list has no state to set.
+    refused(archive(b"\x80\x02]K\x01b.", tmp_path), "never run: Can only build Tensor")
 
 
 def test_a_changed_byte_of_an_archive_is_named(tmp_path: Path) -> None:
@@ -296,6 +313,16 @@ def test_long_tables_of_contents_of_large_archives(tmp_path: Path) -> None:
         first = b"PK\x05\x06" + b"\xff" * 16 + bytes(2)
         path.write_bytes(b"PK\x03\x04" + bytes(100) + second + first)
         refused(path, f"table of contents is {length:,} bytes")
+
+
+def test_of_a_large_archive_only_the_end_is_read(tmp_path: Path) -> None:
+    """A sparse file: all of it would take more memory than `refused` allows."""
+    path = tmp_path / "net.pth"
+    with path.open("wb") as file:
+        file.write(b"PK\x03\x04")
+        file.seek(2 * MEGABYTES << 20)
+        file.write(b"PK\x05\x06" + bytes(8) + struct.pack("<I", 5 << 20) + bytes(6))
+    refused(path, "table of contents is 5,242,880 bytes")
 
 
 def test_archives_that_grow(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from torch import Tensor
 import fastbg
 from fastbg.errors import CheckpointError
 from fastbg.models.edsr import EDSR
-from fastbg.models.wrappers import Found, is_inside
+from fastbg.models.wrappers import (
+    DEEPEST,
+    Found,
+    LayoutError,
+    is_inside,
+    peeled,
+    tensor_dictionaries,
+)
 
 State = dict[str, Tensor]
 
@@ -112,6 +119,7 @@ FRAMEWORKS: dict[str, Callable[[State], object]] = {
         "exp_avg": {"net": changed(s)},
     },
     "a list": lambda s: [s, 3],
+    "a range, which pickles name as Python 2 did": lambda s: {"params": s, "order": range(3)},
     "the same twice": lambda s: {"model": s, "state_dict": dict(s)},
     "parameters": lambda s: {key: torch.nn.Parameter(value) for key, value in s.items()},
 }
@@ -123,6 +131,36 @@ def test_frameworks(framework: str, zipped: bool, state: State, tmp_path: Path) 
     content = FRAMEWORKS[framework](state)
     net = load(content, tmp_path, _use_new_zipfile_serialization=zipped)
     assert all(torch.equal(net.state_dict()[key], value) for key, value in state.items())
+
+
+def test_dictionaries_are_found_once_and_down_to_a_depth(state: State) -> None:
+    around: dict[str, Any] = {"params": state}
+    around["itself"] = around
+    assert [found.place for found in tensor_dictionaries(around)] == ["params"]
+    deep: dict[str, Any] = state
+    for _ in range(DEEPEST):
+        deep = {"in": deep}
+    with pytest.raises(LayoutError, match="holds no tensors under in"):
+        tensor_dictionaries(deep)
+    (found,) = tensor_dictionaries(deep["in"])
+    assert found.place == " / ".join(["in"] * (DEEPEST - 1))
+
+
+def test_prefixes_are_taken_off_while_all_keys_share_one() -> None:
+    """Beside the network lies a loss, or its averaged weights."""
+    one = torch.zeros(1)
+    state = {"net.module.a.weight": one, "net.module.b": one, "vgg.c": one}
+    assert [(level.place, [*level.state]) for level in peeled(Found("params", state))] == [
+        ("params", [*state]),
+        ("params / net.", ["module.a.weight", "module.b"]),
+        ("params / net. / module.", ["a.weight", "b"]),
+    ]
+    both = Found("", {"online.x": one, "ema.x": one})
+    assert [(level.place, [*level.state]) for level in peeled(both)] == [
+        ("", ["online.x", "ema.x"]),
+        ("online.", ["x"]),
+        ("ema.", ["x"]),
+    ]
 
 
 def test_the_place_of_averaged_weights_is_told(state: State, tmp_path: Path) -> None:

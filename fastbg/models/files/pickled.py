@@ -138,5 +138,5 @@ def _reason(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if "Unsupported operand" in text:
         return "it is pickled with another protocol than 2, torch.save's own; save it again"
-    found = re.search(r"WeightsUnpickler error: (.+)", text)
+    found = re.search(r"WeightsUnpickler error:\s*(.+)", text)  # sometimes two lines further
     return (found[1] if found else text).partition("\n")[0][:300]
