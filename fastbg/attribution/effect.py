@@ -44,7 +44,7 @@ from fastbg.filters.dtypes import as_float
 from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.rcan import RCAN
 from fastbg.models.rcan_direct import DirectRCAN
-from fastbg.precision import in_precision
+from fastbg.precision import current, in_precision
 from fastbg.vocabulary import EFFECT_METRICS
 
 Values = NDArray[np.float64]
@@ -205,6 +205,7 @@ class CausalEffectMap:
             tolerance=self.tolerance,
             reuse_coarse=self.reuse_coarse,
             interventions=draws.made(digests),
+            precision=current() if images.dtype == torch.float32 else "ieee",
         )
 
     def _passes(self, total: WindowPasses, image: Tensor) -> WindowPasses:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastbg.attribution import diffusion as statistics
 from fastbg.attribution.archive import read_arrays
 from fastbg.attribution.blocks import BlockGrid
-from fastbg.attribution.effect_file import check_map
+from fastbg.attribution.effect_file import check_map, recorded_precision
 from fastbg.attribution.interventions import Interventions, image_digest
 from fastbg.attribution.passes import as_box
 from fastbg.attribution.window_measure import METRICS
@@ -64,6 +64,8 @@ class CausalEffectResult:
         block: side of a block in LR pixels.
         metric, tolerance, reuse_coarse: as for `CausalEffectMap`.
         interventions: the replacements of the blocks.
+        precision: of the network's passes, see `fastbg.use_precision`; "not recorded" in files
+            that were written before it was stored.
     """
 
     baseline: Tensor
@@ -78,6 +80,7 @@ class CausalEffectResult:
     tolerance: float
     reuse_coarse: bool
     interventions: Interventions
+    precision: str = "ieee"
 
     @cached_property
     def affected(self) -> Tensor:
@@ -278,7 +281,7 @@ class CausalEffectResult:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all fields to a file in .npz format, whatever its suffix; `load` reads it."""
         arrays: dict[str, Any] = self.interventions.arrays(_PREFIX)
-        arrays |= {name: np.asarray(getattr(self, name)) for name in _OTHERS}
+        arrays |= {name: np.asarray(getattr(self, name)) for name in (*_OTHERS, "precision")}
         arrays |= {name: getattr(self, name).numpy() for name in _TABLES}
         arrays["images"] = self.images.float().cpu().numpy()
         with replacing(Path(path)) as partial, partial.open("wb") as file:
@@ -292,6 +295,7 @@ class CausalEffectResult:
             interventions = Interventions.from_arrays(arrays, _PREFIX)
             check_map(arrays, interventions)
             values: dict[str, Any] = {name: arrays[name].item() for name in _OTHERS}
+            values["precision"] = recorded_precision(arrays)
             values |= {name: torch.from_numpy(arrays[name]) for name in ("images", *_TABLES)}
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{os.fspath(path)}: holds no causal effect map ({error})") from error
