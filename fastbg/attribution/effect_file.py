@@ -53,6 +53,16 @@ def recorded_precision(arrays: Arrays) -> str:
     return str(kind)
 
 
+def recorded_regression(arrays: Arrays) -> bool:
+    """Whether means are regression estimates; not in files from before that was stored.
+
+    Raises ValueError for anything but a boolean.
+    """
+    value = arrays.get("regression", np.array(False))
+    _require("regression", value, value.shape == () and value.dtype.kind == "b")
+    return bool(value)
+
+
 def _check_single(arrays: Arrays) -> None:
     values = {name: arrays[name].item() for name in _SINGLE}
     good = {
