@@ -5,7 +5,6 @@
 #include <cstring>
 #include <memory>
 #include <new>
-#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -27,7 +26,9 @@ StackBox hull(const StackBox& a, const StackBox& b) {
   return {std::min(a.y0, b.y0), std::min(a.x0, b.x0), std::max(a.y1, b.y1), std::max(a.x1, b.x1)};
 }
 
-StackBox grown(const StackBox& box) { return {box.y0 - 1, box.x0 - 1, box.y1 + 1, box.x1 + 1}; }
+StackBox grown(const StackBox& box, std::int64_t far) {
+  return {box.y0 - far, box.x0 - far, box.y1 + far, box.x1 + far};
+}
 
 StackBox refined(const StackBox& box, std::int64_t r) { return {r * box.y0, r * box.x0, r * box.y1, r * box.x1}; }
 
@@ -172,25 +173,35 @@ void check_images(const TensorView& view, std::int64_t images, std::int64_t chan
 
 }  // namespace
 
+// Steps are counted from 1: the layers, then the tail, if there is one. Step i reads map i - 1.
 struct ChangeableStack::State {
   std::vector<StackLayer> layers;
+  std::optional<StackTail> tail;
   std::vector<std::vector<float>> biases;
-  std::vector<std::size_t> last;         // the last layer that reads a map
+  std::vector<std::size_t> last;         // the last step that reads a map
   std::vector<std::vector<std::size_t>> adders;  // the layers that add it
   StackBox input;                        // all of map 0
   std::int64_t channels;                 // of map 0
   bool whole_cells;
-  std::vector<StackMap> maps;  // of the unchanged image: 0 to the number of layers less one
+  std::vector<StackMap> maps;  // of the unchanged image: 0 to the number of steps less one
   std::vector<std::int64_t> heights, widths;  // of all maps
   Buffers memory;
 
-  std::size_t count() const { return layers.size(); }
+  std::size_t steps() const { return layers.size() + (tail ? 1 : 0); }
+  bool is_tail(std::size_t step) const { return step > layers.size(); }
+  std::int64_t upscale(std::size_t step) const { return is_tail(step) ? tail->upscale : layers[step - 1].upscale; }
+  // What a step computes, on the grid of the map that it reads, and how far it sees there.
+  StackBox box(std::size_t step) const {
+    return is_tail(step) ? coarsened(tail->box, tail->upscale) : layers[step - 1].box;
+  }
+  std::int64_t far(std::size_t step) const { return is_tail(step) ? 2 : 1; }
   std::int64_t channels_of(std::size_t map) const { return map ? layers[map - 1].channels : channels; }
-  StackBox result_box() const { return refined(layers.back().box, layers.back().upscale); }
+  StackBox result_box() const { return tail ? tail->box : refined(layers.back().box, layers.back().upscale); }
+  std::int64_t result_channels() const { return tail ? tail->channels : layers.back().channels; }
 
-  // Map i with all pixels that layers read of it, in cells that the layer before can write as a whole.
+  // Map i with all pixels that steps read of it, in cells that the layer before can write as a whole.
   StackMap map_for(std::size_t i, const std::vector<StackBox>& computed) const {
-    StackBox box = common(grown(computed[i + 1]), {0, 0, heights[i], widths[i]});
+    StackBox box = common(grown(computed[i + 1], far(i + 1)), maps[i].valid);
     for (const std::size_t adder : adders[i]) box = hull(box, refined(computed[adder], layers[adder - 1].upscale));
     StackMap map = map_of(box, channels_of(i));
     if (i > 0) cover_cells(map, computed[i], layers[i - 1].upscale);
@@ -215,13 +226,39 @@ struct ChangeableStack::State {
       job.scale = layer.scale;
       job.add[job.added++] = of[static_cast<std::size_t>(layer.residual)];
     }
-    job.out = i < count() ? of[i] : map_of(refined(box, layer.upscale), layer.channels);
+    job.out = i < steps() ? of[i] : map_of(refined(box, layer.upscale), layer.channels);
+    divide_tiles(job, own_tiles, threads);
+    return job;
+  }
+
+  // The tail for `box` of its grid, as StackPlan::run_tail; `result` holds all of the tail's box.
+  void run_tail(std::int64_t images, const StackBox& box, const StackMap& in, bool own_tiles, const TensorView& result,
+                int threads) const {
+    const StackBorderJob border{images, heights.back(), widths.back(), box, in, &*tail, {result, tail->box, tail->upscale}};
+    StackJob job{};
+    job.images = images;
+    job.box = box;
+    job.in = in;
+    job.in_upscale = job.out_upscale = 1;
+    job.wide = true;
+    job.out = map_of(box, border.shuffled.channels());
+    job.factors = tail->factors;
+    job.bias = tail->biases + (kStackZones - 1) * job.out.channels;
+    job.scale = 1.0f;
+    job.shuffled = border.shuffled;
+    divide_tiles(job, own_tiles, threads);
+    FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
+    if (box.y0 == 0 || box.x0 == 0 || box.y1 == heights.back() || box.x1 == widths.back()) {
+      FASTBG_CALL_VARIANT(conv_stack_border, border, threads);
+    }
+  }
+
+  static void divide_tiles(StackJob& job, bool own_tiles, int threads) {
     if (own_tiles) {
-      job.shift_y = box.y0 % kStackSide;
-      job.shift_x = box.x0 % kStackSide;
+      job.shift_y = job.box.y0 % kStackSide;
+      job.shift_x = job.box.x0 % kStackSide;
     }
     divide(job, threads);
-    return job;
   }
 };
 
@@ -231,7 +268,7 @@ namespace {
 struct Changed {
   const StackChange* change;
   std::int64_t images;
-  std::vector<StackBox> computed;  // by layer i from 1, on the grid of map i - 1
+  std::vector<StackBox> computed;  // by step, on the grid of the map that it reads
   std::vector<StackMap> maps;
 };
 
@@ -240,28 +277,36 @@ struct Changed {
 ChangeableStack::ChangeableStack(ChangeableStack&&) noexcept = default;
 ChangeableStack::~ChangeableStack() = default;
 
-ChangeableStack::ChangeableStack(const TensorView& input, std::vector<StackLayer> layers, bool whole_cells,
-                                 const TensorView& result, int threads)
+ChangeableStack::ChangeableStack(const TensorView& input, std::vector<StackLayer> layers,
+                                 std::optional<StackTail> tail, bool whole_cells, const TensorView& result, int threads)
     : state_(std::make_unique<State>()) {
   for (const StackLayer& layer : layers) {
     if (layer.attends) throw std::invalid_argument("a changeable stack takes no means over the whole map");
   }
-  const StackPlan checked(input, layers, std::nullopt);
+  const StackPlan checked(input, layers, tail);
   check_images(result, 1, checked.result_channels(), checked.result_box());
   if (input.sizes[0] != 1) throw std::invalid_argument("a changeable stack is of one image");
   State& s = *state_;
   s.layers = std::move(layers);
+  s.tail = tail;
   s.whole_cells = whole_cells;
   s.channels = input.sizes[1];
   s.input = {0, 0, input.sizes[2], input.sizes[3]};
   s.heights = {input.sizes[2]};
   s.widths = {input.sizes[3]};
-  const std::size_t n = s.count();
+  const std::size_t n = s.steps();
   s.last.resize(n + 1);
   s.adders.resize(n + 1);
   for (std::size_t i = 1; i <= n; ++i) {
-    const StackLayer& layer = s.layers[i - 1];
     s.last[i - 1] = std::max(s.last[i - 1], i);
+    StackMap map = map_of(i == 1 ? common(grown(s.box(1), s.far(1)), s.input)
+                                 : refined(s.layers[i - 2].box, s.layers[i - 2].upscale),
+                          s.channels_of(i - 1));
+    if (i > 1) cover_cells(map, s.layers[i - 2].box, s.layers[i - 2].upscale);
+    map.data = s.memory.take(map.pixels_of_image() * map.channels);
+    s.maps.push_back(map);
+    if (s.is_tail(i)) break;
+    const StackLayer& layer = s.layers[i - 1];
     if (layer.residual >= 0) {
       s.last[static_cast<std::size_t>(layer.residual)] = i;
       s.adders[static_cast<std::size_t>(layer.residual)].push_back(i);
@@ -270,19 +315,14 @@ ChangeableStack::ChangeableStack(const TensorView& input, std::vector<StackLayer
     s.widths.push_back(s.widths.back() * layer.upscale);
     s.biases.push_back(layer.bias ? padded_bias(layer, up_to_multiple(layer.channels, kConvLanes))
                                   : std::vector<float>());
-    const StackBox box = i == 1 ? common(grown(layer.box), s.input)
-                                : refined(s.layers[i - 2].box, s.layers[i - 2].upscale);
-    StackMap map = map_of(box, s.channels_of(i - 1));
-    if (i > 1) cover_cells(map, s.layers[i - 2].box, s.layers[i - 2].upscale);
-    map.data = s.memory.take(map.pixels_of_image() * map.channels);
-    s.maps.push_back(map);
   }
   FASTBG_CALL_VARIANT(conv_stack_entrance, (StackEntranceJob{input, 0, 0, s.maps[0], {}}), threads);
-  for (std::size_t i = 1; i <= n; ++i) {
+  for (std::size_t i = 1; i <= s.layers.size(); ++i) {
     StackJob job = s.job(i, 1, s.layers[i - 1].box, s.maps, false, threads);
     if (i == n) job.result = result;
     FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
   }
+  if (s.tail) s.run_tail(1, s.box(n), s.maps.back(), false, result, threads);
 }
 
 std::int64_t ChangeableStack::bytes() const {
@@ -293,7 +333,7 @@ std::int64_t ChangeableStack::bytes() const {
 
 void ChangeableStack::run(const std::vector<StackChange>& changes, int threads) const {
   const State& s = *state_;
-  const std::size_t n = s.count();
+  const std::size_t n = s.steps();
   std::vector<Changed> items;
   for (const StackChange& change : changes) {
     const std::int64_t images = change.result.sizes[0];
@@ -301,19 +341,19 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, int threads) 
       throw std::invalid_argument("a change outside of the input");
     }
     check_images(change.pixels, images, s.channels, change.box);
-    check_images(change.result, images, s.layers.back().channels, s.result_box());
+    check_images(change.result, images, s.result_channels(), s.result_box());
     Changed item{&change, images, std::vector<StackBox>(n + 1), std::vector<StackMap>(n)};
     std::vector<StackBox> reached{common(change.box, s.maps[0].valid)};
     bool reaches = images > 0 && !is_empty(reached[0]);
     for (std::size_t i = 1; i <= n && reaches; ++i) {
-      const StackLayer& layer = s.layers[i - 1];
-      StackBox box = grown(reached[i - 1]);
-      if (layer.residual >= 0) box = hull(box, coarsened(reached[static_cast<std::size_t>(layer.residual)], layer.upscale));
-      box = common(box, layer.box);
+      StackBox box = grown(reached[i - 1], s.far(i));
+      const std::int64_t residual = s.is_tail(i) ? -1 : s.layers[i - 1].residual;
+      if (residual >= 0) box = hull(box, coarsened(reached[static_cast<std::size_t>(residual)], s.upscale(i)));
+      box = common(box, s.box(i));
       reaches = !is_empty(box);
       // Rounding depends on all inputs of a tile, so a change affects all pixels of a cell.
-      if (s.whole_cells && reaches) box = common(whole_cells(box), layer.box);
-      reached.push_back(refined(box, layer.upscale));
+      if (s.whole_cells && reaches) box = common(whole_cells(box), s.box(i));
+      reached.push_back(refined(box, s.upscale(i)));
       item.computed[i] = box;
     }
     if (!reaches) continue;
@@ -337,9 +377,13 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, int threads) 
     FASTBG_CALL_VARIANT(conv_stack_entrance, (StackEntranceJob{item.change->pixels, box.y0, box.x0, inner, {}}), threads);
   }
   for (std::size_t i = 1; i <= n; ++i) {
-    // Layer by layer for all changes, so that a layer's factors are fetched from memory once.
+    // Step by step for all changes, so that a layer's factors are fetched from memory once.
     for (Changed& item : items) {
       const StackBox& box = item.computed[i];
+      if (s.is_tail(i)) {
+        s.run_tail(item.images, box, item.maps[i - 1], !s.whole_cells, item.change->result, threads);
+        continue;  // all maps are released below
+      }
       if (i < n) make(item, i);
       StackJob job = s.job(i, item.images, box, item.maps, !s.whole_cells, threads);
       if (i == n) {

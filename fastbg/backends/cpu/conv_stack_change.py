@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastbg.backends.cpu import native
-from fastbg.backends.cpu.conv_stack import describe
+from fastbg.backends.cpu.conv_stack import described
 from fastbg.backends.stack_layers import result_shape
 from fastbg.backends.tensor_view import view
 
@@ -29,9 +29,9 @@ class ChangeableStack:
         """`x` (1,C,H,W) float32; other arguments as for `conv_stack`."""
         self.result = torch.empty(result_shape(x, parameters, layers))
         # The kernel keeps pointers to all of this.
-        described, self._owners = describe(parameters, layers, scales)
+        stack, self._owners = described(x, parameters, layers, scales, False)
         self._stack = native().changeable_stack(
-            view(x), described, whole_cells, view(self.result), torch.get_num_threads()
+            view(x), *stack, whole_cells, view(self.result), torch.get_num_threads()
         )
         self._unchanged = self.result.clone()  # callers may write to `result`
 
