@@ -155,7 +155,11 @@ def changeable_stack(
     /,
 ) -> object: ...
 def changeable_stack_run(
-    stack: object, changes: tuple[tuple[tuple[int, ...], View, View], ...], threads: int, /
+    stack: object,
+    changes: tuple[tuple[tuple[int, ...], View, View], ...],
+    negligible: float,
+    threads: int,
+    /,
 ) -> None: ...
 def changeable_stack_bytes(stack: object, /) -> int: ...
 

@@ -1,6 +1,7 @@
 #include "conv_stack_change.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -158,6 +159,43 @@ void copy_around(const StackMap& from, const StackBox& box, const StackBox& made
   }
 }
 
+float largest_of(const StackMap& map) {
+  float largest = 0.0f;
+  for (std::int64_t y = map.valid.y0; y < map.valid.y1; ++y) {
+    for (std::int64_t x = map.valid.x0; x < map.valid.x1; ++x) {
+      const float* pixel = map.data + map.pixel(0, y, x) * map.channels;
+      for (std::int64_t c = 0; c < map.channels; ++c) largest = std::max(largest, std::fabs(pixel[c]));
+    }
+  }
+  return largest;
+}
+
+// Whether a pixel in `box` of any of the images differs from the first image of `kept` by more than `most`.
+bool differs(const StackMap& made, std::int64_t images, const StackMap& kept, const StackBox& box, float most) {
+  for (std::int64_t b = 0; b < images; ++b) {
+    for (std::int64_t y = box.y0; y < box.y1; ++y) {
+      for (std::int64_t x = box.x0; x < box.x1; ++x) {
+        const float* a = made.data + made.pixel(b, y, x) * made.channels;
+        const float* k = kept.data + kept.pixel(0, y, x) * kept.channels;
+        bool any = false;
+        for (std::int64_t c = 0; c < made.channels; ++c) any |= !(std::fabs(a[c] - k[c]) <= most);  // or is NaN
+        if (any) return true;
+      }
+    }
+  }
+  return false;
+}
+
+// `box` without the rows and columns at its edges in which nothing differs; empty if nothing does.
+StackBox differing(const StackMap& made, std::int64_t images, const StackMap& kept, StackBox box, float most) {
+  const auto same = [&](const StackBox& part) { return !differs(made, images, kept, part, most); };
+  while (!is_empty(box) && same({box.y0, box.x0, box.y0 + 1, box.x1})) ++box.y0;
+  while (!is_empty(box) && same({box.y1 - 1, box.x0, box.y1, box.x1})) --box.y1;
+  while (!is_empty(box) && same({box.y0, box.x0, box.y1, box.x0 + 1})) ++box.x0;
+  while (!is_empty(box) && same({box.y0, box.x1 - 1, box.y1, box.x1})) --box.x1;
+  return box;
+}
+
 // The part of `view` (B,C,h,w), whose first pixel is (top, left), that begins at (y, x).
 TensorView from_pixel(TensorView view, std::int64_t top, std::int64_t left, std::int64_t y, std::int64_t x) {
   view.data = static_cast<float*>(view.data) + (y - top) * view.strides[2] + (x - left) * view.strides[3];
@@ -182,8 +220,9 @@ struct ChangeableStack::State {
   std::vector<std::vector<std::size_t>> adders;  // the layers that add it
   StackBox input;                        // all of map 0
   std::int64_t channels;                 // of map 0
-  bool whole_cells;
+  bool equal_cells;  // see `whole_cells` of the constructor
   std::vector<StackMap> maps;  // of the unchanged image: 0 to the number of steps less one
+  std::vector<float> largest;  // by map: its largest value, or negative where no change is dropped
   std::vector<std::int64_t> heights, widths;  // of all maps
   Buffers memory;
 
@@ -234,7 +273,8 @@ struct ChangeableStack::State {
   // The tail for `box` of its grid, as StackPlan::run_tail; `result` holds all of the tail's box.
   void run_tail(std::int64_t images, const StackBox& box, const StackMap& in, bool own_tiles, const TensorView& result,
                 int threads) const {
-    const StackBorderJob border{images, heights.back(), widths.back(), box, in, &*tail, {result, tail->box, tail->upscale}};
+    const StackShuffled shuffled{result, tail->box, tail->upscale};
+    const StackBorderJob border{images, heights.back(), widths.back(), box, in, &*tail, shuffled};
     StackJob job{};
     job.images = images;
     job.box = box;
@@ -253,6 +293,28 @@ struct ChangeableStack::State {
     }
   }
 
+  // What step i computes, on the grid of map i - 1, if these parts of maps 0 to i - 1 have changed; may be empty.
+  StackBox computed(std::size_t i, const std::vector<StackBox>& reached) const {
+    StackBox found = is_empty(reached[i - 1]) ? StackBox{} : grown(reached[i - 1], far(i));
+    const std::int64_t residual = is_tail(i) ? -1 : layers[i - 1].residual;
+    if (residual >= 0) found = hull(found, coarsened(reached[static_cast<std::size_t>(residual)], upscale(i)));
+    found = common(found, box(i));
+    // Rounding depends on all inputs of a tile, so a change affects all pixels of a cell.
+    if (equal_cells && !is_empty(found)) found = common(whole_cells(found), box(i));
+    return found;
+  }
+
+  // Whether changes in these parts of maps 0 to i reach the result.
+  bool matters(std::size_t i, const std::vector<StackBox>& reached) const {
+    if (!is_empty(reached[i])) return true;
+    for (std::size_t m = 0; m < i; ++m) {
+      for (const std::size_t a : adders[m]) {
+        if (a > i && !is_empty(common(coarsened(reached[m], upscale(a)), box(a)))) return true;
+      }
+    }
+    return false;
+  }
+
   static void divide_tiles(StackJob& job, bool own_tiles, int threads) {
     if (own_tiles) {
       job.shift_y = job.box.y0 % kStackSide;
@@ -268,7 +330,7 @@ namespace {
 struct Changed {
   const StackChange* change;
   std::int64_t images;
-  std::vector<StackBox> computed;  // by step, on the grid of the map that it reads
+  std::vector<StackBox> reached;  // by map: what differs from the unchanged image by more than rounding
   std::vector<StackMap> maps;
 };
 
@@ -289,7 +351,7 @@ ChangeableStack::ChangeableStack(const TensorView& input, std::vector<StackLayer
   State& s = *state_;
   s.layers = std::move(layers);
   s.tail = tail;
-  s.whole_cells = whole_cells;
+  s.equal_cells = whole_cells;
   s.channels = input.sizes[1];
   s.input = {0, 0, input.sizes[2], input.sizes[3]};
   s.heights = {input.sizes[2]};
@@ -323,6 +385,11 @@ ChangeableStack::ChangeableStack(const TensorView& input, std::vector<StackLayer
     FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
   }
   if (s.tail) s.run_tail(1, s.box(n), s.maps.back(), false, result, threads);
+  s.largest.assign(n, -1.0f);
+  for (std::size_t i = 1; i < n && !whole_cells; ++i) {
+    const float largest = largest_of(s.maps[i]);
+    if (s.layers[i - 1].residual >= 0 && std::isfinite(largest)) s.largest[i] = largest;
+  }
 }
 
 std::int64_t ChangeableStack::bytes() const {
@@ -331,7 +398,7 @@ std::int64_t ChangeableStack::bytes() const {
   return total;
 }
 
-void ChangeableStack::run(const std::vector<StackChange>& changes, int threads) const {
+void ChangeableStack::run(const std::vector<StackChange>& changes, float negligible, int threads) const {
   const State& s = *state_;
   const std::size_t n = s.steps();
   std::vector<Changed> items;
@@ -342,22 +409,18 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, int threads) 
     }
     check_images(change.pixels, images, s.channels, change.box);
     check_images(change.result, images, s.result_channels(), s.result_box());
-    Changed item{&change, images, std::vector<StackBox>(n + 1), std::vector<StackMap>(n)};
-    std::vector<StackBox> reached{common(change.box, s.maps[0].valid)};
-    bool reaches = images > 0 && !is_empty(reached[0]);
+    const StackBox first = common(change.box, s.maps[0].valid);
+    Changed item{&change, images, {first}, std::vector<StackMap>(n)};
+    // Memory is for all that the change may reach.
+    std::vector<StackBox> reached{first}, computed(n + 1);
+    bool reaches = images > 0 && !is_empty(first);
     for (std::size_t i = 1; i <= n && reaches; ++i) {
-      StackBox box = grown(reached[i - 1], s.far(i));
-      const std::int64_t residual = s.is_tail(i) ? -1 : s.layers[i - 1].residual;
-      if (residual >= 0) box = hull(box, coarsened(reached[static_cast<std::size_t>(residual)], s.upscale(i)));
-      box = common(box, s.box(i));
-      reaches = !is_empty(box);
-      // Rounding depends on all inputs of a tile, so a change affects all pixels of a cell.
-      if (s.whole_cells && reaches) box = common(whole_cells(box), s.box(i));
-      reached.push_back(refined(box, s.upscale(i)));
-      item.computed[i] = box;
+      computed[i] = s.computed(i, reached);
+      reaches = !is_empty(computed[i]);
+      reached.push_back(refined(computed[i], s.upscale(i)));
     }
     if (!reaches) continue;
-    for (std::size_t i = 0; i < n; ++i) item.maps[i] = s.map_for(i, item.computed);
+    for (std::size_t i = 0; i < n; ++i) item.maps[i] = s.map_for(i, computed);
     items.push_back(std::move(item));
   }
 
@@ -374,30 +437,42 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, int threads) 
     StackMap inner = map;
     inner.valid = common(item.change->box, map.valid);
     const StackBox& box = item.change->box;
-    FASTBG_CALL_VARIANT(conv_stack_entrance, (StackEntranceJob{item.change->pixels, box.y0, box.x0, inner, {}}), threads);
+    const StackEntranceJob entrance{item.change->pixels, box.y0, box.x0, inner, {}};
+    FASTBG_CALL_VARIANT(conv_stack_entrance, entrance, threads);
   }
   for (std::size_t i = 1; i <= n; ++i) {
     // Step by step for all changes, so that a layer's factors are fetched from memory once.
     for (Changed& item : items) {
-      const StackBox& box = item.computed[i];
+      if (item.reached.empty()) continue;
+      const StackBox box = s.computed(i, item.reached);
       if (s.is_tail(i)) {
-        s.run_tail(item.images, box, item.maps[i - 1], !s.whole_cells, item.change->result, threads);
+        if (!is_empty(box)) {
+          s.run_tail(item.images, box, item.maps[i - 1], !s.equal_cells, item.change->result, threads);
+        }
         continue;  // all maps are released below
       }
+      StackBox made = refined(box, s.upscale(i));
       if (i < n) make(item, i);
-      StackJob job = s.job(i, item.images, box, item.maps, !s.whole_cells, threads);
-      if (i == n) {
-        const StackBox all = s.result_box(), here = refined(box, s.layers.back().upscale);
-        job.result = from_pixel(item.change->result, all.y0, all.x0, here.y0, here.x0);
+      if (!is_empty(box)) {
+        StackJob job = s.job(i, item.images, box, item.maps, !s.equal_cells, threads);
+        if (i == n) {
+          const StackBox all = s.result_box();
+          job.result = from_pixel(item.change->result, all.y0, all.x0, made.y0, made.x0);
+        }
+        FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
       }
-      FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
-      if (i < n) {
-        const StackMap& map = item.maps[i];
-        copy_around(s.maps[i], map.valid, refined(box, s.layers[i - 1].upscale), item.images, map);
+      if (i == n) continue;
+      const StackMap& map = item.maps[i];
+      if (negligible > 0.0f && s.largest[i] >= 0.0f) {
+        made = differing(map, item.images, s.maps[i], made, negligible * s.largest[i]);
       }
-      for (std::size_t m = 0; m < i; ++m) {
-        if (s.last[m] == i) memory.give_back(item.maps[m].data);
+      copy_around(s.maps[i], map.valid, made, item.images, map);
+      item.reached.push_back(made);
+      const bool ends = !s.matters(i, item.reached);
+      for (std::size_t m = 0; m <= i; ++m) {
+        if (s.last[m] == i || (ends && s.last[m] > i)) memory.give_back(item.maps[m].data);
       }
+      if (ends) item.reached.clear();
     }
   }
   memory.reset(kKeptFloats);

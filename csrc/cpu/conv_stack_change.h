@@ -24,15 +24,18 @@ class ChangeableStack {
  public:
   // Computes all maps of `input` (1, C, H, W), the last one into `result` (1, Co, h, w). A tail follows the
   // layers; with a tail there may be no layers. With `whole_cells`
-  // changes compute whole cells, so that results equal those of such a stack on the changed image bit for bit.
+  // changes compute whole cells and drop nothing, so that results equal those of such a stack on the changed
+  // image bit for bit.
   // Throws std::invalid_argument as StackPlan does.
   ChangeableStack(const TensorView& input, std::vector<StackLayer> layers, std::optional<StackTail> tail,
                   bool whole_cells, const TensorView& result, int threads);
   ChangeableStack(ChangeableStack&&) noexcept;
   ~ChangeableStack();
 
+  // After every residual sum, rows and columns at the edges of what was computed in which no value changes by
+  // more than `negligible` times the map's largest are dropped: the next layers compute less.
   // Throws std::invalid_argument for tensors of other shapes, or a box outside of the input.
-  void run(const std::vector<StackChange>& changes, int threads) const;
+  void run(const std::vector<StackChange>& changes, float negligible, int threads) const;
 
   // Bytes of the kept maps.
   std::int64_t bytes() const;

@@ -49,12 +49,12 @@ void register_conv_stack_change(py::module_& m) {
     }
     return py::capsule(stack.release(), kName, [](void* data) { delete static_cast<ChangeableStack*>(data); });
   });
-  m.def("changeable_stack_run", [](const py::capsule& stack, const py::tuple& changes, int threads) {
+  m.def("changeable_stack_run", [](const py::capsule& stack, const py::tuple& changes, float negligible, int threads) {
     const ChangeableStack& self = stack_from(stack);
     std::vector<StackChange> parsed;
     for (const py::handle change : changes) parsed.push_back(change_from(change.cast<py::tuple>()));
     const py::gil_scoped_release released;
-    self.run(parsed, threads);
+    self.run(parsed, negligible, threads);
   });
   m.def("changeable_stack_bytes", [](const py::capsule& stack) { return stack_from(stack).bytes(); });
 }

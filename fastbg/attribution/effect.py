@@ -145,8 +145,8 @@ class CausalEffectMap:
                 interventions. Affected blocks without fine replacements in it get new ones, drawn
                 with `seed`.
             accuracy: "published": as accurate as the published 50 replacements, with fewer where
-                fewer are enough. Rounds of 6, after a first one of 12, until the standard error is
-                at most 0.0025 dB or a tenth of the effect; at most `fine`. From 12 replacements on
+                fewer are enough. Rounds of 6 until the standard error is at most 0.0025 dB or a
+                tenth of the effect; at most `fine`. From 12 replacements on
                 effects are regression estimates, see `CausalEffectResult.regression`; for given
                 `interventions`, those of all blocks must come from one pool then.
             progress: a mapping that finished parts are stored in and read from, so that an
@@ -181,7 +181,13 @@ class CausalEffectMap:
                 run = self._passes(passes, images[i : i + 1])
                 for j, corner in enumerate(row):
                     box = as_box(corner)
-                    window = ChangedWindow(run, images[i : i + 1], box, self.batch)
+                    window = ChangedWindow(
+                        run,
+                        images[i : i + 1],
+                        box,
+                        self.batch,
+                        drop_rounding=self.metric != "change",  # which has no 8-bit levels
+                    )
                     true = true_window(self.metric, truth, images, window.scale, i, box)
                     measure = WindowMeasure(self.metric, box, window.unchanged, true)
                     entry = _Entry(self, window, measure, draws, accuracy is not None)

@@ -35,7 +35,9 @@ class ChangeableStack:
         )
         self._unchanged = self.result.clone()  # callers may write to `result`
 
-    def run(self, changes: Sequence[tuple[Sequence[int], Tensor]]) -> list[Tensor]:
+    def run(
+        self, changes: Sequence[tuple[Sequence[int], Tensor]], negligible: float
+    ) -> list[Tensor]:
         """Results (K,Co,h,w) for each (box, its new pixels in K images (K,C,height,width))."""
         results = [self._unchanged.repeat(len(pixels), 1, 1, 1) for _, pixels in changes]
         told = tuple(
@@ -43,7 +45,7 @@ class ChangeableStack:
             for (box, pixels), result in zip(changes, results, strict=True)
             if len(pixels)
         )
-        native().changeable_stack_run(self._stack, told, torch.get_num_threads())
+        native().changeable_stack_run(self._stack, told, negligible, torch.get_num_threads())
         return results
 
     @property
