@@ -1,19 +1,19 @@
 """How many draws does accuracy="published" take, and how far is it from the exact effect?
 
-    python bench/bench_effect_draws.py [--images 20] [--reference 100] [--network edsr]
+    python bench/bench_effect_draws.py [--images 20] [--reference 100] [--network edsr] [--skip 0]
 
 The exact effect of a block is its mean over all replacements that the pool can give. It is
 estimated here from `reference` more draws, which neither way has seen. Compared with it, on all
 affected blocks of built-in images of 96x96 pixels (LR 24x24), window 32, blocks of 2:
 
     fixed       the plain mean of the published 50 replacements
-    plain       the same replacements, in rounds of 6 until their plain mean is accurate enough
+    plain       the same replacements, in rounds until their plain mean is accurate enough
     rounds      accuracy="published": in rounds until the regression estimate is
 
-An error holds the reference's own, whose standard error is told as well. A sign is wrong if it is
-not the reference's, on blocks where that is known: at least the tolerance, and more than two of its
-standard errors. As wrong signs are rare, the ways are also run on `ORDERS` random orders of all
-draws of a block; the reference for its sign is the mean of all its draws then.
+An error includes the reference's own; its standard error is printed too. A sign is wrong if it is
+not that of the reference. This is counted on blocks whose sign is known: |effect| is at least the
+tolerance and more than two standard errors of the reference. As wrong signs are rare, the ways also
+run on `ORDERS` random orders of all draws of a block, with the mean of all as the reference.
 """
 
 import argparse
@@ -30,7 +30,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 
 import fastbg
 from bench import measure
-from fastbg.attribution.regression import ROUND, Mean, Regression, is_enough, plain_mean, rounds
+from fastbg.attribution.regression import Mean, Regression, is_enough, plain_mean, rounds
 from fastbg.data.builtin import builtin_images
 from fastbg.experiments.study import Study, detailed
 from fastbg.geometry import centre
@@ -113,7 +113,7 @@ def measured(net: Network, lr: torch.Tensor, hr: torch.Tensor, reference: int) -
     )
 
 
-WAYS = {"fixed": [FINE], "plain": [*range(ROUND, FINE, ROUND), FINE], "rounds": rounds(FINE)}
+WAYS = {"fixed": [FINE], "plain": rounds(FINE), "rounds": rounds(FINE)}
 
 
 def stopped(
@@ -156,8 +156,8 @@ def pictures(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return found
 
 
-def told(images: list[Image]) -> None:
-    """The numbers, line by line."""
+def print_summary(images: list[Image]) -> None:
+    """Print the comparison."""
     exact, exact_error = (
         np.concatenate([getattr(image, name) for image in images])
         for name in ("exact", "exact_error")
@@ -192,15 +192,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--reference", type=int, default=100)
     parser.add_argument("--network", default="edsr")
+    parser.add_argument("--skip", type=int, default=0, help="first image, to share the work")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     net = fastbg.load_model(options.network)
     images: list[Image] = []
-    for lr, hr in pictures(options.images):
+    for lr, hr in pictures(20)[options.skip : options.skip + options.images]:
         images.append(measured(net, lr, hr, options.reference))
         print(f"\nimages: {len(images)}")
-        told(images)
+        print_summary(images)
         sys.stdout.flush()
     print(measure.machine())
 

@@ -332,7 +332,10 @@ class _Entry:
     ) -> None:
         self._settings, self._window, self._measure = settings, window, measure
         self._draws, self._sequential = draws, sequential
-        self._regression = draws.regression(window.image)
+
+    @cached_property
+    def _regression(self) -> Regression:
+        return self._draws.regression(self._window.image)
 
     def tables(self, part: _Part) -> tuple[Values, Values, Values, NDArray[np.bool_]]:
         """The metric unchanged, under coarse and fine replacements; the window's own blocks.

@@ -66,11 +66,11 @@ class CausalEffectResult:
         metric, tolerance, reuse_coarse: as for `CausalEffectMap`.
         interventions: the replacements of the blocks.
         regression: whether the means of affected blocks, from 12 replacements on, are regression
-            estimates, as ``accuracy="published"`` has them: the loss at which a line through the
-            losses, over the change of mean luma and the RMS change of the block's pixels, passes
-            the means of these two over all coarse replacements. Those of all blocks stand for the
-            pool that each block's are drawn from. Closer to the mean over the pool than the plain
-            mean of the same replacements.
+            estimates, as ``accuracy="published"`` has them: a linear function of the change of mean
+            luma, the RMS change of the block's pixels, and the slopes of the replacement's luma is
+            fitted to the losses, and taken at the means of these four over all coarse replacements.
+            Those of all blocks stand for the pool that each block's are drawn from. Closer to the
+            mean over the pool than the plain mean of the same replacements.
         precision: of the network's passes, see `fastbg.use_precision`; "not recorded" in files
             that were written before it was stored.
     """

@@ -1,10 +1,11 @@
 """Means over fewer replacements, by regression on what is known about all replacements.
 
 A block's effect is a mean over the pool of replacements. How far a replacement's brightness and
-pixels are from the block's explains part of the spread of the losses, and the mean of these two
-numbers over the pool is known without the network. The regression estimator of survey statistics
-(Cochran, Sampling Techniques, 1977, chapter 7) is the loss that a line fitted to the draws has
-there. Its standard error is that of the residuals, so fewer draws are needed.
+pixels are from the block's, and the slopes of its brightness, explain part of the spread of the
+losses, and the means of these numbers over the pool are known without the network. The regression
+estimator of survey statistics (Cochran, Sampling Techniques, 1977, chapter 7) is the loss that a
+linear function fitted to the draws has there. Its standard error is that of the residuals, so
+fewer draws are needed.
 """
 
 from typing import NamedTuple
@@ -16,10 +17,11 @@ from torch import Tensor
 Values = NDArray[np.float64]
 
 LUMA = (0.299, 0.587, 0.114)  # BT.601
-# accuracy="published": draws come in rounds of 6, after a first one of 12, until the standard error
-# is at most 0.0025 dB or a tenth of the effect (bench/bench_effect_draws.py).
+# accuracy="published": draws come in rounds of 6 until the standard error is at most 0.0025 dB or a
+# tenth of the effect (bench/bench_effect_draws.py).
 ROUND, ENOUGH, ENOUGH_OF_EFFECT = 6, 0.0025, 0.1
-LEAST = 12  # draws; with fewer a fitted line is too uncertain, and the plain mean is taken
+LEAST = 12  # draws; with fewer a fitted function is too uncertain, and the plain mean is taken
+FEATURES = 4  # numbers that describe a replacement
 POPULATION = 4096  # replacements at most that stand for the pool
 
 
@@ -32,7 +34,7 @@ class Mean(NamedTuple):
 
 def rounds(count: int) -> list[int]:
     """Numbers of draws, at most `count`, after which a block may have enough."""
-    return [*range(LEAST, count, ROUND), count]
+    return [*range(ROUND, count, ROUND), count]
 
 
 def is_enough(mean: Mean, baseline: float) -> bool:
@@ -86,19 +88,23 @@ class Regression:
         return Mean(float(slopes[0]), float(error))
 
     def _expected_of(self, place: tuple[int, int]) -> tuple[Values, Values]:
-        """Mean features (2) over the population, and the covariance (2,2) of that mean."""
+        """Mean features over the population, and the covariance of that mean."""
         if place not in self._expected:
             features = self._features(place, self.population)
-            covariance = np.cov(features.T) if len(features) > 1 else np.zeros((2, 2))
+            covariance = np.zeros((FEATURES, FEATURES))
+            if len(features) > 1:
+                covariance = np.cov(features.T)
             self._expected[place] = features.mean(0), covariance / len(features)
         return self._expected[place]
 
     def _features(self, place: tuple[int, int], replacements: NDArray[np.uint8]) -> Values:
-        """(n,2): by how much the mean luma changes, and the RMS change of the pixels."""
+        """(n,FEATURES): change of mean luma, RMS change of the pixels, slopes of the new luma."""
         y, x = (self._side * index for index in place)
         block = self.image[y : y + self._side, x : x + self._side]
         rows, columns, _ = block.shape
-        change = replacements[:, :rows, :columns] / 255 - block
-        return np.column_stack(
-            [change.mean((1, 2)) @ np.array(LUMA), np.sqrt(np.square(change).mean((1, 2, 3)))]
-        )
+        drawn = replacements[:, :rows, :columns] / 255
+        change, luma = drawn - block, drawn @ np.array(LUMA)
+        down, across = (np.arange(size) - (size - 1) / 2 for size in (rows, columns))
+        distance = np.sqrt(np.square(change).mean((1, 2, 3)))
+        slopes = luma.mean(2) @ down, luma.mean(1) @ across
+        return np.column_stack([change.mean((1, 2)) @ np.array(LUMA), distance, *slopes])
