@@ -146,10 +146,20 @@ def conv_stack_gradient(
 
 # conv_stack_change_bindings.cpp; a change: (box, pixels, result)
 def changeable_stack(
-    x: View, layers: tuple[Layer, ...], whole_cells: bool, out: View, threads: int, /
+    x: View,
+    layers: tuple[Layer, ...],
+    tail: Tail | None,
+    whole_cells: bool,
+    out: View,
+    threads: int,
+    /,
 ) -> object: ...
 def changeable_stack_run(
-    stack: object, changes: tuple[tuple[tuple[int, ...], View, View], ...], threads: int, /
+    stack: object,
+    changes: tuple[tuple[tuple[int, ...], View, View], ...],
+    negligible: float,
+    threads: int,
+    /,
 ) -> None: ...
 def changeable_stack_bytes(stack: object, /) -> int: ...
 

@@ -115,6 +115,27 @@ def test_the_first_device_may_be_taken(files: Path) -> None:
     torch.testing.assert_close(auto.effect, given.effect, rtol=0, atol=1e-2, equal_nan=True)
 
 
+def test_a_map_in_another_precision_says_so(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In what is printed, in the file, and where parts in one precision are not mixed."""
+    resume = ["--resume", str(files / "parts"), "--save", str(files / "map.npz")]
+    assert main(command(files, *resume, "--precision", "bf16")) == 0
+    assert "dB; precision bf16" in capsys.readouterr().out
+    half = fastbg.CausalEffectResult.load(files / "map.npz")
+    assert half.precision == "bf16"
+    lr, hr = (opened(files / name) for name in ("lr.png", "hr.png"))
+    effects = fastbg.CausalEffectMap(fastbg.load_model(files / "net.safetensors"), fine=3)
+    with fastbg.use_precision("bf16"):
+        direct = effects.effect(lr.float() / 255, (16, 16, 16), hr)
+    torch.testing.assert_close(half.effect, direct.effect, rtol=0, atol=0, equal_nan=True)
+    assert main(command(files, *resume)) == 2
+    assert "precision" in capsys.readouterr().err
+    assert main(command(files, "--save", str(files / "map.npz"))) == 0
+    assert "precision" not in capsys.readouterr().out
+    assert fastbg.CausalEffectResult.load(files / "map.npz").precision == "ieee"
+
+
 def test_a_map_of_other_patches_is_not_gone_on_with(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,6 +108,66 @@ def test_what_a_change_does_not_reach_is_the_unchanged_result() -> None:
     assert result.equal(kept.result.repeat(2, 1, 1, 1))
 
 
+DROP = 5e-7
+
+
+def fading(
+    whole_cells: bool, far: float = 0.02
+) -> tuple[Tensor, ChangeableStack, list[StackLayer]]:
+    """Eight residual layers: a change is about 50 times smaller a pixel further away."""
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(8, 16, 16, 3, 3, generator=generator) / 12
+    layers = [
+        StackLayer(weight, None, residual=i, residual_scale=far) for i, weight in enumerate(weights)
+    ]
+    x = image(1, 16, 40, 40)
+    layers = trimmed(x, layers, Box(8, 8, 32, 32), whole_cells)
+    return x, ChangeableStack(x, layers, whole_cells=whole_cells), layers
+
+
+def test_what_fades_below_rounding_is_dropped() -> None:
+    """If that is asked for, the result differs from the unchanged one in a smaller box."""
+    x, kept, layers = fading(False)
+    box, pixels = Box(20, 20, 21, 21), image(2, 16, 1, 1, seed=5)
+    whole = conv_stack(changed(x, box, pixels), layers, backend="cpu")
+    sides = []
+    for negligible in (0.0, DROP):
+        (result,) = kept.run([(box, pixels)], negligible)
+        rows = (result != kept.result).any(3).any(1).any(0).nonzero()[:, 0]
+        sides.append(int(rows[-1] - rows[0]) + 1)
+        assert float((whole - result).abs().max()) < 8 * DROP * float(whole.abs().max())
+    assert sides[0] > sides[1] > 1
+
+    # One image's change does not fade: nothing of either image is dropped there.
+    loud = torch.cat([pixels[:1], 1e6 * pixels[1:]])
+    (result,) = kept.run([(box, loud)], DROP)
+    whole = conv_stack(changed(x, box, loud), layers, backend="cpu")
+    close(result, whole.double(), 1e-6)
+    differs = (result[1] != kept.result[0]).any(0)
+    assert bool(differs[9].any() and differs[15].any())
+
+
+def test_a_change_that_fades_before_the_result_leaves_it() -> None:
+    """Of several changes only the others are computed on; NaN never fades."""
+    _, kept, _ = fading(False)
+    near, away = Box(20, 20, 21, 21), Box(3, 3, 4, 4)
+    pixels = image(1, 16, 1, 1, seed=5)
+    unreached, reached = kept.run([(away, pixels), (near, pixels)], DROP)
+    assert unreached.equal(kept.result)
+    assert reached.equal(kept.run([(near, pixels)], DROP)[0])
+    assert not reached.equal(kept.result)
+    (nan,) = kept.run([(near, torch.full((1, 16, 1, 1), torch.nan))], DROP)
+    assert int(nan.isnan().any(1).sum()) == 17 * 17
+
+
+def test_whole_cells_drop_nothing() -> None:
+    x, kept, layers = fading(True)
+    box, pixels = Box(20, 20, 24, 24), image(1, 16, 4, 4, seed=5)
+    (result,) = kept.run([(box, pixels)], DROP)
+    anew = ChangeableStack(changed(x, box, pixels), layers, whole_cells=True)
+    assert result.equal(anew.result)
+
+
 def test_more_work_for_more_reach() -> None:
     """The kept maps are those that the window needs, whatever the image's size."""
     small, large = image(1, 3, 40, 40), image(1, 3, 400, 400)

@@ -13,7 +13,10 @@ from test_attribution import public_network
 from torch import Tensor, nn
 
 import fastbg
+from fastbg.attribution.changed import Change, ChangedWindow
+from fastbg.attribution.passes import WindowPasses
 from fastbg.errors import InvalidArgument
+from fastbg.geometry import Box
 from fastbg.models.checkpoints import load_model
 from fastbg.models.edsr import EDSR
 from fastbg.models.network import Network
@@ -316,6 +319,35 @@ class TestAccuracy:
         values = torch.cat([result.coarse_values, result.fine_values], -1)[result.affected]
         expected = result.baseline - values.mean(-1)
         torch.testing.assert_close(result.mean_effect[result.affected], expected)
+
+
+def test_changes_of_a_block_are_the_same_beside_others() -> None:
+    """Whatever other changes are asked for, and with however many more of the same block."""
+    network, image = load_model("edsr"), photographs(40, 40)
+    passes, box = WindowPasses(network), Box(64, 64, 80, 80)
+    window = ChangedWindow(passes, image, box, drop_rounding=True)
+    rng = torch.Generator().manual_seed(3)
+    boxes = [Box(0, 2, 2, 4), Box(14, 12, 16, 14), Box(30, 20, 32, 22)]
+    counts = 5, 14, 3
+    changes = [
+        [Change(box, torch.rand(3, 2, 2, generator=rng)) for _ in range(count)]
+        for box, count in zip(boxes, counts, strict=True)
+    ]
+    together = torch.cat(list(window.changed([one for some in changes for one in some])))
+    alone = torch.cat([part for some in changes for part in window.changed(some)])
+    assert together.equal(alone)
+    first = torch.cat(list(window.changed(changes[1][:12])))
+    assert first.equal(together[5:17])
+    whole = torch.cat([network(changed_image(image, one)) for some in changes for one in some])
+    error = (together - whole[..., 64:80, 64:80]).abs().max()
+    assert error < 3e-6  # of noise; without the drop as well
+
+
+def changed_image(image: Tensor, change: Change) -> Tensor:
+    y0, x0, y1, x1 = change.box
+    changed = image.clone()
+    changed[..., y0:y1, x0:x1] = change.pixels
+    return changed
 
 
 @pytest.mark.parametrize("metric", ["mse", "change"])

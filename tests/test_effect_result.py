@@ -1,5 +1,6 @@
 """Results of causal effect maps: compared, counted, drawn, saved and loaded."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -203,6 +204,36 @@ def test_files_with_other_fields_are_refused(name: str, edsr: Network, tmp_path:
     np.savez(path, **arrays)
     with pytest.raises(DataError, match=f"foreign.npz: holds no causal effect map .*{name}"):
         fastbg.CausalEffectResult.load(path)
+
+
+def test_a_file_names_the_precision(edsr: Network, tmp_path: Path) -> None:
+    """Whatever it is when it is loaded. Files from before have none; other names are refused."""
+    lr, path = photographs(), tmp_path / "map.npz"
+    with fastbg.use_precision("bf16"):
+        half = fastbg.CausalEffectMap(edsr, fine=2).effect(lr, WINDOW, truth_of(lr))
+    half.save(path)
+    assert half.precision == fastbg.CausalEffectResult.load(path).precision == "bf16"
+    whole = fastbg.CausalEffectMap(edsr, fine=2).effect(lr, WINDOW, truth_of(lr))
+    assert whole.precision == "ieee"
+    assert not whole.baseline.equal(half.baseline)
+    with np.load(path) as file:
+        arrays = dict(file)
+    for wrong in (np.array("fp16"), np.array(16), np.array(["bf16"])):
+        np.savez(path, **(arrays | {"precision": wrong}))
+        with pytest.raises(DataError, match=r"holds no causal effect map .*precision"):
+            fastbg.CausalEffectResult.load(path)
+    del arrays["precision"]
+    np.savez(path, **arrays)
+    assert fastbg.CausalEffectResult.load(path).precision == "not recorded"
+
+
+def test_float64_networks_are_ieee_in_every_precision(edsr: Network) -> None:
+    lr = photographs().double()
+    with fastbg.use_precision("bf16"):
+        result = fastbg.CausalEffectMap(copy.deepcopy(edsr).double(), fine=2).effect(
+            lr, WINDOW, truth_of(lr)
+        )
+    assert result.precision == "ieee"
 
 
 @pytest.mark.parametrize("windows", [WINDOW, [[0, 0, 8, 10]], [[[0, 0, 8], [2, 4, 8]]]])

@@ -71,6 +71,8 @@ TYPED: dict[str, list[str]] = {
     EFFECT.replace("m.png", "m.gif"): ["--out: got m.gif", "ends with .png, .pdf, .svg"],
     EFFECT.replace("m.png", "nowhere/m.png"): ["--out: got nowhere/m.png", "a folder that exists"],
     EFFECT.replace("m.png", "lr.png"): ["--out: got lr.png; expected another file than IMAGE"],
+    f"{EFFECT} --precision fp16": ["--precision: got 'fp16'", "ieee, tf32, bf16", "bf16?"],
+    f"{EFFECT} --precision tf32": ["--precision: got 'tf32'; expected ieee or bf16 on cpu"],
     EFFECT.replace("net.safetensors", "ersd"): ["ersd: no such file"],
     EFFECT.replace("net.safetensors", "notes.txt"): ["notes.txt", "no weights file"],
     f"{EFFECT} --block 0": ["--block: got 0", "at least 1"],

@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -31,7 +32,7 @@ ChannelAttention attention_from(const py::tuple& described) {
           pointer<const float>(described[4]), pointer<const float>(described[5])};
 }
 
-// (box, relu, upscale, residual, scale, channels, factors, bias, attention or None): see _described() in
+// (box, relu, upscale, residual, scale, channels, factors, bias, attention or None): see described() in
 // fastbg/backends/cpu/conv_stack.py.
 StackLayer layer_from(const py::tuple& described) {
   const bool attends = !described[8].is_none();
@@ -59,9 +60,7 @@ StackTail tail_from(const py::tuple& described) {
 }
 
 StackPlan plan_from(const TensorView& input, const py::tuple& described, const py::object& tail) {
-  std::optional<StackTail> behind;
-  if (!tail.is_none()) behind = tail_from(tail.cast<py::tuple>());
-  return {input, stack_layers_from(described), behind};
+  return {input, stack_layers_from(described), stack_tail_from(tail)};
 }
 
 void check_result(const StackPlan& plan, const TensorView& input, const TensorView& result) {
@@ -104,6 +103,11 @@ void register_conv_stack(py::module_& m) {
     const py::gil_scoped_release released;
     plan.backward(through, kept, input, threads);
   });
+}
+
+std::optional<StackTail> stack_tail_from(const py::object& described) {
+  if (described.is_none()) return std::nullopt;
+  return tail_from(described.cast<py::tuple>());
 }
 
 std::vector<StackLayer> stack_layers_from(const py::tuple& described) {

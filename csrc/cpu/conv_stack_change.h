@@ -2,10 +2,11 @@
 //
 // The maps of the unchanged image are kept, as far as the stack's boxes need them. For a change, each layer
 // computes only the pixels that the change can reach and that are needed; the pixels around them are copied
-// from the kept maps.
+// from the kept maps. So does a tail, see StackTail.
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "conv_stack_plan.h"
@@ -16,21 +17,25 @@ namespace fastbg {
 struct StackChange {
   StackBox box;
   TensorView pixels;  // (K, C, height, width) of the box
-  TensorView result;  // (K, Co, h, w): the last layer's box; written only where the change can reach
+  TensorView result;  // (K, Co, h, w): the last box; written only where the change can reach
 };
 
 class ChangeableStack {
  public:
-  // Computes all maps of `input` (1, C, H, W), the last one into `result` (1, Co, h, w). With `whole_cells`
-  // changes compute whole cells, so that results equal those of such a stack on the changed image bit for bit.
+  // Computes all maps of `input` (1, C, H, W), the last one into `result` (1, Co, h, w). A tail follows the
+  // layers; with a tail there may be no layers. With `whole_cells`
+  // changes compute whole cells and drop nothing, so that results equal those of such a stack on the changed
+  // image bit for bit.
   // Throws std::invalid_argument as StackPlan does.
-  ChangeableStack(const TensorView& input, std::vector<StackLayer> layers, bool whole_cells,
-                  const TensorView& result, int threads);
+  ChangeableStack(const TensorView& input, std::vector<StackLayer> layers, std::optional<StackTail> tail,
+                  bool whole_cells, const TensorView& result, int threads);
   ChangeableStack(ChangeableStack&&) noexcept;
   ~ChangeableStack();
 
+  // After every residual sum, rows and columns at the edges of what was computed in which no value changes by
+  // more than `negligible` times the map's largest are dropped: the next layers compute less.
   // Throws std::invalid_argument for tensors of other shapes, or a box outside of the input.
-  void run(const std::vector<StackChange>& changes, int threads) const;
+  void run(const std::vector<StackChange>& changes, float negligible, int threads) const;
 
   // Bytes of the kept maps.
   std::int64_t bytes() const;

@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -36,23 +37,24 @@ const ChangeableStack& stack_from(const py::capsule& stack) {
 
 // The stack travels as a capsule. The caller keeps the memory alive that the layers point to.
 void register_conv_stack_change(py::module_& m) {
-  m.def("changeable_stack", [](const py::tuple& x, const py::tuple& layers, bool whole_cells, const py::tuple& out,
-                               int threads) {
+  m.def("changeable_stack", [](const py::tuple& x, const py::tuple& layers, const py::object& tail, bool whole_cells,
+                               const py::tuple& out, int threads) {
     const TensorView input = view_from(x), result = view_from(out);
     std::vector<StackLayer> parsed = stack_layers_from(layers);
+    const std::optional<StackTail> behind = stack_tail_from(tail);
     std::unique_ptr<ChangeableStack> stack;
     {
       const py::gil_scoped_release released;
-      stack = std::make_unique<ChangeableStack>(input, std::move(parsed), whole_cells, result, threads);
+      stack = std::make_unique<ChangeableStack>(input, std::move(parsed), behind, whole_cells, result, threads);
     }
     return py::capsule(stack.release(), kName, [](void* data) { delete static_cast<ChangeableStack*>(data); });
   });
-  m.def("changeable_stack_run", [](const py::capsule& stack, const py::tuple& changes, int threads) {
+  m.def("changeable_stack_run", [](const py::capsule& stack, const py::tuple& changes, float negligible, int threads) {
     const ChangeableStack& self = stack_from(stack);
     std::vector<StackChange> parsed;
     for (const py::handle change : changes) parsed.push_back(change_from(change.cast<py::tuple>()));
     const py::gil_scoped_release released;
-    self.run(parsed, threads);
+    self.run(parsed, negligible, threads);
   });
   m.def("changeable_stack_bytes", [](const py::capsule& stack) { return stack_from(stack).bytes(); });
 }

@@ -20,6 +20,8 @@ from fastbg.ops.checks import check_finite
 # Changes per call of a network with kept maps: weights are fetched once for all of them, and their
 # maps stay in the cache (6 was fastest for 3 and for 50 replacements of a block).
 KEPT_CHANGES = 6
+# Share of a map's largest value by which convolutions of float32 round.
+ROUNDING = 5e-7
 
 
 class Change(NamedTuple):
@@ -41,9 +43,20 @@ class ChangedWindow:
     """
 
     def __init__(
-        self, passes: WindowPasses, image: Tensor, window: Box, batch: int | None = None
+        self,
+        passes: WindowPasses,
+        image: Tensor,
+        window: Box,
+        batch: int | None = None,
+        *,
+        drop_rounding: bool = False,
     ) -> None:
-        """`image` (1,C,h,w); `batch`: changes per pass, None: chosen for the device."""
+        """`image` (1,C,h,w); `batch`: changes per pass, None: chosen for the device.
+
+        `drop_rounding`: whether a kept network may drop parts of a change that are as small as the
+        rounding of its convolutions. For measures of 8-bit levels, not of how small a change is.
+        """
+        self._negligible = ROUNDING if drop_rounding else 0.0
         self._passes, self.image, self.box = passes, image, window
         self._batch = batch or images_per_call(image)
         self.unchanged = self._run(image)[0]
@@ -62,7 +75,7 @@ class ChangedWindow:
                 yield self._run(self._inputs(changes[start : start + self._batch]))
             return
         for some in _parts(changes, KEPT_CHANGES):
-            for patch in self._kept.run(some):
+            for patch in self._kept.run(some, self._negligible):
                 check_finite("model", patch, "an SR window")
                 yield patch
 
@@ -80,10 +93,22 @@ class ChangedWindow:
 
 
 def _parts(changes: Sequence[Change], most: int) -> Iterator[list[tuple[Box, Tensor]]]:
-    """Groups of at most `most` changes; consecutive changes of a box become (K,C,height,width)."""
-    for start in range(0, len(changes), most):
-        by_box = groupby(changes[start : start + most], key=lambda change: change.box)
-        yield [(box, torch.stack([change.pixels for change in some])) for box, some in by_box]
+    """Groups of at most `most` changes; consecutive changes of a box become (K,C,height,width).
+
+    How the changes of a box are divided does not depend on the others: what is dropped as rounding
+    at the edges of a change depends on those that are computed with it.
+    """
+    group: list[tuple[Box, Tensor]] = []
+    count = 0
+    for box, consecutive in groupby(changes, key=lambda change: change.box):
+        for some in torch.stack([change.pixels for change in consecutive]).split(most):
+            if count + len(some) > most:
+                yield group
+                group, count = [], 0
+            group.append((box, some))
+            count += len(some)
+    if group:
+        yield group
 
 
 def reach_of(model: nn.Module, window: Box, height: int, width: int) -> Box:

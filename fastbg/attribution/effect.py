@@ -8,7 +8,6 @@ Unlike in the published code, the window's own blocks are not measured, colour c
 swapped, every draw is seeded, and images of any size are accepted.
 """
 
-import math
 import os
 from collections.abc import Callable, MutableMapping, Sequence
 from functools import cached_property
@@ -38,22 +37,20 @@ from fastbg.attribution.passes import (
     as_windows,
     leading_shape,
 )
+from fastbg.attribution.regression import Regression, is_enough, rounds
 from fastbg.attribution.window_measure import WindowMeasure, true_window
 from fastbg.errors import InvalidArgument
 from fastbg.filters.dtypes import as_float
 from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.rcan import RCAN
 from fastbg.models.rcan_direct import DirectRCAN
-from fastbg.precision import in_precision
+from fastbg.precision import current, in_precision
 from fastbg.vocabulary import EFFECT_METRICS
 
 Values = NDArray[np.float64]
 Places = Sequence[tuple[int, int]]  # row and column of blocks
 Progress = MutableMapping[str, Values]
 
-# accuracy="published": draws come in rounds of 6, until the standard error is at most 0.0025 dB or
-# a tenth of the effect: about 33 draws of EDSR instead of 50 (bench/bench_effect_draws.py).
-ROUND, ENOUGH, ENOUGH_OF_EFFECT = 6, 0.0025, 0.1
 # Number of blocks in one part of `progress`.
 COARSE_BLOCKS, FINE_BLOCKS = 64, 16
 
@@ -148,8 +145,10 @@ class CausalEffectMap:
                 interventions. Affected blocks without fine replacements in it get new ones, drawn
                 with `seed`.
             accuracy: "published": as accurate as the published 50 replacements, with fewer where
-                these suffice: rounds of 6 until the standard error is at most 0.0025 dB or a
-                tenth of the effect; at most `fine`.
+                fewer are enough. Rounds of 6 until the standard error is at most 0.0025 dB or a
+                tenth of the effect; at most `fine`. From 12 replacements on
+                effects are regression estimates, see `CausalEffectResult.regression`; for given
+                `interventions`, those of all blocks must come from one pool then.
             progress: a mapping that finished parts are stored in and read from, so that an
                 interrupted map can be resumed. Use a new one for other arguments.
 
@@ -182,7 +181,13 @@ class CausalEffectMap:
                 run = self._passes(passes, images[i : i + 1])
                 for j, corner in enumerate(row):
                     box = as_box(corner)
-                    window = ChangedWindow(run, images[i : i + 1], box, self.batch)
+                    window = ChangedWindow(
+                        run,
+                        images[i : i + 1],
+                        box,
+                        self.batch,
+                        drop_rounding=self.metric != "change",  # which has no 8-bit levels
+                    )
                     true = true_window(self.metric, truth, images, window.scale, i, box)
                     measure = WindowMeasure(self.metric, box, window.unchanged, true)
                     entry = _Entry(self, window, measure, draws, accuracy is not None)
@@ -205,6 +210,8 @@ class CausalEffectMap:
             tolerance=self.tolerance,
             reuse_coarse=self.reuse_coarse,
             interventions=draws.made(digests),
+            precision=current() if images.dtype == torch.float32 else "ieee",
+            regression=accuracy is not None,
         )
 
     def _passes(self, total: WindowPasses, image: Tensor) -> WindowPasses:
@@ -271,7 +278,12 @@ class _Draws:
 
     def coarse(self, place: tuple[int, int]) -> NDArray[np.uint8]:
         """Coarse replacements (C,b,b,3) of a block."""
-        return self._coarse[place]
+        found: NDArray[np.uint8] = self._coarse[place]
+        return found
+
+    def regression(self, image: Tensor) -> Regression:
+        """Estimates means of blocks of an image (1,3,h,w)."""
+        return Regression.of(image[0], self._coarse)
 
     def fine(self, place: tuple[int, int]) -> NDArray[np.uint8]:
         """Fine replacements (F,b,b,3) of a block."""
@@ -320,6 +332,10 @@ class _Entry:
     ) -> None:
         self._settings, self._window, self._measure = settings, window, measure
         self._draws, self._sequential = draws, sequential
+
+    @cached_property
+    def _regression(self) -> Regression:
+        return self._draws.regression(self._window.image)
 
     def tables(self, part: _Part) -> tuple[Values, Values, Values, NDArray[np.bool_]]:
         """The metric unchanged, under coarse and fine replacements; the window's own blocks.
@@ -372,27 +388,28 @@ class _Entry:
 
     def _fine_values(self, places: Places, coarse: Values) -> Values:
         """The metric (m,F) under fine replacements; NaN for rounds that a block did not need."""
-        settings = self._settings
-        step = ROUND if self._sequential else settings.fine
-        values = np.full((len(places), settings.fine), np.nan)
+        count = self._settings.fine
+        values = np.full((len(places), count), np.nan)
         open_ = list(range(len(places)))
-        for start in range(0, settings.fine, step):
-            stop = min(start + step, settings.fine)
+        stops = rounds(count) if self._sequential else [count]
+        for start, stop in zip([0, *stops], stops, strict=False):
             asked = [(places[n], self._draws.fine(places[n])[start:stop]) for n in open_]
             values[open_, start:stop] = self._values(asked)
-            open_ = [n for n in open_ if not self._is_enough(values[n, :stop], coarse[places[n]])]
+            if stop < count:
+                of_block = {n: (values[n, :stop], coarse[places[n]]) for n in open_}
+                open_ = [n for n in open_ if not self._is_enough(places[n], *of_block[n])]
             if not open_:
                 break
         return values
 
-    def _is_enough(self, drawn: Values, coarse: Values) -> bool:
+    def _is_enough(self, place: tuple[int, int], drawn: Values, coarse: Values) -> bool:
         """Whether the mean of a block is as accurate as accuracy="published" asks."""
-        used = np.concatenate([coarse, drawn]) if self._settings.reuse_coarse else drawn
-        if len(used) < 2:
-            return False
-        error = used.std(ddof=1) / math.sqrt(len(used))
-        effect = abs(self._measure.baseline - used.mean())
-        return bool(error <= max(ENOUGH, ENOUGH_OF_EFFECT * effect))
+        replacements = self._draws.fine(place)[: len(drawn)]
+        if self._settings.reuse_coarse:
+            replacements = np.concatenate([self._draws.coarse(place), replacements])
+            drawn = np.concatenate([coarse, drawn])
+        mean = self._regression.mean(place, replacements, drawn)
+        return is_enough(mean, self._measure.baseline)
 
     def _values(self, asked: Sequence[tuple[tuple[int, int], NDArray[np.uint8]]]) -> Values:
         """(m,k): the metric under each of k replacements (k,b,b,3) of m blocks."""

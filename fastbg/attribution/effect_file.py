@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from fastbg.attribution.blocks import BlockGrid
 from fastbg.attribution.interventions import Interventions
 from fastbg.attribution.window_measure import METRICS
+from fastbg.vocabulary import PRECISIONS
+
+NOT_RECORDED = "not recorded"  # precision of maps saved before it was stored
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -38,6 +41,26 @@ def check_map(arrays: Arrays, interventions: Interventions) -> None:
         fits = array.dtype.kind in kinds and array.ndim == len(pairs) + rank
         _require(name, array, fits and array.shape[: len(pairs)] == pairs)
     _check_tables(arrays, interventions)
+
+
+def recorded_precision(arrays: Arrays) -> str:
+    """The precision that a file names. Raises ValueError for one that fastbg does not know."""
+    if "precision" not in arrays:
+        return NOT_RECORDED
+    value = arrays["precision"]
+    kind = value.item() if value.shape == () else None
+    _require("precision", value if kind is None else kind, kind in (*PRECISIONS, NOT_RECORDED))
+    return str(kind)
+
+
+def recorded_regression(arrays: Arrays) -> bool:
+    """Whether means are regression estimates; not in files from before that was stored.
+
+    Raises ValueError for anything but a boolean.
+    """
+    value = arrays.get("regression", np.array(False))
+    _require("regression", value, value.shape == () and value.dtype.kind == "b")
+    return bool(value)
 
 
 def _check_single(arrays: Arrays) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 from fastbg.attribution import diffusion as statistics
 from fastbg.attribution.archive import read_arrays
 from fastbg.attribution.blocks import BlockGrid
-from fastbg.attribution.effect_file import check_map
+from fastbg.attribution.effect_file import check_map, recorded_precision, recorded_regression
 from fastbg.attribution.interventions import Interventions, image_digest
 from fastbg.attribution.passes import as_box
+from fastbg.attribution.regression import LEAST, Regression
 from fastbg.attribution.window_measure import METRICS
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.writing import replacing
@@ -64,6 +65,14 @@ class CausalEffectResult:
         block: side of a block in LR pixels.
         metric, tolerance, reuse_coarse: as for `CausalEffectMap`.
         interventions: the replacements of the blocks.
+        regression: whether the means of affected blocks, from 12 replacements on, are regression
+            estimates, as ``accuracy="published"`` has them: a linear function of the change of mean
+            luma, the RMS change of the block's pixels, and the slopes of the replacement's luma is
+            fitted to the losses, and taken at the means of these four over all coarse replacements.
+            Those of all blocks stand for the pool that each block's are drawn from. Closer to the
+            mean over the pool than the plain mean of the same replacements.
+        precision: of the network's passes, see `fastbg.use_precision`; "not recorded" in files
+            that were written before it was stored.
     """
 
     baseline: Tensor
@@ -78,6 +87,8 @@ class CausalEffectResult:
     tolerance: float
     reuse_coarse: bool
     interventions: Interventions
+    precision: str = "ieee"
+    regression: bool = False
 
     @cached_property
     def affected(self) -> Tensor:
@@ -100,7 +111,7 @@ class CausalEffectResult:
     @cached_property
     def mean_effect(self) -> Tensor:
         """`effect` before values below the tolerance are set to 0."""
-        loss = self._used.nanmean(-1) - self.baseline[..., None, None]
+        loss = self._means[0] - self.baseline[..., None, None]
         loss = loss if METRICS[self.metric][1] else -loss
         nothing = torch.where(self.own, torch.nan, 0.0)  # blocks out of reach: exactly 0
         return torch.where(self.samples > 0, loss, nothing.double())
@@ -121,11 +132,33 @@ class CausalEffectResult:
 
         0 for blocks out of reach; NaN for the own blocks, and for blocks with a single sample.
         """
+        error = self._means[1]
+        return torch.where(self.samples > 0, error, torch.where(self.own, torch.nan, 0.0).double())
+
+    @cached_property
+    def _means(self) -> tuple[Tensor, Tensor]:
+        """(B,rows,columns): mean of the metric over the replacements, and its standard error."""
         n = self.samples
         middle = self._used.nanmean(-1, keepdim=True)
         variance = (self._used - middle).square().nansum(-1) / (n - 1).clamp(min=0)
-        error = (variance / n).sqrt()
-        return torch.where(n > 0, error, torch.where(self.own, torch.nan, 0.0).double())
+        means, errors = middle[..., 0].clone(), (variance / n).sqrt()
+        if self.regression:
+            images, pairs = self.images.flatten(0, -4), self.baseline.shape
+            for image, pair in zip(images, np.ndindex(*pairs), strict=True):
+                self._regress(image, pair, means[pair], errors[pair])
+        return means, errors
+
+    def _regress(self, image: Tensor, pair: tuple[int, ...], mean: Tensor, error: Tensor) -> None:
+        """Put the regression estimates of one pair's blocks into `mean` and `error`."""
+        given, used = self.interventions, self._used[pair].numpy()
+        regression = Regression.of(image, given.coarse)
+        for index, fine in zip(given.fine_index.tolist(), given.fine, strict=True):
+            place = index[0], index[1]
+            drawn = ~np.isnan(used[place])
+            if self.affected[pair][place] and drawn.sum() >= LEAST:
+                both = np.concatenate([given.coarse[place], fine])
+                found = regression.mean(place, both[drawn], used[place][drawn])
+                mean[place], error[place] = found
 
     @property
     def decided(self) -> Tensor:
@@ -278,7 +311,7 @@ class CausalEffectResult:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all fields to a file in .npz format, whatever its suffix; `load` reads it."""
         arrays: dict[str, Any] = self.interventions.arrays(_PREFIX)
-        arrays |= {name: np.asarray(getattr(self, name)) for name in _OTHERS}
+        arrays |= {name: np.asarray(getattr(self, name)) for name in (*_OTHERS, *_LATER)}
         arrays |= {name: getattr(self, name).numpy() for name in _TABLES}
         arrays["images"] = self.images.float().cpu().numpy()
         with replacing(Path(path)) as partial, partial.open("wb") as file:
@@ -292,6 +325,8 @@ class CausalEffectResult:
             interventions = Interventions.from_arrays(arrays, _PREFIX)
             check_map(arrays, interventions)
             values: dict[str, Any] = {name: arrays[name].item() for name in _OTHERS}
+            values["precision"] = recorded_precision(arrays)
+            values["regression"] = recorded_regression(arrays)
             values |= {name: torch.from_numpy(arrays[name]) for name in ("images", *_TABLES)}
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{os.fspath(path)}: holds no causal effect map ({error})") from error
@@ -301,6 +336,7 @@ class CausalEffectResult:
 # Names in the file, beside "images"; those of the interventions start with the prefix.
 _TABLES = ("baseline", "coarse_values", "fine_values", "own", "windows")
 _OTHERS = ("scale", "block", "metric", "tolerance", "reuse_coarse")
+_LATER = ("precision", "regression")  # which files from before lack
 _PREFIX = "interventions_"
 
 

@@ -374,6 +374,7 @@ def effect(commands: Any) -> None:
         help="store finished parts there, and resume from them",
     )
     add("--device", default="cpu", help="auto, cpu, cuda, cuda:1 ...")
+    arithmetic(command)
 
 
 def evaluate(commands: Any) -> None:

@@ -17,7 +17,7 @@ from fastbg.attribution.effect import CausalEffectMap, Progress
 from fastbg.attribution.effect_result import CausalEffectResult
 from fastbg.attribution.interventions import Interventions
 from fastbg.cli.attribute import FORMATS
-from fastbg.cli.device import pick_device
+from fastbg.cli.device import device_and_precision
 from fastbg.cli.files import check_folder, open_image
 from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
@@ -38,6 +38,12 @@ SAID = {", or include_window=True": "", "metric='mse'": "--metric mse"}
 
 def main(arguments: argparse.Namespace) -> None:
     """Write the picture and other requested files; print the counts and the paths."""
+    with device_and_precision(arguments.device, arguments.precision) as device:
+        effect(arguments, device)
+
+
+def effect(arguments: argparse.Namespace, device: torch.device) -> None:
+    """`main`, in the precision that was asked for."""
     out: Path = arguments.out
     if out.suffix.lower() not in FORMATS:
         raise InvalidArgument("--out", str(out), f"a file that ends with {', '.join(FORMATS)}")
@@ -61,7 +67,6 @@ def main(arguments: argparse.Namespace) -> None:
                 raise InvalidArgument(option, path, f"another file than {name}")
     drawn = _interventions(arguments.interventions)
     say = partial(print, file=sys.stderr)  # standard output has results only
-    device = pick_device(arguments.device)
     (model,) = load_choices([arguments.model], device, say)
     height, width = (model.scale * side for side in pixels.shape[:2])
     y, x, size = arguments.window
@@ -154,6 +159,8 @@ def _progress(
         "patches": _folder_digest(arguments.patches),
         "interventions": _file_digest(arguments.interventions),
     }
+    if arguments.precision != "ieee":  # which folders from before --precision resume with
+        config["precision"] = arguments.precision
     with RunStore.open(arguments.resume, config) as store:
         yield StoredParts(store, "effect", model.name)
 
@@ -187,4 +194,5 @@ def _summary(result: CausalEffectResult) -> str:
         f"{result.metric} {float(result.baseline[0]):.2f} {unit}; of {harm + help_ + idle} blocks "
         f"{help_} help, {harm} harm, {idle} are idle; "
         f"effects from {float(extremes.low[0]):.3f} to {float(extremes.high[0]):.3f} {unit}"
+        + ("" if result.precision == "ieee" else f"; precision {result.precision}")
     )

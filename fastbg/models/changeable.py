@@ -34,10 +34,13 @@ class ChangeableWindow:
         self._stack = ChangeableStack(normalised, self._layers, whole_cells=equal)
         self.unchanged = self._image(self._stack.result)
 
-    def run(self, changes: Sequence[tuple[Box, Tensor]]) -> list[Tensor]:
-        """Windows (K,3,h,w) for each (box of the input, its new pixels in K images, in [0,1])."""
+    def run(self, changes: Sequence[tuple[Box, Tensor]], negligible: float = 0.0) -> list[Tensor]:
+        """Windows (K,3,h,w) for each (box of the input, its new pixels in K images, in [0,1]).
+
+        `negligible` as for `ChangeableStack.run`.
+        """
         told = [(box, self._network.normalise(pixels)) for box, pixels in changes]
-        return [self._image(result) for result in self._stack.run(told)]
+        return [self._image(result) for result in self._stack.run(told, negligible)]
 
     @property
     def nbytes(self) -> int:

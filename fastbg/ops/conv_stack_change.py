@@ -63,12 +63,17 @@ class ChangeableStack:
         return size
 
     @torch.no_grad()
-    def run(self, changes: Sequence[Change]) -> list[Tensor]:
+    def run(self, changes: Sequence[Change], negligible: float = 0.0) -> list[Tensor]:
         """For each change the results (K,Co,h,w) of K changed images.
 
         Args:
             changes: a box y0, x0, y1, x1 of the input, and new pixels (K,C,y1-y0,x1-x0) for it.
                 Weights are fetched once per call, so pass many changes together.
+            negligible: after each residual sum, rows and columns at the edges of what was computed
+                in which no value differs by more than this share of the map's largest value are
+                taken from the kept map, and later layers compute less; 5e-7 is about the rounding
+                of a convolution. All K images of a box have the same edges. 0: nothing is dropped,
+                and nothing with `whole_cells`.
 
         Raises InvalidArgument for a box that is empty or leaves the input, and other pixels.
         """
@@ -84,5 +89,7 @@ class ChangeableStack:
                 raise InvalidArgument(
                     "changes", f"{tuple(pixels.shape)} on {pixels.device}", expected
                 )
-        results: list[Tensor] = self._stack.run([(Box(*box), pixels) for box, pixels in changes])
+        results: list[Tensor] = self._stack.run(
+            [(Box(*box), pixels) for box, pixels in changes], negligible
+        )
         return results

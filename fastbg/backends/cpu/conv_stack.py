@@ -36,13 +36,12 @@ def conv_stack(
     out = floats(*result_shape(x, parameters, layers))
     if len(x) == 0:
         return out, kept
-    known = _known(parted(parameters, len(scales)).weights)
-    described, _owners = _described(known, x, parameters, layers, scales, False)
+    stack, _owners = described(x, parameters, layers, scales, False)
     threads, some = torch.get_num_threads(), images_at_once(parameters, layers)
     each = len(kept) // len(x) * some
     for i, part, to in zip(range(len(x)), x.split(some), out.split(some), strict=False):
         own = view(kept[i * each : (i + 1) * each]) if keep else None
-        native().conv_stack(view(part), *described, own, view(to), threads)
+        native().conv_stack(view(part), *stack, own, view(to), threads)
     return out, kept
 
 
@@ -62,42 +61,38 @@ def conv_stack_gradient(
         kept = conv_stack(x, parameters, layers, scales, True)[1]
     # `kept` comes from a forward pass, which has checked the weights' contents.
     weights = parted(parameters, len(scales)).weights
-    known = [known_weight(weight)[0] for weight in weights] if len(kept) else _known(weights)
-    described, _owners = _described(known, x, parameters, layers, scales, True)
+    known = [known_weight(weight)[0] for weight in weights] if len(kept) else None
+    stack, _owners = described(x, parameters, layers, scales, True, known)
     threads, some = torch.get_num_threads(), images_at_once(parameters, layers)
     each = len(kept) // len(x) * some
     for i, part, to in zip(range(len(x)), grad.split(some), to_x.split(some), strict=False):
         own = view(kept[i * each : (i + 1) * each])
-        native().conv_stack_gradient(view(part), *described, own, view(to), threads)
+        native().conv_stack_gradient(view(part), *stack, own, view(to), threads)
     return to_x
 
 
-def describe(
-    parameters: Sequence[Tensor], layers: Sequence[int], scales: Sequence[float]
-) -> tuple[tuple[tuple[Any, ...], ...], list[Any]]:
-    """Layers of a forward pass without a tail for the kernel, and the tensors that own memory."""
-    known = _known(parted(parameters, len(scales)).weights)
-    return _described_layers(known, split(layers), parameters, scales, False)
-
-
-def _described(
-    known: list[KnownWeight],
+def described(
     x: Tensor,
     parameters: Sequence[Tensor],
     layers: Sequence[int],
     scales: Sequence[float],
     transposed: bool,
+    known: list[KnownWeight] | None = None,
 ) -> tuple[tuple[tuple[tuple[Any, ...], ...], tuple[Any, ...] | None], list[Any]]:
-    """Layers and tail for the kernel, and the tensors that own the memory they point to."""
+    """Layers and tail for the kernel, and the tensors that own the memory they point to.
+
+    `known`: data of the weights whose contents are known to be unchanged; None: they are checked.
+    """
     weights, biases, _ = parted(parameters, len(scales))
+    known = _known(weights) if known is None else known
     rows = split(layers)
     start = tail_start(rows, weights)
-    described, owners = _described_layers(known, rows[:start], parameters, scales, transposed)
+    stack, owners = _described_layers(known, rows[:start], parameters, scales, transposed)
     tail = None
     if start < len(rows):
         tail, owned = _described_tail(known[start:], x, biases[start:], rows, start, transposed)
         owners += owned
-    return (described, tail), owners
+    return (stack, tail), owners
 
 
 def _described_layers(

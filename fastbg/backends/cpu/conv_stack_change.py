@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastbg.backends.cpu import floats, native
-from fastbg.backends.cpu.conv_stack import describe
+from fastbg.backends.cpu.conv_stack import described
 from fastbg.backends.stack_layers import result_shape
 from fastbg.backends.tensor_view import view
 
@@ -29,13 +29,15 @@ class ChangeableStack:
         """`x` (1,C,H,W) float32; other arguments as for `conv_stack`."""
         self.result = floats(*result_shape(x, parameters, layers))
         # The kernel keeps pointers to all of this.
-        described, self._owners = describe(parameters, layers, scales)
+        stack, self._owners = described(x, parameters, layers, scales, False)
         self._stack = native().changeable_stack(
-            view(x), described, whole_cells, view(self.result), torch.get_num_threads()
+            view(x), *stack, whole_cells, view(self.result), torch.get_num_threads()
         )
         self._unchanged = self.result.clone()  # callers may write to `result`
 
-    def run(self, changes: Sequence[tuple[Sequence[int], Tensor]]) -> list[Tensor]:
+    def run(
+        self, changes: Sequence[tuple[Sequence[int], Tensor]], negligible: float
+    ) -> list[Tensor]:
         """Results (K,Co,h,w) for each (box, its new pixels in K images (K,C,height,width))."""
         results = [self._unchanged.repeat(len(pixels), 1, 1, 1) for _, pixels in changes]
         told = tuple(
@@ -43,7 +45,7 @@ class ChangeableStack:
             for (box, pixels), result in zip(changes, results, strict=True)
             if len(pixels)
         )
-        native().changeable_stack_run(self._stack, told, torch.get_num_threads())
+        native().changeable_stack_run(self._stack, told, negligible, torch.get_num_threads())
         return results
 
     @property
