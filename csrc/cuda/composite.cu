@@ -7,7 +7,7 @@
 //   one block per image:                too few blocks for small batches, no better for large ones.
 //   rows: threadIdx.y walks rows, threadIdx.x 128-bit packs of a row. (mosaic: blockIdx.y planes.)
 //   composite: blockIdx.y images. The source of a pixel is computed once for all its channels, the
-//     pair and its boxes once for up to 4 rows: a pack takes about 80 instructions. With a plane per
+//     pair and its boxes once for up to 8 rows: a pack takes about 60 instructions. With a plane per
 //     thread it took 256, and instruction issue was the bottleneck, not memory.
 //
 // composite_lr (s the scale; T <= 4s taps per axis)
@@ -33,7 +33,7 @@ namespace {
 // Blocks per SM are set because ptxas by itself spills registers to reach one block more (kBlocks
 // allows 64 registers a thread, kTileBlocks 96).
 constexpr int kThreads = 256, kBlocks = 4;
-constexpr int kRowBlocks = 3;  // for composite: with 64 registers half types spilled on sm_120
+constexpr int kRowBlocks = 4;
 constexpr int kTileThreads = 128, kTileBlocks = 5;
 constexpr int kMaxSide = 1 << 27;  // of an image, so that 32-bit coordinates never overflow
 
@@ -63,47 +63,47 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks)
   for (std::int64_t n = blockIdx.y; n < count; n += gridDim.y) {
     const Pair pair = pair_of(p, n);
     const Box inner = box_of(p.inner, n), outer = box_of(p.outer, n);
-    const In* const a = pair.valid ? plane_of<In>(p.a, pair.a, 0) : nullptr;
-    const In* const b = pair.valid ? plane_of<In>(p.b, pair.b, 0) : nullptr;
-    Out* const out = static_cast<Out*>(p.out.data) + n * channels * plane;
+    const In* a = plane_of<In>(p.a, pair.a, 0);  // not read if the pair does not exist
+    const In* b = plane_of<In>(p.b, pair.b, 0);
+    Out* out = static_cast<Out*>(p.out.data) + n * channels * plane;
+    forget(a), forget(b), forget(out);
 
 #pragma unroll 1
     for (int y = blockIdx.x * blockDim.y + threadIdx.y; y < height; y += gridDim.x * blockDim.y) {
       const RowOfB of_b(inner, outer, y);
+      const In* const row_a = a + y * p.a.strides[2];
+      const In* const row_b = b + y * p.b.strides[2];
 #pragma unroll 1
       for (int x = threadIdx.x * V; x < width; x += blockDim.x * V) {
-        Out* const to = out + static_cast<std::int64_t>(y) * width + x;
-        if (!pair.valid) {
-#pragma unroll 1
-          for (int c = 0; c < channels; ++c) store(to + c * plane, nan_pack<Out, V>());
-          continue;
-        }
         const Range here = {x, x + V};
-        const bool none = of_b.holds_none(here), mixed = V > 1 && !none && !of_b.holds_all(here);
-        const In* const in_a = a + y * p.a.strides[2] + x * p.a.strides[3];
-        const In* const from = none ? in_a : b + y * p.b.strides[2] + x * p.b.strides[3];
+        const bool none = of_b.holds_none(here);
+        const bool cut = V > 1 && !none && !of_b.holds_all(here);
+        const In* const in_a = row_a + (V > 1 ? x : x * p.a.strides[3]);  // packs have a step of 1
+        const In* from = none ? in_a : row_b + (V > 1 ? x : x * p.b.strides[3]);
         const std::int64_t step = none ? p.a.strides[1] : p.b.strides[1];
+        Out* const first = out + static_cast<std::int64_t>(y) * width + x;
+        Out* to = first;
 #pragma unroll 1
-        for (int first = 0; first < channels; first += kTogether) {
+        for (int left = pair.valid ? channels : 0; left > 0; left -= kTogether) {
           Pack<Out, V> result[kTogether];
 #pragma unroll
-          for (int c = 0; c < kTogether; ++c) {
-            if (first + c < channels) result[c] = load_converted<Out, V>(from + (first + c) * step);
-          }
-          if (mixed) {
-#pragma unroll
-            for (int c = 0; c < kTogether; ++c) {
-              if (first + c >= channels) break;
-              const auto other = load_converted<Out, V>(in_a + (first + c) * p.a.strides[1]);
-#pragma unroll
-              for (int v = 0; v < V; ++v) {
-                if (!of_b.holds(x + v)) result[c].at[v] = other.at[v];
-              }
-            }
+          for (int c = 0; c < kTogether; ++c, from += step) {
+            if (c < left) result[c] = load_converted<Out, V>(from);
           }
 #pragma unroll
-          for (int c = 0; c < kTogether; ++c) {
-            if (first + c < channels) store(to + (first + c) * plane, result[c]);
+          for (int c = 0; c < kTogether; ++c, to += plane) {
+            if (c < left) store(to, result[c]);
+          }
+        }
+        // Few packs are cut by a box, and few pairs do not exist: their pixels follow singly.
+        if (pair.valid && !cut) continue;
+#pragma unroll 1
+        for (int v = 0; v < V; ++v) {
+          if (pair.valid && of_b.holds(x + v)) continue;
+#pragma unroll 1
+          for (int c = 0; c < channels; ++c) {
+            first[c * plane + v] = pair.valid ? converted<Out>(in_a[c * p.a.strides[1] + v])
+                                              : from_float<Out>(NAN);
           }
         }
       }
@@ -344,9 +344,9 @@ Launch over_rows(const TensorView& out, int pack) {
           dim3(columns, rows)};
 }
 
-// As over_rows, but blockIdx.y counts images, and with many images a thread has up to 4 rows.
+// As over_rows, but blockIdx.y counts images, and with many images a thread has up to 8 rows.
 Launch over_images(const TensorView& out, int pack) {
-  constexpr std::int64_t kFill = 4096, kRows = 4;
+  constexpr std::int64_t kFill = 4096, kRows = 8;
   Launch launch = over_rows(out, pack);
   const std::int64_t rows = ceil_div<std::int64_t>(out.sizes[2], launch.block.y);
   const std::int64_t wanted = ceil_div(kFill, std::max<std::int64_t>(out.sizes[0], 1));

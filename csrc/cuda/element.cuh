@@ -51,6 +51,17 @@ struct Pack {
   T at[V];
 };
 
+// Hides from the compiler how an address was computed: it is then kept in a register instead of being
+// computed again, with 64-bit products, wherever it is needed.
+template <typename T>
+__device__ inline void forget(T*& address) {
+#ifdef __CUDACC__
+  asm volatile("" : "+l"(address));
+#else
+  asm volatile("" : "+r"(address));
+#endif
+}
+
 // Elements that fill a 128-bit store.
 template <typename T>
 constexpr int kPackOf = 16 / sizeof(T);
