@@ -104,6 +104,19 @@ __device__ inline void store(T* address, const Pack<T, V>& pack) {
   }
 }
 
+// As `store`, but for results that a next kernel reads soon.
+template <typename T, int V>
+__device__ inline void store_kept(T* address, const Pack<T, V>& pack) {
+  if constexpr (V == 1) {
+    *address = pack.at[0];
+  } else {
+    static_assert(sizeof(pack) == 16, "stores are single or 128 bits wide");
+    uint4 bits;
+    memcpy(&bits, &pack, sizeof(bits));
+    *reinterpret_cast<uint4*>(address) = bits;
+  }
+}
+
 template <typename T>
 struct Type {
   using type = T;
