@@ -5,7 +5,9 @@
 // composite, mosaic
 //   flat index, one element per thread: three 64-bit divisions per element, 2-byte stores for half.
 //   one block per image:                too few blocks for small batches, no better for large ones.
-//   rows: threadIdx.y walks rows, threadIdx.x 128-bit packs of a row. (mosaic: blockIdx.y planes.)
+//   rows: threadIdx.y walks rows, threadIdx.x 128-bit packs of a row.
+//   mosaic: a pack in all channels per thread, whose addresses are computed once. Tiles stay in L1, so
+//     that reading packs where a transform allows it is no gain, and took a branch for each transform.
 //   composite: blockIdx.y images. The source of a pixel is computed once for all its channels, the
 //     pair and its boxes once for up to 8 rows: a pack takes about 60 instructions. With a plane per
 //     thread it took 256, and instruction issue was the bottleneck, not memory.
@@ -158,65 +160,68 @@ enum Transform : int {
   kTransforms
 };
 
-struct Pixel {
-  int y, x;
+// Where the pixels of one row of a transformed tile come from: a row of it, or a column, walked forwards
+// or backwards, each pixel once or 2 or 4 times.
+struct Walk {
+  int first, direction, zoom, last;  // pixel v is number min((first + direction * v) >> zoom, last)
+  std::int64_t start, step;          // of number 0, and from one to the next
+
+  // Of pixel (y, x) of a tile under transform `code`.
+  __device__ Walk(const TensorView& tiles, int code, int y, int x) {
+    const int height = static_cast<int>(tiles.sizes[2]), width = static_cast<int>(tiles.sizes[3]);
+    const bool turned = code == kRotate90 || code == kRotate270;
+    const bool back = code == kFlipHorizontal || code == kRotate180 || code == kRotate270;
+    const bool up = code == kFlipVertical || code == kRotate180 || code == kRotate90;
+    zoom = code == kZoom2 ? 1 : code == kZoom4 ? 2 : 0;
+    const int more = (1 << zoom) - 1;
+    first = back ? width - 1 - x : x + width * more / 2;
+    direction = back ? -1 : 1;
+    // min: fastbg.ops refuses quarter turns of tiles that are not square.
+    last = (turned ? height : width) - 1;
+    const int across = min(up ? height - 1 - y : (y + height * more / 2) >> zoom,
+                           (turned ? width : height) - 1);
+    start = across * tiles.strides[turned ? 3 : 2];
+    step = tiles.strides[turned ? 2 : 3];
+  }
+
+  __device__ std::int64_t offset(int v) const {
+    return start + min((first + direction * v) >> zoom, last) * step;
+  }
 };
 
-// The pixel of a height x width tile that transform `code` moves to (y, x).
-__device__ inline Pixel transformed(int code, int y, int x, int height, int width) {
-  const int up = height - 1 - y, left = width - 1 - x;  // counted from the far end
-  switch (code) {
-    case kFlipHorizontal: return {y, left};
-    case kFlipVertical: return {up, x};
-    // min: fastbg.ops refuses quarter turns of tiles that are not square.
-    case kRotate90: return {min(x, height - 1), min(up, width - 1)};
-    case kRotate180: return {up, left};
-    case kRotate270: return {min(left, height - 1), min(y, width - 1)};
-    case kZoom2: return {(y + height / 2) / 2, (x + width / 2) / 2};
-    case kZoom4: return {(y + height * 3 / 2) / 4, (x + width * 3 / 2) / 4};
-    default: return {y, x};
-  }
-}
-
-// `packed_tiles`: whether rows of the tiles can be read in packs of V.
+// blockIdx.x counts packs of an image, blockIdx.y images; a thread has a pack in all channels.
 template <typename T, int V>
-__global__ void __launch_bounds__(kThreads, kBlocks)
-    mosaic_fwd_kernel(const MosaicParams p, const bool packed_tiles) {
+__global__ void __launch_bounds__(kThreads, kBlocks) mosaic_fwd_kernel(const MosaicParams p) {
   const std::int64_t channels = p.out.sizes[1];
-  const std::int64_t planes = p.out.sizes[0] * channels;
   const int height = static_cast<int>(p.out.sizes[2]), width = static_cast<int>(p.out.sizes[3]);
   const int tile_height = static_cast<int>(p.tiles.sizes[2]);
-  const int tile_width = static_cast<int>(p.tiles.sizes[3]);
+  const int tile_width = static_cast<int>(p.tiles.sizes[3]), packs = width / V;
+  const std::int64_t plane = static_cast<std::int64_t>(height) * width, places = plane / V;
 
-  for (std::int64_t plane = blockIdx.y; plane < planes; plane += gridDim.y) {
-    const std::int64_t n = plane / channels, c = plane - n * channels;
-    const T* tile = plane_of<T>(p.tiles, n, c);
-    const int* cells = static_cast<const int*>(p.cells.data) + n * p.cells.strides[0];
-    T* out = static_cast<T*>(p.out.data) + plane * height * width;
-
-    for (int y = blockIdx.x * blockDim.y + threadIdx.y; y < height; y += gridDim.x * blockDim.y) {
-      const int cell_y = y / tile_height, tile_y = y - cell_y * tile_height;
-      for (int x = threadIdx.x * V; x < width; x += blockDim.x * V) {
-        const int cell_x = x / tile_width, tile_x = x - cell_x * tile_width;
-        const int code = cells[cell_y * p.cells.strides[1] + cell_x * p.cells.strides[2]];
-        const bool backwards = code == kFlipHorizontal || code == kRotate180;
-        Pack<T, V> pack;
-        if (code < 0 || code >= kTransforms) {
-          pack = nan_pack<T, V>();
-        } else if (packed_tiles && (backwards || code == kIdentity || code == kFlipVertical)) {
-          const int first = backwards ? tile_x + V - 1 : tile_x;
-          const Pixel from = transformed(code, tile_y, first, tile_height, tile_width);
-          const Pack<T, V> row = load<T, V>(tile + from.y * p.tiles.strides[2] + from.x);
+  for (std::int64_t n = blockIdx.y; n < p.out.sizes[0]; n += gridDim.y) {
+    const int* const cells = static_cast<const int*>(p.cells.data) + n * p.cells.strides[0];
+    for (std::int64_t place = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+         place < places; place += static_cast<std::int64_t>(gridDim.x) * blockDim.x) {
+      const int y = static_cast<int>(place / packs);
+      const int x = static_cast<int>(place - static_cast<std::int64_t>(y) * packs) * V;
+      const int cell_y = y / tile_height, cell_x = x / tile_width;
+      const int code = cells[cell_y * p.cells.strides[1] + cell_x * p.cells.strides[2]];
+      const bool exists = code >= 0 && code < kTransforms;
+      const Walk walk(p.tiles, code, y - cell_y * tile_height, x - cell_x * tile_width);
+      const T* tile = plane_of<T>(p.tiles, n, 0);
+      const T* from[V];
 #pragma unroll
-          for (int v = 0; v < V; ++v) pack.at[v] = backwards ? row.at[V - 1 - v] : row.at[v];
-        } else {
+      for (int v = 0; v < V; ++v) from[v] = tile + walk.offset(v);
+      T* to = static_cast<T*>(p.out.data) + n * channels * plane + place * V;
+#pragma unroll 1
+      for (int c = 0; c < static_cast<int>(channels); ++c, to += plane) {
+        Pack<T, V> pack = nan_pack<T, V>();
 #pragma unroll
-          for (int v = 0; v < V; ++v) {
-            const Pixel from = transformed(code, tile_y, tile_x + v, tile_height, tile_width);
-            pack.at[v] = tile[from.y * p.tiles.strides[2] + from.x * p.tiles.strides[3]];
-          }
+        for (int v = 0; v < V; ++v) {
+          if (exists) pack.at[v] = *from[v];
+          from[v] += p.tiles.strides[1];
         }
-        store(out + static_cast<std::int64_t>(y) * width + x, pack);
+        store(to, pack);
       }
     }
   }
@@ -241,10 +246,6 @@ Launch over_lines(std::int64_t rows, std::int64_t width, int pack, std::int64_t 
   const unsigned lines = kThreads / columns;
   return {dim3(grid_size(ceil_div<std::int64_t>(rows, lines)), grid_size(planes)),
           dim3(columns, lines)};
-}
-
-Launch over_rows(const TensorView& out, int pack) {
-  return over_lines(out.sizes[2], out.sizes[3], pack, out.sizes[0] * out.sizes[1]);
 }
 
 // As over_lines, but blockIdx.y counts images, and with many images a thread has up to 8 rows.
@@ -383,14 +384,13 @@ cudaError_t launch_mosaic(const MosaicParams& p, cudaStream_t stream) {
   return with_types(p.tiles.dtype, [&](auto, auto out) {
     using T = typename decltype(out)::type;
     constexpr int pack = kPackOf<T>;
-    if (p.tiles.sizes[3] % pack == 0 && packable(p.out, pack, sizeof(T))) {
-      const Launch launch = over_rows(p.out, pack);
-      const bool packed_tiles = packable(p.tiles, pack, sizeof(T));
-      FASTBG_LAUNCH((mosaic_fwd_kernel<T, pack>), launch.grid, launch.block, 0, stream, p,
-                    packed_tiles);
+    const bool packs = p.tiles.sizes[3] % pack == 0 && packable(p.out, pack, sizeof(T));
+    const std::int64_t places = p.out.sizes[2] * p.out.sizes[3] / (packs ? pack : 1);
+    const dim3 grid(grid_size(ceil_div<std::int64_t>(places, kThreads)), grid_size(p.out.sizes[0]));
+    if (packs) {
+      FASTBG_LAUNCH((mosaic_fwd_kernel<T, pack>), grid, dim3(kThreads), 0, stream, p);
     } else {
-      const Launch launch = over_rows(p.out, 1);
-      FASTBG_LAUNCH((mosaic_fwd_kernel<T, 1>), launch.grid, launch.block, 0, stream, p, false);
+      FASTBG_LAUNCH((mosaic_fwd_kernel<T, 1>), grid, dim3(kThreads), 0, stream, p);
     }
     return cudaGetLastError();
   });
