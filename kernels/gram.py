@@ -58,6 +58,7 @@ def gram_partial_kernel(
     mask_stride_x,
     HAS_MASK: tl.constexpr,
     PRECISION: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -87,11 +88,14 @@ def gram_partial_kernel(
             mask=(left < channels)[:, None] & valid[None, :],
             other=0.0,
         ).to(tl.float32)
-        b = tl.load(
-            features_ptr + right.to(tl.int64)[None, :] * stride_c + at[:, None],
-            mask=valid[:, None] & (right < channels)[None, :],
-            other=0.0,
-        ).to(tl.float32)
+        if ONE_BLOCK:
+            b = tl.trans(a)  # read once, not once for each operand
+        else:
+            b = tl.load(
+                features_ptr + right.to(tl.int64)[None, :] * stride_c + at[:, None],
+                mask=valid[:, None] & (right < channels)[None, :],
+                other=0.0,
+            ).to(tl.float32)
         if HAS_MASK:
             a *= weights[None, :]
         total = tl.dot(a, b, total, input_precision=PRECISION)
@@ -271,6 +275,7 @@ def plan_gram(features: Tensor, mask: Tensor | None, out: Tensor) -> tuple[Launc
     constants = {
         "HAS_MASK": mask is not None,
         "PRECISION": "tf32" if exact else "tf32x3",
+        "ONE_BLOCK": pairs == 1,
         "BLOCK_C": block,
         "BLOCK_P": config.block_p if channels % block == 0 else config.partial_block_p,
     }
