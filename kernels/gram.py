@@ -296,12 +296,13 @@ def plan_gram(features: Tensor, mask: Tensor | None, out: Tensor) -> tuple[Launc
     }
     # TF32 holds half types exactly, as long as no weight multiplies them.
     exact = features.dtype != torch.float32 and mask is None
+    whole = channels % block == 0
     constants = {
         "HAS_MASK": mask is not None,
         "PRECISION": "tf32" if exact else "tf32x3",
-        "ONE_BLOCK": pairs == 1,
+        "ONE_BLOCK": pairs == 1 and whole,  # of 20 channels it spilled on sm_100
         "BLOCK_C": block,
-        "BLOCK_P": config.block_p if channels % block == 0 else config.partial_block_p,
+        "BLOCK_P": config.block_p if whole else config.partial_block_p,
     }
     programs = batch * regions * splits * pairs
     warps = config.num_warps if mask is None else config.masked_warps
