@@ -51,12 +51,13 @@ struct Pack {
   T at[V];
 };
 
-// Hides from the compiler how an address was computed: it is then kept in a register instead of being
-// computed again, with 64-bit products, wherever it is needed.
+// Hides from the compiler how an address in global memory was computed: it is then kept in a register
+// instead of being computed again, with 64-bit products, wherever it is needed.
 template <typename T>
 __device__ inline void forget(T*& address) {
 #ifdef __CUDACC__
   asm volatile("" : "+l"(address));
+  __builtin_assume(__isGlobal(address));
 #else
   asm volatile("" : "+r"(address));
 #endif
