@@ -1,25 +1,27 @@
 """The share of its limit that each GPU kernel of the paper's workload should reach: a model.
 
     python bench/gpu_model.py                table
+    python bench/gpu_model.py --terms        also the terms of each kernel
     python bench/gpu_model.py --update       keeps it in bench/baselines/, writes it to docs/gpu.md
 
 No GPU is needed, and none has confirmed it. From machine code: the instructions of each kernel's
-hot loop, and the tensor-core instructions among them. From the workload: how often a warp goes
-through it. Then, for one H100 SXM,
+loops, and the tensor-core instructions among them. From the workload: how often warps go through
+each loop. Then, for one H100 SXM,
 
     memory   necessary bytes at 90 % of the data sheet's rate
     cache    all bytes read and written at 5.5 TB/s, about what others measured of its L2
     issue    warp instructions, four a clock and multiprocessor
     tensor   tensor-core operations executed; mma.sync reaches 62 % of the peak that WGMMA reaches
     time     the longest of the four, and what a multiprocessor's warps cannot hide of the others:
-             their sum over the warps of a scheduler
+             their sum over the warps of a scheduler. A warp counts once more for each step that is
+             being copied to shared memory (LDGSTS) while it computes
     limit    the longer of: necessary bytes at 90 %, necessary operations at the peak (float32 as
              three TF32 products)
 
-A loop's branches are all counted, taken or not, so that `issue` is too long rather than too short.
-Launches, tails and the reduction of splits are left out: a few microseconds each. Kernels whose
-work is mostly branches have no row, as their instructions cannot be counted in this way: mosaic,
-and composite_lr with a box for each pair. Its down-sampling of sources stands with its bytes only.
+A loop's branches are all counted, taken or not, so that `issue` is too long rather than too short;
+of composite_lr with a box for each pair, and of Triton's mosaics, perhaps twice too long. Bytes
+that L1 holds from one warp to the next, as down-sampling reads them, are counted once. Launches,
+tails and the reduction of splits are left out: a few microseconds each.
 """
 
 import argparse
@@ -54,23 +56,99 @@ INSTRUCTION = re.compile(
 
 
 @dataclass(frozen=True)
-class Loop:
-    """The part of a kernel that runs again and again, or all of it."""
+class Nest:
+    """Loops within one another: the innermost one that does most of `work`, and those around it."""
 
-    instructions: int
-    outside: int  # the kernel's other instructions
-    tensor: int  # instructions of the loop on tensor cores
-    rate: float  # of those, operations a second
-    operations: int  # of each of those
+    work: str  # a key of WORK
+    trips: tuple[float, ...]  # of all warps through each loop, the innermost first
+
+    # Trips through a loop over taps are given as multiply-adds, of which a compiler puts several
+    # into one trip.
+
+
+# The instructions by which a loop is recognised. "pixels": a loop that copies, without wide stores.
+# "global taps", "shared taps": an innermost loop of sums over taps in global or in shared memory.
+WORK = {
+    "tensor": r"[A-Z]*MMA\b",
+    "stores": r"STG\S*\.(64|128|256)\b",
+    "fewest stores": r"STG\S*\.(64|128|256)\b",
+    "pixels": r"STG(?!\S*\.(64|128|256)\b)",
+    "loads": r"LDG\b",
+    "global taps": r"FFMA\b",
+    "shared taps": r"FFMA\b",
+}
+
+
+def within(loop: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether a loop is a part of another one."""
+    return loop != other and other[0] <= loop[0] and loop[1] <= other[1]
+
+
+@dataclass(frozen=True)
+class Code:
+    """A kernel's machine code."""
+
+    opcodes: tuple[str, ...]
+    loops: tuple[tuple[int, int], ...]  # first and last instruction
+    ahead: float  # steps whose copies to shared memory are under way while a warp computes
+
+    @property
+    def tensor(self) -> tuple[str, ...]:
+        """Tensor-core instructions of the hot loop."""
+        first, last = self.chain("tensor")[0]
+        inside = self.opcodes[first : last + 1]
+        return tuple(opcode for opcode in inside if re.match(WORK["tensor"], opcode))
+
+    def chain(self, work: str) -> list[tuple[int, int]]:
+        """The innermost loop with most of `work` (or least), those around it, and the kernel."""
+        found = [loop for loop in self.loops if self.amount(work, loop)]
+        whole = (0, len(self.opcodes) - 1)
+        if not found:
+            return [whole]
+        sign = 1 if work.startswith("fewest") else -1
+        first, last = min(
+            found, key=lambda loop: (sign * self.amount(work, loop), loop[1] - loop[0])
+        )
+        around = {loop for loop in self.loops if within((first, last), loop)}
+        return [(first, last), *sorted(around, key=lambda loop: loop[1] - loop[0]), whole]
+
+    def amount(self, work: str, loop: tuple[int, int]) -> int:
+        """How many instructions of a loop do `work`."""
+        inside = list(self.opcodes[loop[0] : loop[1] + 1])
+        shared, loads = (gpu_static.count(inside, opcode) > 0 for opcode in ("LDS", "LDG"))
+        if work == "pixels":
+            if shared or not loads or gpu_static.count(inside, WORK["stores"]):
+                return 0
+        elif work.endswith("taps"):
+            innermost = not any(within(other, loop) for other in self.loops)
+            stores = gpu_static.count(inside, "STG") > 0
+            if stores or not innermost or shared != (work == "shared taps"):
+                return 0
+        return gpu_static.count(inside, WORK[work])
+
+    def issued(self, starts: float, nests: tuple[Nest, ...]) -> float:
+        """Instructions of all warps: of each loop that is named, times its trips; the rest once."""
+        claimed: dict[tuple[int, int], float] = {}
+        for nest in nests:
+            chain = self.chain(nest.work)[:-1]
+            for loop, trips in zip(chain, nest.trips, strict=False):
+                taps = nest.work.endswith("taps") and loop == chain[0]
+                claimed[loop] = trips / self.amount(nest.work, loop) if taps else trips
+        total, whole = 0.0, (0, len(self.opcodes) - 1)
+        for loop, trips in {**claimed, whole: starts}.items():
+            inner = [other for other in claimed if within(other, loop)]
+            inside = {i for other in inner for i in range(other[0], other[1] + 1)}
+            total += trips * (loop[1] - loop[0] + 1 - len(inside))
+        return total
 
 
 @dataclass(frozen=True)
 class Stage:
     """One kernel of an operator, on the whole workload."""
 
-    kernel: str  # as gpu_static names it; "": one whose instructions are not counted
+    kernel: str  # as gpu_static names it
     starts: float  # warps
-    trips: float  # of all warps through the hot loop
+    nests: tuple[Nest, ...]
     bytes: float  # of device memory that it cannot avoid
     traffic: float  # bytes that it reads and writes, in L2 too
 
@@ -101,33 +179,34 @@ class Share:
         return self.limit / self.time
 
 
-def hot_loop(sass: str) -> Loop:
-    """Of the loops in a kernel's disassembly, the smallest with most of its tensor-core work, else
-    with all of its wide stores; all of the kernel if it has no such loop.
-    """
+def read_code(sass: str) -> Code:
+    """Instructions and loops of a kernel's disassembly."""
     listing = INSTRUCTION.findall(sass)
     place = {int(address, 16): i for i, (address, _, _) in enumerate(listing)}
-    opcodes = [opcode for _, opcode, _ in listing]
-    spans = [(0, len(opcodes) - 1)]
+    opcodes = tuple(opcode for _, opcode, _ in listing)
+    loops = []
     for i, (address, opcode, operands) in enumerate(listing):
         target = re.search(r"0x([0-9a-f]+)", operands) if opcode.startswith("BRA") else None
         if target and int(target[1], 16) < int(address, 16):
-            spans.append((place[int(target[1], 16)], i))
+            loops.append((place[int(target[1], 16)], i))
+    code = Code(opcodes, tuple(loops), 0.0)
+    first, last = code.chain("tensor")[0]
+    return Code(opcodes, tuple(loops), steps_ahead(listing[first : last + 1]))
 
-    def work(span: tuple[int, int]) -> int:
-        inside = opcodes[span[0] : span[1] + 1]
-        tensor = gpu_static.count(inside, r"[A-Z]*MMA\b")
-        return tensor or gpu_static.count(inside, r"STG\S*\.(64|128|256)\b")
 
-    most = work(spans[0])
-    first, last = min(
-        (span for span in spans if work(span) == most), key=lambda span: span[1] - span[0]
-    )
-    inside = opcodes[first : last + 1]
-    tensor = [opcode for opcode in inside if re.match(r"[A-Z]*MMA\b", opcode)]
-    rate, operations = throughput(tensor[0]) if tensor else (1.0, 0)
-    outside = len(opcodes) - len(inside)
-    return Loop(len(inside), outside, len(tensor), rate, operations)
+def steps_ahead(loop: list[tuple[str, str, str]]) -> float:
+    """Steps that are being copied by LDGSTS while a loop computes: those which its wait leaves, and
+    one more if it starts the next copy before its first product.
+    """
+    opcodes = [opcode for _, opcode, _ in loop]
+    groups = gpu_static.count(opcodes, "LDGDEPBAR")
+    if not groups:
+        return 0.0
+    waits = [int(n, 16) for _, opcode, operands in loop if opcode.startswith("DEPBAR")
+             for n in re.findall(r"SB0, 0x([0-9a-f]+)", operands)]  # fmt: skip
+    product = next((i for i, o in enumerate(opcodes) if re.match(WORK["tensor"], o)), 0)
+    early = "LDGDEPBAR" in opcodes[:product]
+    return max(waits, default=0) // groups + early
 
 
 def throughput(opcode: str) -> tuple[float, int]:
@@ -157,38 +236,106 @@ def rows() -> list[Row]:
         ("bf16", 2, 2, "bf16 bf16 8", 8),
     ):
         moved, traffic = sources * size + PAIRS * pixels * out, PAIRS * pixels * (size + out)
-        trips = PAIRS * pixels / 3 / pack / 32  # of three packs each, 4 of them for a warp
-        stage = Stage(f"composite_fwd_kernel {cuda}", trips / 4, trips, moved, traffic)
+        trips = PAIRS * pixels / 3 / pack / 32  # of three packs each, 8 of them for a warp
+        # The boxes' sides are multiples of 8 pixels, so that no pack is cut.
+        nests = Nest("stores", (trips, trips, trips)), Nest("pixels", (0, 0))
+        stage = Stage(f"composite_fwd_kernel {cuda}", trips / 8, nests, moved, traffic)
         found.append(Row("composite", name, "cuda", (stage,), moved))
         started = warps(f"composite_fwd_kernel {name}")
-        stage = Stage(f"composite_fwd_kernel {name}", started, 3 * started, moved, traffic)
+        # Three channels: a loop that was unrolled for four is left out.
+        nests = Nest("stores", (0,)), Nest("fewest stores", (3 * started,))
+        stage = Stage(f"composite_fwd_kernel {name}", started, nests, moved, traffic)
         found.append(Row("composite", name, "triton", (stage,), moved))
-    lr = PAIRS * pixels // 16
-    moved = sources * 4 + lr * 4
-    made = Stage("", 0, 0, sources * 4, sources * 4 + sources // 16 * 4)
-    for backend, kernel, started in (
-        ("cuda", "composite_lr_sum_kernel fp32 4", lr / 4 / 32),
-        ("triton", "composite_lr_sum_kernel fp32", warps("composite_lr_sum_kernel fp32")),
-    ):
-        stage = Stage(kernel, started, started, lr * 4, 3 * lr * 4)
-        found.append(Row("composite_lr", "fp32 one box", backend, (made, stage), moved))
+    found += down_sampled() + mosaics()
     for name, kind, size in (("fp32", "tf32", 4), ("bf16", "half", 2)):
         moved, products = 150 * 64 * SIZE**2 * size, 150 * 64 * 65 * SIZE**2
         products *= 3 if name == "fp32" else 1
         for backend, kernel, trips in (
             ("cuda", f"gram_partial_kernel {name} false 64 true", 150 * SIZE**2 / 16),
-            ("triton", f"gram_partial_kernel {name}", 4 * 150 * SIZE**2 / 32),
+            ("triton", f"gram_partial_kernel {name}", steps_of(f"gram_partial_kernel {name}")),
         ):
-            stage = Stage(kernel, 0, trips, moved, moved)
+            stage = Stage(kernel, 0, (Nest("tensor", (trips,)),), moved, moved)
             found.append(Row("gram", name, backend, (stage,), moved, products, kind))
     moved, products = 150 * pixels * 4, 3 * 150 * SIZE**2 * 64 * (54 + 65)
     for backend, kernel, trips in (
         ("cuda", "conv_gram_partial_kernel fp32 false", 150 * SIZE**2 / 16),
-        ("triton", "conv_gram_partial_kernel fp32", 4 * 150 * SIZE**2 / 32),
+        ("triton", "conv_gram_partial_kernel fp32", steps_of("conv_gram_partial_kernel fp32")),
     ):
-        stage = Stage(kernel, 0, trips, moved, moved)
+        stage = Stage(kernel, 0, (Nest("tensor", (trips,)),), moved, moved)
         found.append(Row("conv_gram", "fp32", backend, (stage,), moved, products))
     return found + convolutions()
+
+
+def down_sampled() -> list[Row]:
+    """LR composites, with one inner box of 32x32 HR pixels for all pairs or an own one for each:
+    12 x 12 of 32 x 32 LR pixels have taps in it, 4 x 4 of those all, and 8 of those 12 rows cut it.
+    Consecutive pairs share their image of a.
+    """
+    from fastbg.kernels.workloads import PAIRS, SIZE
+
+    pixels, sources, side = 3 * SIZE**2, 2 * 150 * 3 * SIZE**2, SIZE // 4
+    lr = PAIRS * pixels // 16
+    moved = sources * 4 + lr * 4
+    read, half, small = 44 / 32 * sources * 4, sources, sources // 4  # bytes; rows of tiles overlap
+    lines = 300 * 3 * side  # LR rows of all sources: of 32 packs, and 4 columns of a warp each
+
+    def reduced(parts: str) -> tuple[Stage, Stage]:
+        nests = (Nest("global taps", (lines * 16 * 4, lines)),)
+        rows = Stage(f"composite_lr_rows_kernel fp32 4 {parts}", lines / 2, nests, sources * 4,
+                     read + half)  # fmt: skip
+        nests = (Nest("global taps", (lines / 4 * 16 * 4, lines / 4)),)
+        return rows, Stage("composite_lr_columns_kernel", lines / 4, nests, 0, half + small)
+
+    # 48 of 256 packs read a, once for 8 pairs.
+    trips, traffic = PAIRS * 8, lr * 4 * (2 + 48 / 256 / 8)
+    total = Stage("composite_lr_sum_kernel fp32 4", trips / 8, (Nest("stores", (trips,)),),
+                  lr * 4, traffic)  # fmt: skip
+    found = [Row("composite_lr", "fp32 one box", "cuda", (*reduced("true"), total), moved)]
+    # A pair is 4 warps. Each makes 2 rounds of copies in 3 channels. 12 rows of 60 columns are
+    # needed for the rim: 24 rounds, 8 of which sum 16 taps. Then come 6 rounds of 2 x 16 pixels.
+    nests = (
+        Nest("stores", (PAIRS * 8 * 3, PAIRS * 8)),
+        Nest("pixels", (PAIRS * 6 * 3,)),
+        Nest("global taps", (PAIRS * 8 * 16 * 3, PAIRS * 24, PAIRS * 12)),
+        Nest("shared taps", (PAIRS * 6 * 16 * 3, PAIRS * 6)),
+    )
+    rim = 3 * 4 * ((12 * 60 - 8 * 32) + 2 * 28 * 32)  # bytes of a pair: sums, and 28 HR rows twice
+    traffic = 2 * lr * 4 - PAIRS * 3 * 4 * 128 + PAIRS * rim
+    boxes = Stage("composite_lr_boxes_kernel fp32 fp32 4", PAIRS * 4, nests, lr * 4, traffic)
+    found.append(Row("composite_lr", "fp32 boxes", "cuda", (*reduced("false"), boxes), moved))
+
+    def summed(name: str, needed: float, traffic: float) -> Stage:
+        started = warps(name)
+        return Stage(name, started, (Nest("loads", (16 * started,)),), needed, traffic)
+
+    both = (read + half) / 2
+    parts = [summed(f"composite_lr_rows_kernel fp32 of {s}", sources * 2, both) for s in "ab"]
+    whole = summed("composite_lr_rows_kernel fp32 of all", sources * 2, both)
+    ends = [summed("composite_lr_columns_kernel fp32", 0, (half + small) / 2)] * 2
+    started = warps("composite_lr_sum_kernel fp32")
+    total = Stage("composite_lr_sum_kernel fp32", started, (), lr * 4, 3 * lr * 4)
+    found.append(Row("composite_lr", "fp32 one box", "triton", (*parts, *ends, total), moved))
+    # 24 of a pair's 48 tiles of 4 x 16 pixels hold some of the rim: 28 HR rows of 32 columns each.
+    started = warps("composite_lr_mixed_kernel fp32")
+    traffic = 2 * lr * 4 + PAIRS * 24 * 28 * 32 * 4
+    boxes = Stage("composite_lr_mixed_kernel fp32", started, (Nest("loads", (16 * started / 2,)),),
+                  lr * 4, traffic)  # fmt: skip
+    found.append(Row("composite_lr", "fp32 boxes", "triton", (whole, whole, *ends, boxes), moved))
+    return found
+
+
+def mosaics() -> list[Row]:
+    """Mosaics of 5 x 5 of each of 200 LR regions of 16x16."""
+    work = triton_workload("mosaic_fwd_kernel fp32")
+    out = 200 * 3 * 80 * 80 * 4
+    started = 200 * 80 * 80 / 4 / 32  # of a pack in three channels each
+    of_packs = (Nest("stores", (3 * started, started)),)
+    stage = Stage("mosaic_fwd_kernel fp32 4", started, of_packs, work.bytes, 2 * out)
+    found = [Row("mosaic", "fp32", "cuda", (stage,), work.bytes)]
+    started = warps(work.name)
+    nests = Nest("stores", (0,)), Nest("fewest stores", (3 * started,))
+    stage = Stage(work.name, started, nests, work.bytes, 2 * out)
+    return [*found, Row("mosaic", "fp32", "triton", (stage,), work.bytes)]
 
 
 def convolutions() -> list[Row]:
@@ -208,7 +355,8 @@ def convolutions() -> list[Row]:
         # Each program reads its pixels once for each tap, and all of the weight.
         maps, weight = launch.arguments["x_ptr"], launch.arguments["weight_ptr"]
         traffic = work.bytes + 8 * maps.nbytes + launch.programs * weight.nbytes
-        stage = Stage(work.name, started, 9 * steps * started, work.bytes, traffic)
+        nests = (Nest("tensor", (9 * steps * started,)),)
+        stage = Stage(work.name, started, nests, work.bytes, traffic)
         found.append(Row("conv3x3", name, "triton", (stage,), work.bytes, needed, kind))
     return found
 
@@ -221,47 +369,72 @@ def triton_workload(name: str) -> Any:
     return work
 
 
+def steps_of(name: str) -> float:
+    """Steps of all warps of a Gram workload of 150 images."""
+    from fastbg.kernels.workloads import SIZE
+
+    launch = triton_workload(name).launch
+    return float(launch.num_warps * 150 * SIZE**2 / launch.constants["BLOCK_P"])
+
+
 def warps(name: str) -> int:
     """Warps that a Triton workload starts."""
     launch = triton_workload(name).launch
     return int(launch.programs * launch.num_warps)
 
 
-def predicted(row: Row, loops: dict[str, Loop], facts: dict[str, Facts]) -> Share:
+def terms_of(stage: Stage, code: Code) -> dict[str, float]:
+    """Seconds that a stage would take for each reason alone."""
+    terms = {"memory": stage.bytes / BYTES, "cache": stage.traffic / CACHE}
+    terms["issue"] = code.issued(stage.starts, stage.nests) / ISSUES
+    if code.tensor:
+        rate, operations = throughput(code.tensor[0])
+        (trips,) = (nest.trips[0] for nest in stage.nests if nest.work == "tensor")
+        terms["tensor"] = trips * len(code.tensor) * operations / rate
+    return terms
+
+
+def predicted(row: Row, codes: dict[str, Code], facts: dict[str, Facts]) -> Share:
     """Limit and time of a row."""
     limit = max(row.bytes / BYTES, row.operations / PEAK[row.kind])
     total, longest = 0.0, ("", 0.0)
     for stage in row.stages:
-        terms = {"memory": stage.bytes / BYTES, "cache": stage.traffic / CACHE}
-        resident = facts[stage.kernel].warps if stage.kernel else 64
-        if stage.kernel:
-            loop = loops[stage.kernel]
-            trips = stage.trips if loop.outside else stage.starts  # no loop: once through it all
-            issued = stage.starts * loop.outside + trips * loop.instructions
-            terms["issue"] = issued / ISSUES
-            terms["tensor"] = stage.trips * loop.tensor * loop.operations / loop.rate
+        terms = terms_of(stage, codes[stage.kernel])
         bound = max(terms, key=lambda name: terms[name])
         hidden = sum(terms.values()) - terms[bound]
-        time = terms[bound] + hidden * SCHEDULERS / resident
+        active = facts[stage.kernel].warps * (1 + codes[stage.kernel].ahead) / SCHEDULERS
+        time = terms[bound] + hidden / active
         total += time
         longest = max(longest, (bound, time), key=lambda term: term[1])
     return Share(1e6 * limit, 1e6 * total, longest[0])
 
 
-def shares() -> dict[str, dict[str, dict[str, Any]]]:
+def shares(codes: dict[str, Code], facts: dict[str, Facts]) -> dict[str, dict[str, dict[str, Any]]]:
     """Operator and workload -> backend -> limit, time, share, bound."""
-    facts, loops = compiled()
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows():
-        s = predicted(row, loops, facts)
+        s = predicted(row, codes, facts)
         entry = {"limit_us": round(s.limit, 1), "time_us": round(s.time, 1)}
         entry |= {"share": round(s.share, 2)}
         found.setdefault(f"{row.op} {row.workload}", {})[row.backend] = entry | {"bound": s.bound}
     return found
 
 
-def compiled() -> tuple[dict[str, Facts], dict[str, Loop]]:
-    """Facts and hot loops of every kernel that a row names, by the name that it has there."""
+def terms_table(codes: dict[str, Code], facts: dict[str, Facts]) -> str:
+    """A line for each stage: warps of a multiprocessor, steps ahead, terms in microseconds."""
+    lines = []
+    for row in rows():
+        lines.append(f"{row.op} {row.workload}, {row.backend}")
+        for stage in row.stages:
+            code = codes[stage.kernel]
+            terms = (f"{k} {1e6 * v:.1f}" for k, v in terms_of(stage, code).items())
+            active = f"{facts[stage.kernel].warps} warps, {code.ahead:.0f} ahead"
+            lines.append(f"    {stage.kernel:<45}{active}: {', '.join(terms)}")
+    return "\n".join(lines)
+
+
+def compiled() -> tuple[dict[str, Facts], dict[str, Code]]:
+    """Facts and machine code of every kernel that a row names, by the name that it has there."""
     from fastbg.kernels.workloads import workloads
 
     nvcc = shutil.which("nvcc")
@@ -269,7 +442,7 @@ def compiled() -> tuple[dict[str, Facts], dict[str, Loop]]:
         raise SystemExit("nvcc is not on PATH")
     wanted = {stage.kernel for row in rows() for stage in row.stages}
     facts: dict[str, Facts] = {}
-    loops: dict[str, Loop] = {}
+    codes: dict[str, Code] = {}
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         for family in ("composite", "gram"):
@@ -278,7 +451,7 @@ def compiled() -> tuple[dict[str, Facts], dict[str, Loop]]:
             for mangled, found in gpu_static.read_cubin(cubin, gpu_static.GPUS[CAPABILITY]).items():
                 name = gpu_static.readable(gpu_static.run("c++filt", mangled).strip())
                 if name in wanted:
-                    facts[name], loops[name] = found, hot_loop(disassembly(cubin)[mangled])
+                    facts[name], codes[name] = found, read_code(disassembly(cubin)[mangled])
         for work in (w for family in workloads().values() for w in family if w.name in wanted):
             binary = work.launch.compile(CAPABILITY)
             cubin.write_bytes(binary.asm["cubin"])
@@ -286,8 +459,8 @@ def compiled() -> tuple[dict[str, Facts], dict[str, Loop]]:
             ((mangled, found),) = gpu_static.read_cubin(
                 cubin, gpu, threads, binary.metadata.shared
             ).items()
-            facts[work.name], loops[work.name] = found, hot_loop(disassembly(cubin)[mangled])
-    return facts, loops
+            facts[work.name], codes[work.name] = found, read_code(disassembly(cubin)[mangled])
+    return facts, codes
 
 
 def disassembly(cubin: Path) -> dict[str, str]:
@@ -338,10 +511,14 @@ def main() -> None:
     parser.add_argument(
         "--update", action="store_true", help="keep it, and write it into docs/gpu.md"
     )
-    update = parser.parse_args().update
-    found = shares()
+    parser.add_argument("--terms", action="store_true", help="also the terms of each kernel")
+    options = parser.parse_args()
+    facts, codes = compiled()
+    found = shares(codes, facts)
     print(table(found))
-    if update:
+    if options.terms:
+        print(f"\n{terms_table(codes, facts)}")
+    if options.update:
         SHARES.write_text(json.dumps(found, indent=1) + "\n")
         DOCUMENT.write_text(written(DOCUMENT.read_text(encoding="utf-8"), table(found)))
 

@@ -292,9 +292,6 @@ def main(arguments: list[str] | None = None) -> int:
     problems: list[str] = []
     for kind in [options.compiler] if options.compiler else ["triton", "nvcc"]:
         if kind == "triton":
-            if options.arch == 120:
-                print("Triton kernels are not compiled for sm_120")
-                continue
             compiler, facts = triton_version(), triton_facts(options.arch)
         else:
             nvcc = shutil.which("nvcc")

@@ -27,7 +27,8 @@ def composite_lr(
     column_index: View,
     column_weight: View,
     quantize: bool,
-    scratch: View,
+    rows: View,
+    small: View,
     out: View,
     stream: int,
 ) -> None: ...

@@ -37,6 +37,17 @@ def pixel_weights(mask_ptr, p, valid, width, stride_y, stride_x):
 
 
 @triton.jit
+def tf32_parts(value):
+    """`value` as the sum of a TF32 number, rounded, and a rest of which TF32 holds 11 bits more.
+
+    A NaN stays one in the rest, whatever the addition makes of its bits.
+    """
+    bits = value.to(tl.int32, bitcast=True)
+    high = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return high, value - high
+
+
+@triton.jit
 def gram_partial_kernel(
     features_ptr,
     mask_ptr,
@@ -58,6 +69,7 @@ def gram_partial_kernel(
     mask_stride_x,
     HAS_MASK: tl.constexpr,
     PRECISION: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -87,11 +99,14 @@ def gram_partial_kernel(
             mask=(left < channels)[:, None] & valid[None, :],
             other=0.0,
         ).to(tl.float32)
-        b = tl.load(
-            features_ptr + right.to(tl.int64)[None, :] * stride_c + at[:, None],
-            mask=valid[:, None] & (right < channels)[None, :],
-            other=0.0,
-        ).to(tl.float32)
+        if ONE_BLOCK:
+            b = tl.trans(a)  # read once, not once for each operand
+        else:
+            b = tl.load(
+                features_ptr + right.to(tl.int64)[None, :] * stride_c + at[:, None],
+                mask=valid[:, None] & (right < channels)[None, :],
+                other=0.0,
+            ).to(tl.float32)
         if HAS_MASK:
             a *= weights[None, :]
         total = tl.dot(a, b, total, input_precision=PRECISION)
@@ -137,39 +152,52 @@ def conv_gram_partial_kernel(
     is_tap = tap < TAPS
     dy = tap // 3 % 3 - 1
     dx = tap % 3 - 1
+    tap_offset = (tap // 9).to(tl.int64) * stride_c
+    tap_offset += dy.to(tl.int64) * stride_y + dx.to(tl.int64) * stride_x
     taps = tl.load(
         weight_ptr + tap[:, None] * CHANNELS + lanes[None, :], mask=is_tap[:, None], other=0.0
     )
+    # The bias is one tap more, of pixels that exist: the features of others are 0.
     bias = tl.load(bias_ptr + lanes)
+    taps_high, taps_low = tf32_parts(tl.where((tap == TAPS)[:, None], bias[None, :], taps))
     begin = split * split_pixels
     end = tl.minimum(begin + split_pixels, height * width)
     total = tl.zeros([CHANNELS, CHANNELS], tl.float32)
+    mixed = tl.zeros([CHANNELS, CHANNELS], tl.float32)  # high^T low, whose mirror is low^T high
     for start in range(begin, end, BLOCK_P):
         p = start + tl.arange(0, BLOCK_P)
         valid = p < end
-        weights = tl.full([BLOCK_P], 1.0, tl.float32)
         counted = BLOCK_P
         if HAS_MASK:
             weights = pixel_weights(mask_ptr, p, valid, width, mask_stride_y, mask_stride_x)
             valid = valid & (weights != 0)
             counted = tl.sum(valid.to(tl.int32))
         if counted > 0:  # regions share few tiles: features are seldom computed twice
-            y = (p // width)[:, None] + dy[None, :]
-            x = (p % width)[:, None] + dx[None, :]
+            row = p // width
+            column = p % width
+            y = row[:, None] + dy[None, :]
+            x = column[:, None] + dx[None, :]
             inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            source = (
-                (tap // 9).to(tl.int64)[None, :] * stride_c
-                + y.to(tl.int64) * stride_y
-                + x.to(tl.int64) * stride_x
-            )
+            pixel = row.to(tl.int64) * stride_y + column.to(tl.int64) * stride_x
+            source = pixel[:, None] + tap_offset[None, :]
             patch = tl.load(
                 images_ptr + source, mask=inside & valid[:, None] & is_tap[None, :], other=0.0
             ).to(tl.float32)
-            features = tl.dot(patch, taps, input_precision="tf32x3") + bias[None, :]
-            features = tl.where(features < 0, 0.0, features)  # NaN is kept
-            features = tl.where(valid[:, None], features, 0.0)
-            weighted = features * weights[:, None]
-            total = tl.dot(tl.trans(weighted), features, total, input_precision="tf32x3")
+            patch = tl.where((tap == TAPS)[None, :] & valid[:, None], 1.0, patch)
+            high, low = tf32_parts(patch)
+            features = tl.dot(low, taps_high, input_precision="tf32")
+            features = tl.dot(high, taps_low, features, input_precision="tf32")
+            features = tl.dot(high, taps_high, features, input_precision="tf32")
+            features = tl.maximum(features, 0.0, propagate_nan=tl.PropagateNan.ALL)
+            if HAS_MASK:
+                weighted = tl.trans(features * weights[:, None])
+                total = tl.dot(weighted, features, total, input_precision="tf32x3")
+            else:
+                high, low = tf32_parts(features)
+                rows = tl.trans(high)
+                mixed = tl.dot(rows, low, mixed, input_precision="tf32")
+                total = tl.dot(rows, high, total, input_precision="tf32")
+    total += mixed + tl.trans(mixed)
     at = lanes[:, None] * CHANNELS + lanes[None, :]
     tl.store(sums_ptr + program.to(tl.int64) * (CHANNELS * CHANNELS) + at, total)
 
@@ -268,11 +296,13 @@ def plan_gram(features: Tensor, mask: Tensor | None, out: Tensor) -> tuple[Launc
     }
     # TF32 holds half types exactly, as long as no weight multiplies them.
     exact = features.dtype != torch.float32 and mask is None
+    whole = channels % block == 0
     constants = {
         "HAS_MASK": mask is not None,
         "PRECISION": "tf32" if exact else "tf32x3",
+        "ONE_BLOCK": pairs == 1 and whole,  # of 20 channels it spilled on sm_100
         "BLOCK_C": block,
-        "BLOCK_P": config.block_p if channels % block == 0 else config.partial_block_p,
+        "BLOCK_P": config.block_p if whole else config.partial_block_p,
     }
     programs = batch * regions * splits * pairs
     warps = config.num_warps if mask is None else config.masked_warps
@@ -311,7 +341,7 @@ def plan_conv_gram(
         "CHANNELS": CONV_CHANNELS,
         "TAPS": CONV_TAPS,
         "BLOCK_T": config.block_t,
-        "BLOCK_P": config.block_p,
+        "BLOCK_P": config.block_p if mask is None else config.masked_block_p,
     }
     programs = batch * regions * splits
     partial = Launch(conv_gram_partial_kernel, programs, arguments, constants, config.num_warps)

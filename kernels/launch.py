@@ -78,6 +78,6 @@ class Launch:
         return ASTSource(self.kernel, signature, constants, attributes)
 
     def compile(self, capability: int) -> CompiledKernel:
-        """Compile for NVIDIA GPUs of `capability` (80, 90, 100); impossible in the interpreter."""
+        """Compile for NVIDIA GPUs of `capability` (80, 90, ..); impossible in the interpreter."""
         target = GPUTarget("cuda", capability, 32)
         return triton.compile(self.source(), target=target, options={"num_warps": self.num_warps})

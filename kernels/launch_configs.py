@@ -207,10 +207,11 @@ class GramConfig(SplitConfig):
 
 @dataclass(frozen=True)
 class ConvGramConfig(SplitConfig):
-    """conv_gram_partial_kernel computes 64 features of 32 pixels, then their products."""
+    """conv_gram_partial_kernel computes 64 features of a block of pixels, then their products."""
 
-    block_t: int = 32  # 27 taps in whole tensor-core steps of 8
-    block_p: int = 32  # 64 spill on sm_80 under a mask and need 96 KiB of shared memory
+    block_t: int = 32  # 27 taps and the bias in whole tensor-core steps of 8
+    block_p: int = 64  # rows of one WGMMA, which 32 leave to slower instructions
+    masked_block_p: int = 32  # 64 spill on sm_80
     split_pixels: int = 1024
     num_warps: int = 4
 

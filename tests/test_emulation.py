@@ -367,6 +367,48 @@ def test_tiles_shrink_for_large_scales(scale: int) -> None:
 
 
 @pytest.mark.usefixtures("module")
+@pytest.mark.parametrize("scale", [8, 16, 40, 100, emulated.MAX_SCALE])
+@pytest.mark.parametrize("each", [False, True], ids=["one box", "a box each"])
+def test_strips_of_shared_sources_shrink_for_large_scales(scale: int, each: bool) -> None:
+    """As many pairs as sources, so that work per source pays off: strips have fewer rows."""
+    generator = torch.Generator().manual_seed(scale)
+    height, width = 3 * scale, (19 if scale <= 16 else 2) * scale
+    a, b = (images(1, 4, height, width, torch.float32, "contiguous", generator) for _ in range(2))
+    box = [boxes(2 if each else None, height, width, generator) for _ in range(2)]
+    arguments = (a, b, pairs(2, 1, 1, generator), *box, scale, "matlab", False)
+    got, expected = emulated.composite_lr(*arguments), reference.composite_lr(*arguments)
+    torch.testing.assert_close(got, expected, rtol=0, atol=4e-6)
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize("axis", ["images", "channels", "rows", "columns"])
+@pytest.mark.parametrize("each", [False, True], ids=["one box", "a box each"])
+def test_sources_beyond_32_bits(axis: str, each: bool) -> None:
+    """Views whose elements lie 2^31 and more apart, in memory that is reserved, not used."""
+    far = 2**31 + 16
+    flat = torch.empty(0, dtype=torch.uint8)
+    flat.set_(torch.UntypedStorage(far + 128))
+    flat[:128] = torch.arange(128)
+    flat[far:] = torch.arange(100, 228)
+    shape, strides = {
+        "images": ((2, 1, 8, 8), (far, 64, 8, 1)),
+        "channels": ((1, 2, 8, 8), (64, far, 8, 1)),
+        "rows": ((1, 1, 2, 64), (64, 64, far, 1)),
+        "columns": ((1, 1, 64, 2), (64, 64, 1, far)),
+    }[axis]
+    source = flat.as_strided(shape, strides)
+    generator = torch.Generator().manual_seed(0)
+    count = 2 * len(source)
+    index = pairs(count, len(source), len(source), generator)
+    box = [boxes(count if each else None, *shape[2:], generator) for _ in range(2)]
+    arguments = (index, *box, 2, "matlab", False)
+    near = source.contiguous()
+    expected = reference.composite_lr(near, near, *arguments)
+    got = emulated.composite_lr(source, source, *arguments)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.usefixtures("module")
 def test_larger_scales_are_refused() -> None:
     size = emulated.MAX_SCALE + 1
     a = torch.zeros(1, 1, size, size)

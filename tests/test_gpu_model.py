@@ -39,23 +39,75 @@ SASS = """
 """
 
 
+def spans(model: ModuleType, text: str, work: str) -> list[int]:
+    """Instructions of the loop that does `work`, of those around it, and of the kernel."""
+    return [last - first + 1 for first, last in model.read_code(text).chain(work)]
+
+
 def test_the_loop_with_the_tensor_work_is_hot(model: ModuleType) -> None:
     product = "HMMA.1688.F32.TF32 R4, R8, R10, R4"
-    loop = model.hot_loop(SASS.format(first=product, second="NOP"))
-    assert (loop.instructions, loop.tensor, loop.outside) == (2, 1, 6)
-    assert loop.operations == 2 * 16 * 8 * 8
-    assert loop.rate == 0.62 * 495e12
-    both = model.hot_loop(SASS.format(first=product, second=product))
-    assert (both.instructions, both.tensor) == (5, 2)
+    text = SASS.format(first=product, second="NOP")
+    assert spans(model, text, "tensor") == [2, 5, 8]
+    (opcode,) = model.read_code(text).tensor
+    assert model.throughput(opcode) == (0.62 * 495e12, 2 * 16 * 8 * 8)
+    both = SASS.format(first=product, second=product)
+    assert spans(model, both, "tensor") == [5, 8]
+    assert len(model.read_code(both).tensor) == 2
 
 
-def test_else_the_loop_with_all_wide_stores_else_everything(model: ModuleType) -> None:
+def test_or_the_loop_with_the_wide_stores_else_everything(model: ModuleType) -> None:
     store = "STG.E.EF.128 desc[UR4][R2.64], R4"
     text = SASS.replace("STG.E.128 desc[UR4][R2.64], R4", "NOP")
-    assert model.hot_loop(text.format(first=store, second="NOP")).instructions == 2
-    assert model.hot_loop(text.format(first="NOP", second=store)).instructions == 5
-    whole = model.hot_loop(SASS.format(first=store, second="NOP"))
-    assert (whole.instructions, whole.outside, whole.tensor) == (8, 0, 0)
+    assert spans(model, text.format(first=store, second="NOP"), "stores") == [2, 5, 8]
+    assert spans(model, text.format(first="NOP", second=store), "stores") == [5, 8]
+    assert spans(model, SASS.format(first="NOP", second="NOP"), "stores") == [8]
+    more = "STG.E.128 desc[UR4][R2.64], R4 ;\n        /*0048*/    " + store
+    assert spans(model, text.format(first=store, second=more), "stores") == [6, 9]
+    assert spans(model, text.format(first=store, second=more), "fewest stores") == [2, 6, 9]
+    code = model.read_code(SASS.format(first="NOP", second="NOP"))
+    assert code.tensor == ()
+
+
+def test_loops_of_taps_and_of_single_pixels_are_told_apart(model: ModuleType) -> None:
+    tap = "FFMA R4, R5, R6, R4"
+    assert spans(model, SASS.format(first=tap, second=tap), "global taps") == [2, 5, 8]
+    assert spans(model, SASS.format(first=tap, second="LDS R5, [R1]"), "global taps") == [2, 5, 8]
+    assert spans(model, SASS.format(first=tap, second=tap), "shared taps") == [8]
+    shared = SASS.replace("{first} ;", "{first} ;\n        /*0028*/      LDS R5, [R1] ;")
+    assert spans(model, shared.format(first=tap, second="NOP"), "shared taps") == [3, 6, 9]
+    assert spans(model, shared.format(first=tap, second="NOP"), "global taps") == [9]
+    pixel = SASS.format(first="NOP", second="STG.E desc[UR4][R2.64], R4")
+    assert spans(model, pixel, "pixels") == [5, 8]
+
+
+def test_instructions_are_counted_by_hand(model: ModuleType) -> None:
+    """A loop of 2 in a loop of 5 in a kernel of 8: 3 instructions belong to each alone."""
+    product = "HMMA.1688.F32.TF32 R4, R8, R10, R4"
+    code = model.read_code(SASS.format(first=product, second="NOP"))
+    assert code.issued(10, ()) == 80
+    assert code.issued(10, (model.Nest("tensor", (100,)),)) == 2 * 100 + 6 * 10
+    assert code.issued(10, (model.Nest("tensor", (100, 20)),)) == 2 * 100 + 3 * 20 + 3 * 10
+    assert code.issued(10, (model.Nest("stores", (100, 20)),)) == 80  # no loop has stores
+    taps = model.read_code(SASS.format(first="FFMA R4, R5, R6, R4", second="NOP"))
+    assert taps.issued(10, (model.Nest("global taps", (100, 20)),)) == 2 * 100 + 3 * 20 + 3 * 10
+
+
+@pytest.mark.parametrize(
+    ("wait", "early", "ahead"), [("0x0", False, 0), ("0x1", False, 1), ("0x1", True, 2)]
+)
+def test_copies_under_way_are_counted(
+    model: ModuleType, wait: str, early: bool, ahead: int
+) -> None:
+    lines = [
+        f"DEPBAR.LE SB0, {wait}",
+        *(["LDGDEPBAR"] if early else []),
+        "HMMA.1688.F32.TF32 R4, R8, R10, R4",
+        *([] if early else ["LDGDEPBAR"]),
+        "@P0 BRA 0x0",
+        "EXIT",
+    ]
+    text = "\n".join(f"        /*{16 * i:04x}*/   {line} ;" for i, line in enumerate(lines))
+    assert model.read_code(text).ahead == ahead
 
 
 def test_wide_products_are_shared_by_four_warps(model: ModuleType) -> None:
@@ -68,15 +120,18 @@ def test_wide_products_are_shared_by_four_warps(model: ModuleType) -> None:
 def test_times_by_hand(model: ModuleType) -> None:
     """1 GB read and written, 8 warps a scheduler: the longest term, and an eighth of the others."""
     facts = dataclasses.replace(model.Facts(*[0] * 10), warps=32)
-    stage = model.Stage("k", starts=1e6, trips=2e6, bytes=1e9, traffic=2e9)
+    nests = (model.Nest("stores", (2e6,)),)
+    stage = model.Stage("k", starts=1e6, nests=nests, bytes=1e9, traffic=2e9)
     row = model.Row("op", "w", "cuda", (stage,), 1e9)
-    loop = model.Loop(instructions=100, outside=50, tensor=0, rate=1.0, operations=0)
-    found = model.predicted(row, {"k": loop}, {"k": facts})
+    code = model.Code(("NOP",) * 50 + ("STG.E.128",) * 100, ((50, 149),), 0.0)
+    found = model.predicted(row, {"k": code}, {"k": facts})
     memory, cache, issue = 1e3 / 3.015, 2e3 / 5.5, 250e6 / (132 * 4 * 1.755e9) * 1e6
     assert found.bound == "cache"
     assert found.limit == pytest.approx(memory)
     assert found.time == pytest.approx(cache + (memory + issue) / 8)
-    whole = model.Loop(instructions=150, outside=0, tensor=0, rate=1.0, operations=0)
+    ahead = model.predicted(row, {"k": dataclasses.replace(code, ahead=1.0)}, {"k": facts})
+    assert ahead.time == pytest.approx(cache + (memory + issue) / 16)
+    whole = dataclasses.replace(code, loops=())
     again = model.predicted(row, {"k": whole}, {"k": facts})
     assert again.time < found.time  # once through the kernel, whatever `trips` says
 
@@ -93,7 +148,7 @@ class TestCommittedTable:
 
     def test_no_kernel_beats_its_limit(self, found: dict[str, dict[str, dict[str, float]]]) -> None:
         entries = [entry for backends in found.values() for entry in backends.values()]
-        assert len(entries) == 19
+        assert len(entries) == 23
         for entry in entries:
             assert 0 < entry["share"] <= 1
             assert entry["share"] == pytest.approx(entry["limit_us"] / entry["time_us"], abs=0.01)
@@ -112,6 +167,7 @@ def test_triton_comes_first_where_the_table_says_so(
     assert model.triton_first(table) == {"gram"}
     monkeypatch.setattr(dispatch, "unavailable", lambda *call: None)
     place = Place(torch.device("cuda"), torch.float32)
+    monkeypatch.setattr(dispatch, "TRITON_FIRST", frozenset())
     assert select("gram", place) == "cuda"
     monkeypatch.setattr(dispatch, "TRITON_FIRST", frozenset({"gram"}))
     assert select("gram", place) == "triton"

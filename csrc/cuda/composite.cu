@@ -5,23 +5,28 @@
 // composite, mosaic
 //   flat index, one element per thread: three 64-bit divisions per element, 2-byte stores for half.
 //   one block per image:                too few blocks for small batches, no better for large ones.
-//   rows: threadIdx.y walks rows, threadIdx.x 128-bit packs of a row. (mosaic: blockIdx.y planes.)
+//   rows: threadIdx.y walks rows, threadIdx.x 128-bit packs of a row.
+//   mosaic: a pack in all channels per thread, whose addresses are computed once. Tiles stay in L1, so
+//     that reading packs where a transform allows it is no gain, and took a branch for each transform.
 //   composite: blockIdx.y images. The source of a pixel is computed once for all its channels, the
-//     pair and its boxes once for up to 4 rows: a pack takes about 80 instructions. With a plane per
+//     pair and its boxes once for up to 8 rows: a pack takes about 60 instructions. With a plane per
 //     thread it took 256, and instruction issue was the bottleneck, not memory.
 //
 // composite_lr (s the scale; T <= 4s taps per axis)
 //   composite in HR, then down-sample: writes and reads s*s times the output; ruled out by design.
 //   every LR pixel from its T x T taps: no shared memory, but 16 s^2 select-and-add per pixel.
 //   separable tiles per pair: 9 s multiply-adds per pixel, yet reads all HR pixels of every pair.
-//   once per source (chosen): R is linear. With one box for all pairs R((1-M)a) and R(Mb) depend
-//     on one source each, so A+B tiled down-samplings serve N pairs, and a pair takes two LR reads
-//     (mostly from L2) and one LR write. Pixels are selected, not multiplied with M, so that a NaN
-//     in an unselected pixel has no effect. With a box per pair, an LR pixel whose support lies in
-//     one source is copied from that source's LR image, and only tiles that straddle an edge are
-//     down-sampled. Tiles are 8x8: of 16x16 tiles all of a 32x32 image straddle the edge of a
-//     centred box, of 8x8 tiles 4 in 16; halos read 1.9x the pixels instead of 1.4x.
+//   8x8 tiles per pair that straddle an edge: halos read 1.9x the pixels, and all 44 rows of a tile were
+//     summed although a box's rim cuts few; remains for pairs so few that sources are not shared.
+//   once per source (chosen): R is linear and separable. The rows, then the columns of A+B sources are
+//     summed once. With one box for all pairs, R((1-M)a) and R(Mb) depend on one source each; a pair
+//     adds them, and reads each only where it is not zero. With a box per pair, an LR pixel whose
+//     support lies in one source is copied from that source's LR image. In the others, columns of taps
+//     in one source are copied from that source's summed rows; only columns that a rim cuts are summed
+//     for the pair: of a 32x32 box, s = 4, 8 x 32 columns of 16 taps instead of 128 pixels of 256.
+//     Pixels are selected, not multiplied with M, so that a NaN in an unselected one has no effect.
 #include "composite.h"
+#include "composite_lr.cuh"
 #include "composite_pixels.cuh"
 #include "downsample.cuh"
 #include "element.cuh"
@@ -33,7 +38,6 @@ namespace {
 // Blocks per SM are set because ptxas by itself spills registers to reach one block more (kBlocks
 // allows 64 registers a thread, kTileBlocks 96).
 constexpr int kThreads = 256, kBlocks = 4;
-constexpr int kRowBlocks = 3;  // for composite: with 64 registers half types spilled on sm_120
 constexpr int kTileThreads = 128, kTileBlocks = 5;
 constexpr int kMaxSide = 1 << 27;  // of an image, so that 32-bit coordinates never overflow
 
@@ -49,10 +53,8 @@ __device__ inline Pack<Out, V> load_converted(const In* address) {
   return pack;
 }
 
-constexpr int kTogether = 3;  // channels whose loads are in flight at once
-
 template <typename In, typename Out, int V>
-__global__ void __launch_bounds__(kThreads, kRowBlocks)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     composite_fwd_kernel(const CompositeParams p) {
   const int channels = static_cast<int>(p.out.sizes[1]);
   const std::int64_t count = p.out.sizes[0];
@@ -63,47 +65,47 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks)
   for (std::int64_t n = blockIdx.y; n < count; n += gridDim.y) {
     const Pair pair = pair_of(p, n);
     const Box inner = box_of(p.inner, n), outer = box_of(p.outer, n);
-    const In* const a = pair.valid ? plane_of<In>(p.a, pair.a, 0) : nullptr;
-    const In* const b = pair.valid ? plane_of<In>(p.b, pair.b, 0) : nullptr;
-    Out* const out = static_cast<Out*>(p.out.data) + n * channels * plane;
+    const In* a = plane_of<In>(p.a, pair.a, 0);  // not read if the pair does not exist
+    const In* b = plane_of<In>(p.b, pair.b, 0);
+    Out* out = static_cast<Out*>(p.out.data) + n * channels * plane;
+    forget(a), forget(b), forget(out);
 
 #pragma unroll 1
     for (int y = blockIdx.x * blockDim.y + threadIdx.y; y < height; y += gridDim.x * blockDim.y) {
       const RowOfB of_b(inner, outer, y);
+      const In* const row_a = a + y * p.a.strides[2];
+      const In* const row_b = b + y * p.b.strides[2];
 #pragma unroll 1
       for (int x = threadIdx.x * V; x < width; x += blockDim.x * V) {
-        Out* const to = out + static_cast<std::int64_t>(y) * width + x;
-        if (!pair.valid) {
-#pragma unroll 1
-          for (int c = 0; c < channels; ++c) store(to + c * plane, nan_pack<Out, V>());
-          continue;
-        }
         const Range here = {x, x + V};
-        const bool none = of_b.holds_none(here), mixed = V > 1 && !none && !of_b.holds_all(here);
-        const In* const in_a = a + y * p.a.strides[2] + x * p.a.strides[3];
-        const In* const from = none ? in_a : b + y * p.b.strides[2] + x * p.b.strides[3];
+        const bool none = of_b.holds_none(here);
+        const bool cut = V > 1 && !none && !of_b.holds_all(here);
+        const In* const in_a = row_a + (V > 1 ? x : x * p.a.strides[3]);  // packs have a step of 1
+        const In* from = none ? in_a : row_b + (V > 1 ? x : x * p.b.strides[3]);
         const std::int64_t step = none ? p.a.strides[1] : p.b.strides[1];
+        Out* const first = out + static_cast<std::int64_t>(y) * width + x;
+        Out* to = first;
 #pragma unroll 1
-        for (int first = 0; first < channels; first += kTogether) {
+        for (int left = pair.valid ? channels : 0; left > 0; left -= kTogether) {
           Pack<Out, V> result[kTogether];
 #pragma unroll
-          for (int c = 0; c < kTogether; ++c) {
-            if (first + c < channels) result[c] = load_converted<Out, V>(from + (first + c) * step);
-          }
-          if (mixed) {
-#pragma unroll
-            for (int c = 0; c < kTogether; ++c) {
-              if (first + c >= channels) break;
-              const auto other = load_converted<Out, V>(in_a + (first + c) * p.a.strides[1]);
-#pragma unroll
-              for (int v = 0; v < V; ++v) {
-                if (!of_b.holds(x + v)) result[c].at[v] = other.at[v];
-              }
-            }
+          for (int c = 0; c < kTogether; ++c, from += step) {
+            if (c < left) result[c] = load_converted<Out, V>(from);
           }
 #pragma unroll
-          for (int c = 0; c < kTogether; ++c) {
-            if (first + c < channels) store(to + (first + c) * plane, result[c]);
+          for (int c = 0; c < kTogether; ++c, to += plane) {
+            if (c < left) store(to, result[c]);
+          }
+        }
+        // Few packs are cut by a box, and few pairs do not exist: their pixels follow singly.
+        if (pair.valid && !cut) continue;
+#pragma unroll 1
+        for (int v = 0; v < V; ++v) {
+          if (pair.valid && of_b.holds(x + v)) continue;
+#pragma unroll 1
+          for (int c = 0; c < channels; ++c) {
+            first[c * plane + v] = pair.valid ? converted<Out>(in_a[c * p.a.strides[1] + v])
+                                              : from_float<Out>(NAN);
           }
         }
       }
@@ -114,135 +116,35 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks)
 // ---------------------------------------------------------------------------------------------
 // composite_lr
 
-// scratch[k] = R(the pixels that pairs take from source k) if `parts`, else R(source k). The images of
-// a come first.
-template <typename In>
+// For so few pairs that work per source does not pay: a block computes a band of rows of one plane.
+template <typename In, typename Out>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
-    composite_lr_sources_kernel(const CompositeLrParams p, const TensorView scratch,
-                                const TileShape shape, const bool parts) {
+    composite_lr_fwd_kernel(const CompositeLrParams p, const TileShape shape) {
   const CompositeParams& q = p.composite;
   const int lr_height = static_cast<int>(q.out.sizes[2]);
   const int lr_width = static_cast<int>(q.out.sizes[3]);
-  const int tile_rows = ceil_div(lr_height, shape.side());
-  const std::int64_t channels = q.out.sizes[1];
-  const std::int64_t work = (q.a.sizes[0] + q.b.sizes[0]) * channels * tile_rows;
-  const Box none = {{0, 0}, {0, 0}}, all = {{0, kMaxSide}, {0, kMaxSide}};
-
-  for (std::int64_t item = blockIdx.x; item < work; item += gridDim.x) {
-    const std::int64_t plane = item / tile_rows, source = plane / channels;
-    const std::int64_t c = plane - source * channels;
-    const bool from_a = source < q.a.sizes[0];
-    const HrPlane<In> image = {
-        from_a ? plane_of<In>(q.a, source, c) : nullptr,
-        from_a ? nullptr : plane_of<In>(q.b, source - q.a.sizes[0], c),
-        q.a.strides[2], q.a.strides[3], q.b.strides[2], q.b.strides[3],
-        parts ? box_of(q.inner, 0) : none,
-        parts ? box_of(q.outer, 0) : from_a ? none : all};
-    const int top = static_cast<int>(item - plane * tile_rows) << shape.log_side;
-    float* lr = static_cast<float*>(scratch.data) + plane * lr_height * lr_width;
-    for (int left = 0; left < lr_width; left += shape.side()) {
-      downsample_tile(image, p, shape, top, left, [=](int i, int j, float value) {
-        lr[static_cast<std::int64_t>(i) * lr_width + j] = value;
-      });
-    }
-  }
-}
-
-// One box for all pairs: image n is the sum of its two parts.
-template <typename Out, int V>
-__global__ void __launch_bounds__(kThreads, kBlocks)
-    composite_lr_sum_kernel(const CompositeLrParams p, const TensorView scratch) {
-  const CompositeParams& q = p.composite;
-  const std::int64_t count = q.out.sizes[0];
-  const std::int64_t size = q.out.sizes[1] * q.out.sizes[2] * q.out.sizes[3];
-  const float* parts = static_cast<const float*>(scratch.data);
-
-  for (std::int64_t n = blockIdx.y; n < count; n += gridDim.y) {
-    const Pair pair = pair_of(q, n);
-    const float* a = parts + (pair.valid ? pair.a : 0) * size;
-    const float* b = parts + (pair.valid ? q.a.sizes[0] + pair.b : 0) * size;
-    Out* out = static_cast<Out*>(q.out.data) + n * size;
-    const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x * V;
-    for (std::int64_t k = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * V;
-         k < size; k += stride) {
-      if (!pair.valid) {
-        store(out + k, nan_pack<Out, V>());
-        continue;
-      }
-      Pack<float, V> sum = load<float, V>(a + k);
-      const Pack<float, V> other = load<float, V>(b + k);
-#pragma unroll
-      for (int v = 0; v < V; ++v) sum.at[v] += other.at[v];
-      store(out + k, finished<Out>(sum, p.quantize));
-    }
-  }
-}
-
-// For a box per pair, or for so few pairs that work per source does not pay (scratch.data is null). A
-// block computes a band of rows: first it copies, then it computes tiles that straddle a box's edge.
-template <typename In, typename Out, int V>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks)
-    composite_lr_fwd_kernel(const CompositeLrParams p, const TensorView scratch,
-                            const TileShape shape) {
-  const CompositeParams& q = p.composite;
-  const int lr_height = static_cast<int>(q.out.sizes[2]);
-  const int lr_width = static_cast<int>(q.out.sizes[3]);
-  const int height = lr_height * shape.scale, width = lr_width * shape.scale;
   const int bands = ceil_div(lr_height, shape.side());
   const std::int64_t channels = q.out.sizes[1], size = q.out.sizes[2] * q.out.sizes[3];
   const std::int64_t work = q.out.sizes[0] * channels * bands;
-  const float* lr = static_cast<const float*>(scratch.data);
   const bool quantize = p.quantize;
 
   for (std::int64_t item = blockIdx.x; item < work; item += gridDim.x) {
     const std::int64_t plane = item / bands, n = plane / channels, c = plane - n * channels;
     const int top = static_cast<int>(item - plane * bands) << shape.log_side;
-    const int rows_out = min(shape.side(), lr_height - top);
     const Pair pair = pair_of(q, n);
-    const Box inner = box_of(q.inner, n), outer = box_of(q.outer, n);
     Out* out = static_cast<Out*>(q.out.data) + plane * size;
-    const int packs = lr_width / V;
-
     if (!pair.valid) {
-      for (int k = threadIdx.x; k < rows_out * packs; k += blockDim.x) {
-        store(out + static_cast<std::int64_t>(top) * lr_width + k * V, nan_pack<Out, V>());
+      const int rows_out = min(shape.side(), lr_height - top);
+      for (int k = threadIdx.x; k < rows_out * lr_width; k += blockDim.x) {
+        out[static_cast<std::int64_t>(top) * lr_width + k] = from_float<Out>(NAN);
       }
       continue;
     }
-
-    if (lr) {
-      const float* lr_a = lr + (pair.a * channels + c) * size;
-      const float* lr_b = lr + ((q.a.sizes[0] + pair.b) * channels + c) * size;
-      for (int k = threadIdx.x; k < rows_out * packs; k += blockDim.x) {
-        const int row = k / packs, i = top + row, j = (k - row * packs) * V;
-        const std::int64_t at = static_cast<std::int64_t>(i) * lr_width + j;
-        const Range y = support(i, 1, shape.scale, height);
-        const Origin whole = origin(inner, outer, y, support(j, V, shape.scale, width));
-        if (whole != Origin::both) {
-          const float* from = whole == Origin::a ? lr_a : lr_b;
-          store(out + at, finished<Out>(load<float, V>(from + at), quantize));
-        } else if constexpr (V > 1) {
-          for (int v = 0; v < V; ++v) {
-            const Origin single = origin(inner, outer, y, support(j + v, 1, shape.scale, width));
-            if (single == Origin::both) continue;
-            out[at + v] = finished<Out>((single == Origin::a ? lr_a : lr_b)[at + v], quantize);
-          }
-        }
-      }
-    }
-
     const HrPlane<In> image = {plane_of<In>(q.a, pair.a, c), plane_of<In>(q.b, pair.b, c),
                                q.a.strides[2], q.a.strides[3], q.b.strides[2], q.b.strides[3],
-                               inner, outer};
-    const Range y = support(top, rows_out, shape.scale, height);
+                               box_of(q.inner, n), box_of(q.outer, n)};
     for (int left = 0; left < lr_width; left += shape.side()) {
-      const int columns_out = min(shape.side(), lr_width - left);
-      const Range x = support(left, columns_out, shape.scale, width);
-      if (lr && origin(inner, outer, y, x) != Origin::both) continue;
       downsample_tile(image, p, shape, top, left, [=](int i, int j, float value) {
-        const bool copied = lr && origin(inner, outer, support(i, 1, shape.scale, height),
-                                         support(j, 1, shape.scale, width)) != Origin::both;
-        if (copied) return;
         out[static_cast<std::int64_t>(i) * lr_width + j] = finished<Out>(value, quantize);
       });
     }
@@ -258,65 +160,68 @@ enum Transform : int {
   kTransforms
 };
 
-struct Pixel {
-  int y, x;
+// Where the pixels of one row of a transformed tile come from: a row of it, or a column, walked forwards
+// or backwards, each pixel once or 2 or 4 times.
+struct Walk {
+  int first, direction, zoom, last;  // pixel v is number min((first + direction * v) >> zoom, last)
+  std::int64_t start, step;          // of number 0, and from one to the next
+
+  // Of pixel (y, x) of a tile under transform `code`.
+  __device__ Walk(const TensorView& tiles, int code, int y, int x) {
+    const int height = static_cast<int>(tiles.sizes[2]), width = static_cast<int>(tiles.sizes[3]);
+    const bool turned = code == kRotate90 || code == kRotate270;
+    const bool back = code == kFlipHorizontal || code == kRotate180 || code == kRotate270;
+    const bool up = code == kFlipVertical || code == kRotate180 || code == kRotate90;
+    zoom = code == kZoom2 ? 1 : code == kZoom4 ? 2 : 0;
+    const int more = (1 << zoom) - 1;
+    first = back ? width - 1 - x : x + width * more / 2;
+    direction = back ? -1 : 1;
+    // min: fastbg.ops refuses quarter turns of tiles that are not square.
+    last = (turned ? height : width) - 1;
+    const int across = min(up ? height - 1 - y : (y + height * more / 2) >> zoom,
+                           (turned ? width : height) - 1);
+    start = across * tiles.strides[turned ? 3 : 2];
+    step = tiles.strides[turned ? 2 : 3];
+  }
+
+  __device__ std::int64_t offset(int v) const {
+    return start + min((first + direction * v) >> zoom, last) * step;
+  }
 };
 
-// The pixel of a height x width tile that transform `code` moves to (y, x).
-__device__ inline Pixel transformed(int code, int y, int x, int height, int width) {
-  const int up = height - 1 - y, left = width - 1 - x;  // counted from the far end
-  switch (code) {
-    case kFlipHorizontal: return {y, left};
-    case kFlipVertical: return {up, x};
-    // min: fastbg.ops refuses quarter turns of tiles that are not square.
-    case kRotate90: return {min(x, height - 1), min(up, width - 1)};
-    case kRotate180: return {up, left};
-    case kRotate270: return {min(left, height - 1), min(y, width - 1)};
-    case kZoom2: return {(y + height / 2) / 2, (x + width / 2) / 2};
-    case kZoom4: return {(y + height * 3 / 2) / 4, (x + width * 3 / 2) / 4};
-    default: return {y, x};
-  }
-}
-
-// `packed_tiles`: whether rows of the tiles can be read in packs of V.
+// blockIdx.x counts packs of an image, blockIdx.y images; a thread has a pack in all channels.
 template <typename T, int V>
-__global__ void __launch_bounds__(kThreads, kBlocks)
-    mosaic_fwd_kernel(const MosaicParams p, const bool packed_tiles) {
+__global__ void __launch_bounds__(kThreads, kBlocks) mosaic_fwd_kernel(const MosaicParams p) {
   const std::int64_t channels = p.out.sizes[1];
-  const std::int64_t planes = p.out.sizes[0] * channels;
   const int height = static_cast<int>(p.out.sizes[2]), width = static_cast<int>(p.out.sizes[3]);
   const int tile_height = static_cast<int>(p.tiles.sizes[2]);
-  const int tile_width = static_cast<int>(p.tiles.sizes[3]);
+  const int tile_width = static_cast<int>(p.tiles.sizes[3]), packs = width / V;
+  const std::int64_t plane = static_cast<std::int64_t>(height) * width, places = plane / V;
 
-  for (std::int64_t plane = blockIdx.y; plane < planes; plane += gridDim.y) {
-    const std::int64_t n = plane / channels, c = plane - n * channels;
-    const T* tile = plane_of<T>(p.tiles, n, c);
-    const int* cells = static_cast<const int*>(p.cells.data) + n * p.cells.strides[0];
-    T* out = static_cast<T*>(p.out.data) + plane * height * width;
-
-    for (int y = blockIdx.x * blockDim.y + threadIdx.y; y < height; y += gridDim.x * blockDim.y) {
-      const int cell_y = y / tile_height, tile_y = y - cell_y * tile_height;
-      for (int x = threadIdx.x * V; x < width; x += blockDim.x * V) {
-        const int cell_x = x / tile_width, tile_x = x - cell_x * tile_width;
-        const int code = cells[cell_y * p.cells.strides[1] + cell_x * p.cells.strides[2]];
-        const bool backwards = code == kFlipHorizontal || code == kRotate180;
-        Pack<T, V> pack;
-        if (code < 0 || code >= kTransforms) {
-          pack = nan_pack<T, V>();
-        } else if (packed_tiles && (backwards || code == kIdentity || code == kFlipVertical)) {
-          const int first = backwards ? tile_x + V - 1 : tile_x;
-          const Pixel from = transformed(code, tile_y, first, tile_height, tile_width);
-          const Pack<T, V> row = load<T, V>(tile + from.y * p.tiles.strides[2] + from.x);
+  for (std::int64_t n = blockIdx.y; n < p.out.sizes[0]; n += gridDim.y) {
+    const int* const cells = static_cast<const int*>(p.cells.data) + n * p.cells.strides[0];
+    for (std::int64_t place = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+         place < places; place += static_cast<std::int64_t>(gridDim.x) * blockDim.x) {
+      const int y = static_cast<int>(place / packs);
+      const int x = static_cast<int>(place - static_cast<std::int64_t>(y) * packs) * V;
+      const int cell_y = y / tile_height, cell_x = x / tile_width;
+      const int code = cells[cell_y * p.cells.strides[1] + cell_x * p.cells.strides[2]];
+      const bool exists = code >= 0 && code < kTransforms;
+      const Walk walk(p.tiles, code, y - cell_y * tile_height, x - cell_x * tile_width);
+      const T* tile = plane_of<T>(p.tiles, n, 0);
+      const T* from[V];
 #pragma unroll
-          for (int v = 0; v < V; ++v) pack.at[v] = backwards ? row.at[V - 1 - v] : row.at[v];
-        } else {
+      for (int v = 0; v < V; ++v) from[v] = tile + walk.offset(v);
+      T* to = static_cast<T*>(p.out.data) + n * channels * plane + place * V;
+#pragma unroll 1
+      for (int c = 0; c < static_cast<int>(channels); ++c, to += plane) {
+        Pack<T, V> pack = nan_pack<T, V>();
 #pragma unroll
-          for (int v = 0; v < V; ++v) {
-            const Pixel from = transformed(code, tile_y, tile_x + v, tile_height, tile_width);
-            pack.at[v] = tile[from.y * p.tiles.strides[2] + from.x * p.tiles.strides[3]];
-          }
+        for (int v = 0; v < V; ++v) {
+          if (exists) pack.at[v] = *from[v];
+          from[v] += p.tiles.strides[1];
         }
-        store(out + static_cast<std::int64_t>(y) * width + x, pack);
+        store(to, pack);
       }
     }
   }
@@ -334,51 +239,101 @@ struct Launch {
 };
 
 // threadIdx.x over the packs of a row (at most a warp), threadIdx.y over rows, blockIdx.y planes.
-Launch over_rows(const TensorView& out, int pack) {
-  const std::int64_t packs = ceil_div<std::int64_t>(out.sizes[3], pack);
+Launch over_lines(std::int64_t rows, std::int64_t width, int pack, std::int64_t planes) {
+  const std::int64_t packs = ceil_div<std::int64_t>(width, pack);
   unsigned columns = 1;
   while (columns < 32 && columns < packs) columns *= 2;
-  const unsigned rows = kThreads / columns;
-  return {dim3(grid_size(ceil_div<std::int64_t>(out.sizes[2], rows)),
-               grid_size(out.sizes[0] * out.sizes[1])),
-          dim3(columns, rows)};
+  const unsigned lines = kThreads / columns;
+  return {dim3(grid_size(ceil_div<std::int64_t>(rows, lines)), grid_size(planes)),
+          dim3(columns, lines)};
 }
 
-// As over_rows, but blockIdx.y counts images, and with many images a thread has up to 4 rows.
+// As over_lines, but blockIdx.y counts images, and with many images a thread has up to 8 rows.
 Launch over_images(const TensorView& out, int pack) {
-  constexpr std::int64_t kFill = 4096, kRows = 4;
-  Launch launch = over_rows(out, pack);
+  constexpr std::int64_t kFill = 4096, kRows = 8;
+  Launch launch = over_lines(out.sizes[2], out.sizes[3], pack, out.sizes[0]);
   const std::int64_t rows = ceil_div<std::int64_t>(out.sizes[2], launch.block.y);
   const std::int64_t wanted = ceil_div(kFill, std::max<std::int64_t>(out.sizes[0], 1));
   const std::int64_t blocks = std::clamp(wanted, ceil_div(rows, kRows), rows);
-  launch.grid = dim3(grid_size(blocks), grid_size(out.sizes[0]));
+  launch.grid.x = grid_size(blocks);
   return launch;
 }
 
-template <typename In, typename Out, int V>
-cudaError_t run_composite_lr(const CompositeLrParams& p, const TensorView& scratch,
-                             const TileShape& shape, cudaStream_t stream) {
+// Fills `scratch`; with one box for all pairs, with the parts that its composites take.
+template <typename In>
+void run_sources(const CompositeLrParams& p, const CompositeLrScratch& scratch, bool parts,
+                 cudaStream_t stream) {
   const CompositeParams& q = p.composite;
-  const std::size_t shared = shape.shared_bytes();
-  const bool one_box = q.inner.rank == 1 && q.outer.rank == 1;
-  const std::int64_t bands = ceil_div<std::int64_t>(q.out.sizes[2], shape.side());
-  if (scratch.data) {
-    const std::int64_t sources = q.a.sizes[0] + q.b.sizes[0];
-    const dim3 grid(grid_size(sources * q.out.sizes[1] * bands));
-    FASTBG_LAUNCH((composite_lr_sources_kernel<In>), grid, dim3(kTileThreads), shared, stream, p,
-                  scratch, shape, one_box);
-  }
-  if (scratch.data && one_box) {
-    const std::int64_t size = element_count(q.out) / q.out.sizes[0];
-    const std::int64_t blocks = ceil_div<std::int64_t>(size, kThreads * V);
-    const dim3 grid(grid_size(blocks), grid_size(q.out.sizes[0]));
-    FASTBG_LAUNCH((composite_lr_sum_kernel<Out, V>), grid, dim3(kThreads), 0, stream, p, scratch);
+  const TensorView &rows = scratch.rows, &small = scratch.small;
+  const std::int64_t planes = rows.sizes[0] * rows.sizes[1];
+  const bool packs = packable(q.a, kRowPack, sizeof(In)) && packable(q.b, kRowPack, sizeof(In)) &&
+                     packable(rows, kRowPack, sizeof(float));
+  Launch launch = over_lines(rows.sizes[2], rows.sizes[3], packs ? kRowPack : 1, planes);
+  launch.grid.x = std::max(launch.grid.x / 2, 1u);  // two rows of a thread
+  if (packs && parts) {
+    FASTBG_LAUNCH((composite_lr_rows_kernel<In, kRowPack, true>), launch.grid, launch.block, 0,
+                  stream, p, rows);
+  } else if (packs) {
+    FASTBG_LAUNCH((composite_lr_rows_kernel<In, kRowPack, false>), launch.grid, launch.block, 0,
+                  stream, p, rows);
+  } else if (parts) {
+    FASTBG_LAUNCH((composite_lr_rows_kernel<In, 1, true>), launch.grid, launch.block, 0, stream, p,
+                  rows);
   } else {
-    const dim3 grid(grid_size(element_count(q.out) / (q.out.sizes[2] * q.out.sizes[3]) * bands));
-    FASTBG_LAUNCH((composite_lr_fwd_kernel<In, Out, V>), grid, dim3(kTileThreads), shared, stream,
-                  p, scratch, shape);
+    FASTBG_LAUNCH((composite_lr_rows_kernel<In, 1, false>), launch.grid, launch.block, 0, stream, p,
+                  rows);
+  }
+  launch = over_lines(ceil_div<std::int64_t>(planes * small.sizes[2], kLines), small.sizes[3], 1, 1);
+  FASTBG_LAUNCH((composite_lr_columns_kernel), launch.grid, launch.block, 0, stream, p, rows, small);
+}
+
+template <typename In, typename Out, int V>
+cudaError_t run_composite_lr(const CompositeLrParams& p, const CompositeLrScratch& scratch,
+                             int scale, cudaStream_t stream) {
+  const CompositeParams& q = p.composite;
+  const bool one_box = q.inner.rank == 1 && q.outer.rank == 1;
+  BandShape shape;
+  if (!band_shape_for(scale, shape)) return cudaErrorInvalidValue;
+  run_sources<In>(p, scratch, one_box, stream);
+  if (one_box) {
+    const std::int64_t places = q.out.sizes[2] * (q.out.sizes[3] / V) *
+                                ceil_div<std::int64_t>(q.out.sizes[1], kTogether);
+    const dim3 grid(grid_size(ceil_div<std::int64_t>(places, kLrThreads)),
+                    grid_size(ceil_div<std::int64_t>(q.out.sizes[0], kSumPairs)));
+    FASTBG_LAUNCH((composite_lr_sum_kernel<Out, V>), grid, dim3(kLrThreads), 0, stream, p,
+                  scratch.small, scale);
+  } else {
+    const std::int64_t bands = ceil_div<std::int64_t>(q.out.sizes[2], shape.rows());
+    FASTBG_LAUNCH((composite_lr_boxes_kernel<In, Out, V>), dim3(grid_size(q.out.sizes[0] * bands)),
+                  dim3(kBoxThreads), shape.shared_bytes(), stream, p, scratch, shape);
   }
   return cudaGetLastError();
+}
+
+// Each pair on its own.
+template <typename In, typename Out>
+cudaError_t run_directly(const CompositeLrParams& p, cudaStream_t stream) {
+  const CompositeParams& q = p.composite;
+  TileShape shape;
+  if (!tile_shape_for(p, shape)) return cudaErrorInvalidValue;
+  const std::int64_t bands = ceil_div<std::int64_t>(q.out.sizes[2], shape.side());
+  FASTBG_LAUNCH((composite_lr_fwd_kernel<In, Out>),
+                dim3(grid_size(q.out.sizes[0] * q.out.sizes[1] * bands)), dim3(kTileThreads),
+                shape.shared_bytes(), stream, p, shape);
+  return cudaGetLastError();
+}
+
+bool fits(const CompositeLrScratch& scratch, const CompositeParams& q) {
+  const std::int64_t sources = q.a.sizes[0] + q.b.sizes[0];
+  for (const TensorView* view : {&scratch.rows, &scratch.small}) {
+    const std::int64_t columns = (view == &scratch.rows ? q.a : q.out).sizes[3];
+    if (!contiguous(*view) || view->dtype != DType::float32 || view->sizes[0] != sources ||
+        view->sizes[1] != q.out.sizes[1] || view->sizes[2] != q.out.sizes[2] ||
+        view->sizes[3] != columns) {
+      return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace
@@ -402,20 +357,23 @@ cudaError_t launch_composite(const CompositeParams& p, cudaStream_t stream) {
   });
 }
 
-cudaError_t launch_composite_lr(const CompositeLrParams& p, const TensorView& scratch,
+cudaError_t launch_composite_lr(const CompositeLrParams& p, const CompositeLrScratch& scratch,
                                 cudaStream_t stream) {
   const CompositeParams& q = p.composite;
-  if (!contiguous(q.out) || !contiguous(scratch) || !sides_fit(q.a)) return cudaErrorInvalidValue;
+  if (!contiguous(q.out) || !sides_fit(q.a)) return cudaErrorInvalidValue;
   if (element_count(q.out) == 0) return cudaSuccess;
-  TileShape shape;
-  if (!tile_shape_for(p, shape)) return cudaErrorInvalidValue;
+  if (scratch.small.data && !fits(scratch, q)) return cudaErrorInvalidValue;
+  const int scale = static_cast<int>(q.a.sizes[2] / q.out.sizes[2]);
   return with_types(q.a.dtype, [&](auto in, auto out) {
     using In = typename decltype(in)::type;
     using Out = typename decltype(out)::type;
     constexpr int pack = kPackOf<Out>;
+    const bool near = near_enough(q.a, sizeof(In)) && near_enough(q.b, sizeof(In));
+    const bool one_box = q.inner.rank == 1 && q.outer.rank == 1;
+    if (!scratch.small.data || !(near || one_box)) return run_directly<In, Out>(p, stream);
     return packable(q.out, pack, sizeof(Out))
-               ? run_composite_lr<In, Out, pack>(p, scratch, shape, stream)
-               : run_composite_lr<In, Out, 1>(p, scratch, shape, stream);
+               ? run_composite_lr<In, Out, pack>(p, scratch, scale, stream)
+               : run_composite_lr<In, Out, 1>(p, scratch, scale, stream);
   });
 }
 
@@ -426,14 +384,13 @@ cudaError_t launch_mosaic(const MosaicParams& p, cudaStream_t stream) {
   return with_types(p.tiles.dtype, [&](auto, auto out) {
     using T = typename decltype(out)::type;
     constexpr int pack = kPackOf<T>;
-    if (p.tiles.sizes[3] % pack == 0 && packable(p.out, pack, sizeof(T))) {
-      const Launch launch = over_rows(p.out, pack);
-      const bool packed_tiles = packable(p.tiles, pack, sizeof(T));
-      FASTBG_LAUNCH((mosaic_fwd_kernel<T, pack>), launch.grid, launch.block, 0, stream, p,
-                    packed_tiles);
+    const bool packs = p.tiles.sizes[3] % pack == 0 && packable(p.out, pack, sizeof(T));
+    const std::int64_t places = p.out.sizes[2] * p.out.sizes[3] / (packs ? pack : 1);
+    const dim3 grid(grid_size(ceil_div<std::int64_t>(places, kThreads)), grid_size(p.out.sizes[0]));
+    if (packs) {
+      FASTBG_LAUNCH((mosaic_fwd_kernel<T, pack>), grid, dim3(kThreads), 0, stream, p);
     } else {
-      const Launch launch = over_rows(p.out, 1);
-      FASTBG_LAUNCH((mosaic_fwd_kernel<T, 1>), launch.grid, launch.block, 0, stream, p, false);
+      FASTBG_LAUNCH((mosaic_fwd_kernel<T, 1>), grid, dim3(kThreads), 0, stream, p);
     }
     return cudaGetLastError();
   });

@@ -11,9 +11,14 @@ namespace fastbg {
 
 cudaError_t launch_composite(const CompositeParams& params, cudaStream_t stream);
 
-// `scratch` is (A+B,C,H/s,W/s) float32, contiguous, for the results that are computed once per source.
-// If it is null, each pair is computed on its own, which is faster for few pairs.
-cudaError_t launch_composite_lr(const CompositeLrParams& params, const TensorView& scratch,
+// For the results that are computed once per source: float32, contiguous.
+struct CompositeLrScratch {
+  TensorView rows;   // (A+B,C,H/s,W)
+  TensorView small;  // (A+B,C,H/s,W/s)
+};
+
+// If `scratch.small` is null, each pair is computed on its own, which is faster for few pairs.
+cudaError_t launch_composite_lr(const CompositeLrParams& params, const CompositeLrScratch& scratch,
                                 cudaStream_t stream);
 
 cudaError_t launch_mosaic(const MosaicParams& params, cudaStream_t stream);

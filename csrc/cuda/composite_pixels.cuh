@@ -94,21 +94,26 @@ __device__ inline Pack<T, V> nan_pack() {
   return pack;
 }
 
-// Rounds as the reference does; keeps NaN.
+// Rounded to a grey level as the reference does; keeps NaN.
+__device__ inline float quantized(float value) {
+  value = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
+  return grey_level(floorf(__fadd_rn(__fmul_rn(value, 255.0f), 0.5f)));
+}
+
 template <typename Out>
 __device__ inline Out finished(float value, bool quantize) {
-  if (quantize) {
-    value = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
-    value = grey_level(floorf(__fadd_rn(__fmul_rn(value, 255.0f), 0.5f)));
-  }
-  return from_float<Out>(value);
+  return from_float<Out>(quantize ? quantized(value) : value);
 }
 
 template <typename Out, int V>
-__device__ inline Pack<Out, V> finished(const Pack<float, V>& values, bool quantize) {
+__device__ inline Pack<Out, V> finished(Pack<float, V> values, bool quantize) {
+  if (quantize) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) values.at[v] = quantized(values.at[v]);
+  }
   Pack<Out, V> pack;
 #pragma unroll
-  for (int v = 0; v < V; ++v) pack.at[v] = finished<Out>(values.at[v], quantize);
+  for (int v = 0; v < V; ++v) pack.at[v] = from_float<Out>(values.at[v]);
   return pack;
 }
 

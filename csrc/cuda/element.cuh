@@ -51,6 +51,18 @@ struct Pack {
   T at[V];
 };
 
+// Hides from the compiler how an address in global memory was computed: it is then kept in a register
+// instead of being computed again, with 64-bit products, wherever it is needed.
+template <typename T>
+__device__ inline void forget(T*& address) {
+#ifdef __CUDACC__
+  asm volatile("" : "+l"(address));
+  __builtin_assume(__isGlobal(address));
+#else
+  asm volatile("" : "+r"(address));
+#endif
+}
+
 // Elements that fill a 128-bit store.
 template <typename T>
 constexpr int kPackOf = 16 / sizeof(T);
@@ -90,6 +102,19 @@ __device__ inline void store(T* address, const Pack<T, V>& pack) {
     uint4 bits;
     memcpy(&bits, &pack, sizeof(bits));
     __stcs(reinterpret_cast<uint4*>(address), bits);
+  }
+}
+
+// As `store`, but for results that a next kernel reads soon.
+template <typename T, int V>
+__device__ inline void store_kept(T* address, const Pack<T, V>& pack) {
+  if constexpr (V == 1) {
+    *address = pack.at[0];
+  } else {
+    static_assert(sizeof(pack) == 16, "stores are single or 128 bits wide");
+    uint4 bits;
+    memcpy(&bits, &pack, sizeof(bits));
+    *reinterpret_cast<uint4*>(address) = bits;
   }
 }
 

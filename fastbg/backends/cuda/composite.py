@@ -53,15 +53,19 @@ def composite_lr(
     # Work per source pays off once there are as many pairs as sources.
     sources = len(a) + len(b)
     shared = sources if len(pairs) >= sources else 0
-    scratch = torch.empty((shared, *size), dtype=torch.float32, device=a.device)
+    half, small = (
+        torch.empty(
+            (shared, channels, height // scale, columns), dtype=torch.float32, device=a.device
+        )
+        for columns in (width, width // scale)
+    )
     rows = taps_on(height, scale, kernel, a.device)
     columns = taps_on(width, scale, kernel, a.device)
     with launching_on(a.device) as stream:
         native().composite_lr(
             *map(view, (a, b, pairs, inner, outer, *rows, *columns)),
             quantize,
-            view(scratch),
-            view(out),
+            *map(view, (half, small, out)),
             stream,
         )
     return out
