@@ -83,8 +83,8 @@ def test_few_or_equal_replacements_have_their_plain_mean() -> None:
 
 
 def test_the_rule_for_enough_draws() -> None:
-    assert rounds(50) == [6, 12, 18, 24, 30, 36, 42, 48, 50]
-    assert rounds(12) == [6, 12]
+    assert rounds(50) == [12, 18, 24, 30, 36, 42, 48, 50]
+    assert rounds(12) == [12]
     assert rounds(4) == [4]
     assert is_enough(Mean(30.0, 0.0025), 30.0)
     assert not is_enough(Mean(30.0, 0.0026), 30.0)

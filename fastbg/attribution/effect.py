@@ -145,10 +145,10 @@ class CausalEffectMap:
                 interventions. Affected blocks without fine replacements in it get new ones, drawn
                 with `seed`.
             accuracy: "published": as accurate as the published 50 replacements, with fewer where
-                fewer are enough. Rounds of 6 until the standard error is at most 0.0025 dB or a
-                tenth of the effect; at most `fine`. From 12 replacements on
-                effects are regression estimates, see `CausalEffectResult.regression`; for given
-                `interventions`, those of all blocks must come from one pool then.
+                fewer are enough: 12, and 6 more at a time until the standard error is at most
+                0.0025 dB or a tenth of the effect; at most `fine`. Effects are regression estimates
+                (`CausalEffectResult.regression`); replacements of all blocks must come from one
+                pool, given `interventions` included.
             progress: a mapping that finished parts are stored in and read from, so that an
                 interrupted map can be resumed. Use a new one for other arguments.
 

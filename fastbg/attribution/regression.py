@@ -17,8 +17,8 @@ from torch import Tensor
 Values = NDArray[np.float64]
 
 LUMA = (0.299, 0.587, 0.114)  # BT.601
-# accuracy="published": draws come in rounds of 6 until the standard error is at most 0.0025 dB or a
-# tenth of the effect (bench/bench_effect_draws.py).
+# accuracy="published": draws come in rounds of 6, after a first one of 12, until the standard error
+# is at most 0.0025 dB or a tenth of the effect (bench/bench_effect_draws.py).
 ROUND, ENOUGH, ENOUGH_OF_EFFECT = 6, 0.0025, 0.1
 LEAST = 12  # draws; with fewer a fitted function is too uncertain, and the plain mean is taken
 FEATURES = 4  # numbers that describe a replacement
@@ -34,7 +34,7 @@ class Mean(NamedTuple):
 
 def rounds(count: int) -> list[int]:
     """Numbers of draws, at most `count`, after which a block may have enough."""
-    return [*range(ROUND, count, ROUND), count]
+    return [*range(LEAST, count, ROUND), count]
 
 
 def is_enough(mean: Mean, baseline: float) -> bool:
