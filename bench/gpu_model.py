@@ -37,6 +37,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installed one
 
 from bench import gpu_static
+from bench.gpu_code import Code, Nest, read_code
 from bench.gpu_static import Facts
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "gpu.md"
@@ -50,96 +51,6 @@ ISSUES = 132 * 4 * 1.755e9  # warp instructions a second
 PEAK = {"tf32": 495e12, "half": 989e12}  # dense tensor-core operations a second
 MMA_SYNC = 0.62  # of the peak
 SCHEDULERS = 4
-INSTRUCTION = re.compile(
-    r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.x]*)([^;]*);", re.MULTILINE
-)
-
-
-@dataclass(frozen=True)
-class Nest:
-    """Loops within one another: the innermost one that does most of `work`, and those around it."""
-
-    work: str  # a key of WORK
-    trips: tuple[float, ...]  # of all warps through each loop, the innermost first
-
-    # Trips through a loop over taps are given as multiply-adds, of which a compiler puts several
-    # into one trip.
-
-
-# The instructions by which a loop is recognised. "pixels": a loop that copies, without wide stores.
-# "global taps", "shared taps": an innermost loop of sums over taps in global or in shared memory.
-WORK = {
-    "tensor": r"[A-Z]*MMA\b",
-    "stores": r"STG\S*\.(64|128|256)\b",
-    "fewest stores": r"STG\S*\.(64|128|256)\b",
-    "pixels": r"STG(?!\S*\.(64|128|256)\b)",
-    "loads": r"LDG\b",
-    "global taps": r"FFMA\b",
-    "shared taps": r"FFMA\b",
-}
-
-
-def within(loop: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether a loop is a part of another one."""
-    return loop != other and other[0] <= loop[0] and loop[1] <= other[1]
-
-
-@dataclass(frozen=True)
-class Code:
-    """A kernel's machine code."""
-
-    opcodes: tuple[str, ...]
-    loops: tuple[tuple[int, int], ...]  # first and last instruction
-    ahead: float  # steps whose copies to shared memory are under way while a warp computes
-
-    @property
-    def tensor(self) -> tuple[str, ...]:
-        """Tensor-core instructions of the hot loop."""
-        first, last = self.chain("tensor")[0]
-        inside = self.opcodes[first : last + 1]
-        return tuple(opcode for opcode in inside if re.match(WORK["tensor"], opcode))
-
-    def chain(self, work: str) -> list[tuple[int, int]]:
-        """The innermost loop with most of `work` (or least), those around it, and the kernel."""
-        found = [loop for loop in self.loops if self.amount(work, loop)]
-        whole = (0, len(self.opcodes) - 1)
-        if not found:
-            return [whole]
-        sign = 1 if work.startswith("fewest") else -1
-        first, last = min(
-            found, key=lambda loop: (sign * self.amount(work, loop), loop[1] - loop[0])
-        )
-        around = {loop for loop in self.loops if within((first, last), loop)}
-        return [(first, last), *sorted(around, key=lambda loop: loop[1] - loop[0]), whole]
-
-    def amount(self, work: str, loop: tuple[int, int]) -> int:
-        """How many instructions of a loop do `work`."""
-        inside = list(self.opcodes[loop[0] : loop[1] + 1])
-        shared, loads = (gpu_static.count(inside, opcode) > 0 for opcode in ("LDS", "LDG"))
-        if work == "pixels":
-            if shared or not loads or gpu_static.count(inside, WORK["stores"]):
-                return 0
-        elif work.endswith("taps"):
-            innermost = not any(within(other, loop) for other in self.loops)
-            stores = gpu_static.count(inside, "STG") > 0
-            if stores or not innermost or shared != (work == "shared taps"):
-                return 0
-        return gpu_static.count(inside, WORK[work])
-
-    def issued(self, starts: float, nests: tuple[Nest, ...]) -> float:
-        """Instructions of all warps: of each loop that is named, times its trips; the rest once."""
-        claimed: dict[tuple[int, int], float] = {}
-        for nest in nests:
-            chain = self.chain(nest.work)[:-1]
-            for loop, trips in zip(chain, nest.trips, strict=False):
-                taps = nest.work.endswith("taps") and loop == chain[0]
-                claimed[loop] = trips / self.amount(nest.work, loop) if taps else trips
-        total, whole = 0.0, (0, len(self.opcodes) - 1)
-        for loop, trips in {**claimed, whole: starts}.items():
-            inner = [other for other in claimed if within(other, loop)]
-            inside = {i for other in inner for i in range(other[0], other[1] + 1)}
-            total += trips * (loop[1] - loop[0] + 1 - len(inside))
-        return total
 
 
 @dataclass(frozen=True)
@@ -177,36 +88,6 @@ class Share:
     @property
     def share(self) -> float:
         return self.limit / self.time
-
-
-def read_code(sass: str) -> Code:
-    """Instructions and loops of a kernel's disassembly."""
-    listing = INSTRUCTION.findall(sass)
-    place = {int(address, 16): i for i, (address, _, _) in enumerate(listing)}
-    opcodes = tuple(opcode for _, opcode, _ in listing)
-    loops = []
-    for i, (address, opcode, operands) in enumerate(listing):
-        target = re.search(r"0x([0-9a-f]+)", operands) if opcode.startswith("BRA") else None
-        if target and int(target[1], 16) < int(address, 16):
-            loops.append((place[int(target[1], 16)], i))
-    code = Code(opcodes, tuple(loops), 0.0)
-    first, last = code.chain("tensor")[0]
-    return Code(opcodes, tuple(loops), steps_ahead(listing[first : last + 1]))
-
-
-def steps_ahead(loop: list[tuple[str, str, str]]) -> float:
-    """Steps that are being copied by LDGSTS while a loop computes: those which its wait leaves, and
-    one more if it starts the next copy before its first product.
-    """
-    opcodes = [opcode for _, opcode, _ in loop]
-    groups = gpu_static.count(opcodes, "LDGDEPBAR")
-    if not groups:
-        return 0.0
-    waits = [int(n, 16) for _, opcode, operands in loop if opcode.startswith("DEPBAR")
-             for n in re.findall(r"SB0, 0x([0-9a-f]+)", operands)]  # fmt: skip
-    product = next((i for i, o in enumerate(opcodes) if re.match(WORK["tensor"], o)), 0)
-    early = "LDGDEPBAR" in opcodes[:product]
-    return max(waits, default=0) // groups + early
 
 
 def throughput(opcode: str) -> tuple[float, int]:
