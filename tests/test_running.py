@@ -242,7 +242,7 @@ def test_refuses(folder: Path, tmp_path: Path) -> None:
         fastbg.run_experiments({"plain": nn.Identity()})  # type: ignore[dict-item]
     with pytest.raises(InvalidArgument, match="networks"):
         fastbg.run_experiments({})
-    with pytest.raises(CheckpointError, match="magnify"):
+    with pytest.raises(CheckpointError, match="must have the same scale"):
         fastbg.run_experiments({"a": tiny(), "b": tiny(scale=2)})
     with pytest.raises(InvalidArgument, match="one device and dtype"):
         fastbg.run_experiments({"a": tiny(), "b": tiny().double()})
