@@ -32,6 +32,10 @@ def test_a_small_run_gives_the_committed_numbers(tmp_path: Path) -> None:
                 close = {"abs": EFFECTS, "rel": 0}
             assert found["records"][key][name] == pytest.approx(value, **close), (key, name)
     for key, ends in golden["intervals"].items():
-        near = RANKS if key.startswith("effect ") else 5e-5
-        assert found["intervals"][key] == pytest.approx(ends, rel=ENDS, abs=near), key
+        got, near = found["intervals"][key], 5e-5
+        if key.startswith("effect "):
+            # Over three photographs an end is 4.3 standard errors away: it moves by more (0.011).
+            assert got["value"] == pytest.approx(ends["value"], abs=RANKS), key
+            near = 3 * RANKS
+        assert got == pytest.approx(ends, rel=ENDS, abs=near), key
     assert found["verdicts"] == golden["verdicts"]
