@@ -33,9 +33,10 @@ def test_a_small_run_gives_the_committed_numbers(tmp_path: Path) -> None:
             assert found["records"][key][name] == pytest.approx(value, **close), (key, name)
     for key, ends in golden["intervals"].items():
         got, near = found["intervals"][key], 5e-5
-        if key.startswith("effect "):
-            # Over three photographs an end is 4.3 standard errors away: it moves by more (0.011).
-            assert got["value"] == pytest.approx(ends["value"], abs=RANKS), key
-            near = 3 * RANKS
+        if key.startswith("effect"):
+            # Over three photographs an end is 4.3 standard errors away, and moves by more: by up to
+            # 0.011 of a rank correlation, and of effect_shares, in percent, by 0.029.
+            assert got["value"] == pytest.approx(ends["value"], rel=ENDS, abs=RANKS), key
+            near = 0.03 if key.startswith("effect ") else 0.1
         assert got == pytest.approx(ends, rel=ENDS, abs=near), key
     assert found["verdicts"] == golden["verdicts"]
