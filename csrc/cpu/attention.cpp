@@ -8,8 +8,8 @@ namespace {
 void gather_values(const Window& window, std::int64_t head, std::int64_t first, std::int64_t group,
                    const Rows& gathered) {
   const float* values[kMaxWindow];
-  const float* weights[kGroup];
-  float* out[kGroup];
+  const float* weights[kCellGroup];
+  float* out[kCellGroup];
   for (std::int64_t k = 0; k < window.cells; ++k) values[k] = window.value(head, k);
   for (std::int64_t c = 0; c < group; ++c) {
     weights[c] = window.scores.cell(c);
@@ -32,18 +32,18 @@ void window_attention(const SwinJob& job, int threads) {
     const Window window(job, windows, n, space);
     const Rows gathered = space.cells(window.cells, channels);
     window.project(job.x, nullptr);
-    for (std::int64_t first = 0; first < window.cells; first += kGroup) {
-      const std::int64_t group = smaller(kGroup, window.cells - first);
+    for (std::int64_t first = 0; first < window.cells; first += kCellGroup) {
+      const std::int64_t group = smaller(kCellGroup, window.cells - first);
       for (std::int64_t head = 0; head < step.heads; ++head) {
         window.exponentiate(head, first, group);
         gather_values(window, head, first, group, gathered);
       }
     }
-    for (std::int64_t first = 0; first < window.cells; first += kGroup) {
-      const std::int64_t group = smaller(kGroup, window.cells - first);
-      const float* from[kGroup];
-      const float* residual[kGroup];
-      float* to[kGroup];
+    for (std::int64_t first = 0; first < window.cells; first += kCellGroup) {
+      const std::int64_t group = smaller(kCellGroup, window.cells - first);
+      const float* from[kCellGroup];
+      const float* residual[kCellGroup];
+      float* to[kCellGroup];
       for (std::int64_t c = 0; c < group; ++c) {
         from[c] = gathered.cell(first + c);
         residual[c] = job.x + window.at[first + c];

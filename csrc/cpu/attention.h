@@ -5,7 +5,7 @@
 // vector lanes, so that norms and softmax reduce over vectors. A shifted window that the border of the map
 // cuts is a smaller rectangle: the logits that the original code masks are not computed at all.
 //
-// Weights come packed (fastbg/backends/cpu/attention_weight.py): rows in tiles of kTileRows, each tile
+// Weights come packed (fastbg/backends/cpu/attention_weight.py): rows in tiles of kPackedRows, each tile
 // (inputs, rows); the norm's affine part, the scale of the queries and log2(e) are multiplied in.
 #pragma once
 
@@ -17,9 +17,9 @@
 namespace fastbg {
 
 constexpr std::int64_t kCellSide = 4;
-constexpr std::int64_t kCell = 16;     // pixels
-constexpr std::int64_t kTileRows = 6;  // of packed weights
-constexpr std::int64_t kGroup = 4;     // cells that one product takes at once
+constexpr std::int64_t kCell = 16;          // pixels
+constexpr std::int64_t kPackedRows = 6;     // of packed weights
+constexpr std::int64_t kCellGroup = 4;      // cells that one product takes at once
 constexpr std::int64_t kMaxWindowCells = 8;  // side of an attention window
 
 // Cells of a patch, image by image and row by row; y0, x0 is its place in the map, in cells.

@@ -131,7 +131,7 @@ void register_attention(py::module_& m) {
     const py::gil_scoped_release released;
     backward(run, from, through, to, threads);
   });
-  m.attr("attention_tile_rows") = kTileRows;
+  m.attr("attention_tile_rows") = kPackedRows;
   m.attr("attention_cell_side") = kCellSide;
   m.attr("attention_window_cells") = kMaxWindowCells;
 }

@@ -53,13 +53,13 @@ struct Gradient {
   static std::int64_t floats(const SwinStep& step, std::int64_t channels) {
     const std::int64_t most = step.window * step.window, panels = panels_of(channels / step.heads);
     return most * (Workspace::stride(channels + kCell) + Workspace::stride(3 * channels)) +
-           kGroup * Workspace::stride(most * kCell) + 4 * panels * most * kCell * kCell;
+           kCellGroup * Workspace::stride(most * kCell) + 4 * panels * most * kCell * kCell;
   }
 
   Gradient(const Window& of, Workspace& space) : window(of), panels(panels_of(of.depth)) {
     gathered = space.cells(window.cells, window.channels + kCell);
     qkv = space.cells(window.cells, 3 * window.channels);
-    scores = space.cells(kGroup, window.cells * kCell);
+    scores = space.cells(kCellGroup, window.cells * kCell);
     for (Panels* p : {&queries, &through, &keys, &values}) {
       p->pixels = window.cells * kCell;
       p->data = space.take(panels * p->pixels * kCell);
@@ -86,8 +86,8 @@ struct Gradient {
   // Gradients to the queries of a group.
   void to_queries(std::int64_t head, std::int64_t first, std::int64_t group) const {
     const float* left[kMaxWindow];
-    const float* right[kGroup];
-    float* out[kGroup];
+    const float* right[kCellGroup];
+    float* out[kCellGroup];
     for (std::int64_t k = 0; k < window.cells; ++k) left[k] = window.key(head, k);
     for (std::int64_t c = 0; c < group; ++c) {
       right[c] = scores.cell(c);
@@ -101,12 +101,12 @@ struct Gradient {
   void over_queries(const Rows& left, const Panels& from, std::int64_t first, std::int64_t group,
                     const Panels& to) const {
     for (std::int64_t k = 0; k < window.cells; ++k) {
-      const float* pieces[kGroup];
-      const float* right[kGroup];
-      float* out[kGroup];
+      const float* pieces[kCellGroup];
+      const float* right[kCellGroup];
+      float* out[kCellGroup];
       for (std::int64_t c = 0; c < group; ++c) pieces[c] = left.cell(c) + k * kCell * kCell;
-      for (std::int64_t p = 0; p < panels; p += kGroup) {
-        const std::int64_t some = smaller(kGroup, panels - p);
+      for (std::int64_t p = 0; p < panels; p += kCellGroup) {
+        const std::int64_t some = smaller(kCellGroup, panels - p);
         for (std::int64_t q = 0; q < some; ++q) right[q] = from.at(p + q, first), out[q] = to.at(p + q, k);
         const Product product{pieces, group, kCell, kCell, nullptr, first > 0 ? out : nullptr, nullptr, nullptr};
         multiply_cells<Left::along>(product, some, right, out);
@@ -120,10 +120,10 @@ struct Gradient {
       queries.set(c, window.query(head, c), depth);
       through.set(c, gathered.cell(c) + offset, depth);
     }
-    for (std::int64_t first = 0; first < window.cells; first += kGroup) {
-      const std::int64_t group = smaller(kGroup, window.cells - first);
+    for (std::int64_t first = 0; first < window.cells; first += kCellGroup) {
+      const std::int64_t group = smaller(kCellGroup, window.cells - first);
       window.exponentiate(head, first, group);
-      const float* right[kGroup];
+      const float* right[kCellGroup];
       for (std::int64_t c = 0; c < group; ++c) right[c] = gathered.cell(first + c) + offset;
       window.pair(head, group, [&](std::int64_t k) { return window.value(head, k); }, right, first, false, scores);
       for (std::int64_t c = 0; c < group; ++c) {
@@ -154,10 +154,10 @@ void window_attention_gradient(const SwinJob& job, int threads) {
     const Gradient gradient(window, space);
     float* deviations = space.take(window.cells * kCell);
     window.project(job.x, deviations);
-    const float* from[kGroup];
-    float* to[kGroup];
-    for (std::int64_t first = 0; first < window.cells; first += kGroup) {
-      const std::int64_t group = smaller(kGroup, window.cells - first);
+    const float* from[kCellGroup];
+    float* to[kCellGroup];
+    for (std::int64_t first = 0; first < window.cells; first += kCellGroup) {
+      const std::int64_t group = smaller(kCellGroup, window.cells - first);
       for (std::int64_t c = 0; c < group; ++c) {
         from[c] = job.out + window.at[first + c];
         to[c] = gradient.gathered.cell(first + c);
@@ -165,8 +165,8 @@ void window_attention_gradient(const SwinJob& job, int threads) {
       multiply_packed(step.second_back, nullptr, channels, channels, group, from, nullptr, to);
     }
     for (std::int64_t head = 0; head < step.heads; ++head) gradient.of_head(head);
-    for (std::int64_t first = 0; first < window.cells; first += kGroup) {
-      const std::int64_t group = smaller(kGroup, window.cells - first);
+    for (std::int64_t first = 0; first < window.cells; first += kCellGroup) {
+      const std::int64_t group = smaller(kCellGroup, window.cells - first);
       for (std::int64_t c = 0; c < group; ++c) {
         from[c] = gradient.qkv.cell(first + c);
         to[c] = gradient.gathered.cell(first + c);  // no longer needed

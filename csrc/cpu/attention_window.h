@@ -50,12 +50,12 @@ struct Window {
   std::int64_t across, cells;
   std::int64_t at[kMaxWindow];  // floats into the map
   Rows normal, qkv, scores;
-  float* inverse;  // (kGroup, 16): one over the sum of the exponentials
+  float* inverse;  // (kCellGroup, 16): one over the sum of the exponentials
 
   static std::int64_t floats(const SwinStep& step, std::int64_t channels) {
     const std::int64_t most = step.window * step.window;
     return most * (Workspace::stride(channels) + Workspace::stride(3 * channels)) +
-           kGroup * (Workspace::stride(most * kCell) + kCell);
+           kCellGroup * (Workspace::stride(most * kCell) + kCell);
   }
 
   Window(const SwinJob& job, const Windows& windows, std::int64_t n, Workspace& space)
@@ -67,8 +67,8 @@ struct Window {
     }
     normal = space.cells(cells, channels);
     qkv = space.cells(cells, 3 * channels);
-    scores = space.cells(kGroup, cells * kCell);
-    inverse = space.take(kGroup * kCell);
+    scores = space.cells(kCellGroup, cells * kCell);
+    inverse = space.take(kCellGroup * kCell);
   }
 
   float* query(std::int64_t head, std::int64_t c) const { return qkv.cell(c) + head * depth * kCell; }
@@ -80,10 +80,10 @@ struct Window {
     for (std::int64_t c = 0; c < cells; ++c) {
       normalise(x + at[c], channels, step.eps, normal.cell(c), deviations ? deviations + c * kCell : nullptr);
     }
-    for (std::int64_t first = 0; first < cells; first += kGroup) {
-      const float* from[kGroup];
-      float* to[kGroup];
-      const std::int64_t group = smaller(kGroup, cells - first);
+    for (std::int64_t first = 0; first < cells; first += kCellGroup) {
+      const float* from[kCellGroup];
+      float* to[kCellGroup];
+      const std::int64_t group = smaller(kCellGroup, cells - first);
       for (std::int64_t c = 0; c < group; ++c) from[c] = normal.cell(first + c), to[c] = qkv.cell(first + c);
       multiply_packed(step.first.weight, step.first.bias, 3 * channels, channels, group, from, nullptr, to);
     }
@@ -96,8 +96,8 @@ struct Window {
             std::int64_t first, bool with_bias, const Rows& to) const {
     for (std::int64_t k = 0; k < cells; ++k) {
       const float* left = left_of(k);
-      const float* start[kGroup];
-      float* out[kGroup];
+      const float* start[kCellGroup];
+      float* out[kCellGroup];
       for (std::int64_t c = 0; c < group; ++c) {
         start[c] = bias(head, first + c, k);
         out[c] = to.cell(c) + k * kCell * kCell;
@@ -116,7 +116,7 @@ struct Window {
 
   // exp(logit - the largest) into `scores`, of the queries' cells `first` to `first + group`.
   void exponentiate(std::int64_t head, std::int64_t first, std::int64_t group) const {
-    const float* queries[kGroup];
+    const float* queries[kCellGroup];
     for (std::int64_t c = 0; c < group; ++c) queries[c] = query(head, first + c);
     pair(head, group, [&](std::int64_t k) { return key(head, k); }, queries, first, true, scores);
     for (std::int64_t c = 0; c < group; ++c) {

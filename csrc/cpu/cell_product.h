@@ -8,7 +8,7 @@ namespace fastbg::FASTBG_VARIANT {
 namespace {
 
 constexpr int kPerCell = kCell / kLanes;       // vectors
-constexpr int kColumns = kLanes == 16 ? 4 : 2;  // vectors at once: with kTileRows rows they fill the registers
+constexpr int kColumns = kLanes == 16 ? 4 : 2;  // vectors at once: with kPackedRows rows they fill the registers
 
 // How the left factor lies in memory.
 enum class Left {
@@ -93,8 +93,8 @@ void multiply_columns(const Product& p, int vector, const float* const* right, f
   if constexpr (V == 1 && kLeft != Left::packed) {
     for (; row + 16 <= p.rows; row += 16) multiply_tile<kLeft, 16, V>(p, row, vector, right, out);
   }
-  for (; row + kTileRows <= p.rows; row += kTileRows) {
-    multiply_tile<kLeft, kTileRows, V>(p, row, vector, right, out);
+  for (; row + kPackedRows <= p.rows; row += kPackedRows) {
+    multiply_tile<kLeft, kPackedRows, V>(p, row, vector, right, out);
   }
   switch (p.rows - row) {
     case 5: multiply_tile<kLeft, 5, V>(p, row, vector, right, out); break;

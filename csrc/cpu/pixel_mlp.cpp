@@ -4,32 +4,32 @@
 namespace fastbg::FASTBG_VARIANT {
 namespace {
 
-// The group-th kGroup cells of the box, over all images.
+// The group-th kCellGroup cells of the box, over all images.
 struct CellGroup {
   std::int64_t cells;
-  std::int64_t at[kGroup];  // floats into the map
+  std::int64_t at[kCellGroup];  // floats into the map
 
   CellGroup(const CellMap& map, const CellBox& box, std::int64_t group) {
     const std::int64_t across = box.x1 - box.x0, of_image = (box.y1 - box.y0) * across;
-    cells = smaller(kGroup, map.images * of_image - group * kGroup);
+    cells = smaller(kCellGroup, map.images * of_image - group * kCellGroup);
     for (std::int64_t c = 0; c < cells; ++c) {
-      const std::int64_t number = group * kGroup + c, inside = number % of_image;
+      const std::int64_t number = group * kCellGroup + c, inside = number % of_image;
       at[c] = map.at(number / of_image, box.y0 + inside / across, box.x0 + inside % across);
     }
   }
 
   static std::int64_t groups(const CellMap& map, const CellBox& box) {
     const std::int64_t cells = map.images * (box.y1 - box.y0) * (box.x1 - box.x0);
-    return (cells + kGroup - 1) / kGroup;
+    return (cells + kCellGroup - 1) / kCellGroup;
   }
 };
 
 struct Pointers {
-  const float* in[kGroup];
-  float* out[kGroup];
+  const float* in[kCellGroup];
+  float* out[kCellGroup];
 
   Pointers(const Rows& rows) {
-    for (std::int64_t c = 0; c < kGroup; ++c) in[c] = out[c] = rows.cell(c);
+    for (std::int64_t c = 0; c < kCellGroup; ++c) in[c] = out[c] = rows.cell(c);
   }
   Pointers(const CellGroup& group, const float* from, float* to) {
     for (std::int64_t c = 0; c < group.cells; ++c) {
@@ -47,9 +47,9 @@ void pixel_mlp(const SwinJob& job, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t g = 0; g < CellGroup::groups(job.map, step.box); ++g) {
     Workspace& space = workspace_of_thread();
-    space.reserve(kGroup * (Workspace::stride(channels) + Workspace::stride(hidden)));
+    space.reserve(kCellGroup * (Workspace::stride(channels) + Workspace::stride(hidden)));
     const CellGroup group(job.map, step.box, g);
-    const Rows normal = space.cells(kGroup, channels), features = space.cells(kGroup, hidden);
+    const Rows normal = space.cells(kCellGroup, channels), features = space.cells(kCellGroup, hidden);
     const Pointers map(group, job.x, job.out), n(normal), f(features);
     for (std::int64_t c = 0; c < group.cells; ++c) normalise(map.in[c], channels, step.eps, n.out[c], nullptr);
     multiply_packed(step.first.weight, step.first.bias, hidden, channels, group.cells, n.in, nullptr, f.out);
@@ -68,11 +68,11 @@ void pixel_mlp_gradient(const SwinJob& job, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t g = 0; g < CellGroup::groups(job.map, step.box); ++g) {
     Workspace& space = workspace_of_thread();
-    space.reserve(kGroup * (2 * Workspace::stride(channels) + 2 * Workspace::stride(hidden) + kCell));
+    space.reserve(kCellGroup * (2 * Workspace::stride(channels) + 2 * Workspace::stride(hidden) + kCell));
     const CellGroup group(job.map, step.box, g);
-    const Rows normal = space.cells(kGroup, channels), to_normal = space.cells(kGroup, channels);
-    const Rows features = space.cells(kGroup, hidden), to_features = space.cells(kGroup, hidden);
-    float* inverse = space.take(kGroup * kCell);
+    const Rows normal = space.cells(kCellGroup, channels), to_normal = space.cells(kCellGroup, channels);
+    const Rows features = space.cells(kCellGroup, hidden), to_features = space.cells(kCellGroup, hidden);
+    float* inverse = space.take(kCellGroup * kCell);
     const Pointers map(group, job.x, job.out), grad(group, job.out, job.out);
     const Pointers n(normal), dn(to_normal), f(features), df(to_features);
     for (std::int64_t c = 0; c < group.cells; ++c) {
