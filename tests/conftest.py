@@ -14,6 +14,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
     os.environ.setdefault("FASTBG_EMULATE", "1")
 
+# Workers of pytest-xdist, and what they start, share the machine: threads that spin while others
+# have the cores would make them many times slower.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
 from emulation_selftest import Selftest
 from runnable_backend import runnable
 from small_run import make_images

@@ -17,7 +17,8 @@ def commands() -> list[str]:
 
 
 def test_the_first_screen_gives_two_commands() -> None:
-    assert commands()[:2] == ["pip install . && fastbg run", "pip install '.[test]' && pytest"]
+    assert commands()[0] == "pip install . && fastbg run"
+    assert commands()[1].startswith("pip install '.[test]' && pytest")
     assert README.index(commands()[1]) < 2000
 
 
