@@ -111,10 +111,13 @@ class BatchedStack(ABC):
                 counts = [p.stop - p.start for p in batch.parts]
                 for part, own in zip(batch.parts, result.split(counts), strict=True):
                     found[part.change].append(own)
-        return [
-            torch.cat(parts) if parts else self._unchanged.repeat(count, 1, 1, 1)
-            for parts, (_, count) in zip(found, asked, strict=True)
-        ]
+        results = []
+        for parts, (_, count) in zip(found, asked, strict=True):
+            if len(parts) > 1:
+                results.append(torch.cat(parts))
+            else:
+                results.append(parts[0] if parts else self._unchanged.repeat(count, 1, 1, 1))
+        return results
 
     @property
     def nbytes(self) -> int:
