@@ -22,6 +22,7 @@ from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.geometry import Box
 from fastbg.models.conv_stack import link_layers
 from fastbg.models.edsr import EDSR
+from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
 from fastbg.models.rcan_direct import DirectRCAN
 from fastbg.ops.conv_stack import StackLayer, conv_stack
@@ -175,31 +176,37 @@ def test_the_native_module_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert kept.backend == "torch"
 
 
-@pytest.mark.parametrize("which", ["effect", "occlusion"])
+@pytest.mark.parametrize("which", ["effect", "direct paths of RCAN", "occlusion"])
 def test_maps_are_those_of_whole_windows(monkeypatch: pytest.MonkeyPatch, which: str) -> None:
     """And take no pass but one for the unchanged image."""
     monkeypatch.setenv("FASTBG_BACKEND", "torch")
     torch.manual_seed(0)
-    net = EDSR(features=8, blocks=2, scale=2).eval().requires_grad_(False)
+    direct = which == "direct paths of RCAN"
+    size: dict[str, Any] = {"features": 8, "blocks": 2, "scale": 2}
+    net: Network = RCAN(groups=1, squeezed=2, **size) if direct else EDSR(**size)
+    net = net.eval().requires_grad_(False)
     x = image(1, 3, 21, 26)
     windows = torch.tensor([[[14, 18, 12]]])
+    passes = 0
+    computes = DirectRCAN if direct else EDSR
+    whole = computes.forward_window
+
+    def count(self: Any, *args: Any) -> Tensor:
+        nonlocal passes
+        passes += 1
+        return whole(self, *args)
+
+    monkeypatch.setattr(computes, "forward_window", count)
 
     def values() -> tuple[Tensor, int]:
+        nonlocal passes
         passes = 0
-
-        def count(*_: Any) -> Tensor:
-            nonlocal passes
-            passes += 1
-            return whole(*_)
-
-        whole = type(net).forward_window.__get__(net)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(EDSR, "forward_window", lambda self, *a: count(*a))
-            if which == "effect":
-                tool = fastbg.CausalEffectMap(net, coarse=2, fine=3, metric="change")
-                found = torch.as_tensor(tool.effect(x, windows).effect)
-            else:
-                found = fastbg.Occlusion(net, metric="change").occlude(x, windows, (4, 3)).effect
+        if which == "occlusion":
+            found = fastbg.Occlusion(net, metric="change").occlude(x, windows, (4, 3)).effect
+        else:
+            paths = "direct" if direct else "total"
+            tool = fastbg.CausalEffectMap(net, coarse=2, fine=3, metric="change", paths=paths)
+            found = torch.as_tensor(tool.effect(x, windows).effect)
         return found, passes
 
     quick, few = values()
