@@ -225,6 +225,17 @@ def conv3x3_fwd_kernel(
     tl.store(at, total.to(out_ptr.dtype.element_ty), mask=kept)
 
 
+# Triton compiles a kernel again for sizes that are 1 or multiples of 16. This one is compiled once
+# for maps of all sizes, for callers whose sizes change in each call.
+conv3x3_any_size_kernel = triton.jit(
+    conv3x3_fwd_kernel.fn,
+    do_not_specialize=[
+        *("height", "width", "blocks_p", "x_height", "x_width"),
+        *("residual_height", "residual_width"),
+    ],
+)
+
+
 @dataclass(frozen=True)
 class Filter:
     """A weight (Co,Ci,3,3) and its use: in a convolution, or (transposed) in its input gradient."""
@@ -363,8 +374,13 @@ class Ending:
     sums: Tensor | None = None  # channels' sums (B, blocks of pixels, padded channels) float32
 
 
-def plan_conv3x3(x: Placed, packed: Packed, ending: Ending, out: Tensor) -> Launch:
-    """The launch that fills `out` (any strides), after a pixel shuffle if the filter has one."""
+def plan_conv3x3(
+    x: Placed, packed: Packed, ending: Ending, out: Tensor, any_size: bool = False
+) -> Launch:
+    """The launch that fills `out` (any strides), after a pixel shuffle if the filter has one.
+
+    With `any_size`, maps of other sizes need no other machine code.
+    """
     config, one = ConvConfig(), packed.filter
     height, width = (side // one.written for side in out.shape[2:])
     outputs, inputs = one.padded(packed.precision)
@@ -418,7 +434,8 @@ def plan_conv3x3(x: Placed, packed: Packed, ending: Ending, out: Tensor) -> Laun
         "BLOCK_K": block_k,
     }
     programs = len(out) * blocks_p * one.written**2 * (outputs // block_n)
-    return Launch(conv3x3_fwd_kernel, programs, arguments, constants, config.num_warps)
+    kernel = conv3x3_any_size_kernel if any_size else conv3x3_fwd_kernel
+    return Launch(kernel, programs, arguments, constants, config.num_warps)
 
 
 def pixel_blocks(height: int, width: int) -> int:
@@ -438,6 +455,7 @@ def workloads() -> list[Workload]:
         "fp32 as bf16": Case(64, 64, residual=True, precision="bf16"),
         "bf16": Case(64, 64, torch.bfloat16, residual=True),
         "fp32 gradient": Case(64, 64, residual=True, transposed=True),
+        "fp32 any size": Case(64, 64, residual=True, any_size=True),
         "fp32 sums": Case(64, 64, sums=True),
         "fp32 first": Case(3, 64, relu=True),
         "fp32 shuffle": Case(64, 256, upscale=2),
@@ -462,6 +480,7 @@ class Case:
     relu: bool = False
     residual: bool = False
     sums: bool = False
+    any_size: bool = False
     side: int = 32
 
     def plan(self) -> PackPlan:
@@ -491,7 +510,8 @@ class Case:
         )
         touched = [x, out, one.weight] + [out] * (self.residual + self.transposed)
         operations = 2 * 9 * self.inputs * self.outputs * len(x) * self.side**2
-        return workload(plan_conv3x3(Placed(x), packed, ending, out), name, touched, operations)
+        launch = plan_conv3x3(Placed(x), packed, ending, out, self.any_size)
+        return workload(launch, name, touched, operations)
 
     def maps(self, channels: int, factor: int) -> Tensor:
         """100 maps, channels_last."""

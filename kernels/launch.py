@@ -50,8 +50,9 @@ class Launch:
 
         Triton's own rules, which it applies in its launcher only, and that needs a driver: an
         integer 1 becomes a constant, multiples of 16 (addresses too) are known as such, a float is
-        neither.
+        neither; nor are arguments that the kernel says not to specialise for.
         """
+        general = {p.name for p in self.kernel.params if p.do_not_specialize}
         signature: dict[str, str] = {}
         constants = dict(self.constants)
         attributes: dict[tuple[int], list[list[Any]]] = {}
@@ -65,6 +66,9 @@ class Launch:
                 aligned = value.data_ptr() % 16 == 0
             elif isinstance(value, float):
                 signature[name] = "fp32"
+                continue
+            elif name in general:
+                signature[name] = "i32"
                 continue
             elif value == 1:
                 signature[name] = "constexpr"

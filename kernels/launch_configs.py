@@ -266,3 +266,20 @@ class AttentionConfig:
     def constants(self, channels: int) -> dict[str, int]:
         """The constants that the kernels are compiled with."""
         return {"BLOCK_P": self.block_p, "BLOCK_C": next_power_of_2(channels)}
+
+
+@dataclass(frozen=True)
+class AssembleConfig:
+    """change_assemble_kernel copies pixels, whose channels lie one after the other."""
+
+    elements: int = 2048  # of a program: four 128-bit accesses per thread
+    most_c: int = 64  # channels of a block
+    num_warps: int = 4
+
+    def block_c(self, channels: int) -> int:
+        """Channels of a block."""
+        return min(next_power_of_2(channels), self.most_c)
+
+    def block_p(self, block_c: int) -> int:
+        """Pixels of a block."""
+        return min(self.elements // block_c, 128)

@@ -20,7 +20,6 @@ from fastbg.models.edsr import EDSR
 from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
 from fastbg.ops.conv_stack import ChannelAttention, StackLayer, _checked, conv_stack
-from fastbg.ops.conv_stack_change import ChangeableStack
 from fastbg.registration import conv_stack as registered
 
 if importlib.util.find_spec("triton") is None:
@@ -303,8 +302,3 @@ def test_maps_are_not_kept_longer_than_they_are_used(
     net(image(1, 3, 9, 9).to(chosen))
     assert len(made) == 35
     assert most == 4  # of the whole body, of the block, between its convolutions, and its result
-
-
-def test_changeable_stacks_are_the_cpu_backends(chosen: torch.device) -> None:
-    with pytest.raises(BackendUnavailable, match="only the cpu backend keeps maps"):
-        ChangeableStack(image(1, 3, 5, 5).to(chosen), on(chosen, STACKS["one layer"]))

@@ -17,9 +17,11 @@ from fastbg.models.changeable import ChangeableWindow
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.checks import check_finite
 
-# Changes per call of a network with kept maps: weights are fetched once for all of them, and their
-# maps stay in the cache (6 was fastest for 3 and for 50 replacements of a block).
+# Changes per call of the CPU kernel for kept maps: weights are fetched once for all of them, and
+# their maps stay in the cache (6 was fastest for 3 and for 50 replacements of a block). Other
+# backends divide changes themselves; their calls are limited by the windows, in bytes and number.
 KEPT_CHANGES = 6
+WINDOW_BYTES, MOST_CHANGES = 256 << 20, 1024
 # Share of a map's largest value by which convolutions of float32 round.
 ROUNDING = 5e-7
 
@@ -58,7 +60,7 @@ class ChangedWindow:
         """
         self._negligible = ROUNDING if drop_rounding else 0.0
         self._passes, self.image, self.box = passes, image, window
-        self._batch = batch or images_per_call(image)
+        self._batch, self._most = batch or images_per_call(image), KEPT_CHANGES
         self.unchanged = self._run(image)[0]
         self.scale = passes.scale
         self.reach = reach_of(passes.model, window, *image.shape[-2:])
@@ -67,6 +69,9 @@ class ChangedWindow:
             self._kept = passes.model.keep_window(image, window)
         if self._kept is not None:
             self.unchanged = self._kept.unchanged[0]
+            if self._kept.backend != "cpu":
+                most = max(1, WINDOW_BYTES // self.unchanged.nbytes)
+                self._most = batch or min(most, MOST_CHANGES)
 
     def changed(self, changes: Sequence[Change]) -> Iterator[Tensor]:
         """(n,C,h,w), some at a time: the window after each of the changes alone."""
@@ -74,8 +79,10 @@ class ChangedWindow:
             for start in range(0, len(changes), self._batch):
                 yield self._run(self._inputs(changes[start : start + self._batch]))
             return
-        for some in _parts(changes, KEPT_CHANGES):
-            for patch in self._kept.run(some, self._negligible):
+        for some in _parts(changes, self._most):
+            patches = self._kept.run(some, self._negligible)
+            # The caller waits for the values of what it gets: once for all of them on a GPU.
+            for patch in patches if self._kept.backend == "cpu" else [torch.cat(patches)]:
                 check_finite("model", patch, "an SR window")
                 yield patch
 

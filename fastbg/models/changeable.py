@@ -26,7 +26,7 @@ class ChangeableWindow:
     def __init__(
         self, network: Network, image: Tensor, links: Sequence[Link], window: Box, equal: bool
     ) -> None:
-        """`image` (1,3,h,w) in [0,1]; BackendUnavailable where the CPU kernel cannot run."""
+        """`image` (1,3,h,w) in [0,1]; BackendUnavailable as for `ChangeableStack`."""
         self._network, self._window = network, window
         height, width = image.shape[-2:]
         self._layers = link_layers(links, window, height, width, equal)
@@ -41,6 +41,11 @@ class ChangeableWindow:
         """
         told = [(box, self._network.normalise(pixels)) for box, pixels in changes]
         return [self._image(result) for result in self._stack.run(told, negligible)]
+
+    @property
+    def backend(self) -> str:
+        """The backend that computes: "cpu", "torch" or "triton"."""
+        return self._stack.backend
 
     @property
     def nbytes(self) -> int:
@@ -63,4 +68,4 @@ def keep_window(
     try:
         return ChangeableWindow(network, image, links, window, equal)
     except BackendUnavailable:
-        return None  # forward_window computes the same, in PyTorch
+        return None  # forward_window computes the same, as for `equal` on a GPU

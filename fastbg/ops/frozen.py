@@ -16,6 +16,18 @@ def why_plain(op: str, x: Tensor, parameters: Sequence[Tensor], backend: str) ->
 
     Called at every call of the operator: cheap conditions first.
     """
+    reason = why_layers(x, parameters)
+    if reason is not None:
+        return reason
+    if select(op, Place(x.device, x.dtype), backend) == "torch":
+        return "the torch backend is PyTorch's own functions"
+    if x.dtype != torch.float32:
+        return f"it computes in float32, not {x.dtype}"
+    return None
+
+
+def why_layers(x: Tensor, parameters: Sequence[Tensor]) -> str | None:
+    """The reason why layers must run one by one, on any backend; None if they need not."""
     if torch.compiler.is_compiling():
         return "torch.compile compiles PyTorch's own functions"
     if torch._C._get_tracing_state() is not None:
@@ -32,8 +44,4 @@ def why_plain(op: str, x: Tensor, parameters: Sequence[Tensor], backend: str) ->
     device, dtype = x.device, x.dtype
     if any(t.dtype is not dtype or t.device != device for t in parameters):
         return "parameters of another device or dtype"
-    if select(op, Place(device, dtype), backend) == "torch":
-        return "the torch backend is PyTorch's own functions"
-    if dtype != torch.float32:
-        return f"it computes in float32, not {dtype}"
     return None

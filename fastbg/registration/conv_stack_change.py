@@ -15,7 +15,14 @@ def changeable_stack(
     layers: Sequence[int],
     scales: Sequence[float],
     whole_cells: bool,
+    backend: str,
 ) -> Any:
-    """The cpu backend's ChangeableStack; the caller has asked `why_plain` of conv_stack."""
-    backend = import_module(f"{BACKENDS['cpu']}.conv_stack_change")
-    return backend.ChangeableStack(x, parameters, layers, scales, whole_cells)
+    """The ChangeableStack of `backend`, one that has `conv_stack` too.
+
+    `whole_cells` only for the cpu backend; the caller has checked that the backend takes these
+    arguments.
+    """
+    module = import_module(f"{BACKENDS[backend]}.conv_stack_change")
+    if backend == "cpu":
+        return module.ChangeableStack(x, parameters, layers, scales, whole_cells)
+    return module.ChangeableStack(x, parameters, layers, scales)

@@ -16,9 +16,10 @@ def conv3x3(
     residual_scale: float,
     relu: bool,
     upscale: int,
+    padding: int = 1,
 ) -> Tensor:
     """residual + residual_scale * shuffled (relu (conv 3x3 (x) + bias))."""
-    y = conv2d(x, weight, bias, padding=1)
+    y = conv2d(x, weight, bias, padding=padding)
     if relu:
         y = torch.relu(y)
     if upscale > 1:

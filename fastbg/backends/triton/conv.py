@@ -59,15 +59,15 @@ def pack(filters: Sequence[Filter]) -> list[Packed]:
     return plan.packed
 
 
-def run(x: Placed, packed: Packed, ending: Ending, out: Tensor) -> Tensor:
-    """Computes the convolution into `out`, and returns it."""
+def run(x: Placed, packed: Packed, ending: Ending, out: Tensor, any_size: bool = False) -> Tensor:
+    """Computes the convolution into `out`, and returns it; `any_size` as for `plan_conv3x3`."""
     for name, maps in (("x", x.map), ("out", out)):
         if maps.shape[2] * maps.shape[3] > MOST_PIXELS:
             expected = f"at most {MOST_PIXELS} pixels an image on the triton backend"
             raise InvalidArgument(name, f"shape {tuple(maps.shape)}", expected)
     if out.numel():
         with torch.cuda.device_of(out):
-            plan_conv3x3(x, packed, ending, out).run()
+            plan_conv3x3(x, packed, ending, out, any_size).run()
     return out
 
 
