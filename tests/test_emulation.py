@@ -332,6 +332,22 @@ def test_composite_lr(data: st.DataObject, scale: int, count: int, each: bool, k
 
 
 @pytest.mark.usefixtures("module")
+@pytest.mark.parametrize("each", [False, True], ids=["one box", "a box each"])
+@pytest.mark.parametrize("dtype", SOURCES)
+def test_every_image_of_a_with_every_image_of_b(dtype: torch.dtype, each: bool) -> None:
+    """Pairs that share an image of b lie apart; a thread takes 8 of them, here of 19 and then 3."""
+    generator = torch.Generator().manual_seed(0)
+    a = images(19, 3, 24, 64, dtype, "contiguous", generator)
+    b = images(3, 3, 24, 64, dtype, "contiguous", generator)
+    index = torch.cartesian_prod(torch.arange(19), torch.arange(3)).int()
+    box = [boxes(len(index) if each else None, 24, 64, generator) for _ in range(2)]
+    for one, other, order in ((a, b, index), (b, a, index.flip(1)), (a, b, index.flip(0))):
+        arguments = (one, other, order, *box, 4, "matlab", False)
+        got, expected = emulated.composite_lr(*arguments), reference.composite_lr(*arguments)
+        torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE[got.dtype])
+
+
+@pytest.mark.usefixtures("module")
 @given(
     seed=st.integers(0, 2**31),
     side=st.sampled_from(SIDES[1:]),

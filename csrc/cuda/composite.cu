@@ -266,9 +266,10 @@ void run_sources(const CompositeLrParams& p, const CompositeLrScratch& scratch, 
   const CompositeParams& q = p.composite;
   const TensorView &rows = scratch.rows, &small = scratch.small;
   const std::int64_t planes = rows.sizes[0] * rows.sizes[1];
+  const std::int64_t items = rows.sizes[0] * ceil_div<std::int64_t>(rows.sizes[1], kTogether);
   const bool packs = packable(q.a, kRowPack, sizeof(In)) && packable(q.b, kRowPack, sizeof(In)) &&
                      packable(rows, kRowPack, sizeof(float));
-  Launch launch = over_lines(rows.sizes[2], rows.sizes[3], packs ? kRowPack : 1, planes);
+  Launch launch = over_lines(rows.sizes[2], rows.sizes[3], packs ? kRowPack : 1, items);
   launch.grid.x = std::max(launch.grid.x / 2, 1u);  // two rows of a thread
   if (packs && parts) {
     FASTBG_LAUNCH((composite_lr_rows_kernel<In, kRowPack, true>), launch.grid, launch.block, 0,
@@ -298,10 +299,11 @@ cudaError_t run_composite_lr(const CompositeLrParams& p, const CompositeLrScratc
   if (one_box) {
     const std::int64_t places = q.out.sizes[2] * (q.out.sizes[3] / V) *
                                 ceil_div<std::int64_t>(q.out.sizes[1], kTogether);
+    const std::int64_t apart = q.out.sizes[0] == q.a.sizes[0] * q.b.sizes[0] ? q.b.sizes[0] : 1;
     const dim3 grid(grid_size(ceil_div<std::int64_t>(places, kLrThreads)),
-                    grid_size(ceil_div<std::int64_t>(q.out.sizes[0], kSumPairs)));
+                    grid_size(ceil_div<std::int64_t>(q.out.sizes[0], apart * kSumPairs) * apart));
     FASTBG_LAUNCH((composite_lr_sum_kernel<Out, V>), grid, dim3(kLrThreads), 0, stream, p,
-                  scratch.small, scale);
+                  scratch.small, scale, apart);
   } else {
     const std::int64_t bands = ceil_div<std::int64_t>(q.out.sizes[2], shape.rows());
     FASTBG_LAUNCH((composite_lr_boxes_kernel<In, Out, V>), dim3(grid_size(q.out.sizes[0] * bands)),
