@@ -2,13 +2,14 @@
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastbg.backends.cuda import launching_on, native
 from fastbg.backends.tensor_view import view
 from fastbg.errors import InvalidArgument
-from fastbg.filters.bicubic import bicubic_taps
+from fastbg.filters.bicubic import bicubic_matrix, bicubic_taps
 from fastbg.filters.constants import on_device
 
 MAX_SCALE = 511  # at 512 not even a one-pixel tile fits in 48 KiB of shared memory
@@ -32,6 +33,17 @@ def taps_on(size: int, scale: int, kernel: str, device: torch.device) -> tuple[T
     taps = bicubic_taps(size, scale, kernel)
     index, weight = torch.from_numpy(taps.index), torch.from_numpy(taps.weight)
     return on_device(index, device), on_device(weight, device, torch.float32)
+
+
+@lru_cache(maxsize=64)
+def band_on(size: int, scale: int, kernel: str, device: torch.device) -> Tensor:
+    """The same taps as (n_out,4*scale) float32: of pixels scale*i - floor(3*scale/2) and following."""
+    matrix = bicubic_matrix(size, scale, kernel)
+    first = scale * np.arange(len(matrix))[:, None] - 3 * scale // 2
+    pixels = first + np.arange(4 * scale)
+    inside = (pixels >= 0) & (pixels < size)
+    band = np.take_along_axis(matrix, pixels.clip(0, max(size - 1, 0)), 1) * inside
+    return on_device(torch.from_numpy(band), device, torch.float32)
 
 
 def composite_lr(
@@ -61,11 +73,12 @@ def composite_lr(
     )
     rows = taps_on(height, scale, kernel, a.device)
     columns = taps_on(width, scale, kernel, a.device)
+    band = band_on(width, scale, kernel, a.device)
     with launching_on(a.device) as stream:
         native().composite_lr(
             *map(view, (a, b, pairs, inner, outer, *rows, *columns)),
             quantize,
-            *map(view, (half, small, out)),
+            *map(view, (band, half, small, out)),
             stream,
         )
     return out
