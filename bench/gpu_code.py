@@ -34,9 +34,9 @@ WORK = {
     "summed lines": r"FFMA\b",
     "summed columns": r"FFMA\b",
 }
-# What else such a loop does, and what it does not; these are innermost. Sums over taps in global memory;
-# in tiles, which are in shared memory: columns copied there, addresses put there, sums over these, and
-# sums over columns.
+# What else such a loop does, and what it does not; these are innermost. Sums over taps in global
+# memory; and in tiles, which are in shared memory: columns copied there, addresses put there, sums
+# over these, and sums over columns.
 ELSE = {
     "global taps": ("", "LDS STG"),
     "staged columns": ("LDG", "LDS STG FFMA"),
@@ -122,7 +122,9 @@ def read_code(sass: str) -> Code:
         if target and int(target[1], 16) < int(address, 16):
             loops.append((place[int(target[1], 16)], i))
     # Behind the last exit are rare ways that return to where they left: no loops.
-    last_exit = max((i for i, opcode in enumerate(opcodes) if opcode == "EXIT"), default=len(opcodes))
+    last_exit = max(
+        (i for i, opcode in enumerate(opcodes) if opcode == "EXIT"), default=len(opcodes)
+    )
     loops = [loop for loop in loops if loop[1] < last_exit]
     code = Code(opcodes, tuple(loops), 0.0)
     first, last = code.chain("tensor")[0]

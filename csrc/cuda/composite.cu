@@ -24,7 +24,11 @@
 //     support lies in one source is copied from that source's LR image. In the others, columns of taps
 //     in one source are copied from that source's summed rows; only columns that a rim cuts are summed
 //     for the pair: of a 32x32 box, s = 4, 8 x 32 columns of 16 taps instead of 128 pixels of 256.
-//     Pixels are selected, not multiplied with M, so that a NaN in an unselected one has no effect.
+//     Pixels are selected, not multiplied with M, so that a NaN in an unselected one has no effect;
+//     R(b) + R(M(a-b)) would take no fewer pixels, and let such a NaN in.
+//   a box per pair, a block for a band of a pair's rows: a thread summed its column's 16 taps for each LR
+//     row, and read both sources' HR rows from L2. Now a warp has one plane of a pair: the four LR rows
+//     of a tile share their 28 lines, and the warps of a block one plane of b, which L1 holds.
 #include "composite.h"
 #include "composite_lr.cuh"
 #include "composite_lr_boxes.cuh"

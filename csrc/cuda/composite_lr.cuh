@@ -1,9 +1,7 @@
 // Kernels of composite_lr that work per source first (composite.cu has the variants considered).
 //
 // Down-sampling is separable: rows first, then columns. `rows` holds each source's rows (H/s of them, as
-// wide as the image), `small` its LR image. An LR pixel whose support lies in one source is a copy of
-// `small`. In the others, a column of taps within one source is a copy of `rows`, and only columns that
-// a rim cuts are summed for the pair.
+// wide as the image), `small` its LR image. With a box for each pair, composite_lr_boxes.cuh follows.
 #pragma once
 
 #include "composite.h"
@@ -106,8 +104,8 @@ __global__ void __launch_bounds__(kLrThreads, kLrBlocks)
   }
 }
 
-// small = the columns of `rows` down-sampled; `Finished`: as they stand in the output. threadIdx.x over columns, threadIdx.y and blockIdx.x over
-// groups of lines that share the taps.
+// small = the columns of `rows` down-sampled; `Finished`: as they stand in the output. threadIdx.x over
+// columns, threadIdx.y and blockIdx.x over groups of lines that share the taps.
 template <typename Out, bool Finished>
 __global__ void __launch_bounds__(kLrThreads, kLrBlocks)
     composite_lr_columns_kernel(const CompositeLrParams p, const TensorView rows,
@@ -157,9 +155,10 @@ __device__ inline void load_parts(Pack<float, V> (&parts)[kTogether], const floa
 }
 
 // One box for all pairs: image n is the sum of its two parts, each of which is read only where it is not
-// zero, and once for successive pairs that share it (but a's beside b's for each). A thread has a pack of one place in up to kTogether
-// channels; blockIdx.x counts places and channels, blockIdx.y groups of kSumPairs pairs, which lie `apart`
-// from one another: where each image of a meets all of b, they share their image of b.
+// zero, and once for successive pairs that share it (but a's beside b's for each). A thread has a pack of
+// one place in up to kTogether channels; blockIdx.x counts places and channels, blockIdx.y groups of
+// kSumPairs pairs, which lie `apart` from one another: where each image of a meets all of b, they share
+// their image of b.
 template <typename Out, int V>
 __global__ void __launch_bounds__(kLrThreads, V == 8 ? 2 : kLrBlocks)
     composite_lr_sum_kernel(const CompositeLrParams p, const TensorView small, const int scale,

@@ -37,7 +37,7 @@ def taps_on(size: int, scale: int, kernel: str, device: torch.device) -> tuple[T
 
 @lru_cache(maxsize=64)
 def band_on(size: int, scale: int, kernel: str, device: torch.device) -> Tensor:
-    """The same taps as (n_out,4*scale) float32: of pixels scale*i - floor(3*scale/2) and following."""
+    """The same taps, (n_out,4*scale) float32: from pixel scale*i - floor(3*scale/2) on."""
     matrix = bicubic_matrix(size, scale, kernel)
     first = scale * np.arange(len(matrix))[:, None] - 3 * scale // 2
     pixels = first + np.arange(4 * scale)
