@@ -438,7 +438,7 @@ def test_bands_hold_the_weights_of_the_taps(scale: int, kernel: str) -> None:
         for i in range(count):
             first = 4 * scale + i * scale - 3 * scale // 2
             matrix[i, first : first + 4 * scale] = band[i]
-        expected = torch.from_numpy(bicubic_matrix(size, scale, kernel)).float()
+        expected = torch.from_numpy(bicubic_matrix(size, scale, kernel).copy()).float()
         assert torch.equal(matrix[:, 4 * scale : 4 * scale + size], expected)
         assert matrix.count_nonzero() == expected.count_nonzero()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastbg.backends.cuda import launching_on, native
 from fastbg.backends.tensor_view import view
 from fastbg.errors import InvalidArgument
-from fastbg.filters.bicubic import bicubic_matrix, bicubic_taps
+from fastbg.filters.bicubic import bicubic_taps
 from fastbg.filters.constants import on_device
 
 MAX_SCALE = 511  # at 512 not even a one-pixel tile fits in 48 KiB of shared memory
@@ -38,11 +38,10 @@ def taps_on(size: int, scale: int, kernel: str, device: torch.device) -> tuple[T
 @lru_cache(maxsize=64)
 def band_on(size: int, scale: int, kernel: str, device: torch.device) -> Tensor:
     """The same taps, (n_out,4*scale) float32: from pixel scale*i - floor(3*scale/2) on."""
-    matrix = bicubic_matrix(size, scale, kernel)
-    first = scale * np.arange(len(matrix))[:, None] - 3 * scale // 2
-    pixels = first + np.arange(4 * scale)
-    inside = (pixels >= 0) & (pixels < size)
-    band = np.take_along_axis(matrix, pixels.clip(0, max(size - 1, 0)), 1) * inside
+    taps = bicubic_taps(size, scale, kernel)
+    pixel = np.arange(len(taps.index))[:, None]
+    band = np.zeros((len(pixel), 4 * scale))
+    np.add.at(band, (pixel, taps.index - (scale * pixel - 3 * scale // 2)), taps.weight)
     return on_device(torch.from_numpy(band), device, torch.float32)
 
 
