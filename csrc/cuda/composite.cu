@@ -350,6 +350,7 @@ cudaError_t run_boxes(const CompositeLrParams& p, const CompositeLrScratch& scra
                                static_cast<int>(shared));
   if (error != cudaSuccess) return error;
   run_sources<In, Out>(p, scratch, false, stream);
+  // All at once: a grid's x axis holds 2^31 blocks.
   const std::int64_t blocks = ceil_div<std::int64_t>(planes, shape.warps * shape.planes);
   FASTBG_LAUNCH((composite_lr_boxes_kernel<In, Out, V, Scale>), dim3(static_cast<unsigned>(blocks)),
                 dim3(32 * shape.warps), shared, stream, p, scratch, column_band, shape,

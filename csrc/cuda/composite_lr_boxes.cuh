@@ -253,12 +253,12 @@ __device__ inline void sum_columns(const CompositeLrParams& p, const TensorView&
   } else {
     const int* const index = static_cast<const int*>(p.column_index.data) + entry;
     const float* const weights = static_cast<const float*>(p.column_weight.data) + entry;
-    const float* const from = mid + 3 * scale / 2 - left * scale;
+    const int start = left * scale - 3 * scale / 2;  // column of mid[0]
 #pragma unroll 1
     for (int r = lane / kTileColumns; r < rows; r += warpSize / kTileColumns) {
       float sum = 0.0f;
 #pragma unroll 1
-      for (int t = 0; t < taps; ++t) sum = fmaf(weights[t], from[r * pitch + index[t]], sum);
+      for (int t = 0; t < taps; ++t) sum = fmaf(weights[t], mid[r * pitch + index[t] - start], sum);
       to[static_cast<unsigned>(r) * lr_width] = finished<Out>(sum, p.quantize);
     }
   }
@@ -347,7 +347,7 @@ __global__ void __launch_bounds__(32 * kBoxWarps<V>, 1)
       const Range x = support(left, right - left, scale, width);
       if (origin(y_side, side_of(inner, outer, x)) != Origin::both) continue;
       const int start = left * scale - before;  // column of mid[0]
-      float* const column = mid - start;
+      float* const column = mid - start;  // by an index instead, registers would spill on sm_100
       const float* line_a = plane->rows_a + static_cast<std::int64_t>(top) * width;
       const float* line_b = plane->rows_b + static_cast<std::int64_t>(top) * width;
       forget(line_a), forget(line_b);
