@@ -22,7 +22,6 @@ class Nest:
 
 
 # The instructions by which a loop is recognised. "pixels": a loop that copies, without wide stores.
-# "global taps", "shared taps": an innermost loop of sums over taps in global or in shared memory.
 WORK = {
     "tensor": r"[A-Z]*MMA\b",
     "stores": r"STG\S*\.(64|128|256)\b",
@@ -30,7 +29,20 @@ WORK = {
     "pixels": r"STG(?!\S*\.(64|128|256)\b)",
     "loads": r"LDG\b",
     "global taps": r"FFMA\b",
-    "shared taps": r"FFMA\b",
+    "staged columns": r"STS\b",
+    "found lines": r"STS\b",
+    "summed lines": r"FFMA\b",
+    "summed columns": r"FFMA\b",
+}
+# What else such a loop does, and what it does not; these are innermost. Sums over taps in global
+# memory; and in tiles, which are in shared memory: columns copied there, addresses put there, sums
+# over these, and sums over columns.
+ELSE = {
+    "global taps": ("", "LDS STG"),
+    "staged columns": ("LDG", "LDS STG FFMA"),
+    "found lines": ("LDG LDS", "STG FFMA"),
+    "summed lines": ("LDG LDS STS", "STG"),
+    "summed columns": ("LDS STG", "LDG STS"),
 }
 
 
@@ -74,10 +86,12 @@ class Code:
         if work == "pixels":
             if shared or not loads or gpu_static.count(inside, WORK["stores"]):
                 return 0
-        elif work.endswith("taps"):
+        elif work in ELSE:
             innermost = not any(within(other, loop) for other in self.loops)
-            stores = gpu_static.count(inside, "STG") > 0
-            if stores or not innermost or shared != (work == "shared taps"):
+            wanted, unwanted = (opcodes.split() for opcodes in ELSE[work])
+            has = [all(gpu_static.count(inside, o) for o in wanted)]
+            has += [not gpu_static.count(inside, opcode) for opcode in unwanted]
+            if not innermost or not all(has):
                 return 0
         return gpu_static.count(inside, WORK[work])
 
@@ -107,6 +121,11 @@ def read_code(sass: str) -> Code:
         target = re.search(r"0x([0-9a-f]+)", operands) if opcode.startswith("BRA") else None
         if target and int(target[1], 16) < int(address, 16):
             loops.append((place[int(target[1], 16)], i))
+    # Behind the last exit are rare ways that return to where they left: no loops.
+    last_exit = max(
+        (i for i, opcode in enumerate(opcodes) if opcode == "EXIT"), default=len(opcodes)
+    )
+    loops = [loop for loop in loops if loop[1] < last_exit]
     code = Code(opcodes, tuple(loops), 0.0)
     first, last = code.chain("tensor")[0]
     return Code(opcodes, tuple(loops), steps_ahead(listing[first : last + 1]))

@@ -19,9 +19,10 @@ each loop. Then, for one H100 SXM,
              three TF32 products)
 
 A loop's branches are all counted, taken or not, so that `issue` is too long rather than too short;
-of composite_lr with a box for each pair, and of Triton's mosaics, perhaps twice too long. Bytes
-that L1 holds from one warp to the next, as down-sampling reads them, are counted once. Launches,
-tails and the reduction of splits are left out: a few microseconds each.
+of Triton's mosaics perhaps twice too long. Bytes that L1 holds from one warp to the next are
+counted once: those that down-sampling reads, and the plane of b that the warps of a block share
+where each pair has a box. Launches, tails and the reduction of splits are left out: a few
+microseconds each.
 """
 
 import argparse
@@ -150,7 +151,7 @@ def rows() -> list[Row]:
 def down_sampled() -> list[Row]:
     """LR composites, with one inner box of 32x32 HR pixels for all pairs or an own one for each:
     12 x 12 of 32 x 32 LR pixels have taps in it, 4 x 4 of those all, and 8 of those 12 rows cut it.
-    Consecutive pairs share their image of a.
+    Each image of a meets all of b.
     """
     from fastbg.kernels.workloads import PAIRS, SIZE
 
@@ -158,31 +159,44 @@ def down_sampled() -> list[Row]:
     lr = PAIRS * pixels // 16
     moved = sources * 4 + lr * 4
     read, half, small = 44 / 32 * sources * 4, sources, sources // 4  # bytes; rows of tiles overlap
-    lines = 300 * 3 * side  # LR rows of all sources: of 32 packs, and 4 columns of a warp each
+    lines = (
+        300 * 3 * side
+    )  # LR rows of all sources: of 32 packs in 3 channels, and 4 columns of a warp
 
     def reduced(parts: str) -> tuple[Stage, Stage]:
-        nests = (Nest("global taps", (lines * 16 * 4, lines)),)
-        rows = Stage(f"composite_lr_rows_kernel fp32 4 {parts}", lines / 2, nests, sources * 4,
+        nests = (Nest("global taps", (lines * 16 * 4, lines / 3)),)
+        rows = Stage(f"composite_lr_rows_kernel fp32 4 {parts}", lines / 6, nests, sources * 4,
                      read + half)  # fmt: skip
         nests = (Nest("global taps", (lines / 4 * 16 * 4, lines / 4)),)
-        return rows, Stage("composite_lr_columns_kernel", lines / 4, nests, 0, half + small)
+        finished = {"true": "false", "false": "true"}[parts]
+        return rows, Stage(
+            f"composite_lr_columns_kernel fp32 {finished}", lines / 4, nests, 0, half + small
+        )
 
-    # 48 of 256 packs read a, once for 8 pairs.
-    trips, traffic = PAIRS * 8, lr * 4 * (2 + 48 / 256 / 8)
+    # 48 of 256 packs read a, all but 16 read b, once for 8 pairs.
+    trips, traffic = PAIRS * 8, lr * 4 * (1 + 48 / 256 + 1 / 8)
     total = Stage("composite_lr_sum_kernel fp32 4", trips / 8, (Nest("stores", (trips,)),),
                   lr * 4, traffic)  # fmt: skip
     found = [Row("composite_lr", "fp32 one box", "cuda", (*reduced("true"), total), moved)]
-    # A pair is 4 warps. Each makes 2 rounds of copies in 3 channels. 12 rows of 60 columns are
-    # needed for the rim: 24 rounds, 8 of which sum 16 taps. Then come 6 rounds of 2 x 16 pixels.
+    # A plane of a pair is a warp's, which has 8 of them. It copies in 8 rounds. Its rim is 12 rows
+    # of 12 or 14 LR columns, of which 60 or 68 HR columns are needed: 3 tiles, 2 of which sum 28
+    # lines of the box's 32 columns, in one round; the other columns are copied, in 1.5 rounds, or
+    # 2.5 in the third tile. Then come 2 rounds of 2 x 16 pixels in each.
+    planes = 3 * PAIRS
     nests = (
-        Nest("stores", (PAIRS * 8 * 3, PAIRS * 8)),
-        Nest("pixels", (PAIRS * 6 * 3,)),
-        Nest("global taps", (PAIRS * 8 * 16 * 3, PAIRS * 24, PAIRS * 12)),
-        Nest("shared taps", (PAIRS * 6 * 16 * 3, PAIRS * 6)),
+        Nest("stores", (planes * 8, planes, planes, planes)),
+        Nest("staged columns", (planes * 5.5, planes * 3)),
+        Nest("found lines", (planes * 2, planes * 2)),
+        Nest("summed lines", (planes * 2,)),
+        Nest("summed columns", (planes * 6,)),
     )
-    rim = 3 * 4 * ((12 * 60 - 8 * 32) + 2 * 28 * 32)  # bytes of a pair: sums, and 28 HR rows twice
-    traffic = 2 * lr * 4 - PAIRS * 3 * 4 * 128 + PAIRS * rim
-    boxes = Stage("composite_lr_boxes_kernel fp32 fp32 4", PAIRS * 4, nests, lr * 4, traffic)
+    # A pair reads from a 28 lines in its box, 4 summed rows between them and 16 LR pixels. A
+    # block's 256 planes have two or three of b, one after the other: HR pixels, summed rows and LR
+    # pixels, 84 KB of L1.
+    of_a = 3 * 4 * (28 * 32 + 4 * 32 + 16)
+    of_b = (planes / 256 + 450) * 4 * (SIZE**2 + SIZE**2 / 4 + SIZE**2 / 16)
+    boxes = Stage("composite_lr_boxes_kernel fp32 fp32 4 4", planes / 8, nests, lr * 4,
+                  lr * 4 + PAIRS * of_a + of_b)  # fmt: skip
     found.append(Row("composite_lr", "fp32 boxes", "cuda", (*reduced("false"), boxes), moved))
 
     def summed(name: str, needed: float, traffic: float) -> Stage:

@@ -19,6 +19,7 @@ import fastbg
 from fastbg.backends.cuda import composite as emulated
 from fastbg.backends.torch_reference import composite as reference
 from fastbg.errors import InvalidArgument
+from fastbg.filters.bicubic import bicubic_matrix
 
 REASON = emulation_build.missing()
 pytestmark = [
@@ -332,6 +333,66 @@ def test_composite_lr(data: st.DataObject, scale: int, count: int, each: bool, k
 
 
 @pytest.mark.usefixtures("module")
+@pytest.mark.parametrize("each", [False, True], ids=["one box", "a box each"])
+@pytest.mark.parametrize("dtype", SOURCES)
+def test_every_image_of_a_with_every_image_of_b(dtype: torch.dtype, each: bool) -> None:
+    """Pairs that share an image of b lie apart; a thread takes 8 of them, here of 19 and then 3."""
+    generator = torch.Generator().manual_seed(0)
+    a = images(19, 3, 24, 64, dtype, "contiguous", generator)
+    b = images(3, 3, 24, 64, dtype, "contiguous", generator)
+    index = torch.cartesian_prod(torch.arange(19), torch.arange(3)).int()
+    box = [boxes(len(index) if each else None, 24, 64, generator) for _ in range(2)]
+    for one, other, order in ((a, b, index), (b, a, index.flip(1)), (a, b, index.flip(0))):
+        arguments = (one, other, order, *box, 4, "matlab", False)
+        got, expected = emulated.composite_lr(*arguments), reference.composite_lr(*arguments)
+        torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE[got.dtype])
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize("kernel", ["matlab", "pil"])
+@pytest.mark.parametrize("scale", [3, 4])
+@pytest.mark.parametrize("each", [False, True], ids=["one box", "a box each"])
+def test_pixels_that_no_pair_takes_never_leak(each: bool, scale: int, kernel: str) -> None:
+    """As test_composite.py's, but with work per source; boxes at borders, too."""
+    height, width = 20 * scale, 24 * scale
+    box = torch.tensor(
+        [(8, 8, 24, 24), (0, 0, 20, 17), (height - 19, width - 24, height, width), (1, 3, 42, 44)]
+    ).int()
+    whole = torch.tensor([0, 0, height, width], dtype=torch.int32)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(4, 2, height, width, generator=generator) for _ in range(2))
+    poisoned_a, poisoned_b = torch.full_like(a, torch.nan), b.clone()
+    for n in range(4):
+        top, left, bottom, right = box[n if each else 0].tolist()
+        poisoned_a[n, :, top:bottom, left:right] = a[n, :, top:bottom, left:right]
+        poisoned_b[n, :, top:bottom, left:right] = torch.inf
+    index = torch.arange(8).remainder(4)[:, None].expand(8, 2).int().contiguous()
+    inner = box.repeat(2, 1) if each else box[0].contiguous()
+    rest = (index, inner, whole, scale, kernel, False)
+    got = emulated.composite_lr(poisoned_a, poisoned_b, *rest)
+    expected = reference.composite_lr(a, b, *rest)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("each", [False, True], ids=["one box", "a box each"])
+def test_pixels_that_are_no_numbers_reach_their_support(each: bool, value: float) -> None:
+    """In the first and last rows and columns, and beside a rim; outputs elsewhere are numbers."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(1, 1, 64, 64, generator=generator) for _ in range(2))
+    for y, x in ((0, 30), (63, 62), (40, 0), (17, 63), (2, 2)):
+        b[..., y, x] = value
+    a[..., 23, 15] = value
+    index, whole = torch.zeros(4, 2).int(), torch.tensor([0, 0, 64, 64]).int()
+    box = torch.tensor([(8, 8, 24, 24), (2, 2, 24, 60), (0, 0, 33, 33), (20, 10, 64, 64)]).int()
+    rest = (index, box if each else box[0].contiguous(), whole, 4, "matlab", False)
+    got, expected = emulated.composite_lr(a, b, *rest), reference.composite_lr(a, b, *rest)
+    assert 0 < (~expected.isfinite()).sum() < expected.numel() / 2
+    assert torch.equal(got.isfinite(), expected.isfinite())
+
+
+@pytest.mark.usefixtures("module")
 @given(
     seed=st.integers(0, 2**31),
     side=st.sampled_from(SIDES[1:]),
@@ -364,6 +425,22 @@ def test_tiles_shrink_for_large_scales(scale: int) -> None:
     arguments = (a, b, index, box, whole, scale, "matlab", False)
     got, expected = emulated.composite_lr(*arguments), reference.composite_lr(*arguments)
     torch.testing.assert_close(got, expected, rtol=0, atol=4e-6)
+
+
+@pytest.mark.parametrize("kernel", ["matlab", "pil"])
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 7])
+def test_bands_hold_the_weights_of_the_taps(scale: int, kernel: str) -> None:
+    """Of every LR pixel in every image of 1 to 6: nothing is cut off, mirrored taps are added."""
+    for count in range(1, 7):
+        size = count * scale
+        band = emulated.band_on(size, scale, kernel, torch.device("cpu"))
+        matrix = torch.zeros(count, size + 8 * scale)  # room for what lies outside the image
+        for i in range(count):
+            first = 4 * scale + i * scale - 3 * scale // 2
+            matrix[i, first : first + 4 * scale] = band[i]
+        expected = torch.from_numpy(bicubic_matrix(size, scale, kernel).copy()).float()
+        assert torch.equal(matrix[:, 4 * scale : 4 * scale + size], expected)
+        assert matrix.count_nonzero() == expected.count_nonzero()
 
 
 @pytest.mark.usefixtures("module")

@@ -72,12 +72,37 @@ def test_loops_of_taps_and_of_single_pixels_are_told_apart(model: ModuleType) ->
     tap = "FFMA R4, R5, R6, R4"
     assert spans(model, SASS.format(first=tap, second=tap), "global taps") == [2, 5, 8]
     assert spans(model, SASS.format(first=tap, second="LDS R5, [R1]"), "global taps") == [2, 5, 8]
-    assert spans(model, SASS.format(first=tap, second=tap), "shared taps") == [8]
     shared = SASS.replace("{first} ;", "{first} ;\n        /*0028*/      LDS R5, [R1] ;")
-    assert spans(model, shared.format(first=tap, second="NOP"), "shared taps") == [3, 6, 9]
     assert spans(model, shared.format(first=tap, second="NOP"), "global taps") == [9]
     pixel = SASS.format(first="NOP", second="STG.E desc[UR4][R2.64], R4")
     assert spans(model, pixel, "pixels") == [5, 8]
+
+
+@pytest.mark.parametrize(
+    ("work", "opcodes"),
+    [
+        ("staged columns", ("LDG.E", "STS")),
+        ("found lines", ("LDG.E", "LDS.64", "STS.64")),
+        ("summed lines", ("LDG.E", "LDS.128", "FFMA", "STS")),
+        ("summed columns", ("LDS.128", "FFMA", "STG.E")),
+    ],
+)
+def test_loops_of_tiles_are_told_apart(
+    model: ModuleType, work: str, opcodes: tuple[str, ...]
+) -> None:
+    lines = ["NOP", *opcodes, "@P0 BRA 0x10", "@P1 BRA 0x0", "EXIT"]
+    text = "\n".join(f"        /*{16 * i:04x}*/   {line} ;" for i, line in enumerate(lines))
+    size = len(opcodes)
+    assert spans(model, text, work) == [size + 1, size + 3, size + 4]
+    others = {"staged columns", "found lines", "summed lines", "summed columns"} - {work}
+    assert {len(spans(model, text, other)) for other in others} == {1}  # just the kernel
+
+
+def test_ways_back_from_behind_the_exit_are_no_loops(model: ModuleType) -> None:
+    """Where a compiler puts what is rare: the slow part of __syncwarp, for one."""
+    lines = ["NOP", "LDG.E.128", "STG.E.128", "EXIT", "WARPSYNC", "BRA 0x10"]
+    text = "\n".join(f"        /*{16 * i:04x}*/   {line} ;" for i, line in enumerate(lines))
+    assert model.read_code(text).loops == ()
 
 
 def test_instructions_are_counted_by_hand(model: ModuleType) -> None:

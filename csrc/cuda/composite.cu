@@ -24,9 +24,14 @@
 //     support lies in one source is copied from that source's LR image. In the others, columns of taps
 //     in one source are copied from that source's summed rows; only columns that a rim cuts are summed
 //     for the pair: of a 32x32 box, s = 4, 8 x 32 columns of 16 taps instead of 128 pixels of 256.
-//     Pixels are selected, not multiplied with M, so that a NaN in an unselected one has no effect.
+//     Pixels are selected, not multiplied with M, so that a NaN in an unselected one has no effect;
+//     R(b) + R(M(a-b)) would take no fewer pixels, and let such a NaN in.
+//   a box per pair, a block for a band of a pair's rows: a thread summed its column's 16 taps for each LR
+//     row, and read both sources' HR rows from L2. Now a warp has one plane of a pair: the four LR rows
+//     of a tile share their 28 lines, and the warps of a block one plane of b, which L1 holds.
 #include "composite.h"
 #include "composite_lr.cuh"
+#include "composite_lr_boxes.cuh"
 #include "composite_pixels.cuh"
 #include "downsample.cuh"
 #include "element.cuh"
@@ -40,6 +45,7 @@ namespace {
 constexpr int kThreads = 256, kBlocks = 4;
 constexpr int kTileThreads = 128, kTileBlocks = 5;
 constexpr int kMaxSide = 1 << 27;  // of an image, so that 32-bit coordinates never overflow
+constexpr std::int64_t kMostPlanes = 1 << 30;  // that composite_lr_boxes_kernel counts in 32 bits
 
 // ---------------------------------------------------------------------------------------------
 // composite
@@ -259,16 +265,17 @@ Launch over_images(const TensorView& out, int pack) {
   return launch;
 }
 
-// Fills `scratch`; with one box for all pairs, with the parts that its composites take.
-template <typename In>
+// Fills `scratch`; with one box for all pairs, with the parts that its composites take, else finished.
+template <typename In, typename Out>
 void run_sources(const CompositeLrParams& p, const CompositeLrScratch& scratch, bool parts,
                  cudaStream_t stream) {
   const CompositeParams& q = p.composite;
   const TensorView &rows = scratch.rows, &small = scratch.small;
   const std::int64_t planes = rows.sizes[0] * rows.sizes[1];
+  const std::int64_t items = rows.sizes[0] * ceil_div<std::int64_t>(rows.sizes[1], kTogether);
   const bool packs = packable(q.a, kRowPack, sizeof(In)) && packable(q.b, kRowPack, sizeof(In)) &&
                      packable(rows, kRowPack, sizeof(float));
-  Launch launch = over_lines(rows.sizes[2], rows.sizes[3], packs ? kRowPack : 1, planes);
+  Launch launch = over_lines(rows.sizes[2], rows.sizes[3], packs ? kRowPack : 1, items);
   launch.grid.x = std::max(launch.grid.x / 2, 1u);  // two rows of a thread
   if (packs && parts) {
     FASTBG_LAUNCH((composite_lr_rows_kernel<In, kRowPack, true>), launch.grid, launch.block, 0,
@@ -284,30 +291,13 @@ void run_sources(const CompositeLrParams& p, const CompositeLrScratch& scratch, 
                   rows);
   }
   launch = over_lines(ceil_div<std::int64_t>(planes * small.sizes[2], kLines), small.sizes[3], 1, 1);
-  FASTBG_LAUNCH((composite_lr_columns_kernel), launch.grid, launch.block, 0, stream, p, rows, small);
-}
-
-template <typename In, typename Out, int V>
-cudaError_t run_composite_lr(const CompositeLrParams& p, const CompositeLrScratch& scratch,
-                             int scale, cudaStream_t stream) {
-  const CompositeParams& q = p.composite;
-  const bool one_box = q.inner.rank == 1 && q.outer.rank == 1;
-  BandShape shape;
-  if (!band_shape_for(scale, shape)) return cudaErrorInvalidValue;
-  run_sources<In>(p, scratch, one_box, stream);
-  if (one_box) {
-    const std::int64_t places = q.out.sizes[2] * (q.out.sizes[3] / V) *
-                                ceil_div<std::int64_t>(q.out.sizes[1], kTogether);
-    const dim3 grid(grid_size(ceil_div<std::int64_t>(places, kLrThreads)),
-                    grid_size(ceil_div<std::int64_t>(q.out.sizes[0], kSumPairs)));
-    FASTBG_LAUNCH((composite_lr_sum_kernel<Out, V>), grid, dim3(kLrThreads), 0, stream, p,
-                  scratch.small, scale);
+  if (parts) {
+    FASTBG_LAUNCH((composite_lr_columns_kernel<float, false>), launch.grid, launch.block, 0, stream, p,
+                  rows, small);
   } else {
-    const std::int64_t bands = ceil_div<std::int64_t>(q.out.sizes[2], shape.rows());
-    FASTBG_LAUNCH((composite_lr_boxes_kernel<In, Out, V>), dim3(grid_size(q.out.sizes[0] * bands)),
-                  dim3(kBoxThreads), shape.shared_bytes(), stream, p, scratch, shape);
+    FASTBG_LAUNCH((composite_lr_columns_kernel<Out, true>), launch.grid, launch.block, 0, stream, p,
+                  rows, small);
   }
-  return cudaGetLastError();
 }
 
 // Each pair on its own.
@@ -323,6 +313,56 @@ cudaError_t run_directly(const CompositeLrParams& p, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
+// How far pairs that share their image of b lie apart, where each image of a meets all of b; else 1.
+std::int64_t apart_of(const CompositeParams& q) {
+  return q.out.sizes[0] == q.a.sizes[0] * q.b.sizes[0] ? q.b.sizes[0] : 1;
+}
+
+template <typename In, typename Out, int V>
+cudaError_t run_one_box(const CompositeLrParams& p, const CompositeLrScratch& scratch, int scale,
+                        cudaStream_t stream) {
+  const CompositeParams& q = p.composite;
+  const std::int64_t apart = apart_of(q), places = q.out.sizes[2] * (q.out.sizes[3] / V) *
+                                                   ceil_div<std::int64_t>(q.out.sizes[1], kTogether);
+  const dim3 grid(grid_size(ceil_div<std::int64_t>(places, kLrThreads)),
+                  grid_size(ceil_div<std::int64_t>(q.out.sizes[0], apart * kSumPairs) * apart));
+  run_sources<In, Out>(p, scratch, true, stream);
+  FASTBG_LAUNCH((composite_lr_sum_kernel<Out, V>), grid, dim3(kLrThreads), 0, stream, p,
+                scratch.small, scale, apart);
+  return cudaGetLastError();
+}
+
+template <typename In, typename Out, int V, int Scale>
+cudaError_t run_boxes(const CompositeLrParams& p, const CompositeLrScratch& scratch,
+                      const TensorView& column_band, int scale, cudaStream_t stream) {
+  const CompositeParams& q = p.composite;
+  const auto kernel = composite_lr_boxes_kernel<In, Out, V, Scale>;
+  const std::int64_t planes = q.out.sizes[0] * q.out.sizes[1];
+  cudaFuncAttributes limits;
+  cudaError_t error = cudaFuncGetAttributes(&limits, kernel);
+  if (error != cudaSuccess) return error;
+  BoxShape shape;
+  if (!box_shape_for(scale, Scale > 0, q.out.sizes[3] / V, planes, limits.maxThreadsPerBlock / 32, shape)) {
+    return run_directly<In, Out>(p, stream);
+  }
+  const std::size_t shared = static_cast<std::size_t>(shape.warps) * shape.warp_bytes();
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared));
+  if (error != cudaSuccess) return error;
+  run_sources<In, Out>(p, scratch, false, stream);
+  // All at once: a grid's x axis holds 2^31 blocks.
+  const std::int64_t blocks = ceil_div<std::int64_t>(planes, shape.warps * shape.planes);
+  FASTBG_LAUNCH((composite_lr_boxes_kernel<In, Out, V, Scale>), dim3(static_cast<unsigned>(blocks)),
+                dim3(32 * shape.warps), shared, stream, p, scratch, column_band, shape,
+                static_cast<int>(apart_of(q)));
+  return cudaGetLastError();
+}
+
+// Planes of the output or, if there are more, of the sources.
+std::int64_t planes_of(const CompositeParams& q) {
+  return std::max(q.out.sizes[0], q.a.sizes[0] + q.b.sizes[0]) * q.out.sizes[1];
+}
+
 bool fits(const CompositeLrScratch& scratch, const CompositeParams& q) {
   const std::int64_t sources = q.a.sizes[0] + q.b.sizes[0];
   for (const TensorView* view : {&scratch.rows, &scratch.small}) {
@@ -334,6 +374,13 @@ bool fits(const CompositeLrScratch& scratch, const CompositeParams& q) {
     }
   }
   return true;
+}
+
+bool fits(const TensorView& column_band, const CompositeLrParams& p) {
+  const CompositeParams& q = p.composite;
+  return contiguous(column_band) && column_band.dtype == DType::float32 &&
+         column_band.sizes[0] == q.out.sizes[3] &&
+         column_band.sizes[1] == 4 * (q.a.sizes[2] / q.out.sizes[2]);
 }
 
 }  // namespace
@@ -358,22 +405,29 @@ cudaError_t launch_composite(const CompositeParams& p, cudaStream_t stream) {
 }
 
 cudaError_t launch_composite_lr(const CompositeLrParams& p, const CompositeLrScratch& scratch,
-                                cudaStream_t stream) {
+                                const TensorView& column_band, cudaStream_t stream) {
   const CompositeParams& q = p.composite;
   if (!contiguous(q.out) || !sides_fit(q.a)) return cudaErrorInvalidValue;
   if (element_count(q.out) == 0) return cudaSuccess;
-  if (scratch.small.data && !fits(scratch, q)) return cudaErrorInvalidValue;
+  if (scratch.small.data && !(fits(scratch, q) && fits(column_band, p))) return cudaErrorInvalidValue;
   const int scale = static_cast<int>(q.a.sizes[2] / q.out.sizes[2]);
   return with_types(q.a.dtype, [&](auto in, auto out) {
     using In = typename decltype(in)::type;
     using Out = typename decltype(out)::type;
     constexpr int pack = kPackOf<Out>;
-    const bool near = near_enough(q.a, sizeof(In)) && near_enough(q.b, sizeof(In));
-    const bool one_box = q.inner.rank == 1 && q.outer.rank == 1;
-    if (!scratch.small.data || !(near || one_box)) return run_directly<In, Out>(p, stream);
-    return packable(q.out, pack, sizeof(Out))
-               ? run_composite_lr<In, Out, pack>(p, scratch, scale, stream)
-               : run_composite_lr<In, Out, 1>(p, scratch, scale, stream);
+    const bool packs = packable(q.out, pack, sizeof(Out));
+    if (!scratch.small.data) return run_directly<In, Out>(p, stream);
+    if (q.inner.rank == 1 && q.outer.rank == 1) {
+      return packs ? run_one_box<In, Out, pack>(p, scratch, scale, stream)
+                   : run_one_box<In, Out, 1>(p, scratch, scale, stream);
+    }
+    const bool dense = q.a.strides[3] == 1 && q.b.strides[3] == 1;
+    const bool fixed = packs && dense && scale == 4 && q.out.sizes[2] >= kTileRows &&
+                       p.row_index.sizes[1] == 16 && p.column_index.sizes[1] == 16;
+    if (planes_of(q) > kMostPlanes) return run_directly<In, Out>(p, stream);
+    return fixed   ? run_boxes<In, Out, pack, 4>(p, scratch, column_band, scale, stream)
+           : packs ? run_boxes<In, Out, pack, 0>(p, scratch, column_band, scale, stream)
+                   : run_boxes<In, Out, 1, 0>(p, scratch, column_band, scale, stream);
   });
 }
 

@@ -11,15 +11,18 @@ namespace fastbg {
 
 cudaError_t launch_composite(const CompositeParams& params, cudaStream_t stream);
 
-// For the results that are computed once per source: float32, contiguous.
+// For the results that are computed once per source: float32, contiguous. With a box for each pair,
+// `small` is filled with elements of the output's type.
 struct CompositeLrScratch {
   TensorView rows;   // (A+B,C,H/s,W)
   TensorView small;  // (A+B,C,H/s,W/s)
 };
 
 // If `scratch.small` is null, each pair is computed on its own, which is faster for few pairs.
+// `column_band` (W/s,4s), float32, contiguous, has the taps of columns again: [j][k] is the weight of
+// column s*j - floor(3s/2) + k in LR column j.
 cudaError_t launch_composite_lr(const CompositeLrParams& params, const CompositeLrScratch& scratch,
-                                cudaStream_t stream);
+                                const TensorView& column_band, cudaStream_t stream);
 
 cudaError_t launch_mosaic(const MosaicParams& params, cudaStream_t stream);
 

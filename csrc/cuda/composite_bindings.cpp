@@ -23,7 +23,8 @@ void composite(const tuple& a, const tuple& b, const tuple& pairs, const tuple& 
 void composite_lr(const tuple& a, const tuple& b, const tuple& pairs, const tuple& inner,
                   const tuple& outer, const tuple& row_index, const tuple& row_weight,
                   const tuple& column_index, const tuple& column_weight, bool quantize,
-                  const tuple& rows, const tuple& small, const tuple& out, std::uintptr_t stream) {
+                  const tuple& column_band, const tuple& rows, const tuple& small,
+                  const tuple& out, std::uintptr_t stream) {
   const CompositeLrParams params = {composite_params(a, b, pairs, inner, outer, out),
                                     view_from(row_index),
                                     view_from(row_weight),
@@ -31,8 +32,9 @@ void composite_lr(const tuple& a, const tuple& b, const tuple& pairs, const tupl
                                     view_from(column_weight),
                                     quantize};
   const CompositeLrScratch scratch = {view_from(rows), view_from(small)};
+  const TensorView band = view_from(column_band);
   const pybind11::gil_scoped_release release;
-  check_launch("composite_lr", launch_composite_lr(params, scratch, stream_from(stream)));
+  check_launch("composite_lr", launch_composite_lr(params, scratch, band, stream_from(stream)));
 }
 
 void mosaic(const tuple& tiles, const tuple& cells, const tuple& out, std::uintptr_t stream) {
@@ -54,7 +56,7 @@ void register_composite(pybind11::module_& m) {
         arg("out"), arg("stream"));
   m.def("composite_lr", composite_lr, arg("a"), arg("b"), arg("pairs"), arg("inner"), arg("outer"),
         arg("row_index"), arg("row_weight"), arg("column_index"), arg("column_weight"),
-        arg("quantize"), arg("rows"), arg("small"), arg("out"), arg("stream"));
+        arg("quantize"), arg("column_band"), arg("rows"), arg("small"), arg("out"), arg("stream"));
   m.def("mosaic", mosaic, arg("tiles"), arg("cells"), arg("out"), arg("stream"));
   m.def("why_not", why_not);
 }

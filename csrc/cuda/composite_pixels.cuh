@@ -94,9 +94,19 @@ __device__ inline Pack<T, V> nan_pack() {
   return pack;
 }
 
+// Clipped to [0,1]; keeps NaN.
+__device__ inline float clipped(float value) {
+#ifdef __CUDACC__
+  asm("max.NaN.f32 %0, %0, 0f00000000;\n\tmin.NaN.f32 %0, %0, 0f3F800000;" : "+f"(value));
+  return value;
+#else
+  return value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
+#endif
+}
+
 // Rounded to a grey level as the reference does; keeps NaN.
 __device__ inline float quantized(float value) {
-  value = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
+  value = clipped(value);
   return grey_level(floorf(__fadd_rn(__fmul_rn(value, 255.0f), 0.5f)));
 }
 

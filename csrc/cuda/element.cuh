@@ -92,8 +92,8 @@ __device__ inline Pack<T, V> load(const T* address) {
 }
 
 // Results are written once and read by a later kernel: evict-first, so that sources, which many
-// pairs share, stay in L2.
-template <typename T, int V>
+// pairs share, stay in L2. `Kept`: the next kernel reads them soon.
+template <bool Kept = false, typename T, int V>
 __device__ inline void store(T* address, const Pack<T, V>& pack) {
   if constexpr (V == 1) {
     *address = pack.at[0];
@@ -101,20 +101,11 @@ __device__ inline void store(T* address, const Pack<T, V>& pack) {
     static_assert(sizeof(pack) == 16, "stores are single or 128 bits wide");
     uint4 bits;
     memcpy(&bits, &pack, sizeof(bits));
-    __stcs(reinterpret_cast<uint4*>(address), bits);
-  }
-}
-
-// As `store`, but for results that a next kernel reads soon.
-template <typename T, int V>
-__device__ inline void store_kept(T* address, const Pack<T, V>& pack) {
-  if constexpr (V == 1) {
-    *address = pack.at[0];
-  } else {
-    static_assert(sizeof(pack) == 16, "stores are single or 128 bits wide");
-    uint4 bits;
-    memcpy(&bits, &pack, sizeof(bits));
-    *reinterpret_cast<uint4*>(address) = bits;
+    if constexpr (Kept) {
+      *reinterpret_cast<uint4*>(address) = bits;
+    } else {
+      __stcs(reinterpret_cast<uint4*>(address), bits);
+    }
   }
 }
 

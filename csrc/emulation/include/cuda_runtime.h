@@ -147,10 +147,12 @@ inline const char* cudaGetErrorString(cudaError_t error) {
   }
   return "invalid configuration argument";
 }
-struct cudaFuncAttributes {};
+struct cudaFuncAttributes {
+  int maxThreadsPerBlock;
+};
 template <typename... Arguments>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, void (*)(Arguments...)) {
-  return cudaSuccess;
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(Arguments...)) {
+  return attributes->maxThreadsPerBlock = 768, cudaSuccess;
 }
 inline cudaError_t cudaGetLastError() {
   return static_cast<cudaError_t>(fastbg::emulation::last_error(true));

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,16 @@ def taps_on(size: int, scale: int, kernel: str, device: torch.device) -> tuple[T
     return on_device(index, device), on_device(weight, device, torch.float32)
 
 
+@lru_cache(maxsize=64)
+def band_on(size: int, scale: int, kernel: str, device: torch.device) -> Tensor:
+    """The same taps, (n_out,4*scale) float32: from pixel scale*i - floor(3*scale/2) on."""
+    taps = bicubic_taps(size, scale, kernel)
+    pixel = np.arange(len(taps.index))[:, None]
+    band = np.zeros((len(pixel), 4 * scale))
+    np.add.at(band, (pixel, taps.index - (scale * pixel - 3 * scale // 2)), taps.weight)
+    return on_device(torch.from_numpy(band), device, torch.float32)
+
+
 def composite_lr(
     a: Tensor,
     b: Tensor,
@@ -61,11 +72,12 @@ def composite_lr(
     )
     rows = taps_on(height, scale, kernel, a.device)
     columns = taps_on(width, scale, kernel, a.device)
+    band = band_on(width, scale, kernel, a.device)
     with launching_on(a.device) as stream:
         native().composite_lr(
             *map(view, (a, b, pairs, inner, outer, *rows, *columns)),
             quantize,
-            *map(view, (half, small, out)),
+            *map(view, (band, half, small, out)),
             stream,
         )
     return out
