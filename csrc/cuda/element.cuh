@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "tensor_view.h"
 
@@ -63,6 +64,10 @@ __device__ inline void forget(T*& address) {
 #endif
 }
 
+// Hides from the compiler how `value` was computed, so that values derived from it are computed in the
+// loop where they are needed, and do not occupy registers before it.
+__device__ inline void forget(int& value) { asm volatile("" : "+r"(value)); }
+
 // Elements that fill a 128-bit store.
 template <typename T>
 constexpr int kPackOf = 16 / sizeof(T);
@@ -110,8 +115,12 @@ template <typename T, int V>
 __device__ inline void store_kept(T* address, const Pack<T, V>& pack) {
   if constexpr (V == 1) {
     *address = pack.at[0];
+  } else if constexpr (sizeof(pack) == 8) {
+    uint2 bits;
+    memcpy(&bits, &pack, sizeof(bits));
+    *reinterpret_cast<uint2*>(address) = bits;
   } else {
-    static_assert(sizeof(pack) == 16, "stores are single or 128 bits wide");
+    static_assert(sizeof(pack) == 16, "stores are single, 64 or 128 bits wide");
     uint4 bits;
     memcpy(&bits, &pack, sizeof(bits));
     *reinterpret_cast<uint4*>(address) = bits;
@@ -134,6 +143,18 @@ cudaError_t with_types(DType source, Run&& run) {
     case DType::int32: break;
   }
   return cudaErrorInvalidValue;
+}
+
+// Calls run(element type) for float types.
+template <typename Run>
+cudaError_t with_float_type(DType dtype, Run&& run) {
+  return with_types(dtype, [&](auto in, auto out) -> cudaError_t {
+    if constexpr (std::is_same_v<decltype(in), decltype(out)>) {
+      return run(in);
+    } else {
+      return cudaErrorInvalidValue;  // grey levels
+    }
+  });
 }
 
 // Whether V neighbours of the innermost dimension can be read or written as one pack.
