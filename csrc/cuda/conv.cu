@@ -111,7 +111,7 @@ __device__ inline void add_taps(const uint4* pixels, const uint2* weights, Sums<
   using W = Warps<N>;
   Sums<N> sums = total;
   if constexpr (Split) sums.clear();
-#pragma unroll (Split ? 1 : 3)  // three at once would spill registers
+#pragma unroll
   for (int tap = 0; tap < 3; ++tap) {
     uint4 read[W::kRows][2];
 #pragma unroll
@@ -271,22 +271,24 @@ __global__ void __launch_bounds__(kConvThreads, 2)
   read_weights<N>(next, weights[0]);
   read_pixels<T, Packed>(source, block, 0, pixels[0]);
   commit_copies();
+  wait_for_copies<0>();
+  __syncthreads();
   int buffer = 0;
   for (int chunk = 0; chunk < shape.chunks; ++chunk) {
     const bool last = chunk + 1 == shape.chunks;
-#pragma unroll
+    if (!last) read_pixels<T, Packed>(source, block, chunk + 1, pixels[(chunk + 1) % 2]);
+#pragma unroll 1
     for (int row = 0; row < 3; ++row) {
-      wait_for_copies<0>();
-      __syncthreads();  // also: nobody reads what is overwritten now
       if (row < 2 || !last) {
         next += W::kRowOfTaps / 2;
         read_weights<N>(next, weights[buffer ^ 1]);
       }
-      if (row == 0 && !last) read_pixels<T, Packed>(source, block, chunk + 1, pixels[(chunk + 1) % 2]);
       commit_copies();
       add_taps<T, Split, N>(pixels[chunk % 2] + own_pixel + row * kHaloColumns * kParts,
                             reinterpret_cast<const uint2*>(weights[buffer]) + first_tile * 32 + lane, sums);
       buffer ^= 1;
+      wait_for_copies<0>();
+      __syncthreads();  // also: nobody reads any more what is overwritten next
     }
   }
   finish<T, N>(p, shape, wide, sums);

@@ -135,6 +135,7 @@ __device__ inline void read_pixels(const Source<T>& from, const ConvBlock& block
   } else {
     T* const values = reinterpret_cast<T*>(to);
     const bool channels_first = from.view.strides[1] <= from.view.strides[3];  // of neighbouring lanes
+#pragma unroll 2
     for (int i = thread; i < kHalo * kChunk<T>; i += kConvThreads) {
       const int pixel = channels_first ? i / kChunk<T> : i % kHalo;
       const int c = channels_first ? i % kChunk<T> : i / kHalo;
