@@ -1,10 +1,10 @@
 // 3x3 convolution and its input gradient, with bias, ReLU, residual sum and pixel shuffle, as an implicit
-// matrix product on tensor cores (mma.sync): pixels are the rows, channels the columns.
+// matrix product on tensor cores (mma.sync): channels are the rows, pixels the columns.
 //
 // A block keeps its tile of pixels with a border of one in shared memory, so that each pixel is read from L2
 // 1.4 times, not once for each of nine taps. While it computes a row of three taps, the weights of the next
-// row and the pixels of the next chunk of channels are being copied (conv_tile.cuh). A warp has 32 pixels x 32
-// channels: each value out of shared memory is used 32 times.
+// row and the pixels of the next chunk of channels are being copied (conv_tile.cuh). A warp has 32 channels x 32
+// pixels: each value out of shared memory is used 32 times.
 //
 // float32 is three products of TF32: of the high parts, and of each high part with the other's low part. Values
 // are split in registers: weights that are split in memory would be twice as many bytes for each block. Tensor
@@ -19,12 +19,12 @@ namespace fastbg {
 namespace {
 
 // ---------------------------------------------------------------------------------------------
-// Packing weights: packed[place written][block][chunk][tap][step][tile][lane][2 words]
+// Packing weights: packed[place written][block][chunk][tap][step][tile][lane][4 words]
 
 template <typename T, bool Rounded>
 __global__ void __launch_bounds__(kConvThreads)
     conv3x3_pack_kernel(const ConvPackParams p, const ConvShape shape, const std::int64_t count) {
-  constexpr int kPair = 8 / sizeof(T);  // elements of two words
+  constexpr int kWord = 4 / sizeof(T);  // elements
   const TensorView& weight = p.weight;
   const std::int64_t all = std::int64_t{gridDim.x} * kConvThreads;
   for (std::int64_t i = std::int64_t{blockIdx.x} * kConvThreads + threadIdx.x; i < count; i += all) {
@@ -34,14 +34,16 @@ __global__ void __launch_bounds__(kConvThreads)
       rest /= of;
       return taken;
     };
-    const int element = take(kPair), lane = take(32), tile = take(shape.channels() / 8);
+    const int element = take(kWord), word = take(4), lane = take(32), tile = take(shape.channels() / 16);
     const int step = take(kSteps), tap = take(9);
     const int chunk = take(shape.chunks / (shape.read * shape.read));
     const int corner = take(shape.read * shape.read), block = take(shape.blocks);
-    const int place = static_cast<int>(rest), column = lane / 4;
-    // Lane t has columns 2t and 2t + 1: of two tiles together, channels 4t to 4t + 3 of 16.
-    const int output = block * shape.channels() + tile / 2 * 16 + column / 2 * 4 + tile % 2 * 2 + column % 2;
-    const int input = chunk * kChunk<T> + lane % 4 * kPackOf<T> + step * kPair + element;
+    const int place = static_cast<int>(rest);
+    // A lane has rows g and g + 8 of its warp's tiles, which are neighbouring channels.
+    const int own = shape.channels() == kWide ? Warps<kWide>::kOwn : Warps<kNarrow>::kOwn;
+    const int in_group = lane / 4 * 2 * own + tile % own * 2 + word % 2;
+    const int output = block * shape.channels() + tile / own * own * 16 + in_group;
+    const int input = chunk * kChunk<T> + lane % 4 * kPackOf<T> + (step * 2 + word / 2) * kWord + element;
     T value = from_float<T>(0.0f);
     if (output < shape.outputs && input < shape.inputs) {
       const std::int64_t o = std::int64_t{output} * shape.written * shape.written + place;
@@ -59,41 +61,38 @@ __global__ void __launch_bounds__(kConvThreads)
 // ---------------------------------------------------------------------------------------------
 // Products
 
-// Sums of a warp, by row of pixels and tile of channels.
+// Sums of a warp, by tile of channels and group of pixels.
 template <int N>
 struct Sums {
-  float at[Warps<N>::kRows][Warps<N>::kOwn][4];
+  static constexpr int kCount = Warps<N>::kOwn * Warps<N>::kGroups;
+  float at[kCount][4];
 
+  __device__ float (&of(int tile, int group))[4] { return at[tile * Warps<N>::kGroups + group]; }
   __device__ void clear() {
 #pragma unroll
-    for (int i = 0; i < Warps<N>::kRows * Warps<N>::kOwn * 4; ++i) entry(i) = 0;
+    for (int i = 0; i < kCount * 4; ++i) at[i / 4][i % 4] = 0;
   }
   __device__ void add(const Sums& other) {
 #pragma unroll
-    for (int i = 0; i < Warps<N>::kRows * Warps<N>::kOwn * 4; ++i) entry(i) += other.entry(i);
+    for (int i = 0; i < kCount * 4; ++i) at[i / 4][i % 4] += other.at[i / 4][i % 4];
   }
-  __device__ float& entry(int i) { return at[i / 4 / Warps<N>::kOwn][i / 4 % Warps<N>::kOwn][i % 4]; }
-  __device__ const float& entry(int i) const { return at[i / 4 / Warps<N>::kOwn][i / 4 % Warps<N>::kOwn][i % 4]; }
 };
 
-// The operands of a step out of what a lane has of a chunk of two pixels.
-template <typename T, bool Split>
-__device__ inline void operands(const uint4 (&pixels)[2], int step, unsigned (&high)[4], unsigned (&low)[4]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const uint4& pixel = pixels[i % 2];
-    const unsigned bits = step == 0 ? (i < 2 ? pixel.x : pixel.y) : (i < 2 ? pixel.z : pixel.w);
+// One operand as tensor cores take it, and the rest of it that TF32 cannot hold.
+template <typename T, bool Split, int Words>
+struct Operand {
+  unsigned high[Words], low[Split ? Words : 1];
+
+  __device__ void set(int i, unsigned bits) {
     if constexpr (Split) {
       const Parts parts = cut_parts_of(__uint_as_float(bits));
       high[i] = parts.high;
       low[i] = parts.low;
-    } else if constexpr (sizeof(T) == 4) {
-      high[i] = round_to_tf32(__uint_as_float(bits));
     } else {
       high[i] = bits;
     }
   }
-}
+};
 
 template <typename T>
 __device__ inline void multiply(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
@@ -107,43 +106,47 @@ __device__ inline void multiply(float (&sum)[4], const unsigned (&a)[4], const u
 // Adds the products of one row of taps and one chunk. `pixels`: the lane's part of the first pixel of the
 // warp's first row, moved by the taps' row; `weights`: the lane's part of the warp's first tile.
 template <typename T, bool Split, int N>
-__device__ inline void add_taps(const uint4* pixels, const uint2* weights, Sums<N>& total) {
+__device__ inline void add_taps(const uint4* pixels, const uint4* weights, Sums<N>& total) {
   using W = Warps<N>;
   Sums<N> sums = total;
   if constexpr (Split) sums.clear();
 #pragma unroll
   for (int tap = 0; tap < 3; ++tap) {
-    uint4 read[W::kRows][2];
+    uint4 read[W::kGroups];
 #pragma unroll
-    for (int row = 0; row < W::kRows; ++row) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        read[row][half] = pixels[(row * kHaloColumns + tap + half * 8) * kParts];
-      }
+    for (int group = 0; group < W::kGroups; ++group) {
+      read[group] = pixels[(group / 2 * kHaloColumns + group % 2 * 8 + tap) * kPieces];
     }
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      unsigned high[W::kRows][4], low[W::kRows][4];
-#pragma unroll
-      for (int row = 0; row < W::kRows; ++row) operands<T, Split>(read[row], step, high[row], low[row]);
+      Operand<T, Split, 4> rows[W::kOwn];
+      Operand<T, Split, 2> columns[W::kGroups];
 #pragma unroll
       for (int tile = 0; tile < W::kOwn; ++tile) {
-        const uint2 weight = weights[((tap * kSteps + step) * W::kTiles + tile) * 32];
+        const uint4 weight = weights[((tap * kSteps + step) * W::kTiles + tile) * 32];
+        const unsigned words[4] = {weight.x, weight.y, weight.z, weight.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) rows[tile].set(i, words[i]);
+      }
+#pragma unroll
+      for (int group = 0; group < W::kGroups; ++group) {
+        unsigned words[2] = {step ? read[group].z : read[group].x, step ? read[group].w : read[group].y};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          if constexpr (sizeof(T) == 4 && !Split) words[i] = round_to_tf32(__uint_as_float(words[i]));
+          columns[group].set(i, words[i]);
+        }
+      }
+      // Small products first, in rounds, so that no product waits for the previous one.
+#pragma unroll
+      for (int i = 0; i < W::kOwn * W::kGroups * (Split ? 3 : 1); ++i) {
+        const int tile = i % W::kOwn, group = i / W::kOwn % W::kGroups;
+        const int round = Split ? i / (W::kOwn * W::kGroups) : 2;
         if constexpr (Split) {
-          const Parts first = cut_parts_of(__uint_as_float(weight.x));
-          const Parts second = cut_parts_of(__uint_as_float(weight.y));
-          const unsigned columns[2] = {first.high, second.high}, lows[2] = {first.low, second.low};
-          // Small products first, in three rounds, so that no product waits for the previous one.
-#pragma unroll
-          for (int row = 0; row < W::kRows; ++row) multiply<T>(sums.at[row][tile], low[row], columns);
-#pragma unroll
-          for (int row = 0; row < W::kRows; ++row) multiply<T>(sums.at[row][tile], high[row], lows);
-#pragma unroll
-          for (int row = 0; row < W::kRows; ++row) multiply<T>(sums.at[row][tile], high[row], columns);
+          multiply<T>(sums.of(tile, group), round == 0 ? rows[tile].low : rows[tile].high,
+                      round == 1 ? columns[group].low : columns[group].high);
         } else {
-          const unsigned columns[2] = {weight.x, weight.y};
-#pragma unroll
-          for (int row = 0; row < W::kRows; ++row) multiply<T>(sums.at[row][tile], high[row], columns);
+          multiply<T>(sums.of(tile, group), rows[tile].high, columns[group].high);
         }
       }
     }
@@ -158,53 +161,46 @@ __device__ inline void add_taps(const uint4* pixels, const uint2* weights, Sums<
 // ---------------------------------------------------------------------------------------------
 // What follows the products
 
-// Whether the 4 channels that a lane has of a pixel can be read and written at once.
+// Whether the channels that a lane has of a pixel can be read and written at once.
 struct Wide {
   bool residual, out;
 };
 
-// 4 channels from `channel` on of one pixel of a map, of which `left` exist.
-template <typename T>
+// Some channels of one pixel of a map, of which `left` exist.
+template <typename T, int Count>
 __device__ inline void add_residual(const T* at, std::int64_t stride, int left, bool wide, float scale,
-                                    float (&values)[4]) {
-  Pack<T, 4> read = {};
+                                    float (&values)[Count]) {
+  Pack<T, Count> read = {};
   if (wide) {
-    read = load<T, 4>(at);
+    read = load<T, Count>(at);
   } else {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < Count; ++i) {
       if (i < left) read.at[i] = at[i * stride];
     }
   }
 #pragma unroll
-  for (int i = 0; i < 4; ++i) values[i] = to_float(read.at[i]) + scale * values[i];
+  for (int i = 0; i < Count; ++i) values[i] = to_float(read.at[i]) + scale * values[i];
 }
 
-template <typename T>
-__device__ inline void write(T* at, std::int64_t stride, int left, bool wide, const float (&values)[4]) {
-  Pack<T, 4> pack;
+template <typename T, int Count>
+__device__ inline void write(T* at, std::int64_t stride, int left, bool wide, const float (&values)[Count]) {
+  Pack<T, Count> pack;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) pack.at[i] = from_float<T>(values[i]);
+  for (int i = 0; i < Count; ++i) pack.at[i] = from_float<T>(values[i]);
   if (wide) {
-    store_kept<T, 4>(at, pack);
+    store_kept<T, Count>(at, pack);
   } else {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < Count; ++i) {
       if (i < left) at[i * stride] = pack.at[i];
     }
   }
 }
 
-__device__ inline std::int64_t position(const TensorView& view, const ConvBlock& block, std::int64_t y,
-                                        std::int64_t x, int channel) {
-  return block.image * view.strides[0] + channel * view.strides[1] + y * view.strides[2] +
-         x * view.strides[3];
-}
-
 // Bias, ReLU, residual sum, and the only store.
 template <typename T, int N>
-__device__ inline void finish(const ConvParams& p, const ConvShape& shape, const Wide& wide,
-                              const Sums<N>& sums) {
+__device__ inline void finish(const ConvParams& p, const ConvShape& shape, const Wide& wide, Sums<N>& sums) {
   using W = Warps<N>;
   const TensorView &out = p.out.view, &residual = p.residual.view;
   int index = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
@@ -212,41 +208,44 @@ __device__ inline void finish(const ConvParams& p, const ConvShape& shape, const
   forget(thread);
   const ConvBlock block(shape, static_cast<unsigned>(index));
   const int lane = thread % 32, warp = thread / 32, written = shape.written;
-  const int top = block.top + warp / W::kAcross * W::kRows;
-  const int first_channel = block.first * N + warp % W::kAcross * W::kOwn * 8;
+  const int channel = block.first * N + warp % W::kParts * W::kOwn * 16 + lane / 4 * W::kLane;
+  const int left = shape.outputs - channel;
+  if (left <= 0) return;
+  float bias[W::kLane] = {};
+  if (p.bias.data) {
+    const float* offsets = static_cast<const float*>(p.bias.data) + block.place;
 #pragma unroll
-  for (int pair = 0; pair < W::kOwn / 2; ++pair) {
-    const int channel = first_channel + pair * 16 + lane % 4 * 4, left = shape.outputs - channel;
-    if (left <= 0) continue;
-    float bias[4] = {};
-    if (p.bias.data) {
-      const float* from = static_cast<const float*>(p.bias.data) + block.place;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (i < left) bias[i] = from[std::int64_t{channel + i} * written * written];
-      }
+    for (int i = 0; i < W::kLane; ++i) {
+      if (i < left) bias[i] = offsets[std::int64_t{channel + i} * written * written];
     }
+  }
+  const int top = block.top + warp / W::kParts * W::kRows, first = block.left + lane % 4 * 2;
+  const auto position = [&](const TensorView& view) {  // of the lane's first channel and pixel
+    const int y = block.place / written, x = block.place % written;
+    return block.image * view.strides[0] + channel * view.strides[1] +
+           (std::int64_t{top} * written + y) * view.strides[2] +
+           (std::int64_t{first} * written + x) * view.strides[3];
+  };
+  T* to = static_cast<T*>(out.data) + position(out);
+  const T* from = residual.data ? static_cast<const T*>(residual.data) + position(residual) : nullptr;
 #pragma unroll
-    for (int i = 0; i < W::kRows * 2; ++i) {
-      const int row = i / 2, half = i % 2;
-      const int y = top + row, x = block.left + lane / 4 + half * 8;
-      if (y >= shape.height || x >= shape.width) continue;
-      float values[4];
+  for (int i = 0; i < W::kGroups * 2; ++i) {
+    const int group = i / 2, down = group / 2, right = group % 2 * 8 + i % 2;
+    if (top + down >= shape.height || first + right >= shape.width) continue;
+    float values[W::kLane];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float sum = sums.at[row][pair * 2 + j / 2][half * 2 + j % 2] + bias[j];
-        values[j] = p.relu && sum < 0 ? 0 : sum;  // keeps NaN
-      }
-      const std::int64_t row_out = std::int64_t{y} * written + block.place / written;
-      const std::int64_t column_out = std::int64_t{x} * written + block.place % written;
-      if (residual.data) {
-        const T* at = static_cast<const T*>(residual.data) +
-                      position(residual, block, row_out, column_out, channel);
-        add_residual<T>(at, residual.strides[1], left, wide.residual, p.residual_scale, values);
-      }
-      T* at = static_cast<T*>(out.data) + position(out, block, row_out, column_out, channel);
-      write<T>(at, out.strides[1], left, wide.out, values);
+    for (int j = 0; j < W::kLane; ++j) {
+      const float sum = sums.of(j / 2, group)[j % 2 * 2 + i % 2] + bias[j];
+      values[j] = p.relu && sum < 0 ? 0 : sum;  // keeps NaN
     }
+    const auto beside = [&](const TensorView& view) {
+      return down * written * view.strides[2] + right * written * view.strides[3];
+    };
+    if (from) {
+      const T* at = from + beside(residual);
+      add_residual<T, W::kLane>(at, residual.strides[1], left, wide.residual, p.residual_scale, values);
+    }
+    write<T, W::kLane>(to + beside(out), out.strides[1], left, wide.out, values);
   }
 }
 
@@ -254,38 +253,41 @@ template <typename T, bool Split, bool Packed, int N>
 __global__ void __launch_bounds__(kConvThreads, 2)
     conv3x3_kernel(const ConvParams p, const ConvShape shape, const Wide wide) {
   using W = Warps<N>;
-  __shared__ uint4 pixels[2][kHalo * kParts];
-  __shared__ uint4 weights[2][W::kRowOfTaps / 2];
+  __shared__ uint4 pixels[2][kHalo * kPieces];
+  __shared__ uint4 weights[2][W::kRowOfTaps];
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int first_row = warp / W::kAcross * W::kRows, first_tile = warp % W::kAcross * W::kOwn;
   const ConvBlock block(shape, blockIdx.x);
   const TensorView& x = p.x.view;
-  const Source<T> source = {static_cast<const T*>(x.data) + block.image * x.strides[0], x, shape};
+  const Pixels<T, Packed> source(static_cast<const T*>(x.data) + block.image * x.strides[0], x, shape, block);
+  Chunk chunk;
   const uint4* next = static_cast<const uint4*>(p.factors.data) +
-                      (std::int64_t{block.place} * shape.blocks + block.first) * shape.chunks * 3 *
-                          (W::kRowOfTaps / 2);
-  const int own_pixel = (first_row * kHaloColumns + lane / 4) * kParts + lane % 4;
+                      (std::int64_t{block.place} * shape.blocks + block.first) * shape.chunks * 3 * W::kRowOfTaps;
+  const int own_pixel = (warp / W::kParts * W::kRows * kHaloColumns + lane / 4) * kPieces + lane % 4;
+  const int own_weight = warp % W::kParts * W::kOwn * 32 + lane;
   Sums<N> sums;
   sums.clear();
 
   read_weights<N>(next, weights[0]);
-  read_pixels<T, Packed>(source, block, 0, pixels[0]);
+  source.read(shape, chunk, pixels[0]);
   commit_copies();
   wait_for_copies<0>();
   __syncthreads();
   int buffer = 0;
-  for (int chunk = 0; chunk < shape.chunks; ++chunk) {
-    const bool last = chunk + 1 == shape.chunks;
-    if (!last) read_pixels<T, Packed>(source, block, chunk + 1, pixels[(chunk + 1) % 2]);
+  for (int i = 0; i < shape.chunks; ++i) {
+    const bool last = i + 1 == shape.chunks;
+    if (!last) {
+      chunk.advance<T>(shape, x);
+      source.read(shape, chunk, pixels[(i + 1) % 2]);
+    }
 #pragma unroll 1
     for (int row = 0; row < 3; ++row) {
       if (row < 2 || !last) {
-        next += W::kRowOfTaps / 2;
+        next += W::kRowOfTaps;
         read_weights<N>(next, weights[buffer ^ 1]);
       }
       commit_copies();
-      add_taps<T, Split, N>(pixels[chunk % 2] + own_pixel + row * kHaloColumns * kParts,
-                            reinterpret_cast<const uint2*>(weights[buffer]) + first_tile * 32 + lane, sums);
+      add_taps<T, Split, N>(pixels[i % 2] + own_pixel + row * kHaloColumns * kPieces,
+                            weights[buffer] + own_weight, sums);
       buffer ^= 1;
       wait_for_copies<0>();
       __syncthreads();  // also: nobody reads any more what is overwritten next
@@ -329,9 +331,10 @@ bool channels_packable(const TensorView& view, int pack, std::size_t element_byt
 template <typename T, bool Split, bool Packed, int N>
 cudaError_t convolve(const ConvParams& p, const ConvShape& shape, cudaStream_t stream) {
   const TensorView &out = p.out.view, &residual = p.residual.view;
-  const bool whole = shape.outputs % 4 == 0;
-  const Wide wide = {whole && residual.data && channels_packable(residual, 4, sizeof(T)),
-                     whole && channels_packable(out, 4, sizeof(T))};
+  constexpr int kLane = Warps<N>::kLane;
+  const bool whole = shape.outputs % kLane == 0;
+  const Wide wide = {whole && residual.data && channels_packable(residual, kLane, sizeof(T)),
+                     whole && channels_packable(out, kLane, sizeof(T))};
   FASTBG_LAUNCH((conv3x3_kernel<T, Split, Packed, N>), dim3(shape.grid(out.sizes[0])), dim3(kConvThreads), 0,
                 stream, p, shape, wide);
   return cudaGetLastError();
@@ -372,7 +375,7 @@ cudaError_t launch_conv3x3(const ConvParams& params, bool rounded, cudaStream_t 
   const TensorView &x = params.x.view, &out = params.out.view;
   ConvShape shape = shape_of(params);
   if (element_count(out) == 0) return cudaSuccess;
-  if (!shape.cover(out.sizes[0], out.sizes[2], out.sizes[3])) return cudaErrorInvalidValue;
+  if (!shape.cover(out, x)) return cudaErrorInvalidValue;
   if (params.factors.dtype != x.dtype ||
       element_count(params.factors) != packed_size(shape, bytes_of(x.dtype)) ||
       !packable(params.factors, 16 / static_cast<int>(bytes_of(x.dtype)), bytes_of(x.dtype))) {

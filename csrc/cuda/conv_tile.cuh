@@ -4,7 +4,8 @@
 // chunks of 16 words (16 channels in float32, 32 in half types). A chunk of a pixel is 64 bytes; lane t of a
 // quad takes 16 of them at once, which are two steps of the products: words 2s and 2s + 1 are elements t and
 // t + 4 (TF32) of step s. Which channel is which element of K does not matter, as weights are packed in the
-// same order. So neither reads nor writes of shared memory have bank conflicts, without padding.
+// same order. So neither reads nor writes of shared memory have bank conflicts, without padding, and what one
+// instruction reads is an operand as it is: registers in a row.
 #pragma once
 
 #include <limits>
@@ -17,23 +18,25 @@
 namespace fastbg {
 
 constexpr int kConvWarps = 8, kConvThreads = kConvWarps * 32;
-constexpr int kTileRows = 8, kTileColumns = 16;  // a row is the rows of one mma
+constexpr int kTileRows = 8, kTileColumns = 16;  // pixels
 constexpr int kHaloColumns = kTileColumns + 2, kHalo = (kTileRows + 2) * kHaloColumns;
-constexpr int kParts = 4;   // of 16 bytes, of a chunk of a pixel
+constexpr int kPieces = 4;  // of 16 bytes, of a chunk of a pixel
 constexpr int kSteps = 2;   // products with K = 8 words in a chunk
 constexpr int kWide = 64, kNarrow = 16;  // channels written by a block
 
 template <typename T>
 constexpr int kChunk = 64 / sizeof(T);  // channels
 
-// How N channels are divided between the warps: each has kRows rows of pixels and kGroups x 16 channels.
+// How N channels and the pixels of a tile are divided between the warps.
 template <int N>
 struct Warps {
-  static constexpr int kTiles = N / 8;  // columns of an mma
-  static constexpr int kAcross = N == kWide ? 2 : 1;
-  static constexpr int kRows = kTileRows * kAcross / kConvWarps;
-  static constexpr int kOwn = kTiles / kAcross;
-  static constexpr int kRowOfTaps = 3 * kSteps * kTiles * 32;  // of packed weights, in 8 bytes
+  static constexpr int kTiles = N / 16;               // of channels: rows of an mma
+  static constexpr int kOwn = N == kWide ? 2 : 1;     // tiles of a warp
+  static constexpr int kParts = kTiles / kOwn;        // warps that have the same pixels
+  static constexpr int kRows = kTileRows * kParts / kConvWarps;  // of pixels, of a warp
+  static constexpr int kGroups = kRows * 2;                      // of 8 pixels: columns of an mma
+  static constexpr int kLane = 2 * kOwn;              // channels of a pixel that a lane has
+  static constexpr int kRowOfTaps = 3 * kSteps * kTiles * 32;  // of packed weights, in 16 bytes
 };
 
 // A convolution or its input gradient: `read` is the factor of the pixel shuffle that reading undoes,
@@ -44,6 +47,7 @@ struct ConvShape {
   int chunks, blocks;  // of the channels read, for all places; of the channels written, for one
   int height, width;   // of the maps, before a shuffle
   int down, across;    // numbers of tiles
+  std::int64_t row, column;  // from a pixel that is read to the next one, in elements
 
   __host__ ConvShape(std::int64_t in, std::int64_t out, std::int64_t read_, std::int64_t written_,
                      std::size_t element_bytes)
@@ -52,11 +56,15 @@ struct ConvShape {
     chunks = read * read * static_cast<int>(ceil_div<std::int64_t>(in, 64 / element_bytes));
     blocks = static_cast<int>(ceil_div<std::int64_t>(out, channels()));
     height = width = down = across = 0;  // of a weight
+    row = column = 0;
   }
 
-  // Of a result with H x W pixels; false if their number is too large.
-  __host__ bool cover(std::int64_t batch, std::int64_t h, std::int64_t w) {
+  // Of a result (B,C,H,W), and of a map that is read; false if there are too many pixels.
+  __host__ bool cover(const TensorView& out, const TensorView& x) {
     constexpr std::int64_t kMost = std::numeric_limits<int>::max();
+    const std::int64_t batch = out.sizes[0], h = out.sizes[2], w = out.sizes[3];
+    row = read * x.strides[2];
+    column = read * x.strides[3];
     if (h > kMost || w > kMost) return false;  // also after a shuffle
     height = static_cast<int>(h / written);
     width = static_cast<int>(w / written);
@@ -93,67 +101,90 @@ struct ConvBlock {
   }
 };
 
-// An image that is read.
-template <typename T>
-struct Source {
-  const T* image;
-  const TensorView& view;
-  const ConvShape& shape;
+// A chunk of the channels that are read: where it begins, in elements from the first channel of a pixel.
+struct Chunk {
+  std::int64_t offset = 0;
+  int channel = 0, y = 0, x = 0;  // the last two are the place in the block of a shuffle
 
-  // Where a pixel lies, in the corner (dy, dx) of a block of the shuffle.
-  __device__ std::int64_t offset(int y, int x, int corner) const {
-    return (std::int64_t{y} * shape.read + corner / shape.read) * view.strides[2] +
-           (std::int64_t{x} * shape.read + corner % shape.read) * view.strides[3];
-  }
-  __device__ bool inside(int y, int x) const {
-    return static_cast<unsigned>(y) < static_cast<unsigned>(shape.height) &&
-           static_cast<unsigned>(x) < static_cast<unsigned>(shape.width);
+  template <typename T>
+  __device__ void advance(const ConvShape& shape, const TensorView& view) {
+    channel += kChunk<T>;
+    if (channel >= shape.inputs) {
+      channel = 0;
+      if (++x == shape.read) x = 0, ++y;
+    }
+    offset = y * view.strides[2] + x * view.strides[3] + channel * view.strides[1];
   }
 };
 
-// Brings a chunk of the tile's pixels and of their neighbours into shared memory, zeros for those outside
+__device__ inline bool inside(const ConvShape& shape, int y, int x) {
+  return static_cast<unsigned>(y) < static_cast<unsigned>(shape.height) &&
+         static_cast<unsigned>(x) < static_cast<unsigned>(shape.width);
+}
+
+// The pixels of a tile and their neighbours that a thread brings into shared memory, zeros for those outside
 // of the image and for channels that do not exist. `Packed`: 16 bytes at a time, while the block computes.
 template <typename T, bool Packed>
-__device__ inline void read_pixels(const Source<T>& from, const ConvBlock& block, int chunk, uint4* to) {
-  const int inputs = from.shape.inputs, chunks = (inputs + kChunk<T> - 1) / kChunk<T>;
-  const int corner = chunk / chunks, channel = chunk % chunks * kChunk<T>;
-  int thread = static_cast<int>(threadIdx.x);
-  forget(thread);
-  if constexpr (Packed) {
+struct Pixels {
+  static constexpr int kRounds = (kHalo * kPieces + kConvThreads - 1) / kConvThreads;
+  const T* at[kRounds];
+  bool exists[kRounds];
+
+  __device__ Pixels(const T* image, const TensorView&, const ConvShape& shape, const ConvBlock& block) {
 #pragma unroll
-    for (int round = 0; round < (kHalo * kParts + kConvThreads - 1) / kConvThreads; ++round) {
-      const int i = round * kConvThreads + thread;
-      if (i >= kHalo * kParts) break;
-      const int y = block.top - 1 + i / kParts / kHaloColumns;
-      const int x = block.left - 1 + i / kParts % kHaloColumns;
-      const int first = channel + i % kParts * kPackOf<T>;
-      const int left = min(inputs - first, kPackOf<T>);
-      const bool exists = left > 0 && from.inside(y, x);
-      const T* at = exists ? from.image + from.offset(y, x, corner) + first : from.image;
-      copy_async(to + i, at, exists ? left * static_cast<int>(sizeof(T)) : 0);
+    for (int round = 0; round < kRounds; ++round) {
+      const int i = round * kConvThreads + static_cast<int>(threadIdx.x);
+      const int y = block.top - 1 + i / kPieces / kHaloColumns, x = block.left - 1 + i / kPieces % kHaloColumns;
+      exists[round] = inside(shape, y, x);
+      at[round] = exists[round] ? image + y * shape.row + x * shape.column : image;
     }
-  } else {
+  }
+
+  __device__ void read(const ConvShape& shape, const Chunk& chunk, uint4* to) const {
+    const int thread = static_cast<int>(threadIdx.x), first = thread % kPieces * kPackOf<T>;
+    const int left = min(shape.inputs - chunk.channel - first, kPackOf<T>);
+    const std::int64_t offset = left > 0 ? chunk.offset + first : 0;
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      const int i = round * kConvThreads + thread;
+      if (i >= kHalo * kPieces) break;
+      copy_async(to + i, at[round] + offset, exists[round] && left > 0 ? left * static_cast<int>(sizeof(T)) : 0);
+    }
+  }
+};
+
+template <typename T>
+struct Pixels<T, false> {
+  const T* image;
+  const TensorView& view;
+  int top, left;
+
+  __device__ Pixels(const T* image_, const TensorView& view_, const ConvShape&, const ConvBlock& block)
+      : image(image_), view(view_), top(block.top - 1), left(block.left - 1) {}
+
+  __device__ void read(const ConvShape& shape, const Chunk& chunk, uint4* to) const {
+    int thread = static_cast<int>(threadIdx.x);
+    forget(thread);
     T* const values = reinterpret_cast<T*>(to);
-    const bool channels_first = from.view.strides[1] <= from.view.strides[3];  // of neighbouring lanes
+    const bool channels_first = view.strides[1] <= view.strides[3];  // of neighbouring lanes
 #pragma unroll 2
     for (int i = thread; i < kHalo * kChunk<T>; i += kConvThreads) {
       const int pixel = channels_first ? i / kChunk<T> : i % kHalo;
       const int c = channels_first ? i % kChunk<T> : i / kHalo;
-      const int y = block.top - 1 + pixel / kHaloColumns;
-      const int x = block.left - 1 + pixel % kHaloColumns;
+      const int y = top + pixel / kHaloColumns, x = left + pixel % kHaloColumns;
       T value = from_float<T>(0.0f);
-      if (channel + c < inputs && from.inside(y, x)) {
-        value = from.image[from.offset(y, x, corner) + (channel + c) * from.view.strides[1]];
+      if (chunk.channel + c < shape.inputs && inside(shape, y, x)) {
+        value = image[chunk.offset + y * shape.row + x * shape.column + c * view.strides[1]];
       }
       values[pixel * kChunk<T> + c] = value;
     }
   }
-}
+};
 
 // Brings the weights of a chunk and of one row of taps into shared memory.
 template <int N>
 __device__ inline void read_weights(const uint4* from, uint4* to) {
-  constexpr int kCopies = Warps<N>::kRowOfTaps / 2;
+  constexpr int kCopies = Warps<N>::kRowOfTaps;
 #pragma unroll
   for (int i = 0; i < (kCopies + kConvThreads - 1) / kConvThreads; ++i) {
     const int at = i * kConvThreads + static_cast<int>(threadIdx.x);

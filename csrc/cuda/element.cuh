@@ -115,12 +115,16 @@ template <typename T, int V>
 __device__ inline void store_kept(T* address, const Pack<T, V>& pack) {
   if constexpr (V == 1) {
     *address = pack.at[0];
+  } else if constexpr (sizeof(pack) == 4) {
+    unsigned bits;
+    memcpy(&bits, &pack, sizeof(bits));
+    *reinterpret_cast<unsigned*>(address) = bits;
   } else if constexpr (sizeof(pack) == 8) {
     uint2 bits;
     memcpy(&bits, &pack, sizeof(bits));
     *reinterpret_cast<uint2*>(address) = bits;
   } else {
-    static_assert(sizeof(pack) == 16, "stores are single, 64 or 128 bits wide");
+    static_assert(sizeof(pack) == 16, "stores are single, 32, 64 or 128 bits wide");
     uint4 bits;
     memcpy(&bits, &pack, sizeof(bits));
     *reinterpret_cast<uint4*>(address) = bits;
