@@ -121,7 +121,8 @@ def test_a_packed_weight_of_another_size_or_dtype_is_refused() -> None:
 
 
 def test_more_blocks_than_a_launch_has_are_refused() -> None:
-    x = torch.empty(1, 1, 1, 1, device="meta").expand(2**31, 1, 1, 1)
     weight = torch.empty(1, 1, 3, 3, device="meta")
-    with pytest.raises(InvalidArgument, match="at most 2147483647 blocks of 8 x 16 pixels"):
-        emulated.conv3x3(x, weight, None, None, 1.0, False, 1)
+    for shape in ((2**31, 1, 1, 1), (1, 1, 2**31, 1)):
+        x = torch.empty(shape, device="meta")
+        with pytest.raises(InvalidArgument, match="at most 2147483647 blocks of 8 x 16 pixels"):
+            emulated.conv3x3(x, weight, None, None, 1.0, False, 1)

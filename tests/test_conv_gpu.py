@@ -80,8 +80,8 @@ def close(got: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=limit)
 
 
-# Blocks are 128 pixels of one image, in Triton of its rows one after another, in CUDA 8 x 16; 16 to 64
-# channels written and 16 or 32 read.
+# Blocks are 128 pixels of one image, in Triton of its rows one after another, in CUDA 8 x 16; 16 to
+# 64 channels written and 16 or 32 read.
 SHAPES = [
     ((1, 1), (1, 1, 1), 1),  # one pixel
     ((3, 64), (1, 8, 16), 1),  # one block exactly
@@ -176,9 +176,7 @@ def test_offsets_beyond_32_bits(backend: ModuleType, device: torch.device) -> No
         close(got, expected)
 
 
-def test_infinities_and_nan_spread_as_in_pytorch(
-    backend: ModuleType, device: torch.device
-) -> None:
+def test_infinities_and_nan_spread_as_in_pytorch(backend: ModuleType, device: torch.device) -> None:
     x, weight = torch.randn(1, 3, 9, 9).to(device), torch.randn(4, 3, 3, 3).to(device)
     x[0, 0, 1, 1], x[0, 1, 5, 2], x[0, 2, 4, 7] = float("nan"), float("inf"), -float("inf")
     for relu in (False, True):

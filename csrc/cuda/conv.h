@@ -24,8 +24,7 @@ cudaError_t launch_conv3x3_pack(const ConvPackParams& params, cudaStream_t strea
 
 // `factors` is the packed weight, `gate` is not used, and bias[c r^2 + dy r + dx] belongs to channel c of
 // the pixels (dy, dx) of `out`. float32 is computed as three products of TF32, or, if `rounded`, as one.
-// For more than 2^31 - 1 blocks of 8 x 16 pixels or rows or columns of that number, it returns
-// cudaErrorInvalidValue.
+// For more than 2^31 - 1 blocks, or more than 2^31 - 32 rows or columns, it returns cudaErrorInvalidValue.
 cudaError_t launch_conv3x3(const ConvParams& params, bool rounded, cudaStream_t stream);
 
 }  // namespace fastbg

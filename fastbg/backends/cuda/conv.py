@@ -1,6 +1,5 @@
 """CUDA C++ backend of the 3x3 convolution (csrc/cuda/conv.cu)."""
 
-import torch
 from torch import Tensor
 
 from fastbg.backends.conv_arguments import empty_maps, gated
@@ -9,8 +8,8 @@ from fastbg.backends.tensor_view import optional_view, view
 from fastbg.errors import InvalidArgument
 from fastbg.precision import current
 
-MOST_BLOCKS = 2**31 - 1  # that a launch can have
-BLOCK = 8, 16  # pixels, before a pixel shuffle, and at least 16 channels
+MOST_BLOCKS = 2**31 - 1  # that a launch can have, each of 8 x 16 pixels and at least 16 channels
+MOST_SIDE = 2**31 - 32  # rows and columns, which the kernel counts in 32 bits
 
 
 def conv3x3(
@@ -55,10 +54,15 @@ def _run(
 
     A weight is packed again in every call, so that a changed one always takes effect.
     """
-    down, across = (-(-side // upscale // of) for side, of in zip(out.shape[2:], BLOCK, strict=True))
-    if len(out) * down * across * upscale**2 * -(-out.shape[1] // 16) > MOST_BLOCKS:
-        expected = f"at most {MOST_BLOCKS} blocks of 8 x 16 pixels and 16 channels a call"
-        raise InvalidArgument("x", f"shape {tuple(x.shape)}", f"{expected} on the cuda backend")
+    batch, channels, height, width = out.shape
+    tiles = -(-height // upscale // 8) * -(-width // upscale // 16)
+    blocks = batch * tiles * upscale**2 * -(-channels // 16)
+    if blocks > MOST_BLOCKS or max(height, width) > MOST_SIDE:
+        expected = (
+            f"at most {MOST_BLOCKS} blocks of 8 x 16 pixels and 16 channels a call, and "
+            f"{MOST_SIDE} rows and columns, on the cuda backend"
+        )
+        raise InvalidArgument("x", f"shape {tuple(x.shape)}", expected)
     rounded = current() != "ieee"
     shape = x_upscale if transposed else upscale, transposed
     packed = weight.new_empty(native().conv3x3_packed_size(view(weight), *shape))
