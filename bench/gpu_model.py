@@ -236,12 +236,12 @@ def mosaics() -> list[Row]:
 def convolutions() -> list[Row]:
     """Layers of EDSR, on 100 LR images of 32x32."""
     found = []
-    for name, products, kind in (
-        ("fp32", 3, "tf32"),
-        ("fp32 gradient", 3, "tf32"),
-        ("tf32", 1, "tf32"),
-        ("fp32 as bf16", 1, "half"),
-        ("bf16", 1, "half"),
+    for name, products, kind, kernel in (
+        ("fp32", 3, "tf32", "fp32 true true 64"),
+        ("fp32 gradient", 3, "tf32", "fp32 true true 64"),
+        ("tf32", 1, "tf32", "fp32 false true 64"),
+        ("fp32 as bf16", 1, "half", "fp32 false true 64"),  # CUDA takes TF32
+        ("bf16", 1, "half", "bf16 false true 64"),
     ):
         work = triton_workload(f"conv3x3_fwd_kernel {name}")
         launch, needed = work.launch, products * work.operations
@@ -253,6 +253,16 @@ def convolutions() -> list[Row]:
         nests = (Nest("tensor", (9 * steps * started,)),)
         stage = Stage(work.name, started, nests, work.bytes, traffic)
         found.append(Row("conv3x3", name, "triton", (stage,), work.bytes, needed, kind))
+        # CUDA: blocks of 8 x 16 pixels, read with a border of one, and all of the weight, which is
+        # not split. In three rows of taps for each chunk of 64 bytes of channels.
+        batch, channels, height, width = maps.shape
+        blocks = batch * (height // 8) * (width // 16)
+        chunks = 8 * blocks * channels * maps.element_size() // 64
+        border = maps.nbytes * (10 * 18 / (8 * 16) - 1)
+        traffic = work.bytes + border + blocks * 9 * channels**2 * maps.element_size()
+        nests = (Nest("tensor", (3 * chunks, chunks)),)
+        stage = Stage(f"conv3x3_kernel {kernel}", 8 * blocks, nests, work.bytes, traffic)
+        found.append(Row("conv3x3", name, "cuda", (stage,), work.bytes, needed, kind))
     return found
 
 
@@ -340,7 +350,7 @@ def compiled() -> tuple[dict[str, Facts], dict[str, Code]]:
     codes: dict[str, Code] = {}
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        for family in ("composite", "gram"):
+        for family in ("composite", "gram", "conv"):
             source = gpu_static.ROOT / "csrc" / "cuda" / f"{family}.cu"
             gpu_static.run(*gpu_static.nvcc_command(nvcc, source, CAPABILITY), "-o", cubin)
             for mangled, found in gpu_static.read_cubin(cubin, gpu_static.GPUS[CAPABILITY]).items():

@@ -9,4 +9,5 @@ PYBIND11_MODULE(FASTBG_CUDA_MODULE, m) {
   fastbg::register_seam(m);
   fastbg::register_path(m);
   fastbg::register_gram(m);
+  fastbg::register_conv(m);
 }

@@ -60,6 +60,25 @@ def conv_gram(
     stream: int,
 ) -> None: ...
 
+# conv_bindings.cpp; `packed` has as many elements as conv3x3_packed_size says
+def conv3x3_packed_size(weight: View, upscale: int, transposed: bool) -> int: ...
+def conv3x3_pack(
+    weight: View, upscale: int, transposed: bool, rounded: bool, packed: View, stream: int
+) -> None: ...
+def conv3x3(
+    x: View,
+    x_upscale: int,
+    packed: View,
+    bias: View | None,
+    residual: View | None,
+    residual_scale: float,
+    relu: bool,
+    out: View,
+    upscale: int,
+    rounded: bool,
+    stream: int,
+) -> None: ...
+
 # seam_bindings.cpp
 def bridged_composite(
     a: View,

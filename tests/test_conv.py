@@ -462,5 +462,6 @@ def test_bad_arguments_are_named(argument: str, changed: dict[str, Any]) -> None
 
 
 def test_a_backend_that_does_not_have_it_says_so() -> None:
-    with pytest.raises(BackendUnavailable, match="cannot run conv3x3: "):
-        fastbg.conv3x3(torch.zeros(1, 4, 5, 6), torch.zeros(8, 4, 3, 3), backend="cuda")
+    grad, x = torch.zeros(1, 8, 5, 6), torch.zeros(1, 4, 5, 6)
+    with pytest.raises(BackendUnavailable, match="cannot run conv3x3_weight_gradient: "):
+        torch.ops.fastbg.conv3x3_weight_gradient(grad, x, None, 1, "cuda")

@@ -28,6 +28,11 @@ inline TensorView view_from(const pybind11::tuple& described) {
   return view;
 }
 
+// Of a tensor that may be None: its data is null.
+inline TensorView optional_view(const pybind11::object& described) {
+  return described.is_none() ? TensorView{} : view_from(described.cast<pybind11::tuple>());
+}
+
 inline bool has_no_elements(const TensorView& view) {
   return std::find(view.sizes, view.sizes + view.rank, 0) != view.sizes + view.rank;
 }

@@ -9,10 +9,6 @@ namespace {
 
 namespace py = pybind11;
 
-TensorView optional_view(const py::object& described) {
-  return described.is_none() ? TensorView{} : view_from(described.cast<py::tuple>());
-}
-
 void run_gram(const GramParams& params, int threads) {
   const GramPlan plan(params, threads);
   FASTBG_CALL_VARIANT(gram, plan.job, threads);

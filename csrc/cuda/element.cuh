@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "tensor_view.h"
 
@@ -63,6 +64,10 @@ __device__ inline void forget(T*& address) {
 #endif
 }
 
+// Hides from the compiler how `value` was computed, so that values derived from it are computed in the
+// loop where they are needed, and do not occupy registers before it.
+__device__ inline void forget(int& value) { asm volatile("" : "+r"(value)); }
+
 // Elements that fill a 128-bit store.
 template <typename T>
 constexpr int kPackOf = 16 / sizeof(T);
@@ -91,21 +96,30 @@ __device__ inline Pack<T, V> load(const T* address) {
   return pack;
 }
 
+template <bool Kept, typename Bits, typename T, int V>
+__device__ inline void store_bits(T* address, const Pack<T, V>& pack) {
+  Bits bits;
+  memcpy(&bits, &pack, sizeof(bits));
+  if constexpr (Kept) {
+    *reinterpret_cast<Bits*>(address) = bits;
+  } else {
+    __stcs(reinterpret_cast<Bits*>(address), bits);
+  }
+}
+
 // Results are written once and read by a later kernel: evict-first, so that sources, which many
 // pairs share, stay in L2. `Kept`: the next kernel reads them soon.
 template <bool Kept = false, typename T, int V>
 __device__ inline void store(T* address, const Pack<T, V>& pack) {
   if constexpr (V == 1) {
     *address = pack.at[0];
+  } else if constexpr (sizeof(pack) == 4) {
+    store_bits<Kept, unsigned>(address, pack);
+  } else if constexpr (sizeof(pack) == 8) {
+    store_bits<Kept, uint2>(address, pack);
   } else {
-    static_assert(sizeof(pack) == 16, "stores are single or 128 bits wide");
-    uint4 bits;
-    memcpy(&bits, &pack, sizeof(bits));
-    if constexpr (Kept) {
-      *reinterpret_cast<uint4*>(address) = bits;
-    } else {
-      __stcs(reinterpret_cast<uint4*>(address), bits);
-    }
+    static_assert(sizeof(pack) == 16, "stores are single, 32, 64 or 128 bits wide");
+    store_bits<Kept, uint4>(address, pack);
   }
 }
 
@@ -125,6 +139,18 @@ cudaError_t with_types(DType source, Run&& run) {
     case DType::int32: break;
   }
   return cudaErrorInvalidValue;
+}
+
+// Calls run(element type) for float types.
+template <typename Run>
+cudaError_t with_float_type(DType dtype, Run&& run) {
+  return with_types(dtype, [&](auto in, auto out) -> cudaError_t {
+    if constexpr (std::is_same_v<decltype(in), decltype(out)>) {
+      return run(in);
+    } else {
+      return cudaErrorInvalidValue;  // grey levels
+    }
+  });
 }
 
 // Whether V neighbours of the innermost dimension can be read or written as one pack.

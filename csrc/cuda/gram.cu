@@ -309,18 +309,6 @@ auto with_channels(std::int64_t channels, Run&& run) {
   return run(std::integral_constant<int, kLargest>{});
 }
 
-// Calls run(element type) for float types.
-template <typename Run>
-cudaError_t with_float_type(DType dtype, Run&& run) {
-  return with_types(dtype, [&](auto in, auto out) -> cudaError_t {
-    if constexpr (std::is_same_v<decltype(in), decltype(out)>) {
-      return run(in);
-    } else {
-      return cudaErrorInvalidValue;  // grey levels
-    }
-  });
-}
-
 template <typename T, int Channels, bool Diagonal>
 cudaError_t reduce(const TensorView& out, const GramPlan& plan, const float4* partial,
                    cudaStream_t stream) {

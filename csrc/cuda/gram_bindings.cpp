@@ -8,10 +8,6 @@ namespace {
 using pybind11::object;
 using pybind11::tuple;
 
-TensorView optional_view(const object& described) {
-  return described.is_none() ? TensorView{} : view_from(described.cast<tuple>());
-}
-
 GramParams gram_params(const tuple& features, const object& mask, const tuple& out) {
   return {view_from(features), optional_view(mask), view_from(out)};
 }

@@ -72,10 +72,6 @@ struct GramItem {
 __device__ inline int group_of_lane() { return static_cast<int>(threadIdx.x) % kWarpThreads / 4; }
 __device__ inline int quarter_of_lane() { return static_cast<int>(threadIdx.x) % 4; }
 
-// Hides from the compiler how `value` was computed, so that values derived from it are computed in the
-// loop where they are needed, and do not occupy registers before it.
-__device__ inline void forget(int& value) { asm volatile("" : "+r"(value)); }
-
 // A position that advances through an image, row after row; can_walk() tells whether `int` is enough.
 struct Cursor {
   int y, x;

@@ -319,18 +319,6 @@ __global__ void __launch_bounds__(kThreads)
 // ---------------------------------------------------------------------------------------------
 // Launches
 
-// Calls run(element type) for float types.
-template <typename Run>
-cudaError_t with_float_type(DType dtype, Run&& run) {
-  return with_types(dtype, [&](auto in, auto out) -> cudaError_t {
-    if constexpr (std::is_same_v<decltype(in), decltype(out)>) {
-      return run(in);
-    } else {
-      return cudaErrorInvalidValue;  // grey levels
-    }
-  });
-}
-
 // Calls run(element type, constant radius): 4 is LAM's 9x9 kernel.
 template <typename Run>
 cudaError_t with_radius(DType dtype, int radius, Run&& run) {

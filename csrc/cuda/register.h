@@ -13,6 +13,7 @@ void register_composite(pybind11::module_& m);
 void register_seam(pybind11::module_& m);
 void register_path(pybind11::module_& m);
 void register_gram(pybind11::module_& m);
+void register_conv(pybind11::module_& m);
 
 // Throws the error that a launch returned, if any.
 inline void check_launch(const char* operation, cudaError_t error) {

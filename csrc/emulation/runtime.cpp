@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <map>
 #include <memory>
@@ -41,6 +42,7 @@ struct Thread {
   std::array<std::uint64_t, warpSize> received{};
   void* part = nullptr;  // of what the warp does together
   void (*together)(void* const*) = nullptr;
+  std::deque<std::vector<Copy>> copies;  // groups; the last one is not committed yet
   std::exception_ptr failure;
 };
 
@@ -114,6 +116,9 @@ int refused = 0;
 void Machine::thread_entry() {
   try {
     (*machine.body_)();
+    for (const auto& group : machine.current_->copies) {
+      if (!group.empty()) fail("a thread exits without having waited for its copies", group[0].site);
+    }
   } catch (...) {
     machine.current_->failure = std::current_exception();
   }
@@ -171,6 +176,7 @@ void Machine::run_block() {
   for (unsigned i = 0; i < count_; ++i) {
     threads_[i]->state = State::ready;
     threads_[i]->failure = nullptr;
+    threads_[i]->copies.assign(1, {});
     threads_[i]->fiber.start(&Machine::thread_entry);
     threads_[i]->fiber.acquire(&started_);
   }
@@ -336,6 +342,25 @@ void warp_together(void* offered, void (*together)(void* const* offered), Site s
   self.part = offered;
   self.together = together;
   machine.wait(State::at_warp_barrier, site);
+}
+
+void copy_later(const Copy& copy) {
+  for (const void* address : {static_cast<const void*>(copy.to), copy.from}) {
+    if (reinterpret_cast<std::uintptr_t>(address) % 16) fail("no multiple of 16 bytes", copy.site);
+  }
+  if (copy.bytes < 0 || copy.bytes > 16) fail("not 0 to 16 bytes", copy.site);
+  machine.current().copies.back().push_back(copy);
+}
+
+void commit_copies() { machine.current().copies.emplace_back(); }
+
+std::vector<Copy> take_copies(std::size_t left) {
+  auto& groups = machine.current().copies;
+  std::vector<Copy> taken;
+  for (; groups.size() > left + 1; groups.pop_front()) {
+    taken.insert(taken.end(), groups.front().begin(), groups.front().end());
+  }
+  return taken;
 }
 
 void fail(const char* what, Site site) {

@@ -1,8 +1,8 @@
 // Runs kernels on the CPU, one thread block after another, each thread of a block a fiber.
 //
 // What is checked while they run: barriers that not all threads of the block reach, or reach at
-// different places; warp operations with threads missing, or at different places; launches that a
-// device would refuse. Dynamic shared memory is filled with NaNs before every block.
+// different places; warp operations with threads missing, or at different places; copies that a
+// thread does not wait for; launches that a device would refuse. Dynamic shared memory is filled with NaNs before every block.
 // AddressSanitizer, UBSan and ThreadSanitizer (races between the threads of a block) understand
 // the fibers.
 #pragma once
@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 struct uint3 {
   unsigned x, y, z;
@@ -63,6 +64,16 @@ const std::uint64_t* warp_exchange(unsigned mask, std::uint64_t offered, Site si
 // Waits for the whole warp; then `together` is called once with the values of all lanes, which it may
 // change, before any lane continues.
 void warp_together(void* offered, void (*together)(void* const* offered), Site site);
+// A copy of 16 bytes that a thread has started, and has to wait for before it exits.
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;  // of 16; the others become zero
+  Site site;
+};
+void copy_later(const Copy& copy);
+void commit_copies();                             // a group: those since the last commit
+std::vector<Copy> take_copies(std::size_t left);  // of all groups but for the last `left`
 [[noreturn]] void fail(const char* what, Site site);
 
 }  // namespace fastbg::emulation

@@ -2,6 +2,7 @@
 #include <exception>
 #include <string>
 
+#include "cuda/async_copy.cuh"
 #include "cuda/element.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/mma.cuh"
@@ -129,9 +130,40 @@ __global__ void half_product(const float* in, float* out) {
   for (int i = 0; i < 4; ++i) out[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
 }
 
+// A thread copies 16 bytes, and reads them before it waits, then after it has waited for all of its groups
+// but the last `Left`. Its copies are those of its first 12 bytes, and of all.
+template <int Left>
+__device__ void copies(const float* in, float* out) {
+  FASTBG_DYNAMIC_SHARED(uint4, tile);
+  const unsigned i = threadIdx.x;
+  const float* const own = reinterpret_cast<const float*>(tile + i);
+  tile[i] = uint4{0, 0, 0, 0};
+  copy_async(tile + i, in + 4 * i, 12);
+  commit_copies();
+  copy_async(tile + i, in + 4 * i, 16);
+  commit_copies();
+  out[i] = own[0];
+  wait_for_copies<Left>();
+  for (int j = 0; j < 4; ++j) out[(j + 1) * blockDim.x + i] = own[j];
+  if (Left == 1) wait_for_copies<0>();
+}
+
+__global__ void all_copies(const float* in, float* out) { copies<0>(in, out); }
+__global__ void first_copies(const float* in, float* out) { copies<1>(in, out); }
+
 __global__ void no_work(const float*, float*) {}
 
 // ---- broken ----
+
+__global__ void copies_without_waiting(const float* in, float* out) { copies<2>(in, out); }
+
+__global__ void misaligned_copy(const float* in, float* out) {
+  FASTBG_DYNAMIC_SHARED(uint4, tile);
+  copy_async(tile + threadIdx.x, in + 1, 4);
+  commit_copies();
+  wait_for_copies<0>();
+  out[threadIdx.x] = 0;
+}
 
 __global__ void divergent_barrier(const float* in, float* out) {
   if (threadIdx.x < 16) {
@@ -238,6 +270,10 @@ constexpr Named kKernels[] = {
     {"tf32_product", tf32_product},
     {"fp16_product", half_product<__half>},
     {"bf16_product", half_product<__nv_bfloat16>},
+    {"all_copies", all_copies},
+    {"first_copies", first_copies},
+    {"copies_without_waiting", copies_without_waiting},
+    {"misaligned_copy", misaligned_copy},
     {"no_work", no_work},
     {"divergent_barrier", divergent_barrier},
     {"barrier_against_warp", barrier_against_warp},

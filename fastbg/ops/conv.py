@@ -35,7 +35,7 @@ def conv3x3(
         residual: (B,Co/r^2,r*H,r*W) with r = `upscale`, to which the convolution is added.
         residual_scale: factor of the convolution; has no effect without `residual`.
         upscale: r of the pixel shuffle (Shi et al., CVPR 2016); Co is a multiple of r^2.
-        backend: "auto", "torch", "cpu" or "triton".
+        backend: "auto", "torch", "cpu", "cuda" or "triton".
 
     Returns:
         (B,Co/r^2,r*H,r*W) in the dtype of `x`, channels_last. Twice differentiable.

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "async_copies.h"
 #include "runtime.h"
 #include "synchronisation.h"
 #include "tensor_cores.h"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastbg.backends.conv_arguments import empty_maps, gated
 from fastbg.errors import InvalidArgument
 from fastbg.filters.constants import on_device
 from fastbg.kernels.conv import Ending, Filter, Packed, Placed, plan_conv3x3, plan_pack
@@ -39,11 +40,6 @@ def conv3x3_input_gradient(
     return _run(gated(grad, gate), Filter(weight, upscale, True), Ending())
 
 
-def gated(grad: Tensor, gate: Tensor | None) -> Tensor:
-    """`grad`, but 0 where the ReLU's result `gate` is 0; unchanged if `gate` is None."""
-    return grad if gate is None else torch.where(gate <= 0, 0, grad)
-
-
 def pack(filters: Sequence[Filter]) -> list[Packed]:
     """Packs filters for the kernel in the current precision, in one launch.
 
@@ -69,11 +65,6 @@ def run(x: Placed, packed: Packed, ending: Ending, out: Tensor, any_size: bool =
         with torch.cuda.device_of(out):
             plan_conv3x3(x, packed, ending, out, any_size).run()
     return out
-
-
-def empty_maps(like: Tensor, batch: int, channels: int, height: int, width: int) -> Tensor:
-    """Uninitialised maps (B,C,H,W), channels_last."""
-    return like.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
 
 
 def _run(x: Tensor, one: Filter, ending: Ending) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fastbg.backends.conv_arguments import empty_maps, gated
 from fastbg.backends.stack_layers import (
     Attention,
     KeptMap,
@@ -15,7 +16,7 @@ from fastbg.backends.stack_layers import (
     parted,
     split,
 )
-from fastbg.backends.triton.conv import empty_maps, gated, pack, run
+from fastbg.backends.triton.conv import pack, run
 from fastbg.geometry import Box, Patch
 from fastbg.kernels.conv import Ending, Filter, Packed, Placed, pixel_blocks
 from fastbg.kernels.conv_stack import plan_attention, plan_attention_gradient
