@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastbg.errors import InvalidArgument, RunStoreError
-from fastbg.runs.lock import take_lock
+from fastbg.runs.lock import FolderLock
 from fastbg.runs.values import Json, checksum, differences, listed
 from fastbg.version import __version__
 
@@ -70,7 +70,9 @@ class Record:
 class RunStore:
     """`run.sqlite` in a run folder, opened by `open` for writing or by `read` for reading."""
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection, lock: int | None) -> None:
+    def __init__(
+        self, folder: Path, connection: sqlite3.Connection, lock: FolderLock | None
+    ) -> None:
         self.folder = folder
         self._connection = connection
         self._lock = lock
@@ -102,11 +104,11 @@ class RunStore:
         path = Path(folder)
         with _reported(path):
             path.mkdir(parents=True, exist_ok=True)
-            lock = take_lock(path)
+            lock = FolderLock(path)
             try:
                 connection = sqlite3.connect(path / "run.sqlite", timeout=5, isolation_level=None)
             except BaseException:
-                os.close(lock)
+                lock.release()
                 raise
         store = cls(path, connection, lock)
         try:
@@ -159,13 +161,15 @@ class RunStore:
 
     def close(self) -> None:
         """Close the file and release the lock; a second call does nothing."""
+        if self._lock is not None and not self._lock.is_own:
+            _OF_PARENT.append(self._connection)
+            return
         try:
             with _reported(self.folder):
                 self._connection.close()
         finally:
             if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+                self._lock.release()
 
     # The run's identity.
 
@@ -254,6 +258,9 @@ class RunStore:
         if self._in_transaction:
             yield
             return
+        if self._lock is not None:
+            with _reported(self.folder):
+                self._lock.check()
         self._execute("BEGIN IMMEDIATE")
         self._in_transaction = True
         self._added.clear()
@@ -489,3 +496,4 @@ def _remedy(error: sqlite3.Error | OSError) -> str:
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_PARENT: list[sqlite3.Connection] = []  # of forked processes; closing them would change the file
