@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbg.errors import DataError
+from fastbg.printable import printable
 
 # What numpy.load raises on files that are damaged or no archive of arrays.
 _UNREADABLE = (
@@ -39,4 +40,4 @@ def read_arrays(
             wanted = stored.files if names is None else [name for name in names if name in stored]
             return {name: stored[name] for name in wanted}
     except _UNREADABLE as error:
-        raise DataError(f"{os.fspath(path)}: cannot be read as arrays (.npz): {error}") from error
+        raise DataError(f"{printable(path)}: cannot be read as arrays (.npz): {error}") from error

@@ -18,6 +18,7 @@ from fastbg.attribution import diffusion
 from fastbg.attribution.archive import read_arrays
 from fastbg.errors import DataError
 from fastbg.geometry import Box
+from fastbg.printable import printable
 from fastbg.writing import replacing
 
 if TYPE_CHECKING:
@@ -164,8 +165,8 @@ class AttributionResult:
         problem = _problem(found)
         if problem:
             raise DataError(
-                f"{os.fspath(path)}: holds {problem}; expected a file that "
-                "AttributionResult.save wrote"
+                f"{printable(path)}: holds {problem}; expected a file that AttributionResult.save "
+                "wrote"
             )
         others: dict[str, Any] = {name: int(found.pop(name)) for name in ("scale", "passes")}
         if "aggregation" in found:

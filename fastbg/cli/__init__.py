@@ -1,5 +1,6 @@
 """The command `fastbg` and its subcommands, see `fastbg.cli.arguments`."""
 
+import io
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from types import FrameType
 
 from fastbg.cli.arguments import parser
 from fastbg.errors import FastbgError
+from fastbg.printable import printable_lines
 
 STOPPED = 130  # exit status after Ctrl-C, as shells have it
 UNREAD = 141  # after SIGPIPE, likewise
@@ -21,6 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0; 1 if some images were left out; 2 for errors in the input; 130 after Ctrl-C or SIGTERM; 141
     if the reader of the output has stopped, as in `| head`.
     """
+    with every_character():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     hint = ""
     try:
         options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
@@ -45,7 +52,21 @@ def say(text: str, style: str = "") -> None:
     """Print to the error stream."""
     from rich.console import Console
 
-    Console(stderr=True).print(text, style=style, markup=False, soft_wrap=True)
+    Console(stderr=True).print(printable_lines(text), style=style, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def every_character() -> Iterator[None]:
+    """Inside, characters that the output's encoding lacks are printed as escapes, not refused."""
+    streams = [s for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            stream.reconfigure(errors=errors)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from fastbg.errors import DataError
+from fastbg.printable import printable
 
 _TABLE = "CREATE TABLE IF NOT EXISTS digests (version TEXT PRIMARY KEY, digest TEXT NOT NULL)"
 # A file modified more recently may change again within the same time stamp, so it is not cached.
@@ -64,7 +65,7 @@ def _stat(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{printable(path)}: cannot be read: {error.strerror}") from error
 
 
 def _digest(path: Path) -> str:
@@ -74,7 +75,7 @@ def _digest(path: Path) -> str:
             while block := file.read(1 << 20):
                 whole.update(block)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{printable(path)}: cannot be read: {error.strerror}") from error
     return whole.hexdigest()
 
 

@@ -12,6 +12,7 @@ import weakref
 from pathlib import Path
 
 from fastbg.errors import RunStoreError
+from fastbg.printable import printable
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -46,7 +47,7 @@ class FolderLock:
                 os.close(descriptor)
                 refusal = self._refusal(error, holder)
                 if refusal:
-                    raise RunStoreError(f"{self.folder}: {refusal}") from error
+                    raise RunStoreError(f"{printable(self.folder)}: {refusal}") from error
                 raise
             except BaseException:
                 os.close(descriptor)
@@ -75,14 +76,14 @@ class FolderLock:
         """
         if os.getpid() != self._process:
             raise RunStoreError(
-                f"{self.folder}: was opened by process {self._process}, and this is process "
-                f"{os.getpid()}, forked from it; only the one that opened it may write"
+                f"{printable(self.folder)}: was opened by process {self._process}, and this is "
+                f"process {os.getpid()}, forked from it; only the one that opened it may write"
             )
         if self._descriptor is None or not self._is_in_place(self._descriptor):
             raise RunStoreError(
-                f"{self.folder}: its run.lock was removed, moved or replaced while the run was "
-                "writing, so another process may write too. What is stored stays: see that no "
-                "other process uses the folder, then repeat the command"
+                f"{printable(self.folder)}: its run.lock was removed, moved or replaced while the "
+                "run was writing, so another process may write too. What is stored stays: see "
+                "that no other process uses the folder, then repeat the command"
             )
 
     @property
