@@ -30,6 +30,7 @@ from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.errors import CheckpointError, DataError
 from fastbg.precision import autocast_dtype, held, use_precision
 from fastbg.printable import printable
+from fastbg.working_folder import elsewhere
 from fastbg.writing import replacing
 
 Image = NDArray[np.uint8]
@@ -137,7 +138,8 @@ def train(
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = list(model.parameters())
     average = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.99))
+    with elsewhere():  # it loads PyTorch's compiler
+        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.99))
     done = _restore(checkpoint, resume, config, model, average, optimizer)
 
     sampler = PatchSampler(images(), config)

@@ -16,6 +16,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.touch()  # an error of the file system's own, whoever writes it
     try:
         yield partial
         _flush(partial)

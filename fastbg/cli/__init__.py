@@ -12,6 +12,7 @@ from types import FrameType
 from fastbg.cli.arguments import parser
 from fastbg.errors import FastbgError
 from fastbg.printable import printable_lines
+from fastbg.working_folder import is_removed
 
 STOPPED = 130  # exit status after Ctrl-C, as shells have it
 UNREAD = 141  # after SIGPIPE, likewise
@@ -38,6 +39,15 @@ def _main(arguments: Sequence[str] | None) -> int:
             hint = getattr(options, "resume_hint", "")
     except FastbgError as error:
         say(f"fastbg: {error}", style="red")
+        return 2
+    except FileNotFoundError:
+        if not is_removed():
+            raise
+        say(
+            "fastbg: the working folder was removed, and a path of this command is relative to it: "
+            "give absolute paths, or begin in a folder that exists",
+            style="red",
+        )
         return 2
     except KeyboardInterrupt:
         say(f"\nstopped. {hint}".rstrip())

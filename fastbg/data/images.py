@@ -94,7 +94,10 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
         raise DataError(f"{printable(given)}: {problem}; expected a folder of images")
     if lr_name is not None:
         layouts.template_pattern(lr_name)
-    root = given.resolve()
+    try:
+        root = given.resolve()
+    except FileNotFoundError as error:  # the working folder was removed
+        raise DataError(f"{printable(given)}: cannot be opened: {error.strerror}") from error
     files = [_classified(file, root) for file in _images(root)]
     if not files:
         raise DataError(f"{printable(given)}: contains no images; looked for {_LOOKED_FOR}")

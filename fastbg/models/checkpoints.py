@@ -39,6 +39,7 @@ from fastbg.models.wrappers import (
     under_prefix,
 )
 from fastbg.printable import printable
+from fastbg.working_folder import elsewhere
 from fastbg.writing import replacing
 
 ARCHITECTURES: dict[str, type[Network]] = {net.architecture: net for net in (EDSR, RCAN, SwinIR)}
@@ -312,7 +313,7 @@ def _compare(recipe: Recipe) -> None:
     architecture, config, state = recipe
     what, told = f"as {architecture}", {k: v for k, v in config.items() if v is not None}
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), elsewhere():  # SwinIR there loads PyTorch's compiler
             wanted = ARCHITECTURES[architecture](**told).state_dict()
     except (InvalidArgument, TypeError) as error:
         raise LayoutError(f"{what}: {error}") from error
