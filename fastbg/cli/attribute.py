@@ -18,6 +18,7 @@ from fastbg.attribution.explain import explain
 from fastbg.attribution.memory import needed_bytes
 from fastbg.attribution.page import Steps, page
 from fastbg.attribution.picture import STAR, STARRED, Panel, figure, spread
+from fastbg.attribution.unexplained import REASON
 from fastbg.cli.device import device_and_precision, pick_device
 from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_image
 from fastbg.cli.windows import Windows, parse_windows, window_text
@@ -258,7 +259,9 @@ def numbers(panel: Panel) -> list[str]:
 def panel_text(panel: Panel) -> str:
     """The numbers of a panel as text."""
     if not panel.map.any():
-        return f"{panel.name}: nothing attributed"
+        unexplained = panel.result.unexplained
+        doubt = unexplained is not None and bool(unexplained.any())
+        return f"{panel.name}: nothing attributed" + f", but no result: {REASON}" * doubt
     _, gini, area, _, psnr = numbers(panel)
     index = spread(panel.map, panel.diffusion_index)
     said = f"{panel.name}: {index}, Gini {float(gini):.4f}, 95 % of it on {area} LR pixels"
