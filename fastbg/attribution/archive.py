@@ -34,6 +34,8 @@ def read_arrays(
 
     Raises DataError for a file that cannot be read.
     """
+    if Path(path).exists() and not Path(path).is_file():  # opening a pipe would block
+        raise DataError(f"{printable(path)}: is no regular file; expected arrays (.npz)")
     try:
         # NumPy leaves a damaged file open unless it is given an open one.
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:

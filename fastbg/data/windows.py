@@ -13,10 +13,10 @@ from fastbg.printable import printable
 COLUMNS = ("image", "y0", "x0", "y1", "x1")
 
 
-def is_named(path: Path, name: str) -> bool:
-    """Whether `name` is the image's path, file name, or file name without suffix."""
+def names_of(path: Path) -> set[str | Path]:
+    """What a list may call an image: its path, file name, or file name without suffix."""
     shown = printable(path.name), printable(path.stem)
-    return name in (path.name, path.stem, *shown) or Path(name) == path
+    return {path, path.name, path.stem, *shown}
 
 
 def read_windows(path: Path, argument: str) -> list[tuple[str, Box]]:
@@ -24,6 +24,8 @@ def read_windows(path: Path, argument: str) -> list[tuple[str, Box]]:
 
     Raises InvalidArgument, naming `argument`, for an unreadable file and an invalid line.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would block
+        raise InvalidArgument(argument, path, "a CSV file; this is no regular file")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
