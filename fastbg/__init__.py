@@ -10,6 +10,9 @@ import warnings
 from typing import TYPE_CHECKING
 
 from fastbg.version import __version__ as __version__
+from fastbg.working_folder import load_torch
+
+load_torch()
 
 if TYPE_CHECKING:
     from fastbg.attribution import (

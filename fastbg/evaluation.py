@@ -25,6 +25,7 @@ from fastbg.measures.strips import psnr_and_ssim
 from fastbg.models.network import Network
 from fastbg.models.tiles import forward_tiles
 from fastbg.ops.checks import check_finite, check_no_other_range
+from fastbg.printable import printable
 
 Image = NDArray[np.uint8]
 
@@ -127,7 +128,7 @@ def check_size(path: Path, high: Image, shave: int) -> None:
     least = SSIM_SIZE + 2 * shave
     if min(height, width) < least:
         raise DataError(
-            f"{path}: {height}x{width} pixels that can be compared; expected at least "
+            f"{printable(path)}: {height}x{width} pixels that can be compared; expected at least "
             f"{least}x{least} for SSIM with a border (--shave) of {shave} left out"
         )
 

@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.errors import CheckpointError, DataError
 from fastbg.precision import autocast_dtype, held, use_precision
+from fastbg.printable import printable
+from fastbg.working_folder import elsewhere
 from fastbg.writing import replacing
 
 Image = NDArray[np.uint8]
@@ -136,7 +138,8 @@ def train(
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = list(model.parameters())
     average = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.99))
+    with elsewhere():  # it loads PyTorch's compiler
+        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.99))
     done = _restore(checkpoint, resume, config, model, average, optimizer)
 
     sampler = PatchSampler(images(), config)
@@ -217,10 +220,12 @@ def _restore(
     if not path.exists():
         return 0
     if not resume:
-        raise CheckpointError(f"{path} exists; pass --resume to go on from it, or delete it")
+        raise CheckpointError(
+            f"{printable(path)} exists; pass --resume to go on from it, or delete it"
+        )
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state["config"] != dataclasses.asdict(config):
-        raise CheckpointError(f"{path} belongs to {state['config']}, not to {config}")
+        raise CheckpointError(f"{printable(path)} belongs to {state['config']}, not to {config}")
     model.load_state_dict(state["model"])
     for mine, stored in zip(average, state["average"], strict=True):
         mine.copy_(stored)

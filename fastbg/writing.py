@@ -10,11 +10,13 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write, which replaces `path` at the end, flushed to disk.
 
-    If the block raises, or the machine stops, `path` is unchanged. Creates the folder if needed.
-    Raises OSError as the file system does.
+    If the block raises, or the machine stops, `path` is unchanged. Of several processes that write
+    one file, the last to end wins. Creates the folder if needed. Raises OSError as the file system
+    does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.touch()  # an error of the file system's own, whoever writes it
     try:
         yield partial
         _flush(partial)

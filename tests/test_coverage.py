@@ -9,7 +9,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fastbg.stats.correlation import partial_spearman, pooled_kendall, pooled_spearman
+from fastbg.stats.correlation import (
+    FEW,
+    NEAR_ONE,
+    caution,
+    partial_spearman,
+    pooled_kendall,
+    pooled_spearman,
+)
 from fastbg.stats.intervals import (
     Interval,
     Outcome,
@@ -196,6 +203,48 @@ def test_rank_correlations(
         return measure(x, y, member.tolist())
 
     assert covered(truth(rho), make, 400) >= 0.92
+
+
+def near_one(rng: np.random.Generator, count: int, centre: float, spread: float) -> np.ndarray:
+    """(count,3) correlations: three a photograph, normal in Fisher's z."""
+    own = spread * rng.normal(size=(count, 1))
+    return np.tanh(centre + own + spread / 2 * rng.normal(size=(count, 3)))
+
+
+@pytest.mark.parametrize(
+    ("centre", "spread", "photographs", "least"),
+    [
+        *((1.83, 0.5, 4, 0.89), (1.83, 0.5, 7, 0.89), (1.83, 0.5, 24, 0.92)),
+        *((2.6, 0.7, 4, 0.82), (2.6, 0.7, 7, 0.82), (2.6, 0.7, 24, 0.87)),
+    ],
+)
+def test_mean_correlations_near_one(
+    centre: float, spread: float, photographs: int, least: float
+) -> None:
+    """Below 95 %, as `caution` says; Fisher's z is no remedy with more photographs."""
+    truth = float(near_one(np.random.default_rng(7), 200_000, centre, spread).mean())
+    assert truth > NEAR_ONE
+    member = np.repeat(np.arange(photographs), 3)
+
+    def plain(rng: np.random.Generator) -> Interval:
+        rho = near_one(rng, photographs, centre, spread)
+        return mean_interval(rho.ravel(), member).clipped(-1, 1)
+
+    def fisher(rng: np.random.Generator) -> Interval:
+        z = mean_interval(np.arctanh(near_one(rng, photographs, centre, spread).mean(1)))
+        return Interval(*np.tanh([z.value, z.low, z.high]).tolist(), z.photographs)
+
+    found = covered(truth, plain, SAMPLES)
+    assert least <= found < 0.95
+    if photographs > 4:
+        assert covered(truth, fisher, SAMPLES) < found
+    said = caution([plain(np.random.default_rng(0)), 3, "text"])
+    assert ("84 to 92 %" in said) is (photographs < FEW)
+
+
+def test_no_caution_where_none_is_needed() -> None:
+    assert caution([Interval(0.5, 0.4, 0.6, 4), Interval(0.95, 0.9, 1.0, 12), 0.99]) == ""
+    assert caution([Interval(-0.95, -1.0, -0.9, 5)])
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 3.0])

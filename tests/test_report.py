@@ -238,6 +238,15 @@ def test_numbers_of_a_figure_are_those_that_it_draws() -> None:
     assert len(rows) == 1 + 2 + 2 + 1 + 2
 
 
+def test_a_network_whose_name_begins_with_an_underscore_is_in_the_legend() -> None:
+    """Matplotlib leaves such labels out; a network's weights may be a file called _net.pth."""
+    figure = figures.new_figure(2)
+    axis = figure.subplots()
+    for name in ("_net", "edsr"):
+        axis.plot([0], [0], label=figures.in_legend(name))
+    assert [text.get_text() for text in axis.legend().get_texts()] == [" _net", "edsr"]
+
+
 def test_lines_that_leave_the_axis_are_counted() -> None:
     figure = figures.new_figure(2.0)
     axis = figure.subplots()

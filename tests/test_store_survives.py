@@ -1,11 +1,14 @@
 """The run store survives: kill -9 at any moment, two writers, a disk that fills up."""
 
+import errno
+import fcntl
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import kill_run
@@ -89,6 +92,113 @@ def test_one_writer_within_a_process(tmp_path: Path) -> None:
     store = RunStore.open(tmp_path, CONFIG)
     store.close()
     store.close()
+
+
+def opened_elsewhere(folder: Path) -> str:
+    """What another process prints that opens the store: "opened", or its error."""
+    script = (
+        "import sys; from fastbg.runs import RunStore; from fastbg.errors import RunStoreError\n"
+        "try: RunStore.open(sys.argv[1], {'models': ['edsr'], 'scale': 4}); print('opened')\n"
+        "except RunStoreError as error: print(error)"
+    )
+    command = [sys.executable, "-c", script, str(folder)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def forked(do: Callable[[], None]) -> int:
+    """The process id of a fork that does this and ends at once, without clean-up."""
+    process = os.fork()
+    if process == 0:
+        try:
+            do()
+        finally:
+            os._exit(0)
+    return process
+
+
+def test_a_removed_lock_ends_the_writer_that_held_it(tmp_path: Path) -> None:
+    """It would write beside the process that locks a new file."""
+    with RunStore.open(tmp_path, CONFIG) as store:
+        store.put("e", "m", "0", {"psnr": 1.0})
+        (tmp_path / "run.lock").unlink()
+        assert opened_elsewhere(tmp_path) == "opened\n"
+        for _ in range(2):
+            with pytest.raises(
+                RunStoreError, match=r"its run\.lock was removed, moved or replaced"
+            ):
+                store.put("e", "m", "1", {"psnr": 1.0})
+    with RunStore.open(tmp_path, CONFIG) as store:
+        assert store.done("e", "m") == {"0"}
+
+
+def test_a_folder_that_is_replaced_gets_nothing_of_the_old_run(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path / "run", CONFIG) as store:
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with RunStore.open(tmp_path / "run", CONFIG) as other:
+            with pytest.raises(RunStoreError, match=r"run\.lock was removed, moved"):
+                store.put("e", "m", "1", {"psnr": 1.0})
+            other.put("e", "m", "2", {"psnr": 1.0})
+            assert other.done("e", "m") == {"2"}
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_neither_writes_nor_keeps_the_lock(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    store = RunStore.open(tmp_path, CONFIG)
+    store.put("e", "m", "0", {"psnr": 1.0})
+
+    def in_child() -> None:
+        try:
+            store.put("e", "m", "1", {"psnr": 1.0})
+        except RunStoreError as error:
+            os.write(write, str(error).encode())
+        store.close()
+
+    child = forked(in_child)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        message = pipe.read()
+    assert f"was opened by process {os.getpid()}, and this is process {child}" in message
+    store.put("e", "m", "2", {"psnr": 1.0})  # the child's end took nothing from the parent
+
+    sleeping = forked(lambda: time.sleep(60))
+    try:
+        assert f"is in use by process {os.getpid()} on " in opened_elsewhere(tmp_path)
+        store.close()
+        assert opened_elsewhere(tmp_path) == "opened\n"
+    finally:
+        os.kill(sleeping, signal.SIGKILL)
+        os.waitpid(sleeping, 0)
+    with RunStore.read(tmp_path) as store:
+        assert store.done("e", "m") == {"0", "2"}
+
+
+def test_a_lock_removed_between_opening_and_locking_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, removed = fcntl.flock, []
+
+    def late(descriptor: int, how: int) -> None:
+        if not removed:
+            removed.append((tmp_path / "run.lock").unlink())
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with RunStore.open(tmp_path, CONFIG):
+        assert "is in use by process" in opened_elsewhere(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RunStoreError, match=r"has no file locks .*; choose a folder on another"):
+        RunStore.open(tmp_path, CONFIG)
 
 
 def fill(folder: Path) -> int:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1] / "fastbg"
 
 # From the bottom up; a room may import those on lines above its own, and itself.
 ORDER = """
+printable working_folder
 errors version vocabulary writing geometry kernels
 filters precision
 backends

@@ -1,6 +1,8 @@
 """Files are written whole or not at all."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,20 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fail_half_way()
     assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_two_processes_that_write_one_file_leave_one_of_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    script = (
+        "import sys; from pathlib import Path; from fastbg.writing import replacing\n"
+        "for _ in range(40):\n"
+        "    with replacing(Path(sys.argv[1])) as partial:\n"
+        "        partial.write_text(sys.argv[2] * 100_000)"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", script, str(path), word]) for word in "ab"]
+    assert [each.wait() for each in both] == [0, 0]
+    assert path.read_text() in ("a" * 100_000, "b" * 100_000)
     assert os.listdir(tmp_path) == ["a.txt"]
 
 

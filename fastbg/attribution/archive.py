@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbg.errors import DataError
+from fastbg.printable import printable
 
 # What numpy.load raises on files that are damaged or no archive of arrays.
 _UNREADABLE = (
@@ -33,10 +34,12 @@ def read_arrays(
 
     Raises DataError for a file that cannot be read.
     """
+    if Path(path).exists() and not Path(path).is_file():  # opening a pipe would block
+        raise DataError(f"{printable(path)}: is no regular file; expected arrays (.npz)")
     try:
         # NumPy leaves a damaged file open unless it is given an open one.
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             wanted = stored.files if names is None else [name for name in names if name in stored]
             return {name: stored[name] for name in wanted}
     except _UNREADABLE as error:
-        raise DataError(f"{os.fspath(path)}: cannot be read as arrays (.npz): {error}") from error
+        raise DataError(f"{printable(path)}: cannot be read as arrays (.npz): {error}") from error

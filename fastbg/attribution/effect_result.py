@@ -21,6 +21,7 @@ from fastbg.attribution.passes import as_box
 from fastbg.attribution.regression import LEAST, Regression
 from fastbg.attribution.window_measure import METRICS
 from fastbg.errors import DataError, InvalidArgument
+from fastbg.printable import printable
 from fastbg.writing import replacing
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ class CausalEffectResult:
             values["regression"] = recorded_regression(arrays)
             values |= {name: torch.from_numpy(arrays[name]) for name in ("images", *_TABLES)}
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{os.fspath(path)}: holds no causal effect map ({error})") from error
+            raise DataError(f"{printable(path)}: holds no causal effect map ({error})") from error
         return cls(**values, interventions=interventions)
 
 

@@ -13,6 +13,7 @@ from fastbg.attribution.passes import Windows, as_inputs, as_windows, leading_sh
 from fastbg.attribution.paths import LinearPath
 from fastbg.attribution.quadrature import Cells, quadrature
 from fastbg.attribution.result import AttributionResult
+from fastbg.attribution.unexplained import without
 from fastbg.errors import InvalidArgument
 from fastbg.models.arguments import check_whole
 from fastbg.ops.checks import check_finite, check_images, check_unit_range
@@ -143,6 +144,7 @@ def _sum(one: Integrals, other: Integrals) -> Integrals:
     return Integrals(
         total=one.total + other.total,
         ends=None if one.ends is None or other.ends is None else one.ends + other.ends,
+        unexplained=(one.unexplained | other.unexplained) & without(one.total + other.total),
         scale=max(one.scale, other.scale),  # 0 for a line without draws
         passes=one.passes + other.passes,
     )

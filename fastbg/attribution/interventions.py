@@ -23,6 +23,7 @@ from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.filters.dtypes import as_uint8
 from fastbg.models.arguments import check_whole
+from fastbg.printable import printable
 from fastbg.writing import replacing
 
 Pixels = NDArray[np.uint8]
@@ -89,7 +90,7 @@ class Interventions:
         try:
             return cls.from_arrays(arrays)
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{os.fspath(path)}: holds no interventions ({error})") from error
+            raise DataError(f"{printable(path)}: holds no interventions ({error})") from error
 
     def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
         """The arrays to store in a file, by name; each name starts with `prefix`."""

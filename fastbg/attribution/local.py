@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbg import precision
-from fastbg.attribution import memory
+from fastbg.attribution import memory, unexplained
 from fastbg.attribution.estimators import IDGI, PATH, check_covers, check_estimator, idgi
 from fastbg.attribution.graphs import Graphs
 from fastbg.attribution.objectives import Objective, as_objective
@@ -175,11 +175,14 @@ class Integrals:
     Attributes:
         total: (B,N,C,h,w) the attributions.
         ends: (2,B,N) objective at the baseline and at the image, float64; None if not asked for.
+        unexplained: (B,N) bool, on the CPU: whether nothing is attributed while the objective
+            changes along the path.
         scale, passes: as in `AttributionResult`.
     """
 
     total: Tensor
     ends: Tensor | None
+    unexplained: Tensor
     scale: int
     passes: int
 
@@ -191,6 +194,8 @@ class Integrals:
     def result(self, images: Tensor, corners: Tensor, shape: tuple[int, ...]) -> AttributionResult:
         """The result, with leading dimensions `shape`; InvalidArgument unless it is finite."""
         check_finite("model", self.total, "an attribution")
+        if count := int(self.unexplained.sum()):
+            unexplained.warn(count, "attribution", "from the baseline to the image")
         size, delta = images.shape[1:], None
         if self.ends is not None:
             rise = self.ends[1] - self.ends[0]
@@ -203,6 +208,7 @@ class Integrals:
             scale=self.scale,
             passes=self.passes,
             convergence_delta=delta,
+            unexplained=self.unexplained.reshape(shape),
         )
 
 
@@ -234,10 +240,13 @@ def integrate(
                     rows, columns = part.box.slices()
                     total[part.number, part.first + k, :, rows, columns] += share
             if with_ends:
-                values = run.values_at(stack, inside, np.array([0.0, 1.0]))
-                for part, value in zip(together, values.unbind(2), strict=True):
-                    ends[:, part.number, part.first : part.first + len(inside)] = value
-    return Integrals(total, ends if with_ends else None, run.passes.scale, len(cells))
+                run.put_ends(ends, stack, together)
+        empty = unexplained.without(total)
+        if not with_ends and empty.any():
+            for together in run.stacks(parts, cells):
+                run.put_ends(ends, torch.cat([part.image for part in together]), together)
+        empty &= unexplained.changed(*ends)
+    return Integrals(total, ends if with_ends else None, empty, run.passes.scale, passes=len(cells))
 
 
 class _Part(NamedTuple):
@@ -347,6 +356,13 @@ class _Run:
                 for nodes in (self._nodes(images, position[None]) for position in positions)
             ]
         return torch.stack(rows)
+
+    def put_ends(self, ends: Tensor, images: Tensor, parts: Sequence[_Part]) -> None:
+        """Write the objective at both ends of the paths of `parts`, stacked in `images`."""
+        inside = parts[0].windows
+        values = self.values_at(images, inside, np.array([0.0, 1.0]))
+        for part, value in zip(parts, values.unbind(2), strict=True):
+            ends[:, part.number, part.first : part.first + len(inside)] = value
 
     def _nodes(self, images: Tensor, positions: Array) -> Tensor:
         """Nodes (B*K,C,h,w) on the paths of `images` (B,C,h,w), ordered by path."""

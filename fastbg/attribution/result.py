@@ -18,6 +18,7 @@ from fastbg.attribution import diffusion
 from fastbg.attribution.archive import read_arrays
 from fastbg.errors import DataError
 from fastbg.geometry import Box
+from fastbg.printable import printable
 from fastbg.writing import replacing
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # rows of the table that a notebook shows
 _NEEDED = ("attribution", "images", "windows", "scale", "passes")
-_OPTIONAL = ("convergence_delta", "aggregation")  # files of older versions have no aggregation
+_OPTIONAL = ("convergence_delta", "aggregation", "unexplained")  # older files lack the last two
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,6 +45,9 @@ class AttributionResult:
             baseline), float64; None unless asked for.
         passes: forward and backward passes of the network per (image, window) pair.
         aggregation: how the map is computed from the channels, see `aggregated`.
+        unexplained: (B) bool, on the CPU: whether the attribution is zero everywhere although the
+            objective changes from the baseline to the image. A warning says so, too: the network
+            rounds, and then zero is no result; or it is clipped at each node. None if unknown.
 
     A notebook shows it as a table and the picture of the first pair.
     """
@@ -55,6 +59,7 @@ class AttributionResult:
     passes: int
     convergence_delta: Tensor | None = None
     aggregation: str = "abs_of_sum"
+    unexplained: Tensor | None = None
 
     def aggregated(self, aggregation: str) -> "AttributionResult":
         """This result with a map that aggregates channels in another way; no network is run.
@@ -138,6 +143,8 @@ class AttributionResult:
         }
         if self.convergence_delta is not None:
             tensors["convergence_delta"] = self.convergence_delta
+        if self.unexplained is not None:
+            tensors["unexplained"] = self.unexplained
         # NumPy has no bfloat16; float32 holds all of its values.
         arrays = {
             name: (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
@@ -164,8 +171,8 @@ class AttributionResult:
         problem = _problem(found)
         if problem:
             raise DataError(
-                f"{os.fspath(path)}: holds {problem}; expected a file that "
-                "AttributionResult.save wrote"
+                f"{printable(path)}: holds {problem}; expected a file that AttributionResult.save "
+                "wrote"
             )
         others: dict[str, Any] = {name: int(found.pop(name)) for name in ("scale", "passes")}
         if "aggregation" in found:
@@ -223,6 +230,8 @@ def _problem(found: Mapping[str, NDArray[Any]]) -> str:
     expected = {"images": [size], "windows": [(*leading, 3), (*leading, 4)]}
     if "convergence_delta" in found:
         expected["convergence_delta"] = [leading]
+    if "unexplained" in found:
+        expected["unexplained"] = [leading]
     for name, shapes in expected.items():
         if found[name].shape not in shapes:
             wanted = " or ".join(map(str, shapes))

@@ -1,5 +1,6 @@
 """The command `fastbg` and its subcommands, see `fastbg.cli.arguments`."""
 
+import io
 import os
 import signal
 import sys
@@ -10,6 +11,8 @@ from types import FrameType
 
 from fastbg.cli.arguments import parser
 from fastbg.errors import FastbgError
+from fastbg.printable import printable_lines
+from fastbg.working_folder import is_removed
 
 STOPPED = 130  # exit status after Ctrl-C, as shells have it
 UNREAD = 141  # after SIGPIPE, likewise
@@ -21,6 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0; 1 if some images were left out; 2 for errors in the input; 130 after Ctrl-C or SIGTERM; 141
     if the reader of the output has stopped, as in `| head`.
     """
+    with every_character():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     hint = ""
     try:
         options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
@@ -31,6 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hint = getattr(options, "resume_hint", "")
     except FastbgError as error:
         say(f"fastbg: {error}", style="red")
+        return 2
+    except FileNotFoundError:
+        if not is_removed():
+            raise
+        say(
+            "fastbg: the working folder was removed, and a path of this command is relative to it: "
+            "give absolute paths, or begin in a folder that exists",
+            style="red",
+        )
         return 2
     except KeyboardInterrupt:
         say(f"\nstopped. {hint}".rstrip())
@@ -45,7 +62,21 @@ def say(text: str, style: str = "") -> None:
     """Print to the error stream."""
     from rich.console import Console
 
-    Console(stderr=True).print(text, style=style, markup=False, soft_wrap=True)
+    Console(stderr=True).print(printable_lines(text), style=style, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def every_character() -> Iterator[None]:
+    """Inside, characters that the output's encoding lacks are printed as escapes, not refused."""
+    streams = [s for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            stream.reconfigure(errors=errors)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from fastbg.attribution.explain import explain
 from fastbg.attribution.memory import needed_bytes
 from fastbg.attribution.page import Steps, page
 from fastbg.attribution.picture import STAR, STARRED, Panel, figure, spread
+from fastbg.attribution.unexplained import REASON
 from fastbg.cli.device import device_and_precision, pick_device
 from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_image
 from fastbg.cli.windows import Windows, parse_windows, window_text
@@ -28,6 +29,7 @@ from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box
 from fastbg.models.network import Network
 from fastbg.models.options import load_choices, one_scale
+from fastbg.printable import named, printable
 from fastbg.runs.forecast import Forecast
 from fastbg.runs.progress import Display
 
@@ -174,7 +176,7 @@ class Run:
         while stem in self.names:
             stem, number = f"{wanted}_{number}", number + 1
         self.names.add(stem)
-        return stem
+        return named(stem)
 
     def page(self, subject: Subject, display: Display) -> None:
         """The interactive page of the only window."""
@@ -194,13 +196,13 @@ class Run:
 
         html = page(
             steps,
-            title=subject.source.path.name,
+            title=printable(subject.source.path.name),
             start=window[:2],
             advance=advance,
             **self.options,
         )
         path.write_text(html, encoding="utf-8")
-        print(path)
+        print(printable(path))
 
 
 class Table:
@@ -223,21 +225,21 @@ class Table:
     def __exit__(self, *error: object) -> None:
         if self.file is not None:
             self.file.close()
-            print(self.file.name)
+            print(printable(self.file.name))
 
     def __call__(self, subject: Subject, window: Box, panels: Sequence[Panel]) -> None:
         """Write the panels of one window."""
         drawn = figure(subject.lr, panels, window, self.run.scale, subject.hr)
         if is_picture(self.out):
             drawn.savefig(self.out, dpi=200)
-            print(self.out)
+            print(printable(self.out))
             return
         if self.file is None:
             self.begin()
         stem = self.run.stem(subject, window)
         path = self.out / f"{stem}.{self.run.arguments.format}"
         drawn.savefig(path, dpi=200)
-        print(path)
+        print(printable(path))
         for panel in panels:
             name = file_name(panel.name)
             panel.result.save(self.out / f"{stem}_{name}.npz")
@@ -257,7 +259,9 @@ def numbers(panel: Panel) -> list[str]:
 def panel_text(panel: Panel) -> str:
     """The numbers of a panel as text."""
     if not panel.map.any():
-        return f"{panel.name}: nothing attributed"
+        unexplained = panel.result.unexplained
+        doubt = unexplained is not None and bool(unexplained.any())
+        return f"{panel.name}: nothing attributed" + f", but no result: {REASON}" * doubt
     _, gini, area, _, psnr = numbers(panel)
     index = spread(panel.map, panel.diffusion_index)
     said = f"{panel.name}: {index}, Gini {float(gini):.4f}, 95 % of it on {area} LR pixels"
@@ -279,7 +283,7 @@ def sources_of(arguments: argparse.Namespace) -> list[Source]:
             check_apart("--out", arguments.out, path)
             found += [Source(item.path, item.key) for item in images.items]
         else:
-            found.append(Source(path, path.name))
+            found.append(Source(path, printable(path.name)))
     for source in found:
         if len(found) > 1 and not source.path.exists():
             raise InvalidArgument("IMAGE", source.path, "an image file or folder; there is none")

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from fastbg.cli.files import check_folder
 from fastbg.errors import InvalidArgument
+from fastbg.printable import printable
 from fastbg.runs.comparison import Compared, Outcomes, compare, input_differences
 from fastbg.runs.records import read_run
 from fastbg.runs.store import RunStore
@@ -34,10 +35,10 @@ def main(arguments: argparse.Namespace) -> None:
         numbers, outcomes = compare(stores, nets)
     if not numbers:
         labels = "networks and experiments in common" + ("; name one of each: --model" * (not nets))
-        both = " and ".join(map(str, runs.values()))
+        both = " and ".join(map(printable, runs.values()))
         raise InvalidArgument("RUN, OTHER", both, f"runs with {labels}")
     console = Console(highlight=False)
-    names = [f"A: {arguments.run}", f"B: {arguments.other}"]
+    names = [f"A: {printable(arguments.run)}", f"B: {printable(arguments.other)}"]
     console.print("\n".join(names), markup=False, soft_wrap=True)
     told = "; ".join(apart) or "nothing that decides their numbers"
     console.print(f"A against B differ in {told}\n", markup=False, soft_wrap=True)
@@ -46,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
         console.print(judged(outcomes))
     if arguments.csv is not None:
         write(numbers, arguments.csv)
-        print(arguments.csv)
+        print(printable(arguments.csv))
 
 
 def check_labels(stores: list[RunStore], nets: tuple[str, ...]) -> None:
@@ -54,7 +55,7 @@ def check_labels(stores: list[RunStore], nets: tuple[str, ...]) -> None:
     for store, label in zip(stores, nets, strict=True):
         there = [name.removeprefix("network ") for name in store.remembered("network ")]
         if label not in there:
-            expected = f"a network of {store.folder}: {', '.join(there)}"
+            expected = f"a network of {printable(store.folder)}: {', '.join(there)}"
             raise InvalidArgument("--model", repr(label), expected)
 
 
@@ -68,7 +69,7 @@ def changes(numbers: list[Compared]) -> Table:
         sure = each.change.known and not low <= 0 <= high
         table.add_row(
             each.experiment,
-            escape(" / ".join(dict.fromkeys(each.nets))),
+            escape(printable(" / ".join(dict.fromkeys(each.nets)))),
             each.number,
             *(f"{mean:.4g}" for mean in each.means),
             f"{'[bold]' if sure else ''}{span(each)}{'[/]' if sure else ''}",
@@ -91,7 +92,7 @@ def judged(outcomes: list[Outcomes]) -> Table:
     for each in outcomes:
         differ = each.outcomes[0] != each.outcomes[1]
         shown = (f"[bold]{text}[/]" if differ else text for text in each.outcomes)
-        table.add_row(each.claim, each.statement, escape(each.about), *shown)
+        table.add_row(each.claim, each.statement, escape(printable(each.about)), *shown)
     return table
 
 

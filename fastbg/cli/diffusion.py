@@ -29,6 +29,7 @@ from fastbg.experiments.diffusion import Diffusion
 from fastbg.experiments.experiment import Measured
 from fastbg.experiments.study import Study, as_image
 from fastbg.geometry import Box
+from fastbg.printable import printable
 from fastbg.runs.records import read_run, results, stored_experiments, stored_plan
 from fastbg.runs.reporting import tables_as_text
 from fastbg.runs.store import RunStore
@@ -69,7 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
             print_tables(store, experiment, console)
         study = Study(images, scale=store.config["scale"], seed=arguments.seed)
         for path in Files(store, experiment, study, arguments.out).write():
-            print(path)
+            print(printable(path))
         planned = {item.image for item in stored_plan(store, experiment)}
     left_out = [item.key for item in images.items if item.key not in planned]
     for key in left_out:

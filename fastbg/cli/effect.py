@@ -24,6 +24,7 @@ from fastbg.errors import DataError, InvalidArgument
 from fastbg.filters.dtypes import as_float
 from fastbg.models.network import Network, fingerprint
 from fastbg.models.options import load_choices
+from fastbg.printable import printable
 from fastbg.runs.parts import StoredParts
 from fastbg.runs.store import RunStore
 from fastbg.runs.values import Json
@@ -81,13 +82,13 @@ def effect(arguments: argparse.Namespace, device: torch.device) -> None:
         result = _result(arguments, model, image, truth, drawn, progress)
     result.plot().savefig(out, dpi=200)
     print(_summary(result))
-    print(out)
+    print(printable(out))
     if arguments.save is not None:
         result.save(arguments.save)
-        print(arguments.save)
+        print(printable(arguments.save))
     if arguments.keep is not None:
         result.interventions.save(arguments.keep)
-        print(arguments.keep)
+        print(printable(arguments.keep))
 
 
 def _result(

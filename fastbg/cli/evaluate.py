@@ -24,6 +24,7 @@ from fastbg.models.bicubic import Bicubic
 from fastbg.models.network import Network
 from fastbg.models.options import load_choices, one_scale
 from fastbg.models.tiles import OVERLAP, is_exact
+from fastbg.printable import named, printable
 from fastbg.runs.forecast import Forecast
 from fastbg.runs.progress import Display
 from fastbg.version import __version__
@@ -68,11 +69,11 @@ def compare(arguments: argparse.Namespace, device: torch.device) -> int:
     console.print(means)  # on narrow terminals lines wrap; numbers are never cut
     if arguments.csv is not None:
         write_csv(arguments.csv, arguments.channel, scores)
-        print(arguments.csv)
+        print(printable(arguments.csv))
     if arguments.json is not None:
         setting = {"images": about, "tiles": tiled, "channel": arguments.channel, "border": shave}
         write_json(arguments.json, setting, scores, left_out)
-        print(arguments.json)
+        print(printable(arguments.json))
     if left_out:
         count = f"{len(left_out)} of {len(images)} images"
         console.print(f"left out, {count}:\n{listed(left_out)}", markup=False, soft_wrap=True)
@@ -100,7 +101,7 @@ def scored(
 
         def save(network: str, image: str, sr: Image) -> None:
             name = image if image.lower().endswith(".png") else f"{image}.png"
-            path = arguments.save / file_name(network) / name
+            path = arguments.save / file_name(network) / named(name)
             with replacing(path) as partial:
                 PIL.Image.fromarray(sr).save(partial, "PNG")
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fastbg.data.images import ImageSet, open_folder, read_image
 from fastbg.data.readable import open_readable
 from fastbg.errors import DataError, InvalidArgument
+from fastbg.printable import named, printable
 
 
 def open_images(arguments: argparse.Namespace, lr_scale: int | None = None) -> ImageSet:
@@ -39,7 +40,7 @@ def open_image(argument: str, path: str) -> NDArray[np.uint8]:
     try:
         return read_image(path)
     except DataError as error:
-        cause = str(error).removeprefix(f"{path}: ")
+        cause = str(error).removeprefix(f"{printable(path)}: ")
         raise InvalidArgument(argument, path, f"an image file; it {cause}") from error
 
 
@@ -60,9 +61,12 @@ def check_ending(option: str, path: Path, *endings: str) -> None:
 def check_apart(option: str, path: Path, data: Path) -> None:
     """Raises InvalidArgument for a folder inside of the images' own, where it would be read."""
     if path.resolve().is_relative_to(data.resolve()):
-        raise InvalidArgument(option, path, f"a folder outside of {data}, whose images are read")
+        raise InvalidArgument(
+            option, path, f"a folder outside of {printable(data)}, whose images are read"
+        )
 
 
 def file_name(text: str) -> str:
     """`text`, such as a network's name, as part of a file's name."""
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in text).lstrip(".") or "_"
+    safe = "".join(c if c.isalnum() or c in "-." else "_" for c in text).lstrip(".") or "_"
+    return named(safe)

@@ -5,6 +5,7 @@ import argparse
 from rich.console import Console
 
 from fastbg.errors import InvalidArgument
+from fastbg.printable import printable
 from fastbg.runs.progress import Display
 from fastbg.runs.records import read_run
 from fastbg.runs.reporting import report
@@ -18,4 +19,4 @@ def main(arguments: argparse.Namespace) -> None:
     with read_run(arguments.folder) as store:
         with Display(Console(stderr=True, highlight=False), steps=True) as display:
             path = report(store, display.now)
-        print(path)
+        print(printable(path))

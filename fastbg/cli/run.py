@@ -29,6 +29,7 @@ from fastbg.models.options import load_choice, parse_choice
 from fastbg.models.rcan import RCAN
 from fastbg.models.registry import BUILT_IN
 from fastbg.precision import check_precision
+from fastbg.printable import printable
 from fastbg.runs.limits import Limits
 from fastbg.runs.progress import NORMAL, QUIET, VERBOSE
 from fastbg.runs.running import (
@@ -60,7 +61,7 @@ def carry_out(
 ) -> None:
     """Run the experiments on opened images: `main` after reading its arguments."""
     arguments.resume_hint = (
-        f"Every finished result is kept in {arguments.out}; the same command resumes:\n"
+        f"Every finished result is kept in {printable(arguments.out)}; the same command resumes:\n"
         f"  fastbg {shlex.join(sys.argv[1:])}"
     )
     if arguments.out.exists() and not arguments.out.is_dir():
@@ -110,7 +111,7 @@ def carry_out(
         ) as execute,
     ):
         path = measure_all(chosen, nets, study, store, limits, console, execute, level)
-    print(path)
+    print(printable(path))
 
 
 def inputs(chosen: Sequence[Experiment], images: ImageSet, scale: int, kernel: str | None) -> str:

@@ -13,6 +13,7 @@ from fastbg.models.network import Network, fingerprint
 from fastbg.models.options import load_choice, parse_choice
 from fastbg.models.registry import BUILT_IN
 from fastbg.precision import check_precision
+from fastbg.printable import printable
 from fastbg.training import TrainConfig, train
 
 
@@ -31,9 +32,11 @@ def main(arguments: argparse.Namespace) -> None:
         if not 0 < factor <= 1:
             raise InvalidArgument("--resize", factor, "in (0, 1]")
     checkpoint = out.with_name(out.name + ".ckpt")
-    arguments.resume_hint = f"Repeat the command with --resume to continue from {checkpoint}."
+    arguments.resume_hint = (
+        f"Repeat the command with --resume to continue from {printable(checkpoint)}."
+    )
     if out.exists():
-        raise CheckpointError(f"--out: {out} exists; choose another file, or delete it")
+        raise CheckpointError(f"--out: {printable(out)} exists; choose another file, or delete it")
     check_folder("--out", out)
     if arguments.resume and not checkpoint.exists():
         raise InvalidArgument(
@@ -70,7 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
         "training": dataclasses.asdict(config),
     }
     save_model(net, out, card, state)
-    print(out)
+    print(printable(out))
 
 
 def _load_start(net: Network, text: str) -> str:

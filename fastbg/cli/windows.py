@@ -1,10 +1,12 @@
 """Windows on a command line: `Y X SIZE`, `Y0 X0 Y1 X1`, `center [SIZE]`, or a CSV file."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from fastbg.data.windows import is_named, read_windows
+from fastbg.data.windows import names_of, read_windows
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box, centre
 
@@ -41,7 +43,17 @@ class Windows:
 
     def listed_for(self, path: Path) -> list[Box]:
         """The windows that CSV files list for the image `path`."""
-        return [box for name, box in self.listed if is_named(path, name)]
+        found = {line for name in names_of(path) for line in self._lines.get(name, ())}
+        return [self.listed[line][1] for line in sorted(found)]
+
+    @cached_property
+    def _lines(self) -> dict[str | Path, list[int]]:
+        """The numbers of the lines of each name, as it stands and as a path."""
+        lines: dict[str | Path, list[int]] = defaultdict(list)
+        for number, (name, _) in enumerate(self.listed):
+            lines[name].append(number)
+            lines[Path(name)].append(number)
+        return dict(lines)
 
     def count(self, path: Path) -> int:
         """Number of windows of the image."""
@@ -49,8 +61,9 @@ class Windows:
 
     def refuse_strangers(self, images: Sequence[Path]) -> None:
         """InvalidArgument for a CSV file with an image that is not among `images`."""
+        known = {name for path in images for name in names_of(path)}
         for name, _ in self.listed:
-            if not any(is_named(path, name) for path in images):
+            if name not in known and Path(name) not in known:
                 told = f"image {name!r} in a CSV file"
                 raise InvalidArgument(ARGUMENT, told, "the name of an IMAGE that is given")
 

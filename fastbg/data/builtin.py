@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fastbg.data.sets import ImageItem, ImageSet
 from fastbg.errors import DataError
+from fastbg.printable import printable
 
 IMAGES = Path(__file__).parents[1] / "assets" / "images"
 _DIGEST = "sha256_of_pixels"
@@ -34,7 +35,9 @@ class BuiltinItem(ImageItem):
         """HR pixels (h,w,3); DataError if the file was damaged or changed."""
         pixels = super().load()
         if hashlib.sha256(pixels.tobytes()).hexdigest() != self.digest:
-            raise DataError(f"{self.path}: is not the image that fastbg ships; reinstall fastbg")
+            raise DataError(
+                f"{printable(self.path)}: is not the image that fastbg ships; reinstall fastbg"
+            )
         return pixels
 
 
@@ -86,5 +89,5 @@ def example_images() -> ImageSet:
     missing = [name for name in _EXAMPLES if not (folder / name).is_file()]
     if missing:
         names = ", ".join(missing)
-        raise DataError(f"{folder}: lacks {names}; reinstall scikit-image from a wheel")
+        raise DataError(f"{printable(folder)}: lacks {names}; reinstall scikit-image from a wheel")
     return ImageSet("examples", tuple(ImageItem(Path(f).stem, folder / f) for f in _EXAMPLES))

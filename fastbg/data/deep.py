@@ -13,6 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from fastbg.errors import DataError
+from fastbg.printable import printable
 
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # of PNG's colour types
 
@@ -31,13 +32,13 @@ def read_deep_png(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         data = file.read()
     width, height, _, kind, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     if interlaced:
-        raise DataError(f"{os.fspath(path)}: is interlaced, with 16 bits per channel; save it anew")
+        raise DataError(f"{printable(path)}: is interlaced, with 16 bits per channel; save it anew")
     channels = _CHANNELS[kind]
     try:
         packed = zlib.decompress(b"".join(_chunks(data)))
         rows = np.frombuffer(packed, np.uint8, height * (1 + 2 * channels * width))
     except (zlib.error, struct.error, ValueError) as error:
-        raise DataError(f"{os.fspath(path)}: cannot be read as an image: {error}") from error
+        raise DataError(f"{printable(path)}: cannot be read as an image: {error}") from error
     whole = _unfiltered(rows.reshape(height, -1), 2 * channels)
     pixels = to_8_bit(whole.view(">u2").astype(np.uint16)).reshape(height, width, channels)
     return np.ascontiguousarray(pixels[..., :3] if channels > 2 else pixels[..., :1].repeat(3, 2))
@@ -48,11 +49,11 @@ def read_deep_tiff(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     try:
         values = tifffile.imread(path)
     except Exception as error:  # tifffile raises any type for damaged files
-        raise DataError(f"{os.fspath(path)}: cannot be read as an image: {error}") from error
+        raise DataError(f"{printable(path)}: cannot be read as an image: {error}") from error
     if values.dtype != np.uint16 or values.ndim not in (2, 3) or values.shape[2:] not in _SHAPES:
         raise DataError(
-            f"{os.fspath(path)}: has {values.dtype} of shape {values.shape}; expected one grey "
-            "or RGB image of 8 or 16 bits per channel"
+            f"{printable(path)}: has {values.dtype} of shape {values.shape}; expected one grey or "
+            "RGB image of 8 or 16 bits per channel"
         )
     grey = values.ndim == 2
     return to_8_bit(values[..., None].repeat(3, 2) if grey else values[..., :3])

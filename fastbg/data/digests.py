@@ -2,14 +2,19 @@
 
 import hashlib
 import os
+import re
 import sqlite3
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 from fastbg.errors import DataError
+from fastbg.printable import printable
 
+_DIGEST = re.compile("[0-9a-f]{64}")
 _TABLE = "CREATE TABLE IF NOT EXISTS digests (version TEXT PRIMARY KEY, digest TEXT NOT NULL)"
 # A file modified more recently may change again within the same time stamp, so it is not cached.
 _SETTLED = 2_000_000_000  # nanoseconds
@@ -18,7 +23,8 @@ _SETTLED = 2_000_000_000  # nanoseconds
 def digests(paths: Iterable[Path]) -> dict[Path, str]:
     """SHA-256 of each file's contents, 64 hex digits. Raises DataError for an unreadable file.
 
-    If the cache cannot be used (read-only, damaged), every file is read.
+    If the cache cannot be used (read-only, damaged, no home), every file is read; a warning says so
+    if it cannot be written either.
     """
     versions = {path: _version(path) for path in dict.fromkeys(paths)}
     known = _recalled()
@@ -35,9 +41,12 @@ def digests(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def cache_file() -> Path:
-    """Path of the cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fastbg" / "digests.sqlite"
+    """Path of the cache; RuntimeError if there is no home folder."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # relative ones are to be ignored
+    home = base if base.is_absolute() else Path.home() / ".cache"
+    if not home.is_absolute():
+        raise RuntimeError(f"the home folder is {home}, which is no absolute path")
+    return home / "fastbg" / "digests.sqlite"
 
 
 def file_state(path: Path) -> str:
@@ -64,7 +73,7 @@ def _stat(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{printable(path)}: cannot be read: {error.strerror}") from error
 
 
 def _digest(path: Path) -> str:
@@ -74,26 +83,52 @@ def _digest(path: Path) -> str:
             while block := file.read(1 << 20):
                 whole.update(block)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{printable(path)}: cannot be read: {error.strerror}") from error
     return whole.hexdigest()
 
 
 def _recalled() -> dict[str, str]:
     try:
-        with closing(sqlite3.connect(f"file:{cache_file()}?mode=ro", uri=True)) as cache:
-            return dict(cache.execute("SELECT version, digest FROM digests"))
-    except (sqlite3.Error, OSError, RuntimeError):  # none yet, damaged, or no home
+        file = cache_file()
+        if not file.exists():
+            return {}
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as found:
+            rows = found.execute("SELECT version, digest FROM digests").fetchall()
+    except (sqlite3.Error, OSError, RuntimeError):  # `_remember` tells why
         return {}
+    return {version: digest for version, digest in rows if _DIGEST.fullmatch(str(digest))}
 
 
 def _remember(fresh: Mapping[str, str]) -> None:
+    """Store digests; a damaged cache is begun anew."""
     if not fresh:
         return
     try:
         file = cache_file()
         file.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(file, timeout=5)) as cache, cache:
-            cache.execute(_TABLE)
-            cache.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", fresh.items())
-    except (sqlite3.Error, OSError, RuntimeError):  # read-only or damaged: read again next time
-        return
+        try:
+            _store(file, fresh)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # the disk or the rights, not the file
+                raise
+            file.unlink()
+            _store(file, fresh)
+    except (sqlite3.Error, OSError, RuntimeError) as error:
+        if "locked" not in str(error):  # another process stores its own
+            _warn(str(error))
+
+
+def _store(file: Path, fresh: Mapping[str, str]) -> None:
+    with closing(sqlite3.connect(file, timeout=5)) as opened, opened:
+        opened.execute(_TABLE)
+        opened.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", fresh.items())
+
+
+@cache
+def _warn(reason: str) -> None:
+    """Once for each reason: results are right without the cache, and only later."""
+    warnings.warn(
+        f"the cache of file digests cannot be written ({printable(reason)}): every image file is "
+        "read again each time; set XDG_CACHE_HOME to a folder that can be written",
+        stacklevel=2,
+    )

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastbg.data.deep import read_deep_png, read_deep_tiff, to_8_bit
 from fastbg.errors import DataError
+from fastbg.printable import printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _EXIF_ORIENTATION = 0x0112
@@ -37,7 +38,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         # Further images in a JPEG (MPO) are previews.
         if image.format not in ("JPEG", "MPO") and getattr(image, "n_frames", 1) > 1:
             raise DataError(
-                f"{os.fspath(path)}: contains {getattr(image, 'n_frames', 1)} images; expected one"
+                f"{printable(path)}: contains {getattr(image, 'n_frames', 1)} images; expected one"
             )
         if is_deep(image):
             return _read_deep(path, image)
@@ -80,8 +81,8 @@ def _read_deep(path: str | os.PathLike[str], image: Image.Image) -> NDArray[np.u
     if image.format == "TIFF" and not turned and not image.mode.startswith("F"):
         return read_deep_tiff(path)
     raise DataError(
-        f"{os.fspath(path)}: has more than 8 bits per channel (mode {image.mode}"
-        f"{', turned' if turned else ''}); expected 8, or 16 in a PNG or TIFF file"
+        f"{printable(path)}: has more than 8 bits per channel (mode "
+        f"{image.mode}{', turned' if turned else ''}); expected 8, or 16 in a PNG or TIFF file"
     )
 
 
@@ -91,7 +92,7 @@ def _mode(path: str | os.PathLike[str]) -> int:
         return os.stat(path).st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         cause = str(getattr(error, "strerror", None) or error)
-        raise DataError(f"{os.fspath(path)}: cannot be read as an image: {cause}") from error
+        raise DataError(f"{printable(path)}: cannot be read as an image: {cause}") from error
 
 
 @contextmanager
@@ -99,7 +100,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """The Pillow image of a file; every failure of Pillow inside the block becomes a DataError."""
     mode = _mode(path)
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise DataError(f"{os.fspath(path)}: is no regular file; expected an image")
+        raise DataError(f"{printable(path)}: is no regular file; expected an image")
     try:
         with _OPENING, warnings.catch_warnings():
             # Pillow warns above a size and refuses twice that size; the warning is ignored.
@@ -112,4 +113,4 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             cause = "not an image, or cut off within its header"
         else:
             cause = str(getattr(error, "strerror", None) or error)
-        raise DataError(f"{os.fspath(path)}: cannot be read as an image: {cause}") from error
+        raise DataError(f"{printable(path)}: cannot be read as an image: {cause}") from error

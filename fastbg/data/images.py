@@ -11,6 +11,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from fastbg.data import layouts
@@ -19,6 +20,7 @@ from fastbg.data.layouts import Name
 from fastbg.data.pairs import Low, paired
 from fastbg.data.sets import ImageItem, ImageSet
 from fastbg.errors import DataError
+from fastbg.printable import printable
 
 __all__ = ["ImageItem", "ImageSet", "image_size", "open_folder", "read_image"]
 
@@ -86,16 +88,19 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
     try:
         is_folder, there = given.is_dir(), given.exists()
     except OSError as error:  # a name that is too long, a folder that may not be looked into
-        raise DataError(f"{given}: cannot be opened: {error.strerror}") from error
+        raise DataError(f"{printable(given)}: cannot be opened: {error.strerror}") from error
     if not is_folder:
         problem = "is a file" if there else "no such folder"
-        raise DataError(f"{given}: {problem}; expected a folder of images")
+        raise DataError(f"{printable(given)}: {problem}; expected a folder of images")
     if lr_name is not None:
         layouts.template_pattern(lr_name)
-    root = given.resolve()
+    try:
+        root = given.resolve()
+    except FileNotFoundError as error:  # the working folder was removed
+        raise DataError(f"{printable(given)}: cannot be opened: {error.strerror}") from error
     files = [_classified(file, root) for file in _images(root)]
     if not files:
-        raise DataError(f"{given}: contains no images; looked for {_LOOKED_FOR}")
+        raise DataError(f"{printable(given)}: contains no images; looked for {_LOOKED_FOR}")
     files = _sure(files)
     high = [file for file in files if file.name is not None and file.name.role == "hr"]
     low = [file for file in files if file.name is not None and file.name.role == "lr"]
@@ -165,12 +170,15 @@ def _recognised(
     chosen = _of_one_scale(homes)
     names = sorted({_set_name(home, file) for (home, _), (file, *_) in chosen.items()})
     if len(chosen) > 1:
-        raise DataError(f"{given}: contains several data sets ({', '.join(names)}); name one")
+        raise DataError(
+            f"{printable(given)}: contains several data sets ({', '.join(names)}); name one"
+        )
     ((home, _), files) = next(iter(chosen.items()))
     strange = [f.path for f in plain if not _by_files(f.path.parent.name)]
     if strange:
         raise DataError(
-            f"{given}: contains {names[0]} and other images ({strange[0].name}); name one of them"
+            f"{printable(given)}: contains {names[0]} and other images "
+            f"({printable(strange[0].name)}); name one of them"
         )
     _refuse_low_among_high(files, lr_name)
     beside = _beside(home, root)
@@ -190,8 +198,9 @@ def _refuse_low_among_high(high: Sequence[_File], lr_name: str | None) -> None:
             _says_low(folder) for folder in path.relative_to(file.folder).parts[:-1]
         ):
             raise DataError(
-                f"{path}: is named like an LR image, in the folder of HR images {file.folder}; "
-                "expected HR images only: move LR images to a folder named LR beside it"
+                f"{printable(path)}: is named like an LR image, in the folder of HR images "
+                f"{printable(file.folder)}; expected HR images only: move LR images to a folder "
+                "named LR beside it"
             )
 
 
@@ -321,15 +330,18 @@ def _common_folder(files: Sequence[_File]) -> Path:
 
 
 def _image_set(name: str, root: Path, paths: Sequence[Path]) -> ImageSet:
-    keyed = sorted((path.relative_to(root).as_posix(), path) for path in paths)
-    return ImageSet(name, tuple(ImageItem(key, path) for key, path in keyed))
+    keyed = sorted((printable(path.relative_to(root).as_posix()), path) for path in paths)
+    for (key, one), (after, other) in pairwise(keyed):
+        if key == after:  # one name is what is shown for the other
+            raise DataError(f"{root}: two images are both shown as {key}: {one!r} and {other!r}")
+    return ImageSet(printable(name), tuple(ImageItem(key, path) for key, path in keyed))
 
 
 def _folders(folder: Path) -> list[Path]:
     try:
         children = [p for p in folder.iterdir() if not layouts.ignored(p.name) and p.is_dir()]
     except OSError as error:
-        raise DataError(f"{folder}: cannot be listed: {error.strerror}") from error
+        raise DataError(f"{printable(folder)}: cannot be listed: {error.strerror}") from error
     return sorted(children)
 
 
@@ -340,7 +352,9 @@ def _images(folder: Path) -> list[Path]:
     """
 
     def unreadable(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+        raise DataError(
+            f"{printable(error.filename)}: cannot be listed: {error.strerror}"
+        ) from error
 
     found, seen = [], set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
@@ -364,6 +378,6 @@ def _regular(place: str, names: Sequence[str]) -> Iterator[Path]:
             mode = path.stat().st_mode
         except OSError as error:
             problem = "is a link to nothing" if path.is_symlink() else error.strerror
-            raise DataError(f"{path}: {problem}") from error
+            raise DataError(f"{printable(path)}: {problem}") from error
         if stat.S_ISREG(mode):
             yield path

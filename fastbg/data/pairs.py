@@ -8,6 +8,7 @@ from pathlib import Path
 from fastbg.data import layouts
 from fastbg.data.sets import ANY_SCALE, ImageItem, ImageSet
 from fastbg.errors import DataError
+from fastbg.printable import printable
 
 Low = tuple[Path, Path, int | None]  # an LR file, the folder its names start from, their scale
 
@@ -22,7 +23,9 @@ def paired(images: ImageSet, low: Sequence[Low], lr_name: str | None = None) -> 
     by_scale = matches(images, low, lr_name)
     if not by_scale:
         name = low[0][0].name
-        return replace(images, lr_source=f"none, as none is named like an HR image ({name})")
+        return replace(
+            images, lr_source=f"none, as none is named like an HR image ({printable(name)})"
+        )
     items = []
     for item in images.items:
         paths = []
@@ -32,7 +35,7 @@ def paired(images: ImageSet, low: Sequence[Low], lr_name: str | None = None) -> 
         items.append(replace(item, lr_paths=tuple(paths)))
     used = {path for found in by_scale.values() for path in found.values()}
     folders = sorted({top.name for path, top, _ in low if path in used})
-    return replace(images, items=tuple(items), lr_source=", ".join(folders))
+    return replace(images, items=tuple(items), lr_source=", ".join(map(printable, folders)))
 
 
 def matches(
@@ -53,7 +56,7 @@ def matches(
             _composed(part)
             for part in layouts.without_scales(inside)
             # RCAN's LR/LRBI/Set5/x4 belongs to its HR/Set5/x4.
-            if part.lower() != images.name.lower() and layouts.folder_name(part) is None
+            if printable(part).lower() != images.name.lower() and layouts.folder_name(part) is None
         )
         for reading in layouts.lr_readings(_composed(path.stem), lr_name):
             key: str | None = keys.get((folders, reading.key))
@@ -74,7 +77,8 @@ def matches(
 def _refuse_two(key: str, one: Path, other: Path) -> None:
     if one != other:
         raise DataError(
-            f"{one} and {other} are both named like the LR image of {key}; expected one"
+            f"{printable(one)} and {printable(other)} are both named like the LR image of {key}; "
+            "expected one"
         )
 
 
@@ -107,7 +111,7 @@ def _hr_key(item: ImageItem) -> tuple[tuple[str, ...], str]:
 
 def _composed(name: str) -> str:
     """`name` as it is compared: some systems write an accent as a character of its own."""
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", printable(name))
 
 
 def _top(item: ImageItem) -> Path:

@@ -1,6 +1,7 @@
 """Images with stable keys, read lazily, each with the LR images that belong to it."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -12,13 +13,18 @@ from numpy.typing import NDArray
 from fastbg.data.digests import digests, file_state
 from fastbg.data.files import image_size, read_image
 from fastbg.errors import DataError
+from fastbg.printable import printable
 
 ANY_SCALE = 0
 """Used as scale of LR images whose names contain none."""
 
 
 def check_lr_size(
-    path: object, lr: Sequence[int], hr: Sequence[int], scale: int, hr_path: object
+    path: str | os.PathLike[str],
+    lr: Sequence[int],
+    hr: Sequence[int],
+    scale: int,
+    hr_path: str | os.PathLike[str],
 ) -> None:
     """DataError unless each side of `lr` is that of `hr` divided by `scale`, rounded up or down."""
     if any(small not in (n // scale, -(-n // scale)) for small, n in zip(lr, hr, strict=True)):
@@ -27,8 +33,8 @@ def check_lr_size(
             f", it fits x{factor:.0f}" if factor == hr[1] / max(lr[1], 1) == round(factor) else ""
         )
         raise DataError(
-            f"{path}: is {lr[0]}x{lr[1]}; expected 1/{scale} of {hr[0]}x{hr[1]}, the size of "
-            f"{hr_path}{hint}"
+            f"{printable(path)}: is {lr[0]}x{lr[1]}; expected 1/{scale} of {hr[0]}x{hr[1]}, the "
+            f"size of {printable(hr_path)}{hint}"
         )
 
 

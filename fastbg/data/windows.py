@@ -8,13 +8,15 @@ from pathlib import Path
 from fastbg.data.sets import ImageSet
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
+from fastbg.printable import printable
 
 COLUMNS = ("image", "y0", "x0", "y1", "x1")
 
 
-def is_named(path: Path, name: str) -> bool:
-    """Whether `name` is the image's path, file name, or file name without suffix."""
-    return name in (path.name, path.stem) or Path(name) == path
+def names_of(path: Path) -> set[str | Path]:
+    """What a list may call an image: its path, file name, or file name without suffix."""
+    shown = printable(path.name), printable(path.stem)
+    return {path, path.name, path.stem, *shown}
 
 
 def read_windows(path: Path, argument: str) -> list[tuple[str, Box]]:
@@ -22,20 +24,22 @@ def read_windows(path: Path, argument: str) -> list[tuple[str, Box]]:
 
     Raises InvalidArgument, naming `argument`, for an unreadable file and an invalid line.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would block
+        raise InvalidArgument(argument, path, "a CSV file; this is no regular file")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             names = reader.fieldnames or []
             missing = [name for name in COLUMNS if name not in names]
             if missing:
-                told = f"{path} with columns {', '.join(names) or '(none)'}"
+                told = f"{printable(path)} with columns {', '.join(names) or '(none)'}"
                 raise InvalidArgument(argument, told, f"columns {', '.join(COLUMNS)}")
             found = [_line(argument, path, reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         cause = getattr(error, "strerror", None) or error
         raise InvalidArgument(argument, path, f"a CSV file; it cannot be read: {cause}") from error
     if not found:
-        raise InvalidArgument(argument, f"{path} without a line", "a window a line")
+        raise InvalidArgument(argument, f"{printable(path)} without a line", "a window a line")
     return found
 
 
@@ -48,7 +52,7 @@ def _line(argument: str, path: Path, number: int, row: dict[str, str | None]) ->
     if not (0 <= y0 < y1 and 0 <= x0 < x1 and row["image"]):
         raise InvalidArgument(
             argument,
-            f"{path}, line {number}: {','.join([row['image'] or '', *values])}",
+            f"{printable(path)}, line {number}: {','.join([row['image'] or '', *values])}",
             "an image's name and whole numbers with 0 <= y0 < y1, 0 <= x0 < x1",
         )
     return row["image"], Box(y0, x0, y1, x1)

@@ -30,6 +30,7 @@ from fastbg.geometry import centre
 from fastbg.measures.quality import grey_levels
 from fastbg.models.network import Network
 from fastbg.ops.composite import composite
+from fastbg.printable import printable
 
 SHOWN = 3  # groups of each set in the contact sheet
 FOREIGN = 5  # foreign backgrounds shown for each group
@@ -161,6 +162,6 @@ def export(item: Item, hr: Tensor, lr: Tensor, folder: Path) -> None:
         (place / "group.csv").write_text(text.getvalue(), encoding="utf-8")
     except OSError as error:
         raise RunStoreError(
-            f"{place}: composites cannot be written: {error}; expected a folder with free space "
-            "that can be written, or composites.exported=0"
+            f"{printable(place)}: composites cannot be written: {error}; expected a folder with "
+            "free space that can be written, or composites.exported=0"
         ) from error

@@ -34,6 +34,7 @@ from fastbg.geometry import Box, centre
 from fastbg.measures.quality import psnr
 from fastbg.models.checkpoints import load_model
 from fastbg.models.network import Network
+from fastbg.printable import printable
 
 # For windows="hard": two built-in networks of different kinds; windows are drawn by their errors.
 REFERENCES = ("edsr", "swinir")
@@ -116,7 +117,9 @@ class Diffusion(Experiment):
             self.listed = read_windows(path, f"{self.name}.windows")
             # The windows identify the run, the path of their file does not.
             digest = hashlib.sha256(repr([(n, *box) for n, box in self.listed]).encode())
-            self.options = replace(o, windows=f"{path.name} (SHA-256 {digest.hexdigest()[:16]})")
+            self.options = replace(
+                o, windows=f"{printable(path.name)} (SHA-256 {digest.hexdigest()[:16]})"
+            )
 
     def check_study(self, study: Study) -> None:
         """Check the options; with images="each" also every image's size and window.

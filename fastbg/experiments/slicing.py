@@ -21,6 +21,7 @@ from fastbg.filters.dtypes import as_float
 from fastbg.measures.groups import means_by
 from fastbg.measures.quality import grey_levels, psnr
 from fastbg.models.network import Network
+from fastbg.printable import printable
 
 SHOWN = 2  # cases in the gallery
 STRONG = 64  # grey levels of change that are drawn as white
@@ -82,7 +83,7 @@ class Slicing(Experiment):
             rows, columns = height // o.tile, width // o.tile
             if rows * columns < 2:
                 raise DataError(
-                    f"{image.path} ({height}x{width}) is smaller than two slices of "
+                    f"{printable(image.path)} ({height}x{width}) is smaller than two slices of "
                     f"{o.tile}x{o.tile}; choose a smaller slicing.tile"
                 )
             box = (0, 0, rows * o.tile, columns * o.tile)

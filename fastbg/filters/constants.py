@@ -27,6 +27,14 @@ def on_device(table: Tensor, device: torch.device, dtype: torch.dtype | None = N
     return _kept(raw, table.dtype, tuple(table.shape), device, dtype)
 
 
+def is_recorded() -> bool:
+    """Whether make_fx, or what is built on it, records operations: it refuses that values are read.
+
+    Not while an operator runs that is recorded as a whole.
+    """
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
 def _can_be_kept(table: Tensor) -> bool:
     return (
         0 < table.nbytes <= MOST

@@ -38,6 +38,8 @@ from fastbg.models.wrappers import (
     tensor_dictionaries,
     under_prefix,
 )
+from fastbg.printable import printable
+from fastbg.working_folder import elsewhere
 from fastbg.writing import replacing
 
 ARCHITECTURES: dict[str, type[Network]] = {net.architecture: net for net in (EDSR, RCAN, SwinIR)}
@@ -90,12 +92,14 @@ def load_model(
     given = {"res_scale": res_scale, "img_range": img_range, "mean": mean}
     model = _read(path, {key: value for key, value in given.items() if value is not None})
     if scale is not None and scale != model.scale:
-        raise CheckpointError(f"{path} magnifies x{model.scale}, not x{scale}")
+        raise CheckpointError(f"{printable(path)} magnifies x{model.scale}, not x{scale}")
     if pooling is not None:
         if not isinstance(model, RCAN):
-            raise CheckpointError(f"{path} as {model.architecture} has no pooling, got {pooling}")
+            raise CheckpointError(
+                f"{printable(path)} as {model.architecture} has no pooling, got {pooling}"
+            )
         model.pool_over(pooling)
-    model.name = str(name_or_path) if str(name_or_path) in BUILT_IN else path.stem
+    model.name = str(name_or_path) if str(name_or_path) in BUILT_IN else printable(path.stem)
     model.requires_grad_(False).eval()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device, dtype)
@@ -134,7 +138,7 @@ def save_model(
     }
     infinite = [key for key, value in half.items() if not value.isfinite().all()]
     if infinite:
-        raise CheckpointError(f"{path}: NaN or infinity in {', '.join(infinite[:4])}")
+        raise CheckpointError(f"{printable(path)}: NaN or infinity in {', '.join(infinite[:4])}")
     about = {
         "architecture": model.architecture,
         "config": model.config,
@@ -145,7 +149,7 @@ def save_model(
         with replacing(path) as partial:
             save_file(half, partial, {"fastbg": json.dumps(about)})
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+        raise CheckpointError(f"{printable(path)} cannot be written: {error}") from error
 
 
 def installed() -> list[str]:
@@ -164,7 +168,8 @@ def built_in_path(name: str | os.PathLike[str]) -> Path | None:
     path = _built_in(str(name))
     if not path.is_file():
         raise CheckpointError(
-            f"the weights of {name!r} are not in this installation ({path}); pass a weights file"
+            f"the weights of {name!r} are not in this installation ({printable(path)}); pass a "
+            "weights file"
         )
     return path
 
@@ -175,7 +180,9 @@ def _read(path: Path, given: dict[str, Any]) -> Network:
     except OSError as error:  # a name that no file can have
         raise CheckpointError(f"{path!s:.80}... cannot be read: {error.strerror}") from error
     if missing:
-        raise CheckpointError(f"{path}: no such file; the built-in networks are {[*BUILT_IN]}")
+        raise CheckpointError(
+            f"{printable(path)}: no such file; the built-in networks are {[*BUILT_IN]}"
+        )
     kind = recognise_file(path)
     if kind != SAFETENSORS:
         content: object = read_pickled(path, kind)
@@ -185,14 +192,14 @@ def _read(path: Path, given: dict[str, Any]) -> Network:
             try:
                 return _build(_own_recipe(about, tensors), given)
             except LayoutError as error:
-                raise CheckpointError(f"{path} {error}") from error
+                raise CheckpointError(f"{printable(path)} {error}") from error
         content = tensors
     try:
         dictionaries = tensor_dictionaries(content)
         _check_bytes(dictionaries, path.stat().st_size)
         return _find(dictionaries, given)
     except LayoutError as error:
-        raise CheckpointError(f"{path} {error}") from error
+        raise CheckpointError(f"{printable(path)} {error}") from error
 
 
 def _own_recipe(about: dict[str, Any], tensors: dict[str, Tensor]) -> Recipe:
@@ -306,7 +313,7 @@ def _compare(recipe: Recipe) -> None:
     architecture, config, state = recipe
     what, told = f"as {architecture}", {k: v for k, v in config.items() if v is not None}
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), elsewhere():  # SwinIR there loads PyTorch's compiler
             wanted = ARCHITECTURES[architecture](**told).state_dict()
     except (InvalidArgument, TypeError) as error:
         raise LayoutError(f"{what}: {error}") from error

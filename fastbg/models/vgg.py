@@ -1,6 +1,5 @@
 """The first layer of VGG16; its features are those of the Gram matrices in section 6.1."""
 
-from functools import cache
 from importlib.resources import files
 
 import numpy as np
@@ -20,16 +19,18 @@ def conv1_1(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
     Every caller's: do not write to them.
     """
-    weight, bias = (on_device(torch.from_numpy(table), device, dtype) for table in _tables())
+    weight, bias = (on_device(torch.from_numpy(table), device, dtype) for table in _TABLES)
     return weight, bias
 
 
-@cache
-def _tables() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _read() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Arrays: a tensor made under inference mode or a fake one would stay so for every caller."""
     asset = files("fastbg") / "assets" / "weights" / "vgg16_conv1_1.npz"
     with asset.open("rb") as file, np.load(file) as stored:
         return stored["weight"], stored["bias"]
+
+
+_TABLES = _read()  # at once: torch.compile traces no reading of files
 
 
 def imagenet_normalised(images: Tensor) -> Tensor:

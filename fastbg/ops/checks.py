@@ -12,6 +12,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from fastbg.errors import InvalidArgument
+from fastbg.filters.constants import is_recorded
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -78,7 +79,7 @@ def check_same(name: str, value: Tensor, like: str, other: Tensor) -> None:
 
 def values_are_known(value: Tensor) -> bool:
     """Whether `value` can be read without a synchronisation, and is not being traced."""
-    if torch.compiler.is_compiling() or isinstance(value, FakeTensor):
+    if torch.compiler.is_compiling() or isinstance(value, FakeTensor) or is_recorded():
         return False
     if is_functorch_wrapped_tensor(value):  # under vmap it stands for many tensors
         return False

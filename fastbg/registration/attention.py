@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 from fastbg.backends.attention_steps import Step as Step
 from fastbg.backends.attention_steps import split
+from fastbg.backends.torch_reference import attention as reference
 from fastbg.registration.dispatch import Place, implementation, select
 from fastbg.registration.operator import Operator, in_own_precision
 
@@ -97,9 +99,7 @@ def plain(
     eps: float,
 ) -> Tensor:
     """The same in PyTorch's own functions, which have every derivative, parameters' too."""
-    run = implementation("swin_layers", "torch", x)
-    y: Tensor = run(x, parameters, steps, height, width, eps, False)[0]
-    return y
+    return reference.swin_layers(x, parameters, steps, height, width, eps, False)[0]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -118,7 +118,11 @@ def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor |
     x, kept, *_ = ctx.saved_tensors
     given = ctx.parameters, ctx.steps, ctx.height, ctx.width, ctx.eps
     again = torch.is_grad_enabled()  # the gradient is to be derived itself
-    if again or select("swin_layers", Place(x.device, x.dtype), ctx.backend) == "torch":
+    if (
+        again
+        or is_legacy_batchedtensor(grad)
+        or select("swin_layers", Place(x.device, x.dtype), ctx.backend) == "torch"
+    ):
         with torch.enable_grad():
             x = x if again else x.detach().requires_grad_()
             y = plain(x, *given)

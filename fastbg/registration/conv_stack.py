@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 from fastbg.backends.stack_layers import (
     CELL,
@@ -15,6 +16,7 @@ from fastbg.backends.stack_layers import (
     kept_maps_bytes,
     result_shape,
 )
+from fastbg.backends.torch_reference import conv_stack as reference
 from fastbg.registration.dispatch import Place, implementation, select
 from fastbg.registration.operator import Operator
 
@@ -99,9 +101,7 @@ def plain(
     x: Tensor, parameters: Sequence[Tensor], layers: Sequence[int], scales: Sequence[float]
 ) -> Tensor:
     """The same in PyTorch's own functions, which have every derivative, parameters' too."""
-    run = implementation("conv_stack", "torch", x)
-    y: Tensor = run(x, parameters, layers, scales, False)[0]
-    return y
+    return reference.conv_stack(x, parameters, layers, scales, False)[0]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -119,9 +119,12 @@ def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor |
         return None, *rest
     x, kept, *_ = ctx.saved_tensors
     given = ctx.parameters, ctx.layers, ctx.scales
-    if torch.is_grad_enabled():  # the gradient is to be derived itself
-        y = plain(x, *given)
-        return torch.autograd.grad(y, x, grad, create_graph=True)[0], *rest
+    again = torch.is_grad_enabled()  # the gradient is to be derived itself
+    if again or is_legacy_batchedtensor(grad):  # of torch.autograd.grad(is_grads_batched=True)
+        with torch.enable_grad():
+            x = x if again else x.detach().requires_grad_()
+            y = plain(x, *given)
+            return torch.autograd.grad(y, x, grad, create_graph=again)[0], *rest
     if select("conv_stack", Place(x.device, x.dtype), ctx.backend) == "torch":
         kept = None
     return conv_stack_gradient(grad, x, kept, *given, ctx.backend), *rest

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from fastbg.errors import InvalidArgument
-from fastbg.filters.constants import on_device
+from fastbg.filters.constants import is_recorded, on_device
 
 
 class Transform(enum.IntEnum):
@@ -79,7 +79,8 @@ def cell_codes(cells: Tensor, height: int, width: int, device: torch.device) -> 
 
 def _can_be_read(value: Tensor) -> bool:
     """Whether there are values that can be read without a synchronisation."""
-    return value.device.type == "cpu" and not isinstance(value, FakeTensor) and value.numel() > 0
+    known = value.device.type == "cpu" and not isinstance(value, FakeTensor) and not is_recorded()
+    return known and value.numel() > 0
 
 
 def _as_int32(value: Tensor, device: torch.device) -> Tensor:

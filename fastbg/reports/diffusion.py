@@ -81,7 +81,9 @@ class DiffusionReport(ExperimentReport):
             di, score = values(result, "di"), values(result, "psnr")
             axis.scatter(di, score, s=14, color=colour, alpha=0.5, linewidths=0)
             x, y = mean(result, "di"), mean(result, "psnr")
-            axis.plot(x.value, y.value, "o", color=colour, label=figures.short(result.net.label))
+            axis.plot(
+                x.value, y.value, "o", color=colour, label=figures.in_legend(result.net.label)
+            )
             if x.known and y.known:
                 axis.plot([x.low, x.high], [y.value] * 2, color=colour)
                 axis.plot([x.value] * 2, [y.low, y.high], color=colour)

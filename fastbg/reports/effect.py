@@ -27,7 +27,7 @@ from fastbg.reports import figures
 from fastbg.reports.content import Cell, Chart, Column, Gallery, Mark, Panel, Strip, Table, Verdict
 from fastbg.reports.nested import outcomes
 from fastbg.reports.section import ExperimentReport, Summary
-from fastbg.stats.correlation import spearman
+from fastbg.stats.correlation import caution, spearman
 from fastbg.stats.intervals import Interval, all_of, mean_interval
 
 Values = NDArray[np.float64]
@@ -128,6 +128,7 @@ class EffectReport(ExperimentReport):
             "the blocks that are not idle; sampling errors reduce all correlations. "
             f"{INTERVALS}"
         )
+        note += caution(cell for row in rows for cell in row)
         title = "Do the blocks that LAM marks have the larger effects?"
         return Table(self.experiment.name, title, columns, rows, note)
 

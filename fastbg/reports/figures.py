@@ -92,6 +92,12 @@ def short(name: str, length: int = 22) -> str:
     return name if len(name) <= length else f"{name[:half]}...{name[-half:]}"
 
 
+def in_legend(name: str, length: int = 22) -> str:
+    """`short` as a line's label: Matplotlib leaves labels that begin with "_" out of legends."""
+    text = short(name, length)
+    return f" {text}" if text.startswith("_") else text
+
+
 def name_rows(axis: Axes, names: Sequence[str]) -> None:
     """Label the rows 0, 1, ... of `axis` with `names`."""
     axis.set_yticks(range(len(names)), [short(name) for name in names], color=INK)

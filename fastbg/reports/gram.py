@@ -20,6 +20,7 @@ from fastbg.reports.content import Cell, Chart, Column, Gallery, Table, Verdict
 from fastbg.reports.groups import COLOURS, drawn_text, parts
 from fastbg.reports.section import ExperimentReport, Summary
 from fastbg.stats.correlation import (
+    caution,
     kendall,
     partial_spearman,
     pooled_kendall,
@@ -78,6 +79,7 @@ class GramReport(ExperimentReport):
                 )
             headlines[result.net.label] = headline
         intervals = "Intervals: 95 %, Student's t over photographs."
+        intervals += caution(cell for row in (*papers, *others) for cell in row)
         tables = [
             Table(
                 "gram",

@@ -213,7 +213,7 @@ def line(
     )
     x = np.arange(len(means)) + shift
     axis.plot(
-        x, values, dash, marker="o", markersize=4, color=colour, label=figures.short(label, 36)
+        x, values, dash, marker="o", markersize=4, color=colour, label=figures.in_legend(label, 36)
     )
     known = np.isfinite(lows) & np.isfinite(highs)
     axis.vlines(x[known], lows[known], highs[known], color=colour, linewidth=1.4)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from fastbg.errors import RunStoreError
 from fastbg.experiments.experiment import Picture
+from fastbg.printable import printable, printable_lines
 from fastbg.reports import figures
 from fastbg.reports.claims import by_claim, by_statement, index, networks
 from fastbg.reports.content import CLAIMS, Cell, Chart, Column, Gallery, Section, Table
@@ -95,8 +96,8 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunStoreError(
-            f"{folder}: the report cannot be written: {error}; expected a folder with free space "
-            "that can be written"
+            f"{printable(folder)}: the report cannot be written: {error}; expected a folder with "
+            "free space that can be written"
         ) from error
 
 
@@ -171,6 +172,7 @@ def templates(side: int) -> Environment:
         loader=PackageLoader("fastbg.reports"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printed,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -180,12 +182,18 @@ def templates(side: int) -> Environment:
     environment.filters["thumbnail"] = lambda picture: thumbnail(picture, side)
     # SVG comes from matplotlib, which escapes the text it draws.
     environment.filters["svg"] = lambda chart: Markup(  # noqa: S704  # nosec B704
-        figures.inline_svgs(chart.figure, chart.name, chart.caption)
+        printable_lines(figures.inline_svgs(chart.figure, chart.name, chart.caption))
     )
     environment.tests["chart"] = lambda figure: isinstance(figure, Chart)
     environment.tests["interval"] = lambda cell: isinstance(cell, Interval)
     environment.tests["number"] = lambda cell: not isinstance(cell, str)
     return environment
+
+
+def _printed(value: object) -> object:
+    """What a template writes: text without characters that steer its reader, such as bidi marks."""
+    plain_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable_lines(value) if plain_text else value  # type: ignore[arg-type]
 
 
 def cell_text(cell: Cell, column: Column) -> str:

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fastbg.printable import printable_lines
 from fastbg.runs.forecast import Forecast, Key
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Display:
 
     def print(self, line: str, level: int = NORMAL) -> None:
         """Print a line that stays, at output level `level` or above; a quiet command logs it."""
+        line = printable_lines(line)
         if self.level == QUIET:
             log.info("%s", line)
         elif self.level >= level:

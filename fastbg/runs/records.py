@@ -13,6 +13,7 @@ from fastbg.experiments.experiment import NO_NETWORK, Experiment, Measured, NetL
 from fastbg.experiments.groups import SETS
 from fastbg.experiments.options import Options
 from fastbg.experiments.study import Item, Study
+from fastbg.printable import printable
 from fastbg.runs.store import RunStore
 
 
@@ -26,7 +27,8 @@ def read_run(folder: str | os.PathLike[str]) -> RunStore:
     if command is not None:
         store.close()
         raise RunStoreError(
-            f"{folder}: holds parts of fastbg {command}; expected the --out folder of fastbg run"
+            f"{printable(folder)}: holds parts of fastbg {command}; expected the --out folder of "
+            "fastbg run"
         )
     return store
 
@@ -44,7 +46,7 @@ def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
     for name in sorted({*options, *stored}):
         if options.get(name) != stored.get(name):
             raise RunStoreError(
-                f"{store.folder}: its {experiment.name} was run with {name} = "
+                f"{printable(store.folder)}: its {experiment.name} was run with {name} = "
                 f"{stored.get(name)!r}, not {options.get(name)!r}; choose another --out"
             )
     planner = experiment.base or experiment
@@ -68,7 +70,7 @@ def settle_network(store: RunStore, net: NetLabel, weights: str) -> None:
     stored = store.remember(f"network {net.label}", lambda: about)
     if stored != about:
         raise RunStoreError(
-            f"{store.folder}: was run with other weights of {net.label} "
+            f"{printable(store.folder)}: was run with other weights of {net.label} "
             f"({stored['weights'][:12]}, now {weights[:12]}); choose another --out"
         )
 
@@ -84,8 +86,8 @@ def settle_pairing(store: RunStore, experiments: Sequence[Experiment], study: St
     stored = store.remember(PAIRED, lambda: now)
     if stored != now:
         raise RunStoreError(
-            f"{store.folder}: was run with other LR images of {study.images.name} (fingerprint "
-            f"{stored}, now {now}); restore them, or choose another --out"
+            f"{printable(store.folder)}: was run with other LR images of {study.images.name} "
+            f"(fingerprint {stored}, now {now}); restore them, or choose another --out"
         )
 
 
@@ -146,8 +148,9 @@ def stored_experiments(store: RunStore) -> list[Experiment]:
             told = stored_options(store, name, kind.options_type)
             if unknown := sorted(told.keys() - kind.options_type.declared().keys()):
                 raise RunStoreError(
-                    f"{store.folder}: its {name} was run with {', '.join(unknown)}, which this "
-                    f"fastbg does not know; use the version that made it, or another --out"
+                    f"{printable(store.folder)}: its {name} was run with {', '.join(unknown)}, "
+                    "which this fastbg does not know; use the version that made it, or another "
+                    "--out"
                 )
             options = kind.options_type(**told)
             base = found[kind.uses.name] if kind.uses else None
@@ -175,7 +178,9 @@ def known(store: RunStore, name: str) -> Any:
     """The value stored as `name`; RunStoreError if there is none."""
 
     def missing() -> Any:
-        raise RunStoreError(f"{store.folder}: its records lack the {name}; repeat the run")
+        raise RunStoreError(
+            f"{printable(store.folder)}: its records lack the {name}; repeat the run"
+        )
 
     return store.remember(name, missing)
 

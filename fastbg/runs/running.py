@@ -20,6 +20,7 @@ from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network, fingerprint
 from fastbg.models.plausible import check_output
 from fastbg.precision import check_precision, current
+from fastbg.printable import printable
 from fastbg.registration.dispatch import FAMILIES, Place, instruction_set, select
 from fastbg.runs.estimate import pixels
 from fastbg.runs.forecast import Forecast
@@ -282,7 +283,9 @@ def measure_all(
             if coming:
                 reporter.update(experiment, coming)
                 if number == 1:
-                    display.print(f"the report so far, rewritten from now on: {reporter.page.path}")
+                    display.print(
+                        f"the report so far, rewritten from now on: {printable(reporter.page.path)}"
+                    )
         return reporter.finish()
 
 

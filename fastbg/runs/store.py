@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from fastbg.errors import InvalidArgument, RunStoreError
-from fastbg.runs.lock import take_lock
+from fastbg.printable import printable
+from fastbg.runs.lock import FolderLock
 from fastbg.runs.values import Json, checksum, differences, listed
 from fastbg.version import __version__
 
@@ -70,7 +71,9 @@ class Record:
 class RunStore:
     """`run.sqlite` in a run folder, opened by `open` for writing or by `read` for reading."""
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection, lock: int | None) -> None:
+    def __init__(
+        self, folder: Path, connection: sqlite3.Connection, lock: FolderLock | None
+    ) -> None:
         self.folder = folder
         self._connection = connection
         self._lock = lock
@@ -102,11 +105,11 @@ class RunStore:
         path = Path(folder)
         with _reported(path):
             path.mkdir(parents=True, exist_ok=True)
-            lock = take_lock(path)
+            lock = FolderLock(path)
             try:
                 connection = sqlite3.connect(path / "run.sqlite", timeout=5, isolation_level=None)
             except BaseException:
-                os.close(lock)
+                lock.release()
                 raise
         store = cls(path, connection, lock)
         try:
@@ -129,7 +132,8 @@ class RunStore:
         file = path / "run.sqlite"
         if not file.is_file():
             raise RunStoreError(
-                f"{path}: holds no run (no run.sqlite); expected the --out folder of fastbg run"
+                f"{printable(path)}: holds no run (no run.sqlite); expected the --out folder of "
+                "fastbg run"
             )
         # Even a reader of a WAL database writes its index, unless it is opened as immutable.
         writable = os.access(path, os.W_OK, effective_ids=True)
@@ -159,13 +163,15 @@ class RunStore:
 
     def close(self) -> None:
         """Close the file and release the lock; a second call does nothing."""
+        if self._lock is not None and not self._lock.is_own:
+            _OF_PARENT.append(self._connection)
+            return
         try:
             with _reported(self.folder):
                 self._connection.close()
         finally:
             if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+                self._lock.release()
 
     # The run's identity.
 
@@ -246,7 +252,7 @@ class RunStore:
                 self._write("INSERT INTO arrays VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *row)
                 self._added["arrays", experiment, model] += 1
         elif old[0][:3] != new:
-            raise RunStoreError(f"{self.folder}: array {key} is already stored with other contents")
+            raise self._error(f"array {key} is already stored with other contents")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -254,6 +260,9 @@ class RunStore:
         if self._in_transaction:
             yield
             return
+        if self._lock is not None:
+            with _reported(self.folder):
+                self._lock.check()
         self._execute("BEGIN IMMEDIATE")
         self._in_transaction = True
         self._added.clear()
@@ -294,10 +303,13 @@ class RunStore:
         return json.loads(text)
 
     def _changed(self, what: str) -> RunStoreError:
-        return RunStoreError(
-            f"{self.folder}: {what} is not what was stored (its checksum differs): the file was "
-            "changed or damaged; use a copy of it, or measure again in another folder"
+        return self._error(
+            f"{what} is not what was stored (its checksum differs): the file was changed or "
+            "damaged; use a copy of it, or measure again in another folder"
         )
+
+    def _error(self, text: str) -> RunStoreError:
+        return RunStoreError(f"{printable(self.folder)}: {text}")
 
     def arrays(self, experiment: str, model: str) -> set[tuple[str, str]]:
         """Item and name of each stored array."""
@@ -311,7 +323,7 @@ class RunStore:
         key = (experiment, model, item, name)
         rows = self._rows(_ARRAY, *key)
         if not rows:
-            raise RunStoreError(f"{self.folder}: no array is stored as {key}")
+            raise self._error(f"no array is stored as {key}")
         dtype, shape, data, stored = rows[0]
         if checksum(*key, dtype, shape, data) != stored:
             raise self._changed(f"array {key}")
@@ -338,12 +350,9 @@ class RunStore:
             self._write("INSERT INTO records VALUES (?, ?, ?, ?, ?)", *row, checksum(*row))
             self._added["records", record.experiment, record.model] += 1
             return
-        differing = differences(self._values(*key, *old[0]), dict(record.values))
-        if differing:
-            raise RunStoreError(
-                f"{self.folder}: record {key} is already stored with other values: "
-                + listed(differing)
-            )
+        wrong = differences(self._values(*key, *old[0]), dict(record.values))
+        if wrong:
+            raise self._error(f"record {key} is already stored with other values: {listed(wrong)}")
 
     def _prepare(self) -> None:
         """Check the tables of an old file, or make those of a new one."""
@@ -362,12 +371,12 @@ class RunStore:
     def _check_schema(self) -> None:
         file = self.folder / "run.sqlite"
         if self._rows("PRAGMA application_id")[0][0] != _APPLICATION_ID:
-            raise RunStoreError(f"{file}: is not a run of fastbg; choose another folder")
+            raise RunStoreError(f"{printable(file)}: is not a run of fastbg; choose another folder")
         schema = self._rows("PRAGMA user_version")[0][0]
         if schema != SCHEMA:
             age = "a newer" if schema > SCHEMA else "an older"
             raise RunStoreError(
-                f"{file}: has schema {schema}, written by {age} fastbg; fastbg "
+                f"{printable(file)}: has schema {schema}, written by {age} fastbg; fastbg "
                 f"{__version__} expects schema {SCHEMA}: choose another folder"
             )
 
@@ -391,10 +400,9 @@ class RunStore:
             old = {key: self._meta(key) for key in texts}
             differing = differences(old, {key: json.loads(text) for key, text in texts.items()})
             if differing:
-                raise RunStoreError(
-                    f"{self.folder}: holds a run of another configuration: "
-                    + listed(differing)
-                    + ". Repeat that configuration to resume it, or choose another folder"
+                raise self._error(
+                    f"holds a run of another configuration: {listed(differing)}. Repeat that "
+                    "configuration to resume it, or choose another folder"
                 )
             known = self._meta("versions")
             if versions not in known:
@@ -426,9 +434,9 @@ class RunStore:
             if stored[key] != found[key]
         ]
         if wrong:
-            raise RunStoreError(
-                f"{self.folder}: does not hold what was stored ({listed(wrong)}): the file was "
-                "changed or damaged; use a copy of it, or measure again in another folder"
+            raise self._error(
+                f"does not hold what was stored ({listed(wrong)}): the file was changed or "
+                "damaged; use a copy of it, or measure again in another folder"
             )
 
     def _meta(self, key: str) -> Json:
@@ -474,7 +482,7 @@ def _reported(folder: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise RunStoreError(f"{folder}: {error}; {_remedy(error)}") from error
+        raise RunStoreError(f"{printable(folder)}: {error}; {_remedy(error)}") from error
 
 
 def _remedy(error: sqlite3.Error | OSError) -> str:
@@ -489,3 +497,4 @@ def _remedy(error: sqlite3.Error | OSError) -> str:
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_PARENT: list[sqlite3.Connection] = []  # of forked processes; closing them would change the file

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastbg.errors import CheckpointError
+from fastbg.printable import printable
 
 ZIP, LEGACY, SAFETENSORS = "torch.save (zip)", "torch.save (before 1.6)", "safetensors"
 
@@ -83,16 +84,18 @@ ZIPPED: Sequence[tuple[Callable[[str], bool], str, str]] = (
 def recognise_file(path: Path) -> str:
     """ZIP, LEGACY or SAFETENSORS; CheckpointError, which says what `path` is instead."""
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; pass the weights file{_weights_inside(path)}")
+        raise CheckpointError(
+            f"{printable(path)} is a folder; pass the weights file{_weights_inside(path)}"
+        )
     if not path.is_file():
-        raise CheckpointError(f"{path} is no regular file")
+        raise CheckpointError(f"{printable(path)} is no regular file")
     if PART.search(path.name):
-        raise CheckpointError(f"{path} is a part of weights in several files; {JOIN}")
+        raise CheckpointError(f"{printable(path)} is a part of weights in several files; {JOIN}")
     try:
         with path.open("rb") as stream:
             head = stream.read(HEAD)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{printable(path)} cannot be read: {error.strerror}") from error
     if head.startswith(b"PK"):
         return _zip_kind(path)
     if head.startswith(LEGACY_MAGIC):
@@ -101,12 +104,12 @@ def recognise_file(path: Path) -> str:
         return SAFETENSORS
     what, remedy = _foreign(path, head)
     if what:
-        raise CheckpointError(f"{path} is {what}; {remedy}")
+        raise CheckpointError(f"{printable(path)} is {what}; {remedy}")
     if path.suffix.lower() == ".safetensors":  # damaged, which its reader explains
         return SAFETENSORS
     raise CheckpointError(
-        f"{path} is damaged, or no weights file: it begins with {head[:8]!r}; expected what"
-        " torch.save or safetensors writes"
+        f"{printable(path)} is damaged, or no weights file: it begins with {head[:8]!r}; expected "
+        "what torch.save or safetensors writes"
     )
 
 
@@ -156,15 +159,15 @@ def _zip_kind(path: Path) -> str:
     names = [record.filename for record in records]
     for holds, what, remedy in ZIPPED:
         if any(holds(name) for name in names):
-            raise CheckpointError(f"{path} is {what}; {remedy}")
+            raise CheckpointError(f"{printable(path)} is {what}; {remedy}")
     if not any(name.endswith("data.pkl") for name in names):
-        inside = ", ".join(names[:3])
-        raise CheckpointError(f"{path} is a zip archive ({inside} ...); {UNPACK}")
+        inside = ", ".join(map(printable, names[:3]))
+        raise CheckpointError(f"{printable(path)} is a zip archive ({inside} ...); {UNPACK}")
     packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
     claimed = sum(record.file_size for record in records)
     if packed or claimed > path.stat().st_size:
         why = f"{packed[0]} is compressed" if packed else f"its records claim {claimed:,} bytes"
-        raise CheckpointError(f"{path} is no file that torch.save writes: {why}")
+        raise CheckpointError(f"{printable(path)} is no file that torch.save writes: {why}")
     return ZIP
 
 
@@ -174,11 +177,13 @@ def zip_records(path: Path) -> list[zipfile.ZipInfo]:
         with path.open("rb") as stream:
             length = _directory_length(stream.seek(0, 2), stream)
         if length > MOST_DIRECTORY:
-            raise CheckpointError(f"{path}: its table of contents is {length:,} bytes long")
+            raise CheckpointError(
+                f"{printable(path)}: its table of contents is {length:,} bytes long"
+            )
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
     except (zipfile.BadZipFile, struct.error, OSError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{path} is damaged, or cut off: {error}") from error
+        raise CheckpointError(f"{printable(path)} is damaged, or cut off: {error}") from error
 
 
 def _directory_length(size: int, stream: object) -> int:
@@ -202,4 +207,4 @@ def _weights_inside(folder: Path) -> str:
         names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in suffixes)
     except OSError:
         names = []
-    return f" inside: {', '.join(names[:4])}" if names else ", not what holds it"
+    return f" inside: {', '.join(map(printable, names[:4]))}" if names else ", not what holds it"

@@ -17,6 +17,7 @@ import torch
 
 from fastbg.errors import CheckpointError
 from fastbg.models.files.kinds import LEGACY
+from fastbg.printable import printable
 
 MOST_STEPS = 400_000  # of the pickle's machine; 13,000 tensors take so many. Under a second
 MOST_BYTES = 16 << 20  # of the pickle, without the tensors
@@ -50,7 +51,8 @@ def read_pickled(path: Path, kind: str) -> object:
                 return torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors, which is never run: {_reason(error)}"
+            f"{printable(path)} is damaged, or holds more than tensors, which is never run: "
+            f"{_reason(error)}"
         ) from error
 
 

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fastbg.errors import CheckpointError
+from fastbg.printable import printable
 
 MOST_HEADER = 4 << 20  # bytes: some 30,000 tensors
 
@@ -26,9 +27,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, about
     except (OSError, struct.error, SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{printable(path)} is no readable safetensors file: {error}"
+        ) from error
     except (RuntimeError, TypeError, KeyError, AttributeError) as error:  # of dtypes torch lacks
-        raise CheckpointError(f"{path} holds tensors that cannot be read: {error}") from error
+        raise CheckpointError(
+            f"{printable(path)} holds tensors that cannot be read: {error}"
+        ) from error
 
 
 def _check_about(path: Path, about: object) -> None:
@@ -36,11 +41,13 @@ def _check_about(path: Path, about: object) -> None:
     if about == {}:
         return
     if not isinstance(about, dict) or not about.keys() >= {"architecture", "config"}:
-        raise CheckpointError(f"{path}: its 'fastbg' metadata lacks the architecture or its config")
+        raise CheckpointError(
+            f"{printable(path)}: its 'fastbg' metadata lacks the architecture or its config"
+        )
     kinds = {"architecture": str, "config": dict, "card": dict}
     for key, kind in kinds.items():
         if not isinstance(about.get(key, kind()), kind):
             raise CheckpointError(
-                f"{path}: {key} of its 'fastbg' metadata is a {type(about[key]).__name__};"
-                f" expected a {kind.__name__}"
+                f"{printable(path)}: {key} of its 'fastbg' metadata is a "
+                f"{type(about[key]).__name__}; expected a {kind.__name__}"
             )
