@@ -27,6 +27,7 @@ def composite_lr(
     column_index: View,
     column_weight: View,
     quantize: bool,
+    column_band: View,
     rows: View,
     small: View,
     out: View,
