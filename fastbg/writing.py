@@ -1,6 +1,7 @@
 """Atomic writing: a file is replaced completely, or not at all."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write, which replaces `path` at the end, flushed to disk.
 
-    If the block raises, or the machine stops, `path` is unchanged. Of several processes that write
-    one file, the last to end wins. Creates the folder if needed. Raises OSError as the file system
-    does.
+    If the block raises, or the machine stops, `path` is unchanged. Of several threads or processes
+    that write one file, the last to end wins. Creates the folder if needed. Raises OSError as the
+    file system does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Drawn, as threads share a process and containers their numbers; short, as `path` may not be.
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     partial.touch()  # an error of the file system's own, whoever writes it
     try:
         yield partial

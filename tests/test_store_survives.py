@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import kill_run
@@ -139,6 +140,37 @@ def test_a_folder_that_is_replaced_gets_nothing_of_the_old_run(tmp_path: Path) -
                 store.put("e", "m", "1", {"psnr": 1.0})
             other.put("e", "m", "2", {"psnr": 1.0})
             assert other.done("e", "m") == {"2"}
+
+
+def test_a_file_that_is_removed_while_the_run_writes_ends_it(tmp_path: Path) -> None:
+    """SQLite would go on writing to a file that has no name any more."""
+    with RunStore.open(tmp_path, CONFIG) as store:
+        store.put("e", "m", "0", {"psnr": 1.0})
+        (tmp_path / "run.sqlite").rename(tmp_path / "kept")
+        for _ in range(2):
+            with pytest.raises(
+                RunStoreError, match=r"its run\.sqlite was removed, moved or replac"
+            ):
+                store.put("e", "m", "1", {"psnr": 1.0})
+        (tmp_path / "kept").rename(tmp_path / "run.sqlite")
+        store.put("e", "m", "2", {"psnr": 1.0})
+    with RunStore.read(tmp_path) as store:
+        assert store.done("e", "m") == {"0", "2"}
+
+
+def test_a_closed_store_and_another_thread_are_named(tmp_path: Path) -> None:
+    store = RunStore.open(tmp_path, CONFIG)
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(store.put, "e", "m", "0", {"psnr": 1.0})
+    with pytest.raises(RunStoreError, match="open the run in the thread that uses it"):
+        elsewhere.result()
+    store.close()
+    with pytest.raises(RunStoreError, match="was closed; open it again to write"):
+        store.put("e", "m", "0", {"psnr": 1.0})
+    with pytest.raises(
+        RunStoreError, match=r"closed .*open the run in the thread .* close it last"
+    ):
+        store.records()
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,28 @@ def test_two_processes_that_write_one_file_leave_one_of_theirs(tmp_path: Path) -
     assert [each.wait() for each in both] == [0, 0]
     assert path.read_text() in ("a" * 100_000, "b" * 100_000)
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_threads_that_write_one_file_leave_one_of_theirs(tmp_path: Path) -> None:
+    path, both = tmp_path / "a.txt", threading.Barrier(2)
+
+    def write(word: str) -> None:
+        with replacing(path) as partial:
+            both.wait(60)
+            partial.write_text(word * 10)
+            both.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, "ab"))
+    assert path.read_text() in ("a" * 10, "b" * 10)
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_the_longest_name_of_a_file_is_not_too_long(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".png")
+    with replacing(path) as partial:
+        partial.write_text("x")
+    assert path.read_text() == "x"
 
 
 def test_the_data_are_on_disk_before_the_name_is(

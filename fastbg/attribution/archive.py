@@ -34,9 +34,9 @@ def read_arrays(
 
     Raises DataError for a file that cannot be read.
     """
-    if Path(path).exists() and not Path(path).is_file():  # opening a pipe would block
-        raise DataError(f"{printable(path)}: is no regular file; expected arrays (.npz)")
     try:
+        if Path(path).exists() and not Path(path).is_file():  # opening a pipe would block
+            raise DataError(f"{printable(path)}: is no regular file; expected arrays (.npz)")
         # NumPy leaves a damaged file open unless it is given an open one.
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             wanted = stored.files if names is None else [name for name in names if name in stored]

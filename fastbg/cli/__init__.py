@@ -11,7 +11,7 @@ from types import FrameType
 
 from fastbg.cli.arguments import parser
 from fastbg.errors import FastbgError
-from fastbg.printable import printable_lines
+from fastbg.printable import printable, printable_lines
 from fastbg.working_folder import is_removed
 
 STOPPED = 130  # exit status after Ctrl-C, as shells have it
@@ -40,15 +40,6 @@ def _main(arguments: Sequence[str] | None) -> int:
     except FastbgError as error:
         say(f"fastbg: {error}", style="red")
         return 2
-    except FileNotFoundError:
-        if not is_removed():
-            raise
-        say(
-            "fastbg: the working folder was removed, and a path of this command is relative to it: "
-            "give absolute paths, or begin in a folder that exists",
-            style="red",
-        )
-        return 2
     except KeyboardInterrupt:
         say(f"\nstopped. {hint}".rstrip())
         return STOPPED
@@ -56,6 +47,21 @@ def _main(arguments: Sequence[str] | None) -> int:
         # Otherwise Python flushes again at exit, and reports the same error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
+    except OSError as error:  # a full disk, no right to write, a name that is too long
+        say(f"fastbg: {_refusal(error)}", style="red")
+        return 2
+
+
+def _refusal(error: OSError) -> str:
+    """What the file system refuses, and for which file."""
+    if isinstance(error, FileNotFoundError) and is_removed():
+        return (
+            "the working folder was removed, and a path of this command is relative to it: give "
+            "absolute paths, or begin in a folder that exists"
+        )
+    if isinstance(error.filename, (str, bytes)) and error.strerror is not None:
+        return f"{printable(os.fsdecode(error.filename))}: {error.strerror}"
+    return str(error)
 
 
 def say(text: str, style: str = "") -> None:

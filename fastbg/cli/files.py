@@ -45,10 +45,15 @@ def open_image(argument: str, path: str) -> NDArray[np.uint8]:
 
 
 def check_folder(argument: str, path: Path) -> None:
-    """Raises InvalidArgument if the file `path` cannot be created, as its folder is missing."""
-    if path.is_dir():
+    """Raises InvalidArgument if the file `path` cannot be created: its name, or no such folder."""
+    try:
+        is_folder, has_folder = path.is_dir(), path.parent.is_dir()
+    except OSError as error:  # such as a name that is too long
+        expected = f"a file that can be written: {error.strerror}"
+        raise InvalidArgument(argument, path, expected) from error
+    if is_folder:
         raise InvalidArgument(argument, path, "a file; this is a folder")
-    if not path.parent.is_dir():
+    if not has_folder:
         raise InvalidArgument(argument, path, "a file in a folder that exists")
 
 

@@ -24,9 +24,9 @@ def read_windows(path: Path, argument: str) -> list[tuple[str, Box]]:
 
     Raises InvalidArgument, naming `argument`, for an unreadable file and an invalid line.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would block
-        raise InvalidArgument(argument, path, "a CSV file; this is no regular file")
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would block
+            raise InvalidArgument(argument, path, "a CSV file; this is no regular file")
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             names = reader.fieldnames or []

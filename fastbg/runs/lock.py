@@ -28,6 +28,7 @@ class FolderLock:
         self.folder, self._file = folder, Path(os.path.abspath(folder)) / "run.lock"
         self._process = os.getpid()
         self._descriptor: int | None = self._take()
+        self._watched: dict[Path, os.stat_result] = {}
         _HELD.add(self)
 
     def _take(self) -> int:
@@ -69,7 +70,7 @@ class FolderLock:
         return ""
 
     def check(self) -> None:
-        """Raises RunStoreError unless this process still holds the folder's lock.
+        """Raises RunStoreError unless this process still holds the folder's lock and its files.
 
         A forked process does not, nor does one whose run.lock was removed: another process may
         have made a new file and locked that.
@@ -79,12 +80,28 @@ class FolderLock:
                 f"{printable(self.folder)}: was opened by process {self._process}, and this is "
                 f"process {os.getpid()}, forked from it; only the one that opened it may write"
             )
-        if self._descriptor is None or not self._is_in_place(self._descriptor):
+        if self._descriptor is None:
+            raise RunStoreError(
+                f"{printable(self.folder)}: this run was closed; open it again to write"
+            )
+        if not self._is_in_place(self._descriptor):
             raise RunStoreError(
                 f"{printable(self.folder)}: its run.lock was removed, moved or replaced while the "
                 "run was writing, so another process may write too. What is stored stays: see "
                 "that no other process uses the folder, then repeat the command"
             )
+        for file, noted in self._watched.items():
+            if not _is_there(file, noted):
+                raise RunStoreError(
+                    f"{printable(self.folder)}: its {file.name} was removed, moved or replaced "
+                    "while the run was writing: what is measured now would be lost. Put it back if "
+                    "you can, then repeat the command"
+                )
+
+    def watch(self, name: str) -> None:
+        """From now on `check` also raises where the folder's file `name` is not the present one."""
+        file = self._file.with_name(name)
+        self._watched[file] = os.stat(file)
 
     @property
     def is_own(self) -> bool:
@@ -99,10 +116,14 @@ class FolderLock:
 
     def _is_in_place(self, descriptor: int) -> bool:
         """Whether the folder's run.lock is the open file."""
-        try:
-            return os.path.samestat(os.stat(self._file), os.fstat(descriptor))
-        except FileNotFoundError:
-            return False
+        return _is_there(self._file, os.fstat(descriptor))
+
+
+def _is_there(file: Path, noted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(file), noted)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 _HELD: "weakref.WeakSet[FolderLock]" = weakref.WeakSet()

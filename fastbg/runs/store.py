@@ -114,6 +114,8 @@ class RunStore:
         store = cls(path, connection, lock)
         try:
             store._prepare()
+            with _reported(path):
+                lock.watch("run.sqlite")
             identity = {"config": config, "seeds": dict(seeds or {}), "manifest": manifest}
             store._settle(identity, environment or {})
             store._check_counts()
@@ -130,7 +132,9 @@ class RunStore:
         """
         path = Path(folder)
         file = path / "run.sqlite"
-        if not file.is_file():
+        with _reported(path):
+            there = file.is_file()
+        if not there:
             raise RunStoreError(
                 f"{printable(path)}: holds no run (no run.sqlite); expected the --out folder of "
                 "fastbg run"
@@ -487,6 +491,8 @@ def _reported(folder: Path) -> Iterator[None]:
 
 def _remedy(error: sqlite3.Error | OSError) -> str:
     text = str(error)
+    if isinstance(error, sqlite3.ProgrammingError):  # closed, or of another thread
+        return "open the run in the thread that uses it, and close it last"
     if "is full" in text or "disk I/O" in text or getattr(error, "errno", None) in _NO_SPACE:
         return "free space there (or check the disk), then repeat the command: it resumes"
     if "not a database" in text or "malformed" in text:
