@@ -105,9 +105,17 @@ class Operator:
             with use_precision(ctx.asked_precision):
                 return (*self._backward(ctx, *grads), None)
 
-        body = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-        plain = type(self.name, (Function,), dict(body))
-        return plain, type(self.name, (_SingleLevelFunction,), dict(body))
+        def forward_of_level(ctx: Any, *args: Any) -> Any:
+            # A forward runs without derivatives: of this level, not of those around it.
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                return forward(ctx, *args)
+
+        plain = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        level = {**plain, "forward": staticmethod(forward_of_level)}
+        return (
+            type(self.name, (Function,), plain),
+            type(self.name, (_SingleLevelFunction,), level),
+        )
 
     def _differentiable(self, keyset: Any, *args: Any) -> Any:
         if has_tangent(*args):
