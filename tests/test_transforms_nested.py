@@ -81,6 +81,13 @@ def test_grad_of_grad_of_a_network_is_right(name: str) -> None:
     (first,) = torch.autograd.grad(curved(net(leaf)), leaf, create_graph=True)
     (expected,) = torch.autograd.grad(first.square().sum(), leaf)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
+    exact, leaf = net.double(), x.double().requires_grad_()
+    (first,) = torch.autograd.grad(curved(exact(leaf)), leaf, create_graph=True)
+    (expected,) = torch.autograd.grad(first.square().sum(), leaf)
+    assert expected.dtype == torch.float64
+    torch.testing.assert_close(
+        got.double(), expected, rtol=0, atol=1e-3 * float(expected.abs().max())
+    )
 
 
 def test_no_grad_around_a_transform_is_kept() -> None:

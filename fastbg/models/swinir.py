@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.functional import gelu, leaky_relu, pad, scaled_dot_product_attention
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -162,7 +163,8 @@ class WindowAttention(nn.Module):
         bias = self.bias_table[self.position].view(n, n, -1).permute(2, 0, 1)[None]
         if mask is not None:
             bias = (bias + mask).flatten(0, 1)[None]
-        if bias.requires_grad or has_tangent(q, bias):  # what the fused kernel cannot derive
+        if bias.requires_grad or has_tangent(q, bias) or _derived_again(q):
+            # What the fused kernel cannot derive.
             logits = (q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1) + bias
             y = logits.softmax(dim=-1) @ v
         else:
@@ -170,6 +172,13 @@ class WindowAttention(nn.Module):
         y = y.unflatten(1, (windows, self.heads)).transpose(2, 3)
         out: Tensor = self.proj(y.reshape(count, n, c))
         return out
+
+
+def _derived_again(q: Tensor) -> bool:
+    """Whether second derivatives may be asked for; compiled graphs have none."""
+    if torch.compiler.is_compiling():
+        return False
+    return (q.requires_grad and q.device.type == "cpu") or is_functorch_wrapped_tensor(q)
 
 
 class Block(nn.Module):
