@@ -280,7 +280,11 @@ class TestCommand:
             return list(csv.DictReader(file))
 
     def test_windows_of_several_images_into_a_folder(
-        self, files: Path, models: dict[str, EDSR], image: torch.Tensor
+        self,
+        files: Path,
+        models: dict[str, EDSR],
+        image: torch.Tensor,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
         other = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(3))
         (files / "more").mkdir()
@@ -295,6 +299,13 @@ class TestCommand:
             "--window", files / "w.csv", "--out", out, "--format", "svg", "--steps", 2,
         )  # fmt: skip
         assert not status
+        told = capsys.readouterr().err
+        for where in (
+            "lr.png at 24 30 16  net: ",
+            "lr.png at 4 8 12 40  two: ",
+            "b.png at 0 0 8  ",
+        ):
+            assert where in told
         rows = self.table(out)
         boxes = {
             "lr.png": [(24, 30, 40, 46), (36, 44, 44, 52), (4, 8, 12, 40)],

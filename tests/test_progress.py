@@ -97,6 +97,13 @@ def test_a_terminal_gets_two_lines_and_little_to_write() -> None:
     assert text.index("ring edsr done") < text.index("ring rcan done")
 
 
+def test_a_part_without_a_network_has_no_gap() -> None:
+    console, _ = terminal()
+    display = Display(console)
+    display.follow(("attribution", ""), 3, 0).advance(2)
+    assert f"{display.doing}{display.count}" == "attribution: 2 of 3 items"
+
+
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     console, file = terminal(moving=False)
     with Display(console) as display:

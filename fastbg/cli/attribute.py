@@ -107,8 +107,9 @@ def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
                 continue
             for window in subject.windows:
                 panels = run.explained(subject, window, done.advance)
+                where = f" at {window_text(window)}" if len(subject.windows) > 1 else ""
                 for panel in panels:
-                    display.print(f"{source.key}  {panel_text(panel)}")
+                    display.print(f"{source.key}{where}  {panel_text(panel)}")
                 write(subject, window, panels)
         done.finish()
         if arguments.html is not None:

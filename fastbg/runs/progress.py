@@ -82,7 +82,7 @@ class Display:
 
     def follow(self, key: Key, total: int, stored: int) -> "Follower":
         """A counter for a part of the forecast with `total` items, `stored` of them already."""
-        self.now(" ".join(key))
+        self.now(" ".join(filter(None, key)))
         self.counted = time.monotonic()
         return Follower(self, key, total, stored)
 
