@@ -185,6 +185,21 @@ def test_infinities_and_nan_spread_as_in_pytorch(backend: ModuleType, device: to
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
+def test_infinities_times_exact_weights_stay_in_their_place(
+    backend: ModuleType, device: torch.device
+) -> None:
+    """Weights without a part beyond TF32: CUDA's sums are NaN where PyTorch's are infinite."""
+    x, weight = torch.ones(1, 2, 9, 9).to(device), torch.ones(3, 2, 3, 3).to(device)
+    x[0, 0, 1, 1], x[0, 1, 5, 6] = float("inf"), -float("inf")
+    got = backend.conv3x3(x, weight, None, None, 1.0, False, 1)
+    expected = reference.conv3x3(x, weight, None, None, 1.0, False, 1)
+    finite = expected.isfinite()
+    assert 0 < int((~finite).sum()) < finite.numel() / 2
+    assert torch.equal(got.isfinite(), finite)
+    assert torch.equal(got[finite], expected[finite])
+    assert not (got.isinf() & (got != expected)).any()  # never one of another sign
+
+
 def test_masked_lanes_are_not_read(backend: ModuleType, device: torch.device) -> None:
     """Values beside a cut view are NaN, those of its padding channels too."""
     x = torch.full((2, 8, 9, 9), float("nan")).to(device)

@@ -63,9 +63,10 @@ __device__ inline Parts parts_of(float value) {
 }
 
 // The same, cut off instead of rounded: 20 bits at least, in three instructions instead of about eight. No
-// low part is below the bound; that of an infinity would be NaN, and becomes the bound instead, so that an
-// infinity times a number below 1024 is infinite. NaNs stay NaN, but for those that only the low 13 bits tell
-// from infinity, which no arithmetic produces.
+// low part is below the bound; that of an infinity would be NaN, and becomes the bound instead. An infinity
+// times a number is sure to be infinite only if that has a low part and is below 1024; it may be NaN, as the product
+// of its high part with a low part of 0 is. NaNs stay NaN, but for those that only the low 13 bits tell from
+// infinity, which no arithmetic produces.
 __device__ inline Parts cut_parts_of(float value) {
   const unsigned high = __float_as_uint(value) & 0xFFFFE000u;
   return {high, __float_as_uint(fmaxf(value - __uint_as_float(high), -0x1p117f))};
