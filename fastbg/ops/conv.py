@@ -25,8 +25,7 @@ def conv3x3(
     its largest output. A NaN or infinity in the input spreads to the whole 4x4 output tile.
 
     On GPUs tensor cores compute it in the precision of `fastbg.use_precision`; "ieee" takes three
-    TF32 products. There, only the torch backend computes gradients to weights. A sum in which
-    PyTorch's is infinite may be NaN in "ieee" on the cuda backend; others stay finite.
+    TF32 products. There, only the torch backend computes gradients to weights.
 
     Args:
         x: (B,Ci,H,W) float, any strides; fastest in channels_last, or cut out of such a tensor.
