@@ -353,6 +353,18 @@ def test_the_precision_is_that_of_its_making(
     close(exact_again, exact, 2e-6)
 
 
+def test_an_autocast_around_the_changes_has_no_effect(
+    small: tuple[Tensor, list[StackLayer]],
+) -> None:
+    """Stacks are not made under one, as it is for PyTorch's own functions."""
+    x, layers = small
+    kept, box = ChangeableStack(x, layers), Box(4, 4, 6, 5)
+    told = [(box, pixels_of(x, box, 2))]
+    (expected,) = kept.run(told)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        assert torch.equal(kept.run(told)[0], expected)
+
+
 def test_what_only_the_cpu_backend_has_is_refused(
     small: tuple[Tensor, list[StackLayer]], backend: str
 ) -> None:
@@ -378,6 +390,8 @@ def test_bad_changes_are_refused(small: tuple[Tensor, list[StackLayer]]) -> None
         ((0, 0, 1, 1), torch.zeros(1, 3, 1, 1, dtype=torch.float64)),
         ((0, 0, 1, 1), torch.zeros(1, 3, 1, 2)),
         ((0, 0, 1, 1), torch.zeros(1, 3, 1, 1, device="meta")),
+        ((0.5, 0, 1.5, 1), torch.zeros(1, 3, 1, 1)),
+        ((0, 0, 1), torch.zeros(1, 3, 1, 1)),
     ):
         with pytest.raises(InvalidArgument, match="changes"):
             kept.run([(box, pixels if pixels.is_meta else pixels.to(x.device))])

@@ -185,6 +185,20 @@ def test_infinities_and_nan_spread_as_in_pytorch(backend: ModuleType, device: to
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
+@pytest.mark.parametrize("size", [1.0, 2.0**11, 2.0**-14])
+def test_an_infinity_times_an_exact_weight_is_infinite(
+    backend: ModuleType, device: torch.device, size: float
+) -> None:
+    """Weights that TF32 holds have no low part: infinity times that would be NaN."""
+    x, weight = torch.ones(1, 2, 9, 9).to(device), torch.full((3, 2, 3, 3), size).to(device)
+    x[0, 0, 1, 1], x[0, 1, 5, 6] = float("inf"), -float("inf")
+    weight[1], weight[2, :, 0] = -size, 0.0  # 0 times infinity is NaN
+    got = backend.conv3x3(x, weight, None, None, 1.0, False, 1)
+    expected = reference.conv3x3(x, weight, None, None, 1.0, False, 1)
+    assert 0 < int((~expected.isfinite()).sum()) < expected.numel() / 2
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_masked_lanes_are_not_read(backend: ModuleType, device: torch.device) -> None:
     """Values beside a cut view are NaN, those of its padding channels too."""
     x = torch.full((2, 8, 9, 9), float("nan")).to(device)

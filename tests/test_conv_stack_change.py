@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from runnable_backend import runnable
 from stack_cases import close, cut, image, stacks, trimmed
 from torch import Tensor
 
@@ -158,6 +159,25 @@ def test_a_change_that_fades_before_the_result_leaves_it() -> None:
     assert not reached.equal(kept.result)
     (nan,) = kept.run([(near, torch.full((1, 16, 1, 1), torch.nan))], DROP)
     assert int(nan.isnan().any(1).sum()) == 17 * 17
+
+
+@pytest.mark.parametrize("name", ["cpu", "torch", "triton"])
+def test_negated_views_are_read_as_they_are(name: str) -> None:
+    """Such as imaginary parts of conjugates: their memory holds the numbers with another sign."""
+    device = runnable(name, "conv_stack").device
+    torch.manual_seed(0)
+    x, pixels = torch.randn(1, 3, 6, 5).to(device), torch.randn(2, 3, 2, 1).to(device)
+    weight, bias, box = (
+        torch.randn(4, 3, 3, 3).to(device),
+        torch.randn(4).to(device),
+        Box(2, 2, 4, 3),
+    )
+    kept = ChangeableStack(x, [StackLayer(weight, bias)], backend=name)
+    expected = [kept.result, *kept.run([(box, pixels)])]
+    x, weight, bias, pixels = (torch._neg_view(-t) for t in (x, weight, bias, pixels))
+    kept = ChangeableStack(x, [StackLayer(weight, bias)], backend=name)
+    for got, wanted in zip([kept.result, *kept.run([(box, pixels)])], expected, strict=True):
+        assert torch.equal(got, wanted)
 
 
 def test_whole_cells_drop_nothing() -> None:

@@ -78,14 +78,16 @@ struct Sums {
   }
 };
 
-// One operand as tensor cores take it, and the rest of it that TF32 cannot hold.
-template <typename T, bool Split, int Words>
+// One operand as tensor cores take it, and the rest of it that TF32 cannot hold. `Finite`: an infinity in it
+// makes NaNs, as weights' may, which no network has; those of pixels stay infinite.
+template <typename T, bool Split, int Words, bool Finite>
 struct Operand {
   unsigned high[Words], low[Split ? Words : 1];
 
   __device__ void set(int i, unsigned bits) {
     if constexpr (Split) {
-      const Parts parts = cut_parts_of(__uint_as_float(bits));
+      const float value = __uint_as_float(bits);
+      const Parts parts = Finite ? cut_parts_of(value) : cut_parts_of_any(value);
       high[i] = parts.high;
       low[i] = parts.low;
     } else {
@@ -119,8 +121,8 @@ __device__ inline void add_taps(const uint4* pixels, const uint4* weights, Sums<
     }
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      Operand<T, Split, 4> rows[W::kOwn];
-      Operand<T, Split, 2> columns[W::kGroups];
+      Operand<T, Split, 4, true> rows[W::kOwn];
+      Operand<T, Split, 2, false> columns[W::kGroups];
 #pragma unroll
       for (int tile = 0; tile < W::kOwn; ++tile) {
         const uint4 weight = weights[((tap * kSteps + step) * W::kTiles + tile) * 32];
@@ -249,8 +251,10 @@ __device__ inline void finish(const ConvParams& p, const ConvShape& shape, const
   }
 }
 
+// Four blocks on a multiprocessor where few channels are read singly: by itself, ptxas takes one register too
+// many for that on sm_90.
 template <typename T, bool Split, bool Packed, int N>
-__global__ void __launch_bounds__(kConvThreads, 2)
+__global__ void __launch_bounds__(kConvThreads, N == kWide || Packed ? 2 : 4)
     conv3x3_kernel(const ConvParams p, const ConvShape shape, const Wide wide) {
   using W = Warps<N>;
   __shared__ uint4 pixels[2][kHalo * kPieces];

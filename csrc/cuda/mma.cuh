@@ -62,13 +62,19 @@ __device__ inline Parts parts_of(float value) {
   return {high, round_to_tf32(value - __uint_as_float(high & 0xFFFFE000u))};
 }
 
-// The same, cut off instead of rounded: 20 bits at least, in three instructions instead of about eight. No
-// low part is below the bound; that of an infinity would be NaN, and becomes the bound instead, so that an
-// infinity times a number below 1024 is infinite. NaNs stay NaN, but for those that only the low 13 bits tell
-// from infinity, which no arithmetic produces.
+// The same, cut off instead of rounded: 20 bits at least, in two instructions instead of about eight. The low
+// part of an infinity is NaN.
 __device__ inline Parts cut_parts_of(float value) {
   const unsigned high = __float_as_uint(value) & 0xFFFFE000u;
-  return {high, __float_as_uint(fmaxf(value - __uint_as_float(high), -0x1p117f))};
+  return {high, __float_as_uint(value - __uint_as_float(high))};
+}
+
+// The same of any value. The high part of an infinity is the largest number, its low part infinite: so no
+// infinity meets the low part of a finite number, which may be 0. A NaN's low part is NaN.
+__device__ inline Parts cut_parts_of_any(float value) {
+  constexpr float kMost = 0x1.fffffep127f;
+  const unsigned high = __float_as_uint(fminf(fmaxf(value, -kMost), kMost)) & 0xFFFFE000u;
+  return {high, __float_as_uint(value - __uint_as_float(high))};
 }
 
 }  // namespace fastbg

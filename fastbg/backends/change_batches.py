@@ -104,7 +104,9 @@ class BatchedStack(ABC):
         """
         found: list[list[Tensor]] = [[] for _ in changes]
         asked = [(Box(*box), len(pixels)) for box, pixels in changes]
-        with use_precision(self._precision):
+        # An autocast of the caller would round one map in two: the kept ones are as they were made.
+        plain = torch.autocast(self._unchanged.device.type, enabled=False)
+        with use_precision(self._precision), plain:
             for batch in self._boxes.batches(asked, self._budget):
                 pixels = [changes[p.change][1][p.start : p.stop] for p in batch.parts]
                 result = self._changed(batch, torch.cat(pixels))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import chain
+from operator import index
 
 import torch
 from torch import Tensor
@@ -56,6 +57,8 @@ class ChangeableStack:
         if len(parameters) != 2 * len(layers):  # a layer has more than a weight and a bias
             raise InvalidArgument("layers", "a layer with channel attention", "convolutions only")
         with torch.no_grad():
+            # Kernels read memory, which in a negated view holds other numbers.
+            x, parameters = x.resolve_neg(), [p.resolve_neg() for p in parameters]
             reason = frozen.why_layers(x, parameters)
             if reason is None:
                 self.backend = select("conv_stack", Place(x.device, x.dtype), backend)
@@ -93,8 +96,9 @@ class ChangeableStack:
         Raises InvalidArgument for a box that is empty or leaves the input, and other pixels.
         """
         _, channels, height, width = self._input.shape
-        for box, pixels in changes:
-            y0, x0, y1, x1 = box
+        told: list[tuple[Box, Tensor]] = []
+        for asked, pixels in changes:
+            y0, x0, y1, x1 = box = _integers(asked)
             if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
                 expected = f"a box, not empty, inside {height}x{width}"
                 raise InvalidArgument("changes", tuple(box), expected)
@@ -105,10 +109,18 @@ class ChangeableStack:
                 raise InvalidArgument(
                     "changes", f"{tuple(pixels.shape)} on {pixels.device}", expected
                 )
-        results: list[Tensor] = self._stack.run(
-            [(Box(*box), pixels) for box, pixels in changes], negligible
-        )
+            told.append((box, pixels.resolve_neg()))
+        results: list[Tensor] = self._stack.run(told, negligible)
         return results
+
+
+def _integers(box: Sequence[int]) -> Box:
+    """`box`, whose numbers are not cut off to whole ones but refused."""
+    try:
+        y0, x0, y1, x1 = map(index, box)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument("changes", repr(box), "a box of four integers") from error
+    return Box(y0, x0, y1, x1)
 
 
 def _why_not(
