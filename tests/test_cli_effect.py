@@ -1,5 +1,6 @@
 """The command `fastbg effect`: what it writes, how it goes on, and what it refuses."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 import fastbg
 from fastbg.cli import main
 from fastbg.data.degradation import downsample
+from fastbg.runs import progress
 from fastbg.runs.parts import StoredParts
 from fastbg.runs.store import RunStore
 
@@ -63,6 +65,16 @@ def test_it_draws_the_map_and_tells_the_counts(
     assert main(command(files, *again, "--save", str(files / "again.npz"))) == 0
     loaded = fastbg.CausalEffectResult.load(files / "again.npz")
     torch.testing.assert_close(loaded.effect, result.effect, rtol=0, atol=0, equal_nan=True)
+
+
+def test_it_says_how_far_it_is(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(progress.PAUSE, progress.NORMAL, 0.0)
+    assert main(command(files)) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "blocks" in line]
+    assert told[0].endswith("coarse replacements: 38 of 38 blocks")
+    assert re.search(r"fine replacements: (\d+) of \1 blocks$", told[-1])
 
 
 def test_a_stopped_map_goes_on(

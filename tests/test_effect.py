@@ -13,6 +13,7 @@ from test_attribution import public_network
 from torch import Tensor, nn
 
 import fastbg
+from fastbg.attribution import effect
 from fastbg.attribution.changed import Change, ChangedWindow
 from fastbg.attribution.passes import WindowPasses
 from fastbg.errors import InvalidArgument
@@ -280,6 +281,19 @@ def test_the_windows_blocks_have_effects_but_no_part_in_the_sums(edsr: Network) 
     for of in sums:
         assert of(measured).equal(of(without))
     assert measured.counts(public=True).help > measured.counts().help
+
+
+def test_a_watcher_hears_of_each_part(edsr: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effect, "COARSE_BLOCKS", 20)
+    lr, heard = photographs(), []
+    settings = fastbg.CausalEffectMap(edsr, fine=3)
+    result = settings.effect(lr, WINDOW, truth_of(lr), watch=lambda *told: heard.append(told))
+    coarse = [told[1:] for told in heard if told[0] == "coarse"]
+    blocks = int(result.coarse_values[..., 0].isfinite().sum())
+    assert [done for done, _ in coarse] == [*range(20, blocks, 20), blocks]
+    assert {of for _, of in coarse} == {blocks}
+    fine = [told for told in heard if told[0] == "fine"]
+    assert fine[-1][1] == fine[-1][2] == len(result.interventions.fine)
 
 
 def test_what_progress_has_is_kept_with_its_interventions(edsr: Network) -> None:

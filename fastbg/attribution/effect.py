@@ -50,6 +50,7 @@ from fastbg.vocabulary import EFFECT_METRICS
 Values = NDArray[np.float64]
 Places = Sequence[tuple[int, int]]  # row and column of blocks
 Progress = MutableMapping[str, Values]
+Watch = Callable[[str, int, int], None]
 
 # Number of blocks in one part of `progress`.
 COARSE_BLOCKS, FINE_BLOCKS = 64, 16
@@ -132,6 +133,7 @@ class CausalEffectMap:
         interventions: Interventions | None = None,
         accuracy: str | None = None,
         progress: Progress | None = None,
+        watch: Watch | None = None,
     ) -> CausalEffectResult:
         """Effect of each block of the images on their windows.
 
@@ -151,6 +153,8 @@ class CausalEffectMap:
                 pool, given `interventions` included.
             progress: a mapping that finished parts are stored in and read from, so that an
                 interrupted map can be resumed. Use a new one for other arguments.
+            watch: called after each part of an image and window with the stage, "coarse" or "fine",
+                the number of its blocks so far, and of all its blocks.
 
         Returns:
             A `CausalEffectResult` with one entry for each pair of image and window.
@@ -191,7 +195,7 @@ class CausalEffectMap:
                     true = true_window(self.metric, truth, images, window.scale, i, box)
                     measure = WindowMeasure(self.metric, box, window.unchanged, true)
                     entry = _Entry(self, window, measure, draws, accuracy is not None)
-                    tables.append(entry.tables(_Part(kept, f"{i} {j}")))
+                    tables.append(entry.tables(_Part(kept, f"{i} {j}", watch)))
         shape = leading_shape(windows, len(images))
         baseline, coarse, fine, own = (
             torch.from_numpy(np.stack(column)) for column in zip(*tables, strict=True)
@@ -309,14 +313,19 @@ class _Draws:
 class _Part:
     """Computes parts of one entry's tables, or reads them from the caller's `progress`."""
 
-    def __init__(self, kept: Progress, entry: str) -> None:
-        self._kept, self._entry = kept, entry
+    def __init__(self, kept: Progress, entry: str, watch: Watch | None) -> None:
+        self._kept, self._entry, self._watch = kept, entry, watch
 
     def __call__(self, name: str, make: Callable[[], Values]) -> Values:
         key = f"{self._entry} {name}"
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+    def note(self, stage: str, done: int, blocks: int) -> None:
+        """Tell the caller how far a stage is."""
+        if self._watch is not None:
+            self._watch(stage, done, blocks)
 
 
 class _Entry:
@@ -382,6 +391,7 @@ class _Entry:
                 got = f"values {values.shape} for part {name!r} {start}"
                 raise InvalidArgument("progress", got, f"{expected}: of a map with these arguments")
             table[tuple(np.transpose(some))] = values
+            part.note(name, start + len(some), len(places))
 
     def _coarse_values(self, places: Places) -> Values:
         return self._values([(place, self._draws.coarse(place)) for place in places])

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor
 
 from fastbg.attribution.effect import CausalEffectMap, Progress
@@ -26,6 +27,7 @@ from fastbg.models.network import Network, fingerprint
 from fastbg.models.options import load_choices
 from fastbg.printable import printable
 from fastbg.runs.parts import StoredParts
+from fastbg.runs.progress import Display
 from fastbg.runs.store import RunStore
 from fastbg.runs.values import Json
 
@@ -77,9 +79,10 @@ def effect(arguments: argparse.Namespace, device: torch.device) -> None:
     if truth is not None and truth.shape[:2] != (height, width):
         got = f"{truth.shape[0]}x{truth.shape[1]} pixels"
         raise InvalidArgument("--hr", got, f"{height}x{width}, {model.scale} times IMAGE's")
-    with _progress(arguments, model, pixels, truth) as progress:
+    display = Display(Console(stderr=True, highlight=False))
+    with _progress(arguments, model, pixels, truth) as progress, display:
         image = as_float(_tensor(pixels).to(device))
-        result = _result(arguments, model, image, truth, drawn, progress)
+        result = _result(arguments, model, image, truth, drawn, progress, display)
     result.plot().savefig(out, dpi=200)
     print(_summary(result))
     print(printable(out))
@@ -98,8 +101,15 @@ def _result(
     truth: NDArray[np.uint8] | None,
     drawn: Interventions | None,
     progress: Progress | None,
+    display: Display,
 ) -> CausalEffectResult:
     settings = {name: getattr(arguments, name) for name in SETTINGS}
+
+    def watch(stage: str, done: int, blocks: int) -> None:
+        display.now(f"{model.name}, {stage} replacements: {done} of {blocks} blocks")
+        display.tick()
+
+    display.now(f"{model.name}: the unchanged image")
     try:
         effects = CausalEffectMap(model, patches=arguments.patches, **settings)
         return effects.effect(
@@ -109,6 +119,7 @@ def _result(
             drawn,
             arguments.accuracy,
             progress,
+            watch,
         )
     except InvalidArgument as error:
         raise _in_options(error) from error
