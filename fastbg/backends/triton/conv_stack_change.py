@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from fastbg.backends.change_batches import BatchedStack, Wanted
+from fastbg.backends.conv_arguments import empty_maps
 from fastbg.backends.stack_layers import parted, split
-from fastbg.backends.triton.conv import empty_maps, pack, run
+from fastbg.backends.triton.conv import pack, run
 from fastbg.kernels.conv import Ending, Filter, Placed
 from fastbg.kernels.conv_change import Assembled, plan_assemble
 
