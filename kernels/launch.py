@@ -52,7 +52,9 @@ class Launch:
         integer 1 becomes a constant, multiples of 16 (addresses too) are known as such, a float is
         neither; nor are arguments that the kernel says not to specialise for.
         """
-        general = {p.name for p in self.kernel.params if p.do_not_specialize}
+        # Kernels for the interpreter have no parameters of this kind.
+        params = getattr(self.kernel, "params", ())
+        general = {p.name for p in params if p.do_not_specialize}
         signature: dict[str, str] = {}
         constants = dict(self.constants)
         attributes: dict[tuple[int], list[list[Any]]] = {}

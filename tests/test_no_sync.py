@@ -20,7 +20,6 @@ from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap, SwapOptions
 from fastbg.geometry import Box
 from fastbg.measures.quality import psnr
-from fastbg.models import vgg
 from fastbg.models.edsr import EDSR
 
 # Fake tensors need no GPU, but copies between fake CUDA tensors need a CUDA build of PyTorch.
@@ -119,10 +118,8 @@ def test_passes_of_attribution_never_synchronise() -> None:
         assert found.shape == inputs.shape
 
 
-def test_groups_of_composites_never_synchronise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_composites_never_synchronise() -> None:
     """What `swap` does with several groups in one pass, sub-images shared between them."""
-    # Cached: real weights cannot be used in here, and fake ones not in other tests.
-    monkeypatch.setattr(vgg, "_tables", vgg._tables.__wrapped__)
     options = SwapOptions(size=64, region=16, seam="hard,4")
     swap, nothing = Swap(options), Study(ImageSet("none", ()), device=DEVICE, backend="torch")
     members = [Item(str(i), str(i), (0, 0, 64, 64)) for i in range(5)]

@@ -159,6 +159,7 @@ def test_every_command_runs_whatever_the_encoding_is(
     done = subprocess.run(
         [sys.executable, "-c", script, tests, str(tmp_path)],
         env={**os.environ, **surroundings},
+        cwd=tmp_path,  # not the checkout, which may have no compiled modules
         capture_output=True,
         check=False,
     )
