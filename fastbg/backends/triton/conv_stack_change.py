@@ -1,35 +1,30 @@
 """Stacks of convolutions for changes of one image with Triton kernels: two launches a layer."""
 
-from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from fastbg.backends.change_batches import BatchedStack, Wanted
 from fastbg.backends.conv_arguments import empty_maps
-from fastbg.backends.stack_layers import parted, split
 from fastbg.backends.triton.conv import pack, run
-from fastbg.kernels.conv import Ending, Filter, Placed
+from fastbg.kernels.conv import Ending, Filter, Packed, Placed
 from fastbg.kernels.conv_change import Assembled, plan_assemble
 
 
 class ChangeableStack(BatchedStack):
     """The maps of one image, and the last map for changes of it."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        parameters: Sequence[Tensor],
-        layers: Sequence[int],
-        scales: Sequence[float],
-    ) -> None:
-        rows = split(layers)
-        weights, biases, _ = parted(parameters, len(rows))
-        self._packed = pack(
-            [Filter(w, r.upscale, False) for w, r in zip(weights, rows, strict=True)]
-        )
-        self._in_order = [bias.contiguous() for bias in biases]
-        super().__init__(x, parameters, layers, scales)
+    @cached_property
+    def _packed(self) -> list[Packed]:
+        """The weights, packed at the first layer, in the stack's precision."""
+        layers = zip(self.weights, self.rows, strict=True)
+        return pack([Filter(weight, row.upscale, False) for weight, row in layers])
+
+    @cached_property
+    def _offsets(self) -> list[Tensor]:
+        """The biases, contiguous, as the kernel reads them."""
+        return [bias.contiguous() for bias in self.biases]
 
     def assembled(self, first: Wanted, second: Wanted | None) -> tuple[Tensor, Tensor | None]:
         """Both parts (N,C,h,w), channels_last, in one launch."""
@@ -44,9 +39,9 @@ class ChangeableStack(BatchedStack):
         row, packed = self.rows[i], self._packed[i]
         down, across = ((side - 2) * row.upscale for side in before.shape[2:])
         out = empty_maps(before, len(before), packed.filter.outputs, down, across)
-        end = Ending(self._in_order[i], bool(row.relu))
+        end = Ending(self._offsets[i], bool(row.relu))
         if residual is not None:
-            end = Ending(self._in_order[i], scale=self.scales[i], residual=Placed(residual))
+            end = Ending(self._offsets[i], scale=self.scales[i], residual=Placed(residual))
         return run(Placed(before, 1, 1), packed, end, out, any_size=True)
 
 
