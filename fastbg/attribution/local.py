@@ -38,8 +38,10 @@ from fastbg.ops.checks import check_finite
 from fastbg.precision import in_precision
 
 # Nodes per pass on CPUs: the features of one node fit into the cache, those of several do not
-# (bench/bench_attribution.py).
+# (bench/bench_attribution.py). With several threads, a pass has nodes for each of them instead:
+# one window's layers are too small to be shared. Sums are those of single nodes, bit for bit.
 CPU_BATCH = 1
+CPU_NODES_OF_THREAD = 2
 # accuracy="published": closer to the converged result than 50 right-Riemann steps, in completeness
 # and in the map, on 20 images of each network; so were 14 steps (bench/bench_convergence.py).
 PUBLISHED = ("arc_midpoint", 16)
@@ -168,6 +170,18 @@ class LocalAttribution:
         return found.result(images, corners, leading_shape(windows, images.shape[0]))
 
 
+def nodes_abreast() -> int:
+    """Nodes that share a pass on a CPU, by its threads."""
+    threads = torch.get_num_threads()
+    return CPU_NODES_OF_THREAD * threads if threads > 1 else CPU_BATCH
+
+
+def cut(whole: slice, size: int) -> list[slice]:
+    """The parts of at most `size` of `whole`, in order."""
+    starts = range(whole.start, whole.stop, size)
+    return [slice(start, min(start + size, whole.stop)) for start in starts]
+
+
 @dataclass(frozen=True)
 class Integrals:
     """Integrals for N windows of each of B images, from which an `AttributionResult` is made.
@@ -269,7 +283,8 @@ class _Run:
             WindowPasses(settings.model, settings.autocast),
         )
         self.estimator = settings.estimator
-        self.budget, self.asked, self.batch = settings.memory_budget, batch, 0
+        self.budget, self.asked = settings.memory_budget, batch
+        self.batch = self.abreast = 0  # nodes that are summed together, and that share a pass
         self.recompute = False
         self.graphs = settings.graphs
 
@@ -328,18 +343,17 @@ class _Run:
         """
         rises = self._rises(images, boxes, cells) if self.estimator == IDGI else None
         count = max(1, self.batch // len(images))
-        for start in range(0, len(cells), count):
-            part = slice(start, start + count)
-            chunk = cells[part]
-            nodes = self._nodes(images, chunk.node)
+        for passed in cut(slice(0, len(cells)), max(count, self.abreast // len(images))):
+            nodes = self._nodes(images, cells[passed].node)
             for j, gradients in enumerate(self._gradients(nodes, boxes)):
-                several = gradients.unflatten(0, (len(images), len(chunk)))
-                if rises is None:
-                    share = self.path.integral(several, images, chunk)
-                else:
-                    each = zip(several, rises[part, j].unbind(1), strict=True)
-                    share = torch.stack([idgi(gradient, rise) for gradient, rise in each])
-                yield j, share.float()
+                rows = gradients.unflatten(0, (len(images), -1)).split(count, dim=1)
+                for part, several in zip(cut(passed, count), rows, strict=True):
+                    if rises is None:
+                        share = self.path.integral(several, images, cells[part])
+                    else:
+                        each = zip(several, rises[part, j].unbind(1), strict=True)
+                        share = torch.stack([idgi(gradient, rise) for gradient, rise in each])
+                    yield j, share.float()
 
     def _rises(self, images: Tensor, boxes: Sequence[Box], cells: Cells) -> Tensor:
         """Weighted rise (K,N,B) of each window's objective over each cell, float64."""
@@ -404,7 +418,7 @@ class _Run:
         kept, and checked against the memory budget only if one is given.
         """
         if self.asked is not None and self.budget is None:
-            self.batch = self.asked
+            self.batch = self.abreast = self.asked
             return
         limit = (self.budget or memory.default_budget(image.device)) / memory.PEAK_OVER_SAVED
         part = self.part(image, [self._costliest(boxes, image)])
@@ -415,13 +429,25 @@ class _Run:
                 for _ in self._values(node, part.windows):
                     pass
         except memory.OverBudget:
-            self.batch = self.asked or 1
+            self.batch = self.abreast = self.asked or 1
             # A model without blocks may exceed the default budget, but not one that was set.
             self.recompute = self.budget is not None or bool(memory.stacked_blocks(self.model))
         else:
             fitting = int(limit // max(saved.count, 1))
-            best = min(fitting, CPU_BATCH) if image.device.type == "cpu" else fitting
-            self.batch = self.asked or best
+            on_cpu = image.device.type == "cpu"
+            self.batch = self.asked or (min(fitting, CPU_BATCH) if on_cpu else fitting)
+            self.abreast = self.batch
+            if on_cpu and not self.asked and self._same_in_batches(node):
+                self.abreast = max(self.batch, min(fitting, nodes_abreast()))
+
+    def _same_in_batches(self, node: Tensor) -> bool:
+        """Whether a node like `node` has the same gradient, bit for bit, in a pass with others.
+
+        PyTorch's convolutions take other algorithms for other batch sizes; fastbg's do not.
+        """
+        plain = (self.passes.autocast or precision.autocast_dtype()) is None
+        native = isinstance(self.model, Network) and self.model.native
+        return self.passes.trusted and native and plain and node.dtype == torch.float32
 
     def _costliest(self, boxes: Sequence[Box], image: Tensor) -> Box:
         """The box whose trimmed pass computes most pixels: the largest, then the most central."""

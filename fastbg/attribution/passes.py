@@ -31,11 +31,12 @@ class WindowPasses:
         scale: SR pixels per LR pixel and axis. 0 until the first run of a model without an integer
             `scale`.
         trimmed: whether the model has a ``forward_window``.
+        trusted: whether it is one of fastbg's networks.
     """
 
     def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
         self.model, self.autocast, self.scale = model, autocast, 0
-        self._trusted = isinstance(model, Network) and model.architecture != Wrapped.architecture
+        self.trusted = isinstance(model, Network) and model.architecture != Wrapped.architecture
         self._is_steady = False  # whether `_same_again` has found it so
         scale: Any = getattr(model, "scale", None)
         forward_window: Any = getattr(model, "forward_window", None)
@@ -89,7 +90,7 @@ class WindowPasses:
         gradients of one would reach the others.
         """
         found: Tensor
-        if self._trusted or torch._C._len_torch_dispatch_stack() > 0:
+        if self.trusted or torch._C._len_torch_dispatch_stack() > 0:
             found = answer(images)
             return found
         before = None if self._is_steady else _random_state(images.device)

@@ -351,7 +351,7 @@ class SwinIR(Network):
         if upsampler not in UPSAMPLERS:
             raise InvalidArgument("upsampler", repr(upsampler), f"one of {UPSAMPLERS}")
         self.window = self.crop_multiple = window
-        self.conv_first = nn.Conv2d(3, width, 3, padding=1)
+        self.conv_first = Conv3x3(3, width)
         self.norm_first = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
             Layer(width, depth, n, window, mlp_ratio)
