@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "bindings.h"
+#include "each_image.h"
 #include "register.h"
 
 namespace fastbg {
@@ -69,6 +70,14 @@ struct Run {
     check(x, box);
   }
 
+  // One image of a batch.
+  Run of_image(std::int64_t b) const {
+    Run one = *this;
+    one.map.images = 1;
+    for (float*& state : one.states) state += b * one.map.floats();
+    return one;
+  }
+
   // `pixels` are those of the box, in float32.
   void check(const TensorView& pixels, const CellBox& box) const {
     if (pixels.rank != 4 || pixels.dtype != DType::float32 || pixels.sizes[0] != map.images ||
@@ -120,7 +129,10 @@ void register_attention(py::module_& m) {
     const Run run(from, steps, states);
     run.check(to, run.steps.back().box);
     const py::gil_scoped_release released;
-    forward(run, from, to, threads);
+    if (!one_thread_each(run.map.images, threads)) return forward(run, from, to, threads);
+    for_each_image(run.map.images, threads, [&](std::int64_t b, int of_image) {
+      forward(run.of_image(b), image_of(from, b), image_of(to, b), of_image);
+    });
   });
   m.def("swin_layers_gradient", [](const py::tuple& x, const py::tuple& grad, const py::tuple& steps,
                                    const py::tuple& states, const py::tuple& out, int threads) {
@@ -129,7 +141,10 @@ void register_attention(py::module_& m) {
     run.check(through, run.steps.back().box);
     run.check(to, run.steps.front().box);
     const py::gil_scoped_release released;
-    backward(run, from, through, to, threads);
+    if (!one_thread_each(run.map.images, threads)) return backward(run, from, through, to, threads);
+    for_each_image(run.map.images, threads, [&](std::int64_t b, int of_image) {
+      backward(run.of_image(b), image_of(from, b), image_of(through, b), image_of(to, b), of_image);
+    });
   });
   m.attr("attention_tile_rows") = kPackedRows;
   m.attr("attention_cell_side") = kCellSide;

@@ -8,6 +8,7 @@
 
 #include "bindings.h"
 #include "conv_stack_bindings.h"
+#include "each_image.h"
 #include "register.h"
 
 namespace fastbg {
@@ -63,18 +64,19 @@ StackPlan plan_from(const TensorView& input, const py::tuple& described, const p
   return {input, stack_layers_from(described), stack_tail_from(tail)};
 }
 
-void check_result(const StackPlan& plan, const TensorView& input, const TensorView& result) {
+void check_result(const StackPlan& plan, std::int64_t images, const TensorView& result) {
   const StackBox box = plan.result_box();
-  if (result.rank != 4 || result.dtype != DType::float32 || result.sizes[0] != input.sizes[0] ||
+  if (result.rank != 4 || result.dtype != DType::float32 || result.sizes[0] != images ||
       result.sizes[1] != plan.result_channels() || result.sizes[2] != box.y1 - box.y0 ||
       result.sizes[3] != box.x1 - box.x0) {
     throw std::invalid_argument("a result that is not shaped as the last layer's box, or not float32");
   }
 }
 
-std::uint8_t* kept_from(const StackPlan& plan, const py::object& described) {
+// Of all images; `plan` is for one.
+std::uint8_t* kept_from(const StackPlan& plan, std::int64_t images, const py::object& described) {
   const TensorView kept = view_from(described.cast<py::tuple>());
-  if (kept.dtype != DType::uint8 || kept.rank != 1 || kept.sizes[0] != plan.kept_bytes()) {
+  if (kept.dtype != DType::uint8 || kept.rank != 1 || kept.sizes[0] != images * plan.kept_bytes()) {
     throw std::invalid_argument("what was kept is of another stack");
   }
   return static_cast<std::uint8_t*>(kept.data);
@@ -82,26 +84,36 @@ std::uint8_t* kept_from(const StackPlan& plan, const py::object& described) {
 
 }  // namespace
 
-// `kept` is what a forward pass stores for the gradient, see kept_bytes() in fastbg/backends/stack_layers.py;
-// None for conv_stack without a gradient. `to_x` is written where the first layer reads x.
+// `kept` is what a forward pass stores for the gradient, image by image, see kept_bytes() in
+// fastbg/backends/stack_layers.py; None for conv_stack without a gradient. `to_x` is written where the first layer
+// reads x. With a gradient, and where each thread takes whole images, a plan is for one image. Otherwise it is for
+// all of them, which read the weights together.
 void register_conv_stack(py::module_& m) {
   m.def("conv_stack", [](const py::tuple& x, const py::tuple& layers, const py::object& tail,
                          const py::object& kept_view, const py::tuple& out, int threads) {
     const TensorView input = view_from(x), result = view_from(out);
-    const StackPlan plan = plan_from(input, layers, tail);
-    check_result(plan, input, result);
-    std::uint8_t* kept = kept_view.is_none() ? nullptr : kept_from(plan, kept_view);
+    const std::int64_t images = input.sizes[0];
+    const bool together = kept_view.is_none() && !one_thread_each(images, threads);
+    const StackPlan plan = plan_from(together ? input : image_of(input, 0), layers, tail);
+    check_result(plan, images, result);
+    std::uint8_t* kept = kept_view.is_none() ? nullptr : kept_from(plan, images, kept_view);
     const py::gil_scoped_release released;
-    plan.forward(input, kept, result, threads);
+    if (together) return plan.forward(input, nullptr, result, threads);
+    for_each_image(images, threads, [&](std::int64_t b, int of_image) {
+      plan.forward(image_of(input, b), kept ? kept + b * plan.kept_bytes() : nullptr, image_of(result, b), of_image);
+    });
   });
   m.def("conv_stack_gradient", [](const py::tuple& grad, const py::tuple& layers, const py::object& tail,
                                   const py::object& kept_view, const py::tuple& to_x, int threads) {
     const TensorView through = view_from(grad), input = view_from(to_x);
-    const StackPlan plan = plan_from(input, layers, tail);
-    check_result(plan, input, through);
-    std::uint8_t* kept = kept_from(plan, kept_view);
+    const std::int64_t images = input.sizes[0];
+    const StackPlan plan = plan_from(image_of(input, 0), layers, tail);
+    check_result(plan, images, through);
+    std::uint8_t* kept = kept_from(plan, images, kept_view);
     const py::gil_scoped_release released;
-    plan.backward(through, kept, input, threads);
+    for_each_image(images, threads, [&](std::int64_t b, int of_image) {
+      plan.backward(image_of(through, b), kept + b * plan.kept_bytes(), image_of(input, b), of_image);
+    });
   });
 }
 
