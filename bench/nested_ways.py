@@ -1,6 +1,7 @@
 """`ring` and `inward` for `bench/end_to_end.py`: ways to time, and the check that they agree.
 
-`fastbg` runs the default of `fastbg run`: 16 nodes, as accurate as the 50 published steps.
+`fastbg` runs the default of `fastbg run`: 8 nodes, as accurate as the 50 published
+steps in the shares of the attribution.
 `same_nodes` takes those 50, so its diffusion indices must equal those of the baselines.
 """
 
@@ -78,6 +79,6 @@ def agree(results: dict[str, Any]) -> None:
         assert error <= DECIBELS, f"{label} differs from fastbg by {error:.2e} dB"
         error = np.abs(result["di"] - ours["di"]).max()
         if label == "fastbg":
-            print(f"diffusion index, 16 nodes against 50: {error:.3f} at most")
+            print(f"diffusion index, 8 nodes against 50: {error:.3f} at most")
         else:
             assert error <= INDEX, f"{label}'s diffusion index differs by {error:.2e}"

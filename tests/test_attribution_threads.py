@@ -54,11 +54,13 @@ def test_threads_change_no_bit_of_a_map(name: str, estimator: str) -> None:
     results = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        results.append(lam.attribute(image(), WINDOWS, 7, return_convergence_delta=True))
-    for other in results[1:]:
-        assert torch.equal(other.attribution, results[0].attribution)
-        assert torch.equal(other.convergence_delta, results[0].convergence_delta)
-        assert other.passes == results[0].passes
+        found = lam.attribute(image(), WINDOWS, 7, return_convergence_delta=True)
+        assert found.convergence_delta is not None
+        results.append((found.attribution, found.convergence_delta, found.passes))
+    for attribution, delta, passes in results[1:]:
+        assert torch.equal(attribution, results[0][0])
+        assert torch.equal(delta, results[0][1])
+        assert passes == results[0][2]
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 1), (2, 4), (3, 6)])

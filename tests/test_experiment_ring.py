@@ -53,7 +53,7 @@ def test_records_equal_a_plain_loop(study: Study, net: EDSR) -> None:
     for i, item in enumerate(items):
         truth = region(study, item)[24:40, 24:40]
         untouched = LocalAttribution(net).attribute(
-            lr_tensor(composed(study, item, 0)), (24, 24, 16), accuracy="published"
+            lr_tensor(composed(study, item, 0)), (24, 24, 16), 8, "arc_midpoint"
         )
         for size in (0, 32, 48):
             lr = lr_tensor(composed(study, item, size))
@@ -62,7 +62,7 @@ def test_records_equal_a_plain_loop(study: Study, net: EDSR) -> None:
             error = ((sr.clip(0, 1) * 255).round() - truth) ** 2
             psnr = 10 * np.log10(255**2 / error.mean())
             assert columns[f"psnr_{size}"][i] == pytest.approx(psnr, abs=1e-3)
-            lam = LocalAttribution(net).attribute(lr, (24, 24, 16), accuracy="published")
+            lam = LocalAttribution(net).attribute(lr, (24, 24, 16), 8, "arc_midpoint")
             map_, before = lam.map[0].double(), untouched.map[0].double()
             assert columns[f"di_{size}"][i] == pytest.approx(float(lam.diffusion_index), abs=1e-3)
             low, high = 8 - size // 8, 8 + size // 8
@@ -177,7 +177,7 @@ def test_both_rims_of_a_ring_are_bridged(study: Study, net: EDSR) -> None:
                 sr = net(lr)[0, :, 24:40, 24:40]
             psnr = plain_psnr(sr, truth)
             assert columns[f"psnr_{size}_seam_4"][i] == pytest.approx(psnr, abs=1e-3)
-            lam = LocalAttribution(net).attribute(lr, (24, 24, 16), accuracy="published")
+            lam = LocalAttribution(net).attribute(lr, (24, 24, 16), 8, "arc_midpoint")
             share = lam.map[0, 6:10, 6:10].double().sum() / lam.map[0].double().sum()
             found = columns[f"window_{size}_seam_4"][i]
             assert found == pytest.approx(float(share), abs=1e-5)
@@ -225,7 +225,7 @@ def test_null_model(study: Study, net: EDSR) -> None:
         columns = experiment.measure(net, items, study)
     twin = randomised(net, 0)
     lr = lr_tensor(composed(study, items[0], 32))
-    lam = LocalAttribution(twin).attribute(lr, (24, 24, 16), accuracy="published")
+    lam = LocalAttribution(twin).attribute(lr, (24, 24, 16), 8, "arc_midpoint")
     assert columns["null_di_32"][0] == pytest.approx(float(lam.diffusion_index), abs=1e-3)
     assert columns["null_own_32"][0] != pytest.approx(float(columns["own_32"][0]), abs=1e-4)
 

@@ -290,9 +290,10 @@ def diffusion(commands: Any) -> None:
     )
     add(
         "--nodes",
-        choices=("quick", "published"),
-        default="quick",
-        help="number of nodes: quick, 16, as accurate as the published 50; or published, 50",
+        choices=("few", "many", "published"),
+        default="many",
+        help="number of nodes: few, 8, as accurate as the published 50 in the shares of the "
+        "attribution; many, 16, as accurate in each map; or published, 50",
     )
     for name in ("kernel", "channel", "lr"):
         add(f"--{name}", choices=SHARED_OPTIONS[name], help=SHARED_MEANINGS[name])

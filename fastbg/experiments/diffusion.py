@@ -27,6 +27,7 @@ from fastbg.experiments.windows import (
     check_sizes,
     draw_windows,
     middle,
+    nodes_option,
     with_detail,
 )
 from fastbg.filters.dtypes import as_float
@@ -63,12 +64,7 @@ class DiffusionOptions(Options):
         hard="drawn by the seed where the built-in EDSR and SwinIR restore worse than usual, more "
         "often where they differ: the LAM paper's rule (scale 4)",
     )
-    nodes: Literal["quick", "published"] = option(
-        "quick",
-        "number of nodes on the attribution's path",
-        quick="16, as accurate as the published 50",
-        published="50 steps",
-    )
+    nodes: Literal["few", "many", "published"] = nodes_option("many")
     maps: Literal["dropped", "kept"] = option(
         "dropped",
         "whether attributions are stored",

@@ -6,7 +6,7 @@ Images are paired as in `ring` and `inward`. Each pair gives three items, its sc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -139,10 +139,11 @@ class Effect(Experiment):
     def scenes(self) -> dict[str, Nested]:
         """For each scene the experiment that composes its images."""
         o = self.options
-        shared = {
+        shared: dict[str, Any] = {
             name: getattr(o, name)
             for name in ("count", "candidates", "size", "window", "domain", "kernel", "lr")
         }
+        shared["nodes"] = "many"  # single blocks of the map are compared
         ring = _Rings(RingOptions(sizes=f"0,{o.border}", seam="hard", **shared), self.seed)
         around = _Surroundings(
             InwardOptions(sizes=f"{o.size},{o.border}", seam="hard", **shared), self.seed

@@ -35,7 +35,7 @@ from fastbg.experiments.options import Options, integers, option
 from fastbg.experiments.reading import Reading
 from fastbg.experiments.seams import HARD, Seam, SeamedOptions, column, pixels, select_seam
 from fastbg.experiments.study import Item, Study, as_image, detailed, restore
-from fastbg.experiments.windows import NODES
+from fastbg.experiments.windows import NODES, nodes_option
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box, centre
 from fastbg.measures.quality import psnr
@@ -62,12 +62,7 @@ class NestedOptions(SeamedOptions):
         hr="high, then down-sampled",
         lr="low, so that LR pixels of the first image never change",
     )
-    nodes: Literal["quick", "published"] = option(
-        "quick",
-        "number of nodes on the attribution's path",
-        quick="16, as accurate as the published 50",
-        published="50 steps",
-    )
+    nodes: Literal["few", "many", "published"] = nodes_option("few")
     null: Literal["off", "on"] = option("off", "also attribute with random weights")
     noticed: float = option(
         0.05, "C6: pixels are used if they have a larger share of the attribution", low=0, high=1

@@ -1,19 +1,34 @@
 """Shared by experiments that explain one window of each image: window and quadrature options."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from fastbg.errors import DataError, InvalidArgument
+from fastbg.experiments.options import option
 from fastbg.experiments.study import Item, Study, detailed
 from fastbg.geometry import Box, centre
 
-# Arguments of `LocalAttribution.attribute` for each value of the option `nodes`.
+# Arguments of `LocalAttribution.attribute` for each value of the option `nodes`
+# (bench/bench_convergence.py, and "How many nodes" in bench/NOTES.md).
 NODES: dict[str, dict[str, Any]] = {
-    "quick": {"accuracy": "published"},
+    "few": {"n_steps": 8, "method": "arc_midpoint"},
+    "many": {"accuracy": "published"},
     "published": {"n_steps": 50, "method": "riemann_right"},
 }
 
+Nodes: TypeAlias = Literal["few", "many", "published"]
 Chooser: TypeAlias = Callable[[Item], Box | None]  # returns an item's window, None: has none
+
+
+def nodes_option(default: Nodes) -> Nodes:
+    """Declares the option `nodes`."""
+    return option(
+        default,
+        "number of nodes on the attribution's path",
+        few="8, as accurate as the published 50 in the shares of the attribution",
+        many="16, as accurate as the published 50 in each map",
+        published="50 steps",
+    )
 
 
 class WindowOptions(Protocol):
