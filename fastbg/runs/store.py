@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastbg.errors import InvalidArgument, RunStoreError
+from fastbg.given_path import path_of
 from fastbg.printable import printable
 from fastbg.runs.lock import FolderLock
 from fastbg.runs.values import Json, checksum, differences, listed
@@ -102,7 +103,7 @@ class RunStore:
         that differs), lacks what was stored in it, another process has it open, or it cannot be
         written.
         """
-        path = Path(folder)
+        path = path_of("folder", folder)
         with _reported(path):
             path.mkdir(parents=True, exist_ok=True)
             lock = FolderLock(path)
@@ -130,7 +131,7 @@ class RunStore:
 
         Raises RunStoreError if there is none, or it lacks what was stored in it.
         """
-        path = Path(folder)
+        path = path_of("folder", folder)
         file = path / "run.sqlite"
         with _reported(path):
             there = file.is_file()
