@@ -6,9 +6,9 @@ first use of one of the names below, or after ``import fastbg.ops``.
 """
 
 import sys
-import warnings
 from typing import TYPE_CHECKING
 
+from fastbg import users_line
 from fastbg.version import __version__ as __version__
 from fastbg.working_folder import load_torch
 
@@ -157,7 +157,7 @@ if not TYPE_CHECKING:  # which would find any name at all
             found = getattr(import_module(_HOMES[name]), name)
         elif name in _MOVED:
             home = f"{__name__}.{_MOVED[name]}"
-            warnings.warn(f"fastbg.{name} is {home} now", DeprecationWarning, stacklevel=2)
+            users_line.warn(f"fastbg.{name} is {home} now", DeprecationWarning)
             return import_module(home)
         elif not name.startswith("_") and find_spec(f"{__name__}.{name}"):
             found = import_module(f"{__name__}.{name}")

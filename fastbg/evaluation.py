@@ -1,6 +1,5 @@
 """PSNR and SSIM of networks on a benchmark folder, as papers report them."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastbg import users_line
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import ImageItem, ImageSet, read_image
 from fastbg.data.pairs import counterparts
@@ -76,9 +76,13 @@ def evaluate(
         left_out: called with an image that cannot be read or scored and the error; evaluation
             continues. None: the error is raised.
 
-    Raises InvalidArgument for networks of several scales or of one name, or `lr` and `kernel`
-    together; DataError for images that cannot be read, or have no LR image of their size.
+    Raises InvalidArgument for networks of several scales or of one name, `lr` and `kernel`
+    together, or images that are no image set; DataError for images that cannot be read, or have no
+    LR image of their size.
     """
+    for name, given in (("images", images), ("lr", lr)):
+        if not (isinstance(given, ImageSet) or (name == "lr" and given is None)):
+            raise InvalidArgument(name, type(given).__name__, "an image set, as open_images gives")
     scales = {model.scale for model in models}
     if len(scales) != 1:
         raise InvalidArgument("models", f"scales {sorted(scales)}", "networks of one scale")
@@ -94,7 +98,7 @@ def evaluate(
     others = iqa_measures(measures, models[0].mean.device)
     images.refuse_low()
     if kernel is None and lr is None and images.lr_source and not has_low(images, scale):
-        warnings.warn(described(images, scale), stacklevel=2)
+        users_line.warn(described(images, scale))
     own = None if lr is None else counterparts(images, lr, scale, lr_name)
     for item in images.items:
         try:

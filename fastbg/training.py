@@ -5,6 +5,7 @@ that was never interrupted.
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.errors import CheckpointError, DataError
+from fastbg.given_path import file_to_write
 from fastbg.precision import autocast_dtype, held, use_precision
 from fastbg.printable import printable
 from fastbg.working_folder import elsewhere
@@ -121,7 +123,7 @@ def train(
     model: nn.Module,
     images: Callable[[], list[Image]],
     config: TrainConfig,
-    checkpoint: Path,
+    checkpoint: str | os.PathLike[str],
     *,
     resume: bool = False,
     save_every: float = 180.0,
@@ -132,15 +134,16 @@ def train(
 
     `images` loads the HR images. `checkpoint` is rewritten every `save_every` seconds; with
     `resume` training continues from it. Raises CheckpointError if the checkpoint belongs to another
-    configuration, or exists without `resume`.
+    configuration, or exists without `resume`; InvalidArgument if it is no path.
     """
+    stored = file_to_write("checkpoint", checkpoint)
     model = model.to(device).train()
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = list(model.parameters())
     average = [p.detach().clone() for p in parameters]
     with elsewhere():  # it loads PyTorch's compiler
         optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.99))
-    done = _restore(checkpoint, resume, config, model, average, optimizer)
+    done = _restore(stored, resume, config, model, average, optimizer)
 
     sampler = PatchSampler(images(), config)
     saved = time.monotonic()
@@ -165,7 +168,7 @@ def train(
             if step % 20 == 0 or step + 1 == config.steps:
                 bar.update(task, completed=step + 1, loss=255 * loss.item())
             if time.monotonic() - saved > save_every or step + 1 == config.steps:
-                _save(checkpoint, config, step + 1, model, average, optimizer)
+                _save(stored, config, step + 1, model, average, optimizer)
                 saved = time.monotonic()
     names = [name for name, _ in model.named_parameters()]
     return {name: value.float().cpu() for name, value in zip(names, average, strict=True)}

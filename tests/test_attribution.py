@@ -334,7 +334,7 @@ class TestBadInput:
             ({"windows": (0, 0, 0)}, r"windows: got \(0, 0, 0\)"),
             ({"windows": [(0, 0, 8)] * 3}, r"windows: got shape \(3, 3\)"),
             ({"windows": (0.0, 0.0, 8.0)}, "windows: got torch.float32; expected integers"),
-            ({"n_steps": 0}, "n_steps: got 0; expected at least 1"),
+            ({"n_steps": 0}, "n_steps: got 0; expected a whole number from 1"),
             ({"method": "simpson"}, "method: got 'simpson'; expected one of"),
             ({"internal_batch_size": 0}, "internal_batch_size: got 0"),
             ({"accuracy": "high"}, "accuracy: got 'high'; expected 'published' or None"),

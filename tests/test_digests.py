@@ -53,6 +53,20 @@ def test_a_truncated_one_is_begun_anew(share: float, files: dict[Path, str]) -> 
     assert stored() == 3
 
 
+def test_a_damaged_one_leaves_no_journal_to_the_next(files: dict[Path, str]) -> None:
+    digests.digests(files)
+    whole = cache_file().read_bytes()
+    others = [
+        cache_file().with_name(cache_file().name + end) for end in ("-journal", "-wal", "-shm")
+    ]
+    cache_file().write_bytes(b"damaged " * (len(whole) // 8))
+    for other in others:
+        other.write_bytes(b"of the damaged one")
+    assert digests.digests(files) == files
+    assert stored() == 3
+    assert not [other.name for other in others if other.exists()]
+
+
 @pytest.mark.parametrize("damaged", ["no digest", "", "g" * 64, b"\0"])
 def test_what_is_no_digest_is_not_taken_for_one(
     damaged: str | bytes, files: dict[Path, str]

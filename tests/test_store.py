@@ -152,7 +152,6 @@ class TestChecksums:
         ("UPDATE arrays SET shape = '[1, 3]'", r"array \('e', 'm', 'i', 'map'\)"),
         ("UPDATE meta SET value = '{}' WHERE key = 'config'", "what it says of config"),
         ("UPDATE meta SET value = '[2]' WHERE key = 'remember plan'", "what it says of plan"),
-        ("DELETE FROM meta WHERE key = 'config'", "what it says of config"),
     )
 
     @pytest.mark.parametrize(("change", "named"), CHANGES)
@@ -172,6 +171,8 @@ class TestChecksums:
         ("DELETE FROM arrays", "arrays e m: 1 stored, 0 found"),
         ("DELETE FROM meta WHERE key = 'remember plan'", "notes: 1 stored, 0 found"),
         ("DELETE FROM meta WHERE key = 'counts'", "what it says of counts"),
+        ("DELETE FROM meta WHERE key = 'config'", "identity: 4 stored, 3 found"),
+        ("UPDATE records SET checksum = 'none' WHERE item = '1'", "records e m: other ones"),
         ("UPDATE meta SET value = '[]' WHERE key = 'counts'", "what it says of counts"),
         (
             "INSERT INTO records SELECT 'f', model, item, vals, checksum FROM records "
@@ -194,6 +195,55 @@ class TestChecksums:
         for open_again in (RunStore.read, lambda folder: RunStore.open(folder, CONFIG)):
             with pytest.raises(RunStoreError, match=named):
                 open_again(tmp_path)
+
+    COPIES = (
+        ("records", "records e m: other ones than were stored"),
+        ("arrays", "arrays e m: other ones than were stored"),
+        ("meta WHERE key = 'remember plan'", "notes: other ones than were stored"),
+        ("meta WHERE key = 'seeds'", "identity: other ones than were stored"),
+        ("meta WHERE key = 'config'", "identity: other ones than were stored"),
+        ("meta WHERE key = 'counts'", "arrays e m: other ones than were stored"),
+    )
+
+    @pytest.mark.parametrize(("rows", "named"), COPIES)
+    def test_what_was_copied_from_another_run_is_named(
+        self, tmp_path: Path, rows: str, named: str
+    ) -> None:
+        """With its checksum, which fits: it has the same names, of the same items."""
+        for number, config in enumerate(({"a": 1}, {"a": 2})):
+            folder = tmp_path / str(number)
+            with RunStore.open(folder, config, seeds={"seed": number}) as store:
+                store.remember("plan", lambda number=number: [number])
+                store.put("e", "m", "i", {"psnr": 1.25 + number})
+                store.put_array("e", "m", "i", "map", np.full(3, number))
+        with closing(sqlite3.connect(tmp_path / "0" / "run.sqlite")) as connection, connection:
+            connection.execute("ATTACH ? AS other", (str(tmp_path / "1" / "run.sqlite"),))
+            table = rows.split()[0]
+            connection.execute(f"REPLACE INTO {table} SELECT * FROM other.{rows}")  # noqa: S608
+        for open_again in (RunStore.read, lambda f: RunStore.open(f, {"a": 1}, seeds={"seed": 0})):
+            with pytest.raises(RunStoreError, match=named):
+                open_again(tmp_path / "0")
+        with RunStore.read(tmp_path / "1") as other:
+            assert other.records()[0].values == {"psnr": 2.25}
+
+    def test_a_run_from_before_there_were_digests_is_read_and_resumed(self, tmp_path: Path) -> None:
+        with RunStore.open(tmp_path, CONFIG) as store:
+            store.put("e", "m", "i", {"psnr": 1.25})
+        text = '[["records", "e", "m", 1]]'
+        with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+            row = (text, checksum("counts", text))
+            connection.execute("UPDATE meta SET value = ?, checksum = ? WHERE key = 'counts'", row)
+            connection.execute("PRAGMA user_version = 3")
+        with RunStore.open(tmp_path, CONFIG, environment={"another": "one"}) as store:
+            store.put("e", "m", "j", {"psnr": 1.5})
+            store.remember("plan", lambda: [1])
+        with RunStore.read(tmp_path) as store:
+            assert [record.item for record in store.records()] == ["i", "j"]
+            assert len(store.versions) == 2
+        with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+            connection.execute("DELETE FROM records WHERE item = 'j'")
+        with pytest.raises(RunStoreError, match="records e m: 2 stored, 1 found"):
+            RunStore.read(tmp_path)
 
     def test_what_was_rolled_back_is_not_missed(self, tmp_path: Path) -> None:
         """Nor what is stored twice, alone or in a transaction around others."""
@@ -342,15 +392,15 @@ class TestBadFolders:
                 with RunStore.read(folder) as store:
                     assert store.done("e", "m") == {"i"}
 
-    @pytest.mark.parametrize("schema", [2, 4])
+    @pytest.mark.parametrize("schema", [2, 5])
     def test_a_store_of_another_schema(self, tmp_path: Path, schema: int) -> None:
         RunStore.open(tmp_path, CONFIG).close()
         with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection:
             connection.execute(f"PRAGMA user_version = {schema}")
-        age = "a newer" if schema == 4 else "an older"
+        age = "a newer" if schema == 5 else "an older"
         with pytest.raises(RunStoreError, match=f"has schema {schema}, written by {age} fastbg"):
             RunStore.open(tmp_path, CONFIG)
-        with pytest.raises(RunStoreError, match="expects schema 3"):
+        with pytest.raises(RunStoreError, match="expects schema 4"):
             RunStore.read(tmp_path)
 
     def test_a_database_of_another_program_is_left_alone(self, tmp_path: Path) -> None:

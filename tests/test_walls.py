@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1] / "fastbg"
 # From the bottom up; a room may import those on lines above its own, and itself.
 ORDER = """
 printable working_folder
+users_line
 errors version vocabulary writing geometry kernels
+given_path
 filters precision
 backends
 registration

@@ -4,13 +4,13 @@ import os
 import zipfile
 import zlib
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbg.errors import DataError
+from fastbg.given_path import path_of
 from fastbg.printable import printable
 
 # What numpy.load raises on files that are damaged or no archive of arrays.
@@ -32,13 +32,14 @@ def read_arrays(
 ) -> dict[str, NDArray[Any]]:
     """The arrays of an .npz file by name, of `names` those that it has; runs no code of the file.
 
-    Raises DataError for a file that cannot be read.
+    Raises DataError for a file that cannot be read, InvalidArgument for a `path` that is none.
     """
+    file_path = path_of("path", path)
     try:
-        if Path(path).exists() and not Path(path).is_file():  # opening a pipe would block
+        if file_path.exists() and not file_path.is_file():  # opening a pipe would block
             raise DataError(f"{printable(path)}: is no regular file; expected arrays (.npz)")
         # NumPy leaves a damaged file open unless it is given an open one.
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        with file_path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             wanted = stored.files if names is None else [name for name in names if name in stored]
             return {name: stored[name] for name in wanted}
     except _UNREADABLE as error:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from fastbg.attribution.passes import as_box
 from fastbg.attribution.regression import LEAST, Regression
 from fastbg.attribution.window_measure import METRICS
 from fastbg.errors import DataError, InvalidArgument
+from fastbg.given_path import file_to_write
 from fastbg.printable import printable
 from fastbg.writing import replacing
 
@@ -315,7 +315,7 @@ class CausalEffectResult:
         arrays |= {name: np.asarray(getattr(self, name)) for name in (*_OTHERS, *_LATER)}
         arrays |= {name: getattr(self, name).numpy() for name in _TABLES}
         arrays["images"] = self.images.float().cpu().numpy()
-        with replacing(Path(path)) as partial, partial.open("wb") as file:
+        with replacing(file_to_write("path", path)) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
 
     @classmethod

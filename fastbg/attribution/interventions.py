@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.filters.dtypes import as_uint8
+from fastbg.given_path import file_to_write
 from fastbg.models.arguments import check_whole
 from fastbg.printable import printable
 from fastbg.writing import replacing
@@ -80,7 +80,7 @@ class Interventions:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the interventions to a .npz file, whatever its suffix; `load` reads it."""
-        with replacing(Path(path)) as partial, partial.open("wb") as file:
+        with replacing(file_to_write("path", path)) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **self.arrays())  # type: ignore[arg-type]
 
     @classmethod

@@ -33,6 +33,7 @@ from fastbg.attribution.quadrature import Array, Cells, quadrature
 from fastbg.attribution.result import AttributionResult
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
+from fastbg.models.arguments import check_whole
 from fastbg.models.network import Network
 from fastbg.ops.checks import check_finite
 from fastbg.precision import in_precision
@@ -100,6 +101,9 @@ class LocalAttribution:
         if not isinstance(model, nn.Module):
             raise InvalidArgument("model", type(model).__name__, "a torch.nn.Module")
         self.model = model
+        if path is not None and not isinstance(path, Path):
+            expected = "a path, such as fastbg.GaussianBlurPath()"
+            raise InvalidArgument("path", type(path).__name__, expected)
         self.path = GaussianBlurPath() if path is None else path
         self.objective = as_objective(objective)
         self.estimator = check_estimator(estimator)
@@ -108,6 +112,8 @@ class LocalAttribution:
         if memory_budget is not None and memory_budget < 1:
             raise InvalidArgument("memory_budget", memory_budget, "a positive number of bytes")
         self.skip_tolerance, self.memory_budget = skip_tolerance, memory_budget
+        if autocast not in (None, torch.bfloat16, torch.float16):
+            raise InvalidArgument("autocast", autocast, "torch.bfloat16, torch.float16 or None")
         self.autocast = autocast
         self.graphs = Graphs(model) if cuda_graphs else None
 
@@ -235,8 +241,8 @@ def integrate(
     with_ends: bool,
 ) -> Integrals:
     """Integrates over `cells` of the path, for the windows `corners` (B,N,3 or 4) of `images`."""
-    if batch is not None and batch < 1:
-        raise InvalidArgument("internal_batch_size", batch, "at least 1")
+    if batch is not None:
+        check_whole("internal_batch_size", batch)
     run = _Run(settings, batch)
     boxes = [[as_box(corner) for corner in row] for row in corners.tolist()]
     b, n = corners.shape[:2]

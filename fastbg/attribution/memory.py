@@ -1,6 +1,7 @@
 """Memory of a network's backward pass: measured, and reduced by recomputing blocks."""
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,21 +60,66 @@ def needed_bytes(model: Network, height: int, width: int) -> int:
     return int(PEAK_OVER_SAVED * saved.count * height * width / TRIAL**2)
 
 
+class _Change:
+    """A change of a model, as long as calls in any thread need it: the last one undoes it."""
+
+    def __init__(self, undo: Callable[[], None]) -> None:
+        self.undo, self.calls = undo, 0
+
+
+_CHANGING = threading.Lock()
+_CHANGED: dict[tuple[str, int], _Change] = {}  # by what is done, and the model's id
+
+
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without parameter gradients; everything is restored afterwards."""
-    training = [m for m in model.modules() if m.training]
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    model.eval()
-    for parameter in trainable:
-        parameter.requires_grad_(False)
+def _changed(
+    what: str, model: nn.Module, begin: Callable[[], Callable[[], None]]
+) -> Iterator[None]:
+    """Inside, `model` is changed by `begin`, which returns how to undo that.
+
+    If every call did so by itself, the first to end would undo it while others still run, and the
+    last would restore what it had found: the change of another.
+    """
+    key = what, id(model)
+    with _CHANGING:
+        change = _CHANGED.get(key)
+        if change is None:
+            change = _CHANGED[key] = _Change(begin())
+        change.calls += 1
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _CHANGING:
+            change.calls -= 1
+            if not change.calls:
+                del _CHANGED[key]
+                change.undo()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without parameter gradients; everything is restored afterwards.
+
+    Several threads may use one model at once: it is restored when the last has ended.
+    """
+
+    def begin() -> Callable[[], None]:
+        training = [m for m in model.modules() if m.training]
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        model.eval()
         for parameter in trainable:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(False)
+
+        def undo() -> None:
+            for module in training:
+                module.training = True
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+        return undo
+
+    with _changed("frozen", model, begin):
+        yield
 
 
 def stacked_blocks(model: nn.Module) -> list[nn.Module]:
@@ -111,21 +157,25 @@ def recomputed(model: nn.Module, wanted: bool) -> Iterator[None]:
             f"too little for one pass of {type(model).__name__}",
             "more, as this model has no nn.Sequential or nn.ModuleList of blocks to recompute",
         )
-    plain = [block.forward for block in blocks]
-    own = [vars(block).get("forward") for block in blocks]  # that others have put there
 
     def rerun(forward: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
-    try:
-        for block, forward in zip(blocks, plain, strict=True):
-            block.forward = rerun(forward)
+    def begin() -> Callable[[], None]:
+        own = [vars(block).get("forward") for block in blocks]  # that others have put there
+        for block in blocks:
+            block.forward = rerun(block.forward)
+
+        def undo() -> None:
+            for block, theirs in zip(blocks, own, strict=True):
+                vars(block).pop("forward", None)
+                if theirs is not None:
+                    block.forward = theirs
+
+        return undo
+
+    with _changed("recomputed", model, begin):
         yield
-    finally:
-        for block, theirs in zip(blocks, own, strict=True):
-            vars(block).pop("forward", None)
-            if theirs is not None:
-                block.forward = theirs
 
 
 def default_budget(device: torch.device) -> int:

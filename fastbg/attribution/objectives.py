@@ -95,6 +95,10 @@ class CustomObjective(Objective):
     def __call__(self, patch: Tensor, height: int, width: int) -> Tensor:
         """Values (B) for `patch` (B,C,height,width)."""
         values = self._function(patch)
+        if not isinstance(values, Tensor) or not values.is_floating_point():
+            kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+            wanted = "a float tensor (B), a number for each image"
+            raise InvalidArgument("objective", f"a result of {kind}", wanted)
         if values.shape != patch.shape[:1]:
             wanted = f"({patch.shape[0]},): a number for each image"
             raise InvalidArgument("objective", f"a result of shape {tuple(values.shape)}", wanted)
@@ -105,4 +109,7 @@ def as_objective(objective: Objective | Callable[[Tensor], Tensor] | None) -> Ob
     """`objective`, or what a function of the window's pixels is as one; None is LAM's."""
     if objective is None:
         return GradientDetector()
+    if not callable(objective):
+        expected = "an objective or a function of the window's pixels"
+        raise InvalidArgument("objective", type(objective).__name__, expected)
     return objective if isinstance(objective, Objective) else CustomObjective(objective)

@@ -21,7 +21,7 @@ from fastbg.attribution.window_measure import METRICS, WindowMeasure, true_windo
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
 from fastbg.models.arguments import check_whole
-from fastbg.ops.checks import check_unit_range
+from fastbg.ops.checks import check_pixels
 from fastbg.precision import in_precision
 from fastbg.vocabulary import EFFECT_METRICS
 
@@ -191,7 +191,7 @@ def _covers(replacement: Replacement, images: Tensor, i: int, boxes: Sequence[Bo
             expected = f"{tuple(image.shape)} or {tuple(images.shape)}, as the images"
             raise InvalidArgument("replacement", f"shape {tuple(replacement.shape)}", expected)
         source = replacement[i] if replacement.dim() == 4 else replacement
-        check_unit_range("replacement", source.cpu())
+        check_pixels("replacement", source)
         source = source.to(image)
     elif not callable(replacement) and not _is_mean(replacement):
         source = _colour(replacement, image).expand_as(image)
@@ -207,7 +207,7 @@ def _covers(replacement: Replacement, images: Tensor, i: int, boxes: Sequence[Bo
                 answer = type(cover).__name__ if shape is None else f"shape {tuple(shape)}"
                 got = f"a function that returns {answer}"
                 raise InvalidArgument("replacement", got, f"a tensor {tuple(under.shape)}")
-            check_unit_range("replacement", cover.cpu())
+            check_pixels("replacement", cover)
             cover = cover.to(image)
         else:
             cover = under.mean((1, 2), keepdim=True).expand_as(under)

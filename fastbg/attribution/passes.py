@@ -174,7 +174,10 @@ def as_inputs(images: Tensor, model: nn.Module) -> Tensor:
 
 def as_windows(windows: Windows, count: int) -> Tensor:
     """`windows` of `count` images as integers (B,N,3), or (B,N,4) for boxes, on the CPU."""
-    value = torch.as_tensor(windows, device="cpu")
+    try:
+        value = torch.as_tensor(windows, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidArgument("windows", repr(windows)[:80], "integers y, x, size") from error
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise InvalidArgument("windows", value.dtype, "integers y, x, size")
     value = value.clone().to(torch.int64)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 import torch
@@ -12,9 +13,13 @@ from fastbg.attribution.quadrature import Array, Cells
 from fastbg.errors import InvalidArgument
 from fastbg.filters.gaussian import gaussian_taps
 from fastbg.models.arguments import check_number, check_whole
+from fastbg.ops.checks import check_no_other_range, check_pixels, check_unit_range, values_are_known
 from fastbg.ops.path import blur_path, path_integral
 
 ARC_GRID = 4096  # cells on which a kernel's arc length is summed
+BEYOND = 7.0  # allowed beyond [0,1], as nodes may hold noise; values of 0..255 are far outside
+END_OFF = 0.5 / 255  # of a path's end from the image, for functions that round
+MOST_TAPS = 255  # more, and the square kernels of a path's nodes no longer fit into memory
 
 
 class Path(ABC):
@@ -52,7 +57,7 @@ class GaussianBlurPath(Path):
 
     Args:
         sigma: width at the baseline, in LR pixels; positive.
-        kernel_size: odd number of taps, at least 3; borders as for `fastbg.blur_path`.
+        kernel_size: odd number of taps, 3 to 255; borders as for `fastbg.blur_path`.
         backend: of `fastbg.blur_path` and `fastbg.path_integral`.
 
     Raises:
@@ -114,7 +119,11 @@ class LinearPath(Path):
     """The straight line from `baseline` to the image (integrated gradients, Sundararajan 2017).
 
     Args:
-        baseline: grey level in [0,1], or a tensor that broadcasts to the images (B,C,h,w).
+        baseline: grey level in [0,1], or a tensor of floats that broadcasts to the images
+            (B,C,h,w).
+
+    Raises:
+        InvalidArgument: another type or dtype; values of another range, such as 0..255.
 
     Example:
         >>> import numpy as np, torch, fastbg
@@ -124,7 +133,7 @@ class LinearPath(Path):
     """
 
     def __init__(self, baseline: float | Tensor = 0.0) -> None:
-        self.baseline = baseline
+        self.baseline = _checked_baseline(baseline)
         shape = baseline.shape[-2:] if isinstance(baseline, Tensor) else ()
         if type(self) is LinearPath and all(side == 1 for side in shape):  # a colour, not an image
             self.radius = 0
@@ -161,7 +170,7 @@ class GaussianLinearPath(LinearPath):
 
     Args:
         sigma: width of the Gaussian, in LR pixels; positive.
-        kernel_size: odd number of taps, at least 3; borders as for `fastbg.blur_path`.
+        kernel_size: odd number of taps, 3 to 255; borders as for `fastbg.blur_path`.
         backend: of `fastbg.blur_path`.
 
     Raises:
@@ -239,7 +248,8 @@ class CustomPath(Path):
             derivatives.
 
     Raises:
-        InvalidArgument: on use, if a function returns another shape, or derivatives are needed.
+        InvalidArgument: on use, if a function returns another shape or dtype, or derivatives are
+            needed; on a CPU, if nodes are far outside of [0,1] or x(1) is not the image.
 
     Example:
         >>> import torch, fastbg
@@ -256,6 +266,9 @@ class CustomPath(Path):
     def _call(self, name: str, function: PathFunction, images: Tensor, positions: Array) -> Tensor:
         result = function(images, torch.from_numpy(positions).to(images))
         wanted = (images.shape[0], len(positions), *images.shape[1:])
+        if not isinstance(result, Tensor) or result.dtype != images.dtype:
+            kind = result.dtype if isinstance(result, Tensor) else type(result).__name__
+            raise InvalidArgument(name, kind, f"a tensor of the images' dtype {images.dtype}")
         if result.shape != wanted:
             raise InvalidArgument(
                 name, f"shape {tuple(result.shape)}", f"(B, K, C, h, w) = {wanted}"
@@ -264,7 +277,15 @@ class CustomPath(Path):
 
     def nodes(self, images: Tensor, positions: Array) -> Tensor:
         """x at each of `positions`: (B,K,C,h,w)."""
-        return self._call("nodes", self._nodes, images, positions)
+        nodes = self._call("nodes", self._nodes, images, positions)
+        check_no_other_range("nodes", nodes, BEYOND)
+        last = np.flatnonzero(positions == 1)
+        if len(last) and nodes.numel() and values_are_known(nodes):
+            off = float((nodes[:, last[0]] - images).detach().abs().max())
+            if not off <= END_OFF:
+                got = f"x(1) that differs from the image by up to {off:.3g}"
+                raise InvalidArgument("nodes", got, "a path that ends at the image, x(1) = image")
+        return nodes
 
     def integral(self, gradients: Tensor, images: Tensor, cells: Cells) -> Tensor:
         """Sum over the cells of gradient times step: gradients (B,K,C,h,w) -> (B,C,h,w)."""
@@ -280,11 +301,24 @@ class CustomPath(Path):
         return (gradients * steps * factor).sum(1)
 
 
+def _checked_baseline(value: float | Tensor) -> float | Tensor:
+    """`value`; InvalidArgument for what is neither a grey level nor pixels in [0,1]."""
+    if isinstance(value, Tensor):
+        check_pixels("baseline", value)
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        expected = "a grey level in [0, 1], or a tensor that broadcasts to the images"
+        raise InvalidArgument("baseline", type(value).__name__, expected)
+    check_unit_range("baseline", torch.tensor(float(value), device="cpu"))
+    return value
+
+
 def _check_blur(sigma: float, kernel_size: int) -> None:
-    if not sigma > 0:
+    if not check_number("sigma", sigma) > 0:
         raise InvalidArgument("sigma", sigma, "a positive width in LR pixels")
-    if kernel_size < 3 or kernel_size % 2 == 0:
-        raise InvalidArgument("kernel_size", kernel_size, "an odd number of at least 3 taps")
+    if not 3 <= check_whole("kernel_size", kernel_size) <= MOST_TAPS or kernel_size % 2 == 0:
+        expected = f"an odd number of taps from 3 to {MOST_TAPS}"
+        raise InvalidArgument("kernel_size", kernel_size, expected)
 
 
 def _kernels(sigmas: Array, kernel_size: int) -> Array:
@@ -297,8 +331,10 @@ def _kernels(sigmas: Array, kernel_size: int) -> Array:
 @lru_cache(maxsize=16)
 def _arc_length(sigma: float, kernel_size: int) -> Array:
     """L1 arc length of the kernel from the baseline on, at ARC_GRID + 1 equidistant positions."""
-    kernels = _kernels(np.linspace(sigma, 0, ARC_GRID + 1), kernel_size)
-    steps = np.abs(np.diff(kernels, axis=0)).sum((1, 2))
+    sigmas = np.linspace(sigma, 0, ARC_GRID + 1)
+    parts = range(0, ARC_GRID, 128)  # one after the other, to save memory
+    kernels = (_kernels(sigmas[first : first + 129], kernel_size) for first in parts)
+    steps = np.concatenate([np.abs(np.diff(some, axis=0)).sum((1, 2)) for some in kernels])
     length: Array = np.concatenate(([0.0], steps.cumsum()))
     length.setflags(write=False)
     return length

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbg.errors import InvalidArgument
+from fastbg.models.arguments import check_whole
 
 Array = NDArray[np.float64]
 
@@ -99,6 +100,4 @@ def quadrature(method: str, n_steps: int, at_length: Callable[[Array], Array]) -
     """The cells of `method`; `at_length` gives the position at a fraction of the arc length."""
     if method not in METHODS:
         raise InvalidArgument("method", repr(method), f"one of {tuple(METHODS)}")
-    if n_steps < 1:
-        raise InvalidArgument("n_steps", n_steps, "at least 1")
-    return METHODS[method](n_steps, at_length)
+    return METHODS[method](check_whole("n_steps", n_steps), at_length)

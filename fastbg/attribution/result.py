@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from fastbg.attribution import diffusion
 from fastbg.attribution.archive import read_arrays
 from fastbg.errors import DataError
 from fastbg.geometry import Box
+from fastbg.given_path import file_to_write
 from fastbg.printable import printable
 from fastbg.writing import replacing
 
@@ -158,7 +158,7 @@ class AttributionResult:
 
         Raises OSError as the file system does; a file that was there stays until all is written.
         """
-        with replacing(Path(path)) as partial, partial.open("wb") as file:
+        with replacing(file_to_write("path", path)) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **self.to_numpy())  # type: ignore[arg-type]
 
     @classmethod

@@ -86,6 +86,8 @@ def sanity_checks(
     names = [name for name, module in model.named_modules() if _own_weights(module)]
     if not names:
         raise InvalidArgument("model", type(model).__name__, "a module with weights")
+    if not count:
+        raise InvalidArgument("images", f"shape {tuple(images.shape)}", "at least one image")
     if layers is not None and not 1 <= layers <= len(names):
         raise InvalidArgument("layers", layers, f"1 to {len(names)}, the layers with weights")
 

@@ -5,11 +5,11 @@ exists, while its output changes. A window that is clipped has a gradient of zer
 the output does not change, and zero is the answer.
 """
 
-import warnings
-
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+
+from fastbg import users_line
 
 LEAST = 1e-6  # of the values: a smaller change counts as rounding error
 REASON = (
@@ -38,9 +38,8 @@ def changed(first: Tensor, second: Tensor) -> Tensor:
 def warn(count: int, what: str, when: str) -> None:
     """ZeroGradient for `count` windows whose `what` is zero although they change `when`."""
     windows = "a window" if count == 1 else f"{count} windows"
-    warnings.warn(
+    users_line.warn(
         f"the {what} of {windows} is zero at every pixel, although the objective changes {when}: "
         f"{REASON}",
         ZeroGradient,
-        stacklevel=3,
     )

@@ -6,7 +6,7 @@ from torch import Tensor
 from fastbg.errors import InvalidArgument
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box
-from fastbg.ops.checks import check_unit_range
+from fastbg.ops.checks import FLOATS, check_images, check_unit_range
 
 # Unit of each metric, and whether a larger value is worse.
 METRICS = {
@@ -61,8 +61,7 @@ def true_window(
     if not isinstance(truth, Tensor) or tuple(truth.shape) != expected:
         got = f"shape {tuple(truth.shape)}" if isinstance(truth, Tensor) else repr(truth)
         raise InvalidArgument("truth", got, f"HR images {expected}, {scale} times the images")
-    if truth.dtype != torch.uint8 and not truth.is_floating_point():
-        raise InvalidArgument("truth", truth.dtype, "uint8, or floats in [0, 1]")
+    check_images("truth", truth, (*FLOATS, torch.uint8))
     window = as_float(truth[i, :, box.y0 : box.y1, box.x0 : box.x1])
     check_unit_range("truth", window.cpu())
     return window.to(images.device)

@@ -5,12 +5,12 @@ import os
 import re
 import sqlite3
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 
+from fastbg import users_line
 from fastbg.errors import DataError
 from fastbg.printable import printable
 
@@ -111,7 +111,7 @@ def _remember(fresh: Mapping[str, str]) -> None:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):  # the disk or the rights, not the file
                 raise
-            file.unlink()
+            file.unlink()  # SQLite itself removes the journals of a file that is new
             _store(file, fresh)
     except (sqlite3.Error, OSError, RuntimeError) as error:
         if "locked" not in str(error):  # another process stores its own
@@ -127,8 +127,7 @@ def _store(file: Path, fresh: Mapping[str, str]) -> None:
 @cache
 def _warn(reason: str) -> None:
     """Once for each reason: results are right without the cache, and only later."""
-    warnings.warn(
+    users_line.warn(
         f"the cache of file digests cannot be written ({printable(reason)}): every image file is "
         "read again each time; set XDG_CACHE_HOME to a folder that can be written",
-        stacklevel=2,
     )

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastbg.data.deep import read_deep_png, read_deep_tiff, to_8_bit
 from fastbg.errors import DataError
+from fastbg.given_path import path_of
 from fastbg.printable import printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -34,7 +35,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     animated, with more than 178 million pixels (Pillow's limit), or with floating-point or 32-bit
     pixels.
     """
-    with _opened(path) as image:
+    with _opened(path_of("path", path)) as image:
         # Further images in a JPEG (MPO) are previews.
         if image.format not in ("JPEG", "MPO") and getattr(image, "n_frames", 1) > 1:
             raise DataError(
@@ -53,7 +54,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width of `read_image(path)`, from the file's header; DataError as there."""
-    with _opened(path) as image:
+    with _opened(path_of("path", path)) as image:
         if image.format == "PNG" or image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
             return image.height, image.width
         if image.format == "TIFF":  # some Pillow releases rotate on opening, others on loading

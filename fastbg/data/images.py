@@ -20,6 +20,7 @@ from fastbg.data.layouts import Name
 from fastbg.data.pairs import Low, paired
 from fastbg.data.sets import ImageItem, ImageSet
 from fastbg.errors import DataError
+from fastbg.given_path import path_of
 from fastbg.printable import printable
 
 __all__ = ["ImageItem", "ImageSet", "image_size", "open_folder", "read_image"]
@@ -72,7 +73,7 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
     Raises:
         DataError: no such folder; no image in it; several data sets; a data set beside other
             images; two LR images for one HR image; a broken link.
-        InvalidArgument: a bad `lr_name`.
+        InvalidArgument: a bad `lr_name`; a `path` that is none.
 
     Example:
         >>> import numpy as np
@@ -84,7 +85,7 @@ def open_folder(path: str | os.PathLike[str], lr_name: str | None = None) -> Ima
         >>> [item.key for item in open_folder("photos").items]
         ['black.png']
     """
-    given = Path(path)
+    given = path_of("path", path)
     try:
         is_folder, there = given.is_dir(), given.exists()
     except OSError as error:  # a name that is too long, a folder that may not be looked into

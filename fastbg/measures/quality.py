@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from fastbg.errors import InvalidArgument
-from fastbg.ops.checks import FLOATS, check_no_other_range
+from fastbg.ops.checks import FLOATS, check_images, check_no_other_range
 from fastbg.vocabulary import CHANNELS as CHANNELS
 
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601, "studio" range; + 16
@@ -134,13 +134,16 @@ def _compared(
     sr: Tensor, hr: Tensor, window: Sequence[int] | None, shave: int
 ) -> tuple[Tensor, Tensor]:
     """The measured parts of `sr` and `hr`; InvalidArgument as `psnr`."""
-    if sr.dim() != 4 or sr.shape != hr.shape:
+    for name, value in (("sr", sr), ("hr", hr)):
+        if isinstance(value, Tensor) and value.dtype not in FLOATS:
+            raise InvalidArgument(name, value.dtype, "floats in [0, 1]; divide uint8 by 255")
+        check_images(name, value)
+    if sr.shape != hr.shape:
         raise InvalidArgument(
             "sr", f"shape {tuple(sr.shape)}", f"hr's shape (B, 3, H, W) = {tuple(hr.shape)}"
         )
-    for name, value in (("sr", sr), ("hr", hr)):
-        if value.dtype not in FLOATS:
-            raise InvalidArgument(name, value.dtype, "floats in [0, 1]; divide uint8 by 255")
+    if sr.device != hr.device:
+        raise InvalidArgument("sr", f"device {sr.device}", f"hr's device {hr.device}")
     sr, hr = (cut_window(image, window, shave) for image in (sr, hr))
     check_no_other_range("sr", sr, SR_BEYOND)
     check_no_other_range("hr", hr)

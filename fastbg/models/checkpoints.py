@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastbg.errors import CheckpointError, InvalidArgument
+from fastbg.given_path import file_to_write, path_of
 from fastbg.models.edsr import EDSR
 from fastbg.models.files.kinds import SAFETENSORS, recognise_file
 from fastbg.models.files.pickled import read_pickled
@@ -78,6 +79,7 @@ def load_model(
 
     Raises:
         CheckpointError: names the file and what is wrong with it.
+        InvalidArgument: neither a name nor a path.
 
     Example:
         >>> import torch, fastbg
@@ -88,7 +90,8 @@ def load_model(
         ...     net(torch.rand(1, 3, 24, 32)).shape
         torch.Size([1, 3, 96, 128])
     """
-    path = built_in_path(name_or_path) or Path(name_or_path)
+    given_path = path_of("name_or_path", name_or_path)
+    path = built_in_path(name_or_path) or given_path
     given = {"res_scale": res_scale, "img_range": img_range, "mean": mean}
     model = _read(path, {key: value for key, value in given.items() if value is not None})
     if scale is not None and scale != model.scale:
@@ -121,7 +124,7 @@ def save_model(
 
     Raises:
         CheckpointError: a weight is not finite in float16, or the file cannot be written.
-        InvalidArgument: a wrapped network.
+        InvalidArgument: a wrapped network; a `path` that is none.
 
     Example:
         >>> import fastbg
@@ -131,7 +134,7 @@ def save_model(
     """
     if model.architecture not in ARCHITECTURES:
         raise InvalidArgument("model", model.architecture, f"one of {[*ARCHITECTURES]}")
-    path = Path(path)
+    path = file_to_write("path", path)
     state = model.state_dict() if state is None else state
     half = {
         key: value.detach().to("cpu", torch.float16).contiguous() for key, value in state.items()

@@ -32,6 +32,19 @@ def check_images(name: str, value: Tensor, dtypes: tuple[torch.dtype, ...] = FLO
         raise InvalidArgument(name, value.dtype, f"one of {', '.join(map(str, dtypes))}")
 
 
+def check_pixels(name: str, value: Tensor) -> None:
+    """A dense tensor of floats in [0,1], or as far outside as `check_unit_range` allows.
+
+    Waits for a GPU: for arguments that are checked once, not for images.
+    """
+    if value.is_nested or value.layout is not torch.strided or value.is_meta:
+        kind = "a meta tensor" if value.is_meta else f"layout {value.layout}"
+        raise InvalidArgument(name, kind, "a dense tensor (layout torch.strided) with values")
+    if value.dtype not in FLOATS:
+        raise InvalidArgument(name, value.dtype, f"one of {', '.join(map(str, FLOATS))}, in [0, 1]")
+    check_unit_range(name, value.detach().cpu())
+
+
 def check_unit_range(name: str, value: Tensor) -> None:
     """InvalidArgument for values outside of [-0.5, 1.5]: [0,1], and what filters overshoot it."""
     if not values_are_known(value) or not value.numel():

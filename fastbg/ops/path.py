@@ -5,6 +5,7 @@ The blur path, the integral along it, and the objective.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -154,7 +155,8 @@ def gradient_detector(sr: Tensor, windows: BoxLike, *, backend: str = "auto") ->
 
 def _check_image(image: Tensor, kernel_size: int) -> None:
     check_images("image", image)
-    if kernel_size < 1 or kernel_size % 2 == 0:
+    whole = isinstance(kernel_size, int | np.integer) and not isinstance(kernel_size, bool)
+    if not whole or kernel_size < 1 or kernel_size % 2 == 0:
         raise InvalidArgument("kernel_size", kernel_size, "an odd number of taps")
     if min(image.shape[2:]) <= kernel_size // 2:
         size = f"{image.shape[2]}x{image.shape[3]}"

@@ -17,6 +17,7 @@ from fastbg.errors import CheckpointError, FastbgError, InvalidArgument
 from fastbg.experiments import EXPERIMENTS, experiment_type
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel
 from fastbg.experiments.study import Item, Study
+from fastbg.given_path import path_of
 from fastbg.models.network import Network, fingerprint
 from fastbg.models.plausible import check_output
 from fastbg.precision import check_precision, current
@@ -96,6 +97,7 @@ def run_experiments(
         >>> result.path.name
         'report.html'
     """
+    folder = path_of("out", out)
     if not networks or not all(isinstance(net, Network) for net in networks.values()):
         kinds = {name: type(net).__name__ for name, net in networks.items()}
         raise InvalidArgument("networks", kinds, "networks of load_model() or wrap(), by name")
@@ -112,7 +114,7 @@ def run_experiments(
     assignments = [f"{name}={value}" for name, value in (options or {}).items()]
     chosen = chosen_experiments(experiments, {}, assignments, seed)
     asked = check_precision(precision or current(), device, like.dtype)
-    images = builtin_images() if data is None else open_readable(data)
+    images = builtin_images() if data is None else open_readable(path_of("data", data))
     study = Study(
         images,
         common_scale(nets),
@@ -120,7 +122,7 @@ def run_experiments(
         like.device,
         like.dtype,
         backend,
-        folder=Path(out),
+        folder=folder,
         precision=asked,
     )
     for each in chosen:
@@ -131,7 +133,7 @@ def run_experiments(
     config = configuration(study) | {"device": device.type}
     around = environment(study)
     with (
-        RunStore.open(Path(out), config, seeds={"seed": seed}, environment=around) as store,
+        RunStore.open(folder, config, seeds={"seed": seed}, environment=around) as store,
         executing(engine, nets, study, log.info, address, workers, gpus_per_worker) as execute,
     ):
         level = NORMAL if progress else QUIET

@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,14 +23,17 @@ import torch
 from numpy.typing import NDArray
 
 from fastbg.errors import InvalidArgument, RunStoreError
+from fastbg.given_path import path_of
 from fastbg.printable import printable
+from fastbg.runs.inventory import IDENTITY, NOTES, ROWS, Inventory
 from fastbg.runs.lock import FolderLock
 from fastbg.runs.values import Json, checksum, differences, listed
 from fastbg.version import __version__
 
 Value: TypeAlias = float | int | str | None
 
-SCHEMA = 3
+SCHEMA = 4
+_READABLE = (3, SCHEMA)  # 3 is without digests, see fastbg.runs.inventory
 _APPLICATION_ID = 0x46_42_47_31  # "FBG1" in the file's header: `file run.sqlite` shows it
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) "
@@ -50,11 +52,6 @@ _ARRAY = (
     "SELECT dtype, shape, data, checksum FROM arrays "
     "WHERE experiment = ? AND model = ? AND item = ? AND name = ?"
 )
-# The number of rows of each kind, as stored by `RunStore._count`.
-_FOUND = """
-    SELECT 'records', experiment, model, count(*) FROM records GROUP BY experiment, model
-    UNION ALL SELECT 'arrays', experiment, model, count(*) FROM arrays GROUP BY experiment, model
-    UNION ALL SELECT 'notes', '', '', count(*) FROM meta WHERE key LIKE 'remember %'"""
 _EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it becomes the name of a CSV file
 
 
@@ -78,7 +75,7 @@ class RunStore:
         self._connection = connection
         self._lock = lock
         self._in_transaction = False
-        self._added: Counter[tuple[str, str, str]] = Counter()  # rows, in this transaction
+        self._added = Inventory()  # in this transaction
 
     @classmethod
     def open(
@@ -102,7 +99,7 @@ class RunStore:
         that differs), lacks what was stored in it, another process has it open, or it cannot be
         written.
         """
-        path = Path(folder)
+        path = path_of("folder", folder)
         with _reported(path):
             path.mkdir(parents=True, exist_ok=True)
             lock = FolderLock(path)
@@ -116,9 +113,9 @@ class RunStore:
             store._prepare()
             with _reported(path):
                 lock.watch("run.sqlite")
+            store._check_counts()
             identity = {"config": config, "seeds": dict(seeds or {}), "manifest": manifest}
             store._settle(identity, environment or {})
-            store._check_counts()
         except BaseException:
             store.close()
             raise
@@ -130,7 +127,7 @@ class RunStore:
 
         Raises RunStoreError if there is none, or it lacks what was stored in it.
         """
-        path = Path(folder)
+        path = path_of("folder", folder)
         file = path / "run.sqlite"
         with _reported(path):
             there = file.is_file()
@@ -210,8 +207,7 @@ class RunStore:
         if not self._rows("SELECT 1 FROM meta WHERE key = ?", key):
             text = _dumps(name, make())
             with self.transaction():
-                self._put_meta(key, text)
-                self._added["notes", "", ""] += 1
+                self._added.add(NOTES, self._put_meta(key, text))
         return self._meta(key)
 
     def remembered(self, prefix: str) -> list[str]:
@@ -251,10 +247,12 @@ class RunStore:
         new = (array.dtype.str, json.dumps(array.shape), array.tobytes())
         old = self._rows(_ARRAY, *key)
         if not old:
-            row = (*key, *new, checksum(*key, *new))
+            digest = checksum(*key, *new)
             with self.transaction():
-                self._write("INSERT INTO arrays VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *row)
-                self._added["arrays", experiment, model] += 1
+                self._write(
+                    "INSERT INTO arrays VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *key, *new, digest
+                )
+                self._added.add(("arrays", experiment, model), digest)
         elif old[0][:3] != new:
             raise self._error(f"array {key} is already stored with other contents")
 
@@ -269,7 +267,7 @@ class RunStore:
                 self._lock.check()
         self._execute("BEGIN IMMEDIATE")
         self._in_transaction = True
-        self._added.clear()
+        self._added = Inventory()
         try:
             yield
             self._count()
@@ -351,8 +349,9 @@ class RunStore:
         )
         if not old:
             row = (*key, _dumps("values", dict(record.values)))
-            self._write("INSERT INTO records VALUES (?, ?, ?, ?, ?)", *row, checksum(*row))
-            self._added["records", record.experiment, record.model] += 1
+            digest = checksum(*row)
+            self._write("INSERT INTO records VALUES (?, ?, ?, ?, ?)", *row, digest)
+            self._added.add(("records", record.experiment, record.model), digest)
             return
         wrong = differences(self._values(*key, *old[0]), dict(record.values))
         if wrong:
@@ -377,7 +376,7 @@ class RunStore:
         if self._rows("PRAGMA application_id")[0][0] != _APPLICATION_ID:
             raise RunStoreError(f"{printable(file)}: is not a run of fastbg; choose another folder")
         schema = self._rows("PRAGMA user_version")[0][0]
-        if schema != SCHEMA:
+        if schema not in _READABLE:
             age = "a newer" if schema > SCHEMA else "an older"
             raise RunStoreError(
                 f"{printable(file)}: has schema {schema}, written by {age} fastbg; fastbg "
@@ -397,9 +396,10 @@ class RunStore:
         }
         with self.transaction():
             if not self._rows("SELECT 1 FROM meta"):
-                texts |= {"versions": json.dumps([versions]), "counts": "[]"}
+                texts |= {"versions": json.dumps([versions])}
                 for key, text in texts.items():
-                    self._put_meta(key, text)
+                    self._added.add(IDENTITY, self._put_meta(key, text))
+                self._put_meta("counts", json.dumps(Inventory().stored()))
                 return
             old = {key: self._meta(key) for key in texts}
             differing = differences(old, {key: json.loads(text) for key, text in texts.items()})
@@ -410,33 +410,28 @@ class RunStore:
                 )
             known = self._meta("versions")
             if versions not in known:
-                self._put_meta("versions", json.dumps([*known, versions]))
+                before = self._rows("SELECT checksum FROM meta WHERE key = 'versions'")[0][0]
+                after = self._put_meta("versions", json.dumps([*known, versions]))
+                self._added.add(IDENTITY, after, replaced=before)
 
     def _count(self) -> None:
-        """Store the new numbers of rows, in the transaction that adds them."""
-        if self._added:
-            counts = self._counts() + self._added
-            self._put_meta("counts", json.dumps([[*key, n] for key, n in sorted(counts.items())]))
-
-    def _counts(self) -> Counter[tuple[str, str, str]]:
-        return Counter({(kind, e, m): n for kind, e, m, n in self._meta("counts")})
+        """Store the new inventory, in the transaction that adds rows."""
+        if self._added != Inventory():
+            whole = Inventory.from_stored(self._meta("counts"))
+            whole.update(self._added)
+            self._put_meta("counts", json.dumps(whole.stored()))
 
     def _check_counts(self) -> None:
-        """RunStoreError if stored rows are missing; checksums protect the contents of the rest."""
+        """RunStoreError if rows are missing, added or exchanged; checksums protect contents."""
         self._execute("BEGIN")  # read both in one snapshot, as another process may write
         try:
             if not self._rows("SELECT 1 FROM meta"):  # killed before the identity was stored
                 return
-            stored = self._counts()
-            found = Counter({(kind, e, m): n for kind, e, m, n in self._rows(_FOUND)})
+            stored = Inventory.from_stored(self._meta("counts"))
+            wrong = stored.differences(Inventory.of_rows(self._rows(ROWS)))
         finally:
             if self._connection.in_transaction:
                 self._execute("ROLLBACK")
-        wrong = [
-            f"{' '.join(filter(None, key))}: {stored[key]} stored, {found[key]} found"
-            for key in sorted({*stored, *found})
-            if stored[key] != found[key]
-        ]
         if wrong:
             raise self._error(
                 f"does not hold what was stored ({listed(wrong)}): the file was changed or "
@@ -449,9 +444,10 @@ class RunStore:
             raise self._changed(f"what it says of {key.removeprefix('remember ')}")
         return json.loads(rows[0][0])
 
-    def _put_meta(self, key: str, text: str) -> None:
-        row = (key, text, checksum(key, text))
-        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", *row)
+    def _put_meta(self, key: str, text: str) -> bytes:
+        digest = checksum(key, text)
+        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", key, text, digest)
+        return digest
 
     def _rows(self, query: str, *values: Value) -> list[Any]:
         with _reported(self.folder):

@@ -5,7 +5,6 @@ tests/test_coverage.py simulates how often the intervals contain the true value.
 """
 
 import enum
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, t
 
+from fastbg import users_line
 from fastbg.errors import InvalidArgument
 from fastbg.stats.critical import critical_value
 
@@ -161,7 +161,7 @@ def bootstrap_mean(
     seed: int | None = None,
 ) -> Interval:
     """Former name of `mean_interval`; nothing is drawn, so `seed` has no effect."""
-    warnings.warn("bootstrap_mean is mean_interval now", DeprecationWarning, stacklevel=2)
+    users_line.warn("bootstrap_mean is mean_interval now", DeprecationWarning)
     return mean_interval(values, clusters, level=level)
 
 
