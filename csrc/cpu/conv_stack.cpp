@@ -42,10 +42,20 @@ inline Vec gated_by_signs(Vec value, const std::uint8_t* from) {
 #endif
 }
 
+// Floats from a pixel of a cell to that of the next cell of its row, which is mostly what comes next. Cells
+// often are a page long, and the processor's own prefetching ends at a page.
+inline std::int64_t to_next_cell(std::int64_t channels) { return kStackPixels * channels; }
+
 // The 36 terms of a cell and `channels` channels, each times its `scale` if kScaled.
 template <bool kScaled>
-void transform_cell(const float* const* pixels, const float* scale, std::int64_t channels, float* to) {
+void transform_cell(const float* const* pixels, const float* scale, std::int64_t channels, std::int64_t next,
+                    float* to) {
   for (std::int64_t c = 0; c < channels; c += kLanes) {
+    if (c % kConvLanes == 0) {  // a cache line of each pixel that the next cell does not share
+      for (int i = 0; i < 6; ++i) {
+        for (int j = 2; j < 6; ++j) __builtin_prefetch(pixels[i * 6 + j] + c + next);
+      }
+    }
     Vec half[6][6], factor{};
     if constexpr (kScaled) factor = load(scale + c);
 #pragma GCC unroll 6
@@ -219,7 +229,7 @@ void write_result(const StackJob& job, const Cell& cell, const Phase& phase, std
 // Channels panel + vector and on of a cell.
 void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, const float* bias, std::int64_t panel,
                    std::int64_t vector, const Places& places, const float* sums) {
-  const std::int64_t next = kStackPixels * job.out.channels;  // offset of the next cell, for prefetching
+  const std::int64_t next = to_next_cell(job.out.channels);
   Vec values[kStackPixels];
   values_of_sums(sums, bias ? load(bias + vector) : Vec{}, values);
   if (job.relu) {
@@ -270,6 +280,9 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
     if (job.shuffled.view.data) return write_shuffled(job, cell, panel + vector, kept);
     return write_result(job, cell, phase, panel + vector, kept);
   }
+  if (vector % kConvLanes == 0) {
+    for (int k = 0; k < kStackPixels; ++k) __builtin_prefetch(places.out[k] + vector + next, 1);
+  }
 #pragma GCC unroll 16
   for (int k = 0; k < kStackPixels; ++k) store(places.out[k] + vector, values[k]);
 }
@@ -292,11 +305,12 @@ void transform_tiles(const StackJob& job, const Cells& cells, std::int64_t first
       } else {
         find_pixels<6>(job.in, cell.image, y, x, phase, channel, pixels);
       }
+      const std::int64_t next = to_next_cell(job.in.channels);
       float* to = terms + t * kConvPanel + c - chunk;
       if (job.in_scale) {
-        transform_cell<true>(pixels, job.in_scale + cell.image * job.in.channels + channel, part, to);
+        transform_cell<true>(pixels, job.in_scale + cell.image * job.in.channels + channel, part, next, to);
       } else {
-        transform_cell<false>(pixels, nullptr, part, to);
+        transform_cell<false>(pixels, nullptr, part, next, to);
       }
     }
     c += part;
