@@ -139,13 +139,25 @@ def test_what_fades_below_rounding_is_dropped() -> None:
         assert float((whole - result).abs().max()) < 8 * DROP * float(whole.abs().max())
     assert sides[0] > sides[1] > 1
 
-    # One image's change does not fade: nothing of either image is dropped there.
+    # One image's change does not fade.
     loud = torch.cat([pixels[:1], 1e6 * pixels[1:]])
     (result,) = kept.run([(box, loud)], DROP)
     whole = conv_stack(changed(x, box, loud), layers, backend="cpu")
     close(result, whole.double(), 1e-6)
     differs = (result[1] != kept.result[0]).any(0)
     assert bool(differs[9].any() and differs[15].any())
+
+
+def test_what_is_dropped_depends_on_no_other_image() -> None:
+    """Images of one box and of several have tiles in the same products, but edges of their own."""
+    _, kept, _ = fading(False)
+    boxes = [Box(20, 20, 21, 21), Box(13, 22, 15, 23)]
+    pixels = [image(3, 16, 1, 1, seed=5), image(2, 16, 2, 1, seed=6)]
+    pixels[0][1] *= 1e6
+    together = kept.run(list(zip(boxes, pixels, strict=True)), DROP)
+    for box, some, results in zip(boxes, pixels, together, strict=True):
+        for one, result in zip(some, results, strict=True):
+            assert result.equal(kept.run([(box, one[None])], DROP)[0][0])
 
 
 def test_a_change_that_fades_before_the_result_leaves_it() -> None:

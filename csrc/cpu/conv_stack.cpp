@@ -1,6 +1,7 @@
 // One layer of a stack of 3x3 convolutions on cells; see conv_stack.h for the layout of maps.
 #include "conv_stack.h"
 
+#include "stack_pixels.h"
 #include "stack_product.h"
 #include "stack_shuffle.h"
 
@@ -41,82 +42,20 @@ inline Vec gated_by_signs(Vec value, const std::uint8_t* from) {
 #endif
 }
 
-alignas(64) const float kNothing[kConvPanel] = {};
-
-struct Cell {
-  std::int64_t image, y, x;  // first pixel on the convolution's grid
-};
-
-struct Grid {
-  std::int64_t top, left, across, of_image, shift_y, shift_x;
-
-  explicit Grid(const StackBox& box, std::int64_t shift_y = 0, std::int64_t shift_x = 0)
-      : top((box.y0 - shift_y) / kStackSide), left((box.x0 - shift_x) / kStackSide),
-        across((box.x1 - shift_x + kStackSide - 1) / kStackSide - left),
-        of_image(((box.y1 - shift_y + kStackSide - 1) / kStackSide - top) * across),
-        shift_y(shift_y), shift_x(shift_x) {}
-
-  Cell at(std::int64_t number) const {
-    const std::int64_t inside = number % of_image;
-    return {number / of_image, (top + inside / across) * kStackSide + shift_y,
-            (left + inside % across) * kStackSide + shift_x};
-  }
-};
-
-// Which of the r x r pixels of a block; computed once for all cells, as divisions are slow.
-struct Phase {
-  std::int64_t upscale, y, x;
-
-  Phase(std::int64_t r, std::int64_t place) : upscale(r), y(place / r), x(place % r) {}
-};
-
-// The map's pixel for row or column i of a cell, and whether it has a value.
-struct Line {
-  std::int64_t start;
-  bool valid;
-};
-
-inline Line row_of(const StackMap& map, std::int64_t v) {
-  return {((v >> 2) - map.top) * map.across * kStackPixels + (v & 3) * kStackSide, v >= map.valid.y0 && v < map.valid.y1};
-}
-
-inline Line column_of(const StackMap& map, std::int64_t u) {
-  return {((u >> 2) - map.left) * kStackPixels + (u & 3), u >= map.valid.x0 && u < map.valid.x1};
-}
-
-// Addresses of channel `channel` of N x N pixels of the grid from (y, x).
-template <int N>
-void find_pixels(const StackMap& map, std::int64_t image, std::int64_t y, std::int64_t x, const Phase& phase,
-                 std::int64_t channel, const float** pixels) {
-  std::int64_t down[N], across[N];
-  bool has_row[N], has_column[N], all = true;
-  for (int i = 0; i < N; ++i) {
-    const Line row = row_of(map, phase.upscale * (y + i) + phase.y);
-    const Line column = column_of(map, phase.upscale * (x + i) + phase.x);
-    has_row[i] = row.valid;
-    has_column[i] = column.valid;
-    all = all && row.valid && column.valid;
-    down[i] = row.start * map.channels;
-    across[i] = column.start * map.channels;
-  }
-  const float* start = map.data + image * map.pixels_of_image() * map.channels + channel;
-  if (all) {
-    for (int i = 0; i < N; ++i) {
-      for (int j = 0; j < N; ++j) pixels[i * N + j] = start + down[i] + across[j];
-    }
-    return;
-  }
-  for (int i = 0; i < N; ++i) {
-    for (int j = 0; j < N; ++j) {
-      pixels[i * N + j] = has_row[i] && has_column[j] ? start + down[i] + across[j] : kNothing;
-    }
-  }
-}
+// Floats from a pixel of a cell to that of the next cell of its row, which is mostly what comes next. Cells
+// often are a page long, and the processor's own prefetching ends at a page.
+inline std::int64_t to_next_cell(std::int64_t channels) { return kStackPixels * channels; }
 
 // The 36 terms of a cell and `channels` channels, each times its `scale` if kScaled.
 template <bool kScaled>
-void transform_cell(const float* const* pixels, const float* scale, std::int64_t channels, float* to) {
+void transform_cell(const float* const* pixels, const float* scale, std::int64_t channels, std::int64_t next,
+                    float* to) {
   for (std::int64_t c = 0; c < channels; c += kLanes) {
+    if (c % kConvLanes == 0) {  // a cache line of each pixel that the next cell does not share
+      for (int i = 0; i < 6; ++i) {
+        for (int j = 2; j < 6; ++j) __builtin_prefetch(pixels[i * 6 + j] + c + next);
+      }
+    }
     Vec half[6][6], factor{};
     if constexpr (kScaled) factor = load(scale + c);
 #pragma GCC unroll 6
@@ -179,8 +118,9 @@ std::int64_t sign_offset(std::int64_t channel) { return channel / kLanes * kSign
 void find_places(const StackJob& job, std::int64_t number, const Cell& cell, const Phase& phase, std::int64_t panel,
                  Places& places) {
   const std::int64_t r = job.out_upscale, channels = job.out.channels;
+  const StackPatch* patch = job.patches ? job.patches + cell.image : nullptr;
   const auto for_each_pixel = [&](const StackMap& map, auto function) {
-    const std::int64_t first = cell.image * map.pixels_of_image();
+    const std::int64_t first = patch ? 0 : cell.image * map.pixels_of_image();
     Line rows[kStackSide], columns[kStackSide];
     for (std::int64_t i = 0; i < kStackSide; ++i) {
       rows[i] = row_of(map, r * (cell.y + i) + phase.y);
@@ -192,8 +132,9 @@ void find_places(const StackJob& job, std::int64_t number, const Cell& cell, con
     }
   };
   if (!job.result.data && !job.shuffled.view.data) {
-    for_each_pixel(job.out, [&](std::int64_t k, std::int64_t pixel, bool) {
-      places.out[k] = job.out.data + pixel * job.out.channels + panel;
+    const StackMap& out = patch ? patch->out : job.out;
+    for_each_pixel(out, [&](std::int64_t k, std::int64_t pixel, bool) {
+      places.out[k] = out.data + pixel * out.channels + panel;
     });
   }
   if (job.signs.data) {
@@ -209,7 +150,11 @@ void find_places(const StackJob& job, std::int64_t number, const Cell& cell, con
     });
   }
   for (std::int64_t a = 0; a < job.added; ++a) {
-    find_pixels<4>(job.add[a], cell.image, cell.y, cell.x, phase, panel, places.add[a]);
+    if (patch) {
+      find_pixels<4>(patch->add, cell.y, cell.x, phase, panel, places.add[a]);
+    } else {
+      find_pixels<4>(job.add[a], cell.image, cell.y, cell.x, phase, panel, places.add[a]);
+    }
   }
   if (job.plain.data) {
     for_each_pixel(job.plain, [&](std::int64_t k, std::int64_t pixel, bool) {
@@ -248,23 +193,27 @@ inline Vec sum_of_cell(const StackBox& box, const Cell& cell, const Vec* values,
 }
 
 void write_shuffled(const StackJob& job, const Cell& cell, std::int64_t channel, const Vec* values) {
+  const StackPatch* patch = job.patches ? job.patches + cell.image : nullptr;
   for (std::int64_t k = 0; k < kStackPixels; ++k) {
     const std::int64_t y = cell.y + k / kStackSide, x = cell.x + k % kStackSide;
-    if (!lies_in(job.box, y, x)) continue;
+    if (patch ? !patch->computed.has(y, x) : !lies_in(job.box, y, x)) continue;
     float lanes[kLanes];
     store(lanes, values[k]);
-    scatter(job.shuffled, cell.image, y, x, channel, kLanes, lanes);
+    scatter(patch ? patch->shuffled : job.shuffled, patch ? 0 : cell.image, y, x, channel, kLanes, lanes);
   }
 }
 
 void write_result(const StackJob& job, const Cell& cell, const Phase& phase, std::int64_t channel,
                   const Vec* values) {
-  const TensorView& to = job.result;
+  const StackPatch* patch = job.patches ? job.patches + cell.image : nullptr;
+  const TensorView& to = patch ? patch->result : job.result;
+  const std::int64_t image = patch ? 0 : cell.image;
   const std::int64_t r = job.out_upscale, count = smaller(kLanes, to.sizes[1] - channel);
   const std::int64_t last_y = smaller(job.box.y1, cell.y + 4), last_x = smaller(job.box.x1, cell.x + 4);
   for (std::int64_t y = larger(job.box.y0, cell.y); y < last_y; ++y) {
     for (std::int64_t x = larger(job.box.x0, cell.x); x < last_x; ++x) {
-      float* pixel = static_cast<float*>(to.data) + cell.image * to.strides[0] + channel * to.strides[1] +
+      if (patch && !patch->computed.has(y, x)) continue;
+      float* pixel = static_cast<float*>(to.data) + image * to.strides[0] + channel * to.strides[1] +
                      (r * (y - job.box.y0) + phase.y) * to.strides[2] +
                      (r * (x - job.box.x0) + phase.x) * to.strides[3];
       const Vec value = values[(y - cell.y) * 4 + x - cell.x];
@@ -280,7 +229,7 @@ void write_result(const StackJob& job, const Cell& cell, const Phase& phase, std
 // Channels panel + vector and on of a cell.
 void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, const float* bias, std::int64_t panel,
                    std::int64_t vector, const Places& places, const float* sums) {
-  const std::int64_t next = kStackPixels * job.out.channels;  // offset of the next cell, for prefetching
+  const std::int64_t next = to_next_cell(job.out.channels);
   Vec values[kStackPixels];
   values_of_sums(sums, bias ? load(bias + vector) : Vec{}, values);
   if (job.relu) {
@@ -331,12 +280,15 @@ void finish_vector(const StackJob& job, const Cell& cell, const Phase& phase, co
     if (job.shuffled.view.data) return write_shuffled(job, cell, panel + vector, kept);
     return write_result(job, cell, phase, panel + vector, kept);
   }
+  if (vector % kConvLanes == 0) {
+    for (int k = 0; k < kStackPixels; ++k) __builtin_prefetch(places.out[k] + vector + next, 1);
+  }
 #pragma GCC unroll 16
   for (int k = 0; k < kStackPixels; ++k) store(places.out[k] + vector, values[k]);
 }
 
 // Terms of input channels chunk to chunk + count, counted place by place.
-void transform_tiles(const StackJob& job, const Grid& grid, std::int64_t first, std::int64_t tiles,
+void transform_tiles(const StackJob& job, const Cells& cells, std::int64_t first, std::int64_t tiles,
                      std::int64_t chunk, std::int64_t count, float* terms) {
   const float* pixels[36];
   for (std::int64_t c = chunk; c < chunk + count;) {
@@ -346,21 +298,27 @@ void transform_tiles(const StackJob& job, const Grid& grid, std::int64_t first, 
     const std::int64_t channel = c % job.in.channels;
     const std::int64_t part = smaller(job.in.channels - channel, chunk + count - c);
     for (std::int64_t t = 0; t < tiles; ++t) {
-      const Cell cell = grid.at(first + t);
-      find_pixels<6>(job.in, cell.image, cell.y - 1 + down, cell.x - 1 + across, phase, channel, pixels);
+      const Cell cell = cells.at(first + t);
+      const std::int64_t y = cell.y - 1 + down, x = cell.x - 1 + across;
+      if (job.patches) {
+        find_pixels<6>(job.patches[cell.image].in, y, x, phase, channel, pixels);
+      } else {
+        find_pixels<6>(job.in, cell.image, y, x, phase, channel, pixels);
+      }
+      const std::int64_t next = to_next_cell(job.in.channels);
       float* to = terms + t * kConvPanel + c - chunk;
       if (job.in_scale) {
-        transform_cell<true>(pixels, job.in_scale + cell.image * job.in.channels + channel, part, to);
+        transform_cell<true>(pixels, job.in_scale + cell.image * job.in.channels + channel, part, next, to);
       } else {
-        transform_cell<false>(pixels, nullptr, part, to);
+        transform_cell<false>(pixels, nullptr, part, next, to);
       }
     }
     c += part;
   }
 }
 
-void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, StackScratch& scratch) {
-  const std::int64_t first = block * job.block, tiles = smaller(job.block, job.images * grid.of_image - first);
+void compute_block(const StackJob& job, const Cells& cells, std::int64_t block, StackScratch& scratch) {
+  const std::int64_t first = block * job.block, tiles = smaller(job.block, cells.count() - first);
   const std::int64_t in = job.in.channels * (job.wide ? 4 : job.in_upscale * job.in_upscale);
   const std::int64_t group = job.out.channels, out = group * job.out_upscale * job.out_upscale;
   // Sums may overwrite the terms of the previous product if these are not used again.
@@ -376,7 +334,7 @@ void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, St
     const float* factors = job.factors + kTerms2d * in * channel;
     for (std::int64_t chunk = 0; chunk < in; chunk += kConvPanel) {
       const std::int64_t count = smaller(kConvPanel, in - chunk);
-      if (!transformed) transform_tiles(job, grid, first, tiles, chunk, count, terms);
+      if (!transformed) transform_tiles(job, cells, first, tiles, chunk, count, terms);
       transformed = in <= kConvPanel;  // the same terms serve all output channels
       for (std::int64_t k = 0; k < kTerms2d; ++k) {
         multiply_plane(terms + k * kStackPlane, factors + (k * in + chunk) * width, count, width, vectors, tiles,
@@ -387,7 +345,7 @@ void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, St
     const float* bias = job.bias ? job.bias + channel : nullptr;
     Places places;
     for (std::int64_t t = 0; t < tiles; ++t) {
-      const Cell cell = grid.at(first + t);
+      const Cell cell = cells.at(first + t);
       find_places(job, first + t, cell, phase, inside, places);
       for (std::int64_t v = 0; v < vectors; ++v) {
         const float* from = sums + t * kConvPanel + v * kLanes;
@@ -401,10 +359,10 @@ void compute_block(const StackJob& job, const Grid& grid, std::int64_t block, St
 }  // namespace
 
 void conv_stack_layer(const StackJob& job, int threads) {
-  const Grid grid(job.box, job.shift_y, job.shift_x);
+  const Cells cells(job);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t block = 0; block < job.blocks; ++block) {
-    compute_block(job, grid, block, stack_scratch_of_thread());
+    compute_block(job, cells, block, stack_scratch_of_thread());
   }
 }
 

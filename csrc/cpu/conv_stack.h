@@ -35,6 +35,30 @@ struct StackMap {
   }
 };
 
+// Columns x0 to x1 of a row; none unless x0 < x1.
+struct StackSpan {
+  std::int64_t x0, x1;
+};
+
+// Some pixels of a map: a span of each row from y0 to y1.
+struct StackRows {
+  std::int64_t y0, y1;
+  const StackSpan* spans;
+
+  StackSpan row(std::int64_t y) const { return y >= y0 && y < y1 ? spans[y - y0] : StackSpan{0, 0}; }
+  bool has(std::int64_t y, std::int64_t x) const {
+    const StackSpan span = row(y);
+    return x >= span.x0 && x < span.x1;
+  }
+};
+
+// The map of one image: `own` pixels are in `map`, all others in the map of another image.
+struct StackPatchedMap {
+  StackMap map;
+  StackRows own;
+  const StackMap* kept;  // whose `valid` counts
+};
+
 // One bit for each value of a map: whether it passed the ReLU. See kSignBytes in conv_stack.cpp.
 struct StackSigns {
   std::uint8_t* data;  // or null
@@ -57,6 +81,20 @@ struct StackShuffled {
   std::int64_t upscale;
 
   std::int64_t channels() const { return view.sizes[1] * upscale * upscale; }
+};
+
+// An image of which a layer computes the pixels `computed` only, see StackJob.
+struct StackPatch {
+  StackPatchedMap in, add;
+  StackMap out;            // unless there is a result
+  StackRows computed;      // on the convolution's grid; nothing else of a result is written
+  TensorView result;       // (1,C,h,w) of the job's box
+  StackShuffled shuffled;  // likewise
+};
+
+// 4x4 pixels of the convolution's grid that are computed together.
+struct StackTile {
+  std::int64_t image, y, x;  // first pixel
 };
 
 // Which of a pixel's neighbours a map has: 1 above, 2 below, 4 left, 8 right.
@@ -87,8 +125,10 @@ struct StackJob {
   TensorView result;       // (B,C,h,w) of the box, or its data is null
   StackShuffled shuffled;  // likewise, for a result that is finer
   std::int64_t block, blocks;  // cells that are handled together
-  // Shift of the tiles against the cells in pixels, so that fewer tiles cover the box; 0 for the whole map's bits.
-  std::int64_t shift_y, shift_x;
+  // If not null: in place of the box's cells, `listed` tiles at any pixels, of images that have their maps here.
+  const StackPatch* patches;
+  const StackTile* tiles;
+  std::int64_t listed;
 };
 
 // A tensor (B,C,h,w), whose first pixel is (top, left) of its map, to cells; gated, if there is a gate.

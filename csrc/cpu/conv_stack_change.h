@@ -1,8 +1,8 @@
 // A stack of 3x3 convolutions on one image, in which boxes are changed many times.
 //
 // The maps of the unchanged image are kept, as far as the stack's boxes need them. For a change, each layer
-// computes only the pixels that the change can reach and that are needed; the pixels around them are copied
-// from the kept maps. So does a tail, see StackTail.
+// computes only the pixels that the change can reach and that are needed; the pixels around them are read
+// from the kept maps. So does a tail, see StackTail. The tiles of all changed images are computed together.
 #pragma once
 
 #include <memory>
@@ -32,8 +32,9 @@ class ChangeableStack {
   ChangeableStack(ChangeableStack&&) noexcept;
   ~ChangeableStack();
 
-  // After every residual sum, rows and columns at the edges of what was computed in which no value changes by
-  // more than `negligible` times the map's largest are dropped: the next layers compute less.
+  // After every residual sum, pixels at both ends of each row of what was computed for an image in which no value
+  // changes by more than `negligible` times the map's largest are dropped: the next layers compute less. Results
+  // do not depend on the other changes.
   // Throws std::invalid_argument for tensors of other shapes, or a box outside of the input.
   void run(const std::vector<StackChange>& changes, float negligible, int threads) const;
 

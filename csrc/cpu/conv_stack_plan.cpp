@@ -1,71 +1,21 @@
 #include "conv_stack_plan.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <map>
 #include <memory>
-#include <new>
 #include <stdexcept>
 #include <utility>
 
 #include "divide.h"
-#include "fresh_memory.h"
+#include "stack_memory.h"
+#include "stack_region.h"
 
 namespace fastbg {
 namespace {
-
-StackBox refined(const StackBox& box, std::int64_t r) { return {r * box.y0, r * box.x0, r * box.y1, r * box.x1}; }
-
-StackBox common(const StackBox& a, const StackBox& b) {
-  return {std::max(a.y0, b.y0), std::max(a.x0, b.x0), std::min(a.y1, b.y1), std::min(a.x1, b.x1)};
-}
 
 bool lies_in(const StackBox& inner, const StackBox& outer) {
   return outer.y0 <= inner.y0 && inner.y0 < inner.y1 && inner.y1 <= outer.y1 && outer.x0 <= inner.x0 &&
          inner.x0 < inner.x1 && inner.x1 <= outer.x1;
 }
-
-// Memory that a thread keeps between calls, up to kKept floats, as fresh memory takes a page fault per page.
-class Workspace {
- public:
-  static constexpr std::int64_t kKept = std::int64_t{16} << 20;
-
-  explicit Workspace(std::int64_t floats) {
-    static thread_local Block kept;
-    if (floats > kKept) {
-      block_.reserve(floats);
-      data_ = block_.data;
-    } else {
-      kept.reserve(floats);
-      data_ = kept.data;
-    }
-  }
-
-  float* at(std::int64_t offset) const { return data_ + offset; }
-
- private:
-  struct Block {
-    float* data = nullptr;
-    std::int64_t size = 0;
-    Block() = default;
-    Block(const Block&) = delete;
-    Block& operator=(const Block&) = delete;
-    ~Block() { std::free(data); }
-    void reserve(std::int64_t floats) {
-      if (floats <= size) return;
-      std::free(data);
-      size = 0;
-      const std::int64_t unit = std::int64_t{1} << 19;  // 2 MB: whole large pages
-      floats = up_to_multiple(floats, unit);
-      data = static_cast<float*>(std::aligned_alloc(std::size_t{1} << 21, static_cast<std::size_t>(floats) * 4));
-      if (!data) throw std::bad_alloc();
-      expect_whole_pages({data, DType::float32, 1, {floats}, {1}});
-      size = floats;
-    }
-  };
-  Block block_;
-  float* data_;
-};
 
 std::int64_t floats_of(std::int64_t images, const StackMap& map) { return images * map.pixels_of_image() * map.channels; }
 
@@ -74,36 +24,14 @@ std::int64_t kept_of_image(const StackLayer& layer, const StackMap& map) {
   return map.channels + up_to_multiple(layer.attention.squeezed, kConvLanes);
 }
 
-// Offsets of maps in memory; maps whose lifetimes (in steps) do not overlap may share it.
-class Offsets {
- public:
-  std::int64_t take(std::int64_t floats) {
-    std::int64_t start = 0;
-    for (const auto& [begin, end] : taken_) {
-      if (start + floats <= begin) break;
-      start = end;
-    }
-    taken_[start] = start + floats;
-    size_ = std::max(size_, start + floats);
-    return start;
-  }
-  void give_back(std::int64_t start) { taken_.erase(start); }
-  std::int64_t size() const { return size_; }
-
- private:
-  std::map<std::int64_t, std::int64_t> taken_;
-  std::int64_t size_ = 0;
-};
-
 }  // namespace
 
 void divide(StackJob& job, int threads) {
-  constexpr std::int64_t rows = 12;  // of a product: no block is smaller
-  const auto tiles = [](std::int64_t start, std::int64_t end, std::int64_t shift) {
-    return parts(end - shift, kStackSide) - (start - shift) / kStackSide;
-  };
-  const std::int64_t cells = job.images * tiles(job.box.y0, job.box.y1, job.shift_y) *
-                             tiles(job.box.x0, job.box.x1, job.shift_x);
+  constexpr std::int64_t rows = 6;  // of a product
+  const StackBox& box = job.box;
+  const std::int64_t down = parts(box.y1, kStackSide) - box.y0 / kStackSide;
+  const std::int64_t across = parts(box.x1, kStackSide) - box.x0 / kStackSide;
+  const std::int64_t cells = job.patches ? job.listed : job.images * down * across;
   const std::int64_t rounds = parts(cells, kStackTiles * threads);
   job.block = std::min(kStackTiles, up_to_multiple(parts(cells, rounds * threads), rows));
   job.blocks = parts(cells, job.block);
@@ -167,9 +95,7 @@ StackBox StackPlan::seen_by(std::size_t layer) const {
 }
 
 StackBox StackPlan::tail_box() const {
-  const std::int64_t r = tail_->upscale;
-  const StackBox& box = tail_->box;
-  return {box.y0 / r, box.x0 / r, parts(box.y1, r), parts(box.x1, r)};
+  return coarsened(tail_->box, tail_->upscale);
 }
 
 bool StackPlan::touches_border(const StackBox& box) const {

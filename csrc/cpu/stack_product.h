@@ -37,27 +37,23 @@ struct StackScratch {
   return *scratch;
 }
 
-// R cells times V vectors of output channels; `in` channels are summed. If kAsk, the next factors, which
-// are not in the cache, are prefetched meanwhile.
-template <int R, int V, bool kAsk>
+// R cells times V vectors of output channels; `in` channels are summed. With the factors of channels `from` to
+// `to`, those of the next product, which are not in the cache, are prefetched.
+template <int R, int V>
 inline void multiply_cells(const float* terms, const float* factors, std::int64_t in, std::int64_t width, bool add,
-                           float* sums) {
+                           std::int64_t from, std::int64_t to, float* sums) {
   Vec total[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) total[r][v] = Vec{};
   }
-  for (std::int64_t k = 0; k < in; ++k, factors += width) {
+  const auto add_channel = [&](std::int64_t k) __attribute__((always_inline)) {
     Vec factor[V];
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) {
-      factor[v] = load(factors + v * kLanes);
+      factor[v] = load(factors + k * width + v * kLanes);
       keep(factor[v]);
-    }
-    if constexpr (kAsk) {
-#pragma GCC unroll 16
-      for (int v = 0; v < V; v += 16 / kLanes) __builtin_prefetch(factors + in * width + v * kLanes);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -65,44 +61,51 @@ inline void multiply_cells(const float* terms, const float* factors, std::int64_
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) total[r][v] = multiply_add(term, factor[v], total[r][v]);
     }
+  };
+  std::int64_t k = 0;
+  for (; k < from; ++k) add_channel(k);
+  for (; k < to; ++k) {
+#pragma GCC unroll 16
+    for (int v = 0; v < V; v += 16 / kLanes) __builtin_prefetch(factors + (in + k) * width + v * kLanes);
+    add_channel(k);
   }
+  for (; k < in; ++k) add_channel(k);
   // Sums of up to kConvPanel products are added up, as one long chain would round more.
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) {
-      float* to = sums + r * kConvPanel + v * kLanes;
-      store(to, add ? load(to) + total[r][v] : total[r][v]);
+      float* here = sums + r * kConvPanel + v * kLanes;
+      store(here, add ? load(here) + total[r][v] : total[r][v]);
     }
   }
 }
 
 // The remaining cells, fewer than R.
-template <int R, int V, bool kAsk>
+template <int R, int V>
 void multiply_rest(const float* terms, const float* factors, std::int64_t in, std::int64_t width, std::int64_t cells,
-                   bool add, float* sums) {
+                   bool add, std::int64_t from, float* sums) {
   if constexpr (R > 0) {
     if (cells == R) {
-      multiply_cells<R, V, kAsk>(terms, factors, in, width, add, sums);
+      multiply_cells<R, V>(terms, factors, in, width, add, from, in, sums);
     } else {
-      multiply_rest<R - 1, V, kAsk>(terms, factors, in, width, cells, add, sums);
+      multiply_rest<R - 1, V>(terms, factors, in, width, cells, add, from, sums);
     }
   }
 }
 
+// Prefetching is shared out among all products: at once it would need more than the third-level cache delivers.
 template <int R, int V>
 void multiply_columns(const float* terms, const float* factors, std::int64_t in, std::int64_t width,
                       std::int64_t cells, bool add, float* sums) {
-  std::int64_t t = 0;
-  if (cells >= R) {
-    multiply_cells<R, V, true>(terms, factors, in, width, add, sums);
-    for (t = R; t + R <= cells; t += R) {
-      multiply_cells<R, V, false>(terms + t * kConvPanel, factors, in, width, add, sums + t * kConvPanel);
-    }
-    multiply_rest<R - 1, V, false>(terms + t * kConvPanel, factors, in, width, cells - t, add, sums + t * kConvPanel);
-  } else {
-    multiply_rest<R - 1, V, true>(terms, factors, in, width, cells, add, sums);
+  const std::int64_t share = (in * R + cells - 1) / cells;
+  std::int64_t t = 0, from = 0;
+  for (; t + R <= cells; t += R) {
+    const std::int64_t to = smaller(from + share, in);
+    multiply_cells<R, V>(terms + t * kConvPanel, factors, in, width, add, from, to, sums + t * kConvPanel);
+    from = to;
   }
+  multiply_rest<R - 1, V>(terms + t * kConvPanel, factors, in, width, cells - t, add, from, sums + t * kConvPanel);
 }
 
 // (cells, in) x (in, vectors of the `width` channels). Sums fill the registers: 24 of 32 with AVX-512, 12 of

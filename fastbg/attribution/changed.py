@@ -17,10 +17,10 @@ from fastbg.models.changeable import ChangeableWindow
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.checks import check_finite
 
-# Changes per call of the CPU kernel for kept maps: weights are fetched once for all of them, and
-# their maps stay in the cache (6 was fastest for 3 and for 50 replacements of a block). Other
-# backends divide changes themselves; their calls are limited by the windows, in bytes and number.
-KEPT_CHANGES = 6
+# Changes per call of the CPU kernel for kept maps: their tiles share products and fetched weights.
+# More than 6 gain little there, but halve the calls. Other backends divide changes themselves;
+# their calls are limited by the windows, in bytes and number.
+KEPT_CHANGES = 12
 WINDOW_BYTES, MOST_CHANGES = 256 << 20, 1024
 # Share of a map's largest value by which convolutions of float32 round.
 ROUNDING = 5e-7
@@ -82,9 +82,9 @@ class ChangedWindow:
         for some in _parts(changes, self._most):
             patches = self._kept.run(some, self._negligible)
             # The caller waits for the values of what it gets: once for all of them on a GPU.
-            for patch in patches if self._kept.backend == "cpu" else [torch.cat(patches)]:
-                check_finite("model", patch, "an SR window")
-                yield patch
+            patch = torch.cat(patches)
+            check_finite("model", patch, "an SR window")
+            yield patch
 
     def _inputs(self, changes: Sequence[Change]) -> Tensor:
         """The image with each of the changes: (n,C,h,w)."""
@@ -100,11 +100,7 @@ class ChangedWindow:
 
 
 def _parts(changes: Sequence[Change], most: int) -> Iterator[list[tuple[Box, Tensor]]]:
-    """Groups of at most `most` changes; consecutive changes of a box become (K,C,height,width).
-
-    How the changes of a box are divided does not depend on the others: what is dropped as rounding
-    at the edges of a change depends on those that are computed with it.
-    """
+    """Groups of at most `most` changes; consecutive changes of a box become (K,C,height,width)."""
     group: list[tuple[Box, Tensor]] = []
     count = 0
     for box, consecutive in groupby(changes, key=lambda change: change.box):

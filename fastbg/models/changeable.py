@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -40,7 +41,12 @@ class ChangeableWindow:
         `negligible` as for `ChangeableStack.run`.
         """
         told = [(box, self._network.normalise(pixels)) for box, pixels in changes]
-        return [self._image(result) for result in self._stack.run(told, negligible)]
+        results = self._stack.run(told, negligible)
+        if not results:
+            return []
+        # Windows are small: one image of all of them takes less time than one for each change.
+        windows = self._image(torch.cat(results))
+        return list(windows.split([len(result) for result in results]))
 
     @property
     def backend(self) -> str:

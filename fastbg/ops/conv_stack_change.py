@@ -86,12 +86,12 @@ class ChangeableStack:
         Args:
             changes: a box y0, x0, y1, x1 of the input, and new pixels (K,C,y1-y0,x1-x0) for it.
                 Weights are fetched once per call, so pass many changes together.
-            negligible: after each residual sum, rows and columns at the edges of what was computed
-                in which no value differs by more than this share of the map's largest value are
-                taken from the kept map, and later layers compute less; 5e-7 is about the rounding
-                of a convolution. All K images of a box have the same edges. 0: nothing is dropped,
-                and nothing with `whole_cells` and on other backends than "cpu": what is dropped
-                depends on values, for which the host would have to wait.
+            negligible: after each residual sum, pixels at both ends of each row of what was
+                computed for an image in which no value differs by more than this share of the
+                map's largest value are taken from the kept map, and later layers compute less;
+                5e-7 is about the rounding of a convolution. 0: nothing is dropped, and nothing
+                with `whole_cells` and on other backends than "cpu": what is dropped depends on
+                values, for which the host would have to wait.
 
         Raises InvalidArgument for a box that is empty or leaves the input, and other pixels.
         """
