@@ -16,7 +16,7 @@ void gather_values(const Window& window, std::int64_t head, std::int64_t first, 
     out[c] = gathered.cell(first + c) + head * window.depth * kCell;
   }
   const Product product{values, window.cells, kCell, window.depth, nullptr, nullptr, nullptr, window.inverse};
-  multiply_cells<Left::along>(product, group, weights, out);
+  multiply_cells<Left::along, kScale>(product, group, weights, out);
 }
 
 }  // namespace

@@ -94,7 +94,7 @@ struct Gradient {
       out[c] = qkv.cell(first + c) + head * window.depth * kCell;
     }
     const Product product{left, window.cells, kCell, window.depth, nullptr, nullptr, nullptr, nullptr};
-    multiply_cells<Left::along>(product, group, right, out);
+    multiply_cells<Left::along, 0>(product, group, right, out);
   }
 
   // to += left^T from: over the queries of a group, for the pixels of each cell.
@@ -108,8 +108,12 @@ struct Gradient {
       for (std::int64_t p = 0; p < panels; p += kCellGroup) {
         const std::int64_t some = smaller(kCellGroup, panels - p);
         for (std::int64_t q = 0; q < some; ++q) right[q] = from.at(p + q, first), out[q] = to.at(p + q, k);
-        const Product product{pieces, group, kCell, kCell, nullptr, first > 0 ? out : nullptr, nullptr, nullptr};
-        multiply_cells<Left::along>(product, some, right, out);
+        const Product product{pieces, group, kCell, kCell, nullptr, out, nullptr, nullptr};
+        if (first > 0) {
+          multiply_cells<Left::along, kStart>(product, some, right, out);
+        } else {
+          multiply_cells<Left::along, 0>(product, some, right, out);
+        }
       }
     }
   }
@@ -125,7 +129,7 @@ struct Gradient {
       window.exponentiate(head, first, group);
       const float* right[kCellGroup];
       for (std::int64_t c = 0; c < group; ++c) right[c] = gathered.cell(first + c) + offset;
-      window.pair(head, group, [&](std::int64_t k) { return window.value(head, k); }, right, first, false, scores);
+      window.pair<0>(head, group, [&](std::int64_t k) { return window.value(head, k); }, right, first, scores);
       for (std::int64_t c = 0; c < group; ++c) {
         for (std::int64_t i = 0; i < kCell; i += kLanes) through_softmax(c, i);
       }

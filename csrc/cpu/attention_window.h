@@ -91,9 +91,9 @@ struct Window {
 
   // Pixels of every cell times those of the queries' cells `first` to `first + group`, over the features of
   // one head: to[c] (cells, 16, 16).
-  template <class LeftOf>
+  template <unsigned kTerms, class LeftOf>
   void pair(std::int64_t head, std::int64_t group, LeftOf left_of, const float* const* right,
-            std::int64_t first, bool with_bias, const Rows& to) const {
+            std::int64_t first, const Rows& to) const {
     for (std::int64_t k = 0; k < cells; ++k) {
       const float* left = left_of(k);
       const float* start[kCellGroup];
@@ -102,8 +102,8 @@ struct Window {
         start[c] = bias(head, first + c, k);
         out[c] = to.cell(c) + k * kCell * kCell;
       }
-      const Product product{&left, 1, depth, kCell, nullptr, with_bias ? start : nullptr, nullptr, nullptr};
-      multiply_cells<Left::across>(product, group, right, out);
+      const Product product{&left, 1, depth, kCell, nullptr, start, nullptr, nullptr};
+      multiply_cells<Left::across, kTerms>(product, group, right, out);
     }
   }
 
@@ -118,7 +118,7 @@ struct Window {
   void exponentiate(std::int64_t head, std::int64_t first, std::int64_t group) const {
     const float* queries[kCellGroup];
     for (std::int64_t c = 0; c < group; ++c) queries[c] = query(head, first + c);
-    pair(head, group, [&](std::int64_t k) { return key(head, k); }, queries, first, true, scores);
+    pair<kStart>(head, group, [&](std::int64_t k) { return key(head, k); }, queries, first, scores);
     for (std::int64_t c = 0; c < group; ++c) {
       for (std::int64_t i = 0; i < kCell; i += kLanes) softmax(scores.cell(c) + i, inverse + c * kCell + i);
     }

@@ -17,8 +17,11 @@ enum class Left {
   along,   // (rows, 16): a step is a pixel of a cell
 };
 
-// out = add + scale * (start + bias + left right); null terms are left out. A left factor of several
-// pieces has `steps` steps in each, which follow one another in the right factor.
+// What a product has beside its two factors, as bits.
+constexpr unsigned kBias = 1, kStart = 2, kAdd = 4, kScale = 8;
+
+// out = add + scale * (start + bias + left right), with the terms that the template's kTerms name. A left
+// factor of several pieces has `steps` steps in each, which follow one another in the right factor.
 struct Product {
   const float* const* left;
   std::int64_t pieces, steps, rows;
@@ -28,97 +31,109 @@ struct Product {
   const float* scale;         // (cells, 16)
 };
 
-template <Left kLeft, int R, int V>
-void multiply_tile(const Product& p, std::int64_t row, int vector, const float* const* right,
-                   float* const* out) {
+// R rows from `row` on, of all `vectors` of cells, V at once: a tile's weights stay in the first-level cache.
+// kSteps: the number of steps in each piece; 0: any.
+template <Left kLeft, unsigned kTerms, int kSteps, int R, int V>
+void multiply_tile(const Product& p, std::int64_t row, int vectors, const float* const* right, float* const* out) {
   constexpr std::int64_t kStep = kLeft == Left::packed ? R : kLeft == Left::across ? kCell : 1;
   constexpr std::int64_t kRow = kLeft == Left::along ? kCell : 1;
-  const std::int64_t first = kLeft == Left::packed ? row * p.steps : row * kRow;
-  const auto place = [&](int v) {
-    return (vector + v) % kPerCell * kLanes + row * kCell;
-  };
-  Vec total[R][V];
+  const std::int64_t steps = kSteps ? kSteps : p.steps, pieces = kLeft == Left::along ? p.pieces : 1;
+  const std::int64_t first = kLeft == Left::packed ? row * steps : row * kRow;
+  for (int vector = 0; vector < vectors; vector += V) {
+    const auto place = [&](int v) { return (vector + v) % kPerCell * kLanes + row * kCell; };
+    Vec total[R][V];
+    const float* from[V];
 #pragma GCC unroll 16
-  for (int v = 0; v < V; ++v) {
-    const float* start = p.start ? p.start[(vector + v) / kPerCell] + place(v) : nullptr;
+    for (int v = 0; v < V; ++v) {
+      const int cell = (vector + v) / kPerCell;
+      from[v] = right[cell] + (vector + v) % kPerCell * kLanes;
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      total[r][v] = p.bias ? broadcast(p.bias[row + r]) : Vec{};
-      if (start) total[r][v] += load(start + r * kCell);
+      for (int r = 0; r < R; ++r) {
+        total[r][v] = kTerms & kBias ? broadcast(p.bias[row + r]) : Vec{};
+        if constexpr ((kTerms & kStart) != 0) total[r][v] += load(p.start[cell] + place(v) + r * kCell);
+      }
     }
-  }
-  const float* from[V];
-#pragma GCC unroll 16
-  for (int v = 0; v < V; ++v) from[v] = right[(vector + v) / kPerCell] + (vector + v) % kPerCell * kLanes;
-  std::int64_t at = 0;
-  for (std::int64_t piece = 0; piece < p.pieces; ++piece) {
-    const float* left = p.left[piece] + first;
+    std::int64_t at = 0;
+    for (std::int64_t piece = 0; piece < pieces; ++piece) {
+      const float* left = p.left[piece] + first;
 #pragma GCC unroll 4
-    for (std::int64_t k = 0; k < p.steps; ++k, left += kStep, at += kCell) {
-      Vec column[V];
+      for (std::int64_t k = 0; k < steps; ++k, left += kStep, at += kCell) {
+        Vec column[V];
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) {
-        column[v] = load(from[v] + at);
-        keep(column[v]);
+        for (int v = 0; v < V; ++v) {
+          column[v] = load(from[v] + at);
+          keep(column[v]);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+          const Vec value = broadcast(left[r * kRow]);
+#pragma GCC unroll 16
+          for (int v = 0; v < V; ++v) total[r][v] = multiply_add(value, column[v], total[r][v]);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) {
+      const int cell = (vector + v) / kPerCell;
+      float* to = out[cell] + place(v);
+      Vec scale{};
+      if constexpr ((kTerms & kScale) != 0) {
+        scale = load(p.scale + cell * kCell + (vector + v) % kPerCell * kLanes);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const Vec value = broadcast(left[r * kRow]);
-#pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) total[r][v] = multiply_add(value, column[v], total[r][v]);
+        Vec sum = total[r][v];
+        if constexpr ((kTerms & kScale) != 0) sum *= scale;
+        if constexpr ((kTerms & kAdd) != 0) sum += load(p.add[cell] + place(v) + r * kCell);
+        store(to + r * kCell, sum);
       }
     }
   }
-#pragma GCC unroll 16
-  for (int v = 0; v < V; ++v) {
-    const int cell = (vector + v) / kPerCell;
-    if (p.scale) {
-      const Vec scale = load(p.scale + cell * kCell + (vector + v) % kPerCell * kLanes);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) total[r][v] *= scale;
-    }
-    if (p.add) {
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) total[r][v] += load(p.add[cell] + place(v) + r * kCell);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) store(out[cell] + place(v) + r * kCell, total[r][v]);
-  }
 }
 
-template <Left kLeft, int V>
-void multiply_columns(const Product& p, int vector, const float* const* right, float* const* out) {
+template <Left kLeft, unsigned kTerms, int kSteps, int V>
+void multiply_columns(const Product& p, int vectors, const float* const* right, float* const* out) {
   std::int64_t row = 0;
   // A single column of six rows would be bound by the latency of its sums.
   if constexpr (V == 1 && kLeft != Left::packed) {
-    for (; row + 16 <= p.rows; row += 16) multiply_tile<kLeft, 16, V>(p, row, vector, right, out);
+    for (; row + 16 <= p.rows; row += 16) multiply_tile<kLeft, kTerms, kSteps, 16, V>(p, row, vectors, right, out);
   }
   for (; row + kPackedRows <= p.rows; row += kPackedRows) {
-    multiply_tile<kLeft, kPackedRows, V>(p, row, vector, right, out);
+    multiply_tile<kLeft, kTerms, kSteps, kPackedRows, V>(p, row, vectors, right, out);
   }
   switch (p.rows - row) {
-    case 5: multiply_tile<kLeft, 5, V>(p, row, vector, right, out); break;
-    case 4: multiply_tile<kLeft, 4, V>(p, row, vector, right, out); break;
-    case 3: multiply_tile<kLeft, 3, V>(p, row, vector, right, out); break;
-    case 2: multiply_tile<kLeft, 2, V>(p, row, vector, right, out); break;
-    case 1: multiply_tile<kLeft, 1, V>(p, row, vector, right, out); break;
+    case 5: multiply_tile<kLeft, kTerms, kSteps, 5, V>(p, row, vectors, right, out); break;
+    case 4: multiply_tile<kLeft, kTerms, kSteps, 4, V>(p, row, vectors, right, out); break;
+    case 3: multiply_tile<kLeft, kTerms, kSteps, 3, V>(p, row, vectors, right, out); break;
+    case 2: multiply_tile<kLeft, kTerms, kSteps, 2, V>(p, row, vectors, right, out); break;
+    case 1: multiply_tile<kLeft, kTerms, kSteps, 1, V>(p, row, vectors, right, out); break;
     default: break;
   }
 }
 
-// `cells` cells, at most kGroup. `out` may be `add`.
-template <Left kLeft>
-void multiply_cells(const Product& p, std::int64_t cells, const float* const* right, float* const* out) {
-  const int vectors = static_cast<int>(cells) * kPerCell;
+template <Left kLeft, unsigned kTerms, int kSteps>
+void multiply_vectors(const Product& p, int vectors, const float* const* right, float* const* out) {
   if constexpr (kColumns == 4) {
     switch (vectors) {
-      case 4: multiply_columns<kLeft, 4>(p, 0, right, out); break;
-      case 3: multiply_columns<kLeft, 3>(p, 0, right, out); break;
-      case 2: multiply_columns<kLeft, 2>(p, 0, right, out); break;
-      default: multiply_columns<kLeft, 1>(p, 0, right, out);
+      case 4: multiply_columns<kLeft, kTerms, kSteps, 4>(p, 4, right, out); break;
+      case 3: multiply_columns<kLeft, kTerms, kSteps, 3>(p, 3, right, out); break;
+      case 2: multiply_columns<kLeft, kTerms, kSteps, 2>(p, 2, right, out); break;
+      default: multiply_columns<kLeft, kTerms, kSteps, 1>(p, 1, right, out);
     }
   } else {
-    for (int v = 0; v < vectors; v += kColumns) multiply_columns<kLeft, kColumns>(p, v, right, out);
+    multiply_columns<kLeft, kTerms, kSteps, kColumns>(p, vectors, right, out);
+  }
+}
+
+// `cells` cells, at most kCellGroup. `out` may be `add`. Short products know their number of steps when they
+// are compiled, as the loop's ends would cost a third of them: the pixels of a cell, heads of 16 features.
+template <Left kLeft, unsigned kTerms>
+void multiply_cells(const Product& p, std::int64_t cells, const float* const* right, float* const* out) {
+  const int vectors = static_cast<int>(cells) * kPerCell;
+  if (kLeft == Left::along || (kLeft == Left::across && p.steps == kCell)) {
+    multiply_vectors<kLeft, kTerms, kCell>(p, vectors, right, out);
+  } else if constexpr (kLeft != Left::along) {
+    multiply_vectors<kLeft, kTerms, 0>(p, vectors, right, out);
   }
 }
 
@@ -135,7 +150,13 @@ struct Rows {
                                              const float* const* right, const float* const* add,
                                              float* const* out) {
   const Product product{&weight, 1, inputs, rows, bias, nullptr, add, nullptr};
-  multiply_cells<Left::packed>(product, cells, right, out);
+  if (add) {
+    multiply_cells<Left::packed, kBias | kAdd>(product, cells, right, out);
+  } else if (bias) {
+    multiply_cells<Left::packed, kBias>(product, cells, right, out);
+  } else {
+    multiply_cells<Left::packed, 0>(product, cells, right, out);
+  }
 }
 
 }  // namespace
