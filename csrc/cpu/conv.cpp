@@ -1,7 +1,7 @@
 // conv3x3 by Winograd's F(4x4, 3x3); conv.h says how the work is divided.
 #include "conv.h"
 
-#include "winograd.h"
+#include "stack_product.h"
 
 namespace fastbg::FASTBG_VARIANT {
 namespace {
@@ -40,63 +40,6 @@ void transform_output(const ConvJob& job, const Tile& tile, std::int64_t channel
   }
 }
 
-// R rows of sums (tiles) times V vectors of output channels; `in` channels are summed.
-template <int R, int V>
-void multiply(const float* terms, const float* factors, std::int64_t in, std::int64_t width,
-              bool add, float* sums) {
-  Vec total[R][V];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) total[r][v] = add ? load(sums + r * kConvPanel + v * kLanes) : Vec{};
-  }
-  for (std::int64_t k = 0; k < in; ++k, factors += width) {
-    Vec factor[V];
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) {
-      factor[v] = load(factors + v * kLanes);
-      keep(factor[v]);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Vec term = broadcast(terms[r * kConvPanel + k]);
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) total[r][v] = multiply_add(term, factor[v], total[r][v]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) store(sums + r * kConvPanel + v * kLanes, total[r][v]);
-  }
-}
-
-template <int R, int V>
-void multiply_rows(const float* terms, const float* factors, std::int64_t in, std::int64_t width,
-                   std::int64_t tiles, bool add, float* sums) {
-  for (std::int64_t t = 0; t < tiles; t += R) {
-    multiply<R, V>(terms + t * kConvPanel, factors, in, width, add, sums + t * kConvPanel);
-  }
-}
-
-// One of the 36 products: (tiles, in) x (in, width). Sums take 24 of 32 registers with AVX-512 and 12
-// of 16 otherwise; rows beyond the last tile are computed, but never read.
-void multiply_plane(const float* terms, const float* factors, std::int64_t in, std::int64_t width,
-                    std::int64_t tiles, bool add, float* sums) {
-  if constexpr (kLanes == 16) {
-    switch (width / kLanes) {
-      case 4: multiply_rows<6, 4>(terms, factors, in, width, tiles, add, sums); break;
-      case 3: multiply_rows<8, 3>(terms, factors, in, width, tiles, add, sums); break;
-      case 2: multiply_rows<12, 2>(terms, factors, in, width, tiles, add, sums); break;
-      default: multiply_rows<12, 1>(terms, factors, in, width, tiles, add, sums);
-    }
-  } else {
-    for (std::int64_t n = 0; n < width; n += 2 * kLanes) {
-      multiply_rows<6, 2>(terms, factors + n, in, width, tiles, add, sums + n);
-    }
-  }
-}
-
 // Output channels `channel` (of the padded ones) to channel + width, which lie in one group.
 void finish_block(const ConvJob& job, std::int64_t first, std::int64_t tiles, std::int64_t channel,
                   std::int64_t width, const float* sums) {
@@ -130,6 +73,10 @@ bool is_changed(const ConvContents& contents, std::int64_t piece) {
 void compute_block(const ConvJob& job, std::int64_t block, Scratch& scratch) {
   const std::int64_t first = block * job.grid.block;
   const std::int64_t tiles = smaller(job.grid.block, job.grid.tiles - first);
+  // Sums may overwrite the terms of the previous product if these are not used again.
+  const bool on_terms = job.in <= kConvPanel && job.out_padded <= smaller(kConvPanel, job.group_padded);
+  float* sums = on_terms ? scratch.terms : scratch.sums;
+  float* terms = scratch.terms + kPlaneFloats;
   bool transformed = false;
   for (std::int64_t channel = 0; channel < job.out_padded;) {
     const std::int64_t left = job.group_padded - channel % job.group_padded;
@@ -137,14 +84,14 @@ void compute_block(const ConvJob& job, std::int64_t block, Scratch& scratch) {
     const float* factors = job.factors + kTerms2d * job.in * channel;
     for (std::int64_t chunk = 0; chunk < job.in; chunk += kConvPanel) {
       const std::int64_t in = smaller(kConvPanel, job.in - chunk);
-      if (!transformed) transform_tiles(job.grid, job.x, job.gate, first, tiles, chunk, in, scratch.terms);
+      if (!transformed) transform_tiles(job.grid, job.x, job.gate, first, tiles, chunk, in, terms);
       transformed = job.in <= kConvPanel;  // the same terms serve all output channels
       for (std::int64_t k = 0; k < kTerms2d; ++k) {
-        multiply_plane(scratch.terms + k * kPlaneFloats, factors + (k * job.in + chunk) * width, in,
-                       width, tiles, chunk > 0, scratch.sums + k * kPlaneFloats);
+        multiply_plane(terms + k * kPlaneFloats, factors + (k * job.in + chunk) * width, in, width, width / kLanes,
+                       tiles, chunk > 0, sums + k * kPlaneFloats);
       }
     }
-    finish_block(job, first, tiles, channel, width, scratch.sums);
+    finish_block(job, first, tiles, channel, width, sums);
     channel += width;
   }
 }

@@ -16,9 +16,9 @@ namespace fastbg {
 constexpr std::int64_t kConvLanes = 16;   // channels come in multiples of it: the widest vector
 constexpr std::int64_t kConvPanel = 64;   // channels at once, in and out
 constexpr std::int64_t kTerms2d = 36;     // 6x6
-constexpr std::int64_t kTiles = 48;       // a multiple of the rows of every product, see conv.cpp
+constexpr std::int64_t kTiles = 36;       // at once: their 36 planes take 330 KiB of the second-level cache
 // Padded, as the 36 planes would otherwise be multiples of 4096 bytes apart and share a few cache sets.
-constexpr std::int64_t kPlaneFloats = kTiles * kConvPanel + 64;
+constexpr std::int64_t kPlaneFloats = kTiles * kConvPanel + 16;
 
 // FeatureMaps with strides in floats, per block of r x r pixels.
 struct ConvMaps {

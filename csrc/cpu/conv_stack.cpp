@@ -75,7 +75,7 @@ void transform_cell(const float* const* pixels, const float* scale, std::int64_t
       for (int i = 0; i < 6; ++i) d[i] = half[i][j];
       input_terms(d, t);
 #pragma GCC unroll 6
-      for (int i = 0; i < 6; ++i) store(to + (i * 6 + j) * kStackPlane + c, t[i]);
+      for (int i = 0; i < 6; ++i) store(to + (i * 6 + j) * kPlaneFloats + c, t[i]);
     }
   }
 }
@@ -87,7 +87,7 @@ void transform_cell(const float* const* pixels, const float* scale, std::int64_t
   for (int i = 0; i < 6; ++i) {
     Vec m[6];
 #pragma GCC unroll 6
-    for (int j = 0; j < 6; ++j) m[j] = load(sums + (i * 6 + j) * kStackPlane);
+    for (int j = 0; j < 6; ++j) m[j] = load(sums + (i * 6 + j) * kPlaneFloats);
     output_values(m, half[i]);
   }
 #pragma GCC unroll 4
@@ -317,14 +317,14 @@ void transform_tiles(const StackJob& job, const Cells& cells, std::int64_t first
   }
 }
 
-void compute_block(const StackJob& job, const Cells& cells, std::int64_t block, StackScratch& scratch) {
+void compute_block(const StackJob& job, const Cells& cells, std::int64_t block, Scratch& scratch) {
   const std::int64_t first = block * job.block, tiles = smaller(job.block, cells.count() - first);
   const std::int64_t in = job.in.channels * (job.wide ? 4 : job.in_upscale * job.in_upscale);
   const std::int64_t group = job.out.channels, out = group * job.out_upscale * job.out_upscale;
   // Sums may overwrite the terms of the previous product if these are not used again.
   const bool on_terms = in <= kConvPanel && out <= kConvPanel && job.out_upscale == 1;
   float* sums = on_terms ? scratch.terms : scratch.sums;
-  float* terms = scratch.terms + kStackPlane;
+  float* terms = scratch.terms + kPlaneFloats;
   bool transformed = false;
   for (std::int64_t channel = 0; channel < out;) {
     const std::int64_t place = channel / group, inside = channel % group;
@@ -337,8 +337,8 @@ void compute_block(const StackJob& job, const Cells& cells, std::int64_t block, 
       if (!transformed) transform_tiles(job, cells, first, tiles, chunk, count, terms);
       transformed = in <= kConvPanel;  // the same terms serve all output channels
       for (std::int64_t k = 0; k < kTerms2d; ++k) {
-        multiply_plane(terms + k * kStackPlane, factors + (k * in + chunk) * width, count, width, vectors, tiles,
-                       chunk > 0, sums + k * kStackPlane);
+        multiply_plane(terms + k * kPlaneFloats, factors + (k * in + chunk) * width, count, width, vectors, tiles,
+                       chunk > 0, sums + k * kPlaneFloats);
       }
     }
     const Phase phase(job.out_upscale, place);
@@ -362,7 +362,7 @@ void conv_stack_layer(const StackJob& job, int threads) {
   const Cells cells(job);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (std::int64_t block = 0; block < job.blocks; ++block) {
-    compute_block(job, cells, block, stack_scratch_of_thread());
+    compute_block(job, cells, block, scratch_of_thread());
   }
 }
 

@@ -11,7 +11,6 @@
 namespace fastbg {
 
 constexpr std::int64_t kStackSide = 4, kStackPixels = 16;  // of a cell
-constexpr std::int64_t kStackTiles = 36;  // at once: their terms and sums stay in the second-level cache
 constexpr std::int64_t kMaxAdded = 4;
 
 struct StackBox {

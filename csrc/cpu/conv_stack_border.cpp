@@ -32,7 +32,7 @@ std::vector<Pixel> pixels_of(const StackBorderJob& job, std::int64_t zone, std::
   return found;
 }
 
-// Products of up to kStackTiles pixels at a time, one for each row of `terms`.
+// Products of up to kTiles pixels at a time, one for each row of `terms`.
 struct Rows {
   float* terms;
   float* sums;
@@ -45,7 +45,7 @@ void multiply_tap(const Rows& rows, const float* kernel, std::int64_t in, std::i
 }
 
 Rows rows_of_thread() {
-  StackScratch& scratch = stack_scratch_of_thread();
+  Scratch& scratch = scratch_of_thread();
   return {scratch.terms, scratch.sums};
 }
 
@@ -128,9 +128,9 @@ void conv_stack_border(const StackBorderJob& job, int threads) {
     const std::vector<Pixel> pixels = pixels_of(job, zone, 0, job.images);
     const auto count = static_cast<std::int64_t>(pixels.size());
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (std::int64_t first = 0; first < count; first += kStackTiles) {
+    for (std::int64_t first = 0; first < count; first += kTiles) {
       for (std::int64_t channel = 0; channel < out; channel += kConvPanel) {
-        compute_pixels(job, pixels.data() + first, smaller(kStackTiles, count - first), zone, channel,
+        compute_pixels(job, pixels.data() + first, smaller(kTiles, count - first), zone, channel,
                        smaller(kConvPanel, out - channel), out);
       }
     }
@@ -145,8 +145,8 @@ void conv_stack_border_gradient(const StackBorderJob& job, int threads) {
     for (std::int64_t zone = 0; zone < kInside; ++zone) {
       const std::vector<Pixel> pixels = pixels_of(job, zone, b, b + 1);
       const auto count = static_cast<std::int64_t>(pixels.size());
-      for (std::int64_t first = 0; first < count; first += kStackTiles) {
-        add_pixels(job, pixels.data() + first, smaller(kStackTiles, count - first), zone, out);
+      for (std::int64_t first = 0; first < count; first += kTiles) {
+        add_pixels(job, pixels.data() + first, smaller(kTiles, count - first), zone, out);
       }
     }
   }

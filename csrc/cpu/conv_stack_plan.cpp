@@ -32,8 +32,8 @@ void divide(StackJob& job, int threads) {
   const std::int64_t down = parts(box.y1, kStackSide) - box.y0 / kStackSide;
   const std::int64_t across = parts(box.x1, kStackSide) - box.x0 / kStackSide;
   const std::int64_t cells = job.patches ? job.listed : job.images * down * across;
-  const std::int64_t rounds = parts(cells, kStackTiles * threads);
-  job.block = std::min(kStackTiles, up_to_multiple(parts(cells, rounds * threads), rows));
+  const std::int64_t rounds = parts(cells, kTiles * threads);
+  job.block = std::min(kTiles, up_to_multiple(parts(cells, rounds * threads), rows));
   job.blocks = parts(cells, job.block);
 }
 

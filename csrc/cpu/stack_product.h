@@ -1,41 +1,10 @@
-// The products of a layer of a stack: terms of cells times factors, each one of 36 planes.
+// Products of Winograd's terms of tiles (or cells) with factors, each one of 36 planes.
 #pragma once
 
-#include <cstdlib>
-#include <memory>
-#include <new>
-
-#include "conv_stack.h"
-#include "fresh_memory.h"
 #include "winograd.h"
 
 namespace fastbg::FASTBG_VARIANT {
 namespace {
-
-// Padded, as planes of a multiple of 4096 bytes would share a few sets of the cache.
-constexpr std::int64_t kStackPlane = kStackTiles * kConvPanel + 16;
-
-// Kept by each thread between calls, as in winograd.h. Sums may overwrite the terms, one plane ahead.
-struct StackScratch {
-  alignas(64) float terms[(kTerms2d + 1) * kStackPlane];
-  alignas(64) float sums[kTerms2d * kStackPlane];
-};
-
-// On a huge page if possible, as the planes of a cell are on 36 small pages.
-[[maybe_unused]] inline StackScratch& stack_scratch_of_thread() {
-  constexpr std::size_t page = std::size_t{1} << 21;
-  static_assert(sizeof(StackScratch) <= page);
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  static thread_local const std::unique_ptr<StackScratch, Free> scratch = [] {
-    void* memory = std::aligned_alloc(page, page);
-    if (!memory) throw std::bad_alloc();
-    expect_whole_pages({memory, DType::float32, 1, {page / sizeof(float)}, {1}});
-    return std::unique_ptr<StackScratch, Free>(new (memory) StackScratch);
-  }();
-  return *scratch;
-}
 
 // R cells times V vectors of output channels; `in` channels are summed. With the factors of channels `from` to
 // `to`, those of the next product, which are not in the cache, are prefetched.

@@ -1,10 +1,13 @@
 // Winograd's F(4x4, 3x3) on vectors of channels: the transforms, and tiles read from feature maps.
 #pragma once
 
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 
 #include "conv.h"
+#include "fresh_memory.h"
 #include "register_tile.h"
 
 namespace fastbg::FASTBG_VARIANT {
@@ -149,15 +152,26 @@ void transform_input(const ConvGrid& grid, const ConvMaps& x, const ConvMaps& ga
   }
 }
 
-// 36 planes of both factors of a block's products, kept by each thread between calls: page faults of new
-// memory would take as long as the transforms.
+// Kept by each thread between calls, as page faults of new memory would take as long as the transforms. Sums
+// may overwrite the terms, one plane ahead.
 struct Scratch {
-  alignas(64) float terms[kTerms2d * kPlaneFloats];
+  alignas(64) float terms[(kTerms2d + 1) * kPlaneFloats];
   alignas(64) float sums[kTerms2d * kPlaneFloats];
 };
 
+// On a huge page if possible, as the planes of a tile are on 36 small pages.
 [[maybe_unused]] inline Scratch& scratch_of_thread() {
-  static thread_local const std::unique_ptr<Scratch> scratch(new Scratch());
+  constexpr std::size_t page = std::size_t{1} << 21;
+  static_assert(sizeof(Scratch) <= page);
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  static thread_local const std::unique_ptr<Scratch, Free> scratch = [] {
+    void* memory = std::aligned_alloc(page, page);
+    if (!memory) throw std::bad_alloc();
+    expect_whole_pages({memory, DType::float32, 1, {page / sizeof(float)}, {1}});
+    return std::unique_ptr<Scratch, Free>(new (memory) Scratch);
+  }();
   return *scratch;
 }
 
