@@ -127,7 +127,8 @@ def test_the_hot_loop_never_waits_for_the_device(net: EDSR) -> None:
         hr = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
         study = Study(ImageSet("none", ()), backend="torch")
         experiment = Swap(SMALL)
-        groups = Groups([item] * 4, hr, [torch.arange(4)], [4])
+        pairs = torch.stack([torch.zeros(4, dtype=torch.int64), torch.arange(4)], dim=1)
+        groups = Groups([item] * 4, hr, pairs, [4])
         assert experiment.compare(net, groups, compose(groups, study, SMALL)).shape == (4,)
 
 

@@ -27,7 +27,8 @@ from fastbg.experiments.seams import Seam, SeamedOptions, column, select_seam
 from fastbg.experiments.study import Item, Study, as_image, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import centre
-from fastbg.measures.likeness import PAPER, SIMILARITIES, Descriptions
+from fastbg.measures.descriptions import Descriptions
+from fastbg.measures.likeness import PAPER, SIMILARITIES
 from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
 
