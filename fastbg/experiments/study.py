@@ -166,3 +166,8 @@ def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Te
 def as_image(sr: Tensor) -> NDArray[np.uint8]:
     """`sr` (3,h,w), uint8 or in [0,1], as 8-bit pixels (h,w,3); clipped and rounded."""
     return np.ascontiguousarray(as_uint8(sr).permute(1, 2, 0).cpu().numpy())
+
+
+def as_pixels(sr: Tensor) -> Tensor:
+    """As `as_image`, for images (B,3,h,w): (B,h,w,3), on their device, which is not waited for."""
+    return as_uint8(sr).permute(0, 2, 3, 1).contiguous()
