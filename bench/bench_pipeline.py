@@ -40,13 +40,12 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 from bench import measure
 from fastbg.data.builtin import builtin_images
 from fastbg.experiments.experiment import NetLabel, Picture
-from fastbg.experiments.groups import compose, read_groups
-from fastbg.experiments.study import Item, Study, restore
+from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap, SwapOptions
 from fastbg.models.network import DIV2K_MEAN, Network
 from fastbg.runs import local, pipeline
-from fastbg.runs.local import Job
-from fastbg.runs.pipeline import Arrival, Columns, Outbox
+from fastbg.runs.local import Job, run_in_turn
+from fastbg.runs.pipeline import Arrival, Columns, Outbox, Shown
 from fastbg.runs.store import RunStore
 
 META = torch.device("meta")
@@ -126,28 +125,23 @@ class StandIn(Network):
 
 
 class StandInSwap(Swap):
-    """`swap` with black pictures, as there are no pixels to show."""
+    """`swap`, launched on the simulated device."""
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
-        """As `Swap`, launched on the simulated device."""
+        """As `Swap.measure`."""
         assert isinstance(net, StandIn)
         with net.device.launches():
             return super().measure(net, items, study)
 
-    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """The device work of `Swap.exhibit`."""
+    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Tensor]:
+        """As `Swap.exhibit`."""
         assert isinstance(net, StandIn)
         with net.device.launches():
-            groups = read_groups([item], study)
-            lr = compose(groups, study, self.options, self.seams[0])
-            self.compare(net, groups, lr)
-            restore(net, lr[:11])
-        net.device.wait(net.device.ends)
-        return {name: torch.zeros(96, 96, 3, dtype=torch.uint8).numpy() for name in self.shown}
+            return super().exhibit(net, item, study)
 
 
-def arrivals(device: Device) -> type[Arrival]:
-    """`Arrival` for results of the simulated device."""
+def arrivals(device: Device) -> tuple[type[Arrival], type[Shown]]:
+    """`Arrival` and `Shown` for results and (black) pictures of the simulated device."""
 
     class FromDevice(Arrival):
         def __init__(self, columns: Mapping[str, Tensor]) -> None:
@@ -163,7 +157,20 @@ def arrivals(device: Device) -> type[Arrival]:
             device.wait(self._ends)
             return super().columns()
 
-    return FromDevice
+    class Black(Shown):
+        def __init__(self, pictures: Mapping[str, Picture | Tensor]) -> None:
+            super().__init__({n: torch.zeros(p.shape).byte() for n, p in pictures.items()})
+            self._ends = device.ends
+
+        @property
+        def ready(self) -> bool:
+            return device.now() >= self._ends
+
+        def pictures(self) -> dict[str, Picture]:
+            device.wait(self._ends)
+            return super().pictures()
+
+    return FromDevice, Black
 
 
 @contextmanager
@@ -172,7 +179,7 @@ def one_by_one() -> Iterator[None]:
     with (
         mock.patch.object(pipeline, "AHEAD", 0),
         mock.patch.object(pipeline, "COMMIT_EVERY", 0.0),
-        mock.patch.object(local, "FLYING", 0),
+        mock.patch.object(pipeline, "FLYING", 0),
         mock.patch.object(StandInSwap, "together", return_value=1),
     ):
         yield
@@ -210,13 +217,14 @@ def run(milliseconds: Sequence[float], groups: int, clock: str, folder: Path) ->
     """A whole `swap` with each network: total seconds, device seconds, seconds by activity."""
     device = Device(clock)
     spent = Spent(device)
-    arrival = arrivals(device)
+    arrival, shown = arrivals(device)
     study = Study(builtin_images(), device=META)
     options = SwapOptions(
         sources=max(groups * 3 // 2, 4), groups=groups, backgrounds=100, seam="hard"
     )
     with RunStore.open(folder, {}, seeds={"seed": 0}) as store, ExitStack() as stack:
         stack.enter_context(mock.patch.object(local, "Arrival", arrival))
+        stack.enter_context(mock.patch.object(local, "Shown", shown))
         stack.enter_context(mock.patch.object(local, "Outbox", partial(Outbox, clock=device.now)))
         spent.patch(stack, Job, "put", "storing", waits=True)
         spent.patch(stack, device, "wait", "waiting for the device")
@@ -225,11 +233,16 @@ def run(milliseconds: Sequence[float], groups: int, clock: str, folder: Path) ->
         items = Swap(options).plan(study)
         composites = sum(1 + len(item.partners) for item in items)
         experiment = StandInSwap(options)
+        nets = [StandIn(device, each / 1e3 / 100) for each in milliseconds]
+        jobs = [
+            Job(experiment, net, NetLabel(name, name), items, study, store)
+            for name, net in zip(NETWORKS, nets, strict=True)
+        ]
+        batches = [[job] for job in jobs] if pipeline.FLYING == 0 else [jobs]
         start = device.now()
-        for name, each in zip(NETWORKS, milliseconds, strict=True):
-            net = StandIn(device, each / 1e3 / 100)
-            job = Job(experiment, net, NetLabel(name, name), items, study, store)
-            assert job.run(lambda _: None) == len(items)
+        for batch in batches:
+            for _, measured in run_in_turn(batch, lambda _: lambda _: None):
+                assert measured == len(items)
         whole = device.now() - start
     return {
         "whole": whole,

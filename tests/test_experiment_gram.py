@@ -14,7 +14,8 @@ from fastbg.experiments.gram import Gram
 from fastbg.experiments.groups import sources
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap, SwapOptions
-from fastbg.measures.likeness import SIMILARITIES, Descriptions, Images, Similarity, layer_outputs
+from fastbg.measures.descriptions import Descriptions
+from fastbg.measures.likeness import SIMILARITIES, Images, Similarity, layer_outputs
 from fastbg.models.bicubic import Bicubic
 from fastbg.models.edsr import EDSR
 from fastbg.models.window import Box
@@ -118,6 +119,26 @@ def test_descriptions_are_made_once(net: EDSR) -> None:
     assert made == [3]
     descriptions.distances(EDSR(features=4, blocks=1), ["b"], lambda index: load([1]))
     assert made == [3, 1]
+
+
+def test_networks_share_descriptions_that_depend_on_none(net: EDSR) -> None:
+    """The paper's measure; and what is kept again where an image was dropped is that image's."""
+    images = some_images(net)
+    made: list[int] = []
+
+    def load(index: Sequence[int]) -> Images:
+        made.append(len(index))
+        return Images(images.hr[list(index)], images.lr[list(index)], BOX, net)
+
+    both = Descriptions({"vgg_gram": SIMILARITIES["vgg_gram"]}, kept=3)
+    first = both.distances(net, ["a", "b", "c"], load)
+    other = both.distances(EDSR(features=4, blocks=1), ["a", "b", "c"], load)
+    assert torch.equal(first["vgg_gram"], other["vgg_gram"])
+    assert made == [3]
+    both.distances(net, ["d", "e"], lambda index: load([0] * len(index)))  # drops a and b
+    again = both.distances(net, ["a", "b", "c"], load)
+    assert made == [3, 2, 2]
+    assert torch.equal(first["vgg_gram"], again["vgg_gram"])
 
 
 def test_layer_outputs_are_the_first_and_the_last_before_magnification(net: EDSR) -> None:

@@ -23,6 +23,7 @@ from fastbg.measures.texture import gram_distance, texture_gram
 from fastbg.models.edsr import EDSR
 from fastbg.reports.sections import report_of
 from fastbg.reports.swap import nearness, rank_of_own
+from fastbg.runs.pipeline import Shown
 from fastbg.stats.intervals import Outcome
 
 SMALL = SwapOptions(size=64, region=16, groups=2, backgrounds=4)
@@ -89,7 +90,7 @@ def test_pictures_show_the_best_and_the_worst_backgrounds(study: Study, net: EDS
     expected = {"truth": hr[0, 8:56, 8:56].astype(int), "own": pictures[0]}
     expected |= {f"best_{n}": pictures[k] for n, k in enumerate(best_first)}
     expected |= {f"worst_{n}": pictures[k] for n, k in enumerate(best_first[::-1])}
-    shown = experiment.exhibit(net, item, study)
+    shown = Shown(experiment.exhibit(net, item, study)).pictures()
     assert list(shown) == list(expected)
     for name, picture in shown.items():
         np.testing.assert_allclose(picture.astype(int), expected[name], atol=1, err_msg=name)
@@ -127,7 +128,8 @@ def test_the_hot_loop_never_waits_for_the_device(net: EDSR) -> None:
         hr = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
         study = Study(ImageSet("none", ()), backend="torch")
         experiment = Swap(SMALL)
-        groups = Groups([item] * 4, hr, [torch.arange(4)], [4])
+        pairs = torch.stack([torch.zeros(4, dtype=torch.int64), torch.arange(4)], dim=1)
+        groups = Groups([item] * 4, hr, pairs, [4])
         assert experiment.compare(net, groups, compose(groups, study, SMALL)).shape == (4,)
 
 

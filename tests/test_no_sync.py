@@ -126,8 +126,8 @@ def test_groups_of_composites_never_synchronise() -> None:
     with no_synchronisation():
         model = Experiment().model
         images = torch.empty((5, 3, 64, 64), dtype=torch.uint8, device=DEVICE)
-        index = [torch.empty(4, dtype=torch.int64, device=DEVICE) for _ in range(2)]
-        groups = Groups(members, images, index, [4, 4])
+        pairs = torch.empty((8, 2), dtype=torch.int64, device=DEVICE)
+        groups = Groups(members, images, pairs, [4, 4])
         for seam in swap.seams:
             assert swap.compare(model, groups, compose(groups, nothing, options, seam)).shape == (
                 8,

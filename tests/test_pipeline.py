@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_run import contents, make_images
@@ -24,7 +25,7 @@ from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap, SwapOptions
 from fastbg.models.edsr import EDSR
 from fastbg.runs import pipeline
-from fastbg.runs.pipeline import Arrival, Outbox, Sink, chunks_ahead, read_ahead
+from fastbg.runs.pipeline import Arrival, Outbox, Shown, Sink, chunks_ahead, read_ahead
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SMALL = {
@@ -179,8 +180,9 @@ class Store:
         if bool(columns["x"].isnan().any()):
             raise CheckpointError("x is not a number")
 
-    def outbox(self, flying: int = 0, clock: Callable[[], float] = lambda: 0.0) -> Outbox:
-        return Outbox(Sink(self.check, self.put, self.advanced.append), flying, clock)
+    @property
+    def sink(self) -> Sink:
+        return Sink(self.check, self.put, self.advanced.append)
 
 
 class Slow(Arrival):
@@ -205,10 +207,10 @@ def result(value: float, kind: type[Arrival] = Arrival) -> Arrival:
 
 def test_a_commit_a_second_in_plan_order() -> None:
     store, now = Store(), [0.0]
-    with store.outbox(clock=lambda: now[0]) as outbox:
+    with Outbox(0, lambda: now[0]) as outbox:
         for i in range(8):
             now[0] = 0.4 * i
-            outbox.add([item(str(i))], result(i), 2)
+            outbox.add(store.sink, [item(str(i))], result(i), 2)
     assert store.batches == [["0"], ["1", "2", "3"], ["4", "5", "6"], ["7"]]
     assert store.advanced == [2, 6, 6, 2]
     assert outbox.measured == 8
@@ -216,19 +218,21 @@ def test_a_commit_a_second_in_plan_order() -> None:
 
 def test_results_in_flight_are_bounded_and_keep_their_order() -> None:
     store = Store()
-    with store.outbox(flying=2) as outbox:
+    with Outbox(2, lambda: 0.0) as outbox:
         arrivals = [Slow({"x": torch.tensor([float(i)])}) for i in range(5)]
         for i, arrival in enumerate(arrivals):
-            outbox.add([item(str(i))], arrival, 1)
+            outbox.add(store.sink, [item(str(i))], arrival, 1)
             assert sum(not each.here for each in arrivals[: i + 1]) == min(i + 1, 2)
     assert store.keys == [str(i) for i in range(5)]
 
 
-def fill(outbox: Outbox, arrivals: Sequence[Arrival], error: BaseException | None = None) -> None:
+def fill(
+    store: Store, arrivals: Sequence[Arrival], error: BaseException | None = None, flying: int = 0
+) -> None:
     """One result after the other, and at the end perhaps an error."""
-    with outbox:
+    with Outbox(flying, lambda: 0.0) as outbox:
         for i, arrival in enumerate(arrivals):
-            outbox.add([item(str(i))], arrival, 1)
+            outbox.add(store.sink, [item(str(i))], arrival, 1)
         if error is not None:
             raise error
 
@@ -237,22 +241,59 @@ def fill(outbox: Outbox, arrivals: Sequence[Arrival], error: BaseException | Non
 def test_what_has_arrived_is_stored_before_an_error_goes_on(error: BaseException) -> None:
     store = Store()
     with pytest.raises(type(error)):
-        fill(store.outbox(flying=1), [result(i, Slow) for i in range(4)], error)
+        fill(store, [result(i, Slow) for i in range(4)], error, flying=1)
     assert store.keys == ["0", "1", "2"]  # the device still owes the last
 
 
 def test_a_nan_is_refused_and_what_came_before_it_stored() -> None:
     store, values = Store(), (0.0, 1.0, float("nan"), 3.0)
     with pytest.raises(CheckpointError, match="not a number"):
-        fill(store.outbox(), [result(value) for value in values])
+        fill(store, [result(value) for value in values])
     assert store.keys == ["0", "1"]
 
 
 def test_what_cannot_be_stored_is_tried_once() -> None:
     store = Store(broken=OSError("disk is full"))
     with pytest.raises(OSError, match="full"):
-        fill(store.outbox(), [result(0)])
+        fill(store, [result(0)])
     assert store.advanced == []
+
+
+def test_what_has_arrived_is_stored_while_the_device_works() -> None:
+    """The clock stands still: but for the first, nothing is stored because a second is over."""
+    store = Store()
+    with Outbox(1, lambda: 0.0) as outbox:
+        for i in range(5):
+            outbox.add(store.sink, [item(str(i))], result(i, Slow if i > 2 else Arrival), 1)
+            assert store.keys == [["0"], ["0"], ["0"], ["0"], ["0", "1", "2"]][i]
+    assert store.batches == [["0"], ["1", "2"], ["3"], ["4"]]
+
+
+def test_results_of_several_jobs_are_stored_each_by_its_own() -> None:
+    stores = Store(), Store()
+    sinks = [store.sink for store in stores]
+    with Outbox(4, lambda: 0.0) as outbox:
+        for i in range(6):
+            outbox.add(sinks[i // 3], [item(str(i))], result(i, Slow), 1)
+        assert outbox.flies(sinks[0])
+        outbox.land(sinks[0])
+        assert not outbox.flies(sinks[0])
+        assert outbox.flies(sinks[1])
+    assert [store.keys for store in stores] == [["0", "1", "2"], ["3", "4", "5"]]
+    assert [sum(store.advanced) for store in stores] == [3, 3]
+    assert outbox.measured == 6
+
+
+def test_pictures_come_back_as_they_were() -> None:
+    there = [torch.randint(0, 256, (2, k, 3), dtype=torch.uint8) for k in (4, 5)]
+    here = np.full((1, 2, 3), 7, dtype=np.uint8)
+    found = Shown({"a": there[0], "b": here, "c": there[1]}).pictures()
+    assert [*found] == ["a", "b", "c"]
+    for name, expected in zip("abc", (there[0], here, there[1]), strict=True):
+        assert found[name].dtype == np.uint8
+        np.testing.assert_array_equal(found[name], expected)
+    assert Shown({}).ready
+    assert Shown({}).pictures() == {}
 
 
 def test_columns_come_back_as_they_were() -> None:

@@ -131,6 +131,9 @@ class Experiment(ABC):
         """Indices of the items that the report shows as pictures."""
         return []
 
-    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
-        """The pictures (h,w,3) uint8 of one of the `cases`, by the names in `shown`."""
+    def exhibit(self, net: Network, item: Item, study: Study) -> Mapping[str, Picture | Tensor]:
+        """The pictures (h,w,3) uint8 of one of the `cases`, by the names in `shown`.
+
+        Those that are tensors may lie on the device, which then need not be waited for.
+        """
         return {}

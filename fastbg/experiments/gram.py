@@ -18,7 +18,8 @@ from fastbg.experiments.options import Options, option
 from fastbg.experiments.reading import Reading
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap
-from fastbg.measures.likeness import PAPER, SIMILARITIES, Descriptions
+from fastbg.measures.descriptions import Descriptions
+from fastbg.measures.likeness import PAPER, SIMILARITIES
 from fastbg.models.network import Network
 
 

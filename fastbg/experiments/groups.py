@@ -20,7 +20,8 @@ from fastbg.experiments.reading import Reading
 from fastbg.experiments.seams import HARD, Seam, pixels
 from fastbg.experiments.study import Item, Study, as_item
 from fastbg.geometry import Box, centre
-from fastbg.measures.likeness import Descriptions, Images
+from fastbg.measures.descriptions import Descriptions, own_rows
+from fastbg.measures.likeness import Images
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.composite import composite, composite_lr
 
@@ -164,33 +165,26 @@ class Groups:
     Attributes:
         members: the U different sub-images; one that several groups share is stored once.
         images: their HR pixels (U,3,S,S) uint8 on the device.
-        index: for each group its rows (K) of `images`, on the device, its own sub-image first.
-        sizes: K of each group.
+        pairs: (N,2) int64 on the device: number of the group and row of `images`, for each
+            composite in turn; a group's own sub-image is its first.
+        sizes: number of composites of each group.
     """
 
     members: Sequence[Item]
     images: Tensor
-    index: Sequence[Tensor]
+    pairs: Tensor
     sizes: Sequence[int]
 
     @staticmethod
     def of(item: Item, images: Tensor) -> "Groups":
         """One group: that of `item`, with its sub-images `images` (K,3,S,S)."""
-        rows = torch.arange(len(images), device=images.device)
-        return Groups(members(item), images, [rows], [len(images)])
-
-    @property
-    def pairs(self) -> Tensor:
-        """(N,2): number of the group and row of the background, for each composite in turn."""
-        rows = torch.cat([*self.index])
-        fronts = [rows.new_full((size,), number) for number, size in enumerate(self.sizes)]
-        return torch.stack([torch.cat(fronts), rows], dim=1)
+        return Groups(members(item), images, first_in_each(images), [len(images)])
 
     def foregrounds(self, images: Tensor) -> Tensor:
         """The foregrounds' rows (G,...) of `images` (U,...)."""
-        if len(self.index) == 1:
+        if len(self.sizes) == 1:
             return images[:1]
-        return images.index_select(0, torch.stack([rows[0] for rows in self.index]))
+        return images.index_select(0, own_rows(self.pairs, self.sizes))
 
     def repeated(self, fronts: Tensor) -> Tensor:
         """Values of foregrounds (G,...), repeated for each of their composites: (N,...)."""
@@ -215,10 +209,14 @@ def read_groups(items: Sequence[Item], study: Study) -> Groups:
     unique = distinct(items)
     rows = {(each.image, each.box): row for row, each in enumerate(unique)}
     images = study.upload(study.ready_or_read(unique, _cut))
-    index = [[rows[each.image, each.box] for each in members(item)] for item in items]
-    sizes = [len(row) for row in index]
-    flat = study.index([row for rows in index for row in rows])
-    return Groups(unique, images, flat.split(sizes), sizes)
+    places = [
+        place
+        for number, item in enumerate(items)
+        for each in members(item)
+        for place in (number, rows[each.image, each.box])
+    ]
+    sizes = [1 + len(item.partners) for item in items]
+    return Groups(unique, images, study.index(places).view(-1, 2), sizes)
 
 
 def together(study: Study, o: GroupOptions, size: int) -> int:
@@ -311,7 +309,7 @@ def group_distances(
 
     keys = [(each.image, each.box) for each in groups.members]
     described = descriptions.of(net, keys, load)
-    return descriptions.apart(described, groups.index)
+    return descriptions.apart(described, groups.pairs, groups.sizes)
 
 
 def first_in_each(hr: Tensor) -> Tensor:

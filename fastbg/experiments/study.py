@@ -16,6 +16,7 @@ from fastbg.errors import DataError
 from fastbg.experiments.reading import Cutter, Reading, Region, batch_key, reading, region
 from fastbg.filters.dtypes import as_uint8
 from fastbg.geometry import Box, cut
+from fastbg.measures.descriptions import row_index
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.composite import composite_lr
 from fastbg.precision import current, use_precision
@@ -98,8 +99,7 @@ class Study:
 
     def index(self, rows: Sequence[int]) -> Tensor:
         """Row indices (n) int64 on the device, copied asynchronously."""
-        host = torch.tensor(rows, dtype=torch.int64, device="cpu")
-        return self.upload(host.pin_memory() if self.device.type == "cuda" else host)
+        return row_index(rows, self.device)
 
     def inputs(self, items: Sequence[Item], hr: Tensor, lr: str, kernel: str) -> Tensor:
         """LR images (B,3,h/s,w/s) in [0,1] of `items`.
@@ -166,3 +166,8 @@ def restore(net: Network, lr: Tensor, window: Sequence[int] | None = None) -> Te
 def as_image(sr: Tensor) -> NDArray[np.uint8]:
     """`sr` (3,h,w), uint8 or in [0,1], as 8-bit pixels (h,w,3); clipped and rounded."""
     return np.ascontiguousarray(as_uint8(sr).permute(1, 2, 0).cpu().numpy())
+
+
+def as_pixels(sr: Tensor) -> Tensor:
+    """As `as_image`, for images (B,3,h,w): (B,h,w,3), on their device, which is not waited for."""
+    return as_uint8(sr).permute(0, 2, 3, 1).contiguous()

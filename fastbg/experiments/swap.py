@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastbg.experiments.experiment import Experiment, Measured, Picture, Work, decibels
+from fastbg.experiments.experiment import Experiment, Measured, Work, decibels
 from fastbg.experiments.groups import (
     GroupOptions,
     Groups,
@@ -24,10 +24,11 @@ from fastbg.experiments.groups import (
 from fastbg.experiments.options import Options, option
 from fastbg.experiments.reading import Reading
 from fastbg.experiments.seams import Seam, SeamedOptions, column, select_seam
-from fastbg.experiments.study import Item, Study, as_image, restore
+from fastbg.experiments.study import Item, Study, as_pixels, restore
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import centre
-from fastbg.measures.likeness import PAPER, SIMILARITIES, Descriptions
+from fastbg.measures.descriptions import Descriptions
+from fastbg.measures.likeness import PAPER, SIMILARITIES
 from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
 
@@ -140,17 +141,16 @@ class Swap(Experiment):
             chosen += dict.fromkeys([int(order[0]), int(order[order.size // 2])])
         return chosen
 
-    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Picture]:
+    def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Tensor]:
         """The restored foreground with surroundings: own, best and worst foreign backgrounds."""
         o = self.options
         groups = read_groups([item], study)
         lr = compose(groups, study, o, self.seams[0])
-        order = 1 + self.compare(net, groups, lr)[1:].argsort(descending=True).cpu()
-        best, worst = order[:ENDS].tolist(), order.flip(0)[:ENDS].tolist()
+        order = 1 + self.compare(net, groups, lr)[1:].argsort(descending=True)  # on the device
+        best, worst = order[:ENDS], order.flip(0)[:ENDS]
         y0, x0, y1, x1 = centre(min(o.size, VIEW * o.region), o.size, o.size)
-        images = {"truth": groups.images[0]}
-        sr = restore(net, lr[[0, *best, *worst]])
-        names = ["own", *(f"best_{k}" for k in range(len(best)))]
+        names = ["truth", "own", *(f"best_{k}" for k in range(len(best)))]
         names += [f"worst_{k}" for k in range(len(worst))]
-        images |= dict(zip(names, sr, strict=True))
-        return {name: as_image(image[:, y0:y1, x0:x1]) for name, image in images.items()}
+        sr = restore(net, lr.index_select(0, torch.cat([order.new_zeros(1), best, worst])))
+        parts = (as_pixels(images[..., y0:y1, x0:x1]) for images in (groups.images[:1], sr))
+        return dict(zip(names, torch.cat([*parts]).unbind(), strict=True))

@@ -6,8 +6,7 @@ images' surroundings. To add a measure, write the describing function and add a 
 `SIMILARITIES`.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 
@@ -32,9 +31,6 @@ PYRAMID = 3  # scales: 1, 1/2, 1/4
 NEIGHBOURS = 0.95  # correlation of neighbouring pixels, the textbook's; 0.9 or 0.995 do as well
 GREY_COUNTS = 0.5  # of a squared error at the rim, against one of colour
 GREY_LEVEL = 1 / 255
-# Number of images described at once. The VGG features of each take 4 MiB at 128 x 128; the paper's
-# measure does not store them, others do.
-BATCH = {"cpu": 16, "cuda": 128}
 
 Described = tuple[Tensor, Tensor]  # of the foregrounds and of the surroundings: (B, ...) each
 
@@ -324,15 +320,17 @@ class Similarity:
         title: its name in reports.
         describe: `Images` -> descriptions (B, ...) of the foregrounds and of the surroundings.
         distance: descriptions (1, ...) of a foreground and (K, ...) of surroundings -> (K).
+        any_net: descriptions depend on HR images and box only, so that networks share them.
     """
 
     title: str
     describe: Callable[[Images], Described]
     distance: Callable[[Tensor, Tensor], Tensor] = matrix_distance
+    any_net: bool = False
 
 
 SIMILARITIES: dict[str, Similarity] = {
-    "vgg_gram": Similarity("VGG16 Gram (the paper's)", vgg_gram),
+    "vgg_gram": Similarity("VGG16 Gram (the paper's)", vgg_gram, any_net=True),
     "vgg_covariance": Similarity("VGG16 covariance", vgg_covariance),
     "vgg_pyramid": Similarity("VGG16 Gram, 3 scales", vgg_pyramid, vector_distance),
     "first_features": Similarity("the net's first layer, Gram", first_features),
@@ -356,84 +354,6 @@ SIMILARITIES: dict[str, Similarity] = {
 }
 PAPER = "vgg_gram"
 STEP = "rim_step"
-
-
-class Descriptions:
-    """A cache of descriptions, so that an image in several pairs is described once.
-
-    Keeps the descriptions of the last `kept` images used (0.4 MiB for all measures of an image of
-    128x128 pixels).
-    """
-
-    def __init__(self, similarities: Mapping[str, Similarity], kept: int = 640) -> None:
-        self.similarities = similarities
-        self._kept = kept
-        self._known: OrderedDict[Hashable, dict[str, Described]] = OrderedDict()
-        self._net: Network | None = None
-
-    def distances(
-        self, net: Network, keys: Sequence[Hashable], load: Callable[[Sequence[int]], Images]
-    ) -> dict[str, Tensor]:
-        """For each measure the distances (K) of the first image's foreground to all surroundings.
-
-        `load` as for `of`.
-        """
-        described = self.of(net, keys, load)
-        device = next(iter(described.values()))[0].device
-        (found,) = self.apart(described, [torch.arange(len(keys), device=device)])
-        return found
-
-    def of(
-        self, net: Network, keys: Sequence[Hashable], load: Callable[[Sequence[int]], Images]
-    ) -> dict[str, Described]:
-        """For each measure the descriptions (U, ...) of U images.
-
-        `load(indices)` returns the `Images` of keys[i] for i in `indices`, with `net`.
-        """
-        if net is not self._net:
-            self._known.clear()
-            self._net = net
-        missing = [i for i, key in enumerate(keys) if key not in self._known]
-        size = BATCH["cpu" if net.mean.device.type == "cpu" else "cuda"]
-        for first in range(0, len(missing), size):
-            batch = missing[first : first + size]
-            images = load(batch)
-            for name, similarity in self.similarities.items():
-                foregrounds, surroundings = similarity.describe(images)
-                for n, i in enumerate(batch):
-                    pair = foregrounds[n].clone(), surroundings[n].clone()
-                    self._known.setdefault(keys[i], {})[name] = pair
-        found = {}
-        for name in self.similarities:
-            inside, around = zip(*(self._known[key][name] for key in keys), strict=True)
-            found[name] = torch.stack(inside), torch.stack(around)
-        for key in keys:
-            self._known.move_to_end(key)
-        while len(self._known) > max(self._kept, len(keys)):
-            self._known.popitem(last=False)
-        return found
-
-    def apart(
-        self, described: Mapping[str, Described], groups: Sequence[Tensor]
-    ) -> list[dict[str, Tensor]]:
-        """For each group and measure the distances (K) of the first image's foreground.
-
-        `described` comes from `of`; a group (K) lists the numbers of its images there.
-        """
-        found: list[dict[str, Tensor]] = [{} for _ in groups]
-        for name, (inside, around) in described.items():
-            distance = self.similarities[name].distance
-            if distance is matrix_distance:  # all groups at once, in one matrix product
-                fronts = inside.index_select(0, torch.stack([rows[0] for rows in groups]))
-                for into, row, rows in zip(
-                    found, gram_distance(fronts, around), groups, strict=True
-                ):
-                    into[name] = row.index_select(0, rows)
-                continue
-            for into, rows in zip(found, groups, strict=True):
-                front = inside.index_select(0, rows[:1])
-                into[name] = distance(front, around.index_select(0, rows))
-        return found
 
 
 # The network's own features ----------------------------------------------------------------------

@@ -1,15 +1,17 @@
 """The local engine: one process and device measures in chunks; a chunk is stored as a whole.
 
 While the device measures, threads read the next chunks, and finished results are copied to the
-host; see pipeline.py.
+host; see pipeline.py. A GPU goes on with the next network meanwhile.
 
 Chunks are cut from the whole plan, not from the remaining items. A resumed run therefore gives its
 network the same batches as an uninterrupted one, and ends with the same records, bit for bit.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -17,7 +19,15 @@ from fastbg.errors import CheckpointError
 from fastbg.experiments.experiment import NO_NETWORK, Experiment, NetLabel, Picture
 from fastbg.experiments.study import Item, Study
 from fastbg.models.network import Network
-from fastbg.runs.pipeline import FLYING, Arrival, Outbox, Sink, chunks_ahead, read_ahead
+from fastbg.runs.pipeline import (
+    Arrival,
+    Outbox,
+    Shown,
+    Sink,
+    chunks_ahead,
+    chunks_flying,
+    read_ahead,
+)
 from fastbg.runs.records import collect
 from fastbg.runs.store import Record, RunStore
 
@@ -39,26 +49,12 @@ class Job:
         Returns the number of items measured. `advance(n)` is called after n more items are stored.
         Raises CheckpointError if a result is NaN.
         """
-        work = []
-        for chunk, fresh in self.chunks():
-            if fresh:
-                work.append((fresh, len(chunk)))
-            else:
-                advance(len(chunk))
-        device, loads = self.study.device, [fresh for fresh, _ in work]
-        ahead = read_ahead(loads, self.experiment.readings, self.study, chunks_ahead(device))
-        with self.outbox(advance) as outbox, closing(ahead):
-            for (fresh, count), study in zip(work, ahead, strict=True):
-                with study.measuring():
-                    arrival = Arrival(self.experiment.measure(self.net, fresh, study))
-                outbox.add(fresh, arrival, count)
-        self.keep_pictures()
-        return outbox.measured
+        ((_, measured),) = run_in_turn([self], lambda _: advance)
+        return measured
 
-    def outbox(self, advance: Callable[[int], None]) -> Outbox:
-        """The queue that stores results; on a CPU no chunk stays in flight."""
-        flying = 0 if self.study.device.type == "cpu" else FLYING
-        return Outbox(Sink(self.check, self.put, advance), flying)
+    def sink(self, advance: Callable[[int], None]) -> Sink:
+        """What an outbox does with results."""
+        return Sink(self.check, self.put, advance)
 
     def check(self, columns: Mapping[str, Tensor]) -> None:
         """Raise CheckpointError if a result is NaN."""
@@ -91,12 +87,10 @@ class Job:
                 for column in sorted(beside):
                     self.store.put_array(name, label, item.key, column, columns[column][i].numpy())
 
-    def keep_pictures(self) -> None:
-        """Store the missing pictures of the experiment's cases."""
-        for item in self.undrawn():
-            with self.study.measuring():
-                pictures = self.experiment.exhibit(self.net, item, self.study)
-            self.put_pictures(item, pictures)
+    def draw(self, item: Item) -> Shown:
+        """The pictures of a case, on their way to the host."""
+        with self.study.measuring():
+            return Shown(self.experiment.exhibit(self.net, item, self.study))
 
     def undrawn(self) -> list[Item]:
         """The cases without stored pictures; all items must have been measured."""
@@ -129,3 +123,101 @@ def cut(
     for first in range(0, len(items), size):
         chunk = items[first : first + size]
         yield chunk, [item for item in chunk if item.key not in done]
+
+
+Follow: TypeAlias = Callable[[Job], Callable[[int], None]]
+
+
+@dataclass
+class Turn:
+    """A job of several that follow one another, and how far it is."""
+
+    job: Job
+    work: list[tuple[list[Item], int]] = field(
+        default_factory=list
+    )  # items, how many they complete
+    launched: bool = False  # all of `work`
+    drawn: list[tuple[Item, Shown]] | None = None  # pictures on their way, once all is stored
+    _advance: Callable[[int], None] | None = None
+    _before: int = 0  # number of items that were completed before anyone followed
+
+    def __post_init__(self) -> None:
+        for chunk, fresh in self.job.chunks():
+            if fresh:
+                self.work.append((fresh, len(chunk)))
+            else:
+                self._before += len(chunk)
+        self.sink = self.job.sink(self.advance)
+
+    @property
+    def measured(self) -> int:
+        """Number of items to measure."""
+        return sum(len(fresh) for fresh, _ in self.work)
+
+    def follow(self, advance: Callable[[int], None]) -> None:
+        """Call `advance(n)` for items completed until now, and for those completed later."""
+        self._advance = advance
+        if self._before:
+            advance(self._before)
+
+    def advance(self, count: int) -> None:
+        """Note that `count` more items are stored."""
+        if self._advance is None:
+            self._before += count
+        else:
+            self._advance(count)
+
+
+def run_in_turn(jobs: Sequence[Job], follow: Follow) -> Generator[tuple[Job, int]]:
+    """Run jobs, all of one experiment and study, in turn, each as `Job.run`.
+
+    Yields each job with its number of measured items, once all of it is stored. On a GPU the next
+    job is then under way: its chunks are launched while results and pictures are copied and stored.
+    `follow(job)` is called when all jobs before it have been yielded; the function that it returns
+    is called with n when n more items of the job are stored.
+    """
+    turns = [Turn(job) for job in jobs]
+    waiting = deque(turns)  # those that are not yielded yet
+    device, experiment = jobs[0].study.device, jobs[0].experiment
+    loads = [fresh for turn in turns for fresh, _ in turn.work]
+    ahead = read_ahead(loads, experiment.readings, jobs[0].study, chunks_ahead(device))
+    with Outbox(chunks_flying(device)) as outbox, closing(ahead):
+        turns[0].follow(follow(jobs[0]))
+        for turn in turns:
+            for fresh, count in turn.work:
+                study = next(ahead)
+                with study.measuring():
+                    arrival = Arrival(experiment.measure(turn.job.net, fresh, study))
+                outbox.add(turn.sink, fresh, arrival, count)
+                yield from _complete(waiting, outbox, follow)
+            turn.launched = True
+            yield from _complete(waiting, outbox, follow)
+        yield from _complete(waiting, outbox, follow, wait=True)
+
+
+def _complete(
+    waiting: deque[Turn], outbox: Outbox, follow: Follow, wait: bool = False
+) -> Generator[tuple[Job, int]]:
+    """Yield the first jobs of `waiting` of which everything is on the host, or with `wait` all."""
+    while waiting and waiting[0].launched:
+        turn, job = waiting[0], waiting[0].job
+        if wait:
+            outbox.land(turn.sink)
+        if outbox.flies(turn.sink):
+            return
+        if turn.drawn is None:
+            outbox.commit()
+            turn.drawn = []
+            for item in job.undrawn():
+                turn.drawn.append((item, job.draw(item)))
+                if not chunks_flying(job.study.device):  # a kill then costs one case
+                    job.put_pictures(item, turn.drawn.pop()[1].pictures())
+        if not wait and not all(shown.ready for _, shown in turn.drawn):
+            return
+        with job.store.transaction():
+            for item, shown in turn.drawn:
+                job.put_pictures(item, shown.pictures())
+        waiting.popleft()
+        yield job, turn.measured
+        if waiting:
+            waiting[0].follow(follow(waiting[0].job))

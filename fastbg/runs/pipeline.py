@@ -3,6 +3,9 @@
     threads: read chunks i+2, i+1  ->  this thread: launch chunk i  ->  device: chunks i-1, i-2, ...
     device: copies results to pinned memory  ->  this thread: one commit each second
 
+The chunks may be those of several networks in turn: the next one begins while the last results of
+one are on their way, so that the device does not wait for the host to store them.
+
 On CPUs each chunk is read, measured and stored before the next, as more threads would compete with
 the measuring thread for cores. Memory is bounded: at most AHEAD + FLYING + 1 chunks, and the
 results of COMMIT_EVERY seconds.
@@ -14,13 +17,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
 from types import TracebackType
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastbg.errors import InvalidArgument
+from fastbg.experiments.experiment import Picture
 from fastbg.experiments.reading import Reading
 from fastbg.experiments.study import Item, Study
 
@@ -42,6 +48,11 @@ def chunks_ahead(device: torch.device) -> int:
     if not text.isdecimal():
         raise InvalidArgument(SWITCH, repr(text), "a whole number of chunks, 0 for none")
     return int(text)
+
+
+def chunks_flying(device: torch.device) -> int:
+    """Number of chunks that may be in flight on `device`; on a CPU none."""
+    return 0 if device.type == "cpu" else FLYING
 
 
 def read_ahead(
@@ -82,6 +93,33 @@ def read_ahead(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+class Copy:
+    """A tensor on its way to the host, copied asynchronously from a GPU."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._done: torch.cuda.Event | None = None
+        if tensor.device.type == "cuda":
+            self._host = torch.empty(
+                tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True
+            )
+            self._host.copy_(tensor, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record(torch.cuda.current_stream(tensor.device))
+        else:
+            self._host = tensor.cpu()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the copy is complete, so that `wait` returns at once."""
+        return self._done is None or self._done.query()
+
+    def wait(self) -> Tensor:
+        """The tensor on the host."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._host
+
+
 class Arrival:
     """A chunk's columns, copied to the host as float64 in one asynchronous transfer."""
 
@@ -89,46 +127,51 @@ class Arrival:
         flat = [column.double().reshape(len(column), -1) for column in columns.values()]
         self._shapes = {name: column.shape for name, column in columns.items()}
         self._widths = [part.shape[1] for part in flat]
-        device = torch.cat(flat, dim=1)
-        self._done: torch.cuda.Event | None = None
-        if device.device.type == "cuda":
-            self._host = torch.empty(
-                device.shape, dtype=device.dtype, device="cpu", pin_memory=True
-            )
-            self._host.copy_(device, non_blocking=True)
-            self._done = torch.cuda.Event()
-            self._done.record(torch.cuda.current_stream(device.device))
-        else:
-            self._host = device.cpu()
+        self._copy = Copy(torch.cat(flat, dim=1))
 
     @property
     def ready(self) -> bool:
         """Whether the copy is complete, so that `columns` returns at once."""
-        return self._done is None or self._done.query()
+        return self._copy.ready
 
     def columns(self) -> Columns:
         """The columns on the host; waits for the copy."""
-        if self._done is not None:
-            self._done.synchronize()
-        parts = self._host.split(self._widths, dim=1)
+        parts = self._copy.wait().split(self._widths, dim=1)
         return {
             name: part.reshape(shape)
             for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
 
 
-@dataclass(frozen=True)
-class Landed:
-    """A chunk's results on the host, not yet stored."""
+class Shown:
+    """A case's pictures; those on a device are copied to the host in one asynchronous transfer."""
 
-    items: Sequence[Item]
-    columns: Columns
-    count: int  # number of items of the plan that this completes
+    def __init__(self, pictures: Mapping[str, Picture | Tensor]) -> None:
+        self._pictures = dict(pictures)
+        there = [each.flatten() for each in pictures.values() if isinstance(each, Tensor)]
+        self._copy = Copy(torch.cat(there)) if there else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the copy is complete, so that `pictures` returns at once."""
+        return self._copy is None or self._copy.ready
+
+    def pictures(self) -> dict[str, Picture]:
+        """The pictures on the host; waits for the copy."""
+        host = None if self._copy is None else self._copy.wait().numpy()
+        found, first = {}, 0
+        for name, each in self._pictures.items():
+            if host is None or not isinstance(each, Tensor):
+                found[name] = np.asarray(each)
+                continue
+            found[name] = host[first : first + each.numel()].reshape(each.shape)
+            first += each.numel()
+        return found
 
 
 @dataclass(frozen=True)
 class Sink:
-    """The functions that check and store results.
+    """The functions that check and store the results of a job.
 
     Attributes:
         check: raises an error for columns that must not be stored.
@@ -141,19 +184,28 @@ class Sink:
     advance: Callable[[int], None]
 
 
-class Outbox:
-    """A queue of results: takes and stores them in plan order, once every COMMIT_EVERY seconds.
+@dataclass(frozen=True)
+class Landed:
+    """A chunk's results on the host, not yet stored."""
 
-    Use it in a `with` block, whose end stores the rest. If the block ends with an error, results
-    that are on the host are stored first; only those still on the device are lost.
+    sink: Sink
+    items: Sequence[Item]
+    columns: Columns
+    count: int  # number of items of the plan that this completes
+
+
+class Outbox:
+    """A queue of results of one job or of several in turn, which it stores in that order.
+
+    It stores once every COMMIT_EVERY seconds, and whenever it would have to wait for the device
+    otherwise. Use it in a `with` block, whose end stores the rest. If the block ends with an error,
+    results that are on the host are stored first; only those still on the device are lost.
     """
 
-    def __init__(
-        self, sink: Sink, flying: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.measured = 0
-        self._sink, self._most, self._clock = sink, flying, clock
-        self._flying: deque[tuple[Sequence[Item], Arrival, int]] = deque()
+    def __init__(self, flying: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.measured = 0  # number of items stored
+        self._most, self._clock = flying, clock
+        self._flying: deque[tuple[Sink, Sequence[Item], Arrival, int]] = deque()
         self._landed: list[Landed] = []
         self._last = -COMMIT_EVERY + clock()  # the first chunk is stored at once
 
@@ -171,13 +223,22 @@ class Outbox:
                 self._land()
         self.commit()
 
-    def add(self, items: Sequence[Item], arrival: Arrival, count: int) -> None:
+    def add(self, sink: Sink, items: Sequence[Item], arrival: Arrival, count: int) -> None:
         """Queue the results of `items`, which complete `count` items of the plan."""
-        self._flying.append((items, arrival, count))
-        while self._flying and (len(self._flying) > self._most or self._flying[0][1].ready):
+        self._flying.append((sink, items, arrival, count))
+        while self._flying and (len(self._flying) > self._most or self._flying[0][2].ready):
             self._land()
         if self._clock() - self._last >= COMMIT_EVERY:
             self.commit()
+
+    def flies(self, sink: Sink) -> bool:
+        """Whether results for `sink` may still be on the device."""
+        return any(each[0] is sink for each in self._flying)
+
+    def land(self, sink: Sink) -> None:
+        """Wait until no result for `sink` is on the device."""
+        while self.flies(sink):
+            self._land()
 
     def commit(self) -> None:
         """Store the results that are on the host."""
@@ -185,14 +246,17 @@ class Outbox:
         if not landed:
             return
         self._last = self._clock()
-        names = landed[0].columns
-        rows = {name: [row for each in landed for row in each.columns[name]] for name in names}
-        self._sink.put([item for each in landed for item in each.items], rows)
-        self.measured += sum(len(each.items) for each in landed)
-        self._sink.advance(sum(each.count for each in landed))
+        for sink, results in ((s, [*r]) for s, r in groupby(landed, lambda each: each.sink)):
+            names = results[0].columns
+            rows = {name: [row for each in results for row in each.columns[name]] for name in names}
+            sink.put([item for each in results for item in each.items], rows)
+            self.measured += sum(len(each.items) for each in results)
+            sink.advance(sum(each.count for each in results))
 
     def _land(self) -> None:
-        items, arrival, count = self._flying.popleft()
+        if not self._flying[0][2].ready:
+            self.commit()  # while the device works
+        sink, items, arrival, count = self._flying.popleft()
         columns = arrival.columns()
-        self._sink.check(columns)
-        self._landed.append(Landed(items, columns, count))
+        sink.check(columns)
+        self._landed.append(Landed(sink, items, columns, count))

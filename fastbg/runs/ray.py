@@ -11,7 +11,7 @@ import os
 import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +28,8 @@ from fastbg.errors import EngineError, FastbgError, InvalidArgument
 from fastbg.experiments.experiment import Experiment, Picture
 from fastbg.experiments.study import CPU, Item, Study
 from fastbg.models.network import Network
-from fastbg.runs.local import Job
-from fastbg.runs.pipeline import Arrival, chunks_ahead, read_ahead
+from fastbg.runs.local import Follow, Job
+from fastbg.runs.pipeline import Arrival, Outbox, Shown, chunks_ahead, chunks_flying, read_ahead
 from fastbg.version import __version__
 
 LIVES = 3  # the run fails after so many workers died on one chunk, or failed to start in a row
@@ -100,6 +100,11 @@ class RayEngine:
         if self._owner:
             self._ray.shutdown()
 
+    def run_in_turn(self, jobs: Sequence[Job], follow: Follow) -> Generator[tuple[Job, int]]:
+        """As `fastbg.runs.local.run_in_turn`, on the workers; one job after the other."""
+        for job in jobs:
+            yield job, self.run(job, follow(job))
+
     def run(self, job: Job, advance: Callable[[int], None]) -> int:
         """As `Job.run`, on the workers; also raises EngineError if they keep dying.
 
@@ -117,11 +122,12 @@ class RayEngine:
         step = GPU_LOAD if self._gpus else 1
         loads = [chunks[first : first + step] for first in range(0, len(chunks), step)]
         experiment = self._ray.put(job.experiment)
-        with job.outbox(advance) as outbox:
+        sink = job.sink(advance)
+        with Outbox(chunks_flying(self.device)) as outbox:
             for i, results in self._gather("measure", job, experiment, loads, outbox.commit):
                 counts = sizes[i * step : (i + 1) * step]
                 for fresh, columns, count in zip(loads[i], results, counts, strict=True):
-                    outbox.add(fresh, Arrival(columns), count)
+                    outbox.add(sink, fresh, Arrival(columns), count)
         cases = job.undrawn()
         for i, pictures in self._gather("exhibit", job, experiment, cases):
             job.put_pictures(cases[i], pictures)
@@ -301,7 +307,8 @@ class Worker:
     def exhibit(self, experiment: list[Ref], label: str, item: Item) -> dict[str, Picture]:
         """The pictures of a case."""
         with self.study.measuring():
-            return self._same(experiment).exhibit(self._net(label), item, self.study)
+            shown = self._same(experiment).exhibit(self._net(label), item, self.study)
+            return Shown(shown).pictures()
 
     def _same(self, experiment: list[Ref]) -> Experiment:
         """The same object for all chunks of a job, as experiments may cache what chunks share."""

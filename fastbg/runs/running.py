@@ -3,8 +3,8 @@
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,8 +26,8 @@ from fastbg.registration.dispatch import FAMILIES, Place, instruction_set, selec
 from fastbg.runs.estimate import pixels
 from fastbg.runs.forecast import Forecast
 from fastbg.runs.limits import Limits
-from fastbg.runs.local import Job, taking_part
-from fastbg.runs.progress import NORMAL, QUIET, VERBOSE, Display
+from fastbg.runs.local import Follow, Job, run_in_turn, taking_part
+from fastbg.runs.progress import NORMAL, QUIET, VERBOSE, Display, Follower
 from fastbg.runs.ray import RayEngine
 from fastbg.runs.records import settle, settle_network, settle_pairing
 from fastbg.runs.reporting import Reporter, headline
@@ -35,7 +35,8 @@ from fastbg.runs.result import RunResult
 from fastbg.runs.store import RunStore
 
 Labelled: TypeAlias = tuple[NetLabel, Network, str]  # with a digest of its weights
-Execute: TypeAlias = Callable[[Job, Callable[[int], None]], int]  # Job.run, or another engine's
+# run_in_turn, or another engine's
+Execute: TypeAlias = Callable[[Sequence[Job], Follow], Generator[tuple[Job, int]]]
 ENGINES = ("local", "ray")
 Plan: TypeAlias = tuple[Experiment, list[Item]]
 
@@ -175,15 +176,15 @@ def executing(
     workers: int | None = None,
     gpus: float = 0.0,
 ) -> Iterator[Execute]:
-    """A function that runs a job: in this process, or with Ray (`say` gets its warnings)."""
+    """A function that runs jobs: in this process, or with Ray (`say` gets its warnings)."""
     if engine == "local":
-        yield Job.run
+        yield run_in_turn
         return
     by_label = {label.label: net for label, net, _ in nets}
     with RayEngine(
         by_label, study, address=address, workers=workers, gpus=gpus, say=say
     ) as ray_workers:
-        yield ray_workers.run
+        yield ray_workers.run_in_turn
 
 
 def chosen_experiments(
@@ -302,14 +303,23 @@ def measure(
 ) -> None:
     """Measure every network in one experiment, and print a line for each."""
     width = max(len(label.label) for label in (NO_NETWORK, *(label for label, _, _ in nets)))
-    for label, net, _ in taking_part(experiment, nets):
-        stored = len(lacking(store, experiment, label.label, items))
-        follower = display.follow((experiment.name, label.label), len(items), len(items) - stored)
-        fresh = execute(Job(experiment, net, label, items, study, store), follower.advance)
-        follower.finish()
-        took = f"{follower.seconds:.1f} s" if fresh else "resumed"
-        said = headline(store, experiment, label.label)
-        display.print(f"{experiment.name:12} {label.label:{width}}  {said}  [{took}]")
+    followers: list[Follower] = []
+
+    def follow(job: Job) -> Callable[[int], None]:
+        label = job.label.label
+        stored = len(items) - len(lacking(store, experiment, label, items))
+        followers.append(display.follow((experiment.name, label), len(items), stored))
+        return followers[-1].advance
+
+    taken = taking_part(experiment, nets)
+    jobs = [Job(experiment, net, label, items, study, store) for label, net, _ in taken]
+    with closing(execute(jobs, follow)) as done:
+        for job, fresh in done:
+            follower, label = followers[-1], job.label.label
+            follower.finish()
+            took = f"{follower.seconds:.1f} s" if fresh else "resumed"
+            said = headline(store, experiment, label)
+            display.print(f"{experiment.name:12} {label:{width}}  {said}  [{took}]")
 
 
 @contextmanager

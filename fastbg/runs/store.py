@@ -52,6 +52,10 @@ _ARRAY = (
     "SELECT dtype, shape, data, checksum FROM arrays "
     "WHERE experiment = ? AND model = ? AND item = ? AND name = ?"
 )
+_NEW = {  # a row, unless its key is taken
+    "records": "INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    "arrays": "INSERT INTO arrays VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+}
 _EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it becomes the name of a CSV file
 
 
@@ -245,16 +249,12 @@ class RunStore:
         _check_key(experiment, model, item)
         key = (experiment, model, item, name)
         new = (array.dtype.str, json.dumps(array.shape), array.tobytes())
-        old = self._rows(_ARRAY, *key)
-        if not old:
-            digest = checksum(*key, *new)
-            with self.transaction():
-                self._write(
-                    "INSERT INTO arrays VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *key, *new, digest
-                )
+        digest = checksum(*key, *new)
+        with self.transaction():
+            if self._insert("arrays", *key, *new, digest):
                 self._added.add(("arrays", experiment, model), digest)
-        elif old[0][:3] != new:
-            raise self._error(f"array {key} is already stored with other contents")
+            elif self._rows(_ARRAY, *key)[0][:3] != new:
+                raise self._error(f"array {key} is already stored with other contents")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -343,16 +343,15 @@ class RunStore:
                     f"values[{name!r}]", type(value).__name__, "float, int, str or None"
                 )
         key = (record.experiment, record.model, record.item)
+        row = (*key, _dumps("values", dict(record.values)))
+        digest = checksum(*row)
+        if self._insert("records", *row, digest):
+            self._added.add(("records", record.experiment, record.model), digest)
+            return
         old = self._rows(
             "SELECT vals, checksum FROM records WHERE experiment = ? AND model = ? AND item = ?",
             *key,
         )
-        if not old:
-            row = (*key, _dumps("values", dict(record.values)))
-            digest = checksum(*row)
-            self._write("INSERT INTO records VALUES (?, ?, ?, ?, ?)", *row, digest)
-            self._added.add(("records", record.experiment, record.model), digest)
-            return
         wrong = differences(self._values(*key, *old[0]), dict(record.values))
         if wrong:
             raise self._error(f"record {key} is already stored with other values: {listed(wrong)}")
@@ -452,6 +451,11 @@ class RunStore:
     def _rows(self, query: str, *values: Value) -> list[Any]:
         with _reported(self.folder):
             return self._connection.execute(query, values).fetchall()
+
+    def _insert(self, table: str, *row: Value | bytes) -> bool:
+        """Add a row; False, and nothing added, if its key is taken."""
+        with _reported(self.folder):
+            return self._connection.execute(_NEW[table], row).rowcount == 1
 
     def _write(self, statement: str, *values: Value | bytes) -> None:
         with _reported(self.folder):
