@@ -63,7 +63,7 @@ def test_threads_change_no_bit_of_a_map(name: str, estimator: str) -> None:
         assert passes == results[0][2]
 
 
-@pytest.mark.parametrize(("count", "most"), [(1, 1), (2, 4), (3, 6)])
+@pytest.mark.parametrize(("count", "most"), [(1, 1), (2, 8), (3, 12)])
 def test_nodes_share_a_pass_if_there_are_threads(count: int, most: int) -> None:
     net = fastbg.load_model("edsr")
     sizes = watched(net)

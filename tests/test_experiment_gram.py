@@ -109,7 +109,7 @@ def test_descriptions_are_made_once(net: EDSR) -> None:
     def load(index: Sequence[int]) -> Images:
         return Images(images.hr[list(index)], images.lr[list(index)], BOX, net)
 
-    descriptions = Descriptions({"mean": Similarity("mean", mean, distance)}, kept=3)
+    descriptions = Descriptions({"mean": Similarity("mean", mean, distance, any_net=False)}, kept=3)
     level = images.levels.mean((1, 2, 3))
     for _ in range(2):
         found = descriptions.distances(net, ["a", "b", "c"], load)["mean"]

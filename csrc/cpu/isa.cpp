@@ -1,6 +1,6 @@
 #include "isa.h"
 
-#ifdef FASTBG_X86_VARIANTS
+#ifdef FASTBG_AVX2
 #include <cpuid.h>
 #endif
 
@@ -11,7 +11,7 @@
 namespace fastbg {
 namespace {
 
-#ifdef FASTBG_X86_VARIANTS
+#ifdef FASTBG_AVX2
 // __builtin_cpu_supports knows "f16c" only from GCC 11 and clang 15 on.
 bool has_f16c() {
   unsigned a = 0, b = 0, c = 0, d = 0;
@@ -19,18 +19,16 @@ bool has_f16c() {
 }
 #endif
 
+// Whether this build has the variant, and this machine can run it.
 bool runs_here(Isa isa) {
-#ifdef FASTBG_X86_VARIANTS
-  switch (isa) {
-    case Isa::avx512:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-             __builtin_cpu_supports("fma");
-    case Isa::avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-    case Isa::baseline:
-      return true;
+#ifdef FASTBG_AVX512
+  if (isa == Isa::avx512) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
   }
+#endif
+#ifdef FASTBG_AVX2
+  if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 #endif
   return isa == Isa::baseline;
 }

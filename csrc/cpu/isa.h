@@ -19,14 +19,21 @@ const char* isa_name(Isa isa);
   namespace avx2 { void NAME(const PARAMS&, int); }        \
   namespace avx512 { void NAME(const PARAMS&, int); }
 
-// Calls the variant that fits this machine.
-#ifdef FASTBG_X86_VARIANTS
-#define FASTBG_CALL_VARIANT(NAME, ...)                              \
-  switch (::fastbg::current_isa()) {                                \
-    case ::fastbg::Isa::avx512: avx512::NAME(__VA_ARGS__); break;   \
-    case ::fastbg::Isa::avx2: avx2::NAME(__VA_ARGS__); break;       \
-    case ::fastbg::Isa::baseline: baseline::NAME(__VA_ARGS__);      \
-  }
+#ifdef FASTBG_AVX512
+#define FASTBG_IF_AVX512(NAME, ...) case ::fastbg::Isa::avx512: avx512::NAME(__VA_ARGS__); break;
 #else
-#define FASTBG_CALL_VARIANT(NAME, ...) baseline::NAME(__VA_ARGS__)
+#define FASTBG_IF_AVX512(NAME, ...)
 #endif
+#ifdef FASTBG_AVX2
+#define FASTBG_IF_AVX2(NAME, ...) case ::fastbg::Isa::avx2: avx2::NAME(__VA_ARGS__); break;
+#else
+#define FASTBG_IF_AVX2(NAME, ...)
+#endif
+
+// Calls the variant of this build that fits this machine.
+#define FASTBG_CALL_VARIANT(NAME, ...)   \
+  switch (::fastbg::current_isa()) {     \
+    FASTBG_IF_AVX512(NAME, __VA_ARGS__)  \
+    FASTBG_IF_AVX2(NAME, __VA_ARGS__)    \
+    default: baseline::NAME(__VA_ARGS__); \
+  }

@@ -42,7 +42,7 @@ from fastbg.precision import in_precision
 # (bench/bench_attribution.py). With several threads, a pass has nodes for each of them instead:
 # one window's layers are too small to be shared. Sums are those of single nodes, bit for bit.
 CPU_BATCH = 1
-CPU_NODES_OF_THREAD = 2
+CPU_NODES_OF_THREAD = 4
 # accuracy="published": closer to the converged result than 50 right-Riemann steps, in completeness
 # and in the map, on 20 images of each network; so were 14 steps (bench/bench_convergence.py).
 PUBLISHED = ("arc_midpoint", 16)

@@ -55,9 +55,13 @@ class Gram(Experiment):
     added = tuple(name for name in SIMILARITIES if name != PAPER)
 
     @cached_property
-    def descriptions(self) -> Descriptions:
-        """The cache of descriptions, so that each source is described once."""
-        return Descriptions(SIMILARITIES)
+    def descriptions(self) -> tuple[Descriptions, Descriptions]:
+        """Caches of descriptions: of the measures that ask the network, and of all others."""
+        asking, others = (
+            {name: each for name, each in SIMILARITIES.items() if each.any_net == shared}
+            for shared in (False, True)
+        )
+        return Descriptions(asking), Descriptions(others)
 
     def plan(self, study: Study) -> list[Item]:
         """The groups of `swap`."""
@@ -66,12 +70,14 @@ class Gram(Experiment):
 
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
         """For each measure the distances (n,K) of foregrounds to their backgrounds, own first."""
-        rows = [
-            texture_distances(
-                self.descriptions, net, item, sources(item, study), study, self.base.options
+        rows: list[dict[str, Tensor]] = []
+        for item in items:
+            hr = sources(item, study)
+            parts = (
+                texture_distances(each, net, item, hr, study, self.base.options)
+                for each in self.descriptions
             )
-            for item in items
-        ]
+            rows.append({name: found for part in parts for name, found in part.items()})
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:

@@ -48,6 +48,11 @@ class Inward(Nested):
         """The whole image is kept."""
         return int(self.options.size)
 
+    @property
+    def attributed(self) -> tuple[int, ...]:
+        """Every second size, and the last: no claim is about these maps."""
+        return (*self.sizes[:-1:2], self.sizes[-1])
+
     def boxes(self, size: int) -> tuple[Box, Box]:
         """From the square of `size` to the image's border."""
         return self.border(size), self.border(self.options.size)

@@ -52,7 +52,7 @@ class Descriptions:
         `load(indices)` returns the `Images` of keys[i] for i in `indices`, with `net`.
         """
         if net is not self._net:
-            if not self._shared:
+            if not self._shared or (self._net is not None and self._net.scale != net.scale):
                 self._rows.clear()
                 self._unused.clear()
                 self._known.clear()

@@ -320,21 +320,22 @@ class Similarity:
         title: its name in reports.
         describe: `Images` -> descriptions (B, ...) of the foregrounds and of the surroundings.
         distance: descriptions (1, ...) of a foreground and (K, ...) of surroundings -> (K).
-        any_net: descriptions depend on HR images and box only, so that networks share them.
+        any_net: descriptions depend on the images and on the network's scale only, so that networks
+            of one scale share them.
     """
 
     title: str
     describe: Callable[[Images], Described]
     distance: Callable[[Tensor, Tensor], Tensor] = matrix_distance
-    any_net: bool = False
+    any_net: bool = True
 
 
 SIMILARITIES: dict[str, Similarity] = {
-    "vgg_gram": Similarity("VGG16 Gram (the paper's)", vgg_gram, any_net=True),
+    "vgg_gram": Similarity("VGG16 Gram (the paper's)", vgg_gram),
     "vgg_covariance": Similarity("VGG16 covariance", vgg_covariance),
     "vgg_pyramid": Similarity("VGG16 Gram, 3 scales", vgg_pyramid, vector_distance),
-    "first_features": Similarity("the net's first layer, Gram", first_features),
-    "deep_features": Similarity("the net's last layer, Gram", deep_features),
+    "first_features": Similarity("the net's first layer, Gram", first_features, any_net=False),
+    "deep_features": Similarity("the net's last layer, Gram", deep_features, any_net=False),
     "colour_moments": Similarity("colour moments", colour_moments, vector_distance),
     "power_spectrum": Similarity("power spectrum", power_spectrum, vector_distance),
     "nearest_patch": Similarity("nearest patch in the input", patches, nearest_patch),

@@ -126,9 +126,9 @@ def attribution_table(experiment: Nested, results: Sequence[Measured]) -> Table:
 
 
 def attributed_sizes(experiment: Nested, seam: Seam) -> tuple[int, ...]:
-    """The sizes that were attributed with a seam: with the first seam all."""
+    """The sizes that were attributed with a seam."""
     if seam == experiment.seams[0]:
-        return experiment.sizes
+        return experiment.attributed
     return tuple(size for size in experiment.changed if size in experiment.looked)
 
 
@@ -180,12 +180,12 @@ def draw_index(experiment: Nested, results: Sequence[Measured]) -> Chart:
     for name, result, prefix in lines:
         means = [
             mean(experiment, result, f"{prefix}di_{size}").clipped(0, 100)
-            for size in experiment.sizes
+            for size in experiment.attributed
         ]
         number = nets.index(result.net.label)
         colour, dash = COLOURS[number % len(COLOURS)], "--" if prefix else "-"
         line(axis, means, apart(number, len(results)), colour, name, dash)
-    size_axis(axis, experiment, experiment.sizes)
+    size_axis(axis, experiment, experiment.attributed)
     axis.set_ylim(bottom=0)
     axis.set_ylabel("diffusion index")
     figure.legend(loc="outside upper left", ncols=2, fontsize=8.5)
@@ -237,11 +237,11 @@ def draw_shares(experiment: Nested, results: Sequence[Measured]) -> Chart:
         ("foreign", experiment.foreign_name, figures.ALONE),
         ("own", experiment.own_name, figures.OTHERS[0]),
     )
-    x = np.arange(len(experiment.sizes))
+    x = np.arange(len(experiment.attributed))
     for axis, (name, result, prefix) in zip(axes, rows, strict=True):
         bottom = np.zeros(len(x))
         for part, label, colour in parts:
-            columns = [result.columns[f"{prefix}{part}_{size}"] for size in experiment.sizes]
+            columns = [result.columns[f"{prefix}{part}_{size}"] for size in experiment.attributed]
             share = np.mean(columns, axis=1)
             axis.bar(x, share, 0.72, bottom, color=colour, label=label, linewidth=0)
             for i in np.flatnonzero(share >= READABLE):
@@ -253,7 +253,7 @@ def draw_shares(experiment: Nested, results: Sequence[Measured]) -> Chart:
         axis.set_ylim(0, 1)
         axis.set_yticks([0, 0.5, 1], ["0", "50", "100 %"])
         axis.tick_params(axis="x", length=0)
-    size_axis(axes[-1], experiment, experiment.sizes)
+    size_axis(axes[-1], experiment, experiment.attributed)
     axes[-1].grid(visible=False)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=3, fontsize=8.5)
@@ -303,12 +303,20 @@ def strip(experiment: Nested, result: Measured, i: int) -> Strip:
         Panel(
             picture,
             experiment.label(size),
-            f"{result.columns[f'psnr_{size}'][i]:.2f} dB, DI {result.columns[f'di_{size}'][i]:.1f}",
+            numbers(experiment, result, size, i),
             marks(experiment, size, picture.shape[:2]),
         )
         for size, picture in zip(sizes, columns, strict=True)
     ]
     return Strip(result.net.label, panels, f"{item.partners[0].image} in {item.image}")
+
+
+def numbers(experiment: Nested, result: Measured, size: int, i: int) -> str:
+    """PSNR of a picture's window, and the diffusion index of its map where all were measured."""
+    text = f"{result.columns[f'psnr_{size}'][i]:.2f} dB"
+    if size in experiment.attributed:
+        text += f", DI {result.columns[f'di_{size}'][i]:.1f}"
+    return text
 
 
 def marks(experiment: Nested, size: int, shape: tuple[int, ...]) -> list[Mark]:
