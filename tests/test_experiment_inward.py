@@ -48,7 +48,9 @@ def test_shares_add_up(study: Study) -> None:
     net = EDSR(features=4, blocks=1).eval().requires_grad_(False)
     experiment = Inward(SMALL)
     columns = experiment.measure(net, experiment.plan(study), study)
-    for size in (64, 48, 32):
+    assert experiment.attributed == (64, 32)
+    assert [name for name in columns if name.startswith("di_")] == ["di_64", "di_32"]
+    for size in experiment.attributed:
         parts = [columns[f"{part}_{size}"] for part in ("window", "own", "foreign")]
         torch.testing.assert_close(sum(parts), torch.ones(2, dtype=torch.float64))
     assert columns["foreign_64"].tolist() == [0, 0]
@@ -124,3 +126,17 @@ def test_a_whole_run_reports_both_methods(
     capsys.readouterr()
     assert main(command) == 0
     assert capsys.readouterr().out.count("[resumed]") == 4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "attributed"),
+    [
+        ("128,96,64,48,32", (128, 64, 32)),
+        ("128,64,48,32", (128, 48, 32)),
+        ("128,32", (128, 32)),
+    ],
+)
+def test_every_second_size_and_the_last_are_attributed(
+    sizes: str, attributed: tuple[int, ...]
+) -> None:
+    assert Inward(InwardOptions(sizes=sizes)).attributed == attributed

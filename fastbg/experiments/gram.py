@@ -48,7 +48,7 @@ class Gram(Experiment):
         "in any background."
     )
     options_type: ClassVar[type[Options]] = GramOptions
-    cost: ClassVar[float] = 1
+    cost: ClassVar[float] = 0.8
     uses = Swap
     chunk: ClassVar[int] = 1
     curves = tuple(SIMILARITIES)

@@ -38,7 +38,7 @@ class Inward(Nested):
         "content is blended into the border of the kept part."
     )
     options_type: ClassVar[type[Options]] = InwardOptions
-    cost: ClassVar[float] = 340
+    cost: ClassVar[float] = 40.0
     axis = "side of the part that is kept, HR pixels"
     foreign_name = "the foreign surroundings"
     own_name = "the rest that is kept"

@@ -75,7 +75,7 @@ class Mosaic(Experiment):
         "region. With a bridged seam, the copies beside the region are blended into its border."
     )
     options_type: ClassVar[type[Options]] = MosaicOptions
-    cost: ClassVar[float] = 130
+    cost: ClassVar[float] = 75.0
     shown = ("photograph", "mosaic_lr", "hr", "whole", "mosaic", "tta")
 
     def plan(self, study: Study) -> list[Item]:

@@ -37,7 +37,7 @@ class Ring(Nested):
         "blended into the window inside and into the image beyond."
     )
     options_type: ClassVar[type[Options]] = RingOptions
-    cost: ClassVar[float] = 180
+    cost: ClassVar[float] = 75.0
     axis = "outer side of the foreign ring, HR pixels"
     foreign_name = "the foreign ring"
     own_name = "the image beyond"

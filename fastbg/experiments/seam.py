@@ -66,7 +66,7 @@ class Seam(Experiment):
         "the jump remains. The foreground's pixels never change, and PSNR is measured on them only."
     )
     options_type: ClassVar[type[GroupOptions]] = SeamOptions
-    cost: ClassVar[float] = 15
+    cost: ClassVar[float] = 7.0
     chunk: ClassVar[int] = 1  # a foreground in all of its backgrounds
     curves = (*WAYS, "excess")
     shown = tuple(f"composite_{way}" for way in ("own", "hard", "mean", *BRIDGED))

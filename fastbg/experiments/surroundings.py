@@ -60,7 +60,7 @@ class Surroundings(Experiment):
         "window are compared with the ground truth."
     )
     options_type: ClassVar[type[Options]] = SurroundingsOptions
-    cost: ClassVar[float] = 9
+    cost: ClassVar[float] = 2.5
     shown = ("hr", "crops")
 
     @property

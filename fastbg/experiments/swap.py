@@ -68,7 +68,7 @@ class Swap(Experiment):
         "foreground's rim."
     )
     options_type: ClassVar[type[GroupOptions]] = SwapOptions
-    cost: ClassVar[float] = 3
+    cost: ClassVar[float] = 2.0
     chunk: ClassVar[int] = 1  # a foreground in all of its backgrounds
     shown = (
         "truth",

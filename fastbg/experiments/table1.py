@@ -53,7 +53,7 @@ class Table1(Experiment):
         "truth in the same central window, without the border next to the cut."
     )
     options_type: ClassVar[type[Options]] = Table1Options
-    cost: ClassVar[float] = 1.5
+    cost: ClassVar[float] = 1.0
     shown = ("hr", "lr", "full", "partial")
 
     def plan(self, study: Study) -> list[Item]:
