@@ -1,5 +1,6 @@
 """`inward`: composites and claim C7; what it shares with `ring` is tested there."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +47,10 @@ def test_sizes_shrink_and_begin_untouched() -> None:
 def test_shares_add_up(study: Study) -> None:
     torch.manual_seed(0)
     net = EDSR(features=4, blocks=1).eval().requires_grad_(False)
-    experiment = Inward(SMALL)
+    experiment = Inward(dataclasses.replace(SMALL, sizes="64,56,48,40,32"))
     columns = experiment.measure(net, experiment.plan(study), study)
-    assert experiment.attributed == (64, 32)
-    assert [name for name in columns if name.startswith("di_")] == ["di_64", "di_32"]
+    assert experiment.attributed == (64, 48, 32)
+    assert [name for name in columns if name.startswith("di_")] == ["di_64", "di_48", "di_32"]
     for size in experiment.attributed:
         parts = [columns[f"{part}_{size}"] for part in ("window", "own", "foreign")]
         torch.testing.assert_close(sum(parts), torch.ones(2, dtype=torch.float64))
