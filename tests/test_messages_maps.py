@@ -40,7 +40,7 @@ TYPED: dict[str, list[str]] = {
     f"{DIFFUSION} --size 8": ["--window: got 16; expected less than the size 8"],
     f"{DIFFUSION} --size 0": ["--size: got 0", "at least 1"],
     f"{DIFFUSION} --size 30": ["--size: got 30; expected a multiple of 8"],
-    f"{DIFFUSION} --nodes 16": ["--nodes: got '16'", "quick, published"],
+    f"{DIFFUSION} --nodes 16": ["--nodes: got '16'", "few, many, published"],
     f"{DIFFUSION} --seed -1": ["--seed: got -1", "at least 0"],
     f"{DIFFUSION} --seed x": ["--seed: got 'x'", "a whole number"],
     f"{DIFFUSION} --limit 0": ["--limit: got 0", "at least 1"],

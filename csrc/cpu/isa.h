@@ -24,16 +24,15 @@ const char* isa_name(Isa isa);
 #else
 #define FASTBG_IF_AVX512(NAME, ...)
 #endif
-#ifdef FASTBG_AVX2
-#define FASTBG_IF_AVX2(NAME, ...) case ::fastbg::Isa::avx2: avx2::NAME(__VA_ARGS__); break;
-#else
-#define FASTBG_IF_AVX2(NAME, ...)
-#endif
 
 // Calls the variant of this build that fits this machine.
-#define FASTBG_CALL_VARIANT(NAME, ...)   \
-  switch (::fastbg::current_isa()) {     \
-    FASTBG_IF_AVX512(NAME, __VA_ARGS__)  \
-    FASTBG_IF_AVX2(NAME, __VA_ARGS__)    \
-    default: baseline::NAME(__VA_ARGS__); \
+#ifdef FASTBG_AVX2
+#define FASTBG_CALL_VARIANT(NAME, ...)                          \
+  switch (::fastbg::current_isa()) {                            \
+    FASTBG_IF_AVX512(NAME, __VA_ARGS__)                         \
+    case ::fastbg::Isa::avx2: avx2::NAME(__VA_ARGS__); break;   \
+    default: baseline::NAME(__VA_ARGS__);                       \
   }
+#else
+#define FASTBG_CALL_VARIANT(NAME, ...) baseline::NAME(__VA_ARGS__)
+#endif
