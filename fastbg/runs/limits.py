@@ -7,7 +7,7 @@ from fastbg.experiments.experiment import Experiment
 from fastbg.experiments.study import Item
 from fastbg.runs.estimate import pixels
 
-QUICK = 6.0  # seconds for one network in one experiment, estimated by the experiment's `cost`
+QUICK = 3.0  # seconds for one network in one experiment, estimated by the experiment's `cost`
 
 
 @dataclass(frozen=True)
