@@ -8,15 +8,12 @@
 #include <utility>
 
 #include "divide.h"
+#include "each_image.h"
 #include "stack_memory.h"
 #include "stack_region.h"
 
 namespace fastbg {
 namespace {
-
-bool lies_in(const StackBox& inner, const StackBox& outer) {
-  return outer.y0 <= inner.y0 && inner.y1 <= outer.y1 && outer.x0 <= inner.x0 && inner.x1 <= outer.x1;
-}
 
 // The pixels `box` of a map in cells.
 StackMap map_of(const StackBox& box, std::int64_t channels) {
@@ -79,13 +76,6 @@ bool differs(const float* made, const float* kept, std::int64_t channels, float 
     if (any) return true;
   }
   return false;
-}
-
-// Image `number` of a tensor.
-TensorView image_of(TensorView view, std::int64_t number) {
-  view.data = static_cast<float*>(view.data) + number * view.strides[0];
-  view.sizes[0] = 1;
-  return view;
 }
 
 void check_images(const TensorView& view, std::int64_t images, std::int64_t channels, const StackBox& box) {
@@ -174,10 +164,6 @@ struct ChangeableStack::State {
   }
 
   StackShuffled shuffled(const TensorView& result) const { return {result, tail->box, tail->upscale}; }
-
-  bool touches_border(const StackBox& box) const {
-    return box.y0 == 0 || box.x0 == 0 || box.y1 == heights.back() || box.x1 == widths.back();
-  }
 
   // The tail's border in `box` of its grid.
   void run_border(const StackBox& box, const StackMap& in, const TensorView& result, int threads) const {
@@ -292,7 +278,7 @@ ChangeableStack::ChangeableStack(const TensorView& input, std::vector<StackLayer
     StackJob job = s.tail_job(result);
     divide(job, threads);
     FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
-    if (s.touches_border(job.box)) s.run_border(job.box, s.maps.back(), result, threads);
+    if (touches_border(job.box, s.heights.back(), s.widths.back())) s.run_border(job.box, s.maps.back(), result, threads);
   }
   s.largest.assign(n, -1.0f);
   for (std::size_t i = 1; i < n && !whole_cells; ++i) {
@@ -313,7 +299,7 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, float negligi
   std::vector<Changed> items;
   for (const StackChange& change : changes) {
     const std::int64_t images = change.result.sizes[0];
-    if (is_empty(change.box) || !lies_in(change.box, s.input)) {
+    if (!lies_in(change.box, s.input)) {
       throw std::invalid_argument("a change outside of the input");
     }
     check_images(change.pixels, images, s.channels, change.box);
@@ -396,7 +382,7 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, float negligi
       if (item.ended) continue;
       if (is_tail) {
         const StackBox box = item.computed.box();
-        if (is_empty(box) || !s.touches_border(box)) continue;
+        if (is_empty(box) || !touches_border(box, s.heights.back(), s.widths.back())) continue;
         StackMap& in = item.maps[i - 1];
         in.valid = common(grown(box, s.far(i)), s.maps[i - 1].valid);
         copy_around({in, item.reached[i - 1].rows(), &s.maps[i - 1]}, in.valid);

@@ -12,11 +12,6 @@
 namespace fastbg {
 namespace {
 
-bool lies_in(const StackBox& inner, const StackBox& outer) {
-  return outer.y0 <= inner.y0 && inner.y0 < inner.y1 && inner.y1 <= outer.y1 && outer.x0 <= inner.x0 &&
-         inner.x0 < inner.x1 && inner.x1 <= outer.x1;
-}
-
 std::int64_t floats_of(std::int64_t images, const StackMap& map) { return images * map.pixels_of_image() * map.channels; }
 
 // Floats of an image's weights and hidden layer.
@@ -96,10 +91,6 @@ StackBox StackPlan::seen_by(std::size_t layer) const {
 
 StackBox StackPlan::tail_box() const {
   return coarsened(tail_->box, tail_->upscale);
-}
-
-bool StackPlan::touches_border(const StackBox& box) const {
-  return box.y0 == 0 || box.x0 == 0 || box.y1 == heights_.back() || box.x1 == widths_.back();
 }
 
 StackPlan::StackPlan(const TensorView& input, std::vector<StackLayer> layers, std::optional<StackTail> tail)
@@ -290,7 +281,7 @@ void StackPlan::run_tail(const StackMap& map, const TensorView& result, int thre
   job.bias = tail_->biases + (kStackZones - 1) * job.out.channels;
   job.shuffled = border.shuffled;
   FASTBG_CALL_VARIANT(conv_stack_layer, job, threads);
-  if (touches_border(border.box)) FASTBG_CALL_VARIANT(conv_stack_border, border, threads);
+  if (touches_border(border.box, border.height, border.width)) FASTBG_CALL_VARIANT(conv_stack_border, border, threads);
 }
 
 // The gradient to map i is the sum of the gradient of layer i + 1, by its transposed convolution, and of the
@@ -321,7 +312,9 @@ void StackPlan::backward(const TensorView& grad, std::uint8_t* kept, const Tenso
     const StackBorderJob border = border_job(maps[n], grad);
     const StackShuffledEntranceJob entrance{border.shuffled, border.height, border.width, maps[top]};
     FASTBG_CALL_VARIANT(conv_stack_shuffled_entrance, entrance, threads);
-    if (touches_border(border.box)) FASTBG_CALL_VARIANT(conv_stack_border_gradient, border, threads);
+    if (touches_border(border.box, border.height, border.width)) {
+      FASTBG_CALL_VARIANT(conv_stack_border_gradient, border, threads);
+    }
   } else {
     const StackEntranceJob entrance{grad, maps[n].valid.y0, maps[n].valid.x0, maps[n], signs_of(n, kept)};
     FASTBG_CALL_VARIANT(conv_stack_entrance, entrance, threads);
@@ -339,7 +332,7 @@ void StackPlan::backward(const TensorView& grad, std::uint8_t* kept, const Tenso
     if (i > n) {
       job.wide = true;
       job.factors = tail_->factors;
-      if (touches_border(tail_box())) job.add[job.added++] = maps[n];
+      if (touches_border(tail_box(), heights_.back(), widths_.back())) job.add[job.added++] = maps[n];
     } else {
       job.in_upscale = layers_[i - 1].upscale;
       job.factors = layers_[i - 1].factors;

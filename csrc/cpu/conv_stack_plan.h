@@ -66,7 +66,6 @@ class StackPlan {
 
   std::int64_t channels_of(std::size_t map) const { return map ? layers_[map - 1].channels : channels_; }
   StackBox tail_box() const;  // on the grid of the last map
-  bool touches_border(const StackBox& box) const;
   StackBorderJob border_job(const StackMap& map, const TensorView& result) const;
   void run_tail(const StackMap& map, const TensorView& result, int threads) const;
 

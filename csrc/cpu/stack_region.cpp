@@ -21,6 +21,15 @@ std::int64_t whole(std::int64_t x) { return x / kStackSide * kStackSide; }
 
 bool is_empty(const StackBox& box) { return box.y0 >= box.y1 || box.x0 >= box.x1; }
 
+bool lies_in(const StackBox& inner, const StackBox& outer) {
+  return !is_empty(inner) && outer.y0 <= inner.y0 && inner.y1 <= outer.y1 && outer.x0 <= inner.x0 &&
+         inner.x1 <= outer.x1;
+}
+
+bool touches_border(const StackBox& box, std::int64_t height, std::int64_t width) {
+  return box.y0 == 0 || box.x0 == 0 || box.y1 == height || box.x1 == width;
+}
+
 StackBox common(const StackBox& a, const StackBox& b) {
   return {std::max(a.y0, b.y0), std::max(a.x0, b.x0), std::min(a.y1, b.y1), std::min(a.x1, b.x1)};
 }

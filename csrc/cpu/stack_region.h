@@ -8,6 +8,9 @@
 namespace fastbg {
 
 bool is_empty(const StackBox& box);
+// Whether `inner` is not empty, and lies in `outer`.
+bool lies_in(const StackBox& inner, const StackBox& outer);
+bool touches_border(const StackBox& box, std::int64_t height, std::int64_t width);  // of a map
 StackBox common(const StackBox& a, const StackBox& b);
 StackBox hull(const StackBox& a, const StackBox& b);
 StackBox grown(const StackBox& box, std::int64_t far);
