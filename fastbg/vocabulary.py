@@ -31,6 +31,11 @@ DTYPES = ("float32", "bfloat16", "float16")  # of networks
 PRECISIONS = ("ieee", "tf32", "bf16")  # of float32 products, see fastbg.precision
 KERNELS = ("matlab", "pil")  # of bicubic down-sampling
 CHANNELS = ("rgb", "y")  # of PSNR and SSIM
+NODE_COUNTS = {  # on the path of attributions in experiments, see fastbg.experiments.windows
+    "few": "8, as accurate as the published 50 in the shares of the attribution",
+    "many": "16, as accurate as the published 50 in each map",
+    "published": "50 steps",
+}
 EFFECT_METRICS = ("psnr", "mse", "change")  # of a window, in causal effect maps and occlusion
 METHODS = (
     "riemann_right",

@@ -33,6 +33,7 @@ from fastbg.vocabulary import (
     NETWORK,
     NETWORK_HELP,
     NETWORKS,
+    NODE_COUNTS,
 )
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -290,10 +291,10 @@ def diffusion(commands: Any) -> None:
     )
     add(
         "--nodes",
-        choices=("few", "many", "published"),
+        choices=tuple(NODE_COUNTS),
         default="many",
-        help="number of nodes: few, 8, as accurate as the published 50 in the shares of the "
-        "attribution; many, 16, as accurate in each map; or published, 50",
+        help="nodes on the path: "
+        + "; ".join(f"{word}: {meaning}" for word, meaning in NODE_COUNTS.items()),
     )
     for name in ("kernel", "channel", "lr"):
         add(f"--{name}", choices=SHARED_OPTIONS[name], help=SHARED_MEANINGS[name])

@@ -7,6 +7,7 @@ from fastbg.errors import DataError, InvalidArgument
 from fastbg.experiments.options import option
 from fastbg.experiments.study import Item, Study, detailed
 from fastbg.geometry import Box, centre
+from fastbg.vocabulary import NODE_COUNTS
 
 # Arguments of `LocalAttribution.attribute` for each value of the option `nodes`
 # (bench/bench_convergence.py, and "How many nodes" in bench/NOTES.md).
@@ -25,9 +26,9 @@ def nodes_option(default: Nodes) -> Nodes:
     return option(
         default,
         "number of nodes on the attribution's path",
-        few="8, as accurate as the published 50 in the shares of the attribution",
-        many="16, as accurate as the published 50 in each map",
-        published="50 steps",
+        few=NODE_COUNTS["few"],
+        many=NODE_COUNTS["many"],
+        published=NODE_COUNTS["published"],
     )
 
 
