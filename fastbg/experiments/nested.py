@@ -123,6 +123,12 @@ class Nested(Experiment):
         """The sizes that are attributed with the first seam."""
         return self.sizes
 
+    def attributed_with(self, seam: Seam) -> tuple[int, ...]:
+        """The sizes that are attributed with a seam."""
+        if seam == self.seams[0]:
+            return self.attributed
+        return tuple(size for size in self.changed if size in self.looked)
+
     @property
     def seams(self) -> tuple[Seam, ...]:
         """The seams to measure."""
@@ -203,11 +209,11 @@ class Nested(Experiment):
     def measure(self, net: Network, items: Sequence[Item], study: Study) -> dict[str, Tensor]:
         """PSNR (dB) and attribution of the window, by size and seam."""
         hr = study.ground_truth(items)
-        first, *others = self.seams
-        columns = self.with_seam(net, items, hr, study, first, self.sizes, self.attributed)
-        for seam in others:
-            looked = tuple(size for size in self.changed if size in self.looked)
-            columns |= self.with_seam(net, items, hr, study, seam, self.changed, looked)
+        columns: dict[str, Tensor] = {}
+        for seam in self.seams:
+            sizes = self.sizes if seam == self.seams[0] else self.changed
+            looked = self.attributed_with(seam)
+            columns |= self.with_seam(net, items, hr, study, seam, sizes, looked)
         return columns
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:

@@ -109,7 +109,7 @@ def attribution_table(experiment: Nested, results: Sequence[Measured]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for seam, seen in views(experiment, results).items():
         for name, result, prefix in attributed(experiment, seen):
-            for size in attributed_sizes(experiment, seam):
+            for size in experiment.attributed_with(seam):
                 shares = (
                     share(experiment, result, f"{prefix}{part}_{size}").percent()
                     for part in ("window", "foreign", "before", "own")
@@ -123,13 +123,6 @@ def attribution_table(experiment: Nested, results: Sequence[Measured]) -> Table:
     )
     name = f"{experiment.name}_attribution"
     return Table(name, "Which pixels were used for the window", columns, rows, note)
-
-
-def attributed_sizes(experiment: Nested, seam: Seam) -> tuple[int, ...]:
-    """The sizes that were attributed with a seam."""
-    if seam == experiment.seams[0]:
-        return experiment.attributed
-    return tuple(size for size in experiment.changed if size in experiment.looked)
 
 
 def charts(experiment: Nested, results: Sequence[Measured]) -> list[Chart | Gallery]:
