@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from slow_arrival import SlowArrival
 from small_run import contents, make_images
 from torch import Tensor
 
@@ -185,22 +186,6 @@ class Store:
         return Sink(self.check, self.put, self.advanced.append)
 
 
-class Slow(Arrival):
-    """A result that the device still works on until it is waited for."""
-
-    def __init__(self, columns: Mapping[str, Tensor]) -> None:
-        super().__init__(columns)
-        self.here = False
-
-    @property
-    def ready(self) -> bool:
-        return self.here
-
-    def columns(self) -> dict[str, Tensor]:
-        self.here = True
-        return super().columns()
-
-
 def result(value: float, kind: type[Arrival] = Arrival) -> Arrival:
     return kind({"x": torch.tensor([value])})
 
@@ -219,7 +204,7 @@ def test_a_commit_a_second_in_plan_order() -> None:
 def test_results_in_flight_are_bounded_and_keep_their_order() -> None:
     store = Store()
     with Outbox(2, lambda: 0.0) as outbox:
-        arrivals = [Slow({"x": torch.tensor([float(i)])}) for i in range(5)]
+        arrivals = [SlowArrival({"x": torch.tensor([float(i)])}) for i in range(5)]
         for i, arrival in enumerate(arrivals):
             outbox.add(store.sink, [item(str(i))], arrival, 1)
             assert sum(not each.here for each in arrivals[: i + 1]) == min(i + 1, 2)
@@ -241,7 +226,7 @@ def fill(
 def test_what_has_arrived_is_stored_before_an_error_goes_on(error: BaseException) -> None:
     store = Store()
     with pytest.raises(type(error)):
-        fill(store, [result(i, Slow) for i in range(4)], error, flying=1)
+        fill(store, [result(i, SlowArrival) for i in range(4)], error, flying=1)
     assert store.keys == ["0", "1", "2"]  # the device still owes the last
 
 
@@ -264,7 +249,7 @@ def test_what_has_arrived_is_stored_while_the_device_works() -> None:
     store = Store()
     with Outbox(1, lambda: 0.0) as outbox:
         for i in range(5):
-            outbox.add(store.sink, [item(str(i))], result(i, Slow if i > 2 else Arrival), 1)
+            outbox.add(store.sink, [item(str(i))], result(i, SlowArrival if i > 2 else Arrival), 1)
             assert store.keys == [["0"], ["0"], ["0"], ["0"], ["0", "1", "2"]][i]
     assert store.batches == [["0"], ["1", "2"], ["3"], ["4"]]
 
@@ -274,7 +259,7 @@ def test_results_of_several_jobs_are_stored_each_by_its_own() -> None:
     sinks = [store.sink for store in stores]
     with Outbox(4, lambda: 0.0) as outbox:
         for i in range(6):
-            outbox.add(sinks[i // 3], [item(str(i))], result(i, Slow), 1)
+            outbox.add(sinks[i // 3], [item(str(i))], result(i, SlowArrival), 1)
         assert outbox.flies(sinks[0])
         outbox.land(sinks[0])
         assert not outbox.flies(sinks[0])

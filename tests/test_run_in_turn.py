@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from slow_arrival import SlowArrival
 from torch import Tensor
 
 from fastbg.data.images import ImageSet
@@ -18,7 +19,7 @@ from fastbg.models.edsr import EDSR
 from fastbg.models.network import Network
 from fastbg.runs import local
 from fastbg.runs.local import Job, run_in_turn
-from fastbg.runs.pipeline import FLYING, Arrival, Shown
+from fastbg.runs.pipeline import FLYING, Shown
 from fastbg.runs.store import RunStore
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -54,20 +55,6 @@ class Numbers(Experiment):
     def exhibit(self, net: Network, item: Item, study: Study) -> dict[str, Tensor]:
         self.events.append(f"{net.name} draws {item.key}")
         return {"number": torch.full((1, 1, 3), int(item.key), dtype=torch.uint8)}
-
-
-class SlowArrival(Arrival):
-    """A result that the device still works on until it is waited for."""
-
-    here = False
-
-    @property
-    def ready(self) -> bool:
-        return self.here
-
-    def columns(self) -> dict[str, Tensor]:
-        self.here = True
-        return super().columns()
 
 
 class SlowShown(Shown):
