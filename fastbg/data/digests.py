@@ -33,7 +33,9 @@ def digests(paths: Iterable[Path]) -> dict[Path, str]:
         digest = known.get(version)
         if digest is None:
             digest = _digest(path)
-            if _settled(path) and _version(path) == version:  # unchanged while it was read
+            if (
+                _is_settled(_stat(path)) and _version(path) == version
+            ):  # unchanged while it was read
                 fresh[version] = digest
         found[path] = digest
     _remember(fresh)
@@ -49,12 +51,16 @@ def cache_file() -> Path:
     return home / "fastbg" / "digests.sqlite"
 
 
-def file_state(path: Path) -> str:
+def file_state(path: Path) -> tuple[int, ...]:
     """Differs after any change of the file, for caches of what is read from it.
 
-    DataError for a file that is not there.
+    Found with one call of the system, as it is asked for each region that is read. DataError for a
+    file that is not there.
     """
-    return _version(path) if _settled(path) else f"{_version(path)}\0{time.time_ns()}"
+    about = _stat(path)
+    # Device and inode tell to which file a link leads today.
+    state = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    return state if _is_settled(about) else (*state, time.time_ns())
 
 
 def _version(path: Path) -> str:
@@ -64,8 +70,7 @@ def _version(path: Path) -> str:
     return f"{real}\0{about.st_size}\0{about.st_ino}\0{about.st_mtime_ns}\0{about.st_ctime_ns}"
 
 
-def _settled(path: Path) -> bool:
-    about = _stat(path)
+def _is_settled(about: os.stat_result) -> bool:
     return time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > _SETTLED
 
 

@@ -79,7 +79,7 @@ def decoded(item: ImageItem) -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=8)
-def _decoded(item: ImageItem, state: str) -> NDArray[np.uint8]:
+def _decoded(item: ImageItem, state: tuple[int, ...]) -> NDArray[np.uint8]:
     return item.load()
 
 

@@ -138,7 +138,9 @@ def _cut(image: ImageItem, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=768)  # a sub-image of 128 x 128 takes 48 KiB
-def _cut_once(image: ImageItem, box: tuple[int, int, int, int], state: str) -> NDArray[np.uint8]:
+def _cut_once(
+    image: ImageItem, box: tuple[int, int, int, int], state: tuple[int, ...]
+) -> NDArray[np.uint8]:
     y0, x0, y1, _ = box
     return load_sub_image(ImageSet("", (image,)), SubImage(image.key, y0, x0, y1 - y0))
 
