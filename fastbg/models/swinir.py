@@ -12,6 +12,7 @@ from functools import partial
 from itertools import islice, pairwise
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
@@ -146,11 +147,12 @@ class WindowAttention(nn.Module):
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.bias_table, std=0.02)
 
-        place = torch.arange(window)
+        # With NumPy: on the meta device, tensors' sums would load PyTorch's compiler (1 s).
+        place = np.arange(window)
         offset = place[:, None] - place + window - 1  # row (or column) i relative to j
         rows, columns = offset[:, None, :, None], offset[None, :, None, :]
         position = (rows * (2 * window - 1) + columns).reshape(-1)
-        self.register_buffer("position", position, persistent=False)
+        self.register_buffer("position", torch.tensor(position), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Windows (N,n,C), n = window^2, to the same; `mask` as Layout.mask() gives it."""
