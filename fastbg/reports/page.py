@@ -19,6 +19,7 @@ from fastbg.printable import printable, printable_lines
 from fastbg.reports import figures
 from fastbg.reports.claims import by_claim, by_statement, index, networks
 from fastbg.reports.content import CLAIMS, Cell, Chart, Column, Gallery, Section, Table
+from fastbg.reports.sheet import draw_gallery
 from fastbg.stats.intervals import Interval, Outcome
 from fastbg.vocabulary import EXPERIMENTS
 from fastbg.writing import replacing
@@ -36,7 +37,7 @@ RELOAD = 15  # seconds after which an unfinished page reloads
 
 
 class Page:
-    """The report in a folder: report.html, figures/*.png and *.pdf, tables/*.csv.
+    """The report in a folder: report.html, figures/*.png, for charts *.pdf too, tables/*.csv.
 
     `put` draws and renders one section; the others are kept as they are.
     """
@@ -56,9 +57,13 @@ class Page:
             for name in ("figures", "tables"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             for figure in section.figures:
-                figures.save(figure, self.folder / "figures")
-                data = csv_of(figures.data_rows(figure))
-                _replace(self.folder / "figures" / f"{figure.name}.csv", data)
+                path = self.folder / "figures" / figure.name
+                if isinstance(figure, Chart):
+                    figures.save(figure.figure, path.with_suffix(".pdf"))
+                    figures.save(figure.figure, path.with_suffix(".png"))
+                else:
+                    figures.save(draw_gallery(figure), path.with_suffix(".png"))
+                _replace(path.with_suffix(".csv"), csv_of(figures.data_rows(figure)))
             for table in section.tables:
                 _replace(self.folder / "tables" / f"{table.name}.csv", csv_text(table))
 
@@ -291,7 +296,7 @@ def thumbnail(picture: Picture, side: int) -> Thumbnail:
     if max(image.size) > side:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG")
     address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     return Thumbnail(address, *image.size)
 

@@ -81,18 +81,27 @@ def section(store: RunStore, experiment: Experiment) -> Section | None:
 class Reporter:
     """Rewrites the report of a run; an experiment is drawn again only if it has changed.
 
-    `say` is called with the current step. Raises RunStoreError if the folder cannot be written.
+    `say` is called with the current step, `announce` with the path of the first page. Raises
+    RunStoreError if the folder cannot be written.
     """
 
-    def __init__(self, store: RunStore, say: Callable[[str], None] = lambda _: None) -> None:
-        self.store, self.say = store, say
+    def __init__(
+        self,
+        store: RunStore,
+        say: Callable[[str], None] = lambda _: None,
+        announce: Callable[[Path], None] = lambda _: None,
+    ) -> None:
+        self.store, self.say, self.announce = store, say, announce
         self.page = Page(store.folder)
         self.begun = False  # whether a self-reloading page was written
 
     def update(self, experiment: Experiment, coming: Sequence[str]) -> None:
         """Draw the experiment, and write a self-reloading page that lists `coming` experiments."""
+        first = not self.begun
         self.draw(experiment)
         self.write(coming)
+        if first:
+            self.announce(self.page.path)
 
     def finish(self) -> Path:
         """Draw all other experiments, and write the final page; returns its path."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -30,6 +31,7 @@ from fastbg.runs.local import Follow, Job, run_in_turn, taking_part
 from fastbg.runs.progress import NORMAL, QUIET, VERBOSE, Display, Follower
 from fastbg.runs.ray import RayEngine
 from fastbg.runs.records import settle, settle_network, settle_pairing
+from fastbg.runs.reporter_process import WORTHWHILE, ReporterProcess
 from fastbg.runs.reporting import Reporter, headline
 from fastbg.runs.result import RunResult
 from fastbg.runs.store import RunStore
@@ -276,20 +278,18 @@ def measure_all(
     for label, _, weights in nets:
         settle_network(store, label, weights)
     settle_pairing(store, chosen, study)
-    with Display(console, level) as display, reporting(store, display) as reporter:
+    with Display(console, level) as display:
         plans = planned(chosen, study, store, limits, display)
         display.forecast = guessed(plans, nets, store)
         plans = quickest_first(plans, display.forecast)
-        for number, (experiment, items) in enumerate(plans, 1):
-            measure(experiment, items, nets, study, store, display, execute)
-            coming = [later.title for later, _ in plans[number:]]
-            if coming:
-                reporter.update(experiment, coming)
-                if number == 1:
-                    display.print(
-                        f"the report so far, rewritten from now on: {printable(reporter.page.path)}"
-                    )
-        return reporter.finish()
+        beside = len(plans) > 1 and display.forecast.remaining_guess > WORTHWHILE
+        with reporting(store, display, beside) as reporter:
+            for number, (experiment, items) in enumerate(plans, 1):
+                measure(experiment, items, nets, study, store, display, execute)
+                coming = [later.title for later, _ in plans[number:]]
+                if coming:
+                    reporter.update(experiment, coming)
+            return reporter.finish()
 
 
 def measure(
@@ -323,9 +323,22 @@ def measure(
 
 
 @contextmanager
-def reporting(store: RunStore, display: Display) -> Iterator[Reporter]:
-    """A Reporter whose page stops reloading when the run ends, also by an error."""
-    reporter = Reporter(store, display.now)
+def reporting(
+    store: RunStore, display: Display, beside: bool
+) -> Iterator[Reporter | ReporterProcess]:
+    """A Reporter whose page stops reloading when the run ends, also by an error.
+
+    `beside`: in a process of its own, if Python's interpreter can be started again.
+    """
+
+    def announce(page: Path) -> None:
+        display.print(f"the report so far, rewritten from now on: {printable(page)}")
+
+    reporter: Reporter | ReporterProcess
+    if beside and sys.executable and not getattr(sys, "frozen", False):
+        reporter = ReporterProcess(store.folder, display.now, announce)
+    else:
+        reporter = Reporter(store, display.now, announce)
     try:
         yield reporter
     except BaseException as error:
