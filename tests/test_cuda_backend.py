@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from importlib import import_module
+from pkgutil import iter_modules
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +18,8 @@ GPU = torch.device("cuda", 0)
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A GPU of another age, whose module answers `error`."""
+    for file in iter_modules(cuda.__path__):  # loaded now, or they would keep the stand-in for good
+        import_module(f"{cuda.__name__}.{file.name}")
     module = SimpleNamespace(error="no kernel image is available for execution on the device")
     module.why_not = lambda: module.error
     monkeypatch.setattr(cuda, "native", lambda: module)

@@ -6,8 +6,10 @@ Order of choice: the `backend` argument, the environment variable ``FASTBG_BACKE
 
 import os
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -68,17 +70,29 @@ class Place(NamedTuple):
 
 def unavailable(op: str, backend: str, place: Place) -> str | None:
     """The reason why `backend` cannot run `op` there; None if it can."""
-    reason: str | None = import_module(BACKENDS[backend]).unavailable(place.device)
+    reason: str | None = _package(backend).unavailable(place.device)
     if reason is not None:
         return reason
     if place.dtype == torch.float64 and backend != "torch":
         return "float64 is computed by the torch backend only"
     if place.forward_mode and backend != "torch":
         return "forward-mode derivatives (jvp) come from the torch backend: take it, or 'auto'"
-    module = f"{BACKENDS[backend]}.{FAMILIES[op]}"
-    if find_spec(module) is None or not hasattr(import_module(module), op):
+    if not hasattr(_module(backend, FAMILIES[op]), op):
         return f"{op} is not written for it"
     return None
+
+
+# Kept, as import_module and find_spec take as long as a small kernel.
+@cache
+def _package(backend: str) -> ModuleType:
+    return import_module(BACKENDS[backend])
+
+
+@cache
+def _module(backend: str, family: str) -> ModuleType | None:
+    """The backend's file of the family; None if it has none."""
+    name = f"{BACKENDS[backend]}.{family}"
+    return import_module(name) if find_spec(name) is not None else None
 
 
 def select(op: str, place: Place, requested: str = "auto") -> str:
@@ -119,7 +133,7 @@ def _automatic(op: str, place: Place) -> str:
 
 def instruction_set() -> str:
     """The variant of the compiled CPU kernels that runs: "baseline", "avx2" or "avx512"."""
-    return str(import_module(BACKENDS["cpu"]).native().isa())
+    return str(_package("cpu").native().isa())
 
 
 def implementation(op: str, requested: str, like: Tensor) -> Callable[..., Any]:
@@ -129,6 +143,5 @@ def implementation(op: str, requested: str, like: Tensor) -> Callable[..., Any]:
     without data need no backend.
     """
     backend = select(op, Place(like.device, like.dtype), requested)
-    module = import_module(f"{BACKENDS[backend]}.{FAMILIES[op]}")
-    function: Callable[..., Any] = getattr(module, op)
+    function: Callable[..., Any] = getattr(_module(backend, FAMILIES[op]), op)
     return function

@@ -208,6 +208,8 @@ def _in_transform() -> bool:
 
 def has_tangent(*args: Any) -> bool:
     """Whether a tensor of `args` carries a derivative of the innermost forward-mode level."""
+    if forward_ad._current_level < 0:
+        return False
     return any(
         isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args
     )
