@@ -73,7 +73,7 @@ FORWARD_BY_NAME = ("conv3x3", "conv3x3_relu_shuffled")
 
 
 # Arguments whose gradient a backend refuses, as it is not written: weight and bias.
-UNWRITTEN = {(name, "triton"): (1, 2) for name in FORWARD_BY_NAME}
+UNWRITTEN = {(name, gpu): (1, 2) for name in FORWARD_BY_NAME for gpu in ("triton", "cuda")}
 
 
 def runs(name: str, op: str) -> BackendUnderTest:
