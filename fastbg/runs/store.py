@@ -87,6 +87,7 @@ class RunStore:
             path.mkdir(parents=True, exist_ok=True)
             lock = FolderLock(path)
             try:
+                _check_kind(path / "run.sqlite")
                 connection = sqlite3.connect(path / "run.sqlite", timeout=5, isolation_level=None)
             except BaseException:
                 lock.release()
@@ -437,6 +438,14 @@ class RunStore:
 
     def _execute(self, statement: str) -> None:
         self._write(statement)
+
+
+def _check_kind(file: Path) -> None:
+    if file.exists() and not file.is_file():
+        raise RunStoreError(
+            f"{printable(file)}: is no regular file; expected a run, or nothing: choose another "
+            "folder"
+        )
 
 
 def _text(data: bytes) -> str:
