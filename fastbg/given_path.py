@@ -19,7 +19,10 @@ def path_of(argument: str, value: str | os.PathLike[str]) -> Path:
         shown = repr(value)
         cut = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
         raise InvalidArgument(argument, f"{cut} ({type(value).__name__})", _EXPECTED)
-    text: object = os.fspath(value)
+    try:
+        text: object = os.fspath(value)
+    except TypeError as error:  # an __fspath__ that returns something else
+        raise InvalidArgument(argument, f"{type(value).__name__} ({error})", _EXPECTED) from error
     if not isinstance(text, str):  # such as os.DirEntry of a folder listed by bytes
         raise InvalidArgument(argument, f"{text!r} ({type(value).__name__})", _EXPECTED)
     if not text:
@@ -37,6 +40,10 @@ def path_of(argument: str, value: str | os.PathLike[str]) -> Path:
 def file_to_write(argument: str, value: str | os.PathLike[str]) -> Path:
     """`path_of` a file that is to be written; InvalidArgument for a folder, too."""
     path = path_of(argument, value)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError:  # such as a name that is too long: who writes it will get this error, too
+        is_folder = False
+    if is_folder:
         raise InvalidArgument(argument, path, "a file to write; this is a folder")
     return path

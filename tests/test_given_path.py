@@ -14,7 +14,7 @@ from fastbg.attribution.archive import read_arrays
 from fastbg.data.files import image_size, read_image
 from fastbg.data.images import open_folder
 from fastbg.data.readable import open_readable
-from fastbg.errors import InvalidArgument
+from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.given_path import file_to_write, path_of
 from fastbg.models.edsr import EDSR
 from fastbg.runs.records import read_run
@@ -42,6 +42,13 @@ class Bytes(os.PathLike[Any]):
 
     def __fspath__(self) -> bytes:
         return b"here"
+
+
+class Number(os.PathLike[Any]):
+    """A path that is no text at all."""
+
+    def __fspath__(self) -> int:
+        return 3
 
 
 READ: dict[str, tuple[str, Callable[[Any], object]]] = {
@@ -80,8 +87,8 @@ def attribution() -> fastbg.AttributionResult:
 
 @pytest.mark.parametrize(
     "value",
-    [b"here", 3, 2.5, ["here"], np.zeros(100), Bytes(), "", "a\0b", "\ud800"],
-    ids=["bytes", "int", "float", "list", "array", "entry", "empty", "NUL", "surrogate"],
+    [b"here", 3, 2.5, ["here"], np.zeros(100), Bytes(), Number(), "", "a\0b", "\ud800"],
+    ids=["bytes", "int", "float", "list", "array", "entry", "number", "empty", "NUL", "surrogate"],
 )
 @pytest.mark.parametrize("name", [*READ, *WRITTEN])
 def test_what_is_no_path_is_refused_by_name(
@@ -119,6 +126,15 @@ def test_a_folder_is_no_file_to_write(name: str, tmp_path: Path) -> None:
     argument, call = WRITTEN[name]
     with pytest.raises(InvalidArgument, match=rf"^{argument}: .*expected a file to write; this is"):
         call(tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", sorted({*WRITTEN} - {"train"}))
+def test_a_name_that_is_too_long_is_an_error_of_writing(name: str, tmp_path: Path) -> None:
+    _, call = WRITTEN[name]
+    expected = CheckpointError if name == "save_model" else OSError
+    with pytest.raises(expected, match="File name too long"):
+        call(tmp_path / ("x" * 300))
     assert not [*tmp_path.iterdir()]
 
 

@@ -1,13 +1,16 @@
 """Intervals and verdicts."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from fastbg.errors import InvalidArgument
+from fastbg.stats.correlation import kendall, pooled_kendall, pooled_spearman, spearman
 from fastbg.stats.critical import critical_value
 from fastbg.stats.intervals import (
     Interval,
@@ -159,6 +162,72 @@ def test_bad_arguments_are_named(values: list, keywords: dict, argument: str) ->
     assert caught.value.argument == argument
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.ma.masked_array([1.0, 99.0], mask=[False, True]), "masked values"),
+        (np.array([1, 2]) + 1j, "dtype complex128"),
+        (["1", "2"], "dtype <U1"),
+        ([b"1", 2], "dtype"),
+        ([None, "2"], "dtype object"),
+        (np.array(["2026-01-01", "NaT"], dtype="M8[D]"), r"dtype datetime64\[D\]"),
+        (np.array([1, 2], dtype="m8[s]"), r"dtype timedelta64\[s\]"),
+        ([[1.0], [2.0, 3.0]], "list .*inhomogeneous"),
+        ([10**400, 1], "list .*too large"),
+        ({"a": 1.0}, "dict"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_is_refused(values: ArrayLike, said: str) -> None:
+    """NumPy makes numbers of most of these, in silence."""
+    with pytest.raises(InvalidArgument, match=rf"^values: got {said}.*; expected real numbers$"):
+        mean_interval(values, ["a", "b"])
+
+
+def test_masks_that_hide_nothing_and_numbers_of_other_types_are_taken() -> None:
+    expected = mean_interval([0.25, 2.0, 1.0])
+    for values in (np.ma.masked_array([0.25, 2.0, 1.0]), [Fraction(1, 4), 2, True]):
+        assert mean_interval(values) == expected
+
+
+@pytest.mark.parametrize(
+    "clusters",
+    [
+        [*np.array([np.nan, np.nan])],
+        [math.nan, "a"],
+        [*np.array(["NaT", "NaT"], dtype="M8[D]")],
+        [["a"], ["a"]],
+        np.zeros((2, 2)),
+        7,
+    ],
+    ids=str,
+)
+def test_photographs_without_a_name_are_refused(clusters: Sequence[object]) -> None:
+    """Two missing names would be two photographs, as no NaN equals another."""
+    with pytest.raises(InvalidArgument, match=r"^clusters: got .*; expected a name or number"):
+        mean_interval([1.0, 2.0], clusters)
+
+
+@pytest.mark.parametrize("exponent", [-1070, -600, -160, 160, 600, 1019])
+@pytest.mark.filterwarnings("error")
+def test_intervals_of_any_magnitude_are_those_of_small_numbers(exponent: int) -> None:
+    """Squares overflow beyond 1e154, and vanish below 1e-162: an interval without a width."""
+    values, clusters = np.array([1.0, 9.0, 8.0, 2.0, 7.0, 7.0]), [*"aabbcc"]
+    small = mean_interval(values, clusters)
+    found = mean_interval(np.ldexp(values, exponent), clusters)
+    for ends in ("value", "low", "high"):
+        expected = np.ldexp(getattr(small, ends), exponent)
+        assert getattr(found, ends) == pytest.approx(expected, rel=1e-12, abs=5e-324)
+    assert found.photographs == 3
+
+
+def test_ends_beyond_the_largest_number_are_not_known() -> None:
+    found = mean_interval([1.7e308, -1.7e308, 1.7e308])
+    assert found.value == pytest.approx(1.7e308 / 3)
+    assert not found.known
+
+
 def test_bad_arguments_are_told_with_their_value() -> None:
     def refuses(message: str, call: Callable[[], object]) -> None:
         with pytest.raises(InvalidArgument, match=message):
@@ -169,6 +238,12 @@ def test_bad_arguments_are_told_with_their_value() -> None:
         refuses(message, lambda level=level: share_interval([True, False], [0, 1], level=level))
     refuses("^clusters: got 1 labels; expected", lambda: share_interval([True, False], [0]))
     refuses("^clusters: got 5 labels; expected", lambda: never_seen([False] * 6, range(5), 0.1))
+    for total in (0, math.nan):
+        refuses(f"^total: got {total}; expected at least one", lambda n=total: share_limit(n))
+    refuses("^level: got 2; expected", lambda: share_limit(5, 2))
+    refuses("^level: got 0.9; expected", lambda: mean_interval([1.0], level="0.9"))  # type: ignore[arg-type]
+    refuses("^happened: got nan; expected true", lambda: share_interval([0, math.nan], [0, 1]))
+    refuses("^seen: got 0.3; expected true", lambda: never_seen([0.3] * 6, range(6), 0.1))
     refuses("^values: got nan at 1; expected finite numbers", lambda: mean_interval([0, math.nan]))
     refuses(r"^values: got shape \(0,\); expected shape", lambda: never_seen([], [], 0.1))
     refuses(
@@ -325,3 +400,20 @@ def test_the_least_number_of_trials() -> None:
     assert two.photographs == 2
     assert 0 < two.low + 1e-9 < two.value < two.high <= 1
     assert share_interval([1, 0, 1], [0, 1, 2]).value == pytest.approx(2 / 3)
+
+
+def test_correlations_of_what_has_no_order_are_refused_or_unknown() -> None:
+    x, y = np.random.default_rng(0).random((2, 5, 4))
+    gap = x.copy()
+    gap[0, 0] = np.nan
+    labels = [*"abcde"]
+    for pooled in (pooled_spearman, pooled_kendall):
+        for name, values in (("x", (gap, y)), ("y", (y, gap))):
+            with pytest.raises(InvalidArgument, match=f"^{name}: got nan; expected numbers"):
+                pooled(*values, labels)
+        with pytest.raises(InvalidArgument, match=r"^y: got shape \(4, 5\); expected that of x"):
+            pooled(x, y.T, labels)
+    for each in (spearman, kendall):
+        for found in (each(gap, y), each(y, gap)):
+            np.testing.assert_array_equal(np.isnan(found), [True, False, False, False, False])
+        np.testing.assert_array_equal(each(gap, y)[1:], each(x, y)[1:])

@@ -162,8 +162,23 @@ class TestChecksums:
             store.put_array("e", "m", "i", "map", np.ones(3))
         with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
             assert connection.execute(change).rowcount == 1
-        with RunStore.read(tmp_path) as store, pytest.raises(RunStoreError, match=named):
-            read_all(store)
+        for open_again in (RunStore.read, lambda folder: RunStore.open(folder, CONFIG)):
+            with pytest.raises(RunStoreError, match=rf"{named} is not what was stored"):
+                open_again(tmp_path)
+
+    @pytest.mark.parametrize(("change", "named"), CHANGES)
+    def test_a_change_while_the_run_is_read_is_named(
+        self, tmp_path: Path, change: str, named: str
+    ) -> None:
+        with RunStore.open(tmp_path, CONFIG) as store, store.transaction():
+            store.remember("plan", lambda: [1])
+            store.put("e", "m", "i", {"psnr": 1.25})
+            store.put_array("e", "m", "i", "map", np.ones(3))
+        with RunStore.read(tmp_path) as store:
+            with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+                assert connection.execute(change).rowcount == 1
+            with pytest.raises(RunStoreError, match=named):
+                read_all(store)
 
     DELETIONS = (
         ("DELETE FROM records WHERE item = '1'", "records e m: 3 stored, 2 found"),
@@ -172,12 +187,16 @@ class TestChecksums:
         ("DELETE FROM meta WHERE key = 'remember plan'", "notes: 1 stored, 0 found"),
         ("DELETE FROM meta WHERE key = 'counts'", "what it says of counts"),
         ("DELETE FROM meta WHERE key = 'config'", "identity: 4 stored, 3 found"),
-        ("UPDATE records SET checksum = 'none' WHERE item = '1'", "records e m: other ones"),
+        (
+            "UPDATE records SET checksum = 'none' WHERE item = '1'",
+            r"record \('e', 'm', '1'\) is not what was stored",
+        ),
+        ("DELETE FROM meta", "what it says of counts is missing"),
         ("UPDATE meta SET value = '[]' WHERE key = 'counts'", "what it says of counts"),
         (
             "INSERT INTO records SELECT 'f', model, item, vals, checksum FROM records "
             "WHERE model = 'n'",
-            "records f n: 0 stored, 1 found",
+            r"record \('f', 'n', '0'\) is not what was stored",
         ),
     )
 

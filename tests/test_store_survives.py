@@ -18,6 +18,7 @@ import pytest
 
 from fastbg.errors import RunStoreError
 from fastbg.runs import RunStore
+from fastbg.runs.lock import FolderLock
 
 CONFIG = {"models": ["edsr"], "scale": 4}
 
@@ -231,6 +232,79 @@ def test_a_file_system_without_locks_is_named(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(RunStoreError, match=r"has no file locks .*; choose a folder on another"):
         RunStore.open(tmp_path, CONFIG)
+
+
+def not_its_own(kind: str, folder: Path) -> Path:
+    """Puts something in the place of `folder`'s run.lock; the file beside it that is precious."""
+    precious, lock = folder.parent / "precious", folder / "run.lock"
+    precious.write_text("precious")
+    folder.mkdir()
+    if kind == "link":
+        lock.symlink_to(precious)
+    elif kind == "link to nothing":
+        lock.symlink_to(folder / "nothing")
+    elif kind == "second name":
+        os.link(precious, lock)
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.mkdir()
+    return precious
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "second name", "pipe", "folder"])
+def test_what_a_lock_leads_to_is_not_overwritten(kind: str, tmp_path: Path) -> None:
+    """A folder that came from elsewhere may hold a run.lock that is another file."""
+    precious = not_its_own(kind, tmp_path / "run")
+    with pytest.raises(RunStoreError, match=r"its run\.lock is a link, .* remove it, or choose"):
+        RunStore.open(tmp_path / "run", CONFIG)
+    assert precious.read_text() == "precious"
+    assert os.listdir(tmp_path / "run") == ["run.lock"]
+
+
+def test_what_a_lock_says_is_one_line(tmp_path: Path) -> None:
+    lock = tmp_path / "run.lock"
+    lock.write_bytes(b"nobody\x1b[2J\nfastbg: all is well \xff")
+    with lock.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RunStoreError) as caught:
+            RunStore.open(tmp_path, CONFIG)
+    assert "is in use by nobody\\x1b[2J\\nfastbg: all is well" in str(caught.value)
+
+
+def test_a_pipe_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.sqlite")
+    with pytest.raises(RunStoreError, match=r"run\.sqlite: is no regular file"):
+        RunStore.open(tmp_path, CONFIG)
+    (tmp_path / "run.sqlite").unlink()
+    RunStore.open(tmp_path, CONFIG).close()  # nothing is locked
+
+
+def take_in_turn(folder: Path, until: float) -> None:
+    """Count up what two would count once, and make a file that there must not be before."""
+    while time.monotonic() < until:
+        try:
+            lock = FolderLock(folder)
+        except RunStoreError:
+            continue
+        count = int((folder / "count").read_text())
+        os.close(os.open(folder / "inside", os.O_CREAT | os.O_EXCL))
+        (folder / "count").write_text(str(count + 1))
+        os.unlink(folder / "inside")
+        (folder / f"of {os.getpid()}").open("a").write("x")
+        lock.release()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_of_many_processes_one_has_the_lock(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    until = time.monotonic() + 1
+    processes = [forked(lambda: take_in_turn(tmp_path, until)) for _ in range(4)]
+    for process in processes:
+        os.waitpid(process, 0)
+    counted = sum(len(path.read_text()) for path in tmp_path.glob("of *"))
+    assert int((tmp_path / "count").read_text()) == counted > 0
+    assert not (tmp_path / "inside").exists()
 
 
 def fill(folder: Path) -> int:

@@ -2,22 +2,25 @@
 
 Checksums protect each row by itself. What they cannot show is a row that is missing, or one that
 was copied from another run, together with its checksum, in the place of this run's own.
+
+All rows are read when a run is opened, pictures too: a row whose key was changed would otherwise
+look as if nothing had been stored, and be measured again.
 """
 
+import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from fastbg.runs.values import checksum
 
 Kind: TypeAlias = tuple[str, str, str]  # "records", experiment, model; "notes" and "identity"
 
 IDENTITY: Kind = ("identity", "", "")
 NOTES: Kind = ("notes", "", "")
-ROWS = """
-    SELECT 'records', experiment, model, checksum FROM records
-    UNION ALL SELECT 'arrays', experiment, model, checksum FROM arrays
-    UNION ALL SELECT CASE WHEN key LIKE 'remember %' THEN 'notes' ELSE 'identity' END, '', '',
-        checksum FROM meta WHERE key <> 'counts'"""
+_RECORDS = "SELECT experiment, model, item, vals, checksum FROM records"
+_ARRAYS = "SELECT experiment, model, item, name, dtype, shape, data, checksum FROM arrays"
 
 
 @dataclass
@@ -31,12 +34,13 @@ class Inventory:
     numbers: Counter[Kind] = field(default_factory=Counter)
     digests: Counter[Kind] | None = field(default_factory=Counter)
 
-    def add(self, kind: Kind, checksum: bytes, replaced: bytes | None = None) -> None:
-        """A row of `kind` was written, in the place of one with the checksum `replaced`."""
-        if replaced is None:
+    def add(self, kind: Kind, written: bytes, replaced: bytes = b"") -> None:
+        """A row with the checksum `written` is there, in the place of one with `replaced`."""
+        if not replaced:
             self.numbers[kind] += 1
         if self.digests is not None:
-            self.digests[kind] ^= _number(checksum) ^ _number(replaced or b"")
+            for each in (written, replaced):
+                self.digests[kind] ^= int.from_bytes(each, "little")
 
     def update(self, added: "Inventory") -> None:
         """Add the rows of `added`, which has digests."""
@@ -65,14 +69,6 @@ class Inventory:
             return cls(numbers, None)
         return cls(numbers, Counter({(k, e, m): int(told, 16) for k, e, m, _, told in values}))
 
-    @classmethod
-    def of_rows(cls, rows: Iterable[tuple[str, str, str, bytes]]) -> "Inventory":
-        """The inventory of the result of `ROWS`."""
-        found = cls()
-        for *kind, checksum in rows:
-            found.add((kind[0], kind[1], kind[2]), checksum)
-        return found
-
     def differences(self, found: "Inventory") -> list[str]:
         """A text for each kind of which `found` holds fewer, more or other rows than this."""
         texts = []
@@ -91,7 +87,44 @@ class Inventory:
         return texts
 
 
-def _number(checksum: bytes) -> int:
-    """A checksum as a number; of one that was replaced by something else, that of its text."""
-    data = checksum if isinstance(checksum, bytes) else str(checksum).encode()
-    return int.from_bytes(data, "little")
+def is_intact(stored: object, *texts: object, data: object = None) -> bool:
+    """Whether the row that has the checksum `stored` is as it was written.
+
+    SQLite would also hold bytes in the place of a text, with the same checksum: another key.
+    """
+    parts: list[str | bytes] = [text for text in texts if isinstance(text, str)]
+    if len(parts) != len(texts) or not isinstance(stored, bytes):
+        return False
+    if isinstance(data, bytes):
+        parts.append(data)
+    elif data is not None:
+        return False
+    return checksum(*parts) == stored
+
+
+def name_of(table: str, *key: object) -> str:
+    """A row of a table, for messages."""
+    if table == "meta":
+        return f"what it says of {str(key[0]).removeprefix('remember ')}"
+    return f"{table.removesuffix('s')} {key}"
+
+
+def inspect(connection: sqlite3.Connection) -> tuple[Inventory, list[str]]:
+    """What all rows amount to, and the names of those that are not as they were written."""
+    found, changed = Inventory(), []
+    for experiment, model, item, values, stored in connection.execute(_RECORDS):
+        if is_intact(stored, experiment, model, item, values):
+            found.add(("records", experiment, model), stored)
+        else:
+            changed.append(name_of("records", experiment, model, item))
+    for experiment, model, item, name, dtype, shape, data, stored in connection.execute(_ARRAYS):
+        if is_intact(stored, experiment, model, item, name, dtype, shape, data=data):
+            found.add(("arrays", experiment, model), stored)
+        else:
+            changed.append(name_of("arrays", experiment, model, item, name))
+    for key, value, stored in connection.execute("SELECT key, value, checksum FROM meta"):
+        if not is_intact(stored, key, value):
+            changed.append(name_of("meta", key))
+        elif key != "counts":
+            found.add(NOTES if key.startswith("remember ") else IDENTITY, stored)
+    return found, changed

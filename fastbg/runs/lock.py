@@ -8,12 +8,14 @@ import errno
 import fcntl
 import os
 import platform
+import stat
 import weakref
 from pathlib import Path
 
 from fastbg.errors import RunStoreError
 from fastbg.printable import printable
 
+_NO_FILE = (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO)
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -32,10 +34,19 @@ class FolderLock:
         _HELD.add(self)
 
     def _take(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        # Its holder is written into the file, and a link would lead to one that is not the run's.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         while True:
-            descriptor = os.open(self._file, flags, 0o644)
             try:
+                descriptor = os.open(self._file, flags, 0o644)
+            except OSError as error:
+                if error.errno not in _NO_FILE:
+                    raise
+                raise self._not_its_own() from error
+            try:
+                opened = os.fstat(descriptor)
+                if not stat.S_ISREG(opened.st_mode) or opened.st_nlink > 1:
+                    raise self._not_its_own()
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_in_place(descriptor):
                     os.ftruncate(descriptor, 0)
@@ -44,7 +55,7 @@ class FolderLock:
                     )
                     return descriptor
             except OSError as error:
-                holder = os.pread(descriptor, 200, 0).decode(errors="replace")
+                holder = printable(os.pread(descriptor, 200, 0).decode(errors="replace"))
                 os.close(descriptor)
                 refusal = self._refusal(error, holder)
                 if refusal:
@@ -54,6 +65,12 @@ class FolderLock:
                 os.close(descriptor)
                 raise
             os.close(descriptor)  # removed between opening and locking: take the new file's lock
+
+    def _not_its_own(self) -> RunStoreError:
+        return RunStoreError(
+            f"{printable(self.folder)}: its run.lock is a link, a folder, a pipe or a device; "
+            "expected a file of its own: remove it, or choose another folder"
+        )
 
     def _refusal(self, error: OSError, holder: str) -> str:
         """Why the lock cannot be had; empty for other errors of the file system."""

@@ -4,7 +4,6 @@ A record is committed and flushed to disk before `put` returns. A killed run lea
 records; the same command then opens the store again, asks for `done`, and measures the rest.
 """
 
-import errno
 import json
 import os
 import platform
@@ -25,37 +24,16 @@ from numpy.typing import NDArray
 from fastbg.errors import InvalidArgument, RunStoreError
 from fastbg.given_path import path_of
 from fastbg.printable import printable
-from fastbg.runs.inventory import IDENTITY, NOTES, ROWS, Inventory
+from fastbg.runs.inventory import IDENTITY, NOTES, Inventory, inspect, is_intact, name_of
 from fastbg.runs.lock import FolderLock
+from fastbg.runs.remedies import DAMAGED, reported
+from fastbg.runs.tables import ARRAY, NEW, check_tables, flaw, make_tables
 from fastbg.runs.values import Json, checksum, differences, listed
 from fastbg.version import __version__
 
 Value: TypeAlias = float | int | str | None
 
-SCHEMA = 4
-_READABLE = (3, SCHEMA)  # 3 is without digests, see fastbg.runs.inventory
-_APPLICATION_ID = 0x46_42_47_31  # "FBG1" in the file's header: `file run.sqlite` shows it
-_TABLES = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) "
-    "WITHOUT ROWID",
-    # `vals` is a JSON object: Python writes floats with enough digits to read the same bits back.
-    # It also keeps NaN, which SQLite would store as NULL in a REAL column.
-    """CREATE TABLE records (
-        experiment TEXT NOT NULL, model TEXT NOT NULL, item TEXT NOT NULL, vals TEXT NOT NULL,
-        checksum BLOB NOT NULL, PRIMARY KEY (experiment, model, item)) WITHOUT ROWID""",
-    """CREATE TABLE arrays (
-        experiment TEXT NOT NULL, model TEXT NOT NULL, item TEXT NOT NULL, name TEXT NOT NULL,
-        dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL,
-        checksum BLOB NOT NULL, PRIMARY KEY (experiment, model, item, name))""",
-)
-_ARRAY = (
-    "SELECT dtype, shape, data, checksum FROM arrays "
-    "WHERE experiment = ? AND model = ? AND item = ? AND name = ?"
-)
-_NEW = {  # a row, unless its key is taken
-    "records": "INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-    "arrays": "INSERT INTO arrays VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-}
+_REMEDY = "run.sqlite was changed or damaged; use a copy of it, or measure again in another folder"
 _EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it becomes the name of a CSV file
 
 
@@ -77,6 +55,7 @@ class RunStore:
     ) -> None:
         self.folder = folder
         self._connection = connection
+        connection.text_factory = _text
         self._lock = lock
         self._in_transaction = False
         self._added = Inventory()  # in this transaction
@@ -104,10 +83,11 @@ class RunStore:
         written.
         """
         path = path_of("folder", folder)
-        with _reported(path):
+        with reported(path):
             path.mkdir(parents=True, exist_ok=True)
             lock = FolderLock(path)
             try:
+                _check_kind(path / "run.sqlite")
                 connection = sqlite3.connect(path / "run.sqlite", timeout=5, isolation_level=None)
             except BaseException:
                 lock.release()
@@ -115,9 +95,9 @@ class RunStore:
         store = cls(path, connection, lock)
         try:
             store._prepare()
-            with _reported(path):
+            with reported(path):
                 lock.watch("run.sqlite")
-            store._check_counts()
+            store._check_rows()
             identity = {"config": config, "seeds": dict(seeds or {}), "manifest": manifest}
             store._settle(identity, environment or {})
         except BaseException:
@@ -133,7 +113,7 @@ class RunStore:
         """
         path = path_of("folder", folder)
         file = path / "run.sqlite"
-        with _reported(path):
+        with reported(path):
             there = file.is_file()
         if not there:
             raise RunStoreError(
@@ -144,12 +124,12 @@ class RunStore:
         writable = os.access(path, os.W_OK, effective_ids=True)
         settled = not writable and not (path / "run.sqlite-wal").exists()
         options = "mode=ro&immutable=1" if settled else "mode=ro"
-        with _reported(path):
+        with reported(path):
             uri = f"{file.resolve().as_uri()}?{options}"
             store = cls(path, sqlite3.connect(uri, uri=True, isolation_level=None), None)
         try:
-            store._check_schema()
-            store._check_counts()
+            store._check_tables()
+            store._check_rows()
         except BaseException:
             store.close()
             raise
@@ -172,7 +152,7 @@ class RunStore:
             _OF_PARENT.append(self._connection)
             return
         try:
-            with _reported(self.folder):
+            with reported(self.folder):
                 self._connection.close()
         finally:
             if self._lock is not None:
@@ -253,7 +233,7 @@ class RunStore:
         with self.transaction():
             if self._insert("arrays", *key, *new, digest):
                 self._added.add(("arrays", experiment, model), digest)
-            elif self._rows(_ARRAY, *key)[0][:3] != new:
+            elif self._rows(ARRAY, *key)[0][:3] != new:
                 raise self._error(f"array {key} is already stored with other contents")
 
     @contextmanager
@@ -263,7 +243,7 @@ class RunStore:
             yield
             return
         if self._lock is not None:
-            with _reported(self.folder):
+            with reported(self.folder):
                 self._lock.check()
         self._execute("BEGIN IMMEDIATE")
         self._in_transaction = True
@@ -300,15 +280,15 @@ class RunStore:
 
     def _values(self, experiment: str, model: str, item: str, text: str, stored: bytes) -> Any:
         """The values of a record; RunStoreError if its checksum differs."""
-        if checksum(experiment, model, item, text) != stored:
-            raise self._changed(f"record {(experiment, model, item)}")
+        if not is_intact(stored, experiment, model, item, text):
+            raise self._changed(name_of("records", experiment, model, item))
         return json.loads(text)
 
-    def _changed(self, what: str) -> RunStoreError:
-        return self._error(
-            f"{what} is not what was stored (its checksum differs): the file was changed or "
-            "damaged; use a copy of it, or measure again in another folder"
+    def _changed(self, *rows: str) -> RunStoreError:
+        be, their = (
+            ("is", "its checksum differs") if len(rows) == 1 else ("are", "checksums differ")
         )
+        return self._error(f"{listed([*rows])} {be} not what was stored ({their}): {_REMEDY}")
 
     def _error(self, text: str) -> RunStoreError:
         return RunStoreError(f"{printable(self.folder)}: {text}")
@@ -323,12 +303,12 @@ class RunStore:
     def array(self, experiment: str, model: str, item: str, name: str) -> NDArray[Any]:
         """The array that `put_array` stored; RunStoreError if there is none."""
         key = (experiment, model, item, name)
-        rows = self._rows(_ARRAY, *key)
+        rows = self._rows(ARRAY, *key)
         if not rows:
             raise self._error(f"no array is stored as {key}")
         dtype, shape, data, stored = rows[0]
-        if checksum(*key, dtype, shape, data) != stored:
-            raise self._changed(f"array {key}")
+        if not is_intact(stored, *key, dtype, shape, data=data):
+            raise self._changed(name_of("arrays", *key))
         return np.frombuffer(data, dtype).reshape(json.loads(shape)).copy()
 
     # Inside.
@@ -357,30 +337,19 @@ class RunStore:
             raise self._error(f"record {key} is already stored with other values: {listed(wrong)}")
 
     def _prepare(self) -> None:
-        """Check the tables of an old file, or make those of a new one."""
+        """Make the tables of a new file, or check those of an old one."""
         empty = not self._rows("SELECT name FROM sqlite_master")
         if not empty:
-            self._check_schema()
+            self._check_tables()
         self._execute("PRAGMA journal_mode = WAL")
         self._execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits in WAL mode
         if empty:
-            with self.transaction():
-                for table in _TABLES:
-                    self._execute(table)
-                self._execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                self._execute(f"PRAGMA user_version = {SCHEMA}")
+            with self.transaction(), reported(self.folder):
+                make_tables(self._connection)
 
-    def _check_schema(self) -> None:
-        file = self.folder / "run.sqlite"
-        if self._rows("PRAGMA application_id")[0][0] != _APPLICATION_ID:
-            raise RunStoreError(f"{printable(file)}: is not a run of fastbg; choose another folder")
-        schema = self._rows("PRAGMA user_version")[0][0]
-        if schema not in _READABLE:
-            age = "a newer" if schema > SCHEMA else "an older"
-            raise RunStoreError(
-                f"{printable(file)}: has schema {schema}, written by {age} fastbg; fastbg "
-                f"{__version__} expects schema {SCHEMA}: choose another folder"
-            )
+    def _check_tables(self) -> None:
+        with reported(self.folder):
+            check_tables(self._connection, self.folder / "run.sqlite")
 
     def _settle(self, identity: Mapping[str, Json], environment: Mapping[str, str]) -> None:
         """Store the run's identity, or compare it with the stored one."""
@@ -420,28 +389,34 @@ class RunStore:
             whole.update(self._added)
             self._put_meta("counts", json.dumps(whole.stored()))
 
-    def _check_counts(self) -> None:
-        """RunStoreError if rows are missing, added or exchanged; checksums protect contents."""
-        self._execute("BEGIN")  # read both in one snapshot, as another process may write
+    def _check_rows(self) -> None:
+        """RunStoreError if rows were changed, or are missing, added or exchanged."""
+        self._execute("BEGIN")  # read all in one snapshot, as another process may write
         try:
-            if not self._rows("SELECT 1 FROM meta"):  # killed before the identity was stored
-                return
-            stored = Inventory.from_stored(self._meta("counts"))
-            wrong = stored.differences(Inventory.of_rows(self._rows(ROWS)))
+            with reported(self.folder):
+                found, changed = inspect(self._connection)
+                flawed = flaw(self._connection)
+            if changed:
+                raise self._changed(*changed)
+            if flawed:
+                raise self._error(f"{flawed}; {DAMAGED}")
+            if found == Inventory() and not self._rows("SELECT 1 FROM meta"):
+                return  # killed before the identity was stored
+            wrong = Inventory.from_stored(self._meta("counts")).differences(found)
         finally:
             if self._connection.in_transaction:
                 self._execute("ROLLBACK")
         if wrong:
-            raise self._error(
-                f"does not hold what was stored ({listed(wrong)}): the file was changed or "
-                "damaged; use a copy of it, or measure again in another folder"
-            )
+            raise self._error(f"does not hold what was stored ({listed(wrong)}): {_REMEDY}")
 
     def _meta(self, key: str) -> Json:
         rows = self._rows("SELECT value, checksum FROM meta WHERE key = ?", key)
-        if not rows or checksum(key, rows[0][0]) != rows[0][1]:
-            raise self._changed(f"what it says of {key.removeprefix('remember ')}")
-        return json.loads(rows[0][0])
+        if not rows:
+            raise self._error(f"{name_of('meta', key)} is missing: {_REMEDY}")
+        value, stored = rows[0]
+        if not is_intact(stored, key, value):
+            raise self._changed(name_of("meta", key))
+        return json.loads(value)
 
     def _put_meta(self, key: str, text: str) -> bytes:
         digest = checksum(key, text)
@@ -449,20 +424,33 @@ class RunStore:
         return digest
 
     def _rows(self, query: str, *values: Value) -> list[Any]:
-        with _reported(self.folder):
+        with reported(self.folder):
             return self._connection.execute(query, values).fetchall()
 
     def _insert(self, table: str, *row: Value | bytes) -> bool:
         """Add a row; False, and nothing added, if its key is taken."""
-        with _reported(self.folder):
-            return self._connection.execute(_NEW[table], row).rowcount == 1
+        with reported(self.folder):
+            return self._connection.execute(NEW[table], row).rowcount == 1
 
     def _write(self, statement: str, *values: Value | bytes) -> None:
-        with _reported(self.folder):
+        with reported(self.folder):
             self._connection.execute(statement, values)
 
     def _execute(self, statement: str) -> None:
         self._write(statement)
+
+
+def _check_kind(file: Path) -> None:
+    if file.exists() and not file.is_file():
+        raise RunStoreError(
+            f"{printable(file)}: is no regular file; expected a run, or nothing: choose another "
+            "folder"
+        )
+
+
+def _text(data: bytes) -> str:
+    """What is no UTF-8 was not written by fastbg: its checksum will tell."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _check_key(experiment: str, model: str, item: str) -> None:
@@ -480,27 +468,4 @@ def _dumps(argument: str, value: Json) -> str:
         raise InvalidArgument(argument, str(error), "values that JSON can hold") from error
 
 
-@contextmanager
-def _reported(folder: Path) -> Iterator[None]:
-    """Turn errors of SQLite and the file system into a RunStoreError with a remedy."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise RunStoreError(f"{printable(folder)}: {error}; {_remedy(error)}") from error
-
-
-def _remedy(error: sqlite3.Error | OSError) -> str:
-    text = str(error)
-    if isinstance(error, sqlite3.ProgrammingError):  # closed, or of another thread
-        return "open the run in the thread that uses it, and close it last"
-    if "is full" in text or "disk I/O" in text or getattr(error, "errno", None) in _NO_SPACE:
-        return "free space there (or check the disk), then repeat the command: it resumes"
-    if "not a database" in text or "malformed" in text:
-        return "run.sqlite is damaged or no SQLite file: move it away, or choose another folder"
-    if "locked" in text:
-        return "another program has run.sqlite open: close it, then repeat the command"
-    return "expected a folder that can be written: change its rights, or choose another folder"
-
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OF_PARENT: list[sqlite3.Connection] = []  # of forked processes; closing them would change the file

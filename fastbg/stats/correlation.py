@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from fastbg.errors import InvalidArgument
 from fastbg.stats.intervals import Interval, mean_interval, share_limit
 
 Rows = NDArray[np.float64]  # (n,K): K values of each of n groups
@@ -68,18 +69,24 @@ def partial_spearman(x: Rows, y: Rows, given: Rows) -> NDArray[np.float64]:
 
 
 def kendall(x: Rows, y: Rows) -> NDArray[np.float64]:
-    """Kendall's tau-a of each row (n): ties count as neither agreement nor disagreement."""
+    """Kendall's tau-a of each row (n): ties count as neither agreement nor disagreement.
+
+    NaN where a row holds NaN, which has no order.
+    """
     pairs = x.shape[1] * (x.shape[1] - 1)
     found = [_agreement(a, b, a, b).sum() for a, b in zip(x, y, strict=True)]
-    return np.array(found) / max(pairs, 1)
+    unknown = (np.isnan(x) | np.isnan(y)).any(axis=1)
+    return np.where(unknown, np.nan, np.array(found) / max(pairs, 1))
 
 
 def pooled_spearman(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
     """Spearman's rho of all n*K values; `clusters` (n) names the photograph of each row.
 
     The interval is that of the mean influence of each value on rho: the contribution of its own
-    ranks and its effect on the ranks of the others.
+    ranks and its effect on the ranks of the others. Raises InvalidArgument for NaN, which has no
+    rank, and for `x` and `y` of different shapes.
     """
+    _check_ranked(x, y)
     a, b = (_centred_ranks(values) for values in (x, y))
     scale = np.sqrt((a * a).mean() * (b * b).mean())
     if scale == 0:  # all values equal on one side: no order to agree with
@@ -91,6 +98,7 @@ def pooled_spearman(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
 
 def pooled_kendall(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
     """Kendall's tau-a of all n*K values; arguments and interval as for `pooled_spearman`."""
+    _check_ranked(x, y)
     flat_x, flat_y = x.ravel(), y.ravel()
     agreement = np.stack(
         [
@@ -101,6 +109,14 @@ def pooled_kendall(x: Rows, y: Rows, clusters: Sequence[object]) -> Interval:
     each = agreement / max(flat_x.size - 1, 1)
     tau = float(each.mean())
     return _correlation(tau, 2 * (each - tau), clusters, TAU_SLOPE)
+
+
+def _check_ranked(x: Rows, y: Rows) -> None:
+    if x.shape != y.shape or not x.size:
+        raise InvalidArgument("y", f"shape {y.shape}", f"that of x, {x.shape}, and not empty")
+    for name, values in (("x", x), ("y", y)):
+        if np.isnan(values).any():
+            raise InvalidArgument(name, "nan", "numbers, which have an order")
 
 
 def _correlation(value: float, influence: Rows, clusters: Sequence[object], slope: int) -> Interval:

@@ -7,7 +7,6 @@ tests/test_coverage.py simulates how often the intervals contain the true value.
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,8 +15,11 @@ from scipy.stats import beta, t
 from fastbg import users_line
 from fastbg.errors import InvalidArgument
 from fastbg.stats.critical import critical_value
+from fastbg.stats.given import check_level, grouped, truth
 
 Floats = NDArray[np.float64]
+
+_SQUARED = 150  # larger powers of two overflow, or vanish, in the cubes that skewness takes
 
 FEWEST = 5
 """The fewest photographs for which a verdict is given."""
@@ -133,8 +135,8 @@ def mean_interval(
         An `Interval` in the unit of the values; its ends are infinite if there is one cluster.
 
     Raises:
-        InvalidArgument: `values` empty, not one-dimensional or not finite; `clusters` of another
-            length; `level` outside of (0,1).
+        InvalidArgument: `values` empty, not one-dimensional, not finite, masked or no real numbers;
+            `clusters` of another length, or NaN; `level` outside of (0,1).
 
     Example:
         >>> from fastbg.stats.intervals import mean_interval
@@ -143,8 +145,14 @@ def mean_interval(
         >>> gain.text(2, signed=True), gain.compare(0).value
         ('+0.29 (+0.12 to +0.42)', 'holds')
     """
-    data, member, count = _grouped(values, clusters)
-    _check_level(level)
+    data, member, count = grouped(values, clusters)
+    check_level(level)
+    exponent = int(np.frexp(np.abs(data).max())[1])
+    if abs(exponent) > _SQUARED:
+        scaled = mean_interval(np.ldexp(data, -exponent), clusters, level=level)
+        with np.errstate(over="ignore"):
+            value, low, high = np.ldexp([scaled.value, scaled.low, scaled.high], exponent).tolist()
+        return Interval(value, low, high, scaled.photographs)
     mean, groups = float(data.mean()), len(count)
     if groups < 2:
         return Interval(mean, -np.inf, np.inf, groups)
@@ -184,9 +192,8 @@ def share_interval(
     Raises:
         InvalidArgument: as for `mean_interval`; `happened` has other values than 0 and 1.
     """
-    data, member, count = _grouped(happened, clusters)
-    _check_truth("happened", data)
-    _check_level(level)
+    data, member, count = grouped(truth("happened", happened), clusters)
+    check_level(level)
     share, groups, trials = float(data.mean()), len(count), data.size
     if groups < 2:
         return Interval(share, 0.0, 1.0, groups)
@@ -222,7 +229,7 @@ def share_difference(
         InvalidArgument: as for `share_interval`; `first` and `second` differ in length.
     """
     ours, theirs = (
-        _check_truth(name, np.asarray(values)).astype(np.bool_)
+        truth(name, values).astype(np.bool_)
         for name, values in (("first", first), ("second", second))
     )
     if ours.shape != theirs.shape:
@@ -246,8 +253,9 @@ def share_limit(total: int, level: float = 0.95) -> float:
 
     Upper end of the one-sided exact binomial interval ("rule of three": about 3 / total).
     """
-    if total < 1:
+    if not total >= 1:
         raise InvalidArgument("total", total, "at least one trial")
+    check_level(level)
     return float(1 - (1 - level) ** (1 / total))
 
 
@@ -257,43 +265,13 @@ def never_seen(seen: ArrayLike, clusters: Sequence[object], tolerated: float) ->
     FAILS if it was seen. HOLDS if there were enough photographs to put its share below
     `tolerated` at 95 %, UNDECIDED if not. TOO_FEW for fewer than `FEWEST` photographs.
     """
-    trials, _, count = _grouped(seen, clusters)
+    trials, _, count = grouped(truth("seen", seen), clusters)
     photographs = len(count)
     if photographs < FEWEST:
         return Outcome.TOO_FEW
     if trials.any():
         return Outcome.FAILS
     return Outcome.HOLDS if share_limit(photographs) < tolerated else Outcome.UNDECIDED
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise InvalidArgument("level", level, "0 < level < 1")
-
-
-def _check_truth(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    other = values[(values != 0) & (values != 1)]
-    if other.size:
-        raise InvalidArgument(name, other[0], "true and false, or 1 and 0")
-    return values
-
-
-def _grouped(
-    values: ArrayLike, clusters: Sequence[object] | None
-) -> tuple[Floats, NDArray[np.intp], Floats]:
-    """Checked values (n), the cluster of each (n), and how many values each cluster has."""
-    data = np.asarray(values, dtype=np.float64)
-    if data.ndim != 1 or not data.size:
-        raise InvalidArgument("values", f"shape {data.shape}", "shape (n,), n >= 1")
-    if not np.isfinite(data).all():
-        bad = int(np.flatnonzero(~np.isfinite(data))[0])
-        raise InvalidArgument("values", f"{data[bad]} at {bad}", "finite numbers")
-    labels: Sequence[object] = range(data.size) if clusters is None else list(clusters)
-    if len(labels) != data.size:
-        raise InvalidArgument("clusters", f"{len(labels)} labels", f"one for each of {data.size}")
-    index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    member = np.array([index[label] for label in labels], dtype=np.intp)
-    return data, member, np.bincount(member).astype(np.float64)
 
 
 def _effective(count: Floats) -> int:
