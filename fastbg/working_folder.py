@@ -25,7 +25,8 @@ def elsewhere() -> Iterator[None]:
     if not is_removed():
         yield
         return
-    folder = os.open(os.curdir, os.O_RDONLY | os.O_CLOEXEC)
+    kind = getattr(os, "O_PATH", os.O_RDONLY)  # of Linux: the folder need not be readable
+    folder = os.open(os.curdir, kind | os.O_CLOEXEC)
     try:
         os.chdir(os.sep)
         yield

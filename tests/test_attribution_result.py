@@ -3,6 +3,7 @@
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +105,51 @@ def test_other_files_are_refused(write: object, message: str, tmp_path: Path) ->
     write(path)
     with pytest.raises(DataError, match=rf"result\.npz: .*{message}"):
         fastbg.AttributionResult.load(path)
+
+
+WRONG: dict[str, tuple[tuple[Any, str], ...]] = {
+    "attribution": (
+        (np.zeros((2, 3, 20, 24), np.complex64), "attribution of type complex64"),
+        (np.zeros((2, 3, 20, 24), "U4"), "attribution of type <U4"),
+        (np.full((2, 3, 20, 24), np.nan), "attribution with NaN or infinity"),
+        (np.zeros(24), r"attribution of shape \(24,\); expected"),
+    ),
+    "images": ((np.full((2, 3, 20, 24), np.inf), "images with NaN or infinity"),),
+    "windows": (
+        (np.array(WINDOWS) * 1.0, "windows of type float64"),
+        (np.array([(24, 30, 16), (-1, 0, 8)]), "windows that are empty or not inside of 80x96"),
+        (np.array([(24, 30, 16), (0, 0, 0)]), "windows that are empty or not inside of 80x96"),
+        (np.array([(24, 30, 16), (2**62, 0, 8)]), "windows that are empty or not inside"),
+    ),
+    "scale": ((0, "scale 0, expected at least 1"), (-4, "scale -4"), (1, "windows .* not inside of 20x24")),
+    "passes": ((-1, "passes -1, expected at least 0"), (2.0, "a passes that is no whole number")),
+    "convergence_delta": ((np.array([np.nan, 0]), "convergence_delta with NaN"),),
+    "unexplained": ((np.zeros(2), "unexplained of type float64"),),
+    "aggregation": ((np.array("sum"), "the aggregation 'sum'"),),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_file_with_another_field_is_refused(
+    name: str, result: fastbg.AttributionResult, tmp_path: Path
+) -> None:
+    path = tmp_path / "result.npz"
+    for wrong, said in WRONG[name]:
+        np.savez(path, **(result.to_numpy() | {name: np.asarray(wrong)}))
+        with pytest.raises(DataError, match=rf"result\.npz: holds {said}.*; expected a file that"):
+            fastbg.AttributionResult.load(path)
+
+
+def test_integers_of_another_size_are_read(
+    result: fastbg.AttributionResult, tmp_path: Path
+) -> None:
+    path = tmp_path / "result.npz"
+    arrays = result.to_numpy()
+    for name in ("windows", "scale", "passes"):
+        np.savez(path, **(arrays | {name: arrays[name].astype(np.uint64)}))
+        back = fastbg.AttributionResult.load(path)
+        assert back.boxes.tolist() == result.boxes.tolist()
+        assert (back.scale, back.passes) == (4, result.passes)
 
 
 def test_a_notebook_shows_numbers_and_a_picture(result: fastbg.AttributionResult) -> None:

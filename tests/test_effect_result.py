@@ -1,6 +1,8 @@
 """Results of causal effect maps: compared, counted, drawn, saved and loaded."""
 
 import copy
+import io
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +174,29 @@ def test_damaged_files_are_refused_by_name(kind: Any, edsr: Network, tmp_path: P
         kind.load(tmp_path / "other.npz")
 
 
+def test_a_map_whose_window_covers_every_block_is_drawn(edsr: Network, tmp_path: Path) -> None:
+    lr = photographs()
+    whole = torch.tensor([[0, 0, *(edsr.scale * side for side in lr.shape[-2:])]])
+    effects = fastbg.CausalEffectMap(edsr, coarse=1, fine=1, include_window=True)
+    result = effects.effect(lr, whole, truth_of(lr))
+    assert bool(result.own.all())
+    result.save(tmp_path / "map.npz")
+    for each in (result, fastbg.CausalEffectResult.load(tmp_path / "map.npz")):
+        titles = [axes.get_title() for axes in each.plot().axes]
+        assert "no blocks outside of the window" in titles
+
+
+@pytest.mark.parametrize("kind", [fastbg.AttributionResult, fastbg.CausalEffectResult])
+def test_a_file_that_says_it_is_huge_is_refused(kind: Any, tmp_path: Path) -> None:
+    path, header = tmp_path / "huge.npz", io.BytesIO()
+    told = {"descr": "<f4", "fortran_order": False, "shape": (10**13,)}
+    np.lib.format.write_array_header_1_0(header, told)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("attribution.npy", header.getvalue())
+    with pytest.raises(DataError, match=r"huge\.npz: cannot be read as arrays \(\.npz\): Unable"):
+        kind.load(path)
+
+
 WRONG: dict[str, Any] = {
     "baseline": (np.full(1, np.nan), np.zeros(2), np.zeros((1, 1)), np.array(["a"])),
     "coarse_values": (np.zeros((1, 11, 13, 3), int), np.zeros((1, 13, 11, 3)), np.zeros(4)),
@@ -185,7 +210,11 @@ WRONG: dict[str, Any] = {
     "tolerance": (np.array(-1.0), np.array(np.nan), np.array("0.01")),
     "reuse_coarse": (np.array("no"), np.array([True])),
     "interventions_coarse_blocks": (np.zeros((11, 13, 4, 2, 2, 3), np.uint8), np.zeros(3)),
-    "interventions_fine_index": (np.full((1, 2), 99), np.zeros(1)),
+    "interventions_fine_index": (
+        *(np.full((1, 2), 99), np.zeros(1)),
+        np.zeros((0, 2), dtype="m8[s]"),
+    ),
+    "interventions_images_sha256": (np.zeros(1), np.array("one"), np.array([["a"]])),
 }
 
 

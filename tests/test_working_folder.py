@@ -43,6 +43,21 @@ def test_elsewhere_is_for_a_moment_and_where_it_is_needed(homeless: Path) -> Non
         assert os.getcwd() == str(homeless)
 
 
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="a folder must be readable here")
+def test_elsewhere_needs_no_right_to_read_the_folder(homeless: Path) -> None:
+    os.chmod(".", 0o111)  # noqa: S103
+    root = os.geteuid() == 0  # who may read it all the same
+    if root:
+        os.seteuid(65534)
+    try:
+        with elsewhere():
+            assert os.getcwd() == "/"
+        assert is_removed()
+    finally:
+        if root:
+            os.seteuid(0)
+
+
 def started_homeless(
     script: str, *arguments: str, folder: Path
 ) -> subprocess.CompletedProcess[str]:

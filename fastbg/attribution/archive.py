@@ -21,6 +21,7 @@ _UNREADABLE = (
     KeyError,
     AttributeError,
     TypeError,
+    MemoryError,  # by the size that a file says it has
     RuntimeError,  # encrypted, or a compression that Python lacks
     zipfile.BadZipFile,
     zlib.error,

@@ -94,12 +94,12 @@ def _check_tables(arrays: Arrays, interventions: Interventions) -> None:
     unit = channels == 3 and bool(((images >= 0) & (images <= 1)).all())
     _require("images", images, unit and images.size > 0)
     _require("windows", windows, windows.shape[-1] in (3, 4))
-    _require("windows", windows.tolist(), _inside(windows, scale * height, scale * width))
+    _require("windows", windows.tolist(), windows_inside(windows, scale * height, scale * width))
     for name in ("coarse_values", "fine_values"):
         _require(name, arrays[name], not bool(np.isinf(arrays[name]).any()))
 
 
-def _inside(windows: NDArray[Any], height: int, width: int) -> bool:
+def windows_inside(windows: NDArray[Any], height: int, width: int) -> bool:
     """Whether windows, (...,3) y, x, size or (...,4) boxes, are not empty and in the SR image."""
     start, end = windows[..., :2], windows[..., 2:]
     if windows.shape[-1] == 3:

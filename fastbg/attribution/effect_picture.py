@@ -80,6 +80,10 @@ def _colour_bar(drawn: Figure, axis: Axes, result: "CausalEffectResult") -> None
 
 def _pie(axis: Axes, result: "CausalEffectResult", index: tuple[int, ...]) -> None:
     harm, help_, idle = (int(kind[index]) for kind in result.counts())
+    if not harm + help_ + idle:  # the window covers them, see include_window
+        axis.set_axis_off()
+        axis.set_title("no blocks outside of the window", fontsize="medium")
+        return
     axis.pie(
         [harm, help_, idle],
         colors=[HARM, HELP, IDLE],

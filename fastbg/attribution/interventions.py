@@ -64,7 +64,7 @@ class Interventions:
                 got = f"{array.dtype} of shape {array.shape}"
                 raise InvalidArgument(f"interventions.{name}", got, f"uint8 {shape}")
         index = self.fine_index
-        if index.shape != (len(self.fine), 2) or not np.issubdtype(index.dtype, np.integer):
+        if index.shape != (len(self.fine), 2) or index.dtype.kind not in "iu":
             got = f"{index.dtype} of shape {index.shape}"
             raise InvalidArgument(
                 "interventions.fine_index", got, f"integers ({len(self.fine)}, 2)"
@@ -99,8 +99,10 @@ class Interventions:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> "Interventions":
-        """The inverse of `arrays`; KeyError if one is missing."""
+        """The inverse of `arrays`; KeyError if one is missing, ValueError if it is none."""
         coarse, index, fine, images = (arrays[prefix + name] for name in _ARRAYS)
+        if images.dtype.kind != "U" or images.ndim != 1:
+            raise ValueError(f"images are {images.dtype} {images.shape}, expected names")
         return cls(coarse, index, fine, tuple(map(str, images)))
 
     def fine_of(self, row: int, column: int) -> Pixels | None:

@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastbg.attribution import diffusion
 from fastbg.attribution.archive import read_arrays
+from fastbg.attribution.result_file import NEEDED, OPTIONAL, check_result
 from fastbg.errors import DataError
 from fastbg.geometry import Box
 from fastbg.given_path import file_to_write
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 12  # rows of the table that a notebook shows
-_NEEDED = ("attribution", "images", "windows", "scale", "passes")
-_OPTIONAL = ("convergence_delta", "aggregation", "unexplained")  # older files lack the last two
 
 
 @dataclass(frozen=True, repr=False)
@@ -167,17 +166,20 @@ class AttributionResult:
 
         Raises DataError for a file that cannot be read or is no such result.
         """
-        found = read_arrays(path, (*_NEEDED, *_OPTIONAL))
-        problem = _problem(found)
-        if problem:
+        found = read_arrays(path, (*NEEDED, *OPTIONAL))
+        try:
+            check_result(found)
+            found["windows"] = found["windows"].astype(np.int64)
+            others: dict[str, Any] = {name: int(found.pop(name)) for name in ("scale", "passes")}
+            if "aggregation" in found:
+                others["aggregation"] = str(found.pop("aggregation"))
+            tensors: dict[str, Any] = {n: torch.from_numpy(a) for n, a in found.items()}
+        except (ValueError, TypeError) as error:
             raise DataError(
-                f"{printable(path)}: holds {problem}; expected a file that AttributionResult.save "
+                f"{printable(path)}: holds {error}; expected a file that AttributionResult.save "
                 "wrote"
-            )
-        others: dict[str, Any] = {name: int(found.pop(name)) for name in ("scale", "passes")}
-        if "aggregation" in found:
-            others["aggregation"] = str(found.pop("aggregation"))
-        return cls(**{n: torch.from_numpy(a) for n, a in found.items()}, **others)  # type: ignore[arg-type]
+            ) from error
+        return cls(**tensors, **others)
 
     def __repr__(self) -> str:
         size = tuple(self.attribution.shape)
@@ -213,27 +215,3 @@ class AttributionResult:
             encoded = base64.b64encode(image).decode()
             picture = f'<img alt="first map" src="data:image/png;base64,{encoded}">'
         return f"<p>{len(rows)} attributions</p><table>{head}{cells}</table>{more}{picture}"
-
-
-def _problem(found: Mapping[str, NDArray[Any]]) -> str:
-    """Why arrays of these names are no result; empty if they are."""
-    for name in _NEEDED:
-        if name not in found:
-            return f"no {name}"
-    for name in ("scale", "passes"):
-        if found[name].shape or found[name].dtype.kind not in "iu":
-            return f"a {name} that is no whole number"
-    if "aggregation" in found and str(found["aggregation"]) not in diffusion.AGGREGATIONS:
-        return f"the aggregation {str(found['aggregation'])[:40]!r}"
-    size = found["attribution"].shape
-    leading = size[:-3]
-    expected = {"images": [size], "windows": [(*leading, 3), (*leading, 4)]}
-    if "convergence_delta" in found:
-        expected["convergence_delta"] = [leading]
-    if "unexplained" in found:
-        expected["unexplained"] = [leading]
-    for name, shapes in expected.items():
-        if found[name].shape not in shapes:
-            wanted = " or ".join(map(str, shapes))
-            return f"{name} of shape {found[name].shape}; expected {wanted}"
-    return ""
