@@ -15,7 +15,7 @@ void gather_values(const Window& window, std::int64_t head, std::int64_t first, 
     weights[c] = window.scores.cell(c);
     out[c] = gathered.cell(first + c) + head * window.depth * kCell;
   }
-  const Product product{values, window.cells, kCell, window.depth, nullptr, nullptr, nullptr, window.inverse};
+  const Product product{values, window.cells, kCell, window.depth, nullptr, nullptr, nullptr, window.inverse, nullptr};
   multiply_cells<Left::along, kScale>(product, group, weights, out);
 }
 

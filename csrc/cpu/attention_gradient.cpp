@@ -67,19 +67,32 @@ struct Gradient {
   }
 
   // Softmax and gradient to the logits, in place of exponentials and of gradients to the softmax.
-  void through_softmax(std::int64_t c, std::int64_t i) const {
-    float* weight = window.scores.cell(c) + i;
-    float* grad = scores.cell(c) + i;
-    const std::int64_t count = window.cells * kCell;
-    const Vec inverse = load(window.inverse + c * kCell + i);
-    const Vec mean = inverse * summed(count, [&](std::int64_t j) {
-                       return load(weight + j * kCell) * load(grad + j * kCell);
-                     });
-    const Vec ln2 = broadcast(kLn2);
-    for (std::int64_t j = 0; j < count; ++j) {
-      const Vec w = load(weight + j * kCell) * inverse;
-      store(weight + j * kCell, w);
-      store(grad + j * kCell, w * ln2 * (load(grad + j * kCell) - mean));
+  void through_softmax(std::int64_t c) const {
+    float* weight = window.scores.cell(c);
+    float* grad = scores.cell(c);
+    const std::int64_t floats = window.cells * kCell * kCell;
+    Vec inverse[kPerCell], sum[kAtOnce] = {}, mean[kPerCell];
+    load_all(window.inverse + c * kCell, inverse);
+    for (std::int64_t i = 0; i < floats; i += kAtOnce * kLanes) {
+#pragma GCC unroll 4
+      for (int u = 0; u < kAtOnce; ++u) {
+        const std::int64_t at = i + u * kLanes;
+        sum[u] = multiply_add(load(weight + at), load(grad + at), sum[u]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kPerCell; ++v) {
+      for (int u = v + kPerCell; u < kAtOnce; u += kPerCell) sum[v] += sum[u];
+      mean[v] = sum[v] * inverse[v];
+    }
+    for (std::int64_t i = 0; i < floats; i += kCell) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kPerCell; ++v) {
+        const std::int64_t at = i + v * kLanes;
+        const Vec w = load(weight + at) * inverse[v];
+        store(weight + at, w);
+        store(grad + at, w * broadcast(kLn2) * (load(grad + at) - mean[v]));
+      }
     }
   }
 
@@ -93,7 +106,7 @@ struct Gradient {
       right[c] = scores.cell(c);
       out[c] = qkv.cell(first + c) + head * window.depth * kCell;
     }
-    const Product product{left, window.cells, kCell, window.depth, nullptr, nullptr, nullptr, nullptr};
+    const Product product{left, window.cells, kCell, window.depth, nullptr, nullptr, nullptr, nullptr, nullptr};
     multiply_cells<Left::along, 0>(product, group, right, out);
   }
 
@@ -108,7 +121,7 @@ struct Gradient {
       for (std::int64_t p = 0; p < panels; p += kCellGroup) {
         const std::int64_t some = smaller(kCellGroup, panels - p);
         for (std::int64_t q = 0; q < some; ++q) right[q] = from.at(p + q, first), out[q] = to.at(p + q, k);
-        const Product product{pieces, group, kCell, kCell, nullptr, out, nullptr, nullptr};
+        const Product product{pieces, group, kCell, kCell, nullptr, out, nullptr, nullptr, nullptr};
         if (first > 0) {
           multiply_cells<Left::along, kStart>(product, some, right, out);
         } else {
@@ -130,9 +143,7 @@ struct Gradient {
       const float* right[kCellGroup];
       for (std::int64_t c = 0; c < group; ++c) right[c] = gathered.cell(first + c) + offset;
       window.pair<0>(head, group, [&](std::int64_t k) { return window.value(head, k); }, right, first, scores);
-      for (std::int64_t c = 0; c < group; ++c) {
-        for (std::int64_t i = 0; i < kCell; i += kLanes) through_softmax(c, i);
-      }
+      for (std::int64_t c = 0; c < group; ++c) through_softmax(c);
       to_queries(head, first, group);
       over_queries(window.scores, through, first, group, values);
       over_queries(scores, queries, first, group, keys);

@@ -50,7 +50,7 @@ struct Window {
   std::int64_t across, cells;
   std::int64_t at[kMaxWindow];  // floats into the map
   Rows normal, qkv, scores;
-  float* inverse;  // (kCellGroup, 16): one over the sum of the exponentials
+  float* inverse;  // (kCellGroup, 16): at first the largest logit, then one over the sum of the exponentials
 
   static std::int64_t floats(const SwinStep& step, std::int64_t channels) {
     const std::int64_t most = step.window * step.window;
@@ -102,7 +102,7 @@ struct Window {
         start[c] = bias(head, first + c, k);
         out[c] = to.cell(c) + k * kCell * kCell;
       }
-      const Product product{&left, 1, depth, kCell, nullptr, start, nullptr, nullptr};
+      const Product product{&left, 1, depth, kCell, nullptr, start, nullptr, nullptr, inverse};
       multiply_cells<Left::across, kTerms>(product, group, right, out);
     }
   }
@@ -117,30 +117,33 @@ struct Window {
   // exp(logit - the largest) into `scores`, of the queries' cells `first` to `first + group`.
   void exponentiate(std::int64_t head, std::int64_t first, std::int64_t group) const {
     const float* queries[kCellGroup];
+    for (std::int64_t i = 0; i < group * kCell; ++i) inverse[i] = -HUGE_VALF;
     for (std::int64_t c = 0; c < group; ++c) queries[c] = query(head, first + c);
-    pair<kStart>(head, group, [&](std::int64_t k) { return key(head, k); }, queries, first, scores);
-    for (std::int64_t c = 0; c < group; ++c) {
-      for (std::int64_t i = 0; i < kCell; i += kLanes) softmax(scores.cell(c) + i, inverse + c * kCell + i);
-    }
+    pair<kStart | kMost>(head, group, [&](std::int64_t k) { return key(head, k); }, queries, first, scores);
+    for (std::int64_t c = 0; c < group; ++c) softmax(scores.cell(c), inverse + c * kCell);
   }
 
  private:
-  // A NaN may be missing in the maximum, but its exponential is NaN.
-  void softmax(float* logits, float* one_over_sum) const {
-    const std::int64_t keys = cells * kCell;  // a multiple of 4
-    Vec most[4];
-    for (int u = 0; u < 4; ++u) most[u] = load(logits + u * kCell);
-    for (std::int64_t j = 4; j < keys; j += 4) {
+  // exp of the logits, less `most`, which becomes one over their sum. Vectors of the cell lie side by side.
+  void softmax(float* logits, float* most) const {
+    const std::int64_t floats = cells * kCell * kCell;
+    Vec largest[kPerCell], sum[kAtOnce] = {};
+    load_all(most, largest);
+    for (std::int64_t i = 0; i < floats; i += kAtOnce * kLanes) {
+      Vec x[kAtOnce];
+      load_all(logits + i, x);
 #pragma GCC unroll 4
-      for (int u = 0; u < 4; ++u) most[u] = at_least(most[u], load(logits + (j + u) * kCell));
+      for (int u = 0; u < kAtOnce; ++u) x[u] -= largest[u % kPerCell];
+      power_of_two(x);
+      store_all(logits + i, x);
+#pragma GCC unroll 4
+      for (int u = 0; u < kAtOnce; ++u) sum[u] += x[u];
     }
-    const Vec largest = at_least(at_least(most[0], most[1]), at_least(most[2], most[3]));
-    const Vec sum = summed(keys, [&](std::int64_t j) {
-      const Vec value = power_of_two(load(logits + j * kCell) - largest);
-      store(logits + j * kCell, value);
-      return value;
-    });
-    store(one_over_sum, broadcast(1.0f) / sum);
+#pragma GCC unroll 4
+    for (int v = 0; v < kPerCell; ++v) {
+      for (int u = v + kPerCell; u < kAtOnce; u += kPerCell) sum[v] += sum[u];
+      store(most + v * kLanes, broadcast(1.0f) / sum[v]);
+    }
   }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.h"
+#include "exponential.h"
 #include "register_tile.h"
 
 namespace fastbg::FASTBG_VARIANT {
@@ -18,7 +19,7 @@ enum class Left {
 };
 
 // What a product has beside its two factors, as bits.
-constexpr unsigned kBias = 1, kStart = 2, kAdd = 4, kScale = 8;
+constexpr unsigned kBias = 1, kStart = 2, kAdd = 4, kScale = 8, kMost = 16;
 
 // out = add + scale * (start + bias + left right), with the terms that the template's kTerms name. A left
 // factor of several pieces has `steps` steps in each, which follow one another in the right factor.
@@ -29,28 +30,32 @@ struct Product {
   const float* const* start;  // of each cell, (rows, 16)
   const float* const* add;    // likewise
   const float* scale;         // (cells, 16)
+  float* most;                // (cells, 16): becomes the largest of itself and the rows of `out`
 };
 
 // R rows from `row` on, of all `vectors` of cells, V at once: a tile's weights stay in the first-level cache.
 // kSteps: the number of steps in each piece; 0: any.
+// A function of its own: inlined, GCC may run out of registers and keep a sum in memory.
 template <Left kLeft, unsigned kTerms, int kSteps, int R, int V>
-void multiply_tile(const Product& p, std::int64_t row, int vectors, const float* const* right, float* const* out) {
+[[gnu::noinline]] void multiply_tile(const Product& p, std::int64_t row, int vectors, const float* const* right, float* const* out) {
   constexpr std::int64_t kStep = kLeft == Left::packed ? R : kLeft == Left::across ? kCell : 1;
   constexpr std::int64_t kRow = kLeft == Left::along ? kCell : 1;
   const std::int64_t steps = kSteps ? kSteps : p.steps, pieces = kLeft == Left::along ? p.pieces : 1;
   const std::int64_t first = kLeft == Left::packed ? row * steps : row * kRow;
   for (int vector = 0; vector < vectors; vector += V) {
-    const auto place = [&](int v) { return (vector + v) % kPerCell * kLanes + row * kCell; };
+    const auto cell_of = [&](int v) { return vector / kPerCell + v / kPerCell; };
+    const auto within = [&](int v) { return (vector % kPerCell + v % kPerCell) * kLanes; };
     Vec total[R][V];
     const float* from[V];
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) {
-      const int cell = (vector + v) / kPerCell;
-      from[v] = right[cell] + (vector + v) % kPerCell * kLanes;
+      from[v] = right[cell_of(v)] + within(v);
+      const float* start = kTerms & kStart ? p.start[cell_of(v)] + within(v) + row * kCell : nullptr;
+      const float* bias = kTerms & kBias ? p.bias + row : nullptr;
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        total[r][v] = kTerms & kBias ? broadcast(p.bias[row + r]) : Vec{};
-        if constexpr ((kTerms & kStart) != 0) total[r][v] += load(p.start[cell] + place(v) + r * kCell);
+        total[r][v] = kTerms & kBias ? broadcast(bias[r]) : Vec{};
+        if constexpr ((kTerms & kStart) != 0) total[r][v] = load(start + r * kCell);
       }
     }
     std::int64_t at = 0;
@@ -74,17 +79,27 @@ void multiply_tile(const Product& p, std::int64_t row, int vectors, const float*
     }
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) {
-      const int cell = (vector + v) / kPerCell;
-      float* to = out[cell] + place(v);
+      const int cell = cell_of(v);
+      float* to = out[cell] + within(v) + row * kCell;
+      const float* add = kTerms & kAdd ? p.add[cell] + within(v) + row * kCell : nullptr;
       Vec scale{};
       if constexpr ((kTerms & kScale) != 0) {
-        scale = load(p.scale + cell * kCell + (vector + v) % kPerCell * kLanes);
+        scale = load(p.scale + cell * kCell + within(v));
+      }
+      if constexpr ((kTerms & kMost) != 0) {
+        float* most = p.most + cell * kCell + within(v);
+        Vec largest = at_least(total[0][v], total[R / 2][v]);
+#pragma GCC unroll 16
+        for (int r = 1; r < R; ++r) {
+          if (r != R / 2) largest = at_least(largest, total[r][v]);
+        }
+        store(most, at_least(load(most), largest));
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         Vec sum = total[r][v];
         if constexpr ((kTerms & kScale) != 0) sum *= scale;
-        if constexpr ((kTerms & kAdd) != 0) sum += load(p.add[cell] + place(v) + r * kCell);
+        if constexpr ((kTerms & kAdd) != 0) sum += load(add + r * kCell);
         store(to + r * kCell, sum);
       }
     }
@@ -149,7 +164,7 @@ struct Rows {
                                              std::int64_t inputs, std::int64_t cells,
                                              const float* const* right, const float* const* add,
                                              float* const* out) {
-  const Product product{&weight, 1, inputs, rows, bias, nullptr, add, nullptr};
+  const Product product{&weight, 1, inputs, rows, bias, nullptr, add, nullptr, nullptr};
   if (add) {
     multiply_cells<Left::packed, kBias | kAdd>(product, cells, right, out);
   } else if (bias) {

@@ -1,4 +1,4 @@
-// Functions of each pixel of a cell: layer norm, exponential, GELU; and each thread's work space.
+// Layer norm of each pixel of a cell; and each thread's work space.
 #pragma once
 
 #include <cmath>
@@ -7,22 +7,10 @@
 
 #include "attention.h"
 #include "cell_product.h"
+#include "exponential.h"
 
 namespace fastbg::FASTBG_VARIANT {
 namespace {
-
-// The larger of both; NaN is kept.
-[[maybe_unused]] inline Vec at_least(Vec bound, Vec value) {
-#if defined(__AVX512F__)
-  return _mm512_max_ps(bound, value);  // if one is not a number: the second
-#elif defined(__AVX2__)
-  return _mm256_max_ps(bound, value);
-#elif defined(__x86_64__)
-  return _mm_max_ps(bound, value);
-#else
-  return value < bound ? bound : value;
-#endif
-}
 
 [[maybe_unused]] inline Vec square_root(Vec x) {
 #if defined(__AVX512F__)
@@ -37,97 +25,49 @@ namespace {
 #endif
 }
 
-typedef std::int32_t Bits __attribute__((vector_size(kLanes * sizeof(float))));
-
-// 2^x for x <= 0, to 1.1 units in the last place: 2^n times 2^f with |f| <= 1/2, where a polynomial of
-// degree 6 (minimax of the relative error, 2e-9 before rounding) stands for 2^f. Below -126: 2^-126.
-[[maybe_unused]] inline Vec power_of_two(Vec x) {
-  x = at_least(broadcast(-126.0f), x);
-#if defined(__AVX512F__)
-  const Vec whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#else
-  const Vec magic = broadcast(12582912.0f);  // 1.5 * 2^23: its last bit counts ones
-  const Vec shifted = x + magic, whole = shifted - magic;
-#endif
-  const Vec f = x - whole;
-  Vec p = broadcast(0.000153458124f);
-  p = multiply_add(p, f, broadcast(0.00133999321f));
-  p = multiply_add(p, f, broadcast(0.00961848907f));
-  p = multiply_add(p, f, broadcast(0.0555032864f));
-  p = multiply_add(p, f, broadcast(0.240226462f));
-  p = multiply_add(p, f, broadcast(0.693147182f));
-  p = multiply_add(p, f, broadcast(1.0f));
-#if defined(__AVX512F__)
-  return _mm512_scalef_ps(p, whole);
-#else
-  Bits bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits << 23) + 0x3f800000;
-  Vec scale;
-  std::memcpy(&scale, &bits, sizeof scale);
-  return p * scale;  // keeps NaN, for any scale
-#endif
-}
-
-// P(N <= -t), N standard normal, for t >= 0: 2^q(t), where the polynomial q of degree 10 is the minimax of
-// log2 P. Its error is at most 0.6 units in the last place of P for t < 1 and 3 for t < 2, and t P is right
-// to 3e-8 everywhere, which is less than PyTorch's 0.5 (1 + erf) loses to cancellation.
-[[maybe_unused]] inline Vec normal_tail(Vec t) {
-  Vec q = broadcast(-3.88528142e-8f);
-  q = multiply_add(q, t, broadcast(1.06790946e-6f));
-  q = multiply_add(q, t, broadcast(-1.27329412e-5f));
-  q = multiply_add(q, t, broadcast(8.42089794e-5f));
-  q = multiply_add(q, t, broadcast(-2.98547093e-4f));
-  q = multiply_add(q, t, broadcast(2.50819339e-5f));
-  q = multiply_add(q, t, broadcast(0.00693070516f));
-  q = multiply_add(q, t, broadcast(-0.0524382778f));
-  q = multiply_add(q, t, broadcast(-0.459219754f));
-  q = multiply_add(q, t, broadcast(-1.15110445f));
-  q = multiply_add(q, t, broadcast(-1.0f));
-  return power_of_two(q);
-}
-
-// x P(N <= x) = max(x, 0) - |x| P(N <= -|x|): nothing cancels.
-[[maybe_unused]] inline Vec gelu(Vec x) {
-  const Vec positive = relu(x), size = at_least(-x, x);
-  return positive - size * normal_tail(size);
-}
-
-// P(N <= x) + x times the normal density.
-[[maybe_unused]] inline Vec gelu_derivative(Vec x) {
-  const Vec size = at_least(-x, x), tail = normal_tail(size);
-  const Vec below = x < Vec{} ? tail : broadcast(1.0f) - tail;
-  const Vec density = power_of_two(x * x * broadcast(-0.721347520f));  // -log2(e) / 2
-  return multiply_add(x * broadcast(0.398942280f), density, below);
-}
-
-// term(0) + ... + term(count - 1), in four independent sums.
+// The mean over the channels of term(place of the vector, vector of the cell) for all pixels of a cell, in
+// several sums that do not wait for one another.
 template <class Term>
-Vec summed(std::int64_t count, Term term) {
-  Vec sum[4] = {};
+inline void mean_of_channels(std::int64_t channels, Vec (&mean)[kPerCell], Term term) {
+  constexpr int kRows = 8 / kPerCell;
+  Vec sum[kRows][kPerCell] = {};
   std::int64_t k = 0;
-  for (; k + 4 <= count; k += 4) {
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) sum[u] += term(k + u);
+  for (; k + kRows <= channels; k += kRows) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kPerCell; ++v) sum[r][v] += term((k + r) * kCell + v * kLanes, v);
+    }
   }
-  for (; k < count; ++k) sum[0] += term(k);
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  for (; k < channels; ++k) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kPerCell; ++v) sum[0][v] += term(k * kCell + v * kLanes, v);
+  }
+#pragma GCC unroll 16
+  for (int v = 0; v < kPerCell; ++v) {
+#pragma GCC unroll 16
+    for (int r = 1; r < kRows; ++r) sum[0][v] += sum[r][v];
+    mean[v] = sum[0][v] * broadcast(1.0f / static_cast<float>(channels));
+  }
 }
 
 // (x - mean) / deviation of each pixel; 1 / deviation is kept if `inverse` (16) is given.
 [[maybe_unused]] inline void normalise(const float* x, std::int64_t channels, float eps, float* to,
                                        float* inverse) {
-  const Vec share = broadcast(1.0f / static_cast<float>(channels));
-  for (std::int64_t i = 0; i < kCell; i += kLanes) {
-    const Vec mean = share * summed(channels, [&](std::int64_t k) { return load(x + k * kCell + i); });
-    const Vec variance = share * summed(channels, [&](std::int64_t k) {
-                           const Vec d = load(x + k * kCell + i) - mean;
-                           return d * d;
-                         });
-    const Vec factor = broadcast(1.0f) / square_root(variance + broadcast(eps));
-    if (inverse) store(inverse + i, factor);
-    for (std::int64_t k = 0; k < channels; ++k) {
-      store(to + k * kCell + i, (load(x + k * kCell + i) - mean) * factor);
+  Vec mean[kPerCell], factor[kPerCell];
+  mean_of_channels(channels, mean, [&](std::int64_t at, int) { return load(x + at); });
+  mean_of_channels(channels, factor, [&](std::int64_t at, int v) {
+    const Vec d = load(x + at) - mean[v];
+    return d * d;
+  });
+  for (int v = 0; v < kPerCell; ++v) factor[v] = broadcast(1.0f) / square_root(factor[v] + broadcast(eps));
+  if (inverse) store_all(inverse, factor);
+#pragma GCC unroll 4
+  for (std::int64_t k = 0; k < channels; ++k) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kPerCell; ++v) {
+      const std::int64_t at = k * kCell + v * kLanes;
+      store(to + at, (load(x + at) - mean[v]) * factor[v]);
     }
   }
 }
@@ -135,17 +75,16 @@ Vec summed(std::int64_t count, Term term) {
 // grad += the gradient to x, of the gradient `d` to normalise(x) = y.
 [[maybe_unused]] inline void add_normalise_gradient(const float* d, const float* y, const float* inverse,
                                                     std::int64_t channels, float* grad) {
-  const Vec share = broadcast(1.0f / static_cast<float>(channels));
-  for (std::int64_t i = 0; i < kCell; i += kLanes) {
-    const Vec mean = share * summed(channels, [&](std::int64_t k) { return load(d + k * kCell + i); });
-    const Vec along = share * summed(channels, [&](std::int64_t k) {
-                        return load(d + k * kCell + i) * load(y + k * kCell + i);
-                      });
-    const Vec factor = load(inverse + i);
-    for (std::int64_t k = 0; k < channels; ++k) {
-      const std::int64_t at = k * kCell + i;
-      const Vec rest = load(d + at) - multiply_add(along, load(y + at), mean);
-      store(grad + at, multiply_add(factor, rest, load(grad + at)));
+  Vec mean[kPerCell], along[kPerCell], factor[kPerCell];
+  mean_of_channels(channels, mean, [&](std::int64_t at, int) { return load(d + at); });
+  mean_of_channels(channels, along, [&](std::int64_t at, int) { return load(d + at) * load(y + at); });
+  load_all(inverse, factor);
+  for (std::int64_t k = 0; k < channels; ++k) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kPerCell; ++v) {
+      const std::int64_t at = k * kCell + v * kLanes;
+      const Vec rest = load(d + at) - multiply_add(along[v], load(y + at), mean[v]);
+      store(grad + at, multiply_add(factor[v], rest, load(grad + at)));
     }
   }
 }

@@ -53,11 +53,7 @@ void pixel_mlp(const SwinJob& job, int threads) {
     const Pointers map(group, job.x, job.out), n(normal), f(features);
     for (std::int64_t c = 0; c < group.cells; ++c) normalise(map.in[c], channels, step.eps, n.out[c], nullptr);
     multiply_packed(step.first.weight, step.first.bias, hidden, channels, group.cells, n.in, nullptr, f.out);
-    for (std::int64_t c = 0; c < group.cells; ++c) {
-      for (std::int64_t i = 0; i < hidden * kCell; i += kLanes) {
-        store(f.out[c] + i, gelu(load(f.in[c] + i)));
-      }
-    }
+    for (std::int64_t c = 0; c < group.cells; ++c) gelu(f.out[c], hidden * kCell);
     multiply_packed(step.second.weight, step.second.bias, channels, hidden, group.cells, f.in, map.in, map.out);
   }
 }
@@ -80,11 +76,7 @@ void pixel_mlp_gradient(const SwinJob& job, int threads) {
     }
     multiply_packed(step.first.weight, step.first.bias, hidden, channels, group.cells, n.in, nullptr, f.out);
     multiply_packed(step.second_back, nullptr, hidden, channels, group.cells, grad.in, nullptr, df.out);
-    for (std::int64_t c = 0; c < group.cells; ++c) {
-      for (std::int64_t i = 0; i < hidden * kCell; i += kLanes) {
-        store(df.out[c] + i, load(df.in[c] + i) * gelu_derivative(load(f.in[c] + i)));
-      }
-    }
+    for (std::int64_t c = 0; c < group.cells; ++c) multiply_by_gelu_derivative(f.in[c], hidden * kCell, df.out[c]);
     multiply_packed(step.first_back, nullptr, channels, hidden, group.cells, df.in, nullptr, dn.out);
     for (std::int64_t c = 0; c < group.cells; ++c) {
       add_normalise_gradient(dn.in[c], n.in[c], inverse + c * kCell, channels, grad.out[c]);
