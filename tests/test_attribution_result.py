@@ -121,7 +121,11 @@ WRONG: dict[str, tuple[tuple[Any, str], ...]] = {
         (np.array([(24, 30, 16), (0, 0, 0)]), "windows that are empty or not inside of 80x96"),
         (np.array([(24, 30, 16), (2**62, 0, 8)]), "windows that are empty or not inside"),
     ),
-    "scale": ((0, "scale 0, expected at least 1"), (-4, "scale -4"), (1, "windows .* not inside of 20x24")),
+    "scale": (
+        (0, "scale 0, expected at least 1"),
+        (-4, "scale -4"),
+        (1, "windows .* not inside of 20x24"),
+    ),
     "passes": ((-1, "passes -1, expected at least 0"), (2.0, "a passes that is no whole number")),
     "convergence_delta": ((np.array([np.nan, 0]), "convergence_delta with NaN"),),
     "unexplained": ((np.zeros(2), "unexplained of type float64"),),

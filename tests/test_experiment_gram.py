@@ -57,6 +57,30 @@ def test_each_groups_images_are_read_ahead(study: Study) -> None:
         assert torch.equal(reading.finish(), sources(item, study))
 
 
+def test_both_caches_share_the_images_that_they_lack(
+    study: Study, net: EDSR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image is degraded once for a network, and not again while it is known."""
+    experiment = Gram(base=Swap(SwapOptions(size=64, region=16, groups=1, backgrounds=3)))
+    item = experiment.plan(study)[0]
+    made: list[int] = []
+    degrade = Study.degrade
+    monkeypatch.setattr(
+        Study,
+        "degrade",
+        lambda self, hr, kernel: (made.append(len(hr)), degrade(self, hr, kernel))[1],
+    )
+    count = 1 + len(item.partners)
+    once = experiment.measure(net, [item], study)
+    assert made == [count]
+    again = experiment.measure(net, [item], study)
+    assert made == [count]
+    for name, values in once.items():
+        assert torch.equal(values, again[name])
+    experiment.measure(EDSR(features=4, blocks=1), [item], study)  # has other features
+    assert made == [count, count]
+
+
 @pytest.mark.parametrize("name", SIMILARITIES)
 def test_a_measure_sees_the_texture_and_nothing_of_the_other_region(name: str, net: EDSR) -> None:
     """Stripes look like stripes, whatever lies in the middle of the image that they surround."""

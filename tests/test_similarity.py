@@ -181,19 +181,34 @@ def test_a_continuous_image_has_no_step_and_a_plane_no_change_of_slope(net: EDSR
     assert slope.distance(*slope.describe(images)).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_bicubic_error_is_that_of_the_restored_composite(net: EDSR) -> None:
-    """Composed, reduced and enlarged as a whole; the measure takes the two parts apart."""
-    torch.manual_seed(1)
-    hr = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+def of_composites(
+    name: str, net: EDSR, hr: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Distances (2) of the first image's foreground to both surroundings of `hr` (2,3,S,S).
+
+    And what they say something of: the foreground (3,h,w) and the LR composites (2,3,S/s,S/s),
+    composed and reduced as a whole.
+    """
     images = Images(hr, torch.zeros(2, 3, SIDE // SCALE, SIDE // SCALE), BOX, net, "torch")
-    similarity = SIMILARITIES["bicubic_error"]
-    foregrounds, around = similarity.describe(images)
-    found = similarity.distance(foregrounds[:1], around)
+    foregrounds, around = SIMILARITIES[name].describe(images)
+    found = SIMILARITIES[name].distance(foregrounds[:1], around)
     levels = hr.double() / 255
     lr = composite_lr(levels[:1], levels, [[0, 0], [0, 1]], BOX, scale=SCALE, backend="torch")
+    return found, levels[0, :, BOX.y0 : BOX.y1, BOX.x0 : BOX.x1], lr
+
+
+def two_noises() -> torch.Tensor:
+    """Images (2,3,S,S) uint8."""
+    torch.manual_seed(1)
+    return torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+
+
+def test_bicubic_error_is_that_of_the_restored_composite(net: EDSR) -> None:
+    """Enlarged as a whole; the measure takes the two parts apart."""
+    found, foreground, lr = of_composites("bicubic_error", net, two_noises())
     y0, x0, y1, x1 = BOX
     restored = Bicubic(SCALE).double()(lr)[..., y0:y1, x0:x1]
-    expected = (restored - levels[:1, :, y0:y1, x0:x1]).square().mean((1, 2, 3))
+    expected = (restored - foreground).square().mean((1, 2, 3))
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-7)
 
 
@@ -208,19 +223,13 @@ def least_squares_restoration(size: int, scale: int, neighbours: float) -> np.nd
 
 
 def test_seam_error_is_that_of_the_restored_composite_along_the_rim(net: EDSR) -> None:
-    """Composed, reduced and restored as a whole; weights and colours in a plain loop."""
-    torch.manual_seed(1)
-    hr = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    """Restored as a whole; weights and colours in a plain loop."""
+    hr = two_noises()
     hr[0, :, :, :31] = 60  # smooth on the left, so that weights differ
-    images = Images(hr, torch.zeros(2, 3, SIDE // SCALE, SIDE // SCALE), BOX, net, "torch")
-    similarity = SIMILARITIES["seam_error"]
-    foregrounds, around = similarity.describe(images)
-    found = similarity.distance(foregrounds[:1], around)
-    levels = hr.double() / 255
-    lr = composite_lr(levels[:1], levels, [[0, 0], [0, 1]], BOX, scale=SCALE, backend="torch")
+    found, foreground, lr = of_composites("seam_error", net, hr)
     restoring = least_squares_restoration(SIDE, SCALE, 0.95)
     y0, x0, y1, x1 = BOX
-    truth = levels[0].permute(1, 2, 0).numpy()[y0:y1, x0:x1]
+    truth = foreground.permute(1, 2, 0).numpy()
     for composite, distance in zip(lr.permute(0, 2, 3, 1).numpy(), found, strict=True):
         rows = np.einsum("iy,yxc->ixc", restoring, composite)
         restored = np.einsum("jx,ixc->ijc", restoring, rows)[y0:y1, x0:x1]

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / "fastbg"
 ORDER = """
 printable working_folder
 users_line
-errors version vocabulary writing geometry kernels
+errors version vocabulary writing geometry upload kernels
 given_path
 filters precision
 backends

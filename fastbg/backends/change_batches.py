@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbg.backends.change_boxes import Batch, StackBoxes
 from fastbg.backends.stack_layers import parted, split
 from fastbg.geometry import Box, Patch
 from fastbg.precision import current, use_precision
+from fastbg.upload import uploaded
 
 # Bytes of maps of a batch. On CPUs they stay in the cache.
 BUDGETS = {"cpu": 8 << 20}
@@ -132,7 +132,7 @@ class BatchedStack(ABC):
             made = data
         box = self.rows[-1].box.refine(self.rows[-1].upscale)
         corners = np.broadcast_to([box.y0, box.x0], (len(pixels), 2))
-        table = _on_device(np.stack([batch.corners[-1], corners]), pixels.device)
+        table = uploaded(np.stack([batch.corners[-1], corners]), torch.int32, pixels.device)
         own, (height, width) = Own(made, table[0]), self._unchanged.shape[-2:]
         whole = Wanted(own, self._kept[-1], table[1], height, width)
         return self.assembled(whole, None)[0]
@@ -141,7 +141,7 @@ class BatchedStack(ABC):
         """The images' parts of the maps 1 to the last, from those of map 0."""
         made, count = batch.corners, len(self.rows)
         factors = np.array([row.upscale for row in self.rows])[:, None, None]
-        table = _on_device(np.concatenate([made, made[1:] // factors - 1]), data.device)
+        table = uploaded(np.concatenate([made, made[1:] // factors - 1]), torch.int32, data.device)
         maps = {0: Own(_in_order(data), table[0])}
         for i, row in enumerate(self.rows):
             height, width = batch.sides[i + 1]
@@ -171,10 +171,3 @@ def _bordered(patch: Patch) -> Patch:
 def _in_order(maps: Tensor) -> Tensor:
     """`maps` (B,C,h,w) with the channels of a pixel one after the other."""
     return maps.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-
-
-def _on_device(table: NDArray[np.int64], device: torch.device) -> Tensor:
-    """`table` as int32; the host does not wait for the copy."""
-    pinned = device.type == "cuda" and torch.cuda.is_available()
-    host = torch.tensor(table, dtype=torch.int32, device="cpu", pin_memory=pinned)
-    return host.to(device, non_blocking=True)

@@ -73,11 +73,9 @@ class Gram(Experiment):
         rows: list[dict[str, Tensor]] = []
         for item in items:
             hr = sources(item, study)
-            parts = (
-                texture_distances(each, net, item, hr, study, self.base.options)
-                for each in self.descriptions
+            rows.append(
+                texture_distances(self.descriptions, net, item, hr, study, self.base.options)
             )
-            rows.append({name: found for part in parts for name, found in part.items()})
         return {name: torch.stack([row[name] for row in rows]) for name in self.curves}
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:

@@ -1,9 +1,9 @@
 """Groups of composites (section 4.1): each foreground with the backgrounds it is pasted into."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -287,30 +287,49 @@ def bridged_part(images: Tensor, inner: Box, seam: Seam, sizes: Sequence[int]) -
 
 
 def texture_distances(
-    descriptions: Descriptions,
+    caches: Sequence[Descriptions],
     net: Network,
     item: Item,
     hr: Tensor,
     study: Study,
     o: GroupOptions,
 ) -> dict[str, Tensor]:
-    """For each measure the distances (K) of the foreground of `hr` (K,3,S,S) to its backgrounds."""
-    (found,) = group_distances(descriptions, net, Groups.of(item, hr), study, o)
-    return found
+    """For each measure the distances (K) of the foreground of `hr` (K,3,S,S) to its backgrounds.
+
+    Images that several of the `caches` lack are made once.
+    """
+    groups = Groups.of(item, hr)
+    made = lru_cache(maxsize=1)(_maker(net, groups, study, o))
+    found = [_distances(each, net, groups, made) for each in caches]
+    return {name: values for (one,) in found for name, values in one.items()}
 
 
 def group_distances(
     descriptions: Descriptions, net: Network, groups: Groups, study: Study, o: GroupOptions
 ) -> list[dict[str, Tensor]]:
     """For each group and measure the distances (K) of the foreground to its backgrounds."""
+    return _distances(descriptions, net, groups, _maker(net, groups, study, o))
+
+
+Maker: TypeAlias = Callable[[tuple[int, ...]], Images]
+
+
+def _maker(net: Network, groups: Groups, study: Study, o: GroupOptions) -> Maker:
+    """Makes what measures read of some of the groups' images."""
     box = Box(*centre(o.region, o.size, o.size))
 
-    def load(rows: Sequence[int]) -> Images:
+    def make(rows: tuple[int, ...]) -> Images:
         some = groups.images.index_select(0, study.index(rows))
         return Images(some, study.degrade(some, o.kernel), box, net, study.backend)
 
+    return make
+
+
+def _distances(
+    descriptions: Descriptions, net: Network, groups: Groups, make: Maker
+) -> list[dict[str, Tensor]]:
     keys = [(each.image, each.box) for each in groups.members]
-    described = descriptions.of(net, keys, load)
+    described = descriptions.of(net, keys, lambda rows: make(tuple(rows)))
     return descriptions.apart(described, groups.pairs, groups.sizes)
 
 

@@ -16,10 +16,10 @@ from fastbg.errors import DataError
 from fastbg.experiments.reading import Cutter, Reading, Region, batch_key, reading, region
 from fastbg.filters.dtypes import as_uint8
 from fastbg.geometry import Box, cut
-from fastbg.measures.descriptions import row_index
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.composite import composite_lr
 from fastbg.precision import current, use_precision
+from fastbg.upload import uploaded
 
 CPU = torch.device("cpu")
 
@@ -99,7 +99,7 @@ class Study:
 
     def index(self, rows: Sequence[int]) -> Tensor:
         """Row indices (n) int64 on the device, copied asynchronously."""
-        return row_index(rows, self.device)
+        return uploaded(rows, torch.int64, self.device)
 
     def inputs(self, items: Sequence[Item], hr: Tensor, lr: str, kernel: str) -> Tensor:
         """LR images (B,3,h/s,w/s) in [0,1] of `items`.

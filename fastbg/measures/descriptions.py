@@ -9,6 +9,7 @@ from torch import Tensor
 from fastbg.measures.likeness import Described, Images, Similarity, matrix_distance
 from fastbg.measures.texture import gram_distance
 from fastbg.models.network import Network
+from fastbg.upload import uploaded
 
 # Number of images described at once. The VGG features of each take 4 MiB at 128 x 128; the paper's
 # measure does not store them, others do.
@@ -68,7 +69,7 @@ class Descriptions:
             batch = missing[first : first + size]
             self._keep([keys[i] for i in batch], load(batch))
         some = next(iter(self._known.values()))[0]
-        rows = row_index([self._rows[key] for key in keys], some.device)
+        rows = uploaded([self._rows[key] for key in keys], torch.int64, some.device)
         return {
             name: (inside.index_select(0, rows), around.index_select(0, rows))
             for name, (inside, around) in self._known.items()
@@ -80,7 +81,7 @@ class Descriptions:
         old = self._unused[: len(keys)]
         least = len(self._rows) + len(self._unused)  # number of rows before
         rows = [*old, *range(least, least + len(keys) - len(old))]
-        into = row_index(rows, images.hr.device)
+        into = uploaded(rows, torch.int64, images.hr.device)
 
         def stored(known: Tensor | None, new: Tensor) -> Tensor:
             most = 0 if known is None else len(known)
@@ -120,13 +121,6 @@ class Descriptions:
                 front = inside.index_select(0, rows[:1])
                 into[name] = distance(front, around.index_select(0, rows))
         return found
-
-
-def row_index(rows: Sequence[int], device: torch.device) -> Tensor:
-    """Row indices (n) int64 on `device`, copied asynchronously."""
-    host = torch.tensor(rows, dtype=torch.int64, device="cpu")
-    pinned = host.pin_memory() if device.type == "cuda" else host
-    return pinned.to(device, non_blocking=True)
 
 
 def own_rows(pairs: Tensor, sizes: Sequence[int]) -> Tensor:
