@@ -125,6 +125,7 @@ struct Window {
 
  private:
   // exp of the logits, less `most`, which becomes one over their sum. Vectors of the cell lie side by side.
+  // A NaN may be missing in the maximum, but its exponential is NaN.
   void softmax(float* logits, float* most) const {
     const std::int64_t floats = cells * kCell * kCell;
     Vec largest[kPerCell], sum[kAtOnce] = {};

@@ -37,7 +37,8 @@ struct Product {
 // kSteps: the number of steps in each piece; 0: any.
 // A function of its own: inlined, GCC may run out of registers and keep a sum in memory.
 template <Left kLeft, unsigned kTerms, int kSteps, int R, int V>
-[[gnu::noinline]] void multiply_tile(const Product& p, std::int64_t row, int vectors, const float* const* right, float* const* out) {
+[[gnu::noinline]] void multiply_tile(const Product& p, std::int64_t row, int vectors, const float* const* right,
+                                     float* const* out) {
   constexpr std::int64_t kStep = kLeft == Left::packed ? R : kLeft == Left::across ? kCell : 1;
   constexpr std::int64_t kRow = kLeft == Left::along ? kCell : 1;
   const std::int64_t steps = kSteps ? kSteps : p.steps, pieces = kLeft == Left::along ? p.pieces : 1;
