@@ -145,7 +145,7 @@ def rows() -> list[Row]:
     ):
         stage = Stage(kernel, 0, (Nest("tensor", (trips,)),), moved, moved)
         found.append(Row("conv_gram", "fp32", backend, (stage,), moved, products))
-    return found + convolutions()
+    return found + convolutions() + attentions()
 
 
 def down_sampled() -> list[Row]:
@@ -234,14 +234,18 @@ def mosaics() -> list[Row]:
 
 
 def convolutions() -> list[Row]:
-    """Layers of EDSR, on 100 LR images of 32x32."""
+    """Layers of EDSR, on 100 LR images of 32x32: one by one, and in a stack."""
     found = []
-    for name, products, kind, kernel in (
-        ("fp32", 3, "tf32", "fp32 true true 64"),
-        ("fp32 gradient", 3, "tf32", "fp32 true true 64"),
-        ("tf32", 1, "tf32", "fp32 false true 64"),
-        ("fp32 as bf16", 1, "half", "fp32 false true 64"),  # CUDA takes TF32
-        ("bf16", 1, "half", "bf16 false true 64"),
+    for op, name, products, kind, kernel in (
+        ("conv3x3", "fp32", 3, "tf32", "conv3x3_kernel fp32 true true 64"),
+        ("conv3x3", "fp32 gradient", 3, "tf32", "conv3x3_kernel fp32 true true 64"),
+        ("conv3x3", "tf32", 1, "tf32", "conv3x3_kernel fp32 false true 64"),
+        ("conv3x3", "fp32 as bf16", 1, "half", "conv3x3_kernel fp32 false true 64"),  # in TF32
+        ("conv3x3", "bf16", 1, "half", "conv3x3_kernel bf16 false true 64"),
+        ("conv_stack", "fp32", 3, "tf32", "stack_layer_kernel true true 64"),
+        ("conv_stack", "fp32 gradient", 3, "tf32", "stack_layer_kernel true true 64"),
+        ("conv_stack", "tf32", 1, "tf32", "stack_layer_kernel false true 64"),
+        ("conv_stack", "fp32 as bf16", 1, "half", "stack_layer_kernel false true 64"),
     ):
         work = triton_workload(f"conv3x3_fwd_kernel {name}")
         launch, needed = work.launch, products * work.operations
@@ -252,7 +256,7 @@ def convolutions() -> list[Row]:
         traffic = work.bytes + 8 * maps.nbytes + launch.programs * weight.nbytes
         nests = (Nest("tensor", (9 * steps * started,)),)
         stage = Stage(work.name, started, nests, work.bytes, traffic)
-        found.append(Row("conv3x3", name, "triton", (stage,), work.bytes, needed, kind))
+        found.append(Row(op, name, "triton", (stage,), work.bytes, needed, kind))
         # CUDA: blocks of 8 x 16 pixels, read with a border of one, and all of the weight, which is
         # not split. In three rows of taps for each chunk of 64 bytes of channels.
         batch, channels, height, width = maps.shape
@@ -261,8 +265,37 @@ def convolutions() -> list[Row]:
         border = maps.nbytes * (10 * 18 / (8 * 16) - 1)
         traffic = work.bytes + border + blocks * 9 * channels**2 * maps.element_size()
         nests = (Nest("tensor", (3 * chunks, chunks)),)
-        stage = Stage(f"conv3x3_kernel {kernel}", 8 * blocks, nests, work.bytes, traffic)
-        found.append(Row("conv3x3", name, "cuda", (stage,), work.bytes, needed, kind))
+        stage = Stage(kernel, 8 * blocks, nests, work.bytes, traffic)
+        found.append(Row(op, name, "cuda", (stage,), work.bytes, needed, kind))
+    return found
+
+
+def attentions() -> list[Row]:
+    """RCAN's attention in a stack, and its gradient, on 100 LR images of 32x32 with 64 channels."""
+    kernels = ("attention_fwd_kernel", "attention_dot_kernel", "attention_bwd_kernel")
+    works = [triton_workload(f"{kernel} fp32") for kernel in kernels]
+    stages = [Stage(w.name, warps(w.name), (), w.bytes, w.bytes) for w in works]
+    # CUDA: a block has 64 pixels, in four packs a thread, two a trip; of products with the gradient
+    # 256 pixels, four threads a channel, four pixels a trip. Its small sums are counted once, as
+    # Triton's are.
+    images, pixels = 100, 32 * 32
+    started, dots = 8 * images * pixels / 64, 8 * images * pixels / 256
+    streamed, added = Nest("stores", (2 * started, started)), Nest("loads", (16 * dots, dots))
+    own = [
+        Stage(name, count, (nest,), work.bytes, work.bytes)
+        for name, count, nest, work in zip(
+            ("attention_forward_kernel 4", "attention_dot_kernel", "attention_backward_kernel 4"),
+            (started, dots, started),
+            (streamed, added, streamed),
+            works,
+            strict=True,
+        )
+    ]
+    found = []
+    for name, part in (("attention", slice(1)), ("attention gradient", slice(1, 3))):
+        moved = sum(work.bytes for work in works[part])
+        found.append(Row("conv_stack", name, "triton", tuple(stages[part]), moved))
+        found.append(Row("conv_stack", name, "cuda", tuple(own[part]), moved))
     return found
 
 
@@ -350,7 +383,7 @@ def compiled() -> tuple[dict[str, Facts], dict[str, Code]]:
     codes: dict[str, Code] = {}
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        for family in ("composite", "gram", "conv"):
+        for family in ("composite", "gram", "conv", "conv_stack", "channel_attention"):
             source = gpu_static.ROOT / "csrc" / "cuda" / f"{family}.cu"
             gpu_static.run(*gpu_static.nvcc_command(nvcc, source, CAPABILITY), "-o", cubin)
             for mangled, found in gpu_static.read_cubin(cubin, gpu_static.GPUS[CAPABILITY]).items():

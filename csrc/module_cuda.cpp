@@ -10,4 +10,6 @@ PYBIND11_MODULE(FASTBG_CUDA_MODULE, m) {
   fastbg::register_path(m);
   fastbg::register_gram(m);
   fastbg::register_conv(m);
+  fastbg::register_conv_stack(m);
+  fastbg::register_channel_attention(m);
 }

@@ -80,6 +80,57 @@ def conv3x3(
     stream: int,
 ) -> None: ...
 
+# conv_stack_bindings.cpp; x and residual: a map, and the row and column where the result begins
+def conv_stack_pack(
+    weights: tuple[tuple[View, int, int], ...],  # view, upscale, start in `packed`
+    transposed: bool,
+    rounded: bool,
+    packed: View,
+    stream: int,
+) -> None: ...
+def conv_stack_sums(channels: int, height: int, width: int) -> tuple[int, int]: ...
+def conv_stack_layer(
+    x: tuple[View, int, int],
+    x_upscale: int,
+    packed: View,
+    bias: View | None,
+    relu: bool,
+    scale: float,
+    residual: tuple[View, int, int] | None,
+    gate: View | None,
+    sums: View | None,
+    out: View,
+    upscale: int,
+    rounded: bool,
+    stream: int,
+) -> None: ...
+
+# channel_attention_bindings.cpp; parameters: squeeze, squeeze_bias, excite, excite_bias
+def channel_attention(
+    y: View,
+    residual: View,
+    sums: View,
+    parameters: tuple[View, ...],
+    scale: float,
+    map_pixels: int,
+    means: View,
+    out: View,
+    stream: int,
+) -> None: ...
+def channel_attention_dots(height: int, width: int) -> int: ...
+def channel_attention_gradient(
+    grad: View,
+    down: int,
+    right: int,
+    y: View,
+    means: View,
+    parameters: tuple[View, ...],
+    scale: float,
+    dots: View,
+    out: View,
+    stream: int,
+) -> None: ...
+
 # seam_bindings.cpp
 def bridged_composite(
     a: View,

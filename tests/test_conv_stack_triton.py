@@ -1,32 +1,25 @@
-"""Stacks of convolutions on Triton kernels: values, gradients, and how many launches there are."""
+"""Stacks of convolutions on Triton kernels: how many launches there are, and how many maps."""
 
-import copy
 import importlib.util
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from runnable_backend import runnable
-from stack_cases import close, cut, image, in_double, trimmed
+from stack_cases import image
+from stack_launches import Launches
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-import fastbg
-from fastbg.errors import BackendUnavailable
-from fastbg.geometry import Box
 from fastbg.models.edsr import EDSR
-from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
-from fastbg.ops.conv_stack import ChannelAttention, StackLayer, _checked, conv_stack
-from fastbg.registration import conv_stack as registered
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
-from fastbg.backends.triton import conv_stack as triton_stack
-from fastbg.backends.triton.conv import empty_maps
+from fastbg.backends import stack_passes
+from fastbg.backends.conv_arguments import empty_maps
 from fastbg.kernels.launch import Launch
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -44,210 +37,13 @@ def chosen(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> torch.devic
     return device
 
 
-def conv(outputs: int, inputs: int, seed: int, **options: Any) -> StackLayer:
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(outputs, inputs, 3, 3, generator=generator) / (9 * inputs) ** 0.5
-    return StackLayer(weight, torch.randn(outputs, generator=generator), **options)
-
-
-def attention(channels: int, squeezed: int) -> ChannelAttention:
-    generator = torch.Generator().manual_seed(channels)
-    shapes = (squeezed, channels, 1, 1), (squeezed,), (channels, squeezed, 1, 1), (channels,)
-    return ChannelAttention(*(torch.randn(shape, generator=generator) for shape in shapes))
-
-
-STACKS: dict[str, list[StackLayer]] = {
-    "one layer": [conv(5, 3, 0)],
-    "a ReLU last": [conv(5, 3, 0), conv(4, 5, 1, relu=True)],
-    "residuals of one map": [  # added three times, at boxes of three sizes where trimmed
-        conv(3, 3, 0),
-        conv(3, 3, 1, residual=1, residual_scale=0.5),
-        conv(3, 3, 2, relu=True),
-        conv(3, 3, 3, residual=1, residual_scale=-2.0),
-        conv(3, 3, 4, residual=1),
-        conv(3, 3, 5, residual=0),
-    ],
-    "a ReLU's map as a residual": [conv(3, 3, 0, relu=True), conv(3, 3, 1, residual=1)],
-    "shuffles": [
-        conv(12, 3, 0, upscale=2, relu=True),
-        conv(3, 3, 1, residual=1),
-        conv(9, 3, 2, upscale=3),
-    ],
-    "attention": [
-        conv(5, 3, 0),
-        conv(5, 5, 1, relu=True),
-        conv(5, 5, 2, residual=1, residual_scale=0.5, attention=attention(5, 3)),
-        conv(5, 5, 3, residual=1),
-    ],
-    "attention at both ends": [
-        conv(3, 3, 0, residual=0, attention=attention(3, 1)),
-        conv(4, 3, 1),
-        conv(4, 4, 2, residual=2, attention=attention(4, 2)),
-    ],
-}
-WINDOW = Box(1, 2, 3, 6)  # of 4 x 7 pixels, or of what they become
-
-
-def on(device: torch.device, layers: list[StackLayer]) -> list[StackLayer]:
-    def there(value: Any) -> Any:
-        return value.to(device) if isinstance(value, Tensor) else value
-
-    return [
-        StackLayer(*(there(v) for v in layer))._replace(
-            attention=layer.attention and ChannelAttention(*map(there, layer.attention))
-        )
-        for layer in layers
-    ]
-
-
-@pytest.mark.parametrize("window", [None, WINDOW], ids=["whole", "window"])
-@pytest.mark.parametrize("name", STACKS)
-def test_value_and_gradient_equal_float64(
-    device: torch.device, name: str, window: Box | None
-) -> None:
-    batch = 2 if name == "attention" else 1
-    whole = torch.randn(batch, 5, 6, 9, generator=torch.Generator().manual_seed(1)).to(device)
-    x = whole.contiguous(memory_format=torch.channels_last)[:, 1:4, 1:5, 2:9]  # a cut view
-    layers = on(device, STACKS[name])
-    if window is not None:
-        layers = trimmed(x, layers, window, False)
-    x, exact = x.requires_grad_(), x.detach().double().requires_grad_()
-    y, expected = conv_stack(x, layers, backend="triton"), conv_stack(exact, in_double(layers))
-    if window is not None:
-        y, expected = cut(y, layers, window), cut(expected, layers, window)
-    close(y.detach(), expected.detach(), 2e-6)
-    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(device)
-    got = torch.autograd.grad(y, x, grad)[0]
-    close(got, torch.autograd.grad(expected, exact, grad.double())[0], 3e-6)
-
-
-def test_what_was_not_kept_is_computed_again(device: torch.device) -> None:
-    layers = on(device, STACKS["attention"])
-    x = image(1, 3, 4, 5).to(device).requires_grad_()
-    y = conv_stack(x, layers, backend="triton")
-    grad = torch.ones_like(y)
-    got = torch.autograd.grad(y, x, grad)[0]
-    numbers, scales, parameters = call_of(x, layers)
-    again = registered.conv_stack_gradient(
-        grad, x.detach(), None, parameters, numbers, scales, "triton"
-    )
-    assert torch.equal(got, again)
-
-
-def call_of(x: Tensor, layers: list[StackLayer]) -> tuple[list[int], list[float], list[Tensor]]:
-    """What `conv_stack` hands to the registered operator."""
-    rows, parameters = _checked(x, layers)
-    return [n for row in rows for n in row], [s.residual_scale for s in layers], parameters
-
-
-def test_opcheck(device: torch.device) -> None:
-    layers = on(device, STACKS["attention at both ends"])
-    x = image(1, 3, 2, 3).to(device).requires_grad_()
-    numbers, scales, parameters = call_of(x, layers)
-    checks = "test_schema", "test_faketensor", "test_autograd_registration"
-    torch.library.opcheck(
-        torch.ops.fastbg.conv_stack.default,
-        (x, parameters, numbers, scales, True, "triton"),
-        test_utils=checks,
-    )
-
-
-@pytest.mark.parametrize("name", ["shuffles", "attention"])
-def test_one_pixel(device: torch.device, name: str) -> None:
-    x = image(1, 3, 1, 1).to(device).requires_grad_()
-    exact = x.detach().double().requires_grad_()
-    layers = on(device, STACKS[name])
-    y, expected = conv_stack(x, layers, backend="triton"), conv_stack(exact, in_double(layers))
-    close(y.detach(), expected.detach(), 2e-6)
-    got = torch.autograd.grad(y.sum(), x)[0]
-    close(got, torch.autograd.grad(expected.sum(), exact)[0], 3e-6)
-
-
-@pytest.mark.parametrize("name", ["shuffles", "attention"])
-def test_no_image(device: torch.device, name: str) -> None:
-    x = torch.empty(0, 3, 4, 5, device=device, requires_grad=True)
-    layers = on(device, STACKS[name])
-    y = conv_stack(x, layers, backend="triton")
-    assert y.shape == conv_stack(x.detach().double(), in_double(layers)).shape
-    assert torch.autograd.grad(y.sum(), x)[0].shape == x.shape
-
-
-def small_rcan() -> RCAN:
-    return RCAN(features=4, groups=1, blocks=1, squeezed=2, scale=1)
-
-
-@pytest.mark.parametrize("make", [lambda: EDSR(features=4, blocks=1, scale=2), small_rcan])
-def test_networks_equal_their_modules(chosen: torch.device, make: Callable[[], Network]) -> None:
-    torch.manual_seed(0)
-    net = make().eval().requires_grad_(False).to(chosen)
-    exact = copy.deepcopy(net).double()
-    exact.native = False
-    x = image(1, 3, 5, 6).to(chosen).requires_grad_()
-    wide = x.detach().double().requires_grad_()
-    window = (1, 2, 4, 5)
-    for got, expected in (
-        (net(x), exact(wide)),
-        (net.forward_window(x, window), exact.forward_window(wide, window)),
-    ):
-        close(got.detach(), expected.detach(), 2e-6)
-        gradient = torch.autograd.grad(got.sum(), x)[0]
-        wanted = torch.autograd.grad(expected.sum(), wide)[0]
-        assert float((gradient - wanted).norm() / wanted.norm()) < 1e-5
-
-
-def test_bf16_is_computed_by_the_kernels(chosen: torch.device) -> None:
-    """In it networks run under autocast, which is PyTorch's own business otherwise."""
-    torch.manual_seed(0)
-    net = EDSR(features=4, blocks=1, scale=1).eval().requires_grad_(False).to(chosen)
-    x = image(1, 3, 4, 5).to(chosen)
-    expected = net(x)
-    with fastbg.use_precision("bf16"):
-        got = net(x)
-    assert got.dtype == torch.float32
-    error = (got - expected).abs().max()
-    assert 0 < float(error) < 0.02
-    layers = on(chosen, STACKS["one layer"])
-    with torch.autocast(chosen.type, torch.bfloat16), pytest.raises(BackendUnavailable):
-        conv_stack(x, layers, backend="triton")  # autocast that fastbg was not asked for
-
-
-class Launches(TorchDispatchMode):
-    """Counts kernels that a GPU would start: Triton's, and PyTorch's functions that compute."""
-
-    NONE = (
-        "empty",
-        "view",
-        "slice",
-        "permute",
-        "detach",
-        "as_strided",
-        "select",
-        "expand",
-        "alias",
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.triton, self.torch = 0, list[str]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.__name__
-        if func.namespace == "aten" and not any(none in name for none in self.NONE):
-            self.torch.append(name)
-        return func(*args, **kwargs or {})
-
-    @property
-    def total(self) -> int:
-        return self.triton + len(self.torch)
-
-
 @pytest.fixture
 def counted(chosen: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     """Launches are counted instead of run."""
     launches = Launches()
 
     def count(launch: Launch) -> None:
-        launches.triton += launch.programs > 0
+        launches.kernels += launch.programs > 0
 
     monkeypatch.setattr(Launch, "run", count)
     return launches
@@ -258,10 +54,10 @@ def test_edsr_takes_less_than_45_launches(counted: Launches, chosen: torch.devic
     net = EDSR().eval().requires_grad_(False).to(chosen)
     x = image(1, 3, 8, 8).to(chosen)
     net(x)  # the table of addresses is on the device from now on
-    counted.triton = 0
+    counted.kernels = 0
     with counted:
         net(x)
-    assert counted.triton == 38
+    assert counted.kernels == 38
     assert counted.total < 45, counted.torch
 
 
@@ -269,10 +65,10 @@ def test_edsr_and_its_gradient_take_less_than_90(counted: Launches, chosen: torc
     net = EDSR().eval().requires_grad_(False).to(chosen)
     x = image(1, 3, 8, 8).to(chosen).requires_grad_()
     net(x)
-    counted.triton = 0
+    counted.kernels = 0
     with counted:
         torch.autograd.grad(net(x).sum(), x)
-    assert counted.triton == 2 * 38
+    assert counted.kernels == 2 * 38
     assert counted.total < 90, counted.torch
 
 
@@ -280,7 +76,7 @@ def test_rcan_takes_three_launches_a_block(counted: Launches, chosen: torch.devi
     net = RCAN(groups=2, blocks=3).eval().requires_grad_(False).to(chosen)
     net(image(1, 3, 8, 8).to(chosen))
     # Two convolutions and the attention in a block; a group's end; weights, both ends, two shuffles
-    assert counted.triton == 2 * 3 * 3 + 2 + 1 + 2 + 2 + 1
+    assert counted.kernels == 2 * 3 * 3 + 2 + 1 + 2 + 2 + 1
 
 
 def test_maps_are_not_kept_longer_than_they_are_used(
@@ -297,7 +93,7 @@ def test_maps_are_not_kept_longer_than_they_are_used(
         most = max(most, sum(one() is not None for one in made))
         return maps
 
-    monkeypatch.setattr(triton_stack, "empty_maps", watched)
+    monkeypatch.setattr(stack_passes, "empty_maps", watched)
     net = EDSR(scale=1).eval().requires_grad_(False).to(chosen)
     net(image(1, 3, 9, 9).to(chosen))
     assert len(made) == 35

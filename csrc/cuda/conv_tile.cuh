@@ -8,6 +8,7 @@
 // instruction reads is an operand as it is: registers in a row.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "async_copy.cuh"
@@ -39,35 +40,61 @@ struct Warps {
   static constexpr int kRowOfTaps = 3 * kSteps * kTiles * 32;  // of packed weights, in 16 bytes
 };
 
-// A convolution or its input gradient: `read` is the factor of the pixel shuffle that reading undoes,
-// `written` that of the one that writing applies.
-struct ConvShape {
-  int inputs, outputs;  // channels, for each place in the block of a shuffle
+// The channels of a convolution or of its input gradient: `read` is the factor of the pixel shuffle that
+// reading undoes, `written` that of the one that writing applies.
+struct ConvChannels {
+  int inputs, outputs;  // for each place in the block of a shuffle
   int read, written;
   int chunks, blocks;  // of the channels read, for all places; of the channels written, for one
-  int height, width;   // of the maps, before a shuffle
-  int down, across;    // numbers of tiles
-  std::int64_t row, column;  // from a pixel that is read to the next one, in elements
 
-  __host__ ConvShape(std::int64_t in, std::int64_t out, std::int64_t read_, std::int64_t written_,
-                     std::size_t element_bytes)
+  ConvChannels() = default;
+  __host__ ConvChannels(std::int64_t in, std::int64_t out, std::int64_t read_, std::int64_t written_,
+                        std::size_t element_bytes)
       : inputs(static_cast<int>(in)), outputs(static_cast<int>(out)), read(static_cast<int>(read_)),
         written(static_cast<int>(written_)) {
     chunks = read * read * static_cast<int>(ceil_div<std::int64_t>(in, 64 / element_bytes));
     blocks = static_cast<int>(ceil_div<std::int64_t>(out, channels()));
-    height = width = down = across = 0;  // of a weight
-    row = column = 0;
   }
 
+  __host__ __device__ int channels() const { return outputs <= kNarrow ? kNarrow : kWide; }
+
+  // Elements of the packed weight.
+  __host__ std::int64_t packed_size(std::size_t element_bytes) const {
+    const std::int64_t matrix = std::int64_t{chunks} * 64 / static_cast<std::int64_t>(element_bytes) * blocks;
+    return 9 * written * written * matrix * channels();
+  }
+};
+
+// And the pixels. Of a map that is read, pixel (above, beside) is the first one that is computed; either may
+// be negative.
+struct ConvShape : ConvChannels {
+  int height = 0, width = 0;   // of the result, before a shuffle
+  int down = 0, across = 0;    // numbers of tiles
+  int rows = 0, columns = 0;   // of the map that is read, before its shuffle is undone
+  int above = 0, beside = 0;
+  std::int64_t row = 0, column = 0;  // from a pixel that is read to the next one, in elements
+
+  __host__ explicit ConvShape(const ConvChannels& channels) : ConvChannels(channels) {}
+
   // Of a result (B,C,H,W), and of a map that is read; false if there are too many pixels.
-  __host__ bool cover(const TensorView& out, const TensorView& x) {
+  __host__ bool cover(const TensorView& out, const TensorView& x, std::int64_t above_ = 0,
+                      std::int64_t beside_ = 0) {
     constexpr std::int64_t kMost = std::numeric_limits<int>::max();
+    constexpr std::int64_t kLongest = kMost - 31;  // nor is a position in the last tile too large
     const std::int64_t batch = out.sizes[0], h = out.sizes[2], w = out.sizes[3];
     row = read * x.strides[2];
     column = read * x.strides[3];
-    if (h > kMost - 31 || w > kMost - 31) return false;  // nor is a position in the last tile too large
+    for (const std::int64_t side : {h, w, x.sizes[2] / read, x.sizes[3] / read}) {
+      if (side > kLongest) return false;
+    }
     height = static_cast<int>(h / written);
     width = static_cast<int>(w / written);
+    rows = static_cast<int>(x.sizes[2] / read);
+    columns = static_cast<int>(x.sizes[3] / read);
+    if (std::max(above_ + height, beside_ + width) > kLongest) return false;
+    if (std::min(above_, beside_) < -kLongest) return false;
+    above = static_cast<int>(above_);
+    beside = static_cast<int>(beside_);
     down = ceil_div(height, kTileRows);
     across = ceil_div(width, kTileColumns);
     const std::int64_t tiles = std::int64_t{down} * across, parts = std::int64_t{written} * written * blocks;
@@ -76,8 +103,6 @@ struct ConvShape {
   __host__ unsigned grid(std::int64_t batch) const {
     return static_cast<unsigned>(batch * down * across * written * written * blocks);
   }
-
-  __host__ __device__ int channels() const { return outputs <= kNarrow ? kNarrow : kWide; }
 };
 
 // The part of the result that a block computes. Blocks that read the same pixels follow one another.
@@ -117,9 +142,10 @@ struct Chunk {
   }
 };
 
+// Whether a map that is read has that pixel.
 __device__ inline bool inside(const ConvShape& shape, int y, int x) {
-  return static_cast<unsigned>(y) < static_cast<unsigned>(shape.height) &&
-         static_cast<unsigned>(x) < static_cast<unsigned>(shape.width);
+  return static_cast<unsigned>(y) < static_cast<unsigned>(shape.rows) &&
+         static_cast<unsigned>(x) < static_cast<unsigned>(shape.columns);
 }
 
 // The pixels of a tile and their neighbours that a thread brings into shared memory, zeros for those outside
@@ -131,10 +157,11 @@ struct Pixels {
   bool exists[kRounds];
 
   __device__ Pixels(const T* image, const TensorView&, const ConvShape& shape, const ConvBlock& block) {
+    const int top = block.top + shape.above - 1, left = block.left + shape.beside - 1;
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
       const int i = round * kConvThreads + static_cast<int>(threadIdx.x);
-      const int y = block.top - 1 + i / kPieces / kHaloColumns, x = block.left - 1 + i / kPieces % kHaloColumns;
+      const int y = top + i / kPieces / kHaloColumns, x = left + i / kPieces % kHaloColumns;
       exists[round] = inside(shape, y, x);
       at[round] = exists[round] ? image + y * shape.row + x * shape.column : image;
     }
@@ -159,8 +186,8 @@ struct Pixels<T, false> {
   const TensorView& view;
   int top, left;
 
-  __device__ Pixels(const T* image_, const TensorView& view_, const ConvShape&, const ConvBlock& block)
-      : image(image_), view(view_), top(block.top - 1), left(block.left - 1) {}
+  __device__ Pixels(const T* image_, const TensorView& view_, const ConvShape& shape, const ConvBlock& block)
+      : image(image_), view(view_), top(block.top + shape.above - 1), left(block.left + shape.beside - 1) {}
 
   __device__ void read(const ConvShape& shape, const Chunk& chunk, uint4* to) const {
     int thread = static_cast<int>(threadIdx.x);

@@ -164,6 +164,16 @@ inline bool packable(const TensorView& view, int pack, std::size_t element_bytes
   return true;
 }
 
+// The same of neighbouring channels of every pixel of maps (B,C,H,W), the first at a multiple of `pack`.
+inline bool channels_packable(const TensorView& view, int pack, std::size_t element_bytes) {
+  if (view.sizes[1] > 1 && view.strides[1] != 1) return false;
+  if (reinterpret_cast<std::uintptr_t>(view.data) % (pack * element_bytes) != 0) return false;
+  for (const int axis : {0, 2, 3}) {
+    if (view.sizes[axis] > 1 && view.strides[axis] % pack != 0) return false;
+  }
+  return true;
+}
+
 inline std::int64_t element_count(const TensorView& view) {
   std::int64_t count = 1;
   for (int i = 0; i < view.rank; ++i) count *= view.sizes[i];

@@ -14,6 +14,8 @@ void register_seam(pybind11::module_& m);
 void register_path(pybind11::module_& m);
 void register_gram(pybind11::module_& m);
 void register_conv(pybind11::module_& m);
+void register_conv_stack(pybind11::module_& m);
+void register_channel_attention(pybind11::module_& m);
 
 // Throws the error that a launch returned, if any.
 inline void check_launch(const char* operation, cudaError_t error) {

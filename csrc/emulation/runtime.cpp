@@ -111,6 +111,7 @@ class Machine {
 Machine machine;
 std::mutex one_launch;
 std::map<const void*, std::size_t> shared_limits;
+unsigned long long launches = 0;  // that were not refused
 int refused = 0;
 
 void Machine::thread_entry() {
@@ -293,6 +294,7 @@ void launch(const char* kernel, const void* address, dim3 grid, dim3 block,
     refused = kInvalidConfiguration;
     return;
   }
+  ++launches;
   machine.launch(kernel, grid, block, shared_bytes, body);
 }
 
@@ -370,3 +372,8 @@ void fail(const char* what, Site site) {
 }
 
 }  // namespace fastbg::emulation
+
+// For tests, which call it through ctypes.
+extern "C" __attribute__((visibility("default"))) unsigned long long fastbg_emulated_launches() {
+  return fastbg::emulation::launches;
+}

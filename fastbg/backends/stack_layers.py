@@ -98,7 +98,7 @@ def _in_lanes(channels: int) -> int:
 
 
 class KeptMap(NamedTuple):
-    """What the triton backend stores of a layer for the gradient.
+    """What the GPU backends store of a layer for the gradient.
 
     map: (B,C,h,w), channels_last: a ReLU's result, or the whole map whose channels an attention
         weights.

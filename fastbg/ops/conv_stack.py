@@ -63,14 +63,14 @@ def conv_stack(
     F(4x4, 3x3), aligned to the whole map. Boxes made of whole cells of the input (on larger maps,
     of the corresponding pixels) therefore equal the whole map bit for bit, if every layer computes
     all that the next layer's cells read; other boxes differ by rounding. On GPUs each layer is
-    one launch of a Triton kernel, in the precision of `fastbg.use_precision`. In the cases that
-    `why_plain` names, PyTorch's own functions are used. As with `conv3x3`, a NaN spreads to whole
-    cells.
+    one launch of a CUDA or Triton kernel, in the precision of `fastbg.use_precision`. In the cases
+    that `why_plain` names, PyTorch's own functions are used. As with `conv3x3`, a NaN spreads to
+    whole cells.
 
     Args:
         x: (B,C,H,W) float, any strides.
         layers: at least one.
-        backend: "auto", "torch", "cpu" or "triton".
+        backend: "auto", "torch", "cpu", "triton" or "cuda".
         sure: whether the caller has already checked that `why_plain` is None.
 
     Returns:
@@ -109,7 +109,7 @@ def why_plain(
     reason = frozen.why_plain("conv_stack", x, parameters, backend)
     if reason is None and torch.is_autocast_enabled(x.device.type):
         place = Place(x.device, x.dtype)
-        if current() != "bf16" or select("conv_stack", place, backend) != "triton":
+        if current() != "bf16" or select("conv_stack", place, backend) not in ("cuda", "triton"):
             reason = "autocast is for PyTorch's own functions"
     if reason is not None:
         return reason

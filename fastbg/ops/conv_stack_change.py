@@ -61,7 +61,7 @@ class ChangeableStack:
             x, parameters = x.resolve_neg(), [p.resolve_neg() for p in parameters]
             reason = frozen.why_layers(x, parameters)
             if reason is None:
-                self.backend = select("conv_stack", Place(x.device, x.dtype), backend)
+                self.backend = select("ChangeableStack", Place(x.device, x.dtype), backend)
                 reason = _why_not(self.backend, x, parameters, rows, whole_cells)
             if reason is not None:
                 raise BackendUnavailable(f"no changeable stack: {reason}")

@@ -60,7 +60,7 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     size = 0
-    if keep and select("conv_stack", Place(x.device, x.dtype), backend) == "triton":
+    if keep and select("conv_stack", Place(x.device, x.dtype), backend) in ("cuda", "triton"):
         size = kept_maps_bytes(x, parameters, layers)
     elif keep:
         size = kept_bytes(len(x), parameters, layers)

@@ -37,6 +37,7 @@ FAMILIES = {
     "swin_layers_gradient": "attention",
     "conv_stack": "conv_stack",
     "conv_stack_gradient": "conv_stack",
+    "ChangeableStack": "conv_stack_change",
 }
 
 # Backend -> the package that implements it.

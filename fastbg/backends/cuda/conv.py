@@ -38,6 +38,19 @@ def conv3x3_input_gradient(
     return _run(gated(grad, gate), upscale, weight, True, None, None, 1.0, False, out, 1)
 
 
+def check_size(out: Tensor, upscale: int) -> None:
+    """Raises InvalidArgument if a result, shuffled by `upscale`, is too large for a launch."""
+    batch, channels, height, width = out.shape
+    tiles = -(-height // upscale // 8) * -(-width // upscale // 16)
+    blocks = batch * tiles * upscale**2 * -(-channels // 16)
+    if blocks > MOST_BLOCKS or max(height, width) > MOST_SIDE:
+        expected = (
+            f"at most {MOST_BLOCKS} blocks of 8 x 16 pixels and 16 channels a call, and "
+            f"{MOST_SIDE} rows and columns, on the cuda backend"
+        )
+        raise InvalidArgument("x", f"a result of shape {tuple(out.shape)}", expected)
+
+
 def _run(
     x: Tensor,
     x_upscale: int,
@@ -54,15 +67,7 @@ def _run(
 
     A weight is packed again in every call, so that a changed one always takes effect.
     """
-    batch, channels, height, width = out.shape
-    tiles = -(-height // upscale // 8) * -(-width // upscale // 16)
-    blocks = batch * tiles * upscale**2 * -(-channels // 16)
-    if blocks > MOST_BLOCKS or max(height, width) > MOST_SIDE:
-        expected = (
-            f"at most {MOST_BLOCKS} blocks of 8 x 16 pixels and 16 channels a call, and "
-            f"{MOST_SIDE} rows and columns, on the cuda backend"
-        )
-        raise InvalidArgument("x", f"shape {tuple(x.shape)}", expected)
+    check_size(out, upscale)
     rounded = current() != "ieee"
     shape = x_upscale if transposed else upscale, transposed
     packed = weight.new_empty(native().conv3x3_packed_size(view(weight), *shape))
