@@ -480,12 +480,12 @@ def test_a_backend_that_has_no_bridge_says_so(
         assert dispatch.unavailable(op, name, place) is None
         return
     plain = dispatch.unavailable("composite", name, place)
-    found = dispatch.find_spec
+    found = dispatch._module
 
-    def without(module: str) -> object:
-        return None if module == f"fastbg.backends.{name}.seam" else found(module)
+    def without(backend: str, family: str) -> object:
+        return None if (backend, family) == (name, "seam") else found(backend, family)
 
-    monkeypatch.setattr(dispatch, "find_spec", without)
+    monkeypatch.setattr(dispatch, "_module", without)
     assert dispatch.unavailable("composite", name, place) == plain
     if plain is None:
         with pytest.raises(BackendUnavailable, match=f"{op}: {op} is not written for it"):
