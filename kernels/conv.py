@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .conv_ending import Ending, Placed
 from .launch import Launch, is_interpreted
 from .launch_configs import ConvConfig, ConvPackConfig
 from .workloads import Workload, workload
@@ -351,27 +352,6 @@ def plan_pack(filters: Sequence[Filter], precision: str) -> PackPlan:
         [Packed(one, memory[at:], starts[-1], kind) for one, at in placed],
         Launch(conv3x3_pack_kernel, blocks * len(filters), arguments, constants, config.num_warps),
     )
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A map (B,C,h,w), any strides, and the position in it of the first computed pixel."""
-
-    map: Tensor
-    down: int = 0
-    right: int = 0
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Operations after the product: ``gated(residual + scale * relu(product + bias))``."""
-
-    bias: Tensor | None = None  # contiguous
-    relu: bool = False
-    scale: float = 1.0
-    residual: Placed | None = None
-    gate: Tensor | None = None  # shape of the result, which is set to 0 where `gate` <= 0
-    sums: Tensor | None = None  # channels' sums (B, blocks of pixels, padded channels) float32
 
 
 def plan_conv3x3(

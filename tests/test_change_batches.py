@@ -417,8 +417,9 @@ def test_maps_are_kept_as_far_as_the_window_needs_them(backend: str, device: tor
 # In a process of its own: the interpreter, where it is on, compiles nothing.
 SOURCES = """
 import torch
-from fastbg.kernels.conv import Ending, Filter, Placed, plan_conv3x3, plan_pack
+from fastbg.kernels.conv import Filter, plan_conv3x3, plan_pack
 from fastbg.kernels.conv_change import Assembled, maps, plan_assemble
+from fastbg.kernels.conv_ending import Ending, Placed
 
 weight = torch.empty((64, 64, 3, 3), device="meta")
 (packed,) = plan_pack([Filter(weight, 1, False)], "ieee").packed

@@ -18,12 +18,12 @@ from fastbg.backends.cuda import conv as single
 from fastbg.backends.cuda import conv_stack as emulated
 from fastbg.backends.cuda import native
 from fastbg.backends.stack_layers import Attention, Layer
-from fastbg.backends.stack_passes import Ending, Placed
 from fastbg.backends.tensor_view import view
 from fastbg.backends.torch_reference import conv as reference
 from fastbg.backends.torch_reference.conv_stack import channel_weights
 from fastbg.errors import BackendUnavailable, InvalidArgument
 from fastbg.geometry import Box
+from fastbg.kernels.conv_ending import Ending, Placed
 from fastbg.models.edsr import EDSR
 from fastbg.models.rcan import RCAN
 from fastbg.ops.conv_stack import ChannelAttention, StackLayer, conv_stack

@@ -11,7 +11,8 @@ if importlib.util.find_spec("triton") is None:
 
 from fastbg.backends.triton import conv as backend
 from fastbg.errors import InvalidArgument
-from fastbg.kernels.conv import Ending, Filter, Placed, plan_conv3x3, plan_pack
+from fastbg.kernels.conv import Filter, plan_conv3x3, plan_pack
+from fastbg.kernels.conv_ending import Ending, Placed
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

@@ -6,8 +6,8 @@ again, is decided here.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,31 +23,9 @@ from fastbg.backends.stack_layers import (
     split,
 )
 from fastbg.geometry import Box, Patch
+from fastbg.kernels.conv_ending import Ending, Placed
 
 Weight = TypeVar("Weight")  # a weight as a backend has packed it
-
-
-class Placed(NamedTuple):
-    """A map (B,C,h,w), any strides, and the position in it of the first computed pixel.
-
-    Pixels outside of the map count as 0.
-    """
-
-    map: Tensor
-    down: int = 0
-    right: int = 0
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Operations after the product: ``gated(residual + scale * relu(product + bias))``."""
-
-    bias: Tensor | None = None  # contiguous
-    relu: bool = False
-    scale: float = 1.0
-    residual: Placed | None = None
-    gate: Tensor | None = None  # shape of the result, which is set to 0 where `gate` <= 0
-    sums: Tensor | None = None  # of `StackKernels.empty_sums`, to be filled
 
 
 class StackKernels(ABC, Generic[Weight]):

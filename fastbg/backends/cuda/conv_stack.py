@@ -10,9 +10,10 @@ from torch import Tensor
 from fastbg.backends.cuda import launching_on, native
 from fastbg.backends.cuda.conv import check_size
 from fastbg.backends.stack_layers import Attention, Layer
-from fastbg.backends.stack_passes import Ending, Placed, StackKernels, backward, forward
+from fastbg.backends.stack_passes import StackKernels, backward, forward
 from fastbg.backends.tensor_view import View, optional_view, view
 from fastbg.errors import InvalidArgument
+from fastbg.kernels.conv_ending import Ending, Placed
 from fastbg.precision import current
 
 MOST_ATTENDED = 12032  # kMostAttended in csrc/cuda/channel_attention.h

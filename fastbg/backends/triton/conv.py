@@ -8,7 +8,8 @@ from torch import Tensor
 from fastbg.backends.conv_arguments import empty_maps, gated
 from fastbg.errors import InvalidArgument
 from fastbg.filters.constants import on_device
-from fastbg.kernels.conv import Ending, Filter, Packed, Placed, plan_conv3x3, plan_pack
+from fastbg.kernels.conv import Filter, Packed, plan_conv3x3, plan_pack
+from fastbg.kernels.conv_ending import Ending, Placed
 from fastbg.precision import current
 
 MOST_PIXELS = 2**31 - 2**16  # of one image: pixel indices have 32 bits, element offsets 64

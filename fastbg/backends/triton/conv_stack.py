@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from fastbg.backends.stack_layers import Attention, Layer
-from fastbg.backends.stack_passes import Ending, Placed, StackKernels, backward, forward
+from fastbg.backends.stack_passes import StackKernels, backward, forward
 from fastbg.backends.triton.conv import pack, run
-from fastbg.kernels import conv as launches
+from fastbg.kernels.conv import Filter, Packed, pixel_blocks
+from fastbg.kernels.conv_ending import Ending, Placed
 from fastbg.kernels.conv_stack import plan_attention, plan_attention_gradient
 
 
@@ -35,26 +36,24 @@ def conv_stack_gradient(
     return backward(Kernels(), grad, x, kept, parameters, layers, scales)
 
 
-class Kernels(StackKernels[launches.Packed]):
+class Kernels(StackKernels[Packed]):
     """Launches in the current precision."""
 
     def pack(
         self, weights: Sequence[Tensor], rows: Sequence[Layer], transposed: bool
-    ) -> list[launches.Packed]:
+    ) -> list[Packed]:
         """All weights in one launch."""
         pairs = zip(weights, rows, strict=True)
-        return pack([launches.Filter(w, row.upscale, transposed) for w, row in pairs])
+        return pack([Filter(w, row.upscale, transposed) for w, row in pairs])
 
-    def convolve(self, x: Placed, weight: launches.Packed, end: Ending, out: Tensor) -> None:
+    def convolve(self, x: Placed, weight: Packed, end: Ending, out: Tensor) -> None:
         """One launch."""
-        residual = None if end.residual is None else launches.Placed(*end.residual)
-        ending = launches.Ending(end.bias, end.relu, end.scale, residual, end.gate, end.sums)
-        run(launches.Placed(*x), weight, ending, out)
+        run(x, weight, end, out)
 
-    def empty_sums(self, x: Tensor, weight: launches.Packed, height: int, width: int) -> Tensor:
+    def empty_sums(self, x: Tensor, weight: Packed, height: int, width: int) -> Tensor:
         """(B, blocks of pixels, padded channels)."""
         channels = weight.filter.padded(weight.precision)[0]
-        size = len(x), launches.pixel_blocks(height, width), channels
+        size = len(x), pixel_blocks(height, width), channels
         return torch.empty(size, dtype=torch.float32, device=x.device)
 
     def attend(
@@ -83,7 +82,7 @@ class Kernels(StackKernels[launches.Packed]):
         scale: float,
         out: Tensor,
     ) -> None:
-        """Two launches."""
+        """Two"""
         with torch.cuda.device_of(out):
             for launch in plan_attention_gradient(
                 grad, down, right, y, means, attention, scale, out

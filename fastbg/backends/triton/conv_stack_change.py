@@ -8,8 +8,9 @@ from torch import Tensor
 from fastbg.backends.change_batches import BatchedStack, Wanted
 from fastbg.backends.conv_arguments import empty_maps
 from fastbg.backends.triton.conv import pack, run
-from fastbg.kernels.conv import Ending, Filter, Packed, Placed
+from fastbg.kernels.conv import Filter, Packed
 from fastbg.kernels.conv_change import Assembled, plan_assemble
+from fastbg.kernels.conv_ending import Ending, Placed
 
 
 class ChangeableStack(BatchedStack):
