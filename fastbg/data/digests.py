@@ -33,9 +33,8 @@ def digests(paths: Iterable[Path]) -> dict[Path, str]:
         digest = known.get(version)
         if digest is None:
             digest = _digest(path)
-            if (
-                _is_settled(_stat(path)) and _version(path) == version
-            ):  # unchanged while it was read
+            unchanged = _version(path) == version  # while it was read
+            if unchanged and _is_settled(_stat(path)):
                 fresh[version] = digest
         found[path] = digest
     _remember(fresh)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fastbg.errors import BackendUnavailable, InvalidArgument
 
-# Operator -> its family: the name of its file in ops/, registration/, backends/*/, csrc/, kernels/.
+# Operator, or class that backends have -> its family: the name of its file in ops/, registration/,
+# backends/*/, csrc/, kernels/.
 FAMILIES = {
     "composite": "composite",
     "composite_lr": "composite",

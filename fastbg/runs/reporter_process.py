@@ -149,7 +149,7 @@ def serve(folder: str) -> None:
     signal.signal(signal.SIGTERM, leave)
     try:
         with read_run(folder) as store:
-            reporter = Reporter(store, lambda step: tell(step=step), lambda path: None)
+            reporter = Reporter(store, lambda step: tell(step=step))
             try:
                 _obey(reporter, sys.stdin, tell)
             except _Abandoned:

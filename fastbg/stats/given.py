@@ -59,7 +59,8 @@ def names(clusters: Sequence[object]) -> list[object]:
     """The clusters' labels; InvalidArgument for NaN, which equals no other, and for no names."""
     try:
         labels = list(clusters)
-        odd = [i for i, label in enumerate(labels) if hash(label) is None or label != label]
+        dict.fromkeys(labels)  # TypeError for a label that cannot be told from others
+        odd = [i for i, label in enumerate(labels) if label != label]
     except (TypeError, ValueError) as error:
         raise InvalidArgument("clusters", str(error), "a name or number for each value") from error
     if odd:
