@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastbg.geometry import Box
 from fastbg.models.conv_stack import link_boxes
-from fastbg.ops.conv_stack import ChannelAttention, StackLayer
+from fastbg.ops.conv_stack import ChannelAttention, StackLayer, conv_stack
 
 
 def image(*size: int, seed: int = 0) -> Tensor:
@@ -96,6 +96,16 @@ def in_double(layers: list[StackLayer]) -> list[StackLayer]:
         )
         for s in layers
     ]
+
+
+def largest(x: Tensor, layers: list[StackLayer]) -> float:
+    """The largest magnitude of the image and all layers' maps: rounding errors are relative to it.
+
+    A last map may be small where values cancel, and carries the errors of the larger ones.
+    """
+    exact = in_double(layers)
+    maps = (conv_stack(x.double(), exact[:count]) for count in range(1, len(layers) + 1))
+    return max(float(x.abs().max()), *(float(y.abs().max()) for y in maps))
 
 
 def close(got: Tensor, expected: Tensor, error: float, scale: float | None = None) -> None:
