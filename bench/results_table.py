@@ -1,18 +1,22 @@
-"""The tables of results in docs/, from a run folder.
+"""The tables and pictures of results in docs/, from a run folder.
 
     fastbg run --out RUN && python bench/results_table.py RUN
 
 Writes two pages, between their marks. docs/results.md: a row for each statement and seam that the
 experiments test, a column for each network, decided verdicts in **bold**. docs/concepts/seam.md:
-the cost of each way of composing, and its predictors. Experiments may be in several run folders;
-each is taken from the first folder that has it.
+the cost of each way of composing, and its predictors. docs/pictures: figures of the run's report.
+Experiments may be in several run folders; each is taken from the first folder that has it.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+
+from PIL import Image
+from PIL.Image import Resampling
 
 sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installed one
 
@@ -113,6 +117,18 @@ BLOCKS: dict[str, dict[str, Callable[[Mapping[str, Section]], list[str]]]] = {
     "concepts/seam.md": {"costs": costs, "predictors": predictors},
 }
 
+# Picture -> the figure that it shows, which part of its height from the top, its width in pixels.
+PICTURES = {
+    "ring_edsr.png": ("ring_pair", Fraction(1, 3), 1000),  # of three networks, the first
+    "ring.png": ("ring_pair", Fraction(1), 1000),
+    "seam_cases.png": ("seam_cases_1", Fraction(1, 2), 1400),  # the photographs, not the textures
+    "seam_costs.png": ("seam_costs", Fraction(1), 1000),
+    "swap_seams.png": ("swap_shares", Fraction(1), 900),
+    "table1.png": ("table1_shares", Fraction(1), 900),
+    "swap.png": ("swap_likeness", Fraction(1), 900),
+    "gram.png": ("gram_similarities", Fraction(1), 900),
+}
+
 
 def sections_of(folders: Sequence[Path]) -> dict[str, Section]:
     """Each experiment's part of the report, by name."""
@@ -142,13 +158,29 @@ def write(sections: Mapping[str, Section]) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def draw(folders: Sequence[Path]) -> None:
+    """Write docs/pictures, each from the first report that has its figure."""
+    for name, (figure, part, width) in PICTURES.items():
+        found = [folder / "figures" / f"{figure}.png" for folder in folders]
+        path = next((path for path in found if path.exists()), None)
+        if path is None:
+            continue
+        with Image.open(path) as opened:
+            whole = opened.convert("RGB")
+        picture = whole.crop((0, 0, whole.width, int(whole.height * part)))
+        size = width, round(picture.height * width / picture.width)
+        picture.resize(size, Resampling.LANCZOS).save(DOCS / "pictures" / name, optimize=True)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
-    write(sections_of(parser.parse_args().runs))
+    folders = parser.parse_args().runs
+    write(sections_of(folders))
+    draw(folders)
 
 
 if __name__ == "__main__":

@@ -196,6 +196,18 @@ def test_verdicts_of_a_statement_are_one_table_that_says_the_test_once() -> None
     assert "the paper: once" in page
 
 
+def test_statements_of_a_section_are_in_the_order_of_claims() -> None:
+    order = ("C6", "C5", "C11", "C9", "C5")
+    verdicts = [
+        Verdict(claim, f"{number}", "edsr", "", "", "", Outcome.HOLDS, "")
+        for number, claim in enumerate(order)
+    ]
+    found = by_statement(part("ring", ["edsr"], verdicts))
+    assert [(tested.claim, tested.statement) for tested in found] == [
+        ("C5", "1"), ("C5", "4"), ("C6", "0"), ("C9", "3"), ("C11", "2")
+    ]  # fmt: skip
+
+
 def test_pictures_have_sizes_and_are_there_at_once(folder: Path) -> None:
     """So that a link lands where it points to, and all of the page is printed."""
     elements = Elements((folder / "report.html").read_text()).found
@@ -258,12 +270,15 @@ def test_lines_that_leave_the_axis_are_counted() -> None:
     axis.plot([0, 1], curves)
     axis.set_ylim(-1, 1)
     figures.mark_clipped(axis, curves)
-    assert [text.get_text()[1:] for text in axis.texts] == [" 1 go beyond"] * 2
+    assert [text.get_text()[1:] for text in axis.texts] == [" 1 goes beyond"] * 2
     axis.texts[0].remove()
     axis.texts[0].remove()
     axis.set_ylim(-6, 6)
     figures.mark_clipped(axis, curves)
     assert not axis.texts
+    axis.set_ylim(-1, 1)
+    figures.mark_clipped(axis, np.repeat(curves, 2, axis=1))
+    assert [text.get_text()[1:] for text in axis.texts] == [" 2 go beyond"] * 2
 
 
 def test_charts_are_drawn_for_phones_as_well_and_stay_as_they_are() -> None:

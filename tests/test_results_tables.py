@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 from fastbg.reports.content import Section, Verdict
 from fastbg.stats.intervals import Outcome
@@ -41,6 +42,24 @@ def test_each_seam_has_a_row_of_its_own(tables: ModuleType) -> None:
         "photographs: 9 of 10: **does not hold** |  | "
         "rcan against edsr: 9 of 10: **does not hold** |"
     )
+
+
+def test_pictures_come_from_the_first_report_that_has_them(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("docs/pictures", "a/figures", "b/figures"):
+        (tmp_path / place).mkdir(parents=True)
+    Image.new("RGB", (2000, 900), "red").save(tmp_path / "a/figures/ring_pair.png")
+    for figure in ("ring_pair", "seam_costs"):
+        Image.new("RGB", (500, 300), "blue").save(tmp_path / f"b/figures/{figure}.png")
+    monkeypatch.setattr(tables, "DOCS", tmp_path / "docs")
+    tables.draw([tmp_path / "a", tmp_path / "b"])
+    made = {path.name: Image.open(path) for path in (tmp_path / "docs/pictures").iterdir()}
+    assert {name: (picture.size, picture.getpixel((0, 0))) for name, picture in made.items()} == {
+        "ring.png": ((1000, 450), (255, 0, 0)),
+        "ring_edsr.png": ((1000, 150), (255, 0, 0)),
+        "seam_costs.png": ((1000, 600), (0, 0, 255)),
+    }
 
 
 def test_the_pages_have_the_marks(tables: ModuleType) -> None:

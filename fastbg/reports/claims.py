@@ -41,10 +41,15 @@ def index(sections: Sequence[Section]) -> list[Line]:
     ]
 
 
+def number_of(claim: str) -> tuple[int, str]:
+    """A sort key: the order of `CLAIMS`, C9 before C11; others follow."""
+    known = list(CLAIMS)
+    return (known.index(claim) if claim in known else len(known), claim)
+
+
 def by_claim(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
-    """The lines of each claim, in the order of `CLAIMS`: C9 before C11."""
-    order = {claim: number for number, claim in enumerate(CLAIMS)}
-    claims = sorted({line.claim for line in lines}, key=lambda c: (order.get(c, len(order)), c))
+    """The lines of each claim."""
+    claims = sorted({line.claim for line in lines}, key=number_of)
     return [(claim, [line for line in lines if line.claim == claim]) for claim in claims]
 
 
@@ -82,7 +87,7 @@ class Tested:
 
 
 def by_statement(section: Section) -> list[Tested]:
-    """The section's verdicts: one table for each statement."""
+    """The section's verdicts: one table for each statement, in the order of claims."""
     statements: dict[tuple[str, str], list[Cell]] = {}
     for number, verdict in enumerate(section.verdicts, start=1):
         cells = statements.setdefault((verdict.claim, verdict.statement), [])
@@ -104,7 +109,7 @@ def by_statement(section: Section) -> list[Tested]:
                 across=[cell for cell in cells if cell.verdict.net is None],
             )
         )
-    return found
+    return sorted(found, key=lambda tested: number_of(tested.claim))
 
 
 def shared(texts: Iterable[str]) -> str:

@@ -127,10 +127,12 @@ class CompositesReport(ExperimentReport):
             for axis, column in ((left, "step"), (right, "mixed")):
                 values = np.sort(result.columns[column][rows, 1:], axis=None)
                 share = 100 * np.arange(1, values.size + 1) / values.size
-                axis.plot(values, share, color=colour, linewidth=1.8, label=name)
+                axis.plot(values, share, color=colour, linewidth=1.8, label=SETS[name])
             own = np.sort(result.columns["step"][rows, 0])
             share = 100 * np.arange(1, own.size + 1) / own.size
-            left.plot(own, share, color=colour, linestyle=":", linewidth=1.6, label=f"{name}, own")
+            left.plot(
+                own, share, color=colour, linestyle=":", linewidth=1.6, label=f"{SETS[name]}, own"
+            )
         left.set_title("step at the rim")
         right.set_title("change of the LR foreground")
         left.set_ylabel("composites, %")

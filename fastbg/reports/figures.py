@@ -134,9 +134,14 @@ def mark_clipped(axis: Axes, curves: NDArray[np.float64]) -> None:
         "transform": axis.transAxes,
     }
     if above:
-        axis.text(1, 0.99, f"\u25b2 {above} go beyond", va="top", **style)
+        axis.text(1, 0.99, f"\u25b2 {beyond(above)}", va="top", **style)
     if below:
-        axis.text(1, 0.01, f"\u25bc {below} go beyond", va="bottom", **style)
+        axis.text(1, 0.01, f"\u25bc {beyond(below)}", va="bottom", **style)
+
+
+def beyond(count: int) -> str:
+    """ "1 goes beyond", "2 go beyond"."""
+    return f"{count} {'goes' if count == 1 else 'go'} beyond"
 
 
 def inline_svgs(figure: Figure, name: str, label: str) -> str:

@@ -301,7 +301,7 @@ class GramReport(ExperimentReport):
                 right.plot(place.ravel(), change.ravel(), ".", markersize=3, **looks)
                 order = np.sort(place, axis=1)[0]
                 mean = np.take_along_axis(change, np.argsort(-near, axis=1), axis=1).mean(axis=0)
-                right.plot(order, mean, color=COLOURS[name], linewidth=1.8, label=name)
+                right.plot(order, mean, color=COLOURS[name], linewidth=1.8, label=SETS[name])
             left.set_xscale("log")
             left.xaxis.set_major_formatter("{x:g}")
             left.xaxis.set_minor_formatter(NullFormatter())

@@ -117,7 +117,7 @@ class SeamReport(ExperimentReport):
                 shift = 0.36 * (number - (len(groups) - 1) / 2)
                 for row, way in enumerate(WAYS):
                     cost = mean_interval(change(part, way), part.sources)
-                    label = name if row == 0 else None
+                    label = SETS[name] if row == 0 else None
                     axis.barh(
                         row + shift, cost.value, 0.32, color=COLOURS[name], label=label, zorder=2
                     )
@@ -148,7 +148,9 @@ class SeamReport(ExperimentReport):
         for axis, result in zip(axes, results, strict=True):
             for name, part in parts(result).items():
                 mean = part.columns["excess"].mean(axis=0)
-                axis.plot(np.arange(mean.size) + 0.5, mean, "o-", color=COLOURS[name], label=name)
+                axis.plot(
+                    np.arange(mean.size) + 0.5, mean, "o-", color=COLOURS[name], label=SETS[name]
+                )
             axis.axhline(0, color=figures.MUTED, linewidth=0.8)
             axis.set_title(figures.short(result.net.label, 36 // len(results)))
             axis.set_xlabel("distance to the rim, HR pixels")

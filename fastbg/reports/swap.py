@@ -78,7 +78,7 @@ class SwapReport(ExperimentReport):
                     ]
                 )
                 said.append(
-                    f"{name}, {title(seam)}: own best {share.percent().text(0)} % of "
+                    f"{SETS[name]}, {title(seam)}: own best {share.percent().text(0)} % of "
                     f"{len(part.items)}, "
                     f"C3 {c3.outcome.value}, C4 {c4.outcome.value}"
                 )
@@ -204,7 +204,8 @@ class SwapReport(ExperimentReport):
             chance = 100 / (1 + len(part.items[0].partners))
             axis.plot([chance] * 2, [row - 0.4, row + 0.4], color=figures.MUTED, zorder=4)
         labels = [
-            f"{figures.short(label, 16)}, {name}, {title(seam)}" for label, name, seam, _ in bars
+            f"{figures.short(label, 16)}, {SETS[name]}\n{title(seam)}"
+            for label, name, seam, _ in bars
         ]
         axis.set_yticks(range(len(bars)), labels, color=figures.INK)
         axis.set_ylim(len(bars) - 0.4, -0.6)
@@ -238,7 +239,7 @@ class SwapReport(ExperimentReport):
                 axis.vlines(at, *better, color=figures.FULL, linewidth=2)
                 axis.plot(at, np.median(change, axis=1), ".", color=figures.INK, markersize=3.5)
                 axis.axhline(0, color=figures.MUTED, linewidth=0.8)
-                axis.set_title(f"{figures.short(result.net.label, 16)}, {name}")
+                axis.set_title(f"{figures.short(result.net.label, 16)}, {SETS[name]}")
                 axis.set_xticks([])
                 axis.spines["bottom"].set_visible(False)
                 axis.grid(axis="y")
@@ -263,9 +264,8 @@ class SwapReport(ExperimentReport):
             axis.plot([0, 100], [0, 100], color=figures.MUTED, linewidth=0.8)
             for name, part in parts(result).items():
                 near = nearness(part)
-                axis.plot(
-                    *(near.worst, near.best), "o", color=COLOURS[name], alpha=0.75, label=name
-                )
+                style = {"color": COLOURS[name], "alpha": 0.75, "label": SETS[name]}
+                axis.plot(near.worst, near.best, "o", **style)
             axis.set_title(figures.short(result.net.label, 36 // len(results)))
             axis.set_xlabel(f"texture rank of\nthe {ENDS} worst, %")
             axis.set_aspect("equal")
