@@ -155,12 +155,16 @@ def line_of(command: tuple[str, ...]) -> str:
     return f"python {' '.join(command)}"
 
 
-def described(isa: str, records: Record) -> str:
-    """ "AVX2: AMD EPYC (family 25, model 1), PyTorch 2.13.0"."""
-    said = {
-        f"{r['machine']['processor']}, PyTorch {r['machine']['torch']}" for r in records.values()
-    }
-    return f"{COLUMNS[isa]}: {' and '.join(sorted(said))}."
+def source_of(record: dict[str, Any]) -> str:
+    """ "AMD EPYC (family 25, model 1), commit d0fa92e", or nothing where nothing was measured."""
+    machine = record["machine"]
+    return f"{machine['processor']}, commit {machine['commit']}" if record["ratios"] else ""
+
+
+def releases(kept: dict[str, Record]) -> str:
+    """The releases of PyTorch that were measured."""
+    found = {r["machine"]["torch"] for records in kept.values() for r in records.values()}
+    return f"PyTorch {' and '.join(sorted(found))}."
 
 
 def table(kept: dict[str, Record]) -> str:
@@ -170,17 +174,16 @@ def table(kept: dict[str, Record]) -> str:
         MARKS[0],
         "Times of the other divided by fastbg's: above 1, fastbg is faster. One thread; medians of "
         "interleaved runs, quartiles in brackets.",
-        *(described(isa, records) for isa, records in columns.items()),
+        "The line of a command names processor and commit of its rows. " + releases(columns),
         "",
         f"| what | against | {' | '.join(COLUMNS[isa] for isa in columns)} |",
         "|---|---|" + "---|" * len(columns),
     ]
     for command, rows in COMMANDS.items():
         found = [records.get(line_of(command), NOTHING) for records in columns.values()]
-        commits = (f"commit {r['machine']['commit']}" if r["ratios"] else "" for r in found)
         wanted = [name for name in rows if any(name in r["ratios"] for r in found)]
         if wanted:
-            lines.append(f"| | `{line_of(command)}` | {' | '.join(commits)} |")
+            lines.append(f"| | `{line_of(command)}` | {' | '.join(map(source_of, found))} |")
         for name in wanted:
             what, against = rows[name]
             cells = (text_of(r["ratios"][name]) if name in r["ratios"] else "" for r in found)
