@@ -153,9 +153,9 @@ class SeamReport(ExperimentReport):
                 )
             axis.axhline(0, color=figures.MUTED, linewidth=0.8)
             axis.set_title(figures.short(result.net.label, 36 // len(results)))
-            axis.set_xlabel("distance to the rim, HR pixels")
+            axis.set_xlabel("distance to\nthe rim, HR pixels")
             axis.grid()
-        axes[0].set_ylabel("excess squared error, levels²")
+        axes[0].set_ylabel("excess squared\nerror, levels²")
         axes[-1].legend(fontsize=8)
         return Chart(
             "seam_excess",

@@ -186,7 +186,9 @@ class SlicingReport(ExperimentReport):
             axis.set_ylabel("grey levels")
             axis.set_title(figures.short(result.net.label, 60))
             axis.grid(axis="y")
-        axes[0].legend(loc="upper right", ncols=3, fontsize=8.5)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8.5
+        )
         axes[-1].set_xlabel("distance to the nearest seam, HR pixels")
         return Chart(
             "slicing_distance",
