@@ -2,17 +2,17 @@
 
     fastbg run --out RUN && python bench/results_table.py RUN
 
-Writes two pages, between their marks. docs/results.md: a row for each statement and seam that the
-experiments test, a column for each network, decided verdicts in **bold**. docs/concepts/seam.md:
-the cost of each way of composing, and its predictors. docs/pictures: figures of the run's report.
+Writes two pages, between their marks. docs/results.md: the verdicts on each statement that the
+experiments test, a column for each network, decided ones in **bold**. docs/concepts/seam.md: the
+cost of each way of composing, and its predictors. docs/pictures: figures of the run's report.
 Experiments may be in several run folders; each is taken from the first folder that has it.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
+from itertools import groupby
 from pathlib import Path
 
 from PIL import Image
@@ -21,7 +21,8 @@ from PIL.Image import Resampling
 sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installed one
 
 from fastbg.experiments import EXPERIMENTS
-from fastbg.reports.content import Section, Verdict
+from fastbg.reports.claims import Tested, by_statement, number_of
+from fastbg.reports.content import CLAIMS, Section, Verdict
 from fastbg.reports.seam import JUDGED, TITLES
 from fastbg.runs.records import stored_experiments
 from fastbg.runs.reporting import section
@@ -30,46 +31,43 @@ from fastbg.stats.intervals import Interval, Outcome
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- begin: python bench/results_table.py, {} -->", "<!-- end -->"
-DECIDED = (Outcome.HOLDS, Outcome.FAILS)
-SEAMS = ("hard seam", "bridged over ")  # how `fastbg.experiments.seams.title` begins
-
-
-def cell(verdicts: list[Verdict]) -> str:
-    """The verdicts on one statement, of one network or of a comparison of several."""
-    texts = []
-    for verdict in verdicts:
-        outcome = verdict.outcome.value
-        outcome = f"**{outcome}**" if verdict.outcome in DECIDED else outcome
-        about = f"{verdict.about}: " if verdict.about else ""
-        texts.append(f"{about}{verdict.ours}: {outcome}")
-    return "; ".join(texts).replace("|", r"\|")
-
-
-def split_seam(verdict: Verdict) -> tuple[Verdict, str]:
-    """The verdict without its seam, and the seam; "" if it has none."""
-    rest, _, last = verdict.about.rpartition(", ")
-    if last.startswith(SEAMS):
-        return replace(verdict, about=rest), last
-    return verdict, ""
 
 
 def claims(sections: Mapping[str, Section]) -> list[str]:
-    """One row for each statement and seam, in the order of the claims."""
-    verdicts = [split_seam(v) for part in sections.values() for v in part.verdicts]
-    nets = list(dict.fromkeys(v.net for v, _ in verdicts if v.net is not None))
-    rows: dict[tuple[str, str, str], dict[str | None, list[Verdict]]] = {}
-    for verdict, seam in verdicts:
-        columns = rows.setdefault((verdict.claim, verdict.statement, seam), {})
-        columns.setdefault(verdict.net, []).append(verdict)
-    lines = header("claim", "statement", "seam", "the paper", *nets, "compared")
-    # Statements keep their order; the seams of each are consecutive rows.
-    order = list(dict.fromkeys((claim, statement) for claim, statement, _ in rows))
-    key = lambda row: (int(row[0][0][1:]), order.index(row[0][:2]))  # noqa: E731
-    for (claim, statement, seam), columns in sorted(rows.items(), key=key):
-        papers = dict.fromkeys(v.paper for each in columns.values() for v in each)
-        texts = [cell(columns.get(net, [])) for net in (*nets, None)]
-        lines.append(line(claim, statement, seam.removesuffix(" seam"), "; ".join(papers), *texts))
-    return lines
+    """A heading for each claim; under it each statement with its verdicts."""
+    tested = [each for part in sections.values() for each in by_statement(part)]
+    tested.sort(key=lambda each: number_of(each.claim))
+    lines: list[str] = []
+    for claim, statements in groupby(tested, key=lambda each: each.claim):
+        lines += [f"## {claim}. {CLAIMS[claim]}", ""]
+        for each in statements:
+            lines += [*statement(each), ""]
+    return lines[:-1]
+
+
+def statement(tested: Tested) -> list[str]:
+    """What is claimed, a row for each subject with a column for each network, comparisons."""
+    paper = f" The paper: {tested.paper}." if tested.paper else ""
+    lines = [f"**{tested.statement}**{paper}", ""]
+    named = [""] if any(about for about, _ in tested.rows) else []  # else one row for all images
+    if tested.rows:
+        lines += header(*named, *tested.nets)
+    for about, cells in tested.rows:
+        found = [cells[net].verdict if net in cells else None for net in tested.nets]
+        texts = [outcome(verdict, tested) if verdict else "" for verdict in found]
+        lines.append(line(*([about] if named else []), *texts))
+    if tested.rows and tested.across:
+        lines.append("")
+    verdicts = [cell.verdict for cell in tested.across]
+    return lines + [f"- {verdict.about}: {outcome(verdict, tested)}" for verdict in verdicts]
+
+
+def outcome(verdict: Verdict, tested: Tested) -> str:
+    """The outcome, what was measured, and the paper's result where it is this verdict's alone."""
+    decided = verdict.outcome in (Outcome.HOLDS, Outcome.FAILS)
+    text = f"**{verdict.outcome.value}**" if decided else verdict.outcome.value
+    paper = "" if tested.paper else f" (the paper: {verdict.paper})"
+    return f"{text}: {verdict.ours}{paper}".replace("|", r"\|")
 
 
 def costs(sections: Mapping[str, Section]) -> list[str]:
