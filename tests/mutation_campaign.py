@@ -45,6 +45,7 @@ AREAS = {
             "test_gram_texture.py",
             "test_experiment_gram.py",
             "test_evaluation.py",
+            "test_iqa.py",
         ],
     ),
     "attribution": (

@@ -181,7 +181,8 @@ def test_a_chosen_batch_is_held_against_a_chosen_budget(image: Tensor) -> None:
 def test_the_trial_takes_the_costliest_window(
     image: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # one node in a pass
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(memory, "second_level_cache", lambda: 0)  # one node in a pass
     model = NETWORKS["edsr"]().requires_grad_(False)
     seen: list[tuple[int, ...]] = []
     plain = model.forward_window
@@ -209,3 +210,20 @@ def test_trial_passes_are_freed(image: Tensor) -> None:
     fastbg.LocalAttribution(model).attribute(image, (0, 0, 8), 2)
     assert len(outputs) >= 2
     assert all(reference() is None for reference in outputs)
+
+
+@pytest.mark.parametrize(
+    ("said", "size"), [("2048K\n", 2 << 20), ("odd", 512 << 10), (None, 512 << 10)]
+)
+def test_the_cache_is_as_linux_says(
+    said: str | None, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "size"
+    if said is not None:
+        place.write_text(said)
+    monkeypatch.setattr(memory, "CACHE", place)
+    memory.second_level_cache.cache_clear()
+    try:
+        assert memory.second_level_cache() == size
+    finally:
+        memory.second_level_cache.cache_clear()

@@ -1,4 +1,4 @@
-"""Attribution on several threads: nodes share passes, and no bit of the result changes."""
+"""Nodes share passes, by threads and by the size of the cache, and no bit of the result changes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +9,7 @@ from runnable_backend import runnable
 from torch import Tensor
 
 import fastbg
+from fastbg.attribution import memory
 from fastbg.models.network import Network
 from fastbg.testing import BackendUnderTest
 
@@ -27,6 +28,16 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One node for each pass of a thread, whatever machine this is."""
+    set_cache(monkeypatch, 0)
+
+
+def set_cache(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(memory, "second_level_cache", lambda: size)
 
 
 def image() -> Tensor:
@@ -63,8 +74,26 @@ def test_threads_change_no_bit_of_a_map(name: str, estimator: str) -> None:
         assert passes == results[0][2]
 
 
-@pytest.mark.parametrize(("count", "most"), [(1, 1), (2, 8), (3, 12)])
-def test_nodes_share_a_pass_if_there_are_threads(count: int, most: int) -> None:
+@pytest.mark.parametrize("name", ["edsr", "rcan", "swinir"])
+def test_the_cache_changes_no_bit_of_a_map(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    net = fastbg.load_model(name)
+    results = []
+    for size in (0, 600_000, 1 << 30):
+        set_cache(monkeypatch, size)
+        results.append(fastbg.LocalAttribution(net).attribute(image(), WINDOWS, 7).attribution)
+    assert all(torch.equal(found, results[0]) for found in results[1:])
+
+
+@pytest.mark.parametrize(
+    ("count", "cache", "most"),
+    [(1, 0, 1), (1, 512 << 10, 2), (1, 2 << 20, 8), (2, 0, 8), (3, 0, 12), (2, 2 << 20, 16)],
+)
+def test_nodes_share_a_pass_by_threads_and_cache(
+    count: int, cache: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image of 27x30 pixels has a map of 64 channels of 203 KiB."""
+    set_cache(monkeypatch, cache)
     net = fastbg.load_model("edsr")
     sizes = watched(net)
     torch.set_num_threads(count)

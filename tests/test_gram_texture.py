@@ -54,6 +54,8 @@ def test_texture_gram_reads_grey_levels(photos: torch.Tensor) -> None:
     torch.testing.assert_close(fastbg.texture_gram(levels), fastbg.texture_gram(levels / 255))
     with pytest.raises(InvalidArgument, match=r"images: got shape \(2, 1, 48, 56\)"):
         fastbg.texture_gram(levels[:, :1])
+    with pytest.raises(InvalidArgument, match=r"^images: got torch.int32"):
+        fastbg.texture_gram(levels.int())
 
 
 def test_texture_gram_is_differentiable(photos: torch.Tensor) -> None:
@@ -106,7 +108,11 @@ def test_gram_distance_of_nothing() -> None:
         (torch.rand(3, 4), torch.rand(3, 4, 4), r"ga: got shape \(3, 4\); expected shape \(N, C"),
         (torch.rand(3, 4, 4), torch.rand(3, 4, 5), r"gb: got shape \(3, 4, 5\)"),
         (torch.rand(3, 4, 4), torch.rand(3, 5, 5), "gb: got shape .* expected ga's C = 4"),
-        (torch.rand(3, 4, 4), torch.rand(3, 4, 4).double(), "gb: got torch.float64"),
+        (
+            torch.rand(3, 4, 4),
+            torch.rand(3, 4, 4).double(),
+            "gb: got torch.float64; expected ga",
+        ),
         (torch.rand(3, 4, 4), torch.rand(3, 4, 4, device="meta"), "gb: got device meta"),
         (None, torch.rand(3, 4, 4), "ga: got NoneType"),
         (torch.ones(3, 4, 4).int(), torch.rand(3, 4, 4), "ga: got torch.int32"),

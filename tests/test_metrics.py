@@ -84,6 +84,8 @@ def test_another_range_is_refused_by_name(measure: Callable[..., torch.Tensor]) 
         measure(image, image * 2 - 1)
     with pytest.raises(InvalidArgument, match=r"^sr: got torch.uint8; expected floats"):
         measure(grey.to(torch.uint8), grey.to(torch.uint8))
+    with pytest.raises(InvalidArgument, match=r"^hr: got torch.uint8; expected floats"):
+        measure(image, grey.to(torch.uint8))
     spoilt = grey.clone()
     spoilt[0, 0, 0, 0] = torch.nan  # hides nothing of the other image
     with pytest.raises(InvalidArgument, match=r"^hr: got values from"):

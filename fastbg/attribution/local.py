@@ -38,11 +38,14 @@ from fastbg.models.network import Network
 from fastbg.ops.checks import check_finite
 from fastbg.precision import in_precision
 
-# Nodes per pass on CPUs: the features of one node fit into the cache, those of several do not
-# (bench/bench_attribution.py). With several threads, a pass has nodes for each of them instead:
-# one window's layers are too small to be shared. Sums are those of single nodes, bit for bit.
+# Nodes that are summed together on CPUs. A pass has more, whose sums are those of single nodes, bit
+# for bit: as many as have a map of 64 channels in the second-level cache, since they share the
+# weights, which come from farther away (bench/NOTES.md). With several threads, each has nodes of
+# its own: one window's layers are too small to be shared.
 CPU_BATCH = 1
 CPU_NODES_OF_THREAD = 4
+CPU_NODES_AT_MOST = 8
+BYTES_OF_PIXEL = 4 * 64
 # accuracy="published": closer to the converged result than 50 right-Riemann steps, in completeness
 # and in the map, on 20 images of each network; so were 14 steps (bench/bench_convergence.py).
 PUBLISHED = ("arc_midpoint", 16)
@@ -176,10 +179,12 @@ class LocalAttribution:
         return found.result(images, corners, leading_shape(windows, images.shape[0]))
 
 
-def nodes_abreast() -> int:
-    """Nodes that share a pass on a CPU, by its threads."""
+def nodes_abreast(pixels: int) -> int:
+    """Nodes of an input of so many pixels that share a pass on a CPU, by its threads and cache."""
     threads = torch.get_num_threads()
-    return CPU_NODES_OF_THREAD * threads if threads > 1 else CPU_BATCH
+    fitting = memory.second_level_cache() // (BYTES_OF_PIXEL * pixels)
+    nodes = min(max(fitting, CPU_BATCH), CPU_NODES_AT_MOST)
+    return threads * max(nodes, CPU_NODES_OF_THREAD) if threads > 1 else nodes
 
 
 def cut(whole: slice, size: int) -> list[slice]:
@@ -444,7 +449,8 @@ class _Run:
             self.batch = self.asked or (min(fitting, CPU_BATCH) if on_cpu else fitting)
             self.abreast = self.batch
             if on_cpu and not self.asked and self._same_in_batches(node):
-                self.abreast = max(self.batch, min(fitting, nodes_abreast()))
+                pixels = part.image.shape[-2] * part.image.shape[-1]
+                self.abreast = max(self.batch, min(fitting, nodes_abreast(pixels)))
 
     def _same_in_batches(self, node: Tensor) -> bool:
         """Whether a node like `node` has the same gradient, bit for bit, in a pass with others.

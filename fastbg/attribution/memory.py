@@ -4,6 +4,8 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +45,19 @@ class SavedBytes(saved_tensors_hooks):
                 raise OverBudget
         # Detached: a saved output would hold its own graph, and never be freed.
         return tensor.detach()
+
+
+CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")  # "2048K"
+USUAL_CACHE = 512 * 1024
+
+
+@cache
+def second_level_cache() -> int:
+    """Bytes of a core's second-level cache, as Linux tells them; elsewhere a usual size."""
+    try:
+        return 1024 * int(CACHE.read_text().strip().removesuffix("K"))
+    except (OSError, ValueError):
+        return USUAL_CACHE
 
 
 TRIAL = 32  # side, in LR pixels, of the image of a trial pass
