@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastbg.attribution.passes import WindowPasses
 from fastbg.geometry import Box
 from fastbg.models.arguments import check_whole
-from fastbg.models.changeable import ChangeableWindow
+from fastbg.models.changeable import Changeable
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.checks import check_finite
 
@@ -64,7 +64,7 @@ class ChangedWindow:
         self.unchanged = self._run(image)[0]
         self.scale = passes.scale
         self.reach = reach_of(passes.model, window, *image.shape[-2:])
-        self._kept: ChangeableWindow | None = None
+        self._kept: Changeable | None = None
         if isinstance(passes.model, Network) and passes.autocast is None:
             self._kept = passes.model.keep_window(image, window)
         if self._kept is not None:

@@ -1,6 +1,7 @@
-"""A window of one image computed for many changes of the input, by networks of 3x3 convolutions."""
+"""A window of one image computed for many changes of the input; by networks of 3x3 convolutions."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,22 @@ from fastbg.models.conv_stack import Link, cut_window, is_plain_conv, link_layer
 from fastbg.models.network import Network, is_watched
 from fastbg.ops.conv_stack_change import ChangeableStack
 from fastbg.precision import current
+
+
+class Changeable(Protocol):
+    """What `Network.keep_window` returns: `ChangeableWindow`, or another network's own way."""
+
+    unchanged: Tensor
+
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def run(
+        self, changes: Sequence[tuple[Box, Tensor]], negligible: float = 0.0
+    ) -> list[Tensor]: ...
 
 
 class ChangeableWindow:

@@ -26,7 +26,7 @@ MAP_BYTES = 512 << 20
 CHANNELS = 64  # of a feature map; the built-in networks have no more
 
 if TYPE_CHECKING:
-    from fastbg.models.changeable import ChangeableWindow
+    from fastbg.models.changeable import Changeable
 
 
 class Network(nn.Module):
@@ -55,7 +55,7 @@ class Network(nn.Module):
         self.config = {**sizes, "scale": scale, "img_range": img_range, "mean": mean}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
 
-    def keep_window(self, x: Tensor, window: Sequence[int]) -> "ChangeableWindow | None":
+    def keep_window(self, x: Tensor, window: Sequence[int]) -> "Changeable | None":
         """Keeps what `window` of `x` (1,3,h,w) depends on, to compute it again for changes of `x`.
 
         Only the features that a change reaches are computed. None if that would save nothing; use

@@ -22,6 +22,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box, Patch
 from fastbg.models.arguments import check_number, check_whole, check_wholes
+from fastbg.models.changeable import Changeable
 from fastbg.models.conv import Conv3x3
 from fastbg.models.conv_stack import is_plain_conv, run_links, tail_links
 from fastbg.models.network import (
@@ -34,7 +35,7 @@ from fastbg.models.network import (
 from fastbg.models.upsampler import Upsampler
 from fastbg.models.window import Stage, check_window, required_boxes, whole_map
 from fastbg.ops.attention import CELL, Step, swin_layers, why_plain
-from fastbg.precision import in_network_precision
+from fastbg.precision import autocast_dtype, in_network_precision, in_precision
 from fastbg.registration.operator import has_tangent
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect")
@@ -423,6 +424,20 @@ class SwinIR(Network):
         if is_watched(self):  # it is to be called
             return super().forward_window(x, box)
         return self._compute(x, box)
+
+    @in_precision
+    def keep_window(self, x: Tensor, window: Sequence[int]) -> Changeable | None:
+        """See `Network.keep_window`; None off CPUs, in bfloat16, and where modules are watched."""
+        from fastbg.models.swinir_change import ChangeableSwinIR  # which imports this file
+
+        box = check_window(window, *(self.scale * side for side in x.shape[-2:]))
+        watched = any(map(is_watched, self.modules())) or _has_any_global_hook()
+        own = type(self) is SwinIR and self.native and "forward_window" not in vars(self)
+        if watched or not own or torch.compiler.is_compiling():
+            return None
+        if x.device.type != "cpu" or autocast_dtype(x.dtype) is not None:
+            return None
+        return ChangeableSwinIR(self, x, box)
 
     def _compute(self, x: Tensor, box: Box) -> Tensor:
         """The SR pixels of `box`."""
