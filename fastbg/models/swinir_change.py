@@ -93,11 +93,13 @@ class ChangeableSwinIR:
             entry = None
             if step.adds is not None:
                 entry = pasted(self._kept[step.adds], changed[step.adds], here)
-            found: Patch | None = step.run(x, ahead, entry).cut(ahead)
+            found = step.run(x, ahead, entry).cut(ahead)
             if entry is not None and negligible:
-                found = differing(found, self._kept[i + 1], negligible * self._largest[i + 1])
-            if found is None:
-                return self.unchanged.repeat(len(pixels), 1, 1, 1)
+                least = negligible * self._largest[i + 1]
+                part = differing(found, self._kept[i + 1], least)
+                if part is None:
+                    return self.unchanged.repeat(len(pixels), 1, 1, 1)
+                found = found.cut(part)
             changed.append(found)
             height, width = stage.factor * height, stage.factor * width
         whole = pasted(self._kept[-1], changed[-1], self._boxes[-1])
@@ -146,7 +148,7 @@ def common(a: Box, b: Box) -> Box | None:
     return box if box.y0 < box.y1 and box.x0 < box.x1 else None
 
 
-def differing(changed: Patch, kept: Patch, least: float) -> Patch | None:
+def differing(changed: Patch, kept: Patch, least: float) -> Box | None:
     """The smallest part of `changed` that holds all that differs from `kept` by over `least`."""
     apart = (changed.data - kept.cut(changed.box).data).abs().amax((0, 1))
     apart = ~(apart <= least)  # a NaN differs
@@ -154,7 +156,7 @@ def differing(changed: Patch, kept: Patch, least: float) -> Patch | None:
     if not len(rows):
         return None
     (y0, y1), (x0, x1) = ((int(at[0]), int(at[-1]) + 1) for at in (rows, columns))
-    return changed.cut(Box(y0, x0, y1, x1).moved(changed.box.y0, changed.box.x0))
+    return Box(y0, x0, y1, x1).moved(changed.box.y0, changed.box.x0)
 
 
 def pasted(kept: Patch, changed: Patch, box: Box) -> Patch:
