@@ -10,6 +10,7 @@ import fastbg
 from fastbg.attribution.changed import Change, ChangedWindow
 from fastbg.attribution.passes import WindowPasses
 from fastbg.geometry import Box
+from fastbg.models import swinir_change
 from fastbg.models.swinir import Block, SwinIR
 from fastbg.models.swinir_change import ChangeableSwinIR
 
@@ -123,6 +124,25 @@ def test_negligible_parts_of_a_change_are_dropped(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(results[2], once.unchanged)  # all of it is negligible
     (spoilt,) = once.run([(box, torch.full((1, 3, 2, 2), torch.nan))], 1.0)
     assert bool(spoilt.isnan().any())
+
+
+def test_many_changes_of_a_box_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network("shuffled")
+    image, window, box = drawn(1, 3, 24, 28), Box(30, 30, 50, 60), Box(5, 6, 9, 11)
+    once, pixels = kept(net, image, window), drawn(5, 3, 4, 5)
+    (whole,) = once.run([(box, pixels)])
+    monkeypatch.setattr(swinir_change, "BYTES", 2 * max(k.data.nbytes for k in once._kept))
+    sizes: list[int] = []
+    plain = Block.forward
+
+    def watched(self: Block, x: Any, *rest: Any) -> Any:
+        sizes.append(len(x.data))
+        return plain(self, x, *rest)
+
+    monkeypatch.setattr(Block, "forward", watched)
+    (parts,) = once.run([(box, pixels)])
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-6)
+    assert sorted(set(sizes)) == [1, 2]
 
 
 def test_blocks_run_where_the_change_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ from fastbg.models.swinir import Block, Layer, Masks, SwinIR, added, on_pixels
 from fastbg.models.window import Stage, required_boxes, whole_map
 from fastbg.precision import held
 
+BYTES = 256 << 20  # of a map, for all changes that are computed at once
+
 
 class Step(NamedTuple):
     """A part of the network, from the features before it to those after it."""
@@ -64,8 +66,13 @@ class ChangeableSwinIR:
         After each residual sum, outer rows and columns are taken from the kept features if nothing
         in them differs by more than `negligible` times the largest of these.
         """
+        largest = max(kept.data.nbytes for kept in self._kept)
+        at_once = max(1, BYTES // largest)
         with held():
-            return [self._changed(box, pixels, negligible) for box, pixels in changes]
+            return [
+                torch.cat([self._changed(box, p, negligible) for p in pixels.split(at_once)])
+                for box, pixels in changes
+            ]
 
     @property
     def nbytes(self) -> int:
