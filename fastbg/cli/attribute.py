@@ -183,7 +183,7 @@ class Run:
         """The interactive page of the only window."""
         (window,), path = subject.windows, self.arguments.html
         size = window.y1 - window.y0
-        steps = Steps(subject.lr, self.models, size, self.arguments.grid)
+        steps = Steps(subject.lr, self.models, size, self.arguments.grid, window[:2])
         words = f"interactive page: {len(steps.windows)} windows every {steps.step} SR pixels"
         display.forecast = Forecast({("page", name): 1.0 for name in self.models})
         followers = {}
@@ -198,7 +198,6 @@ class Run:
         html = page(
             steps,
             title=printable(subject.source.path.name),
-            start=window[:2],
             advance=advance,
             **self.options,
         )
