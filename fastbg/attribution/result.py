@@ -183,7 +183,9 @@ class AttributionResult:
 
     def __repr__(self) -> str:
         size = tuple(self.attribution.shape)
-        return f"AttributionResult({self.gini.numel()} maps, attribution {size}, x{self.scale})"
+        count = self.gini.numel()
+        maps = f"{count} map{'s' * (count != 1)}"
+        return f"AttributionResult({maps}, attribution {size}, x{self.scale})"
 
     def _rows(self) -> Iterator[tuple[tuple[int, ...], str, str, str, str]]:
         """Index, window, diffusion index, Gini coefficient and area of each pair."""
@@ -214,4 +216,5 @@ class AttributionResult:
         if image is not None:
             encoded = base64.b64encode(image).decode()
             picture = f'<img alt="first map" src="data:image/png;base64,{encoded}">'
-        return f"<p>{len(rows)} attributions</p><table>{head}{cells}</table>{more}{picture}"
+        title = f"<p>{len(rows)} attribution{'s' * (len(rows) != 1)}</p>"
+        return f"{title}<table>{head}{cells}</table>{more}{picture}"
