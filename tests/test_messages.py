@@ -88,6 +88,7 @@ TYPED: dict[str, list[str]] = {
     f"{RUN} --data imgaes": ["--data: imgaes: no such folder; expected a folder of images"],
     f"{RUN} --device gpu": ["--device: got 'gpu'; expected a device of this machine"],
     f"{RUN} --out notes.txt": ["--out: got notes.txt; expected a folder"],
+    f"{RUN} --out images/run": ["--out: got images/run; expected a folder outside of images"],
     "report": ["DIR: missing; expected DIR"],
     "report empty": ["empty: holds no run", "expected the --out folder of fastbg run"],
     "report nowhere": ["DIR: got nowhere; expected the --out folder of a run", "no such folder"],
@@ -158,9 +159,26 @@ TYPED: dict[str, list[str]] = {
 def test_the_answer_names_argument_value_and_remedy(
     typed: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = sorted(folder.rglob("*"))
     assert main(typed.split()) == 2
     said = capsys.readouterr().err
     for words in TYPED[typed]:
         assert words in said
     assert "\nfastbg: " in f"\n{said}"
     assert "Traceback" not in said
+    assert sorted(folder.rglob("*")) == before, "a mistake left something behind"
+
+
+def test_the_corrected_command_runs_in_the_same_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistake's options, images and networks are not those of the run folder."""
+    small = "-o table1.size=64 -o table1.region=32 -o table1.count=4"
+    assert main(RUN.split()) == 2  # squares of 256 pixels, in smaller images
+    assert main([*RUN.split(), *small.replace("32", "33").split()]) == 2
+    assert not (folder / "run").exists()
+    assert main([*RUN.split(), *small.split()]) == 0
+    more = "run slicing --model net.safetensors --data images --out run -o slicing.count=4"
+    assert main([*more.split(), "-o", "slicing.tile=33"]) == 2  # beside what is stored
+    assert main([*more.split(), "-o", "slicing.tile=32"]) == 0
+    assert "choose another" not in capsys.readouterr().err
