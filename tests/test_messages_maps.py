@@ -91,6 +91,8 @@ TYPED: dict[str, list[str]] = {
     f"{EFFECT} --device tpu": ["--device: got 'tpu'; expected a device of this machine"],
     f"{EFFECT} --modle edsr": ["--modle: no such option of fastbg effect; did you mean --model?"],
     f"{EFFECT} --resume notes.txt": ["notes.txt"],
+    f"{EFFECT} --save net.safetensors": ["--save: got net.safetensors", "that ends with .npz"],
+    f"{EFFECT} --keep-interventions hr.png": ["--keep-interventions: got hr.png", "with .npz"],
     f"{EFFECT} extra.png": ["extra.png: got one argument too many"],
 }
 
