@@ -20,7 +20,14 @@ from fastbg.attribution.page import Steps, page
 from fastbg.attribution.picture import STAR, STARRED, Panel, figure, spread
 from fastbg.attribution.unexplained import REASON
 from fastbg.cli.device import device_and_precision, pick_device
-from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_image
+from fastbg.cli.files import (
+    check_apart,
+    check_ending,
+    check_folder,
+    check_writable,
+    file_name,
+    open_image,
+)
 from fastbg.cli.windows import Windows, parse_windows, window_text
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import open_folder
@@ -308,6 +315,12 @@ def check_outputs(arguments: argparse.Namespace, images: Sequence[Path], count: 
         raise InvalidArgument("--out", out, "a folder; this is a file")
     if not out.parent.is_dir():
         raise InvalidArgument("--out", out, "a file in a folder that exists, or a new folder there")
+    if not single:
+        check_writable("--out", out, out if out.is_dir() else out.parent)
+    if arguments.grid is not None and arguments.html is None:
+        raise InvalidArgument(
+            "--grid", arguments.grid, "none without --html, whose windows it sets"
+        )
     if arguments.html is not None and count != 1:
         raise InvalidArgument("--html", arguments.html, f"one image and one window, not {count}")
     if arguments.html is not None and arguments.crop is not None:

@@ -229,7 +229,8 @@ def common_scale(nets: Sequence[Labelled]) -> int:
     """The scale of all networks; CheckpointError if they differ."""
     scales = {label.label: net.scale for label, net, _ in nets}
     if len(set(scales.values())) > 1:
-        raise CheckpointError(f"networks of a run must have the same scale; got {scales}")
+        told = ", ".join(f"{name} x{scale}" for name, scale in scales.items())
+        raise CheckpointError(f"networks of a run must have the same scale; got {told}")
     return next(iter(scales.values()))
 
 
