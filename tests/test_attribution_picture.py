@@ -376,6 +376,8 @@ class TestCommand:
         )  # fmt: skip
         names = ["lr_32_40_48_56.png", "lr_32_40_48_56_2.png"]
         assert sorted(path.name for path in (files / "out").glob("*.png")) == names
+        paths = [str(files / "lr.png"), str(files / "more" / "lr.png")]
+        assert [row["image"] for row in self.table(files / "out")] == paths
 
     def test_the_whole_image_is_not_computed_beyond_the_budget(self, files: Path) -> None:
         """But a crop of it, when asked for, and the picture says so."""

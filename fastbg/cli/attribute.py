@@ -3,6 +3,7 @@
 import argparse
 import csv
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,7 @@ class Source(NamedTuple):
 
     path: Path
     key: str  # its name in tables and file names
+    name: str = ""  # in file names, if another
 
 
 class Subject(NamedTuple):
@@ -178,7 +180,8 @@ class Run:
 
     def stem(self, subject: Subject, window: Box) -> str:
         """Distinct stem of the names of a window's files."""
-        key = Path(subject.source.key).with_suffix("").as_posix().replace("/", "_")
+        source = subject.source
+        key = Path(source.name or source.key).with_suffix("").as_posix().replace("/", "_")
         wanted = stem = f"{key}_{'_'.join(map(str, window))}"
         number = 2
         while stem in self.names:
@@ -291,10 +294,17 @@ def sources_of(arguments: argparse.Namespace) -> list[Source]:
             found += [Source(item.path, item.key) for item in images.items]
         else:
             found.append(Source(path, printable(path.name)))
+    names = Counter(source.key for source in found)
+    found = [each if names[each.key] == 1 else named_by_path(each) for each in found]
     for source in found:
         if len(found) > 1 and not source.path.exists():
             raise InvalidArgument("IMAGE", source.path, "an image file or folder; there is none")
     return found
+
+
+def named_by_path(source: Source) -> Source:
+    """For images of one name: the table must tell them apart."""
+    return source._replace(key=printable(source.path), name=source.key)
 
 
 def is_picture(out: Path) -> bool:

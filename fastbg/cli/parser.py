@@ -87,13 +87,12 @@ class Parser(argparse.ArgumentParser):
 
     def single(self, word: str) -> str:
         """What to do if `word` is a second value of an option that takes one; else empty."""
-        place = self.given.index(word) if word in self.given else 0
-        name, value = self.given[place - 2 : place] if place > 1 else ("", "")
-        action = self._option_string_actions.get(name)
-        if action is None or action.nargs is not None:
-            return ""
-        repeated = isinstance(action, argparse._AppendAction)
-        return f"; {name} takes one value" + f": {name} {value} {name} {word}" * repeated
+        for name, value, extra in zip(self.given, self.given[1:], self.given[2:], strict=False):
+            action = self._option_string_actions.get(name)
+            if extra == word and action is not None and action.nargs is None:
+                repeated = isinstance(action, argparse._AppendAction)
+                return f"; {name} takes one value" + f": {name} {value} {name} {word}" * repeated
+        return ""
 
     def usage_line(self) -> str:
         """The positional arguments."""
