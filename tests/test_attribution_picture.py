@@ -367,6 +367,20 @@ class TestCommand:
         sr = fastbg.load_model(files / "net.safetensors")(lr)[0, :, 6:14, 8:16]
         assert float(row["psnr_rgb_db"]) == pytest.approx(plain_psnr(sr, hr[6:14, 8:16]), abs=0.01)
 
+    def test_a_star_is_explained_once(
+        self, files: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        dark = Image.new("RGB", (400, 300))
+        dark.putpixel((200, 150), (255, 255, 255))
+        dark.save(files / "dark.png")
+        self.run(
+            files / "dark.png", "--model", files / "net.safetensors", "--window", 592, 792, 16,
+            "--window", 596, 796, 8, "--out", files / "out", "--steps", 2,
+        )  # fmt: skip
+        said = capsys.readouterr().err
+        assert len(re.findall(r"DI \d+\.\d+\*, Gini", said)) == 2
+        assert said.count(picture.STARRED) == 1
+
     def test_equal_names_keep_their_files(self, files: Path) -> None:
         (files / "more").mkdir()
         shutil.copy(files / "lr.png", files / "more" / "lr.png")

@@ -157,6 +157,14 @@ def test_integers_of_another_size_are_read(
         assert (back.scale, back.passes) == (4, result.passes)
 
 
+def test_a_picture_is_not_what_save_writes(
+    result: fastbg.AttributionResult, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidArgument, match=r"path: got .*map\.png; expected a file of arrays"):
+        result.save(tmp_path / "map.png")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_notebook_shows_numbers_and_a_picture(result: fastbg.AttributionResult) -> None:
     html = result._repr_html_()
     assert html.count("<tr>") == 3

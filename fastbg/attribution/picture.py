@@ -45,7 +45,10 @@ SHOWN = (0.95, 0.8, 0.5)
 LEAST_VIEW = 8  # LR pixels on each side of the window's centre
 MOST_OFFSET = 0.1  # largest share of a diffusion index due to the offset without a star
 STAR = "*"
-STARRED = f"{STAR} More than {100 * MOST_OFFSET:.0f} % of it is the public code's 1e-7 per pixel."
+STARRED = (
+    f"{STAR} More than {100 * MOST_OFFSET:.0f} % of this index is due to the 1e-7 that the public "
+    "code adds to each pixel."
+)
 DENSE = 512  # LR pixels a side of a zoom that is still enlarged to SR pixels
 
 

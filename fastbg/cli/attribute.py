@@ -101,7 +101,7 @@ def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
         say(f"no window is listed for {', '.join(idle)}")
     models = load_choices(arguments.model, device, say)
     run = Run(arguments, models, windows)
-    bad = []
+    bad, starred = [], False
     with Display(Console(stderr=True, highlight=False)) as display, run.table() as write:
         display.forecast = Forecast({("attribution", ""): float(count)})
         done = display.follow(("attribution", ""), count * len(models), 0)
@@ -119,8 +119,11 @@ def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
                 where = f" at {window_text(window)}" if len(subject.windows) > 1 else ""
                 for panel in panels:
                     display.print(f"{source.key}{where}  {panel_text(panel)}")
+                starred = starred or any(map(is_starred, panels))
                 write(subject, window, panels)
         done.finish()
+        if starred:
+            display.print(STARRED)
         if arguments.html is not None:
             run.page(subject, display)
     for line in bad:
@@ -274,9 +277,13 @@ def panel_text(panel: Panel) -> str:
         return f"{panel.name}: nothing attributed" + f", but no result: {REASON}" * doubt
     _, gini, area, _, psnr = numbers(panel)
     index = spread(panel.map, panel.diffusion_index)
-    said = f"{panel.name}: {index}, Gini {float(gini):.4f}, 95 % of it on {area} LR pixels"
-    said += f", PSNR {float(psnr):.2f} dB" if psnr else ""
-    return f"{said} ({STARRED})" if index.endswith(STAR) else said
+    said = f"{panel.name}: {index}, Gini {float(gini):.4f}, 95 % of the map on {area} LR pixels"
+    return said + (f", PSNR {float(psnr):.2f} dB" if psnr else "")
+
+
+def is_starred(panel: Panel) -> bool:
+    """Whether the diffusion index of a panel has a star, which STARRED explains."""
+    return spread(panel.map, panel.diffusion_index).endswith(STAR)
 
 
 def sources_of(arguments: argparse.Namespace) -> list[Source]:
