@@ -83,6 +83,8 @@ def evaluate(
     for name, given in (("images", images), ("lr", lr)):
         if not (isinstance(given, ImageSet) or (name == "lr" and given is None)):
             raise InvalidArgument(name, type(given).__name__, "an image set, as open_images gives")
+    if isinstance(models, Network):
+        raise InvalidArgument("models", f"the network {models.name}", "a list of networks: [net]")
     scales = {model.scale for model in models}
     if len(scales) != 1:
         raise InvalidArgument("models", f"scales {sorted(scales)}", "networks of one scale")

@@ -84,18 +84,36 @@ def test_maps_are_zoomed_to_where_they_are() -> None:
     map_[90:100, 150:160] = 1
     map_[95, 175] = 4.0  # 4 % of it, 20 pixels away
     window = Box(4 * 93, 4 * 153, 4 * 97, 4 * 157)
-    assert picture.view_of([map_], window, 4) == window.coarsen(4).around(17, 200, 300)
+    assert picture.view_of([map_], window, 4) == (window.coarsen(4).around(17, 200, 300), 0.95)
     far = map_.copy()
     far[95, 175] = 8.0
-    y0, x0, y1, x1 = picture.view_of([map_, far], window, 4)
+    (y0, x0, y1, x1), _ = picture.view_of([map_, far], window, 4)
     assert y0 <= 75 < 115 <= y1
     assert x0 <= 135 < 176 <= x1
-    assert picture.view_of([np.ones((200, 300))], window, 4) == Box(0, 0, 200, 300)
+    whole = Box(0, 0, 200, 300), 1.0
+    assert picture.view_of([np.ones((200, 300))], window, 4) == whole
     last = np.zeros((40, 100))
     last[20, 4], last[20, 99] = 9.0, 1.0  # a tenth of it in the pixel that is farthest away
-    assert picture.view_of([last], Box(64, 0, 96, 32), 4) == Box(0, 0, 40, 100)
+    corner = Box(64, 0, 96, 32)
+    assert picture.view_of([last], corner, 4) == (corner.coarsen(4).around(17, 40, 100), 0.8)
+    last[20, 99] = 21.0  # more than half of it
+    assert picture.view_of([last], corner, 4) == (Box(0, 0, 40, 100), 1.0)
     at_the_end = Box(4 * 196, 4 * 296, 800, 1200)
-    assert picture.view_of([np.zeros((200, 300))], at_the_end, 4) == Box(183, 283, 200, 300)
+    assert picture.view_of([np.zeros((200, 300))], at_the_end, 4)[0] == Box(183, 283, 200, 300)
+
+
+def test_the_legend_says_which_window_and_how_much_of_the_map_is_shown() -> None:
+    """A map as RCAN's, a faint part of which is everywhere, is still shown where it is dense."""
+    rng = np.random.default_rng(0)
+    values = torch.from_numpy(rng.random((1, 3, 64, 96), dtype=np.float32)) / 600
+    values[..., 20:26, 30:36] = 1
+    windows = torch.tensor([[80, 120, 104, 144]])
+    images = torch.rand(1, 3, 64, 96)
+    result = fastbg.AttributionResult(values, images, windows, scale=4, passes=1)
+    told = " ".join(result.plot().get_supxlabel().split())
+    assert "24 x 24 SR pixels (x4) at y 80, x 120" in told
+    assert "at least 80 % of each map" in told
+    assert "Density: the attribution smoothed" in told
 
 
 def test_an_index_that_tells_the_number_of_pixels_has_a_star() -> None:
@@ -165,15 +183,15 @@ def test_a_pages_maps_are_cut_to_where_they_are() -> None:
 
 def test_page_holds_all_it_needs(image: torch.Tensor, models: dict[str, EDSR]) -> None:
     told = []
-    steps = Steps(image, models, 16, 32)
+    steps = Steps(image, models, 16, 32, (30, 40))
     html = page(
         steps,
         "a <b> title",
-        start=(30, 40),
         advance=lambda name, count: told.append((name, count)),
         n_steps=2,
     )
-    assert told == [(name, 1) for name in models for _ in steps.windows]
+    # 0 first, so that the time of the first window counts.
+    assert told == [(n, k) for n in models for k in (0, *(1 for _ in steps.windows))]
     assert "a &lt;b&gt; title" in html
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", html)
     found = re.search(r'<script id="content" type="application/json">(.*?)</script>', html, re.S)
@@ -181,12 +199,13 @@ def test_page_holds_all_it_needs(image: torch.Tensor, models: dict[str, EDSR]) -
     content = json.loads(found[1])
     assert [model["name"] for model in content["models"]] == list(models)
     assert len(content["models"][0]["di"]) == len(content["windows"])
+    assert content["windows"][content["start"]] == [30, 40, 16]  # as asked for, not the nearest
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 def test_page_follows_a_click(image: torch.Tensor, models: dict[str, EDSR], tmp_path: Path) -> None:
     """In a headless browser: a click moves the window, then an arrow key, and maps follow."""
-    html = page(Steps(image, models, 16, 32), "title", start=(0, 0), n_steps=2)
+    html = page(Steps(image, models, 16, 32), "title", n_steps=2)
     probe = """<script>
     const wait = setInterval(() => {
       if (document.body.dataset.ready !== "yes") return;
@@ -348,6 +367,20 @@ class TestCommand:
         sr = fastbg.load_model(files / "net.safetensors")(lr)[0, :, 6:14, 8:16]
         assert float(row["psnr_rgb_db"]) == pytest.approx(plain_psnr(sr, hr[6:14, 8:16]), abs=0.01)
 
+    def test_a_star_is_explained_once(
+        self, files: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        dark = Image.new("RGB", (400, 300))
+        dark.putpixel((200, 150), (255, 255, 255))
+        dark.save(files / "dark.png")
+        self.run(
+            files / "dark.png", "--model", files / "net.safetensors", "--window", 592, 792, 16,
+            "--window", 596, 796, 8, "--out", files / "out", "--steps", 2,
+        )  # fmt: skip
+        said = capsys.readouterr().err
+        assert len(re.findall(r"DI \d+\.\d+\*, Gini", said)) == 2
+        assert said.count(picture.STARRED) == 1
+
     def test_equal_names_keep_their_files(self, files: Path) -> None:
         (files / "more").mkdir()
         shutil.copy(files / "lr.png", files / "more" / "lr.png")
@@ -357,6 +390,8 @@ class TestCommand:
         )  # fmt: skip
         names = ["lr_32_40_48_56.png", "lr_32_40_48_56_2.png"]
         assert sorted(path.name for path in (files / "out").glob("*.png")) == names
+        paths = [str(files / "lr.png"), str(files / "more" / "lr.png")]
+        assert [row["image"] for row in self.table(files / "out")] == paths
 
     def test_the_whole_image_is_not_computed_beyond_the_budget(self, files: Path) -> None:
         """But a crop of it, when asked for, and the picture says so."""

@@ -1,5 +1,6 @@
 """What a result gives: arrays, a file, what a notebook shows, the area of contribution."""
 
+import dataclasses
 import pickle
 import re
 from pathlib import Path
@@ -156,6 +157,14 @@ def test_integers_of_another_size_are_read(
         assert (back.scale, back.passes) == (4, result.passes)
 
 
+def test_a_picture_is_not_what_save_writes(
+    result: fastbg.AttributionResult, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidArgument, match=r"path: got .*map\.png; expected a file of arrays"):
+        result.save(tmp_path / "map.png")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_notebook_shows_numbers_and_a_picture(result: fastbg.AttributionResult) -> None:
     html = result._repr_html_()
     assert html.count("<tr>") == 3
@@ -164,6 +173,11 @@ def test_a_notebook_shows_numbers_and_a_picture(result: fastbg.AttributionResult
     assert re.search(r'<img [^>]*src="data:image/png;base64,iVBOR', html)
     assert result._repr_png_()[:4] == b"\x89PNG"
     assert repr(result) == "AttributionResult(2 maps, attribution (2, 3, 20, 24), x4)"
+    one = dataclasses.replace(
+        result, attribution=result.attribution[:1], windows=result.windows[:1]
+    )
+    assert repr(one).startswith("AttributionResult(1 map, ")
+    assert "<p>1 attribution</p>" in one._repr_html_()
 
 
 def test_a_notebook_shows_a_grid_and_nothing(result: fastbg.AttributionResult) -> None:

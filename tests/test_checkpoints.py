@@ -401,7 +401,7 @@ def test_bad_metadata_is_named(metadata: str, message: str, tmp_path: Path) -> N
 
 
 def test_missing_file_names_the_built_in_networks() -> None:
-    with pytest.raises(CheckpointError, match=r"no\.pth: no such file; .*'edsr', 'rcan', 'swinir'"):
+    with pytest.raises(CheckpointError, match=r"no\.pth: no such file; .*edsr, rcan, swinir"):
         fastbg.load_model("no.pth")
 
 

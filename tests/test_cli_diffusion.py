@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,8 @@ def test_the_centre_is_the_middle_of_each_image(files: Path) -> None:
 
 
 def test_windows_that_were_used_give_the_same_again(files: Path) -> None:
+    assert main(command(files, "--windows", "center", "-q", "--limit", 1)) == 0
+    shutil.rmtree(files / "out")
     assert main(command(files, "--windows", "hard", "-q", "--limit", 2)) == 0
     used = files / "out" / "windows.csv"
     assert len(table(used)) == 2

@@ -89,6 +89,8 @@ def test_a_run_against_itself_differs_in_nothing(
     told = capsys.readouterr().out
     assert "differ in nothing" in told
     assert "+0 (+0 to +0)" in told
+    assert "psnr_partial" in told
+    assert "\u2026" not in told  # nothing is cut, however narrow the terminal
 
 
 def test_another_seed_is_said(
@@ -109,6 +111,7 @@ def test_refusals(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtur
         ("compare", first, second, "--model", "x", "y"): "--model: got 'x'; expected a network of",
         ("compare", first): "OTHER: missing",
         ("compare", first, first, "--csv", str(tmp_path)): "--csv: got",
+        ("compare", first, first, "--csv", f"{second}/run.sqlite"): "that ends with .csv",
     }
     for arguments, expected in cases.items():
         assert main([*arguments]) == 2

@@ -142,6 +142,11 @@ def test_networks_of_several_scales(folder: Path) -> None:
         next(evaluate([Bicubic(4), Bicubic(2)], open_folder(folder)))
 
 
+def test_a_network_alone_is_no_list(folder: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"models: got the network .*; expected a list"):
+        next(fastbg.evaluate(fastbg.load_model("edsr"), fastbg.open_images(folder)))  # type: ignore[arg-type]
+
+
 def test_networks_of_one_name_are_refused(folder: Path) -> None:
     """Their scores would be averaged as those of one network."""
     two = [EDSR(features=4, blocks=1).eval() for _ in range(2)]

@@ -81,13 +81,30 @@ TYPED: dict[str, list[str]] = {
     f"{RUN} --model odd": ["odd is a folder; pass the weights file"],
     f"{RUN} --model odd,scale=2": ["odd is a folder; pass the weights file"],
     f"{EVALUATE} --model odd": ["odd is a folder; pass the weights file"],
-    f"{RUN} --model edrs": ["edrs: no such file; the built-in networks are"],
+    f"{RUN} --model edrs": [
+        "--model: edrs: no such file; the built-in networks are edsr, rcan, swinir; did you mean ed"
+    ],
+    f"{RUN} --model EDSR": ["--model: EDSR: no such file", "did you mean edsr?"],
+    f"{RUN} --model=": ["--model: got ''; expected a built-in network or a weights file"],
+    f"{RUN} --model double.safetensors": ["must have the same scale; got ", "double", " x2"],
+    f"{RUN} --model net.safetensors rcan": [
+        "rcan: got one argument too many",
+        "--model takes one value: --model net.safetensors --model rcan",
+    ],
+    f"{RUN} --lr-name x": ["--lr-name: got 'x'; expected the HR name as {}"],
+    f"{RUN} --lr-name {{}}_small": ["--lr-name: got '{}_small'; expected the LR names of images"],
+    f"{RUN} --out=": ["--out: got ''; expected a path that is not empty"],
+    f"{RUN} --data=": ["--data: got ''; expected a path that is not empty"],
+    f"{RUN} --seed {2**63}": [f"--seed: got {2**63}; expected at most {2**63 - 1}"],
+    RUN: ["0 different squares of 256 pixels", "more or larger images, or a smaller size or count"],
+    "compare run other --model edsr": ["--model: got 'edsr'; expected LABEL LABEL"],
     f"{RUN} --model notes.txt": ["notes.txt", "expected"],
     f"{RUN} --data lr.png": ["--data: lr.png: is a file; expected a folder of images"],
     f"{RUN} --data empty": ["--data: empty: contains no images; looked for"],
     f"{RUN} --data imgaes": ["--data: imgaes: no such folder; expected a folder of images"],
     f"{RUN} --device gpu": ["--device: got 'gpu'; expected a device of this machine"],
     f"{RUN} --out notes.txt": ["--out: got notes.txt; expected a folder"],
+    f"{RUN} --out images/run": ["--out: got images/run; expected a folder outside of images"],
     "report": ["DIR: missing; expected DIR"],
     "report empty": ["empty: holds no run", "expected the --out folder of fastbg run"],
     "report nowhere": ["DIR: got nowhere; expected the --out folder of a run", "no such folder"],
@@ -122,6 +139,7 @@ TYPED: dict[str, list[str]] = {
     f"{ATTRIBUTE} --steps 0": ["--steps: got 0; expected a whole number, at least 1"],
     f"{ATTRIBUTE} --steps 1 --method riemann_trapezoid": ["--steps: got 1; expected at least 2"],
     f"{ATTRIBUTE} --method simpson": ["--method: got 'simpson'; expected one of riemann_right"],
+    f"{ATTRIBUTE} --grid 8": ["--grid: got 8; expected none without --html"],
     f"{ATTRIBUTE} --grid 0": ["--grid: got 0; expected a whole number, at least 1"],
     f"{ATTRIBUTE} --device tpu": ["--device: got 'tpu'; expected a device of this machine"],
     f"{ATTRIBUTE} --model net.safetensors double.safetensors": [
@@ -147,8 +165,21 @@ TYPED: dict[str, list[str]] = {
     f"{TRAIN} --rate 0": ["--rate: got 0.0; expected a positive number"],
     f"{TRAIN} --resize 2": ["--resize: got 2.0; expected in (0, 1]"],
     f"{TRAIN} --resume": ["--resume: got new.safetensors.ckpt; expected that file to exist"],
-    f"{TRAIN} --patch 8 --start net.safetensors": ["--start net.safetensors is edsr", ", not edsr"],
-    f"{TRAIN} --patch 999": ["patch: got 999; expected at most 20 LR pixels a side"],
+    f"{TRAIN} --patch 8 --start net.safetensors": [
+        "--start net.safetensors is edsr with features 4, blocks 1, not edsr with features 64, bloc"
+    ],
+    f"{TRAIN} --patch 8 --start rcan": ["--start rcan is rcan, not edsr"],
+    f"{TRAIN} --patch 8 --start no.pth": ["--start: no.pth: no such file"],
+    f"{TRAIN} --patch 999": ["--patch: got 999; expected at most 20 LR pixels a side"],
+    f"{TRAIN} --lr 1e-4": ["--lr-name: got '1e-4'"],
+    f"{TRAIN} --seed {2**63}": ["--seed: got"],
+    TRAIN.replace("new.safetensors", "/proc/new.safetensors"): [
+        "--out: got /proc/new.safetensors; expected a path where files can be written"
+    ],
+    ATTRIBUTE.replace("map.png", "/proc/map.png"): ["--out: got /proc/map.png; expected a path wh"],
+    ATTRIBUTE.replace("map.png", "/proc"): ["--out: got /proc; expected a path where files can be"],
+    f"{EVALUATE} --save /proc": ["--save: got /proc; expected a path where files can be written"],
+    f"{EVALUATE} --lr-name {{}}_small": ["--lr-name: got '{}_small'; expected the LR names of ima"],
     "options tabel1": ["experiment: got 'tabel1'; expected one of", "did you mean table1?"],
     "info cuda": ["cuda: got one argument too many; expected as in fastbg info"],
 }
@@ -158,9 +189,26 @@ TYPED: dict[str, list[str]] = {
 def test_the_answer_names_argument_value_and_remedy(
     typed: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = sorted(folder.rglob("*"))
     assert main(typed.split()) == 2
     said = capsys.readouterr().err
     for words in TYPED[typed]:
         assert words in said
     assert "\nfastbg: " in f"\n{said}"
     assert "Traceback" not in said
+    assert sorted(folder.rglob("*")) == before, "a mistake left something behind"
+
+
+def test_the_corrected_command_runs_in_the_same_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistake's options, images and networks are not those of the run folder."""
+    small = "-o table1.size=64 -o table1.region=32 -o table1.count=4"
+    assert main(RUN.split()) == 2  # squares of 256 pixels, in smaller images
+    assert main([*RUN.split(), *small.replace("32", "33").split()]) == 2
+    assert not (folder / "run").exists()
+    assert main([*RUN.split(), *small.split()]) == 0
+    more = "run slicing --model net.safetensors --data images --out run -o slicing.count=4"
+    assert main([*more.split(), "-o", "slicing.tile=33"]) == 2  # beside what is stored
+    assert main([*more.split(), "-o", "slicing.tile=32"]) == 0
+    assert "choose another" not in capsys.readouterr().err

@@ -24,8 +24,14 @@ TYPED: dict[str, list[str]] = {
         "notes.txt: is a file",
         NO_FOLDER,
     ],
-    "diffusion --model nowhere.pth --data images --out d": ["nowhere.pth: no such file", "'edsr'"],
-    "diffusion --model ersd --data images --out d": ["ersd: no such file", "'edsr', 'rcan'"],
+    "diffusion --model nowhere.pth --data images --out d": [
+        "--model: nowhere.pth: no such file",
+        "edsr",
+    ],
+    "diffusion --model ersd --data images --out d": [
+        "ersd: no such file",
+        "edsr, rcan, swinir",
+    ],
     "diffusion --model notes.txt --data images --out d": ["notes.txt", "what torch.save or"],
     "diffusion --model net.safetensors --data images --out notes.txt": ["--out: got notes.txt"],
     "diffusion --model net.safetensors --data images --out images": ["a folder outside of images"],
@@ -91,6 +97,9 @@ TYPED: dict[str, list[str]] = {
     f"{EFFECT} --device tpu": ["--device: got 'tpu'; expected a device of this machine"],
     f"{EFFECT} --modle edsr": ["--modle: no such option of fastbg effect; did you mean --model?"],
     f"{EFFECT} --resume notes.txt": ["notes.txt"],
+    f"{EFFECT} --interventions notes.txt": ["--interventions: got notes.txt", "is no .npz file"],
+    f"{EFFECT} --save net.safetensors": ["--save: got net.safetensors", "that ends with .npz"],
+    f"{EFFECT} --keep-interventions hr.png": ["--keep-interventions: got hr.png", "with .npz"],
     f"{EFFECT} extra.png": ["extra.png: got one argument too many"],
 }
 

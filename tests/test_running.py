@@ -54,12 +54,13 @@ def test_the_result_has_records_and_verdicts(
 ) -> None:
     out, options = tmp_path / "run", OPTIONS | {"slicing.tile": 32}
     nets = {"a": tiny(), "b": tiny()}
-    with caplog.at_level("INFO", "fastbg"):
+    with caplog.at_level("INFO"):
         found = fastbg.run_experiments(
             nets, ["table1", "slicing"], data=folder, out=out, options=options, progress=False
         )
     assert capsys.readouterr().out == ""
     assert any(message.startswith("table1       a") for message in caplog.messages)
+    assert {name.partition(".")[0] for name, _, _ in caplog.record_tuples} == {"fastbg"}  # no fonts
     records = found.records("table1")
     assert records["network"].tolist() == ["a"] * 3 + ["b"] * 3
     stored = [json.loads(row[3])["psnr_full"] for row in contents(out)["records"][-6:]]
@@ -242,6 +243,10 @@ def test_refuses(folder: Path, tmp_path: Path) -> None:
         fastbg.run_experiments({"plain": nn.Identity()})  # type: ignore[dict-item]
     with pytest.raises(InvalidArgument, match="networks"):
         fastbg.run_experiments({})
+    with pytest.raises(InvalidArgument, match="networks: got EDSR; expected networks by name"):
+        fastbg.run_experiments(tiny())  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="experiments: got 'table1'; expected a list"):
+        fastbg.run_experiments({"a": tiny()}, "table1")
     with pytest.raises(CheckpointError, match="must have the same scale"):
         fastbg.run_experiments({"a": tiny(), "b": tiny(scale=2)})
     with pytest.raises(InvalidArgument, match="one device and dtype"):

@@ -40,8 +40,14 @@ def read_arrays(
         if file_path.exists() and not file_path.is_file():  # opening a pipe would block
             raise DataError(f"{printable(path)}: is no regular file; expected arrays (.npz)")
         # NumPy leaves a damaged file open unless it is given an open one.
-        with file_path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            wanted = stored.files if names is None else [name for name in names if name in stored]
-            return {name: stored[name] for name in wanted}
+        with file_path.open("rb") as file:
+            if not zipfile.is_zipfile(
+                file
+            ):  # which NumPy would call pickled, to be loaded unsafely
+                raise ValueError("it is no .npz file, or cut off")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                wanted = stored.files if names is None else [n for n in names if n in stored]
+                return {name: stored[name] for name in wanted}
     except _UNREADABLE as error:
         raise DataError(f"{printable(path)}: cannot be read as arrays (.npz): {error}") from error

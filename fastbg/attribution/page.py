@@ -7,7 +7,7 @@ to where they are not 0.
 import base64
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,16 +78,25 @@ class Steps:
         size: side of the windows in SR pixels.
         step: distance of neighbouring windows in SR pixels; None: so that there are at most
             MOST_WINDOWS. A click takes the nearest one.
+        start: y, x of a window that is one of them wherever it lies, and shown first.
     """
 
     def __init__(
-        self, image: Tensor, models: Mapping[str, Network], size: int, step: int | None = None
+        self,
+        image: Tensor,
+        models: Mapping[str, Network],
+        size: int,
+        step: int | None = None,
+        start: tuple[int, int] = (0, 0),
     ) -> None:
         self.image, self.models, self.size = image, models, size
         self.scale = next(iter(models.values())).scale
         height, width = (self.scale * side for side in image.shape[-2:])
         self.step = default_step(height, width, size) if step is None else step
+        self.start = start
         self.windows = grid_windows(height, width, size, self.step)
+        if (*start, size) not in self.windows:
+            self.windows.append((*start, size))
 
     def maps(self, model: Network, **options: Any) -> Iterator[tuple[Map, float]]:
         """Each window's map and diffusion index; `options` are those of `attribute`."""
@@ -113,7 +122,6 @@ class Steps:
 def page(
     steps: Steps,
     title: str,
-    start: Sequence[int] = (0, 0),
     advance: Callable[[str, int], None] = lambda name, count: None,
     **options: Any,
 ) -> str:
@@ -122,13 +130,13 @@ def page(
     Args:
         steps: image, networks and windows.
         title: heading, such as the image's name.
-        start: y, x of the window that is shown first.
-        advance: called with a network's name and 1 when one more of its windows is done.
+        advance: called with a network's name and 0 when it begins, then 1 for each of its windows.
         options: of `LocalAttribution.attribute`.
     """
     shown = []
     for name, model in steps.models.items():
         maps, indices = [], []
+        advance(name, 0)
         for found, index in steps.maps(model, **options):
             maps.append([found.y, found.x, _data_url(found.levels)])
             indices.append(round(index, 3))
@@ -141,7 +149,7 @@ def page(
         "width": width,
         "scale": steps.scale,
         "windows": steps.windows,
-        "start": list(start),
+        "start": steps.windows.index((*steps.start, steps.size)),
         "models": shown,
         "colours": _colours(),
         "mark": WINDOW_COLOUR,
@@ -150,7 +158,14 @@ def page(
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     # "<" is escaped so that no name can end the script element.
     embedded = json.dumps(content).replace("<", "\\u003c")
-    return template.render(title=title, precision=current(), content=embedded)
+    return template.render(
+        title=title,
+        count=len(steps.windows),
+        height=height,
+        width=width,
+        precision=current(),
+        content=embedded,
+    )
 
 
 def _colours() -> list[list[int]]:

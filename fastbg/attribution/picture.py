@@ -40,11 +40,15 @@ ZOOM_COLOUR = "#ffd000"
 PANEL = 2.0  # inches a side
 LETTERS = 16  # characters of the smallest text per inch
 THUMBNAIL = 800  # pixels a side of the whole input, at most
-SHOWN = 0.95  # smallest share of every map that the zoomed maps show
+# Smallest share of every map that the zoomed maps show: the first that a part of the image holds.
+SHOWN = (0.95, 0.8, 0.5)
 LEAST_VIEW = 8  # LR pixels on each side of the window's centre
 MOST_OFFSET = 0.1  # largest share of a diffusion index due to the offset without a star
 STAR = "*"
-STARRED = f"{STAR} More than {100 * MOST_OFFSET:.0f} % of it is the public code's 1e-7 per pixel."
+STARRED = (
+    f"{STAR} More than {100 * MOST_OFFSET:.0f} % of this index is due to the 1e-7 that the public "
+    "code adds to each pixel."
+)
 DENSE = 512  # LR pixels a side of a zoom that is still enlarged to SR pixels
 
 
@@ -107,11 +111,21 @@ def around(window: Box, height: int, width: int) -> Box:
     return window.around(2 * max(_sides(window)), height, width)
 
 
-def view_of(maps: Sequence[NDArray[Any]], window: Box, scale: int) -> Box:
-    """LR pixels to show: a square around the window that holds SHOWN of each of the maps (h,w).
+def view_of(maps: Sequence[NDArray[Any]], window: Box, scale: int) -> tuple[Box, float]:
+    """LR pixels to show, and the share of each of the maps (h,w) that they hold at least.
 
-    All of the image where that is most of it anyway.
+    A square around the window. All of the image where the smallest share needs most of it anyway.
     """
+    height, width = maps[0].shape
+    for share in SHOWN:
+        radius = _radius(maps, window, scale, share)
+        if 2 * radius < 0.8 * min(height, width):
+            return window.coarsen(scale).around(2 * radius + 1, height, width), share
+    return Box(0, 0, height, width), 1.0
+
+
+def _radius(maps: Sequence[NDArray[Any]], window: Box, scale: int, share: float) -> int:
+    """Half the side of the square around the window that holds `share` of each map."""
     height, width = maps[0].shape
     y, x = ((a + b) / 2 / scale for a, b in ((window.y0, window.y1), (window.x0, window.x1)))
     rows, columns = (abs(np.arange(n) + 0.5 - c) for n, c in ((height, y), (width, x)))
@@ -119,10 +133,8 @@ def view_of(maps: Sequence[NDArray[Any]], window: Box, scale: int) -> Box:
     radius = max(LEAST_VIEW, math.ceil(max(_sides(window)) / scale))
     for map_ in maps:
         held = np.bincount(distance.ravel(), map_.ravel().astype(np.float64)).cumsum()
-        radius = max(radius, int((held < SHOWN * held[-1]).sum()) + 1)
-    if 2 * radius >= 0.8 * min(height, width):
-        return Box(0, 0, height, width)
-    return window.coarsen(scale).around(2 * radius + 1, height, width)
+        radius = max(radius, int((held < share * held[-1]).sum()) + 1)
+    return radius
 
 
 def figure(
@@ -143,7 +155,7 @@ def figure(
     """
     box, lr = as_box(window), pixels(image)
     height, width = lr.shape[:2]
-    view = view_of([panel.map for panel in panels], box, scale)
+    view, share = view_of([panel.map for panel in panels], box, scale)
     columns = len(panels) + 1
     drawn, axes = _grid(3, columns)
     _show_input(axes[0, 0], lr, box, view, scale)
@@ -173,7 +185,7 @@ def figure(
         if columns > 1:
             axes[row, 1].set_ylabel(text)
     _colour_scale(drawn, axes)
-    _explain(drawn, lr, view, PANEL * columns)
+    _explain(drawn, lr, box, scale, share, PANEL * columns)
     return drawn
 
 
@@ -182,7 +194,7 @@ def result_figure(result: "AttributionResult", index: int | tuple[int, ...] = 0)
     index = pair_of(index, result.windows.shape[:-1])
     lr, box = pixels(result.images[index]), as_box(result.windows[index].tolist())
     map_, scale = result.map[index].cpu().numpy(), result.scale
-    view = view_of([map_], box, scale)
+    view, share = view_of([map_], box, scale)
     drawn, axes = _grid(1, 3)
     _show_input(axes[0, 0], lr, box, view, scale)
     _show_map(axes[0, 1], map_, view, box, scale)
@@ -191,7 +203,7 @@ def result_figure(result: "AttributionResult", index: int | tuple[int, ...] = 0)
     _show_density(axes[0, 2], lr, map_, view, box, scale)
     axes[0, 2].set_title("density", fontsize="medium")
     _colour_scale(drawn, axes)
-    _explain(drawn, lr, view, PANEL * 3)
+    _explain(drawn, lr, box, scale, share, PANEL * 3)
     return drawn
 
 
@@ -310,17 +322,22 @@ def _colour_scale(drawn: Figure, axes: NDArray[Any]) -> None:
     bar.ax.tick_params(labelsize="small")
 
 
-def _explain(drawn: Figure, lr: Pixels, view: Box, inches: float) -> None:
-    """Write the legend below the figure."""
+def _explain(
+    drawn: Figure, lr: Pixels, window: Box, scale: int, share: float, inches: float
+) -> None:
+    """Write the legend below the figure; `share` of each map is shown, 1 if there is no zoom."""
     height, width = lr.shape[:2]
     labels = [axis.get_xlabel() for axis in drawn.axes]
+    rows, columns = _sides(window)
     said = [
-        "Red frame: the window. Attribution: how much each LR pixel was used for it.",
+        f"Red frame: the window, {rows} x {columns} SR pixels (x{scale}) at y {window.y0}, "
+        f"x {window.x0}. Attribution: how much each LR pixel was used for it. Density: the "
+        "attribution smoothed, over the input.",
         "DI, the diffusion index: 0 if one LR pixel has all of it, 100 if all "
         f"{height} x {width} have equal shares.",
     ]
-    if view != Box(0, 0, height, width):
-        said.insert(1, f"Yellow frame: shown part, at least {100 * SHOWN:.0f} % of each map.")
+    if share < 1:
+        said.insert(1, f"Yellow frame: shown part, at least {100 * share:.0f} % of each map.")
     if any(label.endswith(STAR) for label in labels):
         said.append(STARRED)
     if any(label.startswith("PSNR") for label in labels):

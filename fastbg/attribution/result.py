@@ -16,7 +16,7 @@ from torch import Tensor
 from fastbg.attribution import diffusion
 from fastbg.attribution.archive import read_arrays
 from fastbg.attribution.result_file import NEEDED, OPTIONAL, check_result
-from fastbg.errors import DataError
+from fastbg.errors import DataError, InvalidArgument
 from fastbg.geometry import Box
 from fastbg.given_path import file_to_write
 from fastbg.printable import printable
@@ -25,6 +25,7 @@ from fastbg.writing import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 SHOWN = 12  # rows of the table that a notebook shows
 
 
@@ -156,8 +157,13 @@ class AttributionResult:
         """Write `to_numpy()` to a file (.npz) that `load` and `numpy.load` read.
 
         Raises OSError as the file system does; a file that was there stays until all is written.
+        InvalidArgument for a folder, or the name of a picture: `plot().savefig(path)` draws one.
         """
-        with replacing(file_to_write("path", path)) as partial, partial.open("wb") as file:
+        file_path = file_to_write("path", path)
+        if file_path.suffix.lower() in PICTURES:
+            expected = "a file of arrays (.npz); plot().savefig(path) draws a picture"
+            raise InvalidArgument("path", file_path, expected)
+        with replacing(file_path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **self.to_numpy())  # type: ignore[arg-type]
 
     @classmethod
@@ -183,7 +189,9 @@ class AttributionResult:
 
     def __repr__(self) -> str:
         size = tuple(self.attribution.shape)
-        return f"AttributionResult({self.gini.numel()} maps, attribution {size}, x{self.scale})"
+        count = self.gini.numel()
+        maps = f"{count} map{'s' * (count != 1)}"
+        return f"AttributionResult({maps}, attribution {size}, x{self.scale})"
 
     def _rows(self) -> Iterator[tuple[tuple[int, ...], str, str, str, str]]:
         """Index, window, diffusion index, Gini coefficient and area of each pair."""
@@ -214,4 +222,5 @@ class AttributionResult:
         if image is not None:
             encoded = base64.b64encode(image).decode()
             picture = f'<img alt="first map" src="data:image/png;base64,{encoded}">'
-        return f"<p>{len(rows)} attributions</p><table>{head}{cells}</table>{more}{picture}"
+        title = f"<p>{len(rows)} attribution{'s' * (len(rows) != 1)}</p>"
+        return f"{title}<table>{head}{cells}</table>{more}{picture}"

@@ -7,7 +7,7 @@ module of a command is imported when it runs.
 from pathlib import Path
 from typing import Any
 
-from fastbg.cli.parser import Parser, number, whole
+from fastbg.cli.parser import Parser, filled, number, path, seed, whole
 from fastbg.cli.shared_arguments import (
     SHARED_MEANINGS,
     SHARED_OPTIONS,
@@ -76,12 +76,12 @@ def run(commands: Any) -> None:
         help="for each RCAN also measure a copy whose channel attention averages N x N LR pixels "
         "instead of the whole input (the built-in one was trained on 24)",
     )
-    add("--data", type=Path, metavar="DIR", help="folder of HR images (default: built-in images)")
+    add("--data", type=path, metavar="DIR", help="folder of HR images (default: built-in images)")
     images(command)
-    add("--out", type=Path, default=Path("fastbg-run"), metavar="DIR", help="run folder")
+    add("--out", type=path, default=Path("fastbg-run"), metavar="DIR", help="run folder")
     add(
         "--seed",
-        type=whole(0),
+        type=seed,
         default=0,
         metavar="N",
         help="seed of random choices such as sub-images",
@@ -113,7 +113,7 @@ def report(commands: Any) -> None:
     """`fastbg report`."""
     command = commands.add_parser("report", help="write the report of a run folder again")
     command.set_defaults(command=loaded("report"))
-    command.add_argument("folder", type=Path, metavar="DIR", help="run folder")
+    command.add_argument("folder", type=path, metavar="DIR", help="run folder")
 
 
 def compare(commands: Any) -> None:
@@ -127,10 +127,10 @@ def compare(commands: Any) -> None:
     )
     command.set_defaults(command=loaded("compare"))
     add = command.add_argument
-    add("run", type=Path, metavar="RUN", help="run folder")
-    add("other", type=Path, metavar="OTHER", help="run folder")
+    add("run", type=path, metavar="RUN", help="run folder")
+    add("other", type=path, metavar="OTHER", help="run folder")
     add("--model", nargs=2, metavar="LABEL", help="a network of either run (default: same labels)")
-    add("--csv", type=Path, metavar="FILE", help="also write the table to a file")
+    add("--csv", type=path, metavar="FILE", help="also write the table to a file")
 
 
 def attribute(commands: Any) -> None:
@@ -147,6 +147,7 @@ def attribute(commands: Any) -> None:
     add(
         "image",
         nargs="+",
+        type=filled,
         metavar="IMAGE",
         help="the networks' LR input, files or folders; with --hr the input is made from IMAGE",
     )
@@ -162,7 +163,7 @@ def attribute(commands: Any) -> None:
     )
     add(
         "--out",
-        type=Path,
+        type=path,
         required=True,
         metavar="FILE|DIR",
         help="FILE.png, .pdf or .svg for one window; a folder for any number",
@@ -181,7 +182,7 @@ def attribute(commands: Any) -> None:
     )
     add(
         "--html",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="also write an interactive page with a grid of windows",
     )
@@ -232,7 +233,7 @@ def diffusion(commands: Any) -> None:
     command.set_defaults(command=loaded("diffusion"))
     add = command.add_argument
     add("--model", nargs="+", action="extend", required=True, metavar=NETWORK, help=NETWORK_HELP)
-    add("--data", type=Path, metavar="DIR", help="folder of HR images (default: built-in images)")
+    add("--data", type=path, metavar="DIR", help="folder of HR images (default: built-in images)")
     images(command)
     add(
         "--windows",
@@ -267,8 +268,8 @@ def diffusion(commands: Any) -> None:
     for name in ("kernel", "channel", "lr"):
         add(f"--{name}", choices=SHARED_OPTIONS[name], help=SHARED_MEANINGS[name])
     out = Path("fastbg-diffusion")
-    add("--out", type=Path, default=out, metavar="DIR", help="folder of all output")
-    add("--seed", type=whole(0), default=0, metavar="N", help="seed of --windows hard")
+    add("--out", type=path, default=out, metavar="DIR", help="folder of all output")
+    add("--seed", type=seed, default=0, metavar="N", help="seed of --windows hard")
     add("--limit", type=whole(1), metavar="N", help="only the first N images")
     device(command)
     engine(command)
@@ -284,7 +285,7 @@ def effect(commands: Any) -> None:
     )
     command.set_defaults(command=loaded("effect"))
     add = command.add_argument
-    add("image", metavar="IMAGE", help="the network's LR input")
+    add("image", type=filled, metavar="IMAGE", help="the network's LR input")
     add("--model", required=True, metavar=NETWORK, help=NETWORK_HELP)
     add(
         "--window",
@@ -294,9 +295,14 @@ def effect(commands: Any) -> None:
         metavar=("Y", "X", "SIZE"),
         help="top left corner and side, SR pixels",
     )
-    add("--hr", metavar="FILE", help="HR image, the ground truth; not for --metric change")
-    add("--out", type=Path, required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
-    add("--save", type=Path, metavar="FILE", help="also save all numbers, as .npz")
+    add(
+        "--hr",
+        type=filled,
+        metavar="FILE",
+        help="HR image, the ground truth; not for --metric change",
+    )
+    add("--out", type=path, required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
+    add("--save", type=path, metavar="FILE", help="also save all numbers, as .npz")
     add("--block", type=whole(1), default=2, metavar="N", help="side in LR pixels (default 2)")
     add("--coarse", type=whole(1), default=3, metavar="N", help="patches for each block")
     add(
@@ -314,8 +320,8 @@ def effect(commands: Any) -> None:
         help="smaller effects are set to 0; in dB, or the metric's unit (default 0.01)",
     )
     add("--metric", default="psnr", choices=EFFECT_METRICS, help="default: psnr")
-    add("--patches", type=Path, metavar="DIR", help="LR images to cut patches from")
-    add("--seed", type=whole(0), default=0, metavar="N", help="seed of the patches")
+    add("--patches", type=path, metavar="DIR", help="LR images to cut patches from")
+    add("--seed", type=seed, default=0, metavar="N", help="seed of the patches")
     add(
         "--paths",
         default="total",
@@ -329,17 +335,17 @@ def effect(commands: Any) -> None:
         choices=("published",),
         help="as accurate as 50 patches, with fewer where these suffice",
     )
-    add("--interventions", type=Path, metavar="FILE", help="use the patches of another map")
+    add("--interventions", type=path, metavar="FILE", help="use the patches of another map")
     add(
         "--keep-interventions",
-        type=Path,
+        type=path,
         dest="keep",
         metavar="FILE",
         help="save the patches for another network, as .npz",
     )
     add(
         "--resume",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="store finished parts there, and resume from them",
     )
@@ -365,7 +371,7 @@ def evaluate(commands: Any) -> None:
         metavar=NETWORK,
         help=NETWORK_HELP,
     )
-    add("--data", type=Path, required=True, metavar="DIR", help="HR images")
+    add("--data", type=path, required=True, metavar="DIR", help="HR images")
     add("--channel", choices=CHANNELS, default="y", help="channels that are measured (default: y)")
     add(
         "--shave",
@@ -379,7 +385,7 @@ def evaluate(commands: Any) -> None:
         help="bicubic kernel that makes the LR images (default: use the data set's LR images if it "
         "has any, else matlab)",
     )
-    add("--lr", type=Path, metavar="DIR", help="folder of LR images to use")
+    add("--lr", type=path, metavar="DIR", help="folder of LR images to use")
     add(
         "--measure",
         nargs="+",
@@ -395,9 +401,9 @@ def evaluate(commands: Any) -> None:
         help="compute large images in tiles of N x N LR pixels, to save memory; the result is the "
         "same up to rounding for edsr, swinir and bicubic, but not for rcan and wrapped networks",
     )
-    add("--csv", type=Path, metavar="FILE", help="write all scores and means as a table")
-    add("--json", type=Path, metavar="FILE", help="the same, with the settings")
-    add("--save", type=Path, metavar="DIR", help="save SR images as DIR/NETWORK/IMAGE.png")
+    add("--csv", type=path, metavar="FILE", help="write all scores and means as a table")
+    add("--json", type=path, metavar="FILE", help="the same, with the settings")
+    add("--save", type=path, metavar="DIR", help="save SR images as DIR/NETWORK/IMAGE.png")
     images(command)
     add("--device", default="cpu", help="default: cpu")
     arithmetic(command)
@@ -415,9 +421,9 @@ def train(commands: Any) -> None:
     command.set_defaults(command=loaded("train"))
     add = command.add_argument
     add("network", metavar="NETWORK", help=f"any of: {', '.join(NETWORKS)}")
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of HR images")
+    add("--data", type=path, required=True, metavar="DIR", help="folder of HR images")
     images(command)
-    add("--out", type=Path, required=True, metavar="FILE", help="weights file (.safetensors)")
+    add("--out", type=path, required=True, metavar="FILE", help="weights file (.safetensors)")
     add("--steps", type=whole(1), metavar="N", help="number of training steps")
     add("--batch", type=whole(1), metavar="N", help="patches per step")
     add("--patch", type=whole(1), metavar="N", help="side of a patch, LR pixels")
@@ -431,7 +437,7 @@ def train(commands: Any) -> None:
         help="also train on copies of the images reduced by these factors, in (0, 1]",
     )
     add("--start", metavar=NETWORK, help=f"initial weights: {NETWORK_HELP}")
-    add("--seed", type=whole(0), default=0, metavar="N", help="seed of weights and patches")
+    add("--seed", type=seed, default=0, metavar="N", help="seed of weights and patches")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     arithmetic(command)
     add("--resume", action="store_true", help="continue from OUT.ckpt")

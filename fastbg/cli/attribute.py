@@ -3,6 +3,7 @@
 import argparse
 import csv
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,14 @@ from fastbg.attribution.page import Steps, page
 from fastbg.attribution.picture import STAR, STARRED, Panel, figure, spread
 from fastbg.attribution.unexplained import REASON
 from fastbg.cli.device import device_and_precision, pick_device
-from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_image
+from fastbg.cli.files import (
+    check_apart,
+    check_ending,
+    check_folder,
+    check_writable,
+    file_name,
+    open_image,
+)
 from fastbg.cli.windows import Windows, parse_windows, window_text
 from fastbg.data.degradation import crop_to_multiple, downsample
 from fastbg.data.images import open_folder
@@ -56,6 +64,7 @@ class Source(NamedTuple):
 
     path: Path
     key: str  # its name in tables and file names
+    name: str = ""  # in file names, if another
 
 
 class Subject(NamedTuple):
@@ -92,7 +101,7 @@ def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
         say(f"no window is listed for {', '.join(idle)}")
     models = load_choices(arguments.model, device, say)
     run = Run(arguments, models, windows)
-    bad = []
+    bad, starred = [], False
     with Display(Console(stderr=True, highlight=False)) as display, run.table() as write:
         display.forecast = Forecast({("attribution", ""): float(count)})
         done = display.follow(("attribution", ""), count * len(models), 0)
@@ -110,8 +119,11 @@ def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
                 where = f" at {window_text(window)}" if len(subject.windows) > 1 else ""
                 for panel in panels:
                     display.print(f"{source.key}{where}  {panel_text(panel)}")
+                starred = starred or any(map(is_starred, panels))
                 write(subject, window, panels)
         done.finish()
+        if starred:
+            display.print(STARRED)
         if arguments.html is not None:
             run.page(subject, display)
     for line in bad:
@@ -171,7 +183,8 @@ class Run:
 
     def stem(self, subject: Subject, window: Box) -> str:
         """Distinct stem of the names of a window's files."""
-        key = Path(subject.source.key).with_suffix("").as_posix().replace("/", "_")
+        source = subject.source
+        key = Path(source.name or source.key).with_suffix("").as_posix().replace("/", "_")
         wanted = stem = f"{key}_{'_'.join(map(str, window))}"
         number = 2
         while stem in self.names:
@@ -183,7 +196,7 @@ class Run:
         """The interactive page of the only window."""
         (window,), path = subject.windows, self.arguments.html
         size = window.y1 - window.y0
-        steps = Steps(subject.lr, self.models, size, self.arguments.grid)
+        steps = Steps(subject.lr, self.models, size, self.arguments.grid, window[:2])
         words = f"interactive page: {len(steps.windows)} windows every {steps.step} SR pixels"
         display.forecast = Forecast({("page", name): 1.0 for name in self.models})
         followers = {}
@@ -198,7 +211,6 @@ class Run:
         html = page(
             steps,
             title=printable(subject.source.path.name),
-            start=window[:2],
             advance=advance,
             **self.options,
         )
@@ -265,9 +277,13 @@ def panel_text(panel: Panel) -> str:
         return f"{panel.name}: nothing attributed" + f", but no result: {REASON}" * doubt
     _, gini, area, _, psnr = numbers(panel)
     index = spread(panel.map, panel.diffusion_index)
-    said = f"{panel.name}: {index}, Gini {float(gini):.4f}, 95 % of it on {area} LR pixels"
-    said += f", PSNR {float(psnr):.2f} dB" if psnr else ""
-    return f"{said} ({STARRED})" if index.endswith(STAR) else said
+    said = f"{panel.name}: {index}, Gini {float(gini):.4f}, 95 % of the map on {area} LR pixels"
+    return said + (f", PSNR {float(psnr):.2f} dB" if psnr else "")
+
+
+def is_starred(panel: Panel) -> bool:
+    """Whether the diffusion index of a panel has a star, which STARRED explains."""
+    return spread(panel.map, panel.diffusion_index).endswith(STAR)
 
 
 def sources_of(arguments: argparse.Namespace) -> list[Source]:
@@ -285,10 +301,17 @@ def sources_of(arguments: argparse.Namespace) -> list[Source]:
             found += [Source(item.path, item.key) for item in images.items]
         else:
             found.append(Source(path, printable(path.name)))
+    names = Counter(source.key for source in found)
+    found = [each if names[each.key] == 1 else named_by_path(each) for each in found]
     for source in found:
         if len(found) > 1 and not source.path.exists():
             raise InvalidArgument("IMAGE", source.path, "an image file or folder; there is none")
     return found
+
+
+def named_by_path(source: Source) -> Source:
+    """For images of one name: the table must tell them apart."""
+    return source._replace(key=printable(source.path), name=source.key)
 
 
 def is_picture(out: Path) -> bool:
@@ -309,6 +332,12 @@ def check_outputs(arguments: argparse.Namespace, images: Sequence[Path], count: 
         raise InvalidArgument("--out", out, "a folder; this is a file")
     if not out.parent.is_dir():
         raise InvalidArgument("--out", out, "a file in a folder that exists, or a new folder there")
+    if not single:
+        check_writable("--out", out, out if out.is_dir() else out.parent)
+    if arguments.grid is not None and arguments.html is None:
+        raise InvalidArgument(
+            "--grid", arguments.grid, "none without --html, whose windows it sets"
+        )
     if arguments.html is not None and count != 1:
         raise InvalidArgument("--html", arguments.html, f"one image and one window, not {count}")
     if arguments.html is not None and arguments.crop is not None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fastbg.cli.files import check_folder
+from fastbg.cli.files import check_ending, check_folder
 from fastbg.errors import InvalidArgument
 from fastbg.printable import printable
 from fastbg.runs.comparison import Compared, Outcomes, compare, input_differences
@@ -21,6 +21,7 @@ from fastbg.writing import replacing
 def main(arguments: argparse.Namespace) -> None:
     """Print the differences of the runs, then the numbers and verdicts of both."""
     if arguments.csv is not None:
+        check_ending("--csv", arguments.csv, ".csv")
         check_folder("--csv", arguments.csv)
     runs = {"RUN": arguments.run, "OTHER": arguments.other}
     for name, path in runs.items():
@@ -42,7 +43,11 @@ def main(arguments: argparse.Namespace) -> None:
     console.print("\n".join(names), markup=False, soft_wrap=True)
     told = "; ".join(apart) or "nothing that decides their numbers"
     console.print(f"A against B differ in {told}\n", markup=False, soft_wrap=True)
-    console.print(changes(numbers))
+    table, width = changes(numbers), console.width
+    unlimited = console.options.update(max_width=10_000)
+    console.width = max(width, console.measure(table, options=unlimited).maximum)
+    console.print(table)  # on narrow terminals lines wrap; names and numbers are never cut
+    console.width = width
     if outcomes:
         console.print(judged(outcomes))
     if arguments.csv is not None:

@@ -53,6 +53,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Measure, and write all files; 1 if images were left out."""
     if arguments.data is not None:
         check_apart("--out", arguments.out, arguments.data)
+    if arguments.windows == "center":  # as `fastbg attribute --window` has it
+        arguments.windows = "centre"
     settings = {name: getattr(arguments, name) for name in OWN} | {"images": "each", "maps": "kept"}
     arguments.experiments = [NAME]
     arguments.option = [f"{NAME}.{name}={value}" for name, value in settings.items()]

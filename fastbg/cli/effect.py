@@ -19,7 +19,7 @@ from fastbg.attribution.effect_result import CausalEffectResult
 from fastbg.attribution.interventions import Interventions
 from fastbg.cli.attribute import FORMATS
 from fastbg.cli.device import device_and_precision
-from fastbg.cli.files import check_folder, open_image
+from fastbg.cli.files import check_ending, check_folder, open_image
 from fastbg.data.images import open_folder
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.filters.dtypes import as_float
@@ -54,6 +54,8 @@ def effect(arguments: argparse.Namespace, device: torch.device) -> None:
     given = {option: path for option, path in written.items() if path is not None}
     taken: dict[Path, str] = {}
     for option, path in given.items():
+        if option != "--out":
+            check_ending(option, path, ".npz")
         check_folder(option, path)
         other = taken.setdefault(path.resolve(), option)
         if other != option:

@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from fastbg.cli.device import device_and_precision
-from fastbg.cli.files import check_apart, check_ending, check_folder, file_name, open_low
+from fastbg.cli.files import (
+    check_apart,
+    check_ending,
+    check_folder,
+    check_lr_name,
+    check_writable,
+    file_name,
+    in_options,
+    open_low,
+)
 from fastbg.data.images import open_folder
 from fastbg.data.sets import ImageSet
 from fastbg.errors import DataError, FastbgError, InvalidArgument
@@ -150,6 +159,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     if not save.parent.is_dir():
         raise InvalidArgument("--save", save, "a folder, or a new one in a folder that exists")
     check_apart("--save", save, arguments.data)
+    check_writable("--save", save, save if save.is_dir() else save.parent)
 
 
 def check_measures(names: Sequence[str]) -> None:
@@ -168,7 +178,9 @@ def open_images(arguments: argparse.Namespace) -> ImageSet:
     except DataError as error:
         raise DataError(f"--data: {error}") from error
     except InvalidArgument as error:
-        raise InvalidArgument("--lr-name", *error.parts[1:]) from error
+        raise in_options(error, lr_name="--lr-name") from error
+    if arguments.lr is None:
+        check_lr_name(arguments.lr_name, images)
     return images
 
 

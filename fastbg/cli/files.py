@@ -1,6 +1,7 @@
 """Opens the files and folders given to commands; errors name the argument."""
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from fastbg.data.images import ImageSet, open_folder, read_image
 from fastbg.data.readable import open_readable
 from fastbg.errors import DataError, InvalidArgument
 from fastbg.printable import named, printable
+from fastbg.working_folder import is_removed
 
 
 def open_images(arguments: argparse.Namespace, lr_scale: int | None = None) -> ImageSet:
     """The HR images of ``--data``, all of them readable; raises DataError."""
     try:
-        return open_readable(
+        images = open_readable(
             arguments.data,
             lr_name=arguments.lr_name,
             skip_bad=arguments.skip_bad,
@@ -23,6 +25,22 @@ def open_images(arguments: argparse.Namespace, lr_scale: int | None = None) -> I
         )
     except DataError as error:
         raise DataError(f"--data: {error}") from error
+    except InvalidArgument as error:
+        raise in_options(error, lr_name="--lr-name") from error
+    check_lr_name(arguments.lr_name, images)
+    return images
+
+
+def in_options(error: InvalidArgument, **options: str) -> InvalidArgument:
+    """The error with the name of the command line's option for the argument that it names."""
+    return InvalidArgument(options.get(error.argument, error.argument), *error.parts[1:])
+
+
+def check_lr_name(template: str | None, images: ImageSet) -> None:
+    """Raises InvalidArgument for a template of LR names that no file of `images` has."""
+    if template is not None and not any(item.lr_paths for item in images.items):
+        expected = f"the LR names of {images.name}; no file there is named so beside its HR image"
+        raise InvalidArgument("--lr-name", repr(template), expected)
 
 
 def open_low(path: Path) -> ImageSet:
@@ -55,6 +73,20 @@ def check_folder(argument: str, path: Path) -> None:
         raise InvalidArgument(argument, path, "a file; this is a folder")
     if not has_folder:
         raise InvalidArgument(argument, path, "a file in a folder that exists")
+    if not path.exists() or path.is_file():  # not /dev/stdout
+        check_writable(argument, path, path.parent)
+
+
+def check_writable(argument: str, path: Path, folder: Path) -> None:
+    """Raises InvalidArgument, before any work, if no file can be made in the existing `folder`."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if is_removed():  # the working folder, which the command then says
+            raise
+        expected = f"a path where files can be written: {error.strerror}"
+        raise InvalidArgument(argument, path, expected) from error
 
 
 def check_ending(option: str, path: Path, *endings: str) -> None:

@@ -5,9 +5,12 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fastbg.errors import FastbgError
+
+MOST_SEED = 2**63 - 1
 
 
 class UsageError(FastbgError):
@@ -77,9 +80,19 @@ class Parser(argparse.ArgumentParser):
     def strange(self, word: str) -> str:
         """Error message for an unexpected argument."""
         if not word.startswith("-"):
-            return f"{word}: got one argument too many; expected as in {self.usage_line()}"
+            more = self.single(word)
+            return f"{word}: got one argument too many; expected as in {self.usage_line()}{more}"
         near = meant(word, self._option_string_actions)
         return f"{word}: no such option of {self.prog}{near}"
+
+    def single(self, word: str) -> str:
+        """What to do if `word` is a second value of an option that takes one; else empty."""
+        for name, value, extra in zip(self.given, self.given[1:], self.given[2:], strict=False):
+            action = self._option_string_actions.get(name)
+            if extra == word and action is not None and action.nargs is None:
+                repeated = isinstance(action, argparse._AppendAction)
+                return f"; {name} takes one value" + f": {name} {value} {name} {word}" * repeated
+        return ""
 
     def usage_line(self) -> str:
         """The positional arguments."""
@@ -106,6 +119,8 @@ class Parser(argparse.ArgumentParser):
             return " ".join(metavar)
         if action is not None and action.choices:
             return f"one of {', '.join(map(str, action.choices))}"
+        if metavar and action is not None and isinstance(action.nargs, int):
+            return " ".join([metavar] * action.nargs)
         return metavar or "a value"
 
     def values(self, name: str) -> str:
@@ -141,6 +156,26 @@ def whole(least: int | None = None) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def seed(text: str) -> int:
+    """A type for seeds, which random generators take as 64 bits."""
+    value = whole(0)(text)
+    if value > MOST_SEED:
+        raise argparse.ArgumentTypeError(f"got {value}; expected at most {MOST_SEED}")
+    return value
+
+
+def filled(text: str) -> str:
+    """A type for names of files. "" would be the working folder: a shell variable without value."""
+    if not text:
+        raise argparse.ArgumentTypeError("got ''; expected a path that is not empty")
+    return text
+
+
+def path(text: str) -> Path:
+    """A type for paths of files and folders."""
+    return Path(filled(text))
 
 
 def number(text: str) -> float:

@@ -14,7 +14,7 @@ from rich.console import Console
 from fastbg import vocabulary
 from fastbg.cli import dry_run
 from fastbg.cli.device import pick_device
-from fastbg.cli.files import open_images
+from fastbg.cli.files import check_apart, open_images
 from fastbg.cli.info import describe, devices
 from fastbg.cli.shared_arguments import SHARED_OPTIONS
 from fastbg.data.builtin import builtin_images
@@ -48,6 +48,8 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in vocabul
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure missing results, then write the report; its path is printed last."""
+    if arguments.data is not None:
+        check_apart("--out", arguments.out, arguments.data)
     carry_out(arguments, experiments(arguments), images_of(arguments))
 
 

@@ -6,8 +6,8 @@ import dataclasses
 import torch
 
 from fastbg.cli.device import pick_device
-from fastbg.cli.files import check_folder, open_images
-from fastbg.errors import CheckpointError, InvalidArgument
+from fastbg.cli.files import check_folder, in_options, open_images
+from fastbg.errors import CheckpointError, DataError, InvalidArgument
 from fastbg.models.checkpoints import save_model
 from fastbg.models.network import Network, fingerprint
 from fastbg.models.options import load_choice, parse_choice
@@ -15,6 +15,10 @@ from fastbg.models.registry import BUILT_IN
 from fastbg.precision import check_precision
 from fastbg.printable import printable
 from fastbg.training import TrainConfig, train
+
+# Fields of TrainConfig -> options.
+OPTIONS = {name: f"--{name}" for name in ("steps", "batch", "patch", "resize", "seed")}
+OPTIONS |= {"learning_rate": "--rate"}
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -58,14 +62,19 @@ def main(arguments: argparse.Namespace) -> None:
         start=start,
         **given,
     )
-    state = train(
-        net,
-        lambda: [item.load() for item in images.items],
-        config,
-        checkpoint,
-        resume=arguments.resume,
-        device=device,
-    )
+    try:
+        state = train(
+            net,
+            lambda: [item.load() for item in images.items],
+            config,
+            checkpoint,
+            resume=arguments.resume,
+            device=device,
+        )
+    except InvalidArgument as error:
+        raise in_options(error, **OPTIONS) from error
+    except DataError as error:  # "patch: got 24; ...": no image is that large
+        raise DataError(str(error).replace("patch: ", "--patch: ", 1)) from error
     card = {
         "data": images.name,
         "images": len(images),
@@ -80,9 +89,14 @@ def _load_start(net: Network, text: str) -> str:
     """Gives `net` the weights of a file; returns what identifies them."""
     source = load_choice(parse_choice(text, "--start"))
     if (source.architecture, source.config) != (net.architecture, net.config):
-        expected = f"{net.architecture} with {net.config}"
-        raise CheckpointError(
-            f"--start {text} is {source.architecture} {source.config}, not {expected}"
-        )
+        raise CheckpointError(f"--start {text} is {told(source, net)}, not {told(net, source)}")
     net.load_state_dict(source.state_dict())
     return fingerprint(net)[:16]
+
+
+def told(net: Network, other: Network) -> str:
+    """The architecture, with the sizes and settings in which it differs from `other`."""
+    if net.architecture != other.architecture:
+        return net.architecture
+    apart = (name for name, value in net.config.items() if other.config.get(name) != value)
+    return f"{net.architecture} with {', '.join(f'{name} {net.config[name]}' for name in apart)}"

@@ -82,7 +82,8 @@ def sub_images(
         raise DataError(
             f"image set {images.name}: its {len(images)} images contain {len(drawn)} different "
             f"squares of {size} pixels (corners at multiples of {multiple}, standard deviation "
-            f"at least {min_std} grey levels); expected {count}"
+            f"at least {min_std} grey levels); expected {count}: more or larger images, or a "
+            "smaller size or count of squares"
         )
     return drawn
 

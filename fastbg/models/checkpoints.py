@@ -5,6 +5,7 @@ in the metadata, under the key ``fastbg``, JSON with the architecture, the keywo
 constructor and a card (where the weights come from).
 """
 
+import difflib
 import inspect
 import json
 import os
@@ -183,8 +184,11 @@ def _read(path: Path, given: dict[str, Any]) -> Network:
     except OSError as error:  # a name that no file can have
         raise CheckpointError(f"{path!s:.80}... cannot be read: {error.strerror}") from error
     if missing:
+        near = difflib.get_close_matches(path.name.lower(), [*BUILT_IN], 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        known = ", ".join(BUILT_IN)
         raise CheckpointError(
-            f"{printable(path)}: no such file; the built-in networks are {[*BUILT_IN]}"
+            f"{printable(path)}: no such file; the built-in networks are {known}{meant}"
         )
     kind = recognise_file(path)
     if kind != SAFETENSORS:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastbg.errors import InvalidArgument
+from fastbg.errors import CheckpointError, InvalidArgument
 from fastbg.models.checkpoints import load_model
 from fastbg.models.network import Network
 from fastbg.models.plausible import check_output
@@ -38,6 +38,7 @@ class Choice(NamedTuple):
     name: str  # built in, or the path of a file
     options: dict[str, Any]  # keywords of load_model
     text: str  # the options as written, for labels; empty if there are none
+    argument: str = "--model"  # that names it
 
 
 def parse_choice(text: str, argument: str = "--model") -> Choice:
@@ -55,7 +56,9 @@ def parse_choice(text: str, argument: str = "--model") -> Choice:
         except ValueError as error:
             expected = "three numbers R:G:B" if option == "mean" else "a number"
             raise InvalidArgument(f"{argument} {name},{option}", repr(value), expected) from error
-    return Choice(name, options, ",".join(parts))
+    if not name:
+        raise InvalidArgument(argument, repr(text), "a built-in network or a weights file")
+    return Choice(name, options, ",".join(parts), argument)
 
 
 def load_choice(
@@ -67,12 +70,16 @@ def load_choice(
     """Load the network and check its output (`check_output`).
 
     `say` receives a line that describes a network that is not built in, and a line for each doubt
-    about its output. The options become part of its `name`. Raises CheckpointError.
+    about its output. The options become part of its `name`. Raises CheckpointError, which names
+    the argument.
     """
-    net = load_model(choice.name, device, dtype, **choice.options)
-    if choice.text:
-        net.name = f"{net.name} ({choice.text})"
-    doubt = check_output(net)
+    try:
+        net = load_model(choice.name, device, dtype, **choice.options)
+        if choice.text:
+            net.name = f"{net.name} ({choice.text})"
+        doubt = check_output(net)
+    except CheckpointError as error:
+        raise CheckpointError(f"{choice.argument}: {error}") from error
     if choice.name not in BUILT_IN or choice.text:
         say(describe(net))
     if doubt:

@@ -7,6 +7,7 @@ by a CSS variable, so that one drawing serves both themes.
 import contextlib
 import html
 import io
+import logging
 import re
 import textwrap
 import warnings
@@ -256,7 +257,20 @@ def save(figure: Figure, path: Path) -> None:
     with style():
         lay_out(figure)
         figure.set_layout_engine(None)  # the layout is final
-        figure.savefig(path, dpi=200, **how)
+        with quiet_fonts():
+            figure.savefig(path, dpi=200, **how)
+
+
+@contextlib.contextmanager
+def quiet_fonts() -> Iterator[None]:
+    """Without fontTools' log of each glyph in a PDF, which fills that of a user at level INFO."""
+    logger = logging.getLogger("fontTools")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def data_rows(item: Chart | Gallery) -> list[list[object]]:

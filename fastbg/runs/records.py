@@ -41,6 +41,9 @@ def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
     Raises RunStoreError if the run has other options of the experiment.
     """
     options = dataclasses.asdict(experiment.options)
+    planner, key = experiment.base or experiment, plan_of(experiment)
+    # Drawn first: options for which nothing can be drawn must not bind the folder.
+    drawn = None if key in store.remembered(key) else [*map(_plain, planner.plan(study))]
     store.remember(f"options {experiment.name}", lambda: options)
     stored = stored_options(store, experiment.name, type(experiment).options_type)
     for name in sorted({*options, *stored}):
@@ -49,8 +52,7 @@ def settle(store: RunStore, experiment: Experiment, study: Study) -> list[Item]:
                 f"{printable(store.folder)}: its {experiment.name} was run with {name} = "
                 f"{stored.get(name)!r}, not {options.get(name)!r}; choose another --out"
             )
-    planner = experiment.base or experiment
-    plan = store.remember(plan_of(experiment), lambda: [*map(_plain, planner.plan(study))])
+    plan = store.remember(key, lambda: drawn)
     return [_item(value) for value in plan]
 
 

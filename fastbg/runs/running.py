@@ -101,6 +101,11 @@ def run_experiments(
         'report.html'
     """
     folder = path_of("out", out)
+    if not isinstance(networks, Mapping):
+        told = type(networks).__name__
+        raise InvalidArgument("networks", told, 'networks by name, such as {"mine": net}')
+    if isinstance(experiments, str):
+        raise InvalidArgument("experiments", repr(experiments), f"a list: [{experiments!r}]")
     if not networks or not all(isinstance(net, Network) for net in networks.values()):
         kinds = {name: type(net).__name__ for name, net in networks.items()}
         raise InvalidArgument("networks", kinds, "networks of load_model() or wrap(), by name")
@@ -229,7 +234,8 @@ def common_scale(nets: Sequence[Labelled]) -> int:
     """The scale of all networks; CheckpointError if they differ."""
     scales = {label.label: net.scale for label, net, _ in nets}
     if len(set(scales.values())) > 1:
-        raise CheckpointError(f"networks of a run must have the same scale; got {scales}")
+        told = ", ".join(f"{name} x{scale}" for name, scale in scales.items())
+        raise CheckpointError(f"networks of a run must have the same scale; got {told}")
     return next(iter(scales.values()))
 
 

@@ -10,7 +10,7 @@ import platform
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastbg.errors import InvalidArgument, RunStoreError
+from fastbg.errors import FastbgError, InvalidArgument, RunStoreError
 from fastbg.given_path import path_of
 from fastbg.printable import printable
 from fastbg.runs.inventory import IDENTITY, NOTES, Inventory, inspect, is_intact, name_of
@@ -57,6 +57,7 @@ class RunStore:
         self._connection = connection
         connection.text_factory = _text
         self._lock = lock
+        self._made: list[Path] | None = None  # folders that `open` made; None: an older run
         self._in_transaction = False
         self._added = Inventory()  # in this transaction
 
@@ -84,6 +85,8 @@ class RunStore:
         """
         path = path_of("folder", folder)
         with reported(path):
+            new = not (path / "run.sqlite").exists()
+            made = [each for each in (path, *path.parents) if not each.exists()]
             path.mkdir(parents=True, exist_ok=True)
             lock = FolderLock(path)
             try:
@@ -93,6 +96,7 @@ class RunStore:
                 lock.release()
                 raise
         store = cls(path, connection, lock)
+        store._made = made if new else None
         try:
             store._prepare()
             with reported(path):
@@ -144,7 +148,39 @@ class RunStore:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        """Close. A new run that an error in its input ended before any result is removed.
+
+        Otherwise its settings would bind the folder, and the corrected command would be refused.
+        """
+        lock = self._lock
+        if isinstance(error, FastbgError) and lock is not None and lock.is_own and self._is_unused:
+            self._remove(lock)
+        else:
+            self.close()
+
+    @property
+    def _is_unused(self) -> bool:
+        """Whether `open` made this run, and nothing was measured."""
+        if self._made is None:
+            return False
+        tables = "SELECT 1 FROM records UNION ALL SELECT 1 FROM arrays LIMIT 1"
+        try:
+            return not self._rows(tables)
+        except RunStoreError:
+            return False
+
+    def _remove(self, lock: FolderLock) -> None:
+        """Close, and remove what `open` made."""
+        try:
+            with reported(self.folder):
+                self._connection.close()
+                for name in ("run.sqlite", "run.sqlite-wal", "run.sqlite-shm", "run.lock"):
+                    (self.folder / name).unlink(missing_ok=True)
+        finally:
+            lock.release()
+        for folder in self._made or ():
+            with suppress(OSError):  # others have written there
+                folder.rmdir()
 
     def close(self) -> None:
         """Close the file and release the lock; a second call does nothing."""
