@@ -25,12 +25,12 @@ if [ "$device" = cuda ]; then
   export PATH=/usr/local/cuda/bin:$PATH PYTHONPATH=$out/site FASTBG_REQUIRE=cuda,triton
   size=()
   run_options=(--limit 100)
-  kernels=(composite_fwd composite_lr mosaic gram_partial conv_gram_partial gram_reduce blur_path path_integral)
+  kernels=(composite_fwd composite_lr mosaic gram_partial conv_gram_partial gram_reduce blur_path path_integral conv3x3)
 else
   size=(--device cpu --tiny)
   kernels=(composite_fwd path_integral)
   run_options=(--limit 1 -o swap.size=64 -o swap.region=32 -o swap.sources=3 -o swap.groups=3
-    -o swap.backgrounds=3)
+    -o swap.backgrounds=3 -o ring.count=2 -o ring.candidates=4 -o ring.size=64 -o ring.window=16 -o ring.sizes=0,32)
 fi
 
 # Says what comes, runs it within so many seconds, keeps what it prints; a failure is remembered.
@@ -69,8 +69,8 @@ build() {
 check() {
   step smoke 120 "$python" -P bench/on_gpu.py smoke "${size[@]}" --out "$out"
   gpu_step tests 400 bash -c "cd tests && '$python' -P -m pytest -c ../pyproject.toml --rootdir .. -o cache_dir='$out/cache' \
-    -q --no-header --junitxml '$out/junit.xml' -k 'not emulat' test_composite.py test_seam.py test_path.py test_gram.py \
-    test_conv.py test_triton_kernels.py test_no_sync.py test_precision.py test_models.py test_attribution.py \
+    -q --no-header --junitxml '$out/junit.xml' -k 'not emulat' test_composite.py test_seam.py test_seam_gpu.py test_path.py test_gram.py \
+    test_conv.py test_conv_gpu.py test_conv_stack_gpu.py test_triton_kernels.py test_no_sync.py test_precision.py test_models.py test_attribution.py \
     test_experiment_swap.py test_experiment_ring.py test_fuzz.py"
   for tool in memcheck racecheck synccheck initcheck; do
     gpu_step "sanitizer_$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 --launch-timeout 0 \
@@ -80,7 +80,7 @@ check() {
 
 time_() {
   step time 420 "$python" -P bench/on_gpu.py time "${size[@]}" --out "$out"
-  step run 120 "$python" -P -m fastbg run swap --model edsr --device "$device" --out "$out/run" "${run_options[@]}"
+  step run 120 "$python" -P -m fastbg run swap ring --model edsr --device "$device" --out "$out/run" "${run_options[@]}"
 }
 
 trace() {

@@ -3,10 +3,12 @@
 PyTorch runs float32 convolutions on GPUs in TF32 (10 bits of mantissa) by default, and
 `torch.set_float32_matmul_precision` may lower matrix products on GPUs and CPUs. fastbg's networks,
 attributions and reference operators set these flags for the time of a pass and then restore them.
-The flags belong to the process: other threads see them during a pass, too.
+The flags belong to the process: other threads see them during a pass, too. While passes of several
+threads overlap, the flags are those of the strictest of them, and the last to end restores them.
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -77,21 +79,56 @@ def check_precision(
     return kind
 
 
-@contextmanager
-def held() -> Iterator[None]:
-    """PyTorch's flags as `current()` says, restored exactly afterwards."""
-    kind = current()
-    changed: list[tuple[Any, str, Any]] = []
-    try:
-        for owner, name, wanted in _flags(kind):
+class _Passes:
+    """The passes that run now, in any thread, and the flags as they were before the first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._running: dict[object, tuple[int, str]] = {}  # thread and precision, outermost first
+        self._changed: dict[int, tuple[Any, str, Any]] = {}  # by position: owner, name, value
+        self._kind = "ieee"  # that the flags are set to
+
+    def enter(self, key: object, kind: str) -> None:
+        with self._lock:
+            self._running[key] = threading.get_ident(), kind
+            self._set(self._wanted())
+
+    def leave(self, key: object) -> None:
+        with self._lock:
+            self._running.pop(key, None)
+            if not self._running:
+                while self._changed:
+                    _, (owner, name, was) = self._changed.popitem()
+                    setattr(owner, name, was)
+            elif (kind := self._wanted()) != self._kind:
+                self._set(kind)
+
+    def _wanted(self) -> str:
+        """TF32 if nobody asks for more; of passes within one another, the innermost asks."""
+        asked = set(dict(self._running.values()).values())
+        return "tf32" if asked == {"tf32"} else "ieee"
+
+    def _set(self, kind: str) -> None:
+        self._kind = kind
+        for position, (owner, name, wanted) in enumerate(_flags(kind)):
             was = getattr(owner, name)
             if was != wanted:
                 setattr(owner, name, wanted)
-                changed.append((owner, name, was))
+                self._changed.setdefault(position, (owner, name, was))
+
+
+_passes = _Passes()
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """PyTorch's flags as `current()` says, restored exactly once no pass of any thread runs."""
+    key = object()
+    try:
+        _passes.enter(key, current())
         yield
     finally:
-        for owner, name, was in reversed(changed):
-            setattr(owner, name, was)
+        _passes.leave(key)
 
 
 def in_precision(function: Callable[P, T]) -> Callable[P, T]:

@@ -1,5 +1,6 @@
 """Many images in one pass, and passes recorded as CUDA graphs: with a stand-in for the recorder."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import fastbg
 from fastbg.attribution import graphs, local
 from fastbg.attribution.graphs import Graphs, unrecordable
+from fastbg.filters import constants
 from fastbg.models.edsr import EDSR
 from fastbg.models.rcan import RCAN
 
@@ -87,6 +89,25 @@ def test_other_weights_are_recorded_anew(net: EDSR, recorder: Recorder) -> None:
     assert recorder.events == ["run", "record", "run", "replay"]
 
 
+def test_a_graph_keeps_the_tables_that_it_reads(net: EDSR, recorder: Recorder) -> None:
+    """Constants on the device, such as the window's corners, leave their cache for newer ones."""
+    tables: list[weakref.ref[Tensor]] = []
+
+    def work(x: Tensor) -> Tensor:
+        corners = torch.tensor([1, 2, 3, 4])
+        tables.append(weakref.ref(constants.on_device(corners, torch.device("meta"))))
+        return recorder.doubled(x)
+
+    made = Graphs(net, recorder.graph, recorder.record)
+    for _ in range(2):
+        made.run(work, torch.ones(2))
+    constants._kept.cache_clear()
+    assert tables[1]() is not None
+    net.conv_last.bias.add_(1)
+    made.run(work, torch.ones(2))  # gives the graph up
+    assert tables[1]() is None
+
+
 def test_only_a_few_graphs_are_kept(net: EDSR, recorder: Recorder) -> None:
     made = Graphs(net, recorder.graph, recorder.record)
     for size in range(1, graphs.KEPT + 3):
@@ -112,6 +133,8 @@ def test_what_is_not_recorded_and_why(net: EDSR) -> None:
     assert "on cpu" in unrecordable(net, x)
     assert "Upsample is not one of" in unrecordable(nn.Upsample(scale_factor=4), on_gpu)
     assert unrecordable(net, on_gpu) == ""
+    with torch.inference_mode():
+        assert "inference_mode" in unrecordable(EDSR(features=4, blocks=1), on_gpu)
     net.conv_last.register_forward_hook(lambda *_: None)
     assert "hooks" in unrecordable(net, on_gpu)
 

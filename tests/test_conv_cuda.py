@@ -71,15 +71,13 @@ def test_strides_do_not_change_a_bit(dtype: torch.dtype, precision: str) -> None
         assert torch.equal(convolved(in_layout(x, layout), weight, precision), expected), layout
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_order_of_threads_does_not_change_a_bit(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x = in_layout(torch.randn(1, 40, 9, 17), "channels_last")
+def test_the_order_of_threads_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = in_layout(torch.randn(1, 40, 5, 17), "channels_last")
     weight = torch.randn(40, 40, 3, 3)
     expected = convolved(x, weight)
-    monkeypatch.setenv("FASTBG_EMULATION_SEED", str(seed))
-    assert torch.equal(convolved(x, weight), expected)
+    for seed in range(1, 21):
+        monkeypatch.setenv("FASTBG_EMULATION_SEED", str(seed))
+        assert torch.equal(convolved(x, weight), expected), seed
 
 
 @pytest.mark.parametrize("kind", ["randn", "rand"])

@@ -222,8 +222,7 @@ def test_attention_equals_float64(
     close(to_y, torch.autograd.grad(expected, exact, grad.double())[0], 3e-6)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_no_order_of_threads_changes_a_bit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_order_of_threads_changes_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a forward pass and its gradient, with attention, in blocks of 16 channels and of 64."""
     layers = [
         StackLayer(random(16, 3, 3, 3), None, relu=True),
@@ -235,15 +234,16 @@ def test_no_order_of_threads_changes_a_bit(seed: int, monkeypatch: pytest.Monkey
             attention=ChannelAttention(*attention(17, 3)),
         ),
     ]
-    x = image(1, 3, 9, 17).requires_grad_()
+    x = image(1, 3, 5, 17).requires_grad_()
 
     def both() -> tuple[Tensor, Tensor]:
         y = conv_stack(x, layers, backend="cuda")
         return y, torch.autograd.grad(y.square().sum(), x)[0]
 
     expected = both()
-    monkeypatch.setenv("FASTBG_EMULATION_SEED", str(seed))
-    assert all(torch.equal(got, wanted) for got, wanted in zip(both(), expected, strict=True))
+    for seed in range(1, 21):
+        monkeypatch.setenv("FASTBG_EMULATION_SEED", str(seed))
+        assert all(torch.equal(got, wanted) for got, wanted in zip(both(), expected, strict=True))
 
 
 @pytest.mark.parametrize("sanitizer", ["memory", "races"])

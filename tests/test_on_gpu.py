@@ -51,6 +51,16 @@ def test_every_line_that_needs_no_gpu(tmp_path: Path) -> None:
     assert any(row.startswith("| composite_fwd float32 | cpu |") for row in rows)
     assert any(row.startswith("| edsr, 4 windows, tf32 | eager |") for row in rows)
     assert (tmp_path / "run" / "report.html").is_file()
+    said = (tmp_path / "run.txt").read_text().split()
+    assert {"swap", "ring"} <= {*said}
+
+
+def test_what_is_about_gpu_kernels_is_tested_on_a_gpu() -> None:
+    files = {path.name for path in Path(__file__).parent.glob("test_*_gpu.py")} - {
+        Path(__file__).name
+    }
+    assert len(files) > 2
+    assert files <= {*SCRIPT.read_text().split()}
 
 
 def test_an_unknown_phase_is_refused(tmp_path: Path) -> None:

@@ -121,6 +121,59 @@ def test_the_caller_may_ask_for_tf32_and_passes_may_be_nested() -> None:
         pass
 
 
+def other_thread(kind: str, entered: threading.Event, end: threading.Event) -> threading.Thread:
+    """A thread in a pass of precision `kind`, from `entered` to `end`."""
+
+    def work() -> None:
+        with fastbg.use_precision(kind), precision.held():
+            entered.set()
+            end.wait(60)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert entered.wait(60)
+    return thread
+
+
+@pytest.mark.parametrize("first", ["ieee", "tf32"])
+@pytest.mark.parametrize("second", ["ieee", "tf32"])
+def test_passes_of_threads_that_overlap(first: str, second: str) -> None:
+    """The first to end neither takes float32 from the other, nor does the other restore that."""
+    torch.backends.cudnn.benchmark = True  # set by the user
+    try:
+        before = flags()
+        tf32 = [wanted for _, _, wanted in precision._flags("tf32")]
+        end = threading.Event()
+        thread = other_thread(first, threading.Event(), end)
+        with fastbg.use_precision(second), precision.held():
+            assert flags() == (tf32 if {first, second} == {"tf32"} else ieee())
+            end.set()
+            thread.join()
+            assert flags() == (tf32 if second == "tf32" else ieee())
+        assert flags() == before
+    finally:
+        torch.backends.cudnn.benchmark = False
+
+
+def test_threads_with_passes_in_passes_leave_nothing_behind() -> None:
+    before, kinds, wrong = flags(), ("ieee", "tf32", "bf16"), []
+
+    def work(number: int) -> None:
+        for i in range(50):
+            outer = fastbg.use_precision(kinds[(number + i) % 3])
+            with outer, precision.held(), fastbg.use_precision("ieee"), precision.held():
+                if flags() != ieee():
+                    wrong.append(flags())
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert flags() == before
+
+
 @pytest.mark.skipif(not NEW, reason="torch < 2.9 has no flags of single operators")
 def test_the_references_keep_float32_where_the_process_lowered_it() -> None:
     x, weight = torch.rand(2, 16, 24, 24), torch.rand(16, 16, 3, 3)

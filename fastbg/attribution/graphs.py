@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastbg.filters.constants import collected
 from fastbg.models.network import Network, is_watched
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ class _Graph(NamedTuple):
     graph: Any
     inputs: Tensor
     output: Tensor
+    tables: list[Tensor]  # made before, and cached elsewhere only as long as there is room
 
 
 class Graphs:
@@ -76,9 +78,9 @@ class Graphs:
 
     def _recorded(self, work: Pass, x: Tensor) -> _Graph:
         graph, inputs = self._new(), x.detach().clone(memory_format=torch.preserve_format)
-        with self._record(graph):
+        with collected() as tables, self._record(graph):
             output = work(inputs)
-        return _Graph(graph, inputs, output)
+        return _Graph(graph, inputs, output, tables)
 
     def _forget_other_weights(self) -> None:
         """Deletes all graphs if weights have changed, as graphs hold their addresses and values."""
@@ -96,6 +98,8 @@ def unrecordable(model: nn.Module, x: Tensor) -> str:
         return f"the images are on {x.device.type}: CUDA graphs are of NVIDIA GPUs"
     if not isinstance(model, Network):
         return f"{type(model).__name__} is not one of fastbg's networks: what it does is unknown"
+    if any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
+        return "weights made in torch.inference_mode do not tell when they change"
     if any(map(is_watched, model.modules())):
         return "hooks, or a replaced forward, want to be called in each pass"
     return ""

@@ -4,6 +4,8 @@ A copy per call costs more than most kernels here, and one from memory that is f
 not stand in a CUDA graph, which would read that address again at every replay.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -12,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 MOST = 1 << 16  # bytes of a table that is kept
+_collecting: list[list[Tensor]] = []
 
 
 def on_device(table: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -24,7 +27,25 @@ def on_device(table: Tensor, device: torch.device, dtype: torch.dtype | None = N
     if table.device == device or table.device.type != "cpu" or not _can_be_kept(table):
         return table.to(device, dtype).contiguous()
     raw = table.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    return _kept(raw, table.dtype, tuple(table.shape), device, dtype)
+    kept = _kept(raw, table.dtype, tuple(table.shape), device, dtype)
+    for tables in _collecting:
+        tables.append(kept)
+    return kept
+
+
+@contextmanager
+def collected() -> Iterator[list[Tensor]]:
+    """A list of the tables that `on_device` gives meanwhile, in any thread.
+
+    For CUDA graphs, which read the tables' addresses at every replay: only the last tables are kept
+    here, and the memory of the others is given away.
+    """
+    tables: list[Tensor] = []
+    _collecting.append(tables)
+    try:
+        yield tables
+    finally:
+        _collecting[:] = [others for others in _collecting if others is not tables]
 
 
 def is_recorded() -> bool:
