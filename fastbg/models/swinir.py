@@ -32,8 +32,16 @@ from fastbg.models.network import (
     pad_to_multiple,
     unreflected,
 )
+from fastbg.models.swinir_change import ChangeableSwinIR
 from fastbg.models.upsampler import Upsampler
-from fastbg.models.window import Stage, check_window, required_boxes, whole_map
+from fastbg.models.window import (
+    Stage,
+    added,
+    check_window,
+    on_pixels,
+    required_boxes,
+    whole_map,
+)
 from fastbg.ops.attention import CELL, Step, swin_layers, why_plain
 from fastbg.precision import autocast_dtype, in_network_precision, in_precision
 from fastbg.registration.operator import has_tangent
@@ -115,11 +123,6 @@ class Layout(NamedTuple):
 
 
 Masks = dict[Layout, Tensor | None]
-
-
-def on_pixels(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
-    """A layer of (B,h,w,C) on `x` (B,C,h,w)."""
-    return layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def to_windows(x: Tensor, window: int) -> Tensor:
@@ -305,11 +308,6 @@ class Layer(nn.Module):
         return x
 
 
-def added(x: Patch, conv: Conv3x3, y: Patch) -> Patch:
-    """x + conv(y) on the box of `y`, which must lie inside the box of `x`."""
-    return y.run(partial(conv, residual=x.cut(y.box).data))
-
-
 class SwinIR(Network):
     """SwinIR; input and output RGB in [0,1], output not clamped, any image size.
 
@@ -428,8 +426,6 @@ class SwinIR(Network):
     @in_precision
     def keep_window(self, x: Tensor, window: Sequence[int]) -> Changeable | None:
         """See `Network.keep_window`; None off CPUs, in bfloat16, and where modules are watched."""
-        from fastbg.models.swinir_change import ChangeableSwinIR  # which imports this file
-
         box = check_window(window, *(self.scale * side for side in x.shape[-2:]))
         watched = any(map(is_watched, self.modules())) or _has_any_global_hook()
         own = type(self) is SwinIR and self.native and "forward_window" not in vars(self)

@@ -7,7 +7,7 @@ needs beside that comes from the features of the unchanged image, which are kept
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from torch import Tensor
 from fastbg.geometry import Box, Patch
 from fastbg.models.conv import Conv3x3
 from fastbg.models.network import pad_to_multiple
-from fastbg.models.swinir import Block, Layer, Masks, SwinIR, added, on_pixels
-from fastbg.models.window import Stage, required_boxes, whole_map
+from fastbg.models.window import Stage, added, on_pixels, required_boxes, whole_map
 from fastbg.precision import held
+
+if TYPE_CHECKING:
+    from fastbg.models.swinir import Block, Layer, Masks, SwinIR
 
 BYTES = 256 << 20  # of a map, for all changes that are computed at once
 
@@ -43,7 +45,7 @@ class ChangeableSwinIR:
     backend = "cpu"
 
     @torch.no_grad()
-    def __init__(self, network: SwinIR, image: Tensor, window: Box) -> None:
+    def __init__(self, network: "SwinIR", image: Tensor, window: Box) -> None:
         """`image` (1,3,h,w) in [0,1]; `window` in SR pixels."""
         self._network, self._image = network, image
         padded = pad_to_multiple(image, network.window)
@@ -123,14 +125,14 @@ class ChangeableSwinIR:
         return Box(box.y0, box.x0, y1, x1)
 
 
-def steps(network: SwinIR, height: int, width: int) -> list[Step]:
+def steps(network: "SwinIR", height: int, width: int) -> list[Step]:
     """The network on a (height, width) map, as `SwinIR.forward_window` computes it."""
     masks: Masks = {}
 
     def plain(layer: Callable[[Tensor], Tensor], factor: int = 1) -> Callable[..., Patch]:
         return lambda x, ahead, entry: x.run(layer, factor)
 
-    def block_of(block: Block) -> Callable[..., Patch]:
+    def block_of(block: "Block") -> Callable[..., Patch]:
         return lambda x, ahead, entry: block(x, ahead, height, width, masks)
 
     def summed(conv: Conv3x3) -> Callable[..., Patch]:
@@ -139,9 +141,9 @@ def steps(network: SwinIR, height: int, width: int) -> list[Step]:
     point = Stage(0)
     found = [Step(Stage(1), plain(network.shallow))]
     found.append(Step(point, plain(partial(on_pixels, layer=network.norm_first))))
-    for layer in cast(list[Layer], [*network.layers]):
+    for layer in cast("list[Layer]", [*network.layers]):
         entry = len(found)
-        for block, stage in zip(cast(list[Block], [*layer.blocks]), layer.stages, strict=False):
+        for block, stage in zip(cast("list[Block]", [*layer.blocks]), layer.stages, strict=False):
             found.append(Step(stage, block_of(block)))
         found.append(Step(Stage(1), summed(layer.conv), entry))
     found.append(Step(point, plain(partial(on_pixels, layer=network.norm))))

@@ -6,13 +6,15 @@ box before each stage. This is exact: a pixel farther from a cut than the stage'
 same inputs as in the whole image, and at the image border the layer's own padding applies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
 
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box, Patch
+from fastbg.models.conv import Conv3x3
 
 
 class Crop(NamedTuple):
@@ -51,6 +53,16 @@ def required_boxes(window: Box, stages: Sequence[Stage], height: int, width: int
         box = boxes[-1].coarsen(stage.factor)
         boxes.append(stage.needs(box, height * scale, width * scale))
     return boxes[:0:-1]
+
+
+def on_pixels(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    """A layer of (B,h,w,C) on `x` (B,C,h,w)."""
+    return layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def added(x: Patch, conv: Conv3x3, y: Patch) -> Patch:
+    """x + conv(y) on the box of `y`, which must lie inside the box of `x`."""
+    return y.run(partial(conv, residual=x.cut(y.box).data))
 
 
 def whole_map(x: Tensor) -> Patch:
