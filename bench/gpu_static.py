@@ -35,6 +35,7 @@ class Gpu:
     shared: int  # bytes of shared memory per multiprocessor
     bandwidth: float  # bytes/s
     rate: float  # float32 operations/s
+    tensor: float  # TF32 operations/s of tensor cores, dense; half types have twice as many
     warps: int = 64
     blocks: int = 32
     registers: int = 65536
@@ -54,10 +55,10 @@ class Gpu:
 
 
 GPUS = {
-    80: Gpu("A100 SXM 80 GB", 164 * 1024, 2.04e12, 19.5e12),
-    90: Gpu("H100 SXM", 228 * 1024, 3.35e12, 67e12),
-    100: Gpu("B200", 228 * 1024, 8.0e12, 75e12),
-    120: Gpu("RTX 5090", 100 * 1024, 1.79e12, 105e12, warps=48, blocks=24),
+    80: Gpu("A100 SXM 80 GB", 164 * 1024, 2.04e12, 19.5e12, 156e12),
+    90: Gpu("H100 SXM", 228 * 1024, 3.35e12, 67e12, 495e12),
+    100: Gpu("B200", 228 * 1024, 8.0e12, 75e12, 1.1e15),
+    120: Gpu("RTX 5090", 100 * 1024, 1.79e12, 105e12, 105e12, warps=48, blocks=24),
 }
 
 
@@ -227,7 +228,7 @@ def table(facts: dict[str, Facts], gpu: Gpu) -> str:
         known = work.get(name) or work.get(" ".join(name.split()[:2]))
         limit = ""
         if known:
-            moved, computed = known[0] / gpu.bandwidth, known[1] / gpu.rate
+            moved, computed = known[0] / gpu.bandwidth, known[1] / rate(name, f, gpu)
             bound = "bytes" if moved >= computed else "operations"
             limit = f"{1e6 * max(moved, computed):7.1f} us, {bound}"
         lines.append(
@@ -236,6 +237,16 @@ def table(facts: dict[str, Facts], gpu: Gpu) -> str:
             f"{f.tensor_ops:3} {f.instructions:5} {limit}"
         )
     return "\n".join(lines)
+
+
+def rate(name: str, facts: Facts, gpu: Gpu) -> float:
+    """Operations a second at the peak; on tensor cores a product of float32 takes three of TF32."""
+    if not facts.tensor_ops:
+        return gpu.rate
+    kinds = {*name.split()}
+    if kinds & {"bf16", "fp16"}:
+        return 2 * gpu.tensor
+    return gpu.tensor / 3 if "fp32" in kinds else gpu.tensor
 
 
 def regressions(facts: dict[str, Facts], budget: dict[str, dict[str, int]]) -> list[str]:

@@ -120,6 +120,23 @@ def test_occupancy(
     assert gpu_static.GPUS[90].occupancy(registers, shared, threads) == warps
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor_ops", "expected"),
+    [
+        ("composite_fwd_kernel fp32", 0, 67e12),
+        ("conv_gram_partial_kernel fp32", 8, 165e12),
+        ("conv3x3_fwd_kernel tf32", 8, 495e12),
+        ("gram_partial_kernel bf16 mask", 8, 990e12),
+        ("conv3x3_fwd_kernel fp32 as bf16", 8, 990e12),
+    ],
+)
+def test_the_limit_knows_tensor_cores(
+    gpu_static: ModuleType, name: str, tensor_ops: int, expected: float
+) -> None:
+    facts = dataclasses.replace(gpu_static.Facts(*[0] * 10), tensor_ops=tensor_ops)
+    assert gpu_static.rate(name, facts, gpu_static.GPUS[90]) == expected
+
+
 def test_names_of_cuda_instances(gpu_static: ModuleType) -> None:
     name = (
         "void fastbg::(anonymous namespace)::composite_fwd_kernel"
