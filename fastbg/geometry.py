@@ -77,6 +77,12 @@ class Box(NamedTuple):
             max(self.x1, other.x1),
         )
 
+    def common(self, other: "Box") -> "Box | None":
+        """The pixels of both boxes, None if there are none."""
+        y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
+        y1, x1 = min(self.y1, other.y1), min(self.x1, other.x1)
+        return Box(y0, x0, y1, x1) if y0 < y1 and x0 < x1 else None
+
     def refine(self, factor: int) -> "Box":
         """The same region on a map `factor` times finer."""
         return Box(*(factor * v for v in self))

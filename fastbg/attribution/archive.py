@@ -41,9 +41,8 @@ def read_arrays(
             raise DataError(f"{printable(path)}: is no regular file; expected arrays (.npz)")
         # NumPy leaves a damaged file open unless it is given an open one.
         with file_path.open("rb") as file:
-            if not zipfile.is_zipfile(
-                file
-            ):  # which NumPy would call pickled, to be loaded unsafely
+            # NumPy would call other files pickled, and advise to load them unsafely.
+            if not zipfile.is_zipfile(file):
                 raise ValueError("it is no .npz file, or cut off")
             file.seek(0)
             with np.load(file, allow_pickle=False) as stored:

@@ -58,6 +58,7 @@ class ChangeableSwinIR:
             for step, box in zip(self._steps, self._boxes[1:], strict=True):
                 entry = None if step.adds is None else self._kept[step.adds]
                 self._kept.append(step.run(self._kept[-1], box, entry).cut(box))
+        self._at_once = max(1, BYTES // max(kept.data.nbytes for kept in self._kept))
         self._largest = [float(kept.data.abs().max()) for kept in self._kept]
         self.unchanged = network.denormalise(self._kept[-1].data)
 
@@ -68,11 +69,9 @@ class ChangeableSwinIR:
         After each residual sum, outer rows and columns are taken from the kept features if nothing
         in them differs by more than `negligible` times the largest of these.
         """
-        largest = max(kept.data.nbytes for kept in self._kept)
-        at_once = max(1, BYTES // largest)
         with held():
             return [
-                torch.cat([self._changed(box, p, negligible) for p in pixels.split(at_once)])
+                torch.cat([self._changed(box, p, negligible) for p in pixels.split(self._at_once)])
                 for box, pixels in changes
             ]
 
@@ -83,20 +82,20 @@ class ChangeableSwinIR:
 
     def _changed(self, box: Box, pixels: Tensor, negligible: float) -> Tensor:
         """The window for new `pixels` (K,3,h,w) in a box of the image."""
+        same = self.unchanged.expand(len(pixels), -1, -1, -1)
+        first = self._padded(box).common(self._boxes[0])
+        if first is None:
+            return same
         images = self._image.repeat(len(pixels), 1, 1, 1)
         images[(..., *box.slices())] = pixels
         padded = whole_map(pad_to_multiple(images, self._network.window))
-        first = common(self._padded(box), self._boxes[0])
-        if first is None:
-            return self.unchanged.repeat(len(pixels), 1, 1, 1)
         changed, (height, width) = [padded.cut(first)], self._size
         for i, step in enumerate(self._steps):
             stage = step.stage
-            spread = changed[-1].box.grow(stage.radius, height, width)
-            spread = spread.align(stage.window, stage.shift, height, width).refine(stage.factor)
-            ahead = common(spread, self._boxes[i + 1])
+            spread = stage.spreads(changed[-1].box, height, width)
+            ahead = spread.common(self._boxes[i + 1])
             if ahead is None:
-                return self.unchanged.repeat(len(pixels), 1, 1, 1)
+                return same
             here = stage.needs(ahead.coarsen(stage.factor), height, width)
             x = pasted(self._kept[i], changed[i], here)
             entry = None
@@ -107,7 +106,7 @@ class ChangeableSwinIR:
                 least = negligible * self._largest[i + 1]
                 part = differing(found, self._kept[i + 1], least)
                 if part is None:
-                    return self.unchanged.repeat(len(pixels), 1, 1, 1)
+                    return same
                 found = found.cut(part)
             changed.append(found)
             height, width = stage.factor * height, stage.factor * width
@@ -151,12 +150,6 @@ def steps(network: "SwinIR", height: int, width: int) -> list[Step]:
     return found + [Step(stage, plain(run, stage.factor)) for stage, run in network.tail()]
 
 
-def common(a: Box, b: Box) -> Box | None:
-    """The pixels of both boxes, None if there are none."""
-    box = Box(max(a.y0, b.y0), max(a.x0, b.x0), min(a.y1, b.y1), min(a.x1, b.x1))
-    return box if box.y0 < box.y1 and box.x0 < box.x1 else None
-
-
 def differing(changed: Patch, kept: Patch, least: float) -> Box | None:
     """The smallest part of `changed` that holds all that differs from `kept` by over `least`."""
     apart = (changed.data - kept.cut(changed.box).data).abs().amax((0, 1))
@@ -176,7 +169,7 @@ def pasted(kept: Patch, changed: Patch, box: Box) -> Patch:
         size, dtype=kept.data.dtype, device=kept.data.device, memory_format=torch.channels_last
     )
     data.copy_(kept.cut(box).data)
-    both = common(changed.box, box)
+    both = changed.box.common(box)
     if both is not None:
         Patch(data, box).cut(both).data.copy_(changed.cut(both).data)
     return Patch(data, box)

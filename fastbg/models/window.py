@@ -41,6 +41,10 @@ class Stage(NamedTuple):
         grown = box.grow(self.radius, height, width)
         return grown.align(self.window, self.shift, height, width)
 
+    def spreads(self, box: Box, height: int, width: int) -> Box:
+        """Output box that the input `box` changes: as far as an output needs its input."""
+        return self.needs(box, height, width).refine(self.factor)
+
 
 def required_boxes(window: Box, stages: Sequence[Stage], height: int, width: int) -> list[Box]:
     """Input box of each stage that the output `window` needs; (height, width) is the LR size."""
