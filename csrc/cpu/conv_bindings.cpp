@@ -148,7 +148,7 @@ void register_conv(py::module_& m) {
   });
   m.attr("conv_weight_parts") = kWeightParts;
   m.attr("fingerprint_piece") = kFingerprintPiece;
-  m.attr("fingerprint_state") = kFingerprintStride;
+  m.attr("fingerprint_state") = sizeof(FingerprintState);
   m.def("conv_fingerprint", [](std::uintptr_t weight, std::int64_t bytes, std::uintptr_t states) {
     const ConvContents contents = contents_from(weight, bytes, states);
     const py::gil_scoped_release released;

@@ -1,21 +1,32 @@
 // Fingerprints of memory, to detect whether its contents have changed: see kFingerprintPiece.
 #pragma once
 
+#include "isa.h"
 #include "simd.h"
 
 namespace fastbg {
 
-// A piece of memory of up to this many bytes has a state of 32 words of 64 bits, kept whole. Each word
-// sums, over every 32nd word d of the piece, the product of both halves of d ^ key, and the word beside
-// d; keys differ from place to place and from process to process. A single changed word is always
-// detected, as its value enters a sum. Several go undetected only if sum and product cancel in every
-// word; the probability is below 2^-31 in the worst case, two words exchanged in the places of one sum.
+// A piece of memory of up to this many bytes has a state, kept whole, that two ways compute. Both read
+// stretches of 32 words of 64 bits, in turn, and start from a secret of the process. A single changed word
+// is always detected.
+//
+// AES, where the processor has rounds for whole vectors (VAES): every 16 bytes of a stretch have a chain,
+// state = round(state) ^ d, and every word d is added to a sum. Both are one to one in d. Several changes
+// go undetected only if the sums cancel as well as the chains. For a chain to cancel, two blocks that
+// follow each other need five changed bytes in a column, the later ones those that S-boxes of an unknown
+// state make of the earlier ones.
+//
+// Products, elsewhere: each word of a stretch sums the product of both halves of d ^ key, and the word
+// beside d; keys differ from place to place. Several changes go undetected only if sum and product cancel
+// in every word; the probability is below 2^-31 in the worst case, two words exchanged in the places of
+// one sum.
 constexpr std::int64_t kFingerprintPiece = 24576;
 constexpr std::int64_t kFingerprintWords = 32;
 constexpr std::int64_t kFingerprintStride = kFingerprintWords * 8;  // bytes
 
 struct FingerprintState {
-  alignas(64) std::uint64_t words[kFingerprintWords];
+  alignas(64) std::uint64_t chains[kFingerprintWords];  // or sums of products
+  std::uint64_t sums[kFingerprintWords];
 };
 
 }  // namespace fastbg
@@ -51,9 +62,17 @@ constexpr std::int64_t kWords = kLanes / 2;
 #endif
 }
 
-// State of `bytes` bytes, at most a piece, with the process's secret of as many words.
-[[maybe_unused]] static inline FingerprintState fingerprint(const char* from, std::int64_t bytes,
-                                                            const std::uint64_t* secret) {
+// The last stretch of a piece, filled up with zeros.
+struct LastStretch {
+  char bytes[kFingerprintStride] = {};
+
+  LastStretch(const char* from, std::int64_t left) {
+    std::memcpy(bytes, from, static_cast<std::size_t>(left));
+  }
+};
+
+[[maybe_unused]] static inline FingerprintState fingerprint_by_products(const char* from, std::int64_t bytes,
+                                                                        const std::uint64_t* secret) {
   constexpr int kParts = kFingerprintWords / kWords;
   Words sum[kParts], key[kParts];
   for (int part = 0; part < kParts; ++part) {
@@ -71,14 +90,65 @@ constexpr std::int64_t kWords = kLanes / 2;
   };
   std::int64_t at = 0;
   for (; at + kFingerprintStride <= bytes; at += kFingerprintStride) add(from + at);
-  if (at < bytes) {
-    char last[kFingerprintStride] = {};
-    std::memcpy(last, from + at, static_cast<std::size_t>(bytes - at));
-    add(last);
-  }
-  FingerprintState state;
-  std::memcpy(state.words, sum, sizeof state.words);
+  if (at < bytes) add(LastStretch(from + at, bytes - at).bytes);
+  FingerprintState state{};
+  std::memcpy(state.chains, sum, sizeof sum);
   return state;
+}
+
+#if defined(__AVX2__)
+#define FASTBG_VAES __attribute__((target("vaes")))
+
+// Chains and sums, in registers.
+struct AesChains {
+  static constexpr int kParts = kFingerprintWords / kWords;
+  static constexpr int kSums = 4;  // what AVX2 has registers for; it adds its other four parts to them
+  Words chain[kParts], sum[kSums];
+
+  FASTBG_VAES __attribute__((always_inline)) void add(const char* stretch) {
+#pragma GCC unroll 16
+    for (int part = 0; part < kParts; ++part) {
+      Words d;
+      std::memcpy(&d, stretch + part * sizeof(Words), sizeof d);
+      asm("" : "+v"(d));  // read once, not once for each use
+#if defined(__AVX512F__)
+      chain[part] = (Words)_mm512_aesenc_epi128((__m512i)chain[part], (__m512i)d);
+#else
+      chain[part] = (Words)_mm256_aesenc_epi128((__m256i)chain[part], (__m256i)d);
+#endif
+      sum[part % kSums] += d;
+    }
+  }
+};
+
+// Only for processors with VAES.
+FASTBG_VAES [[maybe_unused]] static inline FingerprintState fingerprint_by_aes(const char* from, std::int64_t bytes,
+                                                                               const std::uint64_t* secret) {
+  AesChains at_work{};
+#pragma GCC unroll 16
+  for (int part = 0; part < AesChains::kParts; ++part)
+    std::memcpy(&at_work.chain[part], secret + part * kWords, sizeof(Words));
+  std::int64_t at = 0;
+  for (; at + kFingerprintStride <= bytes; at += kFingerprintStride) at_work.add(from + at);
+  if (at < bytes) at_work.add(LastStretch(from + at, bytes - at).bytes);
+  FingerprintState state{};
+#pragma GCC unroll 16
+  for (int part = 0; part < AesChains::kParts; ++part)
+    std::memcpy(state.chains + part * kWords, &at_work.chain[part], sizeof(Words));
+#pragma GCC unroll 16
+  for (int part = 0; part < AesChains::kSums; ++part)
+    std::memcpy(state.sums + part * kWords, &at_work.sum[part], sizeof(Words));
+  return state;
+}
+#endif
+
+// State of `bytes` bytes, at most a piece, with the process's secret of as many words.
+[[maybe_unused]] static inline FingerprintState fingerprint(const char* from, std::int64_t bytes,
+                                                            const std::uint64_t* secret) {
+#if defined(__AVX2__)
+  if (has_vector_aes()) return fingerprint_by_aes(from, bytes, secret);
+#endif
+  return fingerprint_by_products(from, bytes, secret);
 }
 
 }  // namespace fastbg::FASTBG_VARIANT

@@ -17,6 +17,13 @@ bool has_f16c() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
+
+// As above: "vaes" is known from GCC 11 on.
+bool has_vaes() {
+  constexpr unsigned kVaes = 1u << 9;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & kVaes);
+}
 #endif
 
 // Whether this build has the variant, and this machine can run it.
@@ -54,6 +61,15 @@ const char* isa_name(Isa isa) {
     case Isa::baseline: break;
   }
   return "baseline";
+}
+
+bool has_vector_aes() {
+#ifdef FASTBG_AVX2
+  static const bool has = has_vaes();
+  return has;
+#else
+  return false;
+#endif
 }
 
 Isa current_isa() {

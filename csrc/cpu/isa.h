@@ -11,6 +11,9 @@ Isa current_isa();
 
 const char* isa_name(Isa isa);
 
+// Whether this machine computes AES rounds on whole vectors of the variant (VAES).
+bool has_vector_aes();
+
 }  // namespace fastbg
 
 // Declares `void NAME(const PARAMS&, int threads)` in each variant's namespace.

@@ -73,7 +73,7 @@ Call conv3x3_call(Input& input) {
   call.arguments.push_back(call.keep(floats(input, {bytes / 4}))[0]);
   call.arguments.push_back(bytes);
   call.arguments.push_back(
-      call.keep(floats(input, {pieces * fastbg::kFingerprintStride / 4}))[0]);
+      call.keep(floats(input, {pieces * static_cast<std::int64_t>(sizeof(fastbg::FingerprintState)) / 4}))[0]);
   return call;
 }
 
