@@ -15,6 +15,10 @@
 namespace fastbg {
 namespace {
 
+// Images whose layers are computed together: with more, their maps leave the cache; with fewer than six, a
+// layer's factors are fetched for too few.
+constexpr std::size_t kImagesAtOnce = 12;
+
 // The pixels `box` of a map in cells.
 StackMap map_of(const StackBox& box, std::int64_t channels) {
   StackMap map{};
@@ -202,10 +206,8 @@ struct ChangeableStack::State {
   }
 };
 
-namespace {
-
 // One changed image, and its part of each map.
-struct Changed {
+struct ChangeableStack::Changed {
   const StackChange* change;
   std::int64_t image;
   std::vector<StackRegion> reached;  // by map: what differs from the unchanged image by more than rounding
@@ -215,8 +217,6 @@ struct Changed {
 
   TensorView result() const { return image_of(change->result, image); }
 };
-
-}  // namespace
 
 ChangeableStack::ChangeableStack(ChangeableStack&&) noexcept = default;
 ChangeableStack::~ChangeableStack() = default;
@@ -297,6 +297,10 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, float negligi
   const State& s = *state_;
   const std::size_t n = s.steps();
   std::vector<Changed> items;
+  const auto run_items = [&] {
+    run_together(items, negligible, threads);
+    items.clear();
+  };
   for (const StackChange& change : changes) {
     const std::int64_t images = change.result.sizes[0];
     if (!lies_in(change.box, s.input)) {
@@ -318,9 +322,17 @@ void ChangeableStack::run(const std::vector<StackChange>& changes, float negligi
     if (!reaches) continue;
     Changed item{&change, 0, {first}, {}, {}, false};
     for (std::size_t i = 0; i < n; ++i) item.maps.push_back(s.map_for(i, computed));
-    for (; item.image < images; ++item.image) items.push_back(item);
+    for (; item.image < images; ++item.image) {
+      items.push_back(item);
+      if (items.size() == kImagesAtOnce) run_items();
+    }
   }
+  run_items();
+}
 
+void ChangeableStack::run_together(std::vector<Changed>& items, float negligible, int threads) const {
+  const State& s = *state_;
+  const std::size_t n = s.steps();
   Offsets offsets;
   std::vector<std::vector<std::int64_t>> starts(n, std::vector<std::int64_t>(items.size()));
   for (std::size_t i = 0; i < n; ++i) {

@@ -34,7 +34,7 @@ class ChangeableStack {
 
   // After every residual sum, pixels at both ends of each row of what was computed for an image in which no value
   // changes by more than `negligible` times the map's largest are dropped: the next layers compute less. Results
-  // do not depend on the other changes.
+  // do not depend on the other changes. Twelve images are computed together.
   // Throws std::invalid_argument for tensors of other shapes, or a box outside of the input.
   void run(const std::vector<StackChange>& changes, float negligible, int threads) const;
 
@@ -43,7 +43,10 @@ class ChangeableStack {
 
  private:
   struct State;
+  struct Changed;
   std::unique_ptr<State> state_;
+
+  void run_together(std::vector<Changed>& items, float negligible, int threads) const;
 };
 
 }  // namespace fastbg

@@ -17,11 +17,9 @@ from fastbg.models.changeable import Changeable
 from fastbg.models.network import Network, images_per_call
 from fastbg.ops.checks import check_finite
 
-# Changes per call of the CPU kernel for kept maps: their tiles share products and fetched weights.
-# More than 6 gain little there, but halve the calls. Other backends divide changes themselves;
-# their calls are limited by the windows, in bytes and number.
-KEPT_CHANGES = 12
-WINDOW_BYTES, MOST_CHANGES = 256 << 20, 1024
+# Changes per call where maps are kept, limited by the windows, in bytes and number; backends divide
+# them. On CPUs 100 take a quarter of a second, in which nobody can interrupt.
+WINDOW_BYTES, MOST_CHANGES, MOST_ON_CPU = 256 << 20, 1024, 100
 # Share of a map's largest value by which convolutions of float32 round.
 ROUNDING = 5e-7
 
@@ -60,7 +58,7 @@ class ChangedWindow:
         """
         self._negligible = ROUNDING if drop_rounding else 0.0
         self._passes, self.image, self.box = passes, image, window
-        self._batch, self._most = batch or images_per_call(image), KEPT_CHANGES
+        self._batch = self._most = batch or images_per_call(image)
         self.unchanged = self._run(image)[0]
         self.scale = passes.scale
         self.reach = reach_of(passes.model, window, *image.shape[-2:])
@@ -69,9 +67,9 @@ class ChangedWindow:
             self._kept = passes.model.keep_window(image, window)
         if self._kept is not None:
             self.unchanged = self._kept.unchanged[0]
-            if self._kept.backend != "cpu":
-                most = max(1, WINDOW_BYTES // self.unchanged.nbytes)
-                self._most = batch or min(most, MOST_CHANGES)
+            fitting = max(1, WINDOW_BYTES // self.unchanged.nbytes)
+            most = MOST_ON_CPU if self._kept.backend == "cpu" else MOST_CHANGES
+            self._most = batch or min(fitting, most)
 
     def changed(self, changes: Sequence[Change]) -> Iterator[Tensor]:
         """(n,C,h,w), some at a time: the window after each of the changes alone."""

@@ -85,7 +85,7 @@ class ChangeableStack:
 
         Args:
             changes: a box y0, x0, y1, x1 of the input, and new pixels (K,C,y1-y0,x1-x0) for it.
-                Weights are fetched once per call, so pass many changes together.
+                Pass many together: weights are fetched once for several of them.
             negligible: after each residual sum, pixels at both ends of each row of what was
                 computed for an image in which no value differs by more than this share of the
                 map's largest value are taken from the kept map, and later layers compute less;
