@@ -1,5 +1,6 @@
 """Causal effect maps: equal to the public code, exact, seeded, the same in any order."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from fastbg.models.checkpoints import load_model
 from fastbg.models.edsr import EDSR
 from fastbg.models.network import Network
 from fastbg.models.rcan import RCAN
+from fastbg.models.rcan_direct import DirectRCAN
 from fastbg.models.swinir import SwinIR
 
 
@@ -355,6 +357,30 @@ def test_changes_of_a_block_are_the_same_beside_others() -> None:
     whole = torch.cat([network(changed_image(image, one)) for some in changes for one in some])
     error = (together - whole[..., 64:80, 64:80]).abs().max()
     assert error < 3e-6  # of noise; without the drop as well
+
+
+@pytest.mark.parametrize("name", ["edsr", "rcan"])
+def test_dropping_what_is_below_rounding_makes_no_error_much_larger(name: str) -> None:
+    """Against float64, for noise in blocks all over a small image."""
+    image, box = photographs(40, 40), Box(64, 64, 80, 80)
+    net = load_model(name)
+    network = DirectRCAN(net, image) if isinstance(net, RCAN) else net
+    rng = torch.Generator().manual_seed(5)
+    changes = [
+        Change(Box(y, x, y + 2, x + 2), torch.rand(3, 2, 2, generator=rng))
+        for y in range(0, 39, 6)
+        for x in range(0, 39, 6)
+    ]
+    exact = copy.deepcopy(network).double()
+    with torch.no_grad():
+        inputs = [changed_image(image, change).double() for change in changes]
+        expected = torch.cat([exact.forward_window(x, box) for x in inputs])
+        errors = []
+        for drop in (False, True):
+            window = ChangedWindow(WindowPasses(network), image, box, drop_rounding=drop)
+            got = torch.cat(list(window.changed(changes)))
+            errors.append(float((got - expected).square().mean().sqrt()))
+    assert errors[1] < 1.2 * errors[0]
 
 
 def changed_image(image: Tensor, change: Change) -> Tensor:

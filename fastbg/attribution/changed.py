@@ -20,8 +20,6 @@ from fastbg.ops.checks import check_finite
 # Changes per call where maps are kept, limited by the windows, in bytes and number; backends divide
 # them. On CPUs 100 take a quarter of a second, in which nobody can interrupt.
 WINDOW_BYTES, MOST_CHANGES, MOST_ON_CPU = 256 << 20, 1024, 100
-# Share of a map's largest value by which convolutions of float32 round.
-ROUNDING = 5e-7
 
 
 class Change(NamedTuple):
@@ -56,7 +54,6 @@ class ChangedWindow:
         `drop_rounding`: whether a kept network may drop parts of a change that are as small as the
         rounding of its convolutions. For measures of 8-bit levels, not of how small a change is.
         """
-        self._negligible = ROUNDING if drop_rounding else 0.0
         self._passes, self.image, self.box = passes, image, window
         self._batch = self._most = batch or images_per_call(image)
         self.unchanged = self._run(image)[0]
@@ -67,6 +64,7 @@ class ChangedWindow:
             self._kept = passes.model.keep_window(image, window)
         if self._kept is not None:
             self.unchanged = self._kept.unchanged[0]
+            self._negligible = self._kept.rounding if drop_rounding else 0.0
             fitting = max(1, WINDOW_BYTES // self.unchanged.nbytes)
             most = MOST_ON_CPU if self._kept.backend == "cpu" else MOST_CHANGES
             self._most = batch or min(fitting, most)

@@ -16,9 +16,15 @@ from fastbg.precision import current
 
 
 class Changeable(Protocol):
-    """What `Network.keep_window` returns: `ChangeableWindow`, or another network's own way."""
+    """What `Network.keep_window` returns: `ChangeableWindow`, or another network's own way.
+
+    Attributes:
+        unchanged: (1,3,h,w), as `forward_window` gives it.
+        rounding: a `negligible` that leaves results about as accurate as they are without.
+    """
 
     unchanged: Tensor
+    rounding: float
 
     @property
     def backend(self) -> str: ...
@@ -39,7 +45,10 @@ class ChangeableWindow:
 
     Attributes:
         unchanged: (1,3,h,w), as `forward_window` gives it.
+        rounding: the share of a map's largest value by which a convolution rounds in float32.
     """
+
+    rounding = 1e-6
 
     def __init__(
         self, network: Network, image: Tensor, links: Sequence[Link], window: Box, equal: bool

@@ -89,7 +89,7 @@ class ChangeableStack:
             negligible: after each residual sum, pixels at both ends of each row of what was
                 computed for an image in which no value differs by more than this share of the
                 map's largest value are taken from the kept map, and later layers compute less;
-                5e-7 is about the rounding of a convolution. 0: nothing is dropped, and nothing
+                1e-6 is about the rounding of a convolution. 0: nothing is dropped, and nothing
                 with `whole_cells` and on other backends than "cpu": what is dropped depends on
                 values, for which the host would have to wait.
 
