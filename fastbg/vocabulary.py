@@ -44,6 +44,7 @@ METHODS = (
     "gausslegendre",
     "arc_midpoint",
 )  # quadrature rules along a path
+METHOD, STEPS = METHODS[0], 50  # as published
 
 # A network on a command line, see fastbg.models.options.
 NETWORK = "NAME|FILE[,OPTION=VALUE]"

@@ -79,6 +79,11 @@ ATTRIBUTED: dict[str, str] = {
     ATTRIBUTE.replace("lr.png", "images").replace("map.png", "images/maps"): "--out: got "
     "images/maps; expected a folder outside of images, whose images are read",
     f"{ATTRIBUTE} --format jpg": "--format: got 'jpg'; expected one of png, pdf, svg",
+    f"{ATTRIBUTE} --format pdf": "--format: got pdf; expected none with --out map.png",
+    f"{ATTRIBUTE} --steps 5 --accuracy published": "--steps: got 5; expected none with --accuracy",
+    f"{ATTRIBUTE} --method arc_midpoint --accuracy published": "--method: got arc_midpoint; "
+    "expected none with --accuracy",
+    f"{ATTRIBUTE} --gpu": "--gpu: no such option of fastbg attribute; did you mean --device?",
     f"{ATTRIBUTE} --html lr.png": "--html: got lr.png; expected a file that ends with .html",
     f"{ATTRIBUTE} --html no/a.html": "--html: got no/a.html; expected a file in a folder that",
     f"{ATTRIBUTE} --window center --html a.html".replace("map.png", "out"): "--html: got a.html; "

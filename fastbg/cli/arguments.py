@@ -24,11 +24,13 @@ from fastbg.vocabulary import (
     EXPERIMENTS,
     EXTRA,
     KERNELS,
+    METHOD,
     METHODS,
     NETWORK,
     NETWORK_HELP,
     NETWORKS,
     NODE_COUNTS,
+    STEPS,
 )
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -171,8 +173,7 @@ def attribute(commands: Any) -> None:
     add(
         "--format",
         choices=("png", "pdf", "svg"),
-        default="png",
-        help="format of pictures in a folder",
+        help="format of pictures in a folder (default png)",
     )
     add(
         "--hr",
@@ -207,8 +208,8 @@ def attribute(commands: Any) -> None:
         help="give networks that depend on the whole image only N x N LR pixels around the window; "
         "the picture says so",
     )
-    add("--steps", type=whole(1), default=50, metavar="N", help="nodes of the path (default 50)")
-    add("--method", default="riemann_right", choices=METHODS, help="quadrature rule")
+    add("--steps", type=whole(1), metavar="N", help=f"nodes of the path (default {STEPS})")
+    add("--method", choices=METHODS, help=f"quadrature rule (default {METHOD})")
     add(
         "--accuracy",
         choices=("published",),

@@ -40,6 +40,7 @@ from fastbg.models.options import load_choices, one_scale
 from fastbg.printable import named, printable
 from fastbg.runs.forecast import Forecast
 from fastbg.runs.progress import Display
+from fastbg.vocabulary import METHOD, STEPS
 
 FORMATS = (".png", ".pdf", ".svg")
 PAGE_LIMIT = 1024  # LR pixels a side of an interactive page's image
@@ -92,15 +93,12 @@ def attribute(arguments: argparse.Namespace, device: torch.device) -> int:
     check_outputs(arguments, [source.path for source in sources], count)
     if arguments.memory <= 0:
         raise InvalidArgument("--memory", arguments.memory, "a positive number of GiB")
-    if arguments.method == "riemann_trapezoid" and arguments.steps < 2:
-        raise InvalidArgument(
-            "--steps", arguments.steps, "at least 2 for --method riemann_trapezoid"
-        )
+    options = quadrature(arguments)
     say = partial(print, file=sys.stderr)  # standard output has paths only
     if idle:
         say(f"no window is listed for {', '.join(idle)}")
     models = load_choices(arguments.model, device, say)
-    run = Run(arguments, models, windows)
+    run = Run(arguments, options, models, windows)
     bad, starred = [], False
     with Display(Console(stderr=True, highlight=False)) as display, run.table() as write:
         display.forecast = Forecast({("attribution", ""): float(count)})
@@ -135,16 +133,16 @@ class Run:
     """One call of the command."""
 
     def __init__(
-        self, arguments: argparse.Namespace, models: Sequence[Network], windows: Windows
+        self,
+        arguments: argparse.Namespace,
+        options: dict[str, Any],
+        models: Sequence[Network],
+        windows: Windows,
     ) -> None:
         self.arguments, self.windows = arguments, windows
         self.models = {model.name: model for model in models}
         self.scale = one_scale(models)
-        self.options = {
-            "n_steps": arguments.steps,
-            "method": arguments.method,
-            "accuracy": arguments.accuracy,
-        }
+        self.options = options
         self.names: set[str] = set()  # of written files
 
     def subject(self, source: Source) -> Subject:
@@ -250,7 +248,7 @@ class Table:
         if self.file is None:
             self.begin()
         stem = self.run.stem(subject, window)
-        path = self.out / f"{stem}.{self.run.arguments.format}"
+        path = self.out / f"{stem}.{self.run.arguments.format or 'png'}"
         drawn.savefig(path, dpi=200)
         print(printable(path))
         for panel in panels:
@@ -319,12 +317,27 @@ def is_picture(out: Path) -> bool:
     return out.suffix.lower() in FORMATS and not out.is_dir()
 
 
+def quadrature(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of an explanation; InvalidArgument for some that exclude each other."""
+    steps, method, accuracy = arguments.steps, arguments.method, arguments.accuracy
+    for option, given in (("--steps", steps), ("--method", method)):
+        if given is not None and accuracy is not None:
+            raise InvalidArgument(option, given, "none with --accuracy, which chooses the nodes")
+    steps, method = STEPS if steps is None else steps, method or METHOD
+    if method == "riemann_trapezoid" and steps < 2:
+        raise InvalidArgument("--steps", steps, "at least 2 for --method riemann_trapezoid")
+    return {"n_steps": steps, "method": method, "accuracy": accuracy}
+
+
 def check_outputs(arguments: argparse.Namespace, images: Sequence[Path], count: int) -> None:
     """Raises InvalidArgument for files that cannot be written, or would replace an image."""
     out: Path = arguments.out
     single = is_picture(out)
     if single and count > 1:
         raise InvalidArgument("--out", out, f"a folder, as there are {count} windows")
+    if single and arguments.format not in (None, out.suffix[1:].lower()):
+        expected = f"none with --out {out}, whose ending says it"
+        raise InvalidArgument("--format", arguments.format, expected)
     if not single and out.suffix and not out.is_dir():
         expected = f"a file that ends with {', '.join(FORMATS)}, or a folder"
         raise InvalidArgument("--out", out, expected)

@@ -136,9 +136,23 @@ class Parser(argparse.ArgumentParser):
         return repr(" ".join(found)) if found else "nothing"
 
 
+# What other programs call some options.
+ELSEWHERE = {
+    "--lr": "--rate",
+    "--learning-rate": "--rate",
+    "--gpu": "--device",
+    "--cuda": "--device",
+    "--output": "--out",
+    "--dataset": "--data",
+    "--weights": "--model",
+}
+
+
 def meant(word: str, known: Iterable[str]) -> str:
-    """A question, if one of `known` is near; else empty."""
-    near = difflib.get_close_matches(word.partition("=")[0], list(known), 1)
+    """A question, if one of `known` is near, or the same elsewhere; else empty."""
+    name, known = word.partition("=")[0], list(known)
+    near = [same] if (same := ELSEWHERE.get(name)) in known else []
+    near = near or difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
