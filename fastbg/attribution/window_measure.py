@@ -36,9 +36,9 @@ class WindowMeasure:
         """
         if self._truth is None:
             error = 255 * (patches.double() - self._unchanged.double())
-            return error.square().mean((1, 2, 3)).sqrt().cpu()
-        error = grey_levels(patches).double() - self._truth.double()
-        mse = error.square().mean((1, 2, 3)).cpu()
+            return error.square_().mean((1, 2, 3)).sqrt().cpu()
+        error = (grey_levels(patches) - self._truth).double()  # exact: whole numbers
+        mse = error.square_().mean((1, 2, 3)).cpu()
         if self._metric == "mse":
             return mse
         if bool((mse == 0).any()):
@@ -72,4 +72,4 @@ def grey_levels(image: Tensor) -> Tensor:
 
     In float32 as the published code: in float64 a few values in a million round otherwise.
     """
-    return (255 * image.float().clamp(0, 1)).round()
+    return image.float().clamp(0, 1).mul_(255).round_()

@@ -74,7 +74,10 @@ def check_no_other_range(name: str, value: Tensor, beyond: float = 0.5) -> None:
 
 def check_finite(name: str, value: Tensor, what: str) -> None:
     """InvalidArgument for argument `name` if `value`, `what` it gave, is not finite everywhere."""
-    if not isinstance(value, FakeTensor) and not bool(value.isfinite().all()):
+    if isinstance(value, FakeTensor):
+        return
+    # A sum is finite only if all numbers are, and takes one pass without a mask; it may overflow.
+    if not bool(value.sum().isfinite()) and not bool(value.isfinite().all()):
         raise InvalidArgument(name, f"{what} that is NaN or infinite", "finite numbers")
 
 
