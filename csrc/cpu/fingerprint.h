@@ -122,7 +122,7 @@ struct AesChains {
 };
 
 // Only for processors with VAES.
-FASTBG_VAES [[maybe_unused]] static inline FingerprintState fingerprint_by_aes(const char* from, std::int64_t bytes,
+[[maybe_unused]] FASTBG_VAES static inline FingerprintState fingerprint_by_aes(const char* from, std::int64_t bytes,
                                                                                const std::uint64_t* secret) {
   AesChains at_work{};
 #pragma GCC unroll 16
