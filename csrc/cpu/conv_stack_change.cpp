@@ -299,7 +299,7 @@ ChangeableStack::ChangeableStack(const TensorView& input, std::vector<StackLayer
   s.largest.assign(n, -1.0f);
   for (std::size_t i = 1; i < n && !whole_cells; ++i) {
     const float largest = largest_of(s.maps[i]);
-    if (s.layers[i - 1].residual >= 0 && std::isfinite(largest)) s.largest[i] = largest;
+    if (std::isfinite(largest)) s.largest[i] = largest;
   }
 }
 

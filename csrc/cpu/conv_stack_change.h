@@ -32,7 +32,7 @@ class ChangeableStack {
   ChangeableStack(ChangeableStack&&) noexcept;
   ~ChangeableStack();
 
-  // After every residual sum, pixels at both ends of each row of what was computed for an image in which no value
+  // After every layer, pixels at both ends of each row of what was computed for an image in which no value
   // changes by more than `negligible` times the map's largest are dropped: the next layers compute less. Results
   // do not depend on the other changes. Twelve images are computed together.
   // Throws std::invalid_argument for tensors of other shapes, or a box outside of the input.

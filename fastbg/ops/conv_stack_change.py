@@ -86,7 +86,7 @@ class ChangeableStack:
         Args:
             changes: a box y0, x0, y1, x1 of the input, and new pixels (K,C,y1-y0,x1-x0) for it.
                 Pass many together: weights are fetched once for several of them.
-            negligible: after each residual sum, pixels at both ends of each row of what was
+            negligible: after each layer, pixels at both ends of each row of what was
                 computed for an image in which no value differs by more than this share of the
                 map's largest value are taken from the kept map, and later layers compute less;
                 1e-6 is about the rounding of a convolution. 0: nothing is dropped, and nothing
