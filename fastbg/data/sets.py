@@ -83,6 +83,17 @@ def _decoded(item: ImageItem, state: tuple[int, ...]) -> NDArray[np.uint8]:
     return item.load()
 
 
+def decoded_lr(item: ImageItem, scale: int) -> NDArray[np.uint8] | None:
+    """`item.load_lr(scale)`; the last images are cached, until their files change."""
+    path = item.lr_path(scale)
+    return None if path is None else _decoded_lr(item, scale, file_state(path))
+
+
+@lru_cache(maxsize=128)  # at scale 4 as many pixels as of 8 HR images
+def _decoded_lr(item: ImageItem, scale: int, state: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    return item.load_lr(scale)
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images with stable keys, sorted by key; an image is read when its `load` is called.
