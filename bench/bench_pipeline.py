@@ -33,6 +33,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch._dynamo  # else the first call under a TorchDispatchMode does it, in a run's time
 from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

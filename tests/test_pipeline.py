@@ -193,7 +193,7 @@ def test_paired_images_are_decoded_by_the_readers_threads(
     monkeypatch.setattr(ImageItem, "load_lr", loaded)
     for place, ahead in zip(out, ("0", "2"), strict=True):
         threads.clear()
-        sets._decoded_lr.cache_clear()
+        sets.KEPT.clear()
         monkeypatch.setenv(pipeline.SWITCH, ahead)
         fastbg.run_experiments(
             {"a": net}, [name], data=images, out=place, options=options, progress=False
