@@ -63,7 +63,7 @@ def main() -> None:
                 return seconds, store.records()
 
         while len(engine._idle) < 2:  # workers start
-            engine._welcome(engine._wait([*engine._starting])[0])
+            engine._welcome(engine._wait([*engine._starting], lambda: None)[0])
         run(2, items[: 2 * experiment.chunk], "warm")
         assert run(1, items, "check1")[1] == run(2, items, "check2")[1], "records differ"
         times: dict[int, list[float]] = {1: [], 2: []}

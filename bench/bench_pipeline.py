@@ -1,6 +1,6 @@
 """Share of the time in which a run keeps a GPU busy: a paper-size `swap` on a simulated GPU.
 
-    python bench/bench_pipeline.py [--runs 5] [--groups 100] [--record FILE]
+    python bench/bench_pipeline.py [--runs 5] [--groups 100] [--lr made|paired] [--record FILE]
 
 No GPU is needed or used. The host's work is real: reading, launching, storing. Tensors of the
 device are `meta` tensors. Their kernels are slow Python code, so each call is counted with
@@ -26,12 +26,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+import torch._dynamo  # else the first call under a TorchDispatchMode does it, in a run's time
+from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -39,6 +42,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # bench; fastbg is the installe
 
 from bench import measure
 from fastbg.data.builtin import builtin_images
+from fastbg.data.images import ImageSet
 from fastbg.experiments.experiment import NetLabel, Picture
 from fastbg.experiments.study import Item, Study
 from fastbg.experiments.swap import Swap, SwapOptions
@@ -213,16 +217,30 @@ class Spent:
         stack.enter_context(mock.patch.object(owner, name, timed))
 
 
-def run(milliseconds: Sequence[float], groups: int, clock: str, folder: Path) -> dict[str, float]:
+def with_lr_files(images: ImageSet, folder: Path) -> ImageSet:
+    """`images`, each with an LR file of a quarter of its size in `folder`."""
+    items = []
+    for number, item in enumerate(images.items):
+        height, width = item.size()
+        path = folder / f"{number}.png"
+        Image.fromarray(item.load()).resize((width // 4, height // 4)).save(path)
+        items.append(replace(item, lr_paths=((4, path),)))
+    return replace(images, items=tuple(items))
+
+
+def run(
+    milliseconds: Sequence[float], groups: int, clock: str, lr: str, folder: Path
+) -> dict[str, float]:
     """A whole `swap` with each network: total seconds, device seconds, seconds by activity."""
     device = Device(clock)
     spent = Spent(device)
     arrival, shown = arrivals(device)
-    study = Study(builtin_images(), device=META)
-    options = SwapOptions(
-        sources=max(groups * 3 // 2, 4), groups=groups, backgrounds=100, seam="hard"
-    )
-    with RunStore.open(folder, {}, seeds={"seed": 0}) as store, ExitStack() as stack:
+    images = builtin_images() if lr == "made" else with_lr_files(builtin_images(), folder)
+    study = Study(images, device=META)
+    sizes = {"sources": max(groups * 3 // 2, 4), "groups": groups, "backgrounds": 100}
+    domain = "hr" if lr == "made" else "lr"
+    options = SwapOptions(**sizes, seam="hard", lr=lr, domain=domain)
+    with RunStore.open(folder / "run", {}, seeds={"seed": 0}) as store, ExitStack() as stack:
         stack.enter_context(mock.patch.object(local, "Arrival", arrival))
         stack.enter_context(mock.patch.object(local, "Shown", shown))
         stack.enter_context(mock.patch.object(local, "Outbox", partial(Outbox, clock=device.now)))
@@ -255,10 +273,12 @@ def run(milliseconds: Sequence[float], groups: int, clock: str, folder: Path) ->
 WAYS: dict[str, Callable[[], Any]] = {"one by one": one_by_one, "pipeline": ExitStack}
 
 
-def run_once(way: str, times: str, groups: int, clock: str = "cpu") -> dict[str, float]:
+def run_once(
+    way: str, times: str, groups: int, clock: str = "cpu", lr: str = "made"
+) -> dict[str, float]:
     """One run in a temporary folder; the result is that of `run`."""
     with tempfile.TemporaryDirectory() as folder, WAYS[way]():
-        return run(MILLISECONDS[times], groups, clock, Path(folder) / "run")
+        return run(MILLISECONDS[times], groups, clock, lr, Path(folder))
 
 
 def main() -> None:
@@ -267,16 +287,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--groups", type=int, default=100, help="of each set; the paper: 100")
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
+    parser.add_argument("--lr", choices=("made", "paired"), default="made", help="option of swap")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = []
-    run_once("pipeline", "now", 2)  # warm-up: imports, decoded images
+    run_once("pipeline", "now", 2, lr=options.lr)  # warm-up: imports, decoded images
     for times in MILLISECONDS:
         found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for _ in range(options.runs):
             for way in WAYS:
-                found[way].append(run_once(way, times, options.groups, options.clock))
+                found[way].append(run_once(way, times, options.groups, options.clock, options.lr))
         for way, runs in found.items():
             print(summary(way, times, runs))
         seconds = {way: [each["whole"] for each in runs] for way, runs in found.items()}

@@ -1,5 +1,6 @@
 """Small tables on the device: copied once, never stale, usable by autograd."""
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -43,6 +44,14 @@ def test_what_operators_take_on_every_call_is_copied_once() -> None:
         _like(torch.tensor([[0.5, 0.5]], dtype=torch.float64), image)
         conv1_1(META, torch.bfloat16)
     assert copies() == 4
+
+
+def test_a_table_of_any_strides_is_copied() -> None:
+    """One row of NumPy's `row[None]` has stride 0, which no table of bytes can have."""
+    for table in (torch.from_numpy(np.arange(3.0)[1][None]), torch.ones(4, 4).T[::2]):
+        for _ in range(2):
+            assert on_device(table, META).shape == table.shape
+    assert copies() == 2
 
 
 def test_the_values_are_those_of_the_table() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,10 +207,40 @@ def test_an_image_stays_decoded_while_its_squares_are_cut(
 ) -> None:
     monkeypatch.setattr(digests, "_SETTLED", 0)  # files of a moment ago may still change
     subs = sorted(sub_images(images, 30, 32, seed=0), key=lambda sub: sub.item)
-    sets._decoded.cache_clear()
+    decoded: list[str] = []
+    load = ImageItem.load
+
+    def loaded(item: ImageItem) -> Any:
+        decoded.append(item.key)
+        return load(item)
+
+    monkeypatch.setattr(ImageItem, "load", loaded)
+    sets.KEPT.clear()
     for sub in subs:
         load_sub_image(images, sub)
-    assert sets._decoded.cache_info().misses == len({sub.item for sub in subs})
+    assert decoded == sorted({sub.item for sub in subs})
+    decoded.clear()
+    sub_images(images, 30, 32, seed=1)  # a plan before or after takes the same ones
+    assert set(decoded).isdisjoint(sub.item for sub in subs)
+
+
+def test_as_many_images_stay_decoded_as_fit() -> None:
+    kept, loaded = sets.Decoded(3 * 12), list[str]()
+
+    def get(key: str, side: int = 2) -> None:
+        def load() -> Any:
+            loaded.append(key)
+            return np.zeros((side, side, 3), np.uint8)
+
+        assert kept.get(key, load).shape == (side, side, 3)
+
+    for key in "abcaada":  # d takes the place of b, which was used least lately
+        get(key)
+    assert loaded == [*"abcd"]
+    get("large", 100)  # more than fits: alone
+    get("large", 100)
+    get("a")
+    assert loaded == [*"abcd", "large", "a"]
 
 
 def test_squares_that_cannot_be_loaded(images: ImageSet) -> None:

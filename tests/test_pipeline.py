@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from slow_arrival import SlowArrival
 from small_run import contents, make_images
 from torch import Tensor
 
 import fastbg
-from fastbg.data.images import ImageSet
+from fastbg.data import sets
+from fastbg.data.images import ImageItem, ImageSet
 from fastbg.data.opening import open_images
 from fastbg.errors import CheckpointError, DataError, InvalidArgument
 from fastbg.experiments.reading import Reading
@@ -35,6 +37,10 @@ SMALL = {
     "slicing": {"tile": 32},
     "ring": {"count": 2, "candidates": 4, "size": 64, "window": 16, "sizes": "0,32"},
     "mosaic": {"count": 2, "size": 64, "region": 32},
+    "effect": {
+        **{"count": 1, "candidates": 4, "size": 64, "window": 16, "border": 32},
+        **{"block": 2, "coarse": 2, "fine": 2},
+    },
 }
 
 
@@ -145,10 +151,63 @@ def test_measure_asks_for_what_was_read_ahead(
     assert contents(out[0]) == contents(out[1])
 
 
+PAIRED = {  # as in SMALL, with what "paired" needs
+    "table1": {},
+    "swap": {"domain": "lr"},
+    "slicing": {},
+    "ring": {"domain": "lr"},
+    "mosaic": {},
+    "effect": {"domain": "lr"},
+}
+
+
+def paired_images(folder: Path) -> Path:
+    """Images as `make_images`, with an LR file of each at scale 4: HR and LR folders."""
+    folder.mkdir()
+    for path in make_images(folder / "HR", 6).iterdir():
+        (folder / "LR" / "x4").mkdir(parents=True, exist_ok=True)
+        image = Image.open(path)
+        image.resize((24, 20), Image.Resampling.BOX).save(folder / "LR" / "x4" / path.name)
+    return folder
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_paired_images_are_decoded_by_the_readers_threads(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not by the thread that measures; the records have the same bits."""
+    images, out = paired_images(tmp_path / "images"), [tmp_path / "now", tmp_path / "ahead"]
+    net = EDSR(features=4, blocks=1).eval().requires_grad_(False)
+    chosen = SMALL[name] | PAIRED[name] | {"lr": "paired"}
+    options = {f"{name}.{option}": value for option, value in chosen.items()}
+    threads: list[str] = []
+    load_lr = ImageItem.load_lr
+
+    def loaded(image: ImageItem, scale: int) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            threads.append(threading.current_thread().name)
+        elif any(map(measuring, traceback.extract_stack())):  # not of the report's pictures
+            threads.append("main")
+        return load_lr(image, scale)
+
+    monkeypatch.setattr(ImageItem, "load_lr", loaded)
+    for place, ahead in zip(out, ("0", "2"), strict=True):
+        threads.clear()
+        sets.KEPT.clear()
+        monkeypatch.setenv(pipeline.SWITCH, ahead)
+        fastbg.run_experiments(
+            {"a": net}, [name], data=images, out=place, options=options, progress=False
+        )
+        expected = "main" if ahead == "0" else "fastbg reads ahead"
+        assert threads
+        assert all(thread.startswith(expected) for thread in threads), threads
+    assert contents(out[0]) == contents(out[1])
+
+
 def test_no_image_is_decoded_twice_for_a_batch(study: Study) -> None:
     keys = [each.key for each in study.images.items]
     items = [Item(f"{k}{y}", k, (y, 0, y + 32, 32)) for y in (0, 8, 16) for k in keys]
-    begun = study.reading(items)
+    (begun,) = study.readings(items, "made")
     assert len(begun.tasks) == len(keys)
     begun.pixels.fill_(255)  # so that a place that is not written is seen
     for task in reversed(begun.tasks):

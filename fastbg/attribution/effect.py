@@ -45,6 +45,7 @@ from fastbg.models.arguments import check_number, check_whole
 from fastbg.models.rcan import RCAN
 from fastbg.models.rcan_direct import DirectRCAN
 from fastbg.precision import current, in_precision
+from fastbg.upload import sent
 from fastbg.vocabulary import EFFECT_METRICS
 
 Values = NDArray[np.float64]
@@ -429,7 +430,7 @@ class _Entry:
             box = self._draws.grid.box(*place)
             rows, columns = box.y1 - box.y0, box.x1 - box.x0
             pixels = torch.from_numpy(np.ascontiguousarray(replacements[:, :rows, :columns]))
-            floats = as_float(pixels.to(image.device)).to(image.dtype).permute(0, 3, 1, 2)
+            floats = as_float(sent(pixels, image.device)).to(image.dtype).permute(0, 3, 1, 2)
             changes += [Change(box, one) for one in floats]
         values = torch.cat([self._measure(part) for part in self._window.changed(changes)])
         return values.numpy().reshape(len(asked), -1)

@@ -32,6 +32,7 @@ from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
 from fastbg.models.network import images_per_call
 from fastbg.precision import in_precision
+from fastbg.upload import sent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,13 +128,14 @@ def faithfulness(
     controls = {name: (RANDOM, NEAREST, SHUFFLED.format(name)) for name in named}
     names = dict.fromkeys([*named, *(own for three in controls.values() for own in three)])
     size = len(images), 2, len(steps)
-    found = {name: torch.zeros(size, dtype=torch.float64, device="cpu") for name in names}
+    found = {name: images.new_zeros(size, dtype=torch.float64) for name in names}
     with memory.frozen(model):
         for i in range(len(images)):
             curves.start(images[i : i + 1], as_box(corners[i].tolist()))
             maps_of_image = {name: value[i] for name, value in named.items()}
             for name, orders in _orders(maps_of_image, curves.distance, draws, seed).items():
                 found[name][i] = curves.mean(orders)
+    found = {name: both.cpu() for name, both in found.items()}  # a GPU is waited for only here
     return FaithfulnessResult(
         counts=torch.from_numpy(steps),
         deletion={name: both[:, 0] for name, both in found.items()},
@@ -166,10 +168,10 @@ class _Curves:
         rank = torch.empty(len(order), dtype=torch.int64, device="cpu")
         rank[torch.from_numpy(order)] = torch.arange(len(order), device="cpu")
         first = rank[None] < torch.from_numpy(self.counts)[:, None]  # [K,h*w]
-        first = first.reshape(-1, 1, *self.image.shape[-2:]).to(self.image.device)
+        first = sent(first.reshape(-1, 1, *self.image.shape[-2:]), self.image.device)
         left, _ = self._run(torch.where(first, self.baseline, self.image))
         _, patches = self._run(torch.where(first, self.image, self.baseline))
-        return torch.stack([left / self.whole, self._away(patches) / self.farthest]).cpu()
+        return torch.stack([left / self.whole, self._away(patches) / self.farthest])
 
     def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Objective (N), float64, and SR window (N,C,size,size) of `inputs` (N,C,h,w)."""

@@ -32,6 +32,7 @@ from fastbg.attribution.paths import GaussianBlurPath, Path
 from fastbg.attribution.quadrature import Array, Cells, quadrature
 from fastbg.attribution.result import AttributionResult
 from fastbg.errors import InvalidArgument
+from fastbg.filters.constants import on_device
 from fastbg.geometry import Box
 from fastbg.models.arguments import check_whole
 from fastbg.models.network import Network
@@ -370,8 +371,10 @@ class _Run:
         """Weighted rise (K,N,B) of each window's objective over each cell, float64."""
         positions, where = np.unique(np.stack((cells.start, cells.end)), return_inverse=True)
         values = self.values_at(images, boxes, positions)
-        start, end = values[torch.from_numpy(where.reshape(2, -1)).to(values.device)]
-        return torch.from_numpy(cells.weight).to(values)[:, None, None] * (end - start)
+        rows = on_device(torch.from_numpy(where.reshape(2, -1)), values.device)
+        weight = on_device(torch.from_numpy(cells.weight), values.device)
+        start, end = values[rows]
+        return weight[:, None, None] * (end - start)
 
     def values_at(self, images: Tensor, boxes: Sequence[Box], positions: Array) -> Tensor:
         """Objective (P,N,B) of each window at each of `positions` (P) of the paths, float64."""

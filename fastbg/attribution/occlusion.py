@@ -23,6 +23,7 @@ from fastbg.geometry import Box
 from fastbg.models.arguments import check_whole
 from fastbg.ops.checks import check_pixels
 from fastbg.precision import in_precision
+from fastbg.upload import sent
 from fastbg.vocabulary import EFFECT_METRICS
 
 Replacement = float | Sequence[float] | Tensor | str | Callable[[Tensor], Tensor]
@@ -192,7 +193,7 @@ def _covers(replacement: Replacement, images: Tensor, i: int, boxes: Sequence[Bo
             raise InvalidArgument("replacement", f"shape {tuple(replacement.shape)}", expected)
         source = replacement[i] if replacement.dim() == 4 else replacement
         check_pixels("replacement", source)
-        source = source.to(image)
+        source = sent(source, image.device).to(image.dtype)
     elif not callable(replacement) and not _is_mean(replacement):
         source = _colour(replacement, image).expand_as(image)
     changes = []
@@ -208,7 +209,7 @@ def _covers(replacement: Replacement, images: Tensor, i: int, boxes: Sequence[Bo
                 got = f"a function that returns {answer}"
                 raise InvalidArgument("replacement", got, f"a tensor {tuple(under.shape)}")
             check_pixels("replacement", cover)
-            cover = cover.to(image)
+            cover = sent(cover, image.device).to(image.dtype)
         else:
             cover = under.mean((1, 2), keepdim=True).expand_as(under)
         changes.append(Change(box, cover))
@@ -225,11 +226,12 @@ def _colour(replacement: float | Sequence[float] | Tensor | str, image: Tensor) 
     if isinstance(replacement, str):
         raise InvalidArgument("replacement", repr(replacement), expected)
     try:
-        colour = torch.as_tensor(replacement, dtype=torch.float64, device=image.device)
+        on_host = None if isinstance(replacement, Tensor) else "cpu"
+        colour = torch.as_tensor(replacement, dtype=torch.float64, device=on_host).cpu()
         colour = colour.to(image.dtype).reshape(-1)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidArgument("replacement", repr(replacement), expected) from error
     inside = bool(((colour >= 0) & (colour <= 1)).all())
     if colour.numel() not in (1, len(image)) or not inside:
         raise InvalidArgument("replacement", replacement, expected)
-    return colour.reshape(-1, 1, 1)
+    return sent(colour.reshape(-1, 1, 1), image.device)

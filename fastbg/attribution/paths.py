@@ -11,10 +11,12 @@ from torch import Tensor
 
 from fastbg.attribution.quadrature import Array, Cells
 from fastbg.errors import InvalidArgument
+from fastbg.filters.constants import on_device
 from fastbg.filters.gaussian import gaussian_taps
 from fastbg.models.arguments import check_number, check_whole
 from fastbg.ops.checks import check_no_other_range, check_pixels, check_unit_range, values_are_known
 from fastbg.ops.path import blur_path, path_integral
+from fastbg.upload import sent, uploaded
 
 ARC_GRID = 4096  # cells on which a kernel's arc length is summed
 BEYOND = 7.0  # allowed beyond [0,1], as nodes may hold noise; values of 0..255 are far outside
@@ -147,7 +149,8 @@ class LinearPath(Path):
         if not isinstance(self.baseline, Tensor):
             return torch.full_like(images, self.baseline)
         try:
-            return self.baseline.to(images).expand_as(images)
+            baseline = sent(self.baseline, images.device).to(images.dtype)
+            return baseline.expand_as(images)
         except RuntimeError:
             shape = tuple(self.baseline.shape)
             wanted = f"one that broadcasts to {tuple(images.shape)}"
@@ -155,13 +158,13 @@ class LinearPath(Path):
 
     def nodes(self, images: Tensor, positions: Array) -> Tensor:
         """x at each of `positions`: (B,K,C,h,w)."""
-        t = torch.from_numpy(positions).to(images)[:, None, None, None]  # [K,1,1,1]
+        t = _constant(positions, images)[:, None, None, None]  # [K,1,1,1]
         start = self.start(images)[:, None]
         return start + t * (images[:, None] - start)
 
     def integral(self, gradients: Tensor, images: Tensor, cells: Cells) -> Tensor:
         """Sum over the cells of gradient times step: gradients (B,K,C,h,w) -> (B,C,h,w)."""
-        weight = torch.from_numpy(cells.weight * (cells.end - cells.start)).to(gradients)
+        weight = _constant(cells.weight * (cells.end - cells.start), gradients)
         return torch.einsum("bkchw,k->bchw", gradients, weight) * (images - self.start(images))
 
 
@@ -232,7 +235,8 @@ class NoisePath(LinearPath):
     def start(self, images: Tensor) -> Tensor:
         """The baseline (B,C,h,w) of `images`."""
         noise = np.random.default_rng(self.seed).standard_normal(images.shape[1:])
-        return images + self.sigma * torch.from_numpy(noise).to(images)
+        there = sent(torch.from_numpy(noise).to(images.dtype), images.device)
+        return images + self.sigma * there
 
 
 PathFunction = Callable[[Tensor, Tensor], Tensor]
@@ -264,7 +268,8 @@ class CustomPath(Path):
         self._nodes, self._derivatives = nodes, derivatives
 
     def _call(self, name: str, function: PathFunction, images: Tensor, positions: Array) -> Tensor:
-        result = function(images, torch.from_numpy(positions).to(images))
+        # Not a kept constant, as the function might write to it.
+        result = function(images, uploaded(positions, images.dtype, images.device))
         wanted = (images.shape[0], len(positions), *images.shape[1:])
         if not isinstance(result, Tensor) or result.dtype != images.dtype:
             kind = result.dtype if isinstance(result, Tensor) else type(result).__name__
@@ -297,8 +302,13 @@ class CustomPath(Path):
             raise InvalidArgument("derivatives", None, "a function, for the method gausslegendre")
         else:
             steps = self.nodes(images, cells.end) - self.nodes(images, cells.start)
-        factor = torch.from_numpy(weight).to(steps)[:, None, None, None]
+        factor = _constant(weight, steps)[:, None, None, None]
         return (gradients * steps * factor).sum(1)
+
+
+def _constant(values: Array, like: Tensor) -> Tensor:
+    """`values` in the dtype and on the device of `like`, which keeps them: do not write."""
+    return on_device(torch.from_numpy(values), like.device, like.dtype)
 
 
 def _checked_baseline(value: float | Tensor) -> float | Tensor:

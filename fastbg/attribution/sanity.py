@@ -23,6 +23,7 @@ from fastbg.attribution.passes import (
 from fastbg.errors import InvalidArgument
 from fastbg.ops.checks import check_finite
 from fastbg.stats.correlation import centred_correlation, spearman
+from fastbg.upload import sent
 
 # A model, images (B,C,h,w) and windows (B,3) to maps (B,h,w).
 Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -130,7 +131,7 @@ def _randomised(
             for name in some:
                 for weight in _own_weights(modules[name]):
                     order = torch.randperm(weight.numel(), generator=random, device="cpu")
-                    weight.copy_(weight.flatten()[order.to(weight.device)].reshape(weight.shape))
+                    weight.copy_(weight.flatten()[sent(order, weight.device)].reshape(weight.shape))
         yield str(some[-1]), network
 
 

@@ -7,6 +7,7 @@ from fastbg.errors import InvalidArgument
 from fastbg.filters.dtypes import as_float
 from fastbg.geometry import Box
 from fastbg.ops.checks import FLOATS, check_images, check_unit_range
+from fastbg.upload import sent
 
 # Unit of each metric, and whether a larger value is worse.
 METRICS = {
@@ -64,7 +65,7 @@ def true_window(
     check_images("truth", truth, (*FLOATS, torch.uint8))
     window = as_float(truth[i, :, box.y0 : box.y1, box.x0 : box.x1])
     check_unit_range("truth", window.cpu())
-    return window.to(images.device)
+    return sent(window, images.device)
 
 
 def grey_levels(image: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def _squares(
         return
     rows, columns = (height - size) // multiple + 1, (width - size) // multiple + 1
     if min_std > 0:
-        flat = _standard_deviations(item.load(), size)[::multiple, ::multiple] < min_std
+        flat = _standard_deviations(decoded(item), size)[::multiple, ::multiple] < min_std
         corners = np.flatnonzero(~flat)
     else:
         corners = np.arange(rows * columns)

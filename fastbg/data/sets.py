@@ -2,10 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,14 +76,50 @@ class ImageItem:
         return lr
 
 
+class Decoded:
+    """The images that were used last, decoded: at most `most` bytes of them, and at least one."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._bytes, self._lock = most, 0, Lock()
+        self._kept: OrderedDict[Hashable, NDArray[np.uint8]] = OrderedDict()
+
+    def get(self, key: Hashable, load: Callable[[], Any]) -> NDArray[np.uint8]:
+        """What `load()` gave for `key`. Threads may decode several images at once."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        image: NDArray[np.uint8] = load()
+        with self._lock:
+            if key not in self._kept:  # no other thread was faster
+                self._kept[key] = image
+                self._bytes += image.nbytes
+            while self._bytes > self._most and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return image
+
+    def clear(self) -> None:
+        """Forget all images."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
+
+# About 16 images of DIV2K, or all of the built-in set.
+KEPT = Decoded(128 << 20)
+
+
 def decoded(item: ImageItem) -> NDArray[np.uint8]:
-    """`item.load()`, read-only; the last few images are cached, until their files change."""
-    return _decoded(item, file_state(item.path))
+    """`item.load()`, read-only; the last images are kept, until their files change."""
+    return KEPT.get((item, file_state(item.path)), item.load)
 
 
-@lru_cache(maxsize=8)
-def _decoded(item: ImageItem, state: tuple[int, ...]) -> NDArray[np.uint8]:
-    return item.load()
+def decoded_lr(item: ImageItem, scale: int) -> NDArray[np.uint8] | None:
+    """`item.load_lr(scale)`, read-only; kept as those of `decoded` are."""
+    path = item.lr_path(scale)
+    if path is None:
+        return None
+    return KEPT.get((item, scale, file_state(path)), lambda: item.load_lr(scale))
 
 
 @dataclass(frozen=True)

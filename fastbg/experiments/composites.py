@@ -90,7 +90,7 @@ class Composites(Experiment):
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
         """Each group's sub-images."""
-        return source_readings(items, study)
+        return source_readings(items, study, self.options.lr)
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """Composites only."""

@@ -21,6 +21,7 @@ from fastbg.experiments.experiment import Experiment, Measured, Picture, Work
 from fastbg.experiments.inward import Inward, InwardOptions
 from fastbg.experiments.nested import Nested
 from fastbg.experiments.options import Options, option
+from fastbg.experiments.reading import Reading
 from fastbg.experiments.ring import Ring, RingOptions
 from fastbg.experiments.study import Item, Study, as_image
 from fastbg.experiments.windows import check_sizes
@@ -173,6 +174,10 @@ class Effect(Experiment):
             "error": found.standard_error[0][others].nan_to_num(nan=0.0),
             "lam": shares.double().cpu()[others.flatten()],
         }
+
+    def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
+        """The images, and those of the foreign content of all scenes."""
+        return self.scenes[RING].readings(items, study)
 
     def inputs(self, item: Item, study: Study) -> tuple[Tensor, Tensor]:
         """HR image (1,3,H,W) uint8, and the LR input (1,3,h,w) of the item's scene."""

@@ -113,11 +113,11 @@ class Experiment(ABC):
         """
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
-        """The batches of regions that `measure` will ask `study` for; none by default.
+        """The batches of regions that `measure` will ask `study` for; default those of `items`.
 
         Threads read them while the device measures earlier items.
         """
-        return [study.reading(items)]
+        return study.readings(items, self.options.lr)
 
     def together(self, items: Sequence[Item], study: Study) -> int:
         """Number of the plan's `items` that one call of `measure` gets; decides the last bits."""

@@ -80,7 +80,7 @@ class Gram(Experiment):
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
         """Each group's sub-images."""
-        return source_readings(items, study)
+        return source_readings(items, study, "made")
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """No passes of the network; one layer of VGG16 for each image."""

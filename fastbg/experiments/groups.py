@@ -155,9 +155,9 @@ def members(item: Item) -> tuple[Item, ...]:
     return (item, *item.partners)
 
 
-def source_readings(items: Sequence[Item], study: Study) -> list[Reading]:
-    """The readings that `sources` needs, one for each of `items`."""
-    return [study.reading(members(item), _cut) for item in items]
+def source_readings(items: Sequence[Item], study: Study, lr: str) -> list[Reading]:
+    """What `sources`, and `Study.inputs` of the same images, read for each of `items`."""
+    return [each for item in items for each in study.readings(members(item), lr, _cut)]
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,9 @@ def distinct(items: Sequence[Item]) -> list[Item]:
     return [*found.values()]
 
 
-def group_reading(items: Sequence[Item], study: Study) -> Reading:
-    """The reading that `read_groups` needs."""
-    return study.reading(distinct(items), _cut)
+def group_readings(items: Sequence[Item], study: Study, lr: str) -> list[Reading]:
+    """What `read_groups`, and `Study.inputs` of the same images, read."""
+    return study.readings(distinct(items), lr, _cut)
 
 
 def read_groups(items: Sequence[Item], study: Study) -> Groups:

@@ -23,6 +23,7 @@ from fastbg.geometry import centre
 from fastbg.measures.quality import psnr
 from fastbg.models.network import Network
 from fastbg.ops.composite import Transform, composite, mosaic
+from fastbg.upload import uploaded
 
 SHOWN = 2  # cases of either kind in the gallery
 LARGEST = 400  # pixels a side of the photograph in the gallery
@@ -126,13 +127,15 @@ class Mosaic(Experiment):
             self.restored(net, images, windows, *self.draws(items, study), study.backend),
         )
         sizes = [(y1 - y0, x1 - x0) for y0, x0, y1, x1 in (whole.box for whole in around)]
-        height, width = torch.tensor(sizes, device=study.device).unbind(1)
+        height, width = uploaded(np.array(sizes), torch.int64, study.device).unbind(1)
         return {**columns, "height": height, "width": width}
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
         """The images around the regions, one by one as their sizes differ, and the regions."""
-        around = [self.surroundings(item, study) for item in items]
-        return [*(study.reading([whole]) for whole in around), study.reading(items)]
+        found = study.readings(items, "made")  # of the regions themselves only the ground truth
+        for item in items:
+            found += study.readings([self.surroundings(item, study)], self.options.lr)
+        return found
 
     def draws(self, items: Sequence[Item], study: Study) -> tuple[Tensor, Tensor]:
         """Transform codes of each mosaic (B,g,g), and TTA's count of each transform (B,8)."""
@@ -148,8 +151,8 @@ class Mosaic(Experiment):
             used = rng.choice(drawable, size=grid**2)
             counts.append(np.bincount(used, minlength=len(Transform)))
         return (
-            torch.from_numpy(np.stack(cells)).to(study.device, non_blocking=True),
-            torch.from_numpy(np.stack(counts)).to(study.device, non_blocking=True),
+            uploaded(np.stack(cells), torch.int64, study.device),
+            uploaded(np.stack(counts), torch.int64, study.device),
         )
 
     def restored(

@@ -218,7 +218,8 @@ class Nested(Experiment):
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
         """The first images, and those of the foreign content."""
-        return [study.reading(items), study.reading(partners(items))]
+        both = items, partners(items)
+        return [each for some in both for each in study.readings(some, self.options.lr)]
 
     def with_seam(
         self,

@@ -13,7 +13,7 @@ from fastbg.data.images import ImageItem
 from fastbg.data.sets import decoded
 from fastbg.geometry import Box, cut
 
-Region: TypeAlias = tuple[ImageItem, tuple[int, int, int, int]]  # an image, a box of HR pixels
+Region: TypeAlias = tuple[ImageItem, tuple[int, int, int, int]]  # an image, a box of its pixels
 Cutter: TypeAlias = Callable[[ImageItem, tuple[int, int, int, int]], NDArray[np.uint8]]
 
 
@@ -44,8 +44,12 @@ def region(image: ImageItem, box: tuple[int, int, int, int]) -> NDArray[np.uint8
     return cut(decoded(image), box)
 
 
-def reading(regions: Sequence[Region], pinned: bool, cutter: Cutter = region) -> Reading:
+def reading(
+    regions: Sequence[Region], pinned: bool, cutter: Cutter = region, source: str = "hr"
+) -> Reading:
     """The `Reading` of `regions`, at least one and all of one size; nothing is read yet.
+
+    `source`: the files, "hr" or "lr", whose pixels the boxes count.
 
     `pinned`: allocate pinned memory, from which a GPU copies asynchronously. PyTorch reuses the
     memory after the copy.
@@ -66,9 +70,9 @@ def reading(regions: Sequence[Region], pinned: bool, cutter: Cutter = region) ->
         return read
 
     tasks = [task(image, places[image]) for image in sorted(places, key=lambda each: each.key)]
-    return Reading(batch_key(regions), pixels.permute(0, 3, 1, 2), tasks)
+    return Reading(batch_key(regions, source), pixels.permute(0, 3, 1, 2), tasks)
 
 
-def batch_key(regions: Sequence[Region]) -> Hashable:
+def batch_key(regions: Sequence[Region], source: str = "hr") -> Hashable:
     """The keys and boxes of the regions, which identify the batch within an image set."""
-    return tuple((image.key, *box) for image, box in regions)
+    return source, *((image.key, *box) for image, box in regions)

@@ -86,7 +86,7 @@ class Seam(Experiment):
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
         """Each group's sub-images."""
-        return source_readings(items, study)
+        return source_readings(items, study, self.options.lr)
 
     def work(self, items: Sequence[Item], study: Study) -> Work:
         """Each foreground in its own and its foreign backgrounds, in every way."""

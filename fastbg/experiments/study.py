@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastbg.data.images import ImageSet
 from fastbg.data.manifests import MIN_STD, SubImage, sub_images
+from fastbg.data.sets import ImageItem, decoded_lr
 from fastbg.errors import DataError
 from fastbg.experiments.reading import Cutter, Reading, Region, batch_key, reading, region
 from fastbg.filters.dtypes import as_uint8
@@ -84,14 +85,23 @@ class Study:
         """Image and box of each of `items`."""
         return [(self.images[item.image], item.box) for item in items]
 
-    def reading(self, items: Sequence[Item], cutter: Cutter = region) -> Reading:
-        """The `Reading` of the HR regions of `items`, all of one size."""
-        return reading(self.regions(items), self.device.type == "cuda", cutter)
+    def readings(self, items: Sequence[Item], lr: str, cutter: Cutter = region) -> list[Reading]:
+        """What `ground_truth` and `inputs` read of `items`, all of one size; `lr` as there."""
+        pinned = self.device.type == "cuda"
+        found = [reading(self.regions(items), pinned, cutter)]
+        if lr == "paired":
+            found.append(reading(self._lr_regions(items), pinned, self._paired, "lr"))
+        return found
 
     def ready_or_read(self, items: Sequence[Item], cutter: Cutter = region) -> Tensor:
         """HR regions (B,3,h,w) uint8 on the host: those read ahead, otherwise read now."""
-        found = self.ready.get(batch_key(self.regions(items))) if self.ready else None
-        return self.reading(items, cutter).finish() if found is None else found
+        return self._ready_or_read(self.regions(items), cutter, "hr")
+
+    def _ready_or_read(self, regions: Sequence[Region], cutter: Cutter, source: str) -> Tensor:
+        found = self.ready.get(batch_key(regions, source)) if self.ready else None
+        if found is None:
+            found = reading(regions, self.device.type == "cuda", cutter, source).finish()
+        return found
 
     def upload(self, host: Tensor) -> Tensor:
         """`host` on the device; from pinned memory, as in a `Reading`, the copy is asynchronous."""
@@ -109,17 +119,22 @@ class Study:
         """
         if lr == "made":
             return self.degrade(hr, kernel)
-        regions = np.stack([self._paired(item) for item in items]).transpose(0, 3, 1, 2)
-        return self.upload(torch.from_numpy(regions)).to(self.dtype) / 255
+        pixels = self._ready_or_read(self._lr_regions(items), self._paired, "lr")
+        return self.upload(pixels).to(self.dtype) / 255
 
-    def _paired(self, item: Item) -> NDArray[np.uint8]:
-        image = self.images[item.image].load_lr(self.scale)
-        if image is None:
+    def _lr_regions(self, items: Sequence[Item]) -> list[Region]:
+        """Image, and box in the pixels of its LR file, of each of `items`."""
+        return [(image, Box(*(v // self.scale for v in box))) for image, box in self.regions(items)]
+
+    def _paired(self, image: ImageItem, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """The pixels (h,w,3) of a region of the LR file of `image`."""
+        lr = decoded_lr(image, self.scale)
+        if lr is None:
             raise DataError(
-                f"image set {self.images.name}: has no LR image of {item.image} at scale "
+                f"image set {self.images.name}: has no LR image of {image.key} at scale "
                 f"{self.scale}; expected one, as the option lr is 'paired'"
             )
-        return cut(image, tuple(v // self.scale for v in item.box))
+        return cut(lr, box)
 
     def degrade(self, hr: Tensor, kernel: str) -> Tensor:
         """LR images (B,3,h/s,w/s) in [0,1] of `hr` (B,3,h,w) uint8, rounded to grey levels."""

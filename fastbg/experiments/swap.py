@@ -16,7 +16,7 @@ from fastbg.experiments.groups import (
     by_set,
     compose,
     group_distances,
-    group_reading,
+    group_readings,
     plan_groups,
     read_groups,
     together,
@@ -108,7 +108,7 @@ class Swap(Experiment):
 
     def readings(self, items: Sequence[Item], study: Study) -> list[Reading]:
         """The sub-images of all groups, each once."""
-        return [group_reading(items, study)]
+        return group_readings(items, study, self.options.lr)
 
     def together(self, items: Sequence[Item], study: Study) -> int:
         """As many groups as one pass of the network takes."""

@@ -26,7 +26,8 @@ def on_device(table: Tensor, device: torch.device, dtype: torch.dtype | None = N
     dtype = dtype or table.dtype
     if table.device == device or table.device.type != "cpu" or not _can_be_kept(table):
         return table.to(device, dtype).contiguous()
-    raw = table.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    plain = table.detach().clone(memory_format=torch.contiguous_format)  # with strides of its own
+    raw = plain.flatten().view(torch.uint8).numpy().tobytes()
     kept = _kept(raw, table.dtype, tuple(table.shape), device, dtype)
     for tables in _collecting:
         tables.append(kept)

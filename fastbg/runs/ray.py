@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
@@ -34,6 +35,7 @@ from fastbg.version import __version__
 
 LIVES = 3  # the run fails after so many workers died on one chunk, or failed to start in a row
 GPU_LOAD = 4  # chunks that a worker on a GPU gets at once, so that it can read ahead
+HELD = 2  # loads that a worker has at most: it measures one, and reads the next
 PATIENCE = 300.0  # seconds to wait for the cluster, and then for a first worker
 # ray is an optional dependency, imported only when an engine is made.
 Ref: TypeAlias = Any
@@ -143,17 +145,29 @@ class RayEngine:
     ) -> Iterator[tuple[int, Any]]:
         """(index of a load, result of the workers' `method` for it), in order of completion.
 
-        `idle` is called before waiting, if no result is available.
+        Each worker gets its next load before it has finished one (HELD). `idle` is called before
+        waiting, if no result is available.
         """
         waiting, busy = deque(range(len(loads))), dict[Ref, tuple[Actor, int]]()
+        held: dict[Actor, list[int]] = {}  # indices of the loads of each worker that is not lost
         lost: Counter[int] = Counter()
+
+        def give(actor: Actor) -> None:
+            i, task = waiting.popleft(), getattr(actor, method)
+            # In a list, so that Ray passes the reference and the worker can cache the object.
+            busy[task.remote([experiment], job.label.label, loads[i])] = actor, i
+            held.setdefault(actor, []).append(i)
 
         def feed() -> None:
             while waiting and self._idle:
-                actor, i = self._idle.pop(), waiting.popleft()
-                task = getattr(actor, method)
-                # In a list, so that Ray passes the reference and the worker can cache the object.
-                busy[task.remote([experiment], job.label.label, loads[i])] = actor, i
+                give(self._idle.pop())
+            for actor, own in [*held.items()]:
+                # The last loads go to whoever is free first.
+                if len(waiting) < len(held) + len(self._starting):
+                    return
+                # One over which a worker died goes alone, so that no other is blamed for it.
+                if len(own) < HELD and not any(lost[i] for i in (*own, waiting[0])):
+                    give(actor)
 
         while waiting or busy:
             feed()
@@ -173,10 +187,15 @@ class RayEngine:
                         f"same chunk ({_named(loads[i])}): {loss}; give each worker more memory "
                         "(fewer --workers), or run it with --engine local to see why"
                     ) from loss
-                self._say(f"a worker was lost ({loss}); its chunk goes to another")
-                self._replace(actor)
+                if held.pop(actor, None):  # not when its other load was reported
+                    self._say(f"a worker was lost ({loss}); its chunks go to others")
+                    self._replace(actor)
                 continue
-            self._idle.append(actor)
+            if actor in held:
+                held[actor].remove(i)
+                if not held[actor]:
+                    del held[actor]
+                    self._idle.append(actor)
             feed()  # keep workers busy while the caller stores the result
             yield i, result
 
@@ -220,7 +239,10 @@ class RayEngine:
         return SharedImage(item.key, item.path, item.lr_paths, contents)
 
     def _start_worker(self) -> None:
-        options: dict[str, Any] = {"num_cpus": self._cpus, "num_gpus": self._gpus}
+        options: dict[str, Any] = {
+            **{"num_cpus": self._cpus, "num_gpus": self._gpus},
+            "max_concurrency": HELD,  # its threads, see Worker.measure
+        }
         actor = (
             self._ray.remote(Worker)
             .options(**options)
@@ -277,7 +299,10 @@ class RayEngine:
 
 
 class Worker:
-    """One process of the cluster: builds each network once, on first use, and keeps it."""
+    """One process of the cluster: builds each network once, on first use, and keeps it.
+
+    Ray calls its methods in HELD threads, of which one measures.
+    """
 
     def __init__(self, study: Study, nets: Mapping[str, Ref], threads: int | None) -> None:
         if threads is not None:
@@ -285,6 +310,7 @@ class Worker:
         self.study, self._refs = study, nets
         self._nets: dict[str, Network] = {}
         self._experiment: dict[Ref, Experiment] = {}
+        self._building, self._measuring = threading.Lock(), threading.Lock()
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that decide the records."""
@@ -293,34 +319,42 @@ class Worker:
     def measure(
         self, experiment: list[Ref], label: str, chunks: list[list[Item]]
     ) -> list[dict[str, Tensor]]:
-        """The columns of each chunk, on the host; the next chunks are read meanwhile."""
+        """The columns of each chunk, on the host; the next chunks are read meanwhile.
+
+        So are the first ones of the next load, in another thread, which launches them when all of
+        this load are launched.
+        """
         measured, net, device = self._same(experiment), self._net(label), self.study.device
         arrivals = []
         with closing(
             read_ahead(chunks, measured.readings, self.study, chunks_ahead(device))
         ) as ahead:
-            for chunk, study in zip(chunks, ahead, strict=True):
-                with study.measuring():
-                    arrivals.append(Arrival(measured.measure(net, chunk, study)))
+            first = next(ahead)
+            with self._measuring:
+                for chunk, study in zip(chunks, chain([first], ahead), strict=True):
+                    with study.measuring():
+                        arrivals.append(Arrival(measured.measure(net, chunk, study)))
         return [arrival.columns() for arrival in arrivals]
 
     def exhibit(self, experiment: list[Ref], label: str, item: Item) -> dict[str, Picture]:
         """The pictures of a case."""
-        with self.study.measuring():
-            shown = self._same(experiment).exhibit(self._net(label), item, self.study)
-            return Shown(shown).pictures()
+        shown, net = self._same(experiment), self._net(label)
+        with self._measuring, self.study.measuring():
+            return Shown(shown.exhibit(net, item, self.study)).pictures()
 
     def _same(self, experiment: list[Ref]) -> Experiment:
         """The same object for all chunks of a job, as experiments may cache what chunks share."""
         (ref,) = experiment
-        if ref not in self._experiment:
-            self._experiment = {ref: _import_ray().get(ref)}
-        return self._experiment[ref]
+        with self._building:
+            if ref not in self._experiment:
+                self._experiment = {ref: _import_ray().get(ref)}
+            return self._experiment[ref]
 
     def _net(self, label: str) -> Network:
-        if label not in self._nets:
-            self._nets[label] = _import_ray().get(self._refs[label]).to(self.study.device)
-        return self._nets[label]
+        with self._building:
+            if label not in self._nets:
+                self._nets[label] = _import_ray().get(self._refs[label]).to(self.study.device)
+            return self._nets[label]
 
 
 @dataclass(frozen=True)
