@@ -133,14 +133,19 @@ def read_code(sass: str) -> Code:
 
 def steps_ahead(loop: list[tuple[str, str, str]]) -> float:
     """Steps that are being copied by LDGSTS while a loop computes: those which its wait leaves, and
-    one more if it starts the next copy before its first product.
+    one more if it starts the next copy between that wait and its first product.
     """
     opcodes = [opcode for _, opcode, _ in loop]
-    groups = gpu_static.count(opcodes, "LDGDEPBAR")
-    if not groups:
+    commits = [i for i, opcode in enumerate(opcodes) if opcode == "LDGDEPBAR"]
+    if not commits:
         return 0.0
-    waits = [int(n, 16) for _, opcode, operands in loop if opcode.startswith("DEPBAR")
-             for n in re.findall(r"SB0, 0x([0-9a-f]+)", operands)]  # fmt: skip
+    waits = {}
+    for i, (_, opcode, operands) in enumerate(loop):
+        left = re.search(r"SB0, 0x([0-9a-f]+)", operands)
+        if opcode.startswith("DEPBAR") and left:
+            waits[i] = int(left[1], 16)
     product = next((i for i, o in enumerate(opcodes) if re.match(WORK["tensor"], o)), 0)
-    early = "LDGDEPBAR" in opcodes[:product]
-    return max(waits, default=0) // groups + early
+    # A wait behind the products is that of the trip before.
+    last = max((i for i in waits if i < product), default=-1)
+    early = any(last < i < product for i in commits)
+    return max(waits.values(), default=0) // len(commits) + early

@@ -118,19 +118,20 @@ def test_instructions_are_counted_by_hand(model: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wait", "early", "ahead"), [("0x0", False, 0), ("0x1", False, 1), ("0x1", True, 2)]
+    ("loop", "ahead"),
+    [
+        ("wait 0, product, start", 0),
+        ("wait 1, product, start", 1),
+        ("wait 1, start, product", 2),
+        ("start, wait 2, product", 2),  # what it starts is among those that the wait leaves
+        ("start, product, wait 0", 1),
+    ],
 )
-def test_copies_under_way_are_counted(
-    model: ModuleType, wait: str, early: bool, ahead: int
-) -> None:
-    lines = [
-        f"DEPBAR.LE SB0, {wait}",
-        *(["LDGDEPBAR"] if early else []),
-        "HMMA.1688.F32.TF32 R4, R8, R10, R4",
-        *([] if early else ["LDGDEPBAR"]),
-        "@P0 BRA 0x0",
-        "EXIT",
-    ]
+def test_copies_under_way_are_counted(model: ModuleType, loop: str, ahead: int) -> None:
+    opcodes = {"wait": "DEPBAR.LE SB0, 0x{}", "start": "LDGDEPBAR",
+               "product": "HMMA.1688.F32.TF32 R4, R8, R10, R4"}  # fmt: skip
+    steps = [step.split() for step in loop.split(", ")]
+    lines = [*(opcodes[name].format(*count) for name, *count in steps), "@P0 BRA 0x0", "EXIT"]
     text = "\n".join(f"        /*{16 * i:04x}*/   {line} ;" for i, line in enumerate(lines))
     assert model.read_code(text).ahead == ahead
 
