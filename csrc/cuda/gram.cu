@@ -239,11 +239,16 @@ __global__ void __launch_bounds__(kGramThreads)
 // ---------------------------------------------------------------------------------------------
 // conv_gram
 
+// Floats are copied ahead; copies of half types would be narrower than any there is.
 template <typename T, bool Weighted>
 __global__ void __launch_bounds__(kGramThreads, 2)
     conv_gram_partial_kernel(const ConvGramParams p, const GramPlan plan, float4* partial) {
   using S = Panel<kLargest, true>;
+  constexpr bool copied = sizeof(T) == 4;
+  constexpr int sums_size = S::kUnits * kWarpThreads;  // in 16 bytes
+  static_assert(TapStages::kMemory >= sums_size, "the sums take the place of the stages");
   __shared__ Filter filter;
+  __shared__ uint4 memory[copied ? TapStages::kMemory : sums_size];
   const TensorView& images = p.images;
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const int column = group_of_lane() / 2 * 4 + group_of_lane() % 2;  // pixel of a half step
@@ -257,21 +262,12 @@ __global__ void __launch_bounds__(kGramThreads, 2)
                         static_cast<int>(item.begin % width)};
   float sums[S::kUnits][4] = {};
 
-  for (int first = warp * kStep; first < item.count; first += kRound) {
-    float weights[4] = {};
-    if constexpr (Weighted) {
-      const int own = first + quarter_of_lane() * 4;
-      read_weights(weights_from, p.mask, start.after(images, own), item.count - own, weights);
-      if (!any_weight(weights)) continue;
-    }
-    const int pixel = first + column;
-    const Cursor here = start.after(images, pixel);
-    const Centre<T> centres[2] = {
-        {image, images, here, pixel < item.count},
-        {image, images, here.after(images, 2), pixel + 2 < item.count},
-    };
-    float features[S::kGroups][4];
-    convolve(filter, centres, features);
+  const auto weights_of = [&](int first, float (&weights)[4]) -> bool {
+    const int own = first + quarter_of_lane() * 4;
+    read_weights(weights_from, p.mask, start.after(images, own), item.count - own, weights);
+    return any_weight(weights);
+  };
+  const auto add = [&](float (&features)[S::kGroups][4], const float (&weights)[4]) {
     if constexpr (Weighted) {
 #pragma unroll
       for (int i = 0; i < S::kGroups * 4; ++i) {
@@ -279,9 +275,62 @@ __global__ void __launch_bounds__(kGramThreads, 2)
       }
     }
     add_step<S, Weighted, false>(sums, features, features, weights, plan.zero());
+  };
+  if constexpr (copied) {
+    TapStages stages(reinterpret_cast<unsigned*>(memory), filter);
+    int next = warp * kStep, steps[TapStages::kCount];
+    float weights[TapStages::kCount][4] = {};
+    Cursor here = start.after(images, next + column);
+    const auto copy_step = [&](int& step, float (&step_weights)[4]) {
+      const auto advance = [&] { next += kRound, here.skip(images, kRound); };
+      if constexpr (Weighted) {
+        while (next < item.count && !weights_of(next, step_weights)) advance();
+      }
+      step = next;
+      if (next < item.count) {
+        const int pixel = next + column;
+        Cursor beside = here;
+        beside.skip(images, 2);
+        stages.copy({{image, images, here, pixel < item.count}, {image, images, beside, pixel + 2 < item.count}});
+        advance();
+      }
+      commit_copies();
+      stages.advance();
+    };
+#pragma unroll
+    for (int i = 0; i < TapStages::kAhead; ++i) copy_step(steps[i], weights[i]);
+    while (steps[0] < item.count) {
+      copy_step(steps[TapStages::kAhead], weights[TapStages::kAhead]);
+      wait_for_copies<TapStages::kAhead>();  // now the stage that is filled next holds a step
+      const int left = item.count - steps[0] - column;
+      float features[S::kGroups][4];
+      convolve<false>(filter, [&](int half, int i) { return stages.tap(half, i, left > half * 2); }, features);
+      add(features, weights[0]);
+#pragma unroll
+      for (int i = 0; i < TapStages::kAhead; ++i) {
+        steps[i] = steps[i + 1];
+        memcpy(weights[i], weights[i + 1], sizeof(weights[i]));
+      }
+    }
+    wait_for_copies<0>();
+    __syncthreads();
+  } else {
+    for (int first = warp * kStep; first < item.count; first += kRound) {
+      float weights[4] = {};
+      if (Weighted && !weights_of(first, weights)) continue;
+      const int pixel = first + column;
+      const Cursor here = start.after(images, pixel);
+      const Centre<T> centres[2] = {
+          {image, images, here, pixel < item.count},
+          {image, images, here.after(images, 2), pixel + 2 < item.count},
+      };
+      const int lane = static_cast<int>(threadIdx.x) % 4;
+      float features[S::kGroups][4];
+      convolve<true>(filter, [&](int half, int i) { return centres[half].tap(filter, i * 4 + lane); }, features);
+      add(features, weights);
+    }
   }
-  __shared__ float4 total[S::kUnits * kWarpThreads];
-  store_sums(sums, total, partial);
+  store_sums(sums, reinterpret_cast<float4*>(memory), partial);
 }
 
 // ---------------------------------------------------------------------------------------------

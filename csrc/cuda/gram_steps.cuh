@@ -19,7 +19,7 @@ class GramStages {
   using Word = std::conditional_t<sizeof(T) == 4, uint4, uint2>;  // a Pack<T, 4>
   static constexpr int kPieces = S::kTiles * 2 + (S::kOnDiagonal ? 0 : S::kGroups);
   static constexpr int kBytes = kPieces * kGramThreads * static_cast<int>(sizeof(Word));
-  // Three stages fill 48 KiB for a panel of 64x64 floats; of other panels there is room for two.
+  // Three stages of a panel of 64x64 floats on the diagonal fill 48 KiB; of others there is room for two.
   static constexpr int kCount = std::min(3, static_cast<int>(kSharedLimit) / kBytes), kAhead = kCount - 1;
   static constexpr int kSums = S::kUnits * kWarpThreads;  // in 16 bytes
   static constexpr int kMemory = std::max(kCount * kBytes / 16, kSums);

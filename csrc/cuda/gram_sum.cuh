@@ -90,6 +90,14 @@ struct Cursor {
     if (++x == image.sizes[3]) x = 0, ++y;
   }
 
+  // The same from here, for a few rows at most: without a division.
+  __device__ void skip(const TensorView& image, int pixels) {
+    x += pixels;
+    if (image.sizes[2] <= 1) return;
+    const int width = static_cast<int>(image.sizes[3]);
+    for (; x >= width; ++y) x -= width;
+  }
+
   // Offset in `view`, which has the same rows and columns.
   __device__ std::int64_t offset(const TensorView& view) const {
     return y * view.strides[2] + x * view.strides[3];
