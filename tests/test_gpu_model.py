@@ -136,6 +136,20 @@ def test_copies_under_way_are_counted(model: ModuleType, loop: str, ahead: int) 
     assert model.read_code(text).ahead == ahead
 
 
+def test_a_hot_loop_is_told_by_its_products_and_its_bytes(model: ModuleType) -> None:
+    product = "HMMA.1688.F32.TF32 R4, R8, R10, R4"
+    code = model.read_code(SASS.format(first=product, second="NOP"))
+    assert code.tensor_share == 1 / 2  # a product and a branch
+    assert code.per_16_bytes == 5  # of the loop around them, which loads 16 bytes
+    both = model.read_code(SASS.format(first=product, second=product))
+    assert (both.tensor_share, both.per_16_bytes) == (2 / 5, 5)
+    load = model.read_code(SASS.format(first="LDG.E.U16 R4, [R2]", second="STG.E.64 [R2], R4"))
+    assert (load.tensor_share, load.per_16_bytes) == (0, round(16 * 5 / (16 + 2 + 8), 1))
+    copy = model.read_code(SASS.format(first="LDGSTS.E.BYPASS.128 [R1], [R2]", second="NOP"))
+    assert copy.per_16_bytes == 16 * 5 / 32
+    assert model.read_code("        /*0000*/   EXIT ;").per_16_bytes == 0
+
+
 def test_wide_products_are_shared_by_four_warps(model: ModuleType) -> None:
     assert model.throughput("HGMMA.64x64x8.F32.TF32") == (495e12, 2 * 64 * 64 * 8 / 4)
     assert model.throughput("HMMA.16816.F32.BF16") == (0.62 * 989e12, 2 * 16 * 8 * 16)
@@ -145,7 +159,8 @@ def test_wide_products_are_shared_by_four_warps(model: ModuleType) -> None:
 
 def test_times_by_hand(model: ModuleType) -> None:
     """1 GB read and written, 8 warps a scheduler: the longest term, and an eighth of the others."""
-    facts = dataclasses.replace(model.Facts(*[0] * 10), warps=32)
+    facts = model.Facts(*[0] * len(dataclasses.fields(model.Facts)))
+    facts = dataclasses.replace(facts, warps=32)
     nests = (model.Nest("stores", (2e6,)),)
     stage = model.Stage("k", starts=1e6, nests=nests, bytes=1e9, traffic=2e9)
     row = model.Row("op", "w", "cuda", (stage,), 1e9)

@@ -118,10 +118,10 @@ __device__ inline bool any_weight(const float (&weights)[4]) {
   return __any_sync(kAllLanes, own);  // NaN counts as not 0
 }
 
-// sums += rows columns^T over half a step, pairs of pixels. Each product of floats is three products of TF32; the product of
-// the low parts is left out, as it is below 2^-22 of the result. `Exact` columns have no low parts. On
-// the diagonal `columns` are `rows`. An operand's registers are neighbours; `zero` makes ptxas copy what belongs to
-// two operands once. Otherwise it copies one of them before almost every product.
+// sums += rows columns^T over half a step, pairs of pixels. Each product of floats is three products of TF32; the
+// product of the low parts is left out, as it is below 2^-22 of the result. `Exact` columns have no low parts. On the
+// diagonal `columns` are `rows`. An operand's registers are neighbours; `zero` makes ptxas copy what belongs to two
+// operands once. Otherwise it copies one of them before almost every product.
 template <class Panel, bool Weighted, bool Exact>
 __device__ inline void add_pairs(float (&sums)[Panel::kUnits][4], const float (&rows)[Panel::kTiles * 2][2],
                                  const float (&columns)[Panel::kGroups][2], const float (&weights)[2],
