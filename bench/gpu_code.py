@@ -1,9 +1,7 @@
-"""Loops in the machine code of GPU kernels, recognised by what they do (bench/gpu_model.py)."""
+"""Loops in the machine code of GPU kernels, recognised by what they do (gpu_static, gpu_model)."""
 
 import re
 from dataclasses import dataclass
-
-from bench import gpu_static
 
 INSTRUCTION = re.compile(
     r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.x]*)([^;]*);", re.MULTILINE
@@ -21,9 +19,14 @@ class Nest:
     # into one trip.
 
 
+# Global memory: loads, stores, and copies to shared memory; bytes of a thread, by modifier.
+MEMORY = r"LDG\b|STG\b|LDGSTS\b"
+WIDTHS = {"256": 32, "128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}  # else 4
+
 # The instructions by which a loop is recognised. "pixels": a loop that copies, without wide stores.
 WORK = {
     "tensor": r"[A-Z]*MMA\b",
+    "moves": MEMORY,
     "stores": r"STG\S*\.(64|128|256)\b",
     "fewest stores": r"STG\S*\.(64|128|256)\b",
     "pixels": r"STG(?!\S*\.(64|128|256)\b)",
@@ -46,6 +49,18 @@ ELSE = {
 }
 
 
+def count(opcodes: list[str], pattern: str) -> int:
+    """How many opcodes begin with `pattern`."""
+    return sum(re.match(pattern, opcode) is not None for opcode in opcodes)
+
+
+def moved_bytes(opcode: str) -> int:
+    """Bytes of a thread that an instruction moves from or to global memory."""
+    if not re.match(MEMORY, opcode):
+        return 0
+    return next((WIDTHS[m] for m in opcode.split(".")[1:] if m in WIDTHS), 4)
+
+
 def within(loop: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether a loop is a part of another one."""
     return loop != other and other[0] <= loop[0] and loop[1] <= other[1]
@@ -66,6 +81,26 @@ class Code:
         inside = self.opcodes[first : last + 1]
         return tuple(opcode for opcode in inside if re.match(WORK["tensor"], opcode))
 
+    @property
+    def tensor_share(self) -> float:
+        """Tensor-core instructions among those of the hot loop, 0 without any."""
+        first, last = self.chain("tensor")[0]
+        return round(len(self.tensor) / (last + 1 - first), 3)
+
+    @property
+    def per_16_bytes(self) -> float:
+        """Instructions for 16 bytes that move from or to global memory; 0 if none do.
+
+        Of the hot loop: that of the tensor cores, or the one that moves most. If it moves none
+        itself, of the loop around it. All of a loop's branches count, taken or not.
+        """
+        for first, last in self.chain("tensor" if self.tensor else "moves"):
+            inside = self.opcodes[first : last + 1]
+            moved = sum(moved_bytes(opcode) for opcode in inside)
+            if moved:
+                return round(16 * len(inside) / moved, 1)
+        return 0.0
+
     def chain(self, work: str) -> list[tuple[int, int]]:
         """The innermost loop with most of `work` (or least), those around it, and the kernel."""
         found = [loop for loop in self.loops if self.amount(work, loop)]
@@ -82,18 +117,18 @@ class Code:
     def amount(self, work: str, loop: tuple[int, int]) -> int:
         """How many instructions of a loop do `work`."""
         inside = list(self.opcodes[loop[0] : loop[1] + 1])
-        shared, loads = (gpu_static.count(inside, opcode) > 0 for opcode in ("LDS", "LDG"))
+        shared, loads = (count(inside, opcode) > 0 for opcode in ("LDS", "LDG"))
         if work == "pixels":
-            if shared or not loads or gpu_static.count(inside, WORK["stores"]):
+            if shared or not loads or count(inside, WORK["stores"]):
                 return 0
         elif work in ELSE:
             innermost = not any(within(other, loop) for other in self.loops)
             wanted, unwanted = (opcodes.split() for opcodes in ELSE[work])
-            has = [all(gpu_static.count(inside, o) for o in wanted)]
-            has += [not gpu_static.count(inside, opcode) for opcode in unwanted]
+            has = [all(count(inside, o) for o in wanted)]
+            has += [not count(inside, opcode) for opcode in unwanted]
             if not innermost or not all(has):
                 return 0
-        return gpu_static.count(inside, WORK[work])
+        return count(inside, WORK[work])
 
     def issued(self, starts: float, nests: tuple[Nest, ...]) -> float:
         """Instructions of all warps: of each loop that is named, times its trips; the rest once."""
@@ -133,14 +168,19 @@ def read_code(sass: str) -> Code:
 
 def steps_ahead(loop: list[tuple[str, str, str]]) -> float:
     """Steps that are being copied by LDGSTS while a loop computes: those which its wait leaves, and
-    one more if it starts the next copy before its first product.
+    one more if it starts the next copy between that wait and its first product.
     """
     opcodes = [opcode for _, opcode, _ in loop]
-    groups = gpu_static.count(opcodes, "LDGDEPBAR")
-    if not groups:
+    commits = [i for i, opcode in enumerate(opcodes) if opcode == "LDGDEPBAR"]
+    if not commits:
         return 0.0
-    waits = [int(n, 16) for _, opcode, operands in loop if opcode.startswith("DEPBAR")
-             for n in re.findall(r"SB0, 0x([0-9a-f]+)", operands)]  # fmt: skip
+    waits = {}
+    for i, (_, opcode, operands) in enumerate(loop):
+        left = re.search(r"SB0, 0x([0-9a-f]+)", operands)
+        if opcode.startswith("DEPBAR") and left:
+            waits[i] = int(left[1], 16)
     product = next((i for i, o in enumerate(opcodes) if re.match(WORK["tensor"], o)), 0)
-    early = "LDGDEPBAR" in opcodes[:product]
-    return max(waits, default=0) // groups + early
+    # A wait behind the products is that of the trip before.
+    last = max((i for i in waits if i < product), default=-1)
+    early = any(last < i < product for i in commits)
+    return max(waits.values(), default=0) // len(commits) + early

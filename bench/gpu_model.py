@@ -133,7 +133,7 @@ def rows() -> list[Row]:
         moved, products = 150 * 64 * SIZE**2 * size, 150 * 64 * 65 * SIZE**2
         products *= 3 if name == "fp32" else 1
         for backend, kernel, trips in (
-            ("cuda", f"gram_partial_kernel {name} false 64 true", 150 * SIZE**2 / 16),
+            ("cuda", f"gram_partial_kernel {name} false true 64 true", 150 * SIZE**2 / 16),
             ("triton", f"gram_partial_kernel {name}", steps_of(f"gram_partial_kernel {name}")),
         ):
             stage = Stage(kernel, 0, (Nest("tensor", (trips,)),), moved, moved)

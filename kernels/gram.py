@@ -365,27 +365,30 @@ def launch_conv_gram(
 def workloads() -> list[Workload]:
     """Gram matrices of 150 sources' conv1_1 features, stored or not (section 6.1)."""
     found = []
-    for dtype in (torch.float32, torch.bfloat16):
-        features = torch.empty((150, CONV_CHANNELS, 128, 128), dtype=dtype, device="meta")
-        out = features.new_empty((150, 1, CONV_CHANNELS, CONV_CHANNELS))
-        partial, reduce = plan_gram(features, None, out)
-        triangle = features.shape[0] * 128 * 128 * CONV_CHANNELS * (CONV_CHANNELS + 1)
-        found.append(workload(partial, dtype_name(features), [features], triangle))
-        found.append(workload(reduce, dtype_name(features), [out]))
-        mask = torch.empty((150, 2, 128, 128), device="meta")
-        out = features.new_empty((150, 2, CONV_CHANNELS, CONV_CHANNELS))
-        partial, _ = plan_gram(features, mask, out)
-        touched = [features, mask]
-        found.append(workload(partial, f"{dtype_name(features)} mask", touched, 2 * triangle))
-    few = torch.empty((150, 20, 17, 19), device="meta")  # no whole block, no whole pack
-    partial, _ = plan_gram(few, None, few.new_empty((150, 1, 20, 20)))
-    found.append(workload(partial, "fp32 20 channels", [few], 150 * 17 * 19 * 20 * 21))
     images = torch.empty((150, 3, 128, 128), device="meta")
     weight = torch.empty((CONV_TAPS, CONV_CHANNELS), device="meta")
-    for name, region in (("fp32", None), ("fp32 mask", mask)):
-        out = images.new_empty((150, 1 if region is None else 2, CONV_CHANNELS, CONV_CHANNELS))
-        partial, _ = plan_conv_gram(images, weight, weight[0], region, out)
+    mask = torch.empty((150, 2, 128, 128), device="meta")
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        features = torch.empty((150, CONV_CHANNELS, 128, 128), dtype=dtype, device="meta")
+        name, out = dtype_name(features), features.new_empty((150, 1, CONV_CHANNELS, CONV_CHANNELS))
+        partial, reduce = plan_gram(features, None, out)
+        triangle = features.shape[0] * 128 * 128 * CONV_CHANNELS * (CONV_CHANNELS + 1)
+        found.append(workload(partial, name, [features], triangle))
+        found.append(workload(reduce, name, [out]))
+        of_regions = features.new_empty((150, 2, CONV_CHANNELS, CONV_CHANNELS))
+        partial, _ = plan_gram(features, mask, of_regions)
+        found.append(workload(partial, f"{name} mask", [features, mask], 2 * triangle))
+        few = features.new_empty((150, 20, 17, 19))  # no whole block, no whole pack
+        sums = 150 * 17 * 19 * 20 * 21
+        partial, _ = plan_gram(few, None, few.new_empty((150, 1, 20, 20)))
+        found.append(workload(partial, f"{name} 20 channels", [few], sums))
+        region = mask[:, :, :17, :19]
+        partial, _ = plan_gram(few, region, few.new_empty((150, 2, 20, 20)))
+        found.append(workload(partial, f"{name} 20 channels mask", [few, region], 2 * sums))
         operations = 150 * 128 * 128 * CONV_CHANNELS * (2 * CONV_TAPS + CONV_CHANNELS + 1)
-        touched = [images, out] if region is None else [images, region, out]
-        found.append(workload(partial, name, touched, operations))
+        pictures = images.to(dtype)
+        partial, _ = plan_conv_gram(pictures, weight, weight[0], None, out)
+        found.append(workload(partial, name, [pictures, out], operations))
+        partial, _ = plan_conv_gram(pictures, weight, weight[0], mask, of_regions)
+        found.append(workload(partial, f"{name} mask", [pictures, mask, of_regions], operations))
     return found

@@ -47,7 +47,7 @@ def around(ptr, y, x, height, width, stride_y, stride_x, mask, DY: tl.constexpr,
 
 @triton.jit
 def folded(ptr, y, x, height, width, stride_y, stride_x, mask, RADIUS: tl.constexpr):
-    """Sums of the pixels that share a weight, in the order of `filters.gaussian.folded_weights`."""
+    """Sums of the pixels at the offsets 0 <= i <= j, row after row: they share a weight."""
     sums = ()
     for i in tl.static_range(RADIUS + 1):
         for j in tl.static_range(i, RADIUS + 1):
@@ -60,18 +60,23 @@ def folded(ptr, y, x, height, width, stride_y, stride_x, mask, RADIUS: tl.conste
 
 
 @triton.jit
-def weighted(sums, weights_ptr, CLASSES: tl.constexpr):
-    """The folded pixels under one node's kernel."""
-    total = tl.load(weights_ptr) * sums[0]
-    for c in tl.static_range(1, CLASSES):
-        total += tl.load(weights_ptr + c) * sums[c]
+def weighted(sums, products_ptr, RADIUS: tl.constexpr, BOTH: tl.constexpr):
+    """The folded pixels under one node's kernel: `products` of two taps, and of `BOTH` orders."""
+    SIDE: tl.constexpr = RADIUS + 1  # noqa: N806
+    total = 0.0
+    for i in tl.static_range(SIDE):
+        for j in tl.static_range(i, SIDE):
+            weight = tl.load(products_ptr + (i * SIDE + j))
+            if BOTH:
+                weight += tl.load(products_ptr + (j * SIDE + i))
+            total += weight * sums[i * SIDE - i * (i + 1) // 2 + j]
     return total
 
 
 @triton.jit
 def blur_path_fwd_kernel(
     image_ptr,
-    weights_ptr,
+    products_ptr,
     out_ptr,
     nodes,
     channels,
@@ -85,7 +90,6 @@ def blur_path_fwd_kernel(
     tiles_x,
     groups,
     RADIUS: tl.constexpr,
-    CLASSES: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
@@ -99,7 +103,7 @@ def blur_path_fwd_kernel(
     sums = folded(image_ptr, y, x, height, width, stride_y, stride_x, mask, RADIUS)
 
     for k in range(first, tl.minimum(first + GROUP, nodes)):
-        value = weighted(sums, weights_ptr + k * CLASSES, CLASSES)
+        value = weighted(sums, products_ptr + k * (RADIUS + 1) * (RADIUS + 1), RADIUS, False)
         node = (b * nodes + k) * channels + c  # int64, as b is
         address = out_ptr + (node * height + y) * width + x
         tl.store(address, value.to(out_ptr.dtype.element_ty), mask)
@@ -109,7 +113,7 @@ def blur_path_fwd_kernel(
 def path_integral_fwd_kernel(
     gradients_ptr,
     image_ptr,
-    weights_ptr,
+    products_ptr,
     out_ptr,
     nodes,
     channels,
@@ -127,7 +131,6 @@ def path_integral_fwd_kernel(
     tiles_y,
     tiles_x,
     RADIUS: tl.constexpr,
-    CLASSES: tl.constexpr,
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
@@ -142,10 +145,11 @@ def path_integral_fwd_kernel(
     gradients_ptr += b * gradients_stride_n + c * gradients_stride_c
     gradients_ptr += row * gradients_stride_y + column * gradients_stride_x
     total = tl.zeros([BLOCK_Y, BLOCK_X], tl.float32)
-    for k in range(nodes):
+    for _ in range(nodes):
         gradient = tl.load(gradients_ptr, mask, other=0.0).to(tl.float32)
-        total += gradient * weighted(sums, weights_ptr + k * CLASSES, CLASSES)
+        total += gradient * weighted(sums, products_ptr, RADIUS, True)
         gradients_ptr += gradients_stride_k
+        products_ptr += (RADIUS + 1) * (RADIUS + 1)
     out_ptr += (plane * height + row) * width + column
     tl.store(out_ptr, total.to(out_ptr.dtype.element_ty), mask)
 
@@ -246,18 +250,21 @@ def gradient_detector_bwd_kernel(
     tl.store(out_ptr, gradient.to(out_ptr.dtype.element_ty), mask)
 
 
-def plan_blur_path(image: Tensor, weights: Tensor, radius: int, out: Tensor) -> Launch:
-    """The launch that fills `out` (B,K,C,H,W), contiguous; `weights` (K,classes) float32."""
+def plan_blur_path(image: Tensor, products: Tensor, radius: int, out: Tensor) -> Launch:
+    """The launch that fills `out` (B,K,C,H,W), contiguous.
+
+    `products` (K,radius + 1,radius + 1) float32, contiguous: of taps i and j from the middle.
+    """
     b, channels, height, width = image.shape
     config = BlurPathConfig().of_radius(radius)
     block = config.tile(height, width)
     tiles_y, tiles_x = block.count(height, width)
-    groups = -(-len(weights) // config.group)
+    groups = -(-len(products) // config.group)
     arguments: dict[str, Tensor | int] = {
         "image_ptr": image,
-        "weights_ptr": weights,
+        "products_ptr": products,
         "out_ptr": out,
-        "nodes": len(weights),
+        "nodes": len(products),
         "channels": channels,
         "height": height,
         "width": width,
@@ -268,7 +275,6 @@ def plan_blur_path(image: Tensor, weights: Tensor, radius: int, out: Tensor) -> 
     }
     constants = {
         "RADIUS": radius,
-        "CLASSES": weights.shape[1],
         "GROUP": config.group,
         **block.constants,
     }
@@ -277,9 +283,12 @@ def plan_blur_path(image: Tensor, weights: Tensor, radius: int, out: Tensor) -> 
 
 
 def plan_path_integral(
-    gradients: Tensor, image: Tensor, weights: Tensor, radius: int, out: Tensor
+    gradients: Tensor, image: Tensor, products: Tensor, radius: int, out: Tensor
 ) -> Launch:
-    """The launch that fills `out` (B,C,H,W), contiguous; `weights` (K,classes) float32."""
+    """The launch that fills `out` (B,C,H,W), contiguous.
+
+    `products` as above, of changes and levels: both orders are added.
+    """
     b, channels, height, width = image.shape
     block = PathIntegralConfig().of_radius(radius).tile(height, width)
     tiles_y, tiles_x = block.count(height, width)
@@ -287,9 +296,9 @@ def plan_path_integral(
     arguments: dict[str, Tensor | int] = {
         "gradients_ptr": gradients,
         "image_ptr": image,
-        "weights_ptr": weights,
+        "products_ptr": products,
         "out_ptr": out,
-        "nodes": len(weights),
+        "nodes": len(products),
         "channels": channels,
         "height": height,
         "width": width,
@@ -300,7 +309,6 @@ def plan_path_integral(
     }
     constants = {
         "RADIUS": radius,
-        "CLASSES": weights.shape[1],
         **block.constants,
     }
     programs = b * channels * tiles_y * tiles_x
@@ -354,20 +362,20 @@ def plan_gradient_detector_backward(
 def workloads() -> list[Workload]:
     """LAM of 150 sub-images of 32x32 with 50 nodes; its objective on their SR windows."""
     image = torch.empty((150, 3, 32, 32), device="meta")
-    nodes, weights = image.new_empty((150, 50, 3, 32, 32)), image.new_empty((50, 28))
-    widest = plan_blur_path(image, weights, 6, nodes)  # 13 x 13 taps, the most there are
-    products = 2 * 28 * nodes.numel()
-    found = [workload(widest, "fp32 13 taps", [image, weights, nodes], products)]
+    nodes, products = image.new_empty((150, 50, 3, 32, 32)), image.new_empty((50, 7, 7))
+    widest = plan_blur_path(image, products, 6, nodes)  # 13 x 13 taps, the most there are
+    operations = 2 * 28 * nodes.numel()
+    found = [workload(widest, "fp32 13 taps", [image, products, nodes], operations)]
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         image = torch.empty((150, 3, 32, 32), dtype=dtype, device="meta")
         nodes = image.new_empty((150, 50, 3, 32, 32))
-        weights = torch.empty((50, 15), device="meta")
-        name, products = dtype_name(image), 2 * 15 * nodes.numel()
-        launch = plan_blur_path(image, weights, 4, nodes)
-        found.append(workload(launch, name, [image, weights, nodes], products))
-        launch = plan_path_integral(nodes, image, weights, 4, torch.empty_like(image))
-        touched = [nodes, image, weights, image]
-        found.append(workload(launch, name, touched, products + 2 * nodes.numel()))
+        products = torch.empty((50, 5, 5), device="meta")
+        name, operations = dtype_name(image), 2 * 15 * nodes.numel()
+        launch = plan_blur_path(image, products, 4, nodes)
+        found.append(workload(launch, name, [image, products, nodes], operations))
+        launch = plan_path_integral(nodes, image, products, 4, torch.empty_like(image))
+        touched = [nodes, image, products, image]
+        found.append(workload(launch, name, touched, operations + 2 * nodes.numel()))
         sr = image.new_empty((50, 3, 17, 17))
         windows = torch.empty(4, dtype=torch.int32, device="meta")
         values = torch.empty(50, device="meta")

@@ -1,4 +1,4 @@
-"""How many kernels a stack of convolutions starts."""
+"""How many kernels an operator starts."""
 
 from typing import Any
 
@@ -16,6 +16,7 @@ class Launches(TorchDispatchMode):
         "detach",
         "as_strided",
         "select",
+        "unsqueeze",
         "expand",
         "alias",
     )

@@ -31,11 +31,17 @@ def test_copies_arrive_when_their_thread_waits(
     assert torch.equal(out, expected[:, None].expand(5, 32))
 
 
+def test_narrow_copies(selftest: Selftest) -> None:
+    source, out = torch.tensor([1.0, 2, 3, 4]).repeat(32), torch.full((4, 32), torch.nan)
+    selftest.run("narrow_copies", 1, 32, 32 * 16, source.data_ptr(), out.data_ptr())
+    assert torch.equal(out, torch.tensor([1.0, 0, 4, 0])[:, None].expand(4, 32))
+
+
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
         ("copies_without_waiting", "a thread exits without having waited for its copies"),
-        ("misaligned_copy", "no multiple of 16 bytes"),
+        ("misaligned_copy", "not aligned to its width"),
     ],
 )
 def test_wrong_copies_fail(selftest: Selftest, kernel: str, message: str) -> None:

@@ -118,21 +118,36 @@ def test_instructions_are_counted_by_hand(model: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wait", "early", "ahead"), [("0x0", False, 0), ("0x1", False, 1), ("0x1", True, 2)]
+    ("loop", "ahead"),
+    [
+        ("wait 0, product, start", 0),
+        ("wait 1, product, start", 1),
+        ("wait 1, start, product", 2),
+        ("start, wait 2, product", 2),  # what it starts is among those that the wait leaves
+        ("start, product, wait 0", 1),
+    ],
 )
-def test_copies_under_way_are_counted(
-    model: ModuleType, wait: str, early: bool, ahead: int
-) -> None:
-    lines = [
-        f"DEPBAR.LE SB0, {wait}",
-        *(["LDGDEPBAR"] if early else []),
-        "HMMA.1688.F32.TF32 R4, R8, R10, R4",
-        *([] if early else ["LDGDEPBAR"]),
-        "@P0 BRA 0x0",
-        "EXIT",
-    ]
+def test_copies_under_way_are_counted(model: ModuleType, loop: str, ahead: int) -> None:
+    opcodes = {"wait": "DEPBAR.LE SB0, 0x{}", "start": "LDGDEPBAR",
+               "product": "HMMA.1688.F32.TF32 R4, R8, R10, R4"}  # fmt: skip
+    steps = [step.split() for step in loop.split(", ")]
+    lines = [*(opcodes[name].format(*count) for name, *count in steps), "@P0 BRA 0x0", "EXIT"]
     text = "\n".join(f"        /*{16 * i:04x}*/   {line} ;" for i, line in enumerate(lines))
     assert model.read_code(text).ahead == ahead
+
+
+def test_a_hot_loop_is_told_by_its_products_and_its_bytes(model: ModuleType) -> None:
+    product = "HMMA.1688.F32.TF32 R4, R8, R10, R4"
+    code = model.read_code(SASS.format(first=product, second="NOP"))
+    assert code.tensor_share == 1 / 2  # a product and a branch
+    assert code.per_16_bytes == 5  # of the loop around them, which loads 16 bytes
+    both = model.read_code(SASS.format(first=product, second=product))
+    assert (both.tensor_share, both.per_16_bytes) == (2 / 5, 5)
+    load = model.read_code(SASS.format(first="LDG.E.U16 R4, [R2]", second="STG.E.64 [R2], R4"))
+    assert (load.tensor_share, load.per_16_bytes) == (0, round(16 * 5 / (16 + 2 + 8), 1))
+    copy = model.read_code(SASS.format(first="LDGSTS.E.BYPASS.128 [R1], [R2]", second="NOP"))
+    assert copy.per_16_bytes == 16 * 5 / 32
+    assert model.read_code("        /*0000*/   EXIT ;").per_16_bytes == 0
 
 
 def test_wide_products_are_shared_by_four_warps(model: ModuleType) -> None:
@@ -144,7 +159,8 @@ def test_wide_products_are_shared_by_four_warps(model: ModuleType) -> None:
 
 def test_times_by_hand(model: ModuleType) -> None:
     """1 GB read and written, 8 warps a scheduler: the longest term, and an eighth of the others."""
-    facts = dataclasses.replace(model.Facts(*[0] * 10), warps=32)
+    facts = model.Facts(*[0] * len(dataclasses.fields(model.Facts)))
+    facts = dataclasses.replace(facts, warps=32)
     nests = (model.Nest("stores", (2e6,)),)
     stage = model.Stage("k", starts=1e6, nests=nests, bytes=1e9, traffic=2e9)
     row = model.Row("op", "w", "cuda", (stage,), 1e9)

@@ -58,10 +58,13 @@ def test_no_kernel_spills_or_exceeds_its_budget(gpu_static: ModuleType, compiler
         ({"wide_loads": 2}, "20% of loads have 128 bits, budget 40%"),
         ({"wide_stores": 0}, "0% of stores have 128 bits, budget 100%"),
         ({"tensor_ops": 0}, "tensor_ops 0, budget 8"),
+        ({"copies": 2}, "copies 2, budget 3"),
+        ({"per_16_bytes": 45.0}, "per_16_bytes 45.0, budget 40.0"),
+        ({"tensor_share": 0.17}, "tensor_share 0.17, budget 0.2"),
     ],
 )
 def test_what_gets_worse_is_named(
-    gpu_static: ModuleType, change: dict[str, int], complaint: str
+    gpu_static: ModuleType, change: dict[str, float], complaint: str
 ) -> None:
     good = gpu_static.Facts(
         registers=40,
@@ -74,6 +77,9 @@ def test_what_gets_worse_is_named(
         stores=2,
         tensor_ops=8,
         instructions=400,
+        copies=3,
+        per_16_bytes=40.0,
+        tensor_share=0.2,
     )
     budget = {"k": dataclasses.asdict(good)}
     assert gpu_static.regressions({"k": good}, budget) == []
@@ -133,7 +139,8 @@ def test_occupancy(
 def test_the_limit_knows_tensor_cores(
     gpu_static: ModuleType, name: str, tensor_ops: int, expected: float
 ) -> None:
-    facts = dataclasses.replace(gpu_static.Facts(*[0] * 10), tensor_ops=tensor_ops)
+    facts = gpu_static.Facts(*[0] * len(dataclasses.fields(gpu_static.Facts)))
+    facts = dataclasses.replace(facts, tensor_ops=tensor_ops)
     assert gpu_static.rate(name, facts, gpu_static.GPUS[90]) == expected
 
 

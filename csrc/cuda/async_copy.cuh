@@ -9,11 +9,19 @@
 #ifndef FASTBG_ASYNC_COPIES
 namespace fastbg {
 
-// Starts to fill 16 bytes: the first `bytes` of them from `from`, the rest with zeros. Both addresses are
-// aligned to 16 bytes, also if `bytes` is 0.
+// Starts to fill 16, 8 or 4 bytes: the first `bytes` of them from `from`, the rest with zeros. Both addresses
+// are aligned to as many bytes as are filled, also if `bytes` is 0.
 __device__ inline void copy_async(uint4* shared, const void* from, int bytes) {
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+__device__ inline void copy_async(uint2* shared, const void* from, int bytes) {
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+__device__ inline void copy_async(unsigned* shared, const void* from, int bytes) {
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
 // The copies that were started since the last commit are a group.

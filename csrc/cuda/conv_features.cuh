@@ -4,6 +4,7 @@
 // needs in gram_sum.cuh.
 #pragma once
 
+#include "async_copy.cuh"
 #include "gram_sum.cuh"
 
 namespace fastbg {
@@ -64,12 +65,57 @@ struct Centre {
   }
 };
 
+// The taps of a lane's pixels of a few steps (float32), in shared memory, copied there while the block computes earlier
+// steps; outside of the image they are zeros. Each lane copies what it alone reads, so that no barrier is needed.
+class TapStages {
+ public:
+  static constexpr int kCount = 3, kAhead = kCount - 1;
+  static constexpr int kOwn = 7;  // taps of a pixel, for each lane of a quad; the eighth is none's
+  static constexpr int kMemory = kCount * 2 * kOwn * kGramThreads / 4;  // in 16 bytes
+
+  __device__ TapStages(unsigned* memory, const Filter& filter) : own_(memory + threadIdx.x) {
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int tap = i * 4 + static_cast<int>(threadIdx.x) % 4;
+      offsets_[i] = filter.offsets[tap];
+      bits_[i] = tap < kTaps ? filter.bits[tap] : 0;
+    }
+  }
+
+  // Starts to copy the taps of a step's pixels.
+  __device__ void copy(const Centre<float> (&centres)[2]) {
+#pragma unroll
+    for (int i = 0; i < 2 * kOwn; ++i) {
+      const Centre<float>& centre = centres[i / kOwn];
+      copy_async(next() + i * kGramThreads, centre.at + offsets_[i % kOwn], centre.inside & bits_[i % kOwn] ? 4 : 0);
+    }
+  }
+
+  __device__ void advance() { stage_ = stage_ + 1 == kCount ? 0 : stage_ + 1; }
+
+  // Tap i of a pixel that `exists`, of the stage that is filled next.
+  __device__ float tap(int half, int i, bool exists) const {
+    if (i == kOwn) return 0;
+    const float value = __uint_as_float(next()[(half * kOwn + i) * kGramThreads]);
+    if (i < kBias / 4) return value;
+    return static_cast<int>(threadIdx.x) % 4 == kBias % 4 ? static_cast<float>(exists) : value;
+  }
+
+ private:
+  __device__ unsigned* next() const { return own_ + stage_ * 2 * kOwn * kGramThreads; }
+
+  unsigned* own_;
+  std::int64_t offsets_[kOwn];
+  unsigned bits_[kOwn];
+  int stage_ = 0;
+};
+
 // relu(conv) of a step: channel g of each group, pixels 4t..4t+3. Half a step is the columns of one
-// mma: column n is pixel n / 2 * 4 + n % 2, so that the lane with columns 2t and 2t + 1 has them.
-template <typename T>
-__device__ inline void convolve(const Filter& filter, const Centre<T> (&centres)[2],
+// mma: column n is pixel n / 2 * 4 + n % 2, so that the lane with columns 2t and 2t + 1 has them. `tap_of(half, i)`
+// is the lane's tap i, which is tap i * 4 + t. `Exact`: taps have no low parts.
+template <bool Exact, typename TapOf>
+__device__ inline void convolve(const Filter& filter, const TapOf& tap_of,
                                 float (&features)[kConvChannels / kGroup][4]) {
-  constexpr bool kExact = sizeof(T) == 2;
   int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   forget(lane);
   float sums[2][kConvTiles][4] = {};
@@ -78,8 +124,8 @@ __device__ inline void convolve(const Filter& filter, const Centre<T> (&centres)
     unsigned high[2][2], low[2][2];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float value = centres[i / 2].tap(filter, depth * 8 + lane % 4 + i % 2 * 4);
-      if constexpr (kExact) {
+      const float value = tap_of(i / 2, depth * 2 + i % 2);
+      if constexpr (Exact) {
         high[i / 2][i % 2] = __float_as_uint(value);
       } else {
         const Parts parts = parts_of(value);
@@ -93,7 +139,7 @@ __device__ inline void convolve(const Filter& filter, const Centre<T> (&centres)
       const unsigned row_high[4] = {h.x, h.y, h.z, h.w}, row_low[4] = {l.x, l.y, l.z, l.w};
 #pragma unroll
       for (int half = 0; half < 2; ++half) mma_tf32(sums[half][tile], row_low, high[half]);
-      if constexpr (!kExact) {
+      if constexpr (!Exact) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) mma_tf32(sums[half][tile], row_high, low[half]);
       }

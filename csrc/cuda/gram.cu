@@ -5,8 +5,9 @@
 // bits in every run. Only panels on and above the diagonal are computed. Variants considered:
 //   tiles of pixels in shared memory, a part of the panel per warp: 4 warps read each value 4
 //     times from there, and half of a diagonal panel is computed in vain.
-//   pixels per warp (chosen): each warp holds a whole panel (20 units of 16x8, 80 registers), and
-//     features go once from memory into registers. The warps' sums are added once, at the end.
+//   pixels per warp (chosen): each warp holds a whole panel (20 units of 16x8, 80 registers), and each
+//     lane copies what it alone needs of the next steps while it computes (gram_steps.cuh), without
+//     barriers. The warps' sums are added once, at the end.
 // Tensor cores truncate instead of rounding, so that long sums drift: a split has at most 1024 pixels
 // (96 additions to each sum of floats, 2e-6) or 4096 (half types: 64 additions).
 //
@@ -18,6 +19,7 @@
 #include <limits>
 
 #include "conv_features.cuh"
+#include "gram_steps.cuh"
 #include "gram_sum.cuh"
 
 namespace fastbg {
@@ -63,53 +65,46 @@ struct Begin {
   }
 };
 
-// 4 pixels from `at` on, of which the first `left` exist, of one channel of each group; in the first
-// group it is channel `first`. For channels that do not exist another one is read; their sums are unused.
-template <typename T, int Groups>
-__device__ inline void read_step(const TensorView& features, const T* image, int first, Cursor at,
-                                 int left, bool packed, Pack<T, 4> (&to)[Groups]) {
-  forget(first);
-  const int last = static_cast<int>(features.sizes[1]) - 1;
-  const std::int64_t stride = features.strides[1];
-  const T* from = image + min(first, last) * stride;
-  if (packed) {
-    from += at.offset(features);
-#pragma unroll
-    for (int n = 0; n < Groups; ++n) {
-      to[n] = {};
-      if (left > 0) to[n] = load<T, 4>(from);
-      if (first + (n + 1) * kGroup <= last) from += kGroup * stride;
-    }
-    return;
-  }
-  std::int64_t offsets[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i, at.advance(features)) offsets[i] = at.offset(features);
-#pragma unroll
-  for (int n = 0; n < Groups; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to[n].at[i] = i < left ? from[offsets[i]] : from_float<T>(0.0f);
-    if (first + (n + 1) * kGroup <= last) from += kGroup * stride;
+// sums += rows columns^T over a step; pixels of weight 0 are left out, even if they are NaN.
+template <class Panel, bool Weighted, typename T>
+__device__ inline void add_pixels(float (&sums)[Panel::kUnits][4], const Pack<T, 4> (&rows)[Panel::kTiles * 2],
+                                  const Pack<T, 4> (&columns)[Panel::kGroups], const float (&weights)[4],
+                                  unsigned zero) {
+  if constexpr (sizeof(T) == 2 && !Weighted) {
+    add_half_step<Panel>(sums, rows, columns);
+  } else {
+    float row_values[Panel::kTiles * 2][4], column_values[Panel::kGroups][4];
+    as_floats(rows, Weighted, weights, row_values);
+    as_floats(columns, Weighted, weights, column_values);
+    add_step<Panel, Weighted, sizeof(T) == 2>(sums, row_values, column_values, weights, zero);
   }
 }
 
-// Pixels of weight 0 are left out, even if they are NaN.
-template <typename T, int Groups>
-__device__ inline void as_floats(const Pack<T, 4> (&from)[Groups], bool weighted,
-                                 const float (&weights)[4], float (&to)[Groups][4]) {
-#pragma unroll
-  for (int i = 0; i < Groups * 4; ++i) {
-    const bool counts = !weighted || weights[i % 4] != 0;
-    to[i / 4][i % 4] = counts ? to_float(from[i / 4].at[i % 4]) : 0.0f;
+// The same of floats without weights, over one of the two halves of a step.
+template <class Panel, class Stages>
+__device__ inline void add_pairs_of(float (&sums)[Panel::kUnits][4], const Stages& stages, int half, unsigned zero) {
+  float rows[Panel::kTiles * 2][2], columns[Panel::kGroups][2];
+  stages.read_pairs(0, half, rows);
+  if constexpr (Panel::kOnDiagonal) {
+    memcpy(columns, rows, sizeof(columns));
+  } else {
+    stages.read_pairs(Panel::kTiles * 2, half, columns);
   }
+  const float weights[2] = {};
+  add_pairs<Panel, false, false>(sums, rows, columns, weights, zero);
 }
 
 // Blocks per multiprocessor: allows 168 or 255 registers per thread, so that none spills.
-template <typename T, bool Weighted, int Channels, bool Diagonal>
-__global__ void __launch_bounds__(kGramThreads, Weighted ? 2 : 3)
-    gram_partial_kernel(const GramParams p, const GramPlan plan, float4* partial,
-                        const bool packed) {
+template <typename T, bool Weighted, bool Packed>
+constexpr int kGramBlocks = Weighted || (!Packed && sizeof(T) == 4) ? 2 : 3;
+
+// `Packed`: 4 pixels can be copied at once.
+template <typename T, bool Weighted, bool Packed, int Channels, bool Diagonal>
+__global__ void __launch_bounds__(kGramThreads, kGramBlocks<T, Weighted, Packed>)
+    gram_partial_kernel(const GramParams p, const GramPlan plan, float4* partial) {
   using S = Panel<Channels, Diagonal>;
+  using Stages = GramStages<T, S>;
+  __shared__ uint4 memory[Packed ? Stages::kMemory : Stages::kSums];
   const TensorView& features = p.features;
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const GramItem item(plan, features);
@@ -119,34 +114,82 @@ __global__ void __launch_bounds__(kGramThreads, Weighted ? 2 : 3)
   const T* image = static_cast<const T*>(features.data) + item.image * features.strides[0] +
                    begin.offset(features);
   const float* weights_from = Weighted ? item.weights(p.mask) + begin.offset(p.mask) : nullptr;
-  const Cursor start = {0, begin.x};
+  const int row = corner.row + group_of_lane(), column = corner.column + group_of_lane();
+  Pack<T, 4> rows[S::kTiles * 2], columns[S::kGroups];
   float sums[S::kUnits][4] = {};
 
-  for (int first = warp * kStep; first < item.count; first += kRound) {
-    const int own = first + quarter_of_lane() * 4, left = item.count - own;
-    const Cursor at = start.after(features, own);
-    float weights[4] = {};
-    if constexpr (Weighted) {
-      read_weights(weights_from, p.mask, at, left, weights);
-      if (!any_weight(weights)) continue;
+  if constexpr (Packed) {
+    Stages stages(memory);
+    float weights[Stages::kCount][4] = {};  // of the step to be added, and of those under way
+    int left = item.count - warp * kStep - quarter_of_lane() * 4;
+    Walk<T> walk(features, image, Cursor{0, begin.x}.after(features, item.count - left), row);
+    const auto advance = [&] { left -= kRound, walk.skip(features, kRound); };
+    // Starts to copy the warp's next step that has a weight; whether there is one.
+    const auto copy_step = [&](float (&step_weights)[4]) -> bool {
+      const int last_lane = quarter_of_lane() * 4;
+      if constexpr (Weighted) {
+        for (; left + last_lane > 0; advance()) {
+          read_weights(weights_from, p.mask, walk.at, left, step_weights);
+          if (any_weight(step_weights)) break;
+        }
+      }
+      const bool exists = left + last_lane > 0;  // the same for all lanes
+      if (exists) {
+        copy_channels<T, S::kTiles * 2>(features, walk.from, row, left > 0, stages.next(0));
+        if constexpr (!Diagonal) {
+          const T* from = walk.from + (column - row) * features.strides[1];
+          copy_channels<T, S::kGroups>(features, from, column, left > 0, stages.next(S::kTiles * 2));
+        }
+        advance();
+      }
+      commit_copies();
+      stages.advance();
+      return exists;
+    };
+    int under_way = 0;
+#pragma unroll
+    for (int i = 0; i < Stages::kAhead; ++i) under_way += copy_step(weights[i]);
+    while (under_way > 0) {
+      under_way += copy_step(weights[Stages::kAhead]) - 1;
+      wait_for_copies<Stages::kAhead>();  // now the stage that is filled next holds a step
+      if constexpr (sizeof(T) == 4 && !Weighted) {
+        add_pairs_of<S>(sums, stages, 0, plan.zero());
+        __syncwarp();  // or ptxas would load the others early, and spill registers
+        add_pairs_of<S>(sums, stages, 1, plan.zero());
+      } else {
+        stages.read(0, rows);
+        if constexpr (Diagonal) {
+          memcpy(columns, rows, sizeof(columns));
+        } else {
+          stages.read(S::kTiles * 2, columns);
+        }
+        add_pixels<S, Weighted>(sums, rows, columns, weights[0], plan.zero());
+      }
+#pragma unroll
+      for (int i = 0; i < Stages::kAhead * 4; ++i) weights[i / 4][i % 4] = weights[i / 4 + 1][i % 4];
     }
-    Pack<T, 4> rows[S::kTiles * 2], columns[S::kGroups];
-    read_step(features, image, corner.row + group_of_lane(), at, left, packed, rows);
-    if constexpr (Diagonal) {
-      memcpy(columns, rows, sizeof(columns));
-    } else {
-      read_step(features, image, corner.column + group_of_lane(), at, left, packed, columns);
-    }
-    if constexpr (sizeof(T) == 2 && !Weighted) {
-      add_half_step<S>(sums, rows, columns);
-    } else {
-      float row_values[S::kTiles * 2][4], column_values[S::kGroups][4];
-      as_floats(rows, Weighted, weights, row_values);
-      as_floats(columns, Weighted, weights, column_values);
-      add_step<S, Weighted, sizeof(T) == 2>(sums, row_values, column_values, weights);
+    wait_for_copies<0>();
+    __syncthreads();  // the sums take the place of the stages
+  } else {
+    const Cursor start = {0, begin.x};
+    for (int first = warp * kStep; first < item.count; first += kRound) {
+      const int own = first + quarter_of_lane() * 4, left = item.count - own;
+      const Cursor at = start.after(features, own);
+      float weights[4] = {};
+      if constexpr (Weighted) {
+        read_weights(weights_from, p.mask, at, left, weights);
+        if (!any_weight(weights)) continue;
+      }
+      read_channels(features, image, row, at, left, rows);
+      if constexpr (Diagonal) {
+        memcpy(columns, rows, sizeof(columns));
+      } else {
+        read_channels(features, image, column, at, left, columns);
+      }
+      add_pixels<S, Weighted>(sums, rows, columns, weights, plan.zero());
     }
   }
-  store_sums(sums, partial);
+  store_sums(sums, reinterpret_cast<float4*>(memory), partial);
 }
 
 // out = the sums of all splits, mirrored at the diagonal. blockIdx.x counts panels of matrices; a thread
@@ -196,11 +239,16 @@ __global__ void __launch_bounds__(kGramThreads)
 // ---------------------------------------------------------------------------------------------
 // conv_gram
 
+// Floats are copied ahead; copies of half types would be narrower than any there is.
 template <typename T, bool Weighted>
 __global__ void __launch_bounds__(kGramThreads, 2)
     conv_gram_partial_kernel(const ConvGramParams p, const GramPlan plan, float4* partial) {
   using S = Panel<kLargest, true>;
+  constexpr bool copied = sizeof(T) == 4;
+  constexpr int sums_size = S::kUnits * kWarpThreads;  // in 16 bytes
+  static_assert(TapStages::kMemory >= sums_size, "the sums take the place of the stages");
   __shared__ Filter filter;
+  __shared__ uint4 memory[copied ? TapStages::kMemory : sums_size];
   const TensorView& images = p.images;
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const int column = group_of_lane() / 2 * 4 + group_of_lane() % 2;  // pixel of a half step
@@ -214,30 +262,75 @@ __global__ void __launch_bounds__(kGramThreads, 2)
                         static_cast<int>(item.begin % width)};
   float sums[S::kUnits][4] = {};
 
-  for (int first = warp * kStep; first < item.count; first += kRound) {
-    float weights[4] = {};
-    if constexpr (Weighted) {
-      const int own = first + quarter_of_lane() * 4;
-      read_weights(weights_from, p.mask, start.after(images, own), item.count - own, weights);
-      if (!any_weight(weights)) continue;
-    }
-    const int pixel = first + column;
-    const Cursor here = start.after(images, pixel);
-    const Centre<T> centres[2] = {
-        {image, images, here, pixel < item.count},
-        {image, images, here.after(images, 2), pixel + 2 < item.count},
-    };
-    float features[S::kGroups][4];
-    convolve(filter, centres, features);
+  const auto weights_of = [&](int first, float (&weights)[4]) -> bool {
+    const int own = first + quarter_of_lane() * 4;
+    read_weights(weights_from, p.mask, start.after(images, own), item.count - own, weights);
+    return any_weight(weights);
+  };
+  const auto add = [&](float (&features)[S::kGroups][4], const float (&weights)[4]) {
     if constexpr (Weighted) {
 #pragma unroll
       for (int i = 0; i < S::kGroups * 4; ++i) {
         if (weights[i % 4] == 0) features[i / 4][i % 4] = 0;  // even if NaN
       }
     }
-    add_step<S, Weighted, false>(sums, features, features, weights);
+    add_step<S, Weighted, false>(sums, features, features, weights, plan.zero());
+  };
+  if constexpr (copied) {
+    TapStages stages(reinterpret_cast<unsigned*>(memory), filter);
+    int next = warp * kStep, steps[TapStages::kCount];
+    float weights[TapStages::kCount][4] = {};
+    Cursor here = start.after(images, next + column);
+    const auto copy_step = [&](int& step, float (&step_weights)[4]) {
+      const auto advance = [&] { next += kRound, here.skip(images, kRound); };
+      if constexpr (Weighted) {
+        while (next < item.count && !weights_of(next, step_weights)) advance();
+      }
+      step = next;
+      if (next < item.count) {
+        const int pixel = next + column;
+        Cursor beside = here;
+        beside.skip(images, 2);
+        stages.copy({{image, images, here, pixel < item.count}, {image, images, beside, pixel + 2 < item.count}});
+        advance();
+      }
+      commit_copies();
+      stages.advance();
+    };
+#pragma unroll
+    for (int i = 0; i < TapStages::kAhead; ++i) copy_step(steps[i], weights[i]);
+    while (steps[0] < item.count) {
+      copy_step(steps[TapStages::kAhead], weights[TapStages::kAhead]);
+      wait_for_copies<TapStages::kAhead>();  // now the stage that is filled next holds a step
+      const int left = item.count - steps[0] - column;
+      float features[S::kGroups][4];
+      convolve<false>(filter, [&](int half, int i) { return stages.tap(half, i, left > half * 2); }, features);
+      add(features, weights[0]);
+#pragma unroll
+      for (int i = 0; i < TapStages::kAhead; ++i) {
+        steps[i] = steps[i + 1];
+        memcpy(weights[i], weights[i + 1], sizeof(weights[i]));
+      }
+    }
+    wait_for_copies<0>();
+    __syncthreads();
+  } else {
+    for (int first = warp * kStep; first < item.count; first += kRound) {
+      float weights[4] = {};
+      if (Weighted && !weights_of(first, weights)) continue;
+      const int pixel = first + column;
+      const Cursor here = start.after(images, pixel);
+      const Centre<T> centres[2] = {
+          {image, images, here, pixel < item.count},
+          {image, images, here.after(images, 2), pixel + 2 < item.count},
+      };
+      const int lane = static_cast<int>(threadIdx.x) % 4;
+      float features[S::kGroups][4];
+      convolve<true>(filter, [&](int half, int i) { return centres[half].tap(filter, i * 4 + lane); }, features);
+      add(features, weights);
+    }
   }
-  store_sums(sums, partial);
+  store_sums(sums, reinterpret_cast<float4*>(memory), partial);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -324,14 +417,22 @@ cudaError_t sum_panels(const GramParams& p, const TensorView& workspace, cudaStr
   const GramPlan plan = plan_for<Channels, Diagonal>(p);
   if (!holds(workspace, plan)) return cudaErrorInvalidValue;
   float4* const partial = static_cast<float4*>(workspace.data);
-  const bool packed = packable(p.features, 4, sizeof(T));
   const dim3 grid(static_cast<unsigned>(plan.items()));
+  const auto launch = [&](auto weighted, auto packed) {
+    FASTBG_LAUNCH((gram_partial_kernel<T, decltype(weighted)::value, decltype(packed)::value, Channels, Diagonal>),
+                  grid, dim3(kGramThreads), 0, stream, p, plan, partial);
+  };
+  const auto with_packed = [&](auto weighted) {
+    if (packable(p.features, 4, sizeof(T))) {
+      launch(weighted, std::true_type{});
+    } else {
+      launch(weighted, std::false_type{});
+    }
+  };
   if (p.mask.data) {
-    FASTBG_LAUNCH((gram_partial_kernel<T, true, Channels, Diagonal>), grid, dim3(kGramThreads), 0,
-                  stream, p, plan, partial, packed);
+    with_packed(std::true_type{});
   } else {
-    FASTBG_LAUNCH((gram_partial_kernel<T, false, Channels, Diagonal>), grid, dim3(kGramThreads), 0,
-                  stream, p, plan, partial, packed);
+    with_packed(std::false_type{});
   }
   return reduce<T, Channels, Diagonal>(p.out, plan, partial, stream);
 }
@@ -358,7 +459,8 @@ std::int64_t conv_gram_workspace(const ConvGramParams& params) {
 cudaError_t launch_gram(const GramParams& params, const TensorView& workspace,
                         cudaStream_t stream) {
   if (element_count(params.out) == 0) return cudaSuccess;
-  const GramParams p = with_long_rows(params);
+  GramParams p = with_long_rows(params);
+  if (p.features.sizes[1] == 1) p.features.strides[1] = 0;  // copies of no bytes need aligned addresses too
   if (p.features.sizes[2] > 1 && !can_walk(p.features)) return cudaErrorInvalidValue;
   return with_float_type(p.features.dtype, [&](auto type) {
     using T = typename decltype(type)::type;

@@ -41,6 +41,9 @@ struct GramPlan {
   int split_pixels;  // whole steps for every warp
   int units;         // of a panel
 
+  // 0, which compilers cannot know.
+  __device__ unsigned zero() const { return static_cast<unsigned>(units) >> 31; }
+
   std::int64_t items() const { return images * splits * panels * regions; }
   std::int64_t workspace_floats() const { return items() * units * kWarpThreads * 4; }
 };
@@ -87,6 +90,14 @@ struct Cursor {
     if (++x == image.sizes[3]) x = 0, ++y;
   }
 
+  // The same from here, for a few rows at most: without a division.
+  __device__ void skip(const TensorView& image, int pixels) {
+    x += pixels;
+    if (image.sizes[2] <= 1) return;
+    const int width = static_cast<int>(image.sizes[3]);
+    for (; x >= width; ++y) x -= width;
+  }
+
   // Offset in `view`, which has the same rows and columns.
   __device__ std::int64_t offset(const TensorView& view) const {
     return y * view.strides[2] + x * view.strides[3];
@@ -107,53 +118,68 @@ __device__ inline bool any_weight(const float (&weights)[4]) {
   return __any_sync(kAllLanes, own);  // NaN counts as not 0
 }
 
-// sums += rows columns^T over one step. Each product of floats is three products of TF32; the product of
-// the low parts is left out, as it is below 2^-22 of the result. `Exact` columns have no low parts. On
-// the diagonal `columns` are `rows`.
+// sums += rows columns^T over half a step, pairs of pixels. Each product of floats is three products of TF32; the
+// product of the low parts is left out, as it is below 2^-22 of the result. `Exact` columns have no low parts. On the
+// diagonal `columns` are `rows`. An operand's registers are neighbours; `zero` makes ptxas copy what belongs to two
+// operands once. Otherwise it copies one of them before almost every product.
+template <class Panel, bool Weighted, bool Exact>
+__device__ inline void add_pairs(float (&sums)[Panel::kUnits][4], const float (&rows)[Panel::kTiles * 2][2],
+                                 const float (&columns)[Panel::kGroups][2], const float (&weights)[2],
+                                 unsigned zero) {
+  unsigned high[Panel::kTiles][4], low[Panel::kTiles][4];
+#pragma unroll
+  for (int i = 0; i < Panel::kTiles * 4; ++i) {
+    float value = rows[i / 2][i % 2];
+    if constexpr (Weighted) value *= weights[i % 2];
+    const Parts parts = parts_of(value);
+    high[i / 4][i / 2 % 2 + i % 2 * 2] = parts.high;
+    low[i / 4][i / 2 % 2 + i % 2 * 2] = parts.low;
+  }
+  int unit = 0;
+#pragma unroll
+  for (int n = 0; n < Panel::kGroups; ++n) {
+    unsigned column_high[2], column_low[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if constexpr (Panel::kOnDiagonal && !Weighted) {
+        column_high[i] = high[n / 2][n % 2 + i * 2] ^ zero;
+        column_low[i] = low[n / 2][n % 2 + i * 2] ^ zero;
+      } else if constexpr (Exact) {
+        column_high[i] = __float_as_uint(columns[n][i]);
+      } else {
+        const Parts parts = parts_of(columns[n][i]);
+        column_high[i] = parts.high;
+        column_low[i] = parts.low;
+      }
+    }
+    // Small products first, in three rounds, so that no mma waits for the previous one.
+#pragma unroll
+    for (int r = 0; r < Panel::tiles(n); ++r) mma_tf32(sums[unit + r], low[r], column_high);
+    if constexpr (!Exact) {
+#pragma unroll
+      for (int r = 0; r < Panel::tiles(n); ++r) mma_tf32(sums[unit + r], high[r], column_low);
+    }
+#pragma unroll
+    for (int r = 0; r < Panel::tiles(n); ++r) mma_tf32(sums[unit + r], high[r], column_high);
+    unit += Panel::tiles(n);
+  }
+}
+
+// The same over one step.
 template <class Panel, bool Weighted, bool Exact>
 __device__ inline void add_step(float (&sums)[Panel::kUnits][4],
                                 const float (&rows)[Panel::kTiles * 2][4],
                                 const float (&columns)[Panel::kGroups][4],
-                                const float (&weights)[4]) {
+                                const float (&weights)[4], unsigned zero) {
 #pragma unroll
   for (int k = 0; k < 4; k += 2) {
-    unsigned high[Panel::kTiles][4], low[Panel::kTiles][4];
+    float row_pairs[Panel::kTiles * 2][2], column_pairs[Panel::kGroups][2];
+    const float weight_pair[2] = {weights[k], weights[k + 1]};
 #pragma unroll
-    for (int i = 0; i < Panel::kTiles * 4; ++i) {
-      float value = rows[i / 2][k + i % 2];
-      if constexpr (Weighted) value *= weights[k + i % 2];
-      const Parts parts = parts_of(value);
-      high[i / 4][i / 2 % 2 + i % 2 * 2] = parts.high;
-      low[i / 4][i / 2 % 2 + i % 2 * 2] = parts.low;
-    }
-    int unit = 0;
+    for (int i = 0; i < Panel::kTiles * 4; ++i) row_pairs[i / 2][i % 2] = rows[i / 2][k + i % 2];
 #pragma unroll
-    for (int n = 0; n < Panel::kGroups; ++n) {
-      unsigned column_high[2], column_low[2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if constexpr (Panel::kOnDiagonal && !Weighted) {
-          column_high[i] = high[n / 2][n % 2 + i * 2];
-          column_low[i] = low[n / 2][n % 2 + i * 2];
-        } else if constexpr (Exact) {
-          column_high[i] = __float_as_uint(columns[n][k + i]);
-        } else {
-          const Parts parts = parts_of(columns[n][k + i]);
-          column_high[i] = parts.high;
-          column_low[i] = parts.low;
-        }
-      }
-      // Small products first, in three rounds, so that no mma waits for the previous one.
-#pragma unroll
-      for (int r = 0; r < Panel::tiles(n); ++r) mma_tf32(sums[unit + r], low[r], column_high);
-      if constexpr (!Exact) {
-#pragma unroll
-        for (int r = 0; r < Panel::tiles(n); ++r) mma_tf32(sums[unit + r], high[r], column_low);
-      }
-#pragma unroll
-      for (int r = 0; r < Panel::tiles(n); ++r) mma_tf32(sums[unit + r], high[r], column_high);
-      unit += Panel::tiles(n);
-    }
+    for (int i = 0; i < Panel::kGroups * 2; ++i) column_pairs[i / 2][i % 2] = columns[i / 2][k + i % 2];
+    add_pairs<Panel, Weighted, Exact>(sums, row_pairs, column_pairs, weight_pair, zero);
   }
 }
 
@@ -177,10 +203,10 @@ __device__ inline void add_half_step(float (&sums)[Panel::kUnits][4],
   }
 }
 
-// Adds the sums of the block's warps, in order, and stores them as units of 32 lanes.
+// Adds the sums of the block's warps, in order, and stores them as units of 32 lanes. `total` is shared
+// memory of the same size.
 template <int Units>
-__device__ inline void store_sums(const float (&sums)[Units][4], float4* partial) {
-  __shared__ float4 total[Units * kWarpThreads];
+__device__ inline void store_sums(const float (&sums)[Units][4], float4* total, float4* partial) {
   float4* const to = partial + std::int64_t{blockIdx.x} * Units * kWarpThreads;
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;

@@ -348,9 +348,9 @@ void warp_together(void* offered, void (*together)(void* const* offered), Site s
 
 void copy_later(const Copy& copy) {
   for (const void* address : {static_cast<const void*>(copy.to), copy.from}) {
-    if (reinterpret_cast<std::uintptr_t>(address) % 16) fail("no multiple of 16 bytes", copy.site);
+    if (reinterpret_cast<std::uintptr_t>(address) % copy.size) fail("not aligned to its width", copy.site);
   }
-  if (copy.bytes < 0 || copy.bytes > 16) fail("not 0 to 16 bytes", copy.site);
+  if (copy.bytes < 0 || copy.bytes > copy.size) fail("not 0 bytes to its width", copy.site);
   machine.current().copies.back().push_back(copy);
 }
 

@@ -64,11 +64,12 @@ const std::uint64_t* warp_exchange(unsigned mask, std::uint64_t offered, Site si
 // Waits for the whole warp; then `together` is called once with the values of all lanes, which it may
 // change, before any lane continues.
 void warp_together(void* offered, void (*together)(void* const* offered), Site site);
-// A copy of 16 bytes that a thread has started, and has to wait for before it exits.
+// A copy that a thread has started, and has to wait for before it exits.
 struct Copy {
   void* to;
   const void* from;
-  int bytes;  // of 16; the others become zero
+  int size;   // 16, 8 or 4 bytes
+  int bytes;  // of `size`; the others become zero
   Site site;
 };
 void copy_later(const Copy& copy);

@@ -151,6 +151,20 @@ __device__ void copies(const float* in, float* out) {
 __global__ void all_copies(const float* in, float* out) { copies<0>(in, out); }
 __global__ void first_copies(const float* in, float* out) { copies<1>(in, out); }
 
+// 8 bytes of which one float exists, 4 bytes, and 4 that do not exist.
+__global__ void narrow_copies(const float* in, float* out) {
+  FASTBG_DYNAMIC_SHARED(uint4, tile);
+  const unsigned i = threadIdx.x;
+  float* const own = reinterpret_cast<float*>(tile + i);
+  for (int j = 0; j < 4; ++j) own[j] = -1;
+  copy_async(reinterpret_cast<uint2*>(own), in + 4 * i, 4);
+  copy_async(reinterpret_cast<unsigned*>(own + 2), in + 4 * i + 3, 4);
+  copy_async(reinterpret_cast<unsigned*>(own + 3), in + 4 * i + 3, 0);
+  commit_copies();
+  wait_for_copies<0>();
+  for (int j = 0; j < 4; ++j) out[j * blockDim.x + i] = own[j];
+}
+
 __global__ void no_work(const float*, float*) {}
 
 // ---- broken ----
@@ -272,6 +286,7 @@ constexpr Named kKernels[] = {
     {"bf16_product", half_product<__nv_bfloat16>},
     {"all_copies", all_copies},
     {"first_copies", first_copies},
+    {"narrow_copies", narrow_copies},
     {"copies_without_waiting", copies_without_waiting},
     {"misaligned_copy", misaligned_copy},
     {"no_work", no_work},

@@ -28,13 +28,3 @@ def difference_taps(sigmas: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     """
     start, end = gaussian_taps(sigmas, kernel_size).unbind(-2)
     return end - start, (start + end) / 2
-
-
-def folded_weights(rows: Tensor, columns: Tensor) -> Tensor:
-    """``rows[:, i] * columns[:, j]`` of symmetric taps (K,k) at the offsets 0 <= i <= j: (K,n).
-
-    For kernels that fold pixels of equal weight: 15 products stand for a 9 x 9 kernel.
-    """
-    radius = rows.shape[1] // 2
-    i, j = torch.triu_indices(radius + 1, radius + 1, device=rows.device)
-    return rows[:, radius + i] * columns[:, radius + j]

@@ -51,9 +51,9 @@ BACKENDS = {
 
 # Fastest first. On GPUs our CUDA kernels come before Triton's, which compile at first use, but for
 # operators that the table of bench/gpu_model.py finds clearly faster there: on an H100, Triton's
-# Gram kernels use WGMMA, the CUDA ones mma.sync.
+# conv_gram uses WGMMA, the CUDA one mma.sync.
 PREFERENCE = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}
-TRITON_FIRST = frozenset({"gram", "conv_gram"})
+TRITON_FIRST = frozenset({"conv_gram"})
 
 # For these "auto" refuses forward mode on tensors that the cpu backend takes, although the torch
 # backend has the right derivative: a finite difference of a whole network with a step of 1e-3

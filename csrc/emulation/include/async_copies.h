@@ -9,9 +9,12 @@
 
 namespace fastbg {
 
-inline void copy_async(uint4* shared, const void* from, int bytes, const char* file = __builtin_FILE(),
-                       int line = __builtin_LINE()) {
-  emulation::copy_later({shared, from, bytes, emulation::Site{"copy_async", file, line}});
+template <typename Word>
+void copy_async(Word* shared, const void* from, int bytes, const char* file = __builtin_FILE(),
+                int line = __builtin_LINE()) {
+  constexpr int size = sizeof(Word);
+  static_assert(size == 16 || size == 8 || size == 4, "copies are 16, 8 or 4 bytes wide");
+  emulation::copy_later({shared, from, size, bytes, emulation::Site{"copy_async", file, line}});
 }
 
 inline void commit_copies() { emulation::commit_copies(); }
@@ -20,7 +23,7 @@ template <int Left>
 void wait_for_copies() {
   for (const emulation::Copy& copy : emulation::take_copies(Left)) {
     auto* const to = static_cast<unsigned char*>(copy.to);
-    for (int i = 0; i < 16; ++i) to[i] = i < copy.bytes ? static_cast<const unsigned char*>(copy.from)[i] : 0;
+    for (int i = 0; i < copy.size; ++i) to[i] = i < copy.bytes ? static_cast<const unsigned char*>(copy.from)[i] : 0;
   }
 }
 

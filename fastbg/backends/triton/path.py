@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from fastbg.errors import InvalidArgument
-from fastbg.filters.gaussian import folded_weights
 from fastbg.kernels import path as kernels
 
 MAX_RADIUS = 6  # from 7 on, the sums of the taps no longer fit in registers
@@ -15,9 +14,9 @@ def blur_path(image: Tensor, taps: Tensor) -> Tensor:
     check_radius(taps)
     b, *size = image.shape
     out = image.new_empty((b, taps.shape[0], *size))
-    weights = folded_weights(taps, taps)
+    products = tap_products(taps, taps)
     with torch.cuda.device_of(image):
-        kernels.plan_blur_path(image, weights, taps.shape[1] // 2, out).run()
+        kernels.plan_blur_path(image, products, taps.shape[1] // 2, out).run()
     return out
 
 
@@ -25,10 +24,17 @@ def path_integral(gradients: Tensor, image: Tensor, change: Tensor, level: Tenso
     """Sum over k of gradients[:, k] times step k, which is not stored: (B,C,H,W)."""
     check_radius(change)
     out = image.new_empty(image.shape)
-    weights = folded_weights(change, level) + folded_weights(level, change)
+    products = tap_products(change, level)
     with torch.cuda.device_of(image):
-        kernels.plan_path_integral(gradients, image, weights, change.shape[1] // 2, out).run()
+        kernels.plan_path_integral(gradients, image, products, change.shape[1] // 2, out).run()
     return out
+
+
+def tap_products(rows: Tensor, columns: Tensor) -> Tensor:
+    """``rows[:, i] * columns[:, j]`` of symmetric taps (K,k), from the middle on; one launch."""
+    radius = rows.shape[1] // 2
+    out = rows.new_empty((rows.shape[0], radius + 1, radius + 1))
+    return torch.mul(rows[:, radius:, None], columns[:, None, radius:], out=out)
 
 
 def check_radius(taps: Tensor) -> None:
