@@ -153,9 +153,10 @@ def window_attention_bwd_kernel(
         k = chunk(q_ptr + channels, rows, region, first, DEPTH, BLOCK_OUT)
         to_q = tl.dot(to_logits, k, input_precision=PRECISION) * scale
         put(out_ptr, rows, region, first, to_q, DEPTH, BLOCK_OUT)
+    to_logits *= scale  # a new matrix: the TF32 parts of the old one need not be held
     for first in tl.range(0, DEPTH, BLOCK_OUT, num_stages=1):
         q = chunk(q_ptr, rows, region, first, DEPTH, BLOCK_OUT)
-        to_k = tl.dot(tl.trans(to_logits), q, input_precision=PRECISION) * scale
+        to_k = tl.dot(tl.trans(to_logits), q, input_precision=PRECISION)
         put(out_ptr + channels, rows, region, first, to_k, DEPTH, BLOCK_OUT)
 
 

@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 import torch
 from runnable_backend import runnable
+from stack_launches import Launches
 from test_attention import attention_parameters, doubled, mlp_parameters, relative_error, run_of
+from test_swinir import block, in_torch, network
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fastbg.backends.torch_reference import attention as reference
-from fastbg.ops.attention import Step
+from fastbg.errors import BackendUnavailable
+from fastbg.models import swinir
+from fastbg.models.window import whole_map
+from fastbg.ops.attention import LARGEST_WINDOW, Step, window_attention
 from fastbg.precision import use_precision
 
 if importlib.util.find_spec("triton") is None:
@@ -21,6 +28,7 @@ if importlib.util.find_spec("triton") is None:
 from fastbg.backends.triton import attention as backend
 from fastbg.kernels import attention as kernels
 from fastbg.kernels.launch import Launch
+from fastbg.kernels.launch_configs import WindowAttentionConfig
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -232,3 +240,114 @@ def test_opcheck(device: torch.device) -> None:
         torch.library.opcheck(op.default, (x, *arguments, kept, "triton"))
     y = op(x.detach(), *arguments, False, "triton")[0]
     torch.library.opcheck(gradient.default, (y, x.detach(), None, *arguments, "triton"))
+
+
+@pytest.fixture
+def chosen(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """SwinIR takes the triton backend, which "auto" would not take on CPU tensors."""
+    monkeypatch.setenv("FASTBG_BACKEND", "triton")
+    return device
+
+
+def test_wide_windows_are_the_modules(device: torch.device) -> None:
+    assert LARGEST_WINDOW["triton"] ** 2 == WindowAttentionConfig().most_tokens
+    x, parameters = torch.randn(1, 4, 9, 9, device=device), attention_parameters(4, 1, 9)
+    given = [p.to(device) for p in parameters]
+    with pytest.raises(BackendUnavailable, match="at most 8 pixels"):
+        window_attention(x, *given, heads=1, window=9, backend="triton")
+
+
+@pytest.fixture
+def calls(chosen: torch.device, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of steps of each call of the backend."""
+    seen: list[int] = []
+    run = backend.swin_layers
+
+    def counted(x: Tensor, parameters: Any, steps: Any, *rest: Any) -> Any:
+        seen.append(len(steps) // len(Step._fields))
+        return run(x, parameters, steps, *rest)
+
+    monkeypatch.setattr(backend, "swin_layers", counted)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("light", [4, 6]), ("window_4", [4, 2]), ("window_16", [])]
+)
+def test_networks_equal_their_modules(
+    chosen: torch.device, name: str, expected: list[int], calls: list[int]
+) -> None:
+    """Whole and in a window; those of 16 are the modules', those of 4 are not the CPU's."""
+    net = network(name).to(chosen)
+    plain = in_torch(net)
+    x = torch.rand(1, 3, 11, 13, device=chosen, requires_grad=True)
+    for window in [(0, 0, 44, 52), (20, 2, 24, 4)]:
+        calls.clear()
+        y, exact = (n.forward_window(x, window) for n in (net, plain))
+        assert calls == expected
+        gradient, exact_gradient = (torch.autograd.grad(v.square().sum(), x)[0] for v in (y, exact))
+        assert relative_error(y, exact) <= FORWARD
+        assert relative_error(gradient, exact_gradient) <= GRADIENT
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the kernels that a GPU would start, and the bytes of what each reads and writes."""
+
+    VIEWS = "t", "transpose", "squeeze", "unsqueeze", "unbind"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches, self.bytes = 0, 0
+
+    def add(self, tensors: Any) -> None:
+        self.launches += 1
+        self.bytes += sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        name = func.__name__.split(".")[0]
+        if name not in self.VIEWS and not any(none in name for none in Launches.NONE):
+            self.add(tree_leaves((args, result)))
+        return result
+
+
+@pytest.fixture
+def traffic(monkeypatch: pytest.MonkeyPatch) -> Traffic:
+    """Triton's launches are counted instead of run."""
+    counted = Traffic()
+    monkeypatch.setattr(Launch, "run", lambda launch: counted.add(launch.arguments.values()))
+    # On GPUs modules take the fused kernel for the gradient, too.
+    monkeypatch.setattr(swinir, "_derived_again", lambda q: False)
+    return counted
+
+
+# Launches, and bytes in maps of 64 channels: PyTorch's modules, then this backend.
+EXPECTED = {False: ((19, 50), (10, 30)), True: ((17, 60), (14, 48))}
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_launches_of_a_shifted_block(traffic: Traffic, gradient: bool) -> None:
+    """On 4 images of 32x32 with 64 channels; docs/gpu.md has the numbers of 100."""
+    one = block(64, 4, 8, 4)
+    plain, given = in_torch(one), one.step_parameters()
+    x = torch.zeros(4, 32, 32, 64).permute(0, 3, 1, 2)
+    patch, masks = whole_map(x.requires_grad_(gradient)), dict[Any, Any]()
+    plain(patch, patch.box, 32, 32, masks)  # makes the mask, once for all blocks
+    with traffic:
+        y = plain(patch, patch.box, 32, 32, masks).data
+    if gradient:
+        upstream = torch.zeros_like(y)
+        traffic.launches = traffic.bytes = 0
+        with traffic:
+            torch.autograd.grad(y, x, upstream)
+    before = traffic.launches, round(traffic.bytes / x.nbytes)
+    steps = [4, 8, 4, 0, 0, 32, 32, 0, 0, 0, 0, 0, 32, 32]
+    traffic.launches = traffic.bytes = 0
+    with torch.no_grad(), traffic:
+        if gradient:
+            kept = torch.empty(1, x.numel())
+            backend.swin_layers_gradient(y, x, kept, given, steps, 32, 32, 1e-5)
+        else:
+            backend.swin_layers(x, given, steps, 32, 32, 1e-5, False)
+    after = traffic.launches, round(traffic.bytes / x.nbytes)
+    assert (before, after) == EXPECTED[gradient]
