@@ -14,9 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gram import tf32_parts
 from .launch import Launch
 from .launch_configs import WindowAttentionConfig
 from .workloads import Workload, workload
+
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -32,7 +35,8 @@ def window_pixels(
     """
     token = tl.arange(0, BLOCK)
     exists = token < WINDOW * WINDOW
-    token = tl.minimum(token, WINDOW * WINDOW - 1)
+    if WINDOW * WINDOW < BLOCK:
+        token = tl.minimum(token, WINDOW * WINDOW - 1)
     row = token // WINDOW
     column = token % WINDOW
     y = first_y + window // across % down * WINDOW + row
@@ -65,98 +69,122 @@ def put(ptr, rows, region, first, value, DEPTH: tl.constexpr, BLOCK_D: tl.conste
 
 
 @triton.jit
+def added_product(a, b, total, PRECISION: tl.constexpr):
+    """total + a b.
+
+    Shorter than tl.dot's own tf32x3, which also looks for the NaN that an infinity leaves.
+    """
+    if PRECISION == "tf32x3":
+        a_most, a_rest = tf32_parts(a)
+        b_most, b_rest = tf32_parts(b)
+        total = tl.dot(a_rest, b_most, total, input_precision="tf32")
+        total = tl.dot(a_most, b_rest, total, input_precision="tf32")
+        total = tl.dot(a_most, b_most, total, input_precision="tf32")
+    else:
+        total = tl.dot(a, b, total, input_precision="tf32")
+    return total
+
+
+@triton.jit
 def softmax_of(
-    q_ptr, k_ptr, rows, table_ptr, scale, heads, place, region,
-    DEPTH: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    q_ptr, k_ptr, rows, table_ptr, scale, place, region,
+    HEADS: tl.constexpr, DEPTH: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """exp(logit - the row's largest), and the sums of the rows."""
     logits = tl.zeros([BLOCK, BLOCK], tl.float32)
     for first in tl.range(0, DEPTH, BLOCK_D, num_stages=1):
         q = chunk(q_ptr, rows, region, first, DEPTH, BLOCK_D) * scale
         k = chunk(k_ptr, rows, region, first, DEPTH, BLOCK_D)
-        logits = tl.dot(q, tl.trans(k), logits, input_precision=PRECISION)
+        logits = added_product(q, tl.trans(k), logits, PRECISION)
     middle = (WINDOW - 1) * 2 * WINDOW
-    logits += tl.load(table_ptr + (place[:, None] - place[None, :] + middle) * heads)
+    bias = (table_ptr + (place + middle) * HEADS)[:, None] - (place * HEADS)[None, :]
+    logits += tl.load(bias)
     if MASKED:
         logits = tl.where(region[:, None] == region[None, :], logits, float("-inf"))
-    weights = tl.exp(logits - tl.max(logits, 1)[:, None])
+    # In powers of two, which take one instruction; rounding of the largest cancels out.
+    largest = tl.max(logits, 1) * LOG2_E
+    weights = tl.exp2(logits * LOG2_E - largest[:, None])
     return weights, tl.sum(weights, 1)
 
 
 @triton.jit
 def window_attention_fwd_kernel(
-    qkv_ptr, table_ptr, out_ptr, scale, heads, height, width, down, across,
+    qkv_ptr, table_ptr, out_ptr, scale, height, width, down, across,
     first_y, first_x, wraps_y, wraps_x,
-    DEPTH: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr, WIDE: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    HEADS: tl.constexpr, DEPTH: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
+    WIDE: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """softmax(scale q k^T + bias) v of a window and head."""
-    head = tl.program_id(0) % heads
+    head = tl.program_id(0) % HEADS
     image, pixel, region, place = window_pixels(
-        tl.program_id(0) // heads, height, width, down, across, first_y, first_x, wraps_y, wraps_x,
+        tl.program_id(0) // HEADS, height, width, down, across, first_y, first_x, wraps_y, wraps_x,
         WINDOW, WIDE, BLOCK,
     )  # fmt: skip
-    channels = heads * DEPTH
+    channels = HEADS * DEPTH
     rows = pixel * (3 * channels)
     q_ptr = qkv_ptr + image * (3 * channels) + head * DEPTH
     out_ptr += image * channels + head * DEPTH
     weights, total = softmax_of(
-        q_ptr, q_ptr + channels, rows, table_ptr + head, scale, heads, place, region,
-        DEPTH, WINDOW, MASKED, PRECISION, BLOCK, BLOCK_D,
+        q_ptr, q_ptr + channels, rows, table_ptr + head, scale, place, region,
+        HEADS, DEPTH, WINDOW, MASKED, PRECISION, BLOCK, BLOCK_D,
     )  # fmt: skip
     for first in tl.range(0, DEPTH, BLOCK_D, num_stages=1):
         v = chunk(q_ptr + 2 * channels, rows, region, first, DEPTH, BLOCK_D)
-        out = tl.dot(weights, v, input_precision=PRECISION) / total[:, None]
+        out = added_product(weights, v, tl.zeros([BLOCK, BLOCK_D], tl.float32), PRECISION)
+        out /= total[:, None]
         put(out_ptr, pixel * channels, region, first, out, DEPTH, BLOCK_D)
 
 
 @triton.jit
 def window_attention_bwd_kernel(
-    qkv_ptr, table_ptr, grad_ptr, out_ptr, scale, heads, height, width, down, across,
+    qkv_ptr, table_ptr, grad_ptr, out_ptr, scale, height, width, down, across,
     first_y, first_x, wraps_y, wraps_x,
-    DEPTH: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr, WIDE: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    HEADS: tl.constexpr, DEPTH: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
+    WIDE: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """Gradient to q, k and v of a window and head, BLOCK_OUT channels at once.
 
-    Each product has a loop of its own: operands of several at once would not fit into registers.
+    Each product has a loop of its own: operands of several at once would not fit into registers,
+    nor those of the last one on sm_90 with num_stages=1.
     """
-    head = tl.program_id(0) % heads
+    head = tl.program_id(0) % HEADS
     image, pixel, region, place = window_pixels(
-        tl.program_id(0) // heads, height, width, down, across, first_y, first_x, wraps_y, wraps_x,
+        tl.program_id(0) // HEADS, height, width, down, across, first_y, first_x, wraps_y, wraps_x,
         WINDOW, WIDE, BLOCK,
     )  # fmt: skip
-    channels = heads * DEPTH
+    channels = HEADS * DEPTH
     rows = pixel * (3 * channels)
     grad_rows = pixel * channels
     q_ptr = qkv_ptr + image * (3 * channels) + head * DEPTH
     grad_ptr += image * channels + head * DEPTH
     out_ptr += image * (3 * channels) + head * DEPTH
     weights, total = softmax_of(
-        q_ptr, q_ptr + channels, rows, table_ptr + head, scale, heads, place, region,
-        DEPTH, WINDOW, MASKED, PRECISION, BLOCK, BLOCK_D,
+        q_ptr, q_ptr + channels, rows, table_ptr + head, scale, place, region,
+        HEADS, DEPTH, WINDOW, MASKED, PRECISION, BLOCK, BLOCK_D,
     )  # fmt: skip
     weights /= total[:, None]
+    none = tl.zeros([BLOCK, BLOCK_OUT], tl.float32)
     to_weights = tl.zeros([BLOCK, BLOCK], tl.float32)
     for first in tl.range(0, DEPTH, BLOCK_OUT, num_stages=1):
         grad = chunk(grad_ptr, grad_rows, region, first, DEPTH, BLOCK_OUT)
-        to_v = tl.dot(tl.trans(weights), grad, input_precision=PRECISION)
+        to_v = added_product(tl.trans(weights), grad, none, PRECISION)
         put(out_ptr + 2 * channels, rows, region, first, to_v, DEPTH, BLOCK_OUT)
     for first in tl.range(0, DEPTH, BLOCK_D, num_stages=1):
         grad = chunk(grad_ptr, grad_rows, region, first, DEPTH, BLOCK_D)
         v = chunk(q_ptr + 2 * channels, rows, region, first, DEPTH, BLOCK_D)
-        to_weights = tl.dot(grad, tl.trans(v), to_weights, input_precision=PRECISION)
+        to_weights = added_product(grad, tl.trans(v), to_weights, PRECISION)
     mean = tl.sum(weights * to_weights, 1)
     to_logits = weights * (to_weights - mean[:, None])
     for first in tl.range(0, DEPTH, BLOCK_OUT, num_stages=1):
         k = chunk(q_ptr + channels, rows, region, first, DEPTH, BLOCK_OUT)
-        to_q = tl.dot(to_logits, k, input_precision=PRECISION) * scale
+        to_q = added_product(to_logits, k, none, PRECISION) * scale
         put(out_ptr, rows, region, first, to_q, DEPTH, BLOCK_OUT)
     to_logits *= scale  # a new matrix: the TF32 parts of the old one need not be held
-    for first in tl.range(0, DEPTH, BLOCK_OUT, num_stages=1):
+    for first in tl.range(0, DEPTH, BLOCK_OUT, num_stages=2):
         q = chunk(q_ptr, rows, region, first, DEPTH, BLOCK_OUT)
-        to_k = tl.dot(tl.trans(to_logits), q, input_precision=PRECISION)
+        to_k = added_product(tl.trans(to_logits), q, none, PRECISION)
         put(out_ptr + channels, rows, region, first, to_k, DEPTH, BLOCK_OUT)
 
 
@@ -239,7 +267,6 @@ def arguments_of(table: Tensor, windows: Windows, like: Tensor) -> Arguments:
     return {
         "table_ptr": table,
         "scale": (channels // windows.heads) ** -0.5,
-        "heads": windows.heads,
         "height": height,
         "width": width,
         "down": windows.rows.count,
@@ -256,6 +283,7 @@ def constants_of(windows: Windows, qkv: Tensor, precision: str) -> dict[str, int
     config = WindowAttentionConfig()
     block = config.block(windows.window)
     return {
+        "HEADS": windows.heads,
         "DEPTH": qkv.shape[-1] // (3 * windows.heads),
         "WINDOW": windows.window,
         "MASKED": windows.shifted or windows.window**2 != block,

@@ -17,9 +17,10 @@ from torch.utils._pytree import tree_leaves
 
 from fastbg.backends.torch_reference import attention as reference
 from fastbg.errors import BackendUnavailable
+from fastbg.geometry import Box
 from fastbg.models import swinir
 from fastbg.models.window import whole_map
-from fastbg.ops.attention import LARGEST_WINDOW, Step, window_attention
+from fastbg.ops.attention import LARGEST_WINDOW, Step, mlp_box, window_attention
 from fastbg.precision import use_precision
 
 if importlib.util.find_spec("triton") is None:
@@ -255,6 +256,14 @@ def test_wide_windows_are_the_modules(device: torch.device) -> None:
     given = [p.to(device) for p in parameters]
     with pytest.raises(BackendUnavailable, match="at most 8 pixels"):
         window_attention(x, *given, heads=1, window=9, backend="triton")
+
+
+def test_mlps_take_whole_cells_where_windows_do() -> None:
+    """Of a map of 20 pixels; windows of other sides would not hold the cells around."""
+    box = Box(5, 6, 9, 17)
+    assert mlp_box(Step(1, 8, 4, 4, 4, 12, 20), box, 20, 20) == Box(4, 4, 12, 20)
+    for window, shift in ((4, 2), (5, 0), (5, 4)):
+        assert mlp_box(Step(1, window, shift, 5, 5, 10, 20), box, 20, 20) == box
 
 
 @pytest.fixture

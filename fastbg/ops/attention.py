@@ -199,12 +199,12 @@ def why_plain(
     return None
 
 
-def mlp_box(block: Step, box: Box, height: int, width: int) -> Box:
-    """`box` of a (height, width) map, grown to the whole cells in it that a CPU computes at once.
+def mlp_box(attention: Step, box: Box, height: int, width: int) -> Box:
+    """The box of the MLP behind an attention step, of which only `box` is needed.
 
-    Not where the attention before, `block`, is no CPU's: its windows would not hold those cells.
+    A CPU computes whole cells, which the step's windows hold unless it is no CPU's.
     """
-    whole = (block.window | block.shift) % CELL == 0
+    whole = (attention.window | attention.shift) % CELL == 0
     return box.align(CELL, 0, height, width) if whole else box
 
 
