@@ -145,7 +145,7 @@ def rows() -> list[Row]:
     ):
         stage = Stage(kernel, 0, (Nest("tensor", (trips,)),), moved, moved)
         found.append(Row("conv_gram", "fp32", backend, (stage,), moved, products))
-    return found + convolutions() + attentions()
+    return found + convolutions() + attentions() + window_attentions()
 
 
 def down_sampled() -> list[Row]:
@@ -296,6 +296,27 @@ def attentions() -> list[Row]:
         moved = sum(work.bytes for work in works[part])
         found.append(Row("conv_stack", name, "triton", tuple(stages[part]), moved))
         found.append(Row("conv_stack", name, "cuda", tuple(own[part]), moved))
+    return found
+
+
+def window_attentions() -> list[Row]:
+    """SwinIR's attention in shifted windows, and its gradient, on 100 LR images of 32x32: of the
+    shipped network, also in TF32, and of the lightweight one, whose heads have 10 channels.
+
+    The gradient reads queries, keys and its own input again, which may still be in L1 or not.
+    """
+    found = []
+    for name, products in (("fp32", 3), ("tf32", 1), ("fp32 lightweight", 3)):
+        for gradient in ("", " gradient"):
+            kernel = f"window_attention_{'bwd' if gradient else 'fwd'}_kernel {name}"
+            work, started = triton_workload(kernel), warps(kernel)
+            again = work.launch.arguments["grad_ptr"].nbytes * 3 if gradient else 0
+            nests = (Nest("tensor", (started,)),)
+            stage = Stage(kernel, started, nests, work.bytes, work.bytes + again)
+            needed = products * work.operations
+            found.append(
+                Row("swin_layers", name + gradient, "triton", (stage,), work.bytes, needed)
+            )
     return found
 
 

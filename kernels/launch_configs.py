@@ -269,6 +269,27 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True)
+class WindowAttentionConfig:
+    """window_attention_fwd_kernel and its gradient hold all logits of a window in registers."""
+
+    most_tokens: int = 64  # a window of 8; 144 keys at once spilled
+    block_d: int = 16  # channels of a head at once; 32 spilled on sm_80
+    deep_out: int = 8  # of the gradient to deeper heads, where 16 spilled
+
+    def block(self, window: int) -> int:
+        """Tokens of a window, filled up; tensor cores need at least 16."""
+        return max(next_power_of_2(window**2), 16)
+
+    def block_out(self, depth: int) -> int:
+        """Channels of the gradient at once."""
+        return self.block_d if depth <= self.block_d else self.deep_out
+
+    def warps(self, window: int) -> int:
+        """One for each 16 rows of logits: more would compute the same rows again."""
+        return max(self.block(window) // 16, 1)
+
+
+@dataclass(frozen=True)
 class AssembleConfig:
     """change_assemble_kernel copies pixels, whose channels lie one after the other."""
 

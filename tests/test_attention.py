@@ -383,6 +383,6 @@ def test_a_named_backend_says_why_it_cannot(native: BackendUnderTest) -> None:
     with pytest.raises(BackendUnavailable, match="no gradient for parameters"):
         pixel_mlp(x, *trained, backend="cpu")
     with pytest.raises(BackendUnavailable, match="cannot run swin_layers"):
-        pixel_mlp(x, *mlp_parameters(8, 8), backend="triton")
+        pixel_mlp(x, *mlp_parameters(8, 8), backend="cuda")
     fallback = window_attention(x, *parameters, heads=2, window=8, shift=2)
     assert fallback.isfinite().all()

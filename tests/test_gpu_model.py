@@ -189,7 +189,7 @@ class TestCommittedTable:
 
     def test_no_kernel_beats_its_limit(self, found: dict[str, dict[str, dict[str, float]]]) -> None:
         entries = [entry for backends in found.values() for entry in backends.values()]
-        assert len(entries) == 40
+        assert len(entries) == 46
         for entry in entries:
             assert 0 < entry["share"] <= 1
             assert entry["share"] == pytest.approx(entry["limit_us"] / entry["time_us"], abs=0.01)

@@ -4,7 +4,7 @@ Feature maps are (B,C,h,w) for convolutions and, as a view, (B,h,w,C) for the tr
 is `forward_window` for the whole image.
 
 The modules define the network; training, tracing, forward mode and torch.func use them. Frozen
-float32 networks on CPUs run the blocks of a layer in one native call instead, see `run_native`.
+float32 networks run the blocks of a layer in one native call instead, see `run_native`.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ from fastbg.models.window import (
     required_boxes,
     whole_map,
 )
-from fastbg.ops.attention import CELL, Step, swin_layers, why_plain
+from fastbg.ops.attention import Step, mlp_box, swin_layers, why_plain
 from fastbg.precision import autocast_dtype, in_network_precision, in_precision
 from fastbg.registration.operator import has_tangent
 
@@ -266,8 +266,9 @@ def run_native(
     """`blocks` one after the other in one native call; None where the modules must do it.
 
     They must where a block `is_itself` no longer, under autocast, and for what `why_plain` names:
-    gradients to parameters, tracing, torch.func, forward mode, other devices and dtypes, windows
-    that are not made of whole cells. A gradient that is to be derived again is PyTorch's own.
+    gradients to parameters, tracing, torch.func, forward mode, devices without a kernel, other
+    dtypes, windows that are too large or not made of whole cells. A gradient that is to be derived
+    again is PyTorch's own.
     """
     if torch.is_autocast_enabled(x.data.device.type) or _has_any_global_hook():
         return None
@@ -277,7 +278,7 @@ def run_native(
     steps, parameters = [], []
     for block, (here, ahead) in zip(blocks, hops, strict=True):
         steps.append(Step(block.attn.heads, block.window, block.shift, *here))
-        steps.append(Step(0, 0, 0, *ahead.align(CELL, 0, height, width)))
+        steps.append(Step(0, 0, 0, *mlp_box(steps[-1], ahead, height, width)))
         parameters += block.step_parameters()
     data = x.cut(hops[0][0]).data
     if why_plain(data, parameters, steps) is not None:

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from fastbg.errors import BackendUnavailable, InvalidArgument
+from fastbg.geometry import Box
 from fastbg.ops import frozen
 from fastbg.ops.checks import check_images
 from fastbg.registration import attention as registered
 from fastbg.registration.attention import Step as Step
+from fastbg.registration.dispatch import Place, select
 
-CELL = 4  # pixels; boxes, windows and shifts of the kernel are multiples of it
-LARGEST_WINDOW = 32
+CELL = 4  # pixels; boxes, windows and shifts of the CPU kernel are multiples of it
+LARGEST_WINDOW = {"cpu": 32, "triton": 8}  # pixels a side
 NORM = ("norm_weight", "norm_bias")
 ATTENTION = (*NORM, "qkv_weight", "qkv_bias", "bias_table", "proj_weight", "proj_bias")
 MLP = (*NORM, "fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias")
@@ -37,8 +39,9 @@ def window_attention(
 ) -> Tensor:
     """``x + proj(attention(qkv(layer_norm(x))))``, attention among the pixels of each window.
 
-    On CPUs one kernel computes it on cells of 4x4 pixels: shifted windows are addressed, without
-    copies and without a mask. Where the kernel cannot run, PyTorch's own functions are used.
+    On CPUs one kernel computes it on cells of 4x4 pixels; on GPUs a Triton kernel attends, between
+    PyTorch's layers. Both address shifted windows, without copies and without a mask. Where they
+    cannot run, PyTorch's own functions are used.
 
     Args:
         x: (B,C,H,W) float, any strides; H and W are multiples of `window`.
@@ -52,7 +55,7 @@ def window_attention(
         shift: pixels by which the windows are shifted down and right, less than `window`. A window
             that the border cuts is not joined with the one on the opposite side: their pixels do
             not attend to each other.
-        backend: "auto", "torch" or "cpu".
+        backend: "auto", "torch", "cpu" or "triton".
 
     Returns:
         (B,C,H,W) in the dtype of `x`. Twice differentiable in `x`. Where parameters need
@@ -109,7 +112,7 @@ def pixel_mlp(
         norm_weight, norm_bias: (C), of the layer norm.
         fc1_weight, fc1_bias: (F,C) and (F).
         fc2_weight, fc2_bias: (C,F) and (C).
-        backend: "auto", "torch" or "cpu".
+        backend: "auto", "torch", "cpu" or "triton".
 
     Returns:
         (B,C,H,W) in the dtype of `x`. Twice differentiable in `x`. Where parameters need
@@ -159,7 +162,7 @@ def swin_layers(
             before and, for attention, is made of whole windows.
         height, width: of the whole map.
         eps: of the layer norms.
-        backend: "auto", "torch" or "cpu".
+        backend: "auto", "torch", "cpu" or "triton".
         sure: whether the caller has already checked that `why_plain` is None.
 
     Returns and raises as `window_attention`, for the box of the last step.
@@ -178,19 +181,31 @@ def swin_layers(
 def why_plain(
     x: Tensor, parameters: Sequence[Tensor], steps: Sequence[Step], backend: str = "auto"
 ) -> str | None:
-    """The reason why PyTorch's own functions must compute it; None if the CPU kernel can."""
+    """The reason why PyTorch's own functions must compute it; None if a kernel can."""
     reason = frozen.why_plain("swin_layers", x, parameters, backend)
     if reason is not None:
         return reason
     if len(x) == 0:
         return "there is no image"
+    chosen = select("swin_layers", Place(x.device, x.dtype), backend)
+    largest = LARGEST_WINDOW[chosen]
     for step in steps:
         y0, x0, y1, x1 = step.box
-        if (step.window | step.shift | y0 | x0 | y1 | x1) % CELL:  # CELL is a power of two
+        # CELL is a power of two.
+        if chosen == "cpu" and (step.window | step.shift | y0 | x0 | y1 | x1) % CELL:
             return f"windows, shifts and boxes must be multiples of {CELL} pixels"
-        if step.window > LARGEST_WINDOW:
-            return f"windows must have at most {LARGEST_WINDOW} pixels a side"
+        if step.window > largest:
+            return f"windows must have at most {largest} pixels a side"
     return None
+
+
+def mlp_box(attention: Step, box: Box, height: int, width: int) -> Box:
+    """The box of the MLP behind an attention step, of which only `box` is needed.
+
+    A CPU computes whole cells, which the step's windows hold unless it is no CPU's.
+    """
+    whole = (attention.window | attention.shift) % CELL == 0
+    return box.align(CELL, 0, height, width) if whole else box
 
 
 def _check_parameters(
