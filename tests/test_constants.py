@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fastbg.filters import constants
 from fastbg.filters.constants import on_device
+from fastbg.models.bicubic import Bicubic
 from fastbg.models.vgg import conv1_1
 from fastbg.ops.path import _like
 from fastbg.registration.indices import boxes_inside
@@ -52,6 +53,30 @@ def test_a_table_of_any_strides_is_copied() -> None:
         for _ in range(2):
             assert on_device(table, META).shape == table.shape
     assert copies() == 2
+
+
+def test_a_large_table_is_sent_and_not_kept() -> None:
+    table = torch.ones(constants.MOST // 8 + 1, dtype=torch.float64)
+    assert on_device(table, META, torch.float32).shape == table.shape
+    assert copies() == 0
+
+
+@pytest.mark.parametrize("side", [16, 64])  # weights below and above what is kept
+def test_bicubic_copies_no_pageable_memory(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, image = Bicubic(), torch.empty(1, 3, side, side, device=META)
+    moved = torch.Tensor.to
+
+    def counted(tensor: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        there = moved(tensor, *args, **kwargs)
+        if not tensor.is_meta and there.is_meta and not kwargs.get("non_blocking"):
+            waits.append(tuple(tensor.shape))
+        return there
+
+    network(image)  # what is kept is copied once
+    waits: list[tuple[int, ...]] = []
+    monkeypatch.setattr(torch.Tensor, "to", counted)
+    assert network(image).shape == (1, 3, 4 * side, 4 * side)
+    assert waits == []
 
 
 def test_the_values_are_those_of_the_table() -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from fastbg.upload import sent
+
 MOST = 1 << 16  # bytes of a table that is kept
 _collecting: list[list[Tensor]] = []
 
@@ -20,12 +22,14 @@ _collecting: list[list[Tensor]] = []
 def on_device(table: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """`table` in `dtype` on `device`, contiguous; the same tensor for equal tables: do not write.
 
-    What is on the device already, is too large to be kept, or has no values (traced, fake) is
-    converted as `Tensor.to` does.
+    What is on the device already, or has no values (traced, fake), is converted as `Tensor.to`
+    does; what is too large to be kept is copied through pinned memory.
     """
     dtype = dtype or table.dtype
-    if table.device == device or table.device.type != "cpu" or not _can_be_kept(table):
+    if table.device == device or table.device.type != "cpu" or not _has_values(table):
         return table.to(device, dtype).contiguous()
+    if table.nbytes > MOST:
+        return sent(table.to(dtype).contiguous(), device)
     plain = table.detach().clone(memory_format=torch.contiguous_format)  # with strides of its own
     raw = plain.flatten().view(torch.uint8).numpy().tobytes()
     kept = _kept(raw, table.dtype, tuple(table.shape), device, dtype)
@@ -57,9 +61,9 @@ def is_recorded() -> bool:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
-def _can_be_kept(table: Tensor) -> bool:
+def _has_values(table: Tensor) -> bool:
     return (
-        0 < table.nbytes <= MOST
+        table.nbytes > 0
         and type(table) is Tensor
         and not table.requires_grad
         and not isinstance(table, FakeTensor)

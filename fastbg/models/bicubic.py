@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from fastbg.filters.bicubic import cubic
+from fastbg.filters.constants import on_device
 from fastbg.models.network import Network
 from fastbg.models.window import Stage
 from fastbg.precision import in_network_precision
@@ -25,7 +26,7 @@ class Bicubic(Network):
     @in_network_precision
     def forward(self, x: Tensor) -> Tensor:
         """`x` (B,3,h,w) enlarged to (B,3,s*h,s*w), not clamped."""
-        rows, columns = (self.matrix(side).to(x) for side in x.shape[-2:])
+        rows, columns = (on_device(self.matrix(n), x.device, x.dtype) for n in x.shape[-2:])
         return torch.einsum("ih,bchw,jw->bcij", rows, x, columns)
 
     def matrix(self, size: int) -> Tensor:
