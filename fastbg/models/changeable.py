@@ -5,12 +5,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.modules.module import _has_any_global_hook
 
 from fastbg.errors import BackendUnavailable
 from fastbg.geometry import Box
 from fastbg.models.conv_stack import Link, cut_window, is_plain_conv, link_layers
-from fastbg.models.network import Network, is_watched
+from fastbg.models.network import Network, must_be_called
 from fastbg.ops.conv_stack_change import ChangeableStack
 from fastbg.precision import current
 
@@ -92,10 +91,9 @@ def keep_window(
     network: Network, image: Tensor, links: Sequence[Link], window: Box, equal: bool
 ) -> ChangeableWindow | None:
     """The window, or None where the network's modules must run, as for `run_links`."""
-    seen = is_watched(network) or "forward_window" in vars(network) or _has_any_global_hook()
     # In precisions below float32 the network's modules must run.
-    seen = seen or current() not in ("ieee", "tf32")
-    if seen or not all(is_plain_conv(link.conv) for link in links):
+    called = must_be_called(network) or current() not in ("ieee", "tf32")
+    if called or not all(is_plain_conv(link.conv) for link in links):
         return None
     try:
         return ChangeableWindow(network, image, links, window, equal)

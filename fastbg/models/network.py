@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from fastbg.errors import InvalidArgument
 from fastbg.geometry import Box
@@ -208,6 +209,12 @@ def unreflected(start: int, end: int, size: int) -> tuple[int, int]:
 def is_watched(module: nn.Module) -> bool:
     """Whether the module has hooks or a replaced `forward`, so that it must be called."""
     return "forward" in vars(module) or has_hooks(module)
+
+
+def must_be_called(network: Network) -> bool:
+    """Whether hooks or replaced methods want the network called, not its parts used instead."""
+    replaced = is_watched(network) or "forward_window" in vars(network)
+    return replaced or bool(_has_any_global_hook())
 
 
 def has_hooks(module: nn.Module) -> bool:

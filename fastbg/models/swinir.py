@@ -29,6 +29,7 @@ from fastbg.models.network import (
     DIV2K_MEAN,
     Network,
     is_watched,
+    must_be_called,
     pad_to_multiple,
     unreflected,
 )
@@ -428,9 +429,9 @@ class SwinIR(Network):
     def keep_window(self, x: Tensor, window: Sequence[int]) -> Changeable | None:
         """See `Network.keep_window`; None off CPUs, in bfloat16, and where modules are watched."""
         box = check_window(window, *(self.scale * side for side in x.shape[-2:]))
-        watched = any(map(is_watched, self.modules())) or _has_any_global_hook()
-        own = type(self) is SwinIR and self.native and "forward_window" not in vars(self)
-        if watched or not own or torch.compiler.is_compiling():
+        called = must_be_called(self) or any(map(is_watched, self.modules()))
+        own = type(self) is SwinIR and self.native
+        if called or not own or torch.compiler.is_compiling():
             return None
         if x.device.type != "cpu" or autocast_dtype(x.dtype) is not None:
             return None
