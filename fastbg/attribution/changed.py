@@ -55,7 +55,7 @@ class ChangedWindow:
         rounding of its convolutions. For measures of 8-bit levels, not of how small a change is.
         """
         self._passes, self.image, self.box = passes, image, window
-        self._batch = self._most = batch or images_per_call(image)
+        self._batch = batch or images_per_call(image)
         self.unchanged = self._run(image)[0]
         self.scale = passes.scale
         self.reach = reach_of(passes.model, window, *image.shape[-2:])

@@ -240,7 +240,8 @@ class RayEngine:
 
     def _start_worker(self) -> None:
         options: dict[str, Any] = {
-            **{"num_cpus": self._cpus, "num_gpus": self._gpus},
+            "num_cpus": self._cpus,
+            "num_gpus": self._gpus,
             "max_concurrency": HELD,  # its threads, see Worker.measure
         }
         actor = (
